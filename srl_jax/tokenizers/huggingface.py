@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hugging Face `tokenizer.json` files, through the `tokenizers` library.
+
+Only the file is read: no transformers, no chat template in Jinja. Three
+families are understood: byte-level BPE (GPT-2, Llama 3, Qwen), models that
+write a space as a mark and fall back to bytes (Llama 2, Gemma), and plain
+models with byte fallback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import Any
+
+import tokenizers
+
+from srl_jax.tokenizers.protocol import TableTokenizer, check_exact
+from srl_jax.tokenizers.sentencepiece_tokenizer import read_file
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+_INSIDE_BYTE_PIECE = re.compile(r"(?<=<)(?=0x[0-9A-F]{2}>)")
+# Qwen's "<|fim_prefix|>" and DeepSeek's "<｜User｜>" steer the model as control
+# tokens do, but their files do not flag them as special.
+_CONTROL_SHAPE = re.compile(r"<[|｜].*[|｜]>")
+_PAD_NAMES = (
+  "<pad>",
+  "[PAD]",
+  "<|pad|>",
+  "<|finetune_right_pad_id|>",
+  "<|endoftext|>",
+  "<|end_of_text|>",
+  "</s>",
+)
+
+
+class HuggingFaceTokenizer(TableTokenizer):
+  """A tokenizer.json whose tokens give back the text exactly.
+
+  Where a file would change the text, that part of it is left out: composing
+  accents (NFC, as in Qwen), a space put before the text (Llama 2), and
+  spaces swallowed by added tokens. The ids of text on which these do nothing
+  are the ids that Hugging Face gives.
+
+  Control tokens are the added tokens flagged as special or named "<|..|>".
+  Other added tokens, such as "<think>" in Qwen3, are plain text.
+  """
+
+  def __init__(self, path: str | os.PathLike[str]) -> None:
+    """Reads a tokenizer.json, or the one in a folder.
+
+    Raises:
+      ValueError: not such a file, or its tokens cannot spell every text.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+      path = os.path.join(path, "tokenizer.json")
+    spec = _read_spec(path)
+    space_mark = _make_exact(spec)
+    added = {t["content"]: t for t in spec.get("added_tokens") or ()}
+    try:
+      model = tokenizers.Tokenizer.from_str(json.dumps(spec))
+    except Exception as error:  # the library raises a bare Exception
+      raise ValueError(
+        f"{path}: the tokenizers library cannot read it: {error}"
+      ) from error
+    # Special tokens in a text are then text, not control.
+    model.encode_special_tokens = True
+
+    vocab = model.get_vocab(with_added_tokens=True)
+    spell = _byte_level if _is_byte_level(spec) else _byte_fallback
+    table = [b""] * (max(vocab.values()) + 1)
+    byte_ids: dict[int, int] = {}
+    for token, i in vocab.items():
+      if token in added:
+        table[i] = token.encode()
+        continue
+      table[i] = spell(token, space_mark)
+      if len(table[i]) == 1 and (
+        spell is _byte_level or _BYTE_PIECE.fullmatch(token)
+      ):
+        byte_ids[table[i][0]] = i
+    if len(byte_ids) != 256:
+      raise ValueError(
+        f"{path}: the vocabulary has tokens for {len(byte_ids)} single "
+        "bytes, not 256, so it cannot spell every text; use a byte-level "
+        "BPE tokenizer (Qwen, Llama 3) or one with byte fallback (Gemma)."
+      )
+    specials = {
+      name: vocab[name] for name, token in added.items() if token["special"]
+    }
+    super().__init__(
+      table=table,
+      specials=specials,
+      byte_ids=[byte_ids[b] for b in range(256)],
+      pad_id=next((specials[n] for n in _PAD_NAMES if n in specials), 0),
+      space_mark=space_mark,
+    )
+    self._model = model
+    self._is_unigram = spec["model"].get("type") == "Unigram"
+    check_exact(self, path)
+
+  def _encode_plain(self, text: str) -> list[int]:
+    if not self._is_unigram:
+      return self._model.encode(text, add_special_tokens=False).ids
+    # Unigram would take a typed "<0x41>" for the byte piece of "A".
+    parts = _INSIDE_BYTE_PIECE.split(text)
+    encoded = self._model.encode_batch(parts, add_special_tokens=False)
+    return [i for part in encoded for i in part.ids]
+
+
+def _read_spec(path: str) -> dict[str, Any]:
+  try:
+    spec = json.loads(read_file(path))
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise ValueError(
+      f"{path}: not a tokenizer.json ({error}); for a SentencePiece .model "
+      'set tokenizer.kind = "sentencepiece".'
+    ) from error
+  has_model = isinstance(spec, dict) and isinstance(spec.get("model"), dict)
+  if not has_model:
+    raise ValueError(
+      f'{path}: not a tokenizer.json: it has no "model" object. Other JSON '
+      "files of a checkpoint (config.json, tokenizer_config.json) will not "
+      "do."
+    )
+  return spec
+
+
+def _parts(node: dict[str, Any] | None) -> list[dict[str, Any]]:
+  """Returns a component, or the components of a Sequence, in order."""
+  if node is None:
+    return []
+  if node["type"] != "Sequence":
+    return [node]
+  inner = node.get("normalizers") or node.get("pretokenizers")
+  inner = inner or node.get("decoders") or []
+  return [part for child in inner for part in _parts(child)]
+
+
+def _is_byte_level(spec: dict[str, Any]) -> bool:
+  nodes = _parts(spec.get("pre_tokenizer")) + _parts(spec.get("decoder"))
+  return any(node["type"] == "ByteLevel" for node in nodes)
+
+
+def _make_exact(spec: dict[str, Any]) -> str | None:
+  """Takes out of spec what changes text; returns the space mark, if any."""
+  spec["truncation"] = spec["padding"] = None
+  spec["model"].pop("dropout", None)
+  mark = None
+  kept = []
+  for node in _parts(spec.get("normalizer")):
+    if node["type"] in ("NFC", "Prepend"):
+      continue
+    if node["type"] == "Replace" and node["pattern"] == {"String": " "}:
+      mark = node["content"]
+    kept.append(node)
+  spec["normalizer"] = (
+    {"type": "Sequence", "normalizers": kept} if kept else None
+  )
+  for node in _parts(spec.get("pre_tokenizer")):
+    if node["type"] == "ByteLevel":
+      node["add_prefix_space"] = False
+    elif node["type"] == "Metaspace":
+      mark = node["replacement"]
+      node["prepend_scheme"] = "never"
+      node.pop("add_prefix_space", None)
+  for token in spec.get("added_tokens") or ():
+    token["lstrip"] = token["rstrip"] = False
+    if _CONTROL_SHAPE.fullmatch(token["content"]):
+      token["special"] = True
+  return mark
+
+
+def byte_characters() -> dict[str, int]:
+  """Returns the byte behind each character of byte-level BPE (GPT-2).
+
+  Printable Latin-1 characters stand for themselves; the other bytes, in
+  order, for U+0100 and up.
+  """
+  table = {}
+  shifted = 0
+  for byte in range(256):
+    if 33 <= byte <= 126 or 161 <= byte <= 172 or 174 <= byte <= 255:
+      table[chr(byte)] = byte
+    else:
+      table[chr(256 + shifted)] = byte
+      shifted += 1
+  return table
+
+
+_BYTE_CHARACTERS = byte_characters()
+
+
+def _byte_level(token: str, space_mark: str | None) -> bytes:
+  del space_mark
+  try:
+    return bytes(_BYTE_CHARACTERS[c] for c in token)
+  except KeyError:
+    return token.encode()  # not made of byte characters: itself, as in HF
+
+
+def _byte_fallback(token: str, space_mark: str | None) -> bytes:
+  byte = _BYTE_PIECE.fullmatch(token)
+  if byte:
+    return bytes([int(byte.group(1), 16)])
+  return (token.replace(space_mark, " ") if space_mark else token).encode()

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rest of the package may ask of a tokenizer, and the shared part.
+
+Every tokenizer here is *exact*: the bytes of the tokens of a text, joined,
+are the UTF-8 of that text. Rewards compare characters, so a tokenizer that
+drops a space or folds an accent would change what is trained. It is also
+*safe*: a text never becomes a control token, whatever a user typed; control
+tokens come from `special_id` alone. Wording of prompts is not this package's
+business (see srl_jax.data.templates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+  """Text to token ids and back, exactly.
+
+  Attributes:
+    vocab_size: ids are in [0, vocab_size). A model may have more rows.
+    pad_id: id to fill up rows with; masks hide it, so any valid id serves.
+  """
+
+  vocab_size: int
+  pad_id: int
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of plain text, never a control token."""
+    ...
+
+  def special_id(self, name: str) -> int:
+    """Returns the id of a control token such as "</s>" or "<|im_end|>".
+
+    Raises:
+      ValueError: there is no such control token; the message lists them.
+    """
+    ...
+
+  def token_bytes(self, token: int) -> bytes:
+    """Returns the bytes a token stands for.
+
+    A control token stands for its name. An id without a token (models pad
+    their vocabulary, so they can sample one) stands for nothing.
+    """
+    ...
+
+  def decode(self, tokens: Iterable[int]) -> str:
+    """Returns the joined bytes as text, bad UTF-8 replaced by U+FFFD."""
+    ...
+
+
+class TableTokenizer:
+  """A tokenizer that is an encoder plus a table of bytes per id.
+
+  Subclasses implement `_encode_plain`. It is only called with text that does
+  not hold `space_mark`, the character by which some models write a space; a
+  real one is spelt with the byte tokens instead.
+  """
+
+  def __init__(
+    self,
+    table: Sequence[bytes],
+    specials: Mapping[str, int],
+    byte_ids: Sequence[int],
+    pad_id: int,
+    space_mark: str | None = None,
+  ) -> None:
+    """Keeps the tables.
+
+    Args:
+      table: bytes of each id; empty where an id has no token.
+      specials: id of each control token.
+      byte_ids: the id of the token of each single byte, 256 of them.
+      pad_id: see Tokenizer.
+      space_mark: the character that stands for a space inside the model.
+    """
+    self.vocab_size = len(table)
+    self.pad_id = pad_id
+    self._table = tuple(table)
+    self._specials = dict(specials)
+    self._byte_ids = tuple(byte_ids)
+    self._control = frozenset(self._specials.values())
+    self._space_mark = space_mark
+
+  def _encode_plain(self, text: str) -> list[int]:
+    raise NotImplementedError
+
+  def _spell(self, data: bytes) -> list[int]:
+    return [self._byte_ids[b] for b in data]
+
+  def encode(self, text: str) -> list[int]:
+    """Returns the ids of plain text, never a control token."""
+    if not text:
+      return []
+    mark = self._space_mark
+    if mark is None or mark not in text:
+      return self._without_control(self._encode_plain(text))
+    ids: list[int] = []
+    for i, part in enumerate(text.split(mark)):
+      if i:
+        ids += self._spell(mark.encode())
+      if part:
+        ids += self._without_control(self._encode_plain(part))
+    return ids
+
+  def _without_control(self, ids: list[int]) -> list[int]:
+    # Unigram models keep "</s>" among their pieces and would match it in a
+    # user's text. Every model here can spell any byte, so nothing is lost.
+    if self._control.isdisjoint(ids):
+      return ids
+    out: list[int] = []
+    for i in ids:
+      out += self._spell(self._table[i]) if i in self._control else [i]
+    return out
+
+  def special_id(self, name: str) -> int:
+    """Returns the id of a control token; ValueError lists the known ones."""
+    if name not in self._specials:
+      known = " ".join(sorted(self._specials)) or "(none)"
+      raise ValueError(
+        f"this tokenizer has no control token {name!r}; it has: {known}. "
+        "Choose a template whose control tokens the tokenizer has, or a "
+        "tokenizer made for that template."
+      )
+    return self._specials[name]
+
+  def token_bytes(self, token: int) -> bytes:
+    """Returns the bytes of a token; none for an id past the vocabulary."""
+    if token < 0:
+      raise ValueError(f"token id {token} is negative; ids start at 0.")
+    return self._table[token] if token < len(self._table) else b""
+
+  def decode(self, tokens: Iterable[int]) -> str:
+    """Returns the joined bytes as text, bad UTF-8 replaced by U+FFFD."""
+    data = b"".join(self.token_bytes(int(t)) for t in tokens)
+    return data.decode("utf-8", "replace")
+
+
+# Spaces that normalisers trim or merge, accents they compose, wide letters
+# they fold, characters outside any vocabulary, and a word that is lower-cased
+# by tokenizers made for retrieval.
+_PROBE = (
+  "  Two  spaces\t\r\n e\u0301 Ａ ﬁ \u2581 \x00 🙂 你好 नमस्ते \\frac{1}{2}  "
+)
+
+
+def check_exact(tokenizer: Tokenizer, path: str) -> None:
+  """Raises ValueError if the bytes of a text's tokens are not the text."""
+  back = tokenizer.decode(tokenizer.encode(_PROBE))
+  if back != _PROBE:
+    raise ValueError(
+      f"{path}: this tokenizer changes text: {_PROBE!r} comes back as "
+      f"{back!r}. Rewards compare characters, so only exact tokenizers are "
+      "allowed: byte-level BPE, or a model with byte fallback and no "
+      "normalisation. Use such a file (the ones of Qwen, Llama and Gemma "
+      "are), or train one with srl_jax.tokenizers.train_sentencepiece."
+    )
