@@ -1,0 +1,382 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: all that an exact resume needs, written while training goes on.
+
+A checkpoint is one directory per step with three items: `state` (sharded JAX
+arrays, written by Orbax), `pool` (host arrays whose shapes change from save to
+save, one file per process) and `meta` (JSON: counters, iterator state). It
+appears under its final name by one rename after everything is on disk, so a
+process killed at any moment leaves the last complete checkpoint restorable.
+Beside them lies one `best` slot with the parameters of the best validation
+value so far. Not for: deciding what belongs to the state (train.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import future as ocp_future
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """How often to save, and how many to keep.
+
+  Attributes:
+    every_steps: `is_due` holds at multiples of it; 0 saves at the end only.
+    keep: number of latest checkpoints kept; older ones are deleted once a
+      newer one is complete. The best slot does not count.
+  """
+
+  every_steps: int = 100
+  keep: int = 2
+
+  def __post_init__(self):
+    if self.every_steps < 0:
+      raise ValueError(
+        f"every_steps is {self.every_steps}; use 0 (only at the end) or more"
+      )
+    if self.keep < 1:
+      raise ValueError(
+        f"keep is {self.keep}; at least 1 is needed to resume from"
+      )
+
+
+class Checkpointer:
+  """Saves and restores the checkpoints of one run directory.
+
+  Every method must be called by all processes, in the same order. Use as a
+  context manager, or call `close`, which waits for the last write.
+  """
+
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    config: CheckpointConfig,
+    *,
+    read_only: bool = False,
+  ):
+    """Opens a directory; unfinished writes of a killed run are removed.
+
+    Args:
+      directory: created if missing, on a disk that all processes share.
+      config: see `CheckpointConfig`.
+      read_only: True for a reader of a run that may still be writing
+        (evaluation, export): nothing is created or removed.
+    """
+    self._config = config
+    self._directory = pathlib.Path(directory).absolute()
+    self._steps = _manager(self._directory, "steps", config.keep, read_only)
+    self._best = _manager(self._directory, "best", 1, read_only)
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether `config` asks for a checkpoint after `step` steps."""
+    every = self._config.every_steps
+    return every > 0 and step > 0 and step % every == 0
+
+  def save(
+    self, step: int, state: Any, pool: Any, meta: Mapping[str, Any]
+  ) -> None:
+    """Saves a checkpoint in the background; a step saved before is kept.
+
+    Returns once the device arrays are copied, so `state` may be donated to
+    the next step. At most one write is under way: the next `save` waits.
+
+    Args:
+      step: number of steps done.
+      state: pytree of jax arrays.
+      pool: nested dicts with string keys, lists, tuples and NamedTuples of
+        numpy arrays, of any shapes; every process saves its own.
+      meta: what JSON can hold, the same on all processes.
+
+    Raises:
+      ValueError: `meta` or `pool` would not come back as they are.
+    """
+    _check_json(meta)
+    if step in self._steps.all_steps():
+      return
+    self._steps.save(
+      step,
+      args=ocp.args.Composite(
+        state=ocp.args.StandardSave(state),
+        pool=_PoolSave(pool),
+        meta=ocp.args.JsonSave(
+          {"process_count": jax.process_count(), "user": meta}
+        ),
+      ),
+      force=True,
+    )
+
+  def latest_step(self) -> int | None:
+    """Returns the step of the last complete checkpoint, None without one."""
+    return self._steps.latest_step()
+
+  def restore(
+    self, step: int, abstract_state: Any
+  ) -> tuple[Any, Any, dict[str, Any]]:
+    """Reads a checkpoint back.
+
+    Args:
+      step: one that was saved, e.g. `latest_step()`.
+      abstract_state: the state as `jax.ShapeDtypeStruct`s with shardings; the
+        mesh may differ from the one that saved.
+
+    Returns:
+      state, pool and meta. In the pool tuples come back as lists and
+      NamedTuples as dicts of their fields.
+
+    Raises:
+      ValueError: no such checkpoint, other names, shapes or dtypes than
+        `abstract_state` has, or other number of processes than saved it.
+    """
+    self._check_step(self._steps, step)
+    _check_abstract(
+      self._steps.item_metadata(step)["state"],
+      abstract_state,
+      f"checkpoint {step} of {self._directory}",
+    )
+    meta = self._restore_item(step, "meta", ocp.args.JsonRestore())
+    if meta["process_count"] != jax.process_count():
+      raise ValueError(
+        f"checkpoint {step} of {self._directory} was saved by"
+        f" {meta['process_count']} processes, each with its own pool; this run"
+        f" has {jax.process_count()}. Start {meta['process_count']} processes"
+      )
+    state = self._restore_item(
+      step, "state", ocp.args.StandardRestore(abstract_state)
+    )
+    pool = self._restore_item(step, "pool", _PoolRestore())
+    return state, pool, meta["user"]
+
+  def save_best(self, step: int, params: Any, value: float) -> None:
+    """Puts `params` into the best slot, in the background.
+
+    The former best stays until this one is complete. Whether `value` is
+    better is the caller's decision; see `best`. After a kill the slot may be
+    ahead of the checkpoint that is resumed; the run then meets the same
+    evaluation again and finds the value equal, not better.
+    """
+    if step in self._best.all_steps():
+      return
+    self._best.save(
+      step,
+      args=ocp.args.Composite(
+        params=ocp.args.StandardSave(params),
+        meta=ocp.args.JsonSave({"value": float(value)}),
+      ),
+      # Orbax skips steps before the latest one unless forced to save.
+      force=True,
+    )
+
+  def best(self) -> tuple[int, float] | None:
+    """Returns step and value of the best slot, None while it is empty."""
+    self._best.wait_until_finished()
+    step = self._best.latest_step()
+    if step is None:
+      return None
+    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
+    return step, self._best.restore(step, args=args)["meta"]["value"]
+
+  def restore_best(self, abstract_params: Any) -> Any:
+    """Returns the parameters of the best slot; see `restore`."""
+    best = self.best()
+    if best is None:
+      raise ValueError(
+        f"{self._directory} holds no best parameters yet; train past the first"
+        " evaluation, or restore the latest checkpoint"
+      )
+    step, _ = best
+    _check_abstract(
+      self._best.item_metadata(step)["params"],
+      abstract_params,
+      f"the best parameters of {self._directory}",
+    )
+    args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
+    return self._best.restore(step, args=args)["params"]
+
+  def wait(self) -> None:
+    """Blocks until all writes are complete, and raises what they raised."""
+    self._steps.wait_until_finished()
+    self._best.wait_until_finished()
+
+  def close(self) -> None:
+    self.wait()
+    self._steps.close()
+    self._best.close()
+
+  def __enter__(self) -> Checkpointer:
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    self.close()
+
+  def _check_step(self, manager: ocp.CheckpointManager, step: int) -> None:
+    manager.wait_until_finished()
+    if step not in manager.all_steps():
+      known = ", ".join(map(str, sorted(manager.all_steps()))) or "none"
+      raise ValueError(
+        f"{self._directory} has no checkpoint {step}; there is: {known}"
+      )
+
+  def _restore_item(self, step: int, name: str, args: Any) -> Any:
+    composite = ocp.args.Composite(**{name: args})
+    return self._steps.restore(step, args=composite)[name]
+
+
+def _manager(
+  directory: pathlib.Path, name: str, keep: int, read_only: bool
+) -> ocp.CheckpointManager:
+  # Two managers in one process need different prefixes: their barriers would
+  # meet each other's in a run of several processes.
+  return ocp.CheckpointManager(
+    directory / name,
+    options=ocp.CheckpointManagerOptions(
+      max_to_keep=None if read_only else keep,
+      create=not read_only,
+      read_only=read_only,
+      cleanup_tmp_directories=not read_only,
+      multiprocessing_options=ocp.options.MultiprocessingOptions(
+        barrier_sync_key_prefix=name
+      ),
+    ),
+  )
+
+
+class _PoolHandler(ocp.AsyncCheckpointHandler):
+  """Writes one file of numpy arrays per process.
+
+  Orbax itself refuses arrays of size zero, which an empty pool consists of,
+  and writes numpy arrays from the first process only.
+  """
+
+  async def async_save(self, directory, args):
+    # Turned to bytes now: the caller may change the arrays after `save`.
+    data = _pack(args.item)
+    path = directory / _pool_name()
+
+    async def write():
+      path.write_bytes(data)
+
+    return [
+      ocp_future.CommitFutureAwaitingContractedSignals(
+        write(), name="pool_save"
+      )
+    ]
+
+  def save(self, directory, args):
+    (directory / _pool_name()).write_bytes(_pack(args.item))
+
+  def restore(self, directory, args):
+    del args
+    return _unpack((directory / _pool_name()).read_bytes())
+
+
+@ocp.args.register_with_handler(_PoolHandler, for_save=True)
+@dataclasses.dataclass
+class _PoolSave(ocp.args.CheckpointArgs):
+  item: Any
+
+
+@ocp.args.register_with_handler(_PoolHandler, for_restore=True)
+@dataclasses.dataclass
+class _PoolRestore(ocp.args.CheckpointArgs):
+  pass
+
+
+def _pool_name() -> str:
+  return f"process_{jax.process_index()}.npz"
+
+
+def _pack(pool: Any) -> bytes:
+  """Returns a pool as the bytes of an .npz file with a `structure` entry."""
+  arrays: dict[str, np.ndarray] = {}
+
+  def skeleton(node: Any, path: str) -> Any:
+    if isinstance(node, tuple) and hasattr(node, "_asdict"):
+      node = node._asdict()
+    if isinstance(node, Mapping) and all(isinstance(k, str) for k in node):
+      return {k: skeleton(v, f"{path}[{k!r}]") for k, v in node.items()}
+    if isinstance(node, (list, tuple)):
+      return [skeleton(v, f"{path}[{i}]") for i, v in enumerate(node)]
+    if isinstance(node, (np.ndarray, np.generic)) and node.dtype != object:
+      arrays[f"array_{len(arrays)}"] = np.asarray(node)
+      return len(arrays) - 1
+    raise ValueError(
+      f"{path} is a {type(node).__name__}; a pool holds dicts with string"
+      " keys, lists, tuples and numpy arrays. Put plain values into meta"
+    )
+
+  structure = json.dumps(skeleton(pool, "pool"))
+  buffer = io.BytesIO()
+  np.savez(buffer, structure=np.array(structure), **arrays)
+  return buffer.getvalue()
+
+
+def _unpack(data: bytes) -> Any:
+  with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+
+    def fill(node: Any) -> Any:
+      if isinstance(node, dict):
+        return {name: fill(child) for name, child in node.items()}
+      if isinstance(node, list):
+        return [fill(child) for child in node]
+      return arrays[f"array_{node}"]
+
+    return fill(json.loads(arrays["structure"].item()))
+
+
+def _check_json(meta: Mapping[str, Any]) -> None:
+  try:
+    same = json.loads(json.dumps(meta, allow_nan=False)) == meta
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"checkpoint meta is not JSON: {error}") from error
+  if not same:
+    raise ValueError(
+      "checkpoint meta would come back changed from JSON; use string keys,"
+      f" lists instead of tuples, plain numbers instead of arrays: {meta!r}"
+    )
+
+
+def _check_abstract(saved: Any, wanted: Any, what: str) -> None:
+  """Raises ValueError unless names, shapes and dtypes agree."""
+  saved_leaves = _leaves_by_path(saved)
+  wanted_leaves = _leaves_by_path(wanted)
+  differences = [
+    f"{path}: saved {saved_leaves.get(path, 'nothing')},"
+    f" this run has {wanted_leaves.get(path, 'nothing')}"
+    for path in sorted(saved_leaves.keys() | wanted_leaves.keys())
+    if saved_leaves.get(path) != wanted_leaves.get(path)
+  ]
+  if differences:
+    more = len(differences) - 3
+    shown = "; ".join(differences[:3]) + (f"; {more} more" * (more > 0))
+    raise ValueError(
+      f"{what} does not fit this run's arrays: {shown}. Use the config that"
+      " saved it, or another --workdir"
+    )
+
+
+def _leaves_by_path(tree: Any) -> dict[str, str]:
+  # Orbax stores a NamedTuple or dataclass as a dict of its fields, and a list
+  # or tuple by position: both sides are compared by their bare names.
+  return {
+    "/".join(_key_name(key) for key in path): (
+      f"{leaf.dtype}{list(leaf.shape)}"
+    )
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+def _key_name(key: Any) -> str:
+  for attribute in ("key", "name", "idx"):
+    if hasattr(key, attribute):
+      return str(getattr(key, attribute))
+  return str(key)

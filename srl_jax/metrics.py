@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: declared reductions, files that survive a resume, console lines.
+
+Not for: computing a metric (beside the code that knows it) or tables of
+results (report.py). A metric is a field of a dataclass and declares how its
+values combine over micro-batches and processes, so that a name is never
+averaged because of how it is spelt.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+import tensorboardX
+from jax.experimental import multihost_utils
+
+from srl_jax.types import Ratio
+
+Reduction = Literal["sum", "mean", "max", "ratio"]
+
+# How the parts of one metric combine: each is folded to a short vector, the
+# vectors of all parts add (or take the maximum), and the result is read off.
+_FOLDS = {
+  "sum": (lambda x: [x.sum()], np.sum, lambda v: v[0]),
+  "mean": (lambda x: [x.sum(), x.size], np.sum, lambda v: v[0] / v[1]),
+  "max": (lambda x: [x.max()], np.max, lambda v: v[0]),
+  "ratio": (
+    lambda x: [x.numerator.sum(), x.denominator.sum()],
+    np.sum,
+    lambda v: v[0] / v[1],
+  ),
+}
+
+
+def metric(reduction: Reduction, unit: str, help: str) -> Any:
+  """Declares a dataclass field as a metric.
+
+  Args:
+    reduction: how values of micro-batches, and of processes, combine. "mean"
+      weighs each value the same; where they stand for different numbers of
+      things use "ratio" with a `types.Ratio` of sums.
+    unit: e.g. "nats", "tokens", "s", or "1" for a fraction.
+    help: one line for the reader of `describe_metrics`.
+  """
+  if reduction not in _FOLDS:
+    raise ValueError(
+      f"reduction {reduction!r} is unknown; use one of {', '.join(_FOLDS)}"
+    )
+  return dataclasses.field(
+    metadata={"reduction": reduction, "unit": unit, "help": help}
+  )
+
+
+def describe_metrics(*classes: type) -> str:
+  """Returns a table of the metrics of these dataclasses, one per line."""
+  rows = [
+    (field.name, *(field.metadata[k] for k in ("reduction", "unit", "help")))
+    for cls in classes
+    for field in dataclasses.fields(cls)
+  ]
+  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+  return "\n".join(
+    "  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]])
+    for row in rows
+  )
+
+
+def reduce_metrics(
+  parts: Sequence[Any], *, across_processes: bool = False
+) -> dict[str, float]:
+  """Combines instances of one metrics dataclass as its fields declare.
+
+  This is the one place that waits for device values: all of them are copied
+  to the host in one transfer.
+
+  Args:
+    parts: at least one instance; each field is a scalar or an array whose
+      elements are further parts (what a scan over micro-batches stacks).
+    across_processes: True for numbers that each process counted for itself.
+      Outputs of a jitted program over the whole mesh are global already and
+      must not be added up again.
+
+  Returns:
+    One float per field; a ratio with denominator 0 is nan.
+  """
+  if not parts:
+    raise ValueError("reduce_metrics got no parts; give at least one")
+  kind = type(parts[0])
+  if any(type(part) is not kind for part in parts):
+    names = sorted({type(part).__name__ for part in parts})
+    raise ValueError(
+      f"reduce_metrics got instances of {', '.join(names)};"
+      " reduce each dataclass with a call of its own"
+    )
+  fields = dataclasses.fields(kind)
+  for part in parts:
+    for field in fields:
+      _check_ratio(field, getattr(part, field.name))
+  host = jax.device_get([[getattr(p, f.name) for f in fields] for p in parts])
+  folded = []
+  for i, field in enumerate(fields):
+    fold, combine, _ = _FOLDS[field.metadata["reduction"]]
+    vectors = [
+      np.array(fold(jax.tree.map(_as_float64, part[i])), np.float64)
+      for part in host
+    ]
+    folded.append(combine(np.stack(vectors), axis=0))
+  if across_processes:
+    folded = _combine_processes(fields, folded)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return {
+      field.name: float(_FOLDS[field.metadata["reduction"]][2](vector))
+      for field, vector in zip(fields, folded, strict=True)
+    }
+
+
+def _check_ratio(field: dataclasses.Field, value: Any) -> None:
+  declared = field.metadata["reduction"] == "ratio"
+  if declared != isinstance(value, Ratio):
+    raise ValueError(
+      f"metric {field.name} is declared {field.metadata['reduction']!r} and"
+      f" got a {type(value).__name__}; a types.Ratio goes with 'ratio', and"
+      " only with it"
+    )
+
+
+def _as_float64(value: Any) -> np.ndarray:
+  return np.asarray(value, np.float64)
+
+
+def _combine_processes(fields, folded):
+  # The gather runs as a JAX program, which would round float64 to float32:
+  # the bits travel as pairs of uint32.
+  bits = np.concatenate(folded).view(np.uint32)
+  gathered = np.asarray(multihost_utils.process_allgather(bits))
+  gathered = gathered.reshape(jax.process_count(), -1)
+  rows = np.ascontiguousarray(gathered).view(np.float64)
+  splits = np.cumsum([len(vector) for vector in folded])[:-1]
+  return [
+    _FOLDS[field.metadata["reduction"]][1](columns, axis=0)
+    for field, columns in zip(fields, np.split(rows, splits, 1), strict=True)
+  ]
+
+
+class MetricWriter:
+  """Writes rows to metrics.jsonl, metrics.csv and TensorBoard event files.
+
+  Only process 0 writes; elsewhere every method returns at once. A row is on
+  its way to the disk when `write` returns, so killing the process loses none.
+  Use as a context manager, or call `close`.
+  """
+
+  def __init__(self, workdir: str | os.PathLike, *, first_step: int = 0):
+    """Opens the files of `workdir`, ready for rows of `first_step` and later.
+
+    Rows with step >= first_step are dropped: they come from an attempt that
+    went on after the checkpoint now resumed, and will be written again. So
+    the files of a resumed run equal those of an uninterrupted one, provided
+    every row below first_step was written before that checkpoint was saved.
+    The default starts afresh.
+    """
+    self._is_writer = jax.process_index() == 0
+    if not self._is_writer:
+      return
+    directory = pathlib.Path(workdir)
+    directory.mkdir(parents=True, exist_ok=True)
+    self._jsonl_path = directory / "metrics.jsonl"
+    self._csv_path = directory / "metrics.csv"
+    kept = [
+      row for row in _read_rows(self._jsonl_path) if row["step"] < first_step
+    ]
+    _replace(self._jsonl_path, "".join(map(_json_line, kept)))
+    self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
+    self._columns = ["step"]
+    for row in kept:
+      self._add_columns(row)
+    self._csv = self._rewrite_csv()
+    self._tensorboard = tensorboardX.SummaryWriter(
+      str(directory / "tensorboard"), purge_step=first_step or None
+    )
+
+  def write(
+    self, step: int, values: Mapping[str, float], prefix: str = ""
+  ) -> None:
+    """Appends one row.
+
+    Args:
+      step: the step the row belongs to; see `first_step`.
+      values: finite or not; what is not becomes null in JSON.
+      prefix: put before each name, e.g. "srl/".
+    """
+    if not self._is_writer:
+      return
+    row = {"step": int(step)}
+    row.update({prefix + name: float(x) for name, x in values.items()})
+    self._jsonl.write(_json_line(row))
+    self._jsonl.flush()
+    if self._add_columns(row):
+      self._csv.close()
+      self._csv = self._rewrite_csv()
+    else:
+      csv.writer(self._csv).writerow(self._cells(row))
+      self._csv.flush()
+    for name, value in row.items():
+      if name != "step":
+        self._tensorboard.add_scalar(name, value, row["step"])
+
+  def close(self) -> None:
+    if self._is_writer:
+      self._jsonl.close()
+      self._csv.close()
+      self._tensorboard.close()
+
+  def __enter__(self) -> MetricWriter:
+    return self
+
+  def __exit__(self, *exception: Any) -> None:
+    self.close()
+
+  def _add_columns(self, row: Mapping[str, Any]) -> bool:
+    new = [name for name in row if name not in self._columns]
+    self._columns += new
+    return bool(new)
+
+  def _cells(self, row: Mapping[str, Any]) -> list[Any]:
+    return [
+      _csv_cell(row[name]) if name in row else "" for name in self._columns
+    ]
+
+  def _rewrite_csv(self):
+    # A CSV file has one header, and the columns are known only as they come:
+    # the whole file is written again at the first row of each new kind.
+    temporary = self._csv_path.with_suffix(".tmp")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+      writer = csv.writer(file)
+      writer.writerow(self._columns)
+      writer.writerows(map(self._cells, _read_rows(self._jsonl_path)))
+    os.replace(temporary, self._csv_path)
+    return self._csv_path.open("a", encoding="utf-8", newline="")
+
+
+class Progress:
+  """Prints one console line per logged step of a stage, from process 0."""
+
+  def __init__(
+    self,
+    stage: str,
+    *,
+    total_steps: int,
+    first_step: int = 0,
+    columns: Sequence[str] = (),
+  ):
+    """Starts the clock of a stage.
+
+    Args:
+      stage: its name, the first word of each line.
+      total_steps: of the whole stage, resumed steps included.
+      first_step: number of steps that an earlier run has finished.
+      columns: format strings over metric names, such as
+        "reward {reward:.3f}"; one whose metric is absent is left out.
+    """
+    self._stage = stage
+    self._total_steps = total_steps
+    self._columns = columns
+    self._is_printer = jax.process_index() == 0
+    self._mark = (first_step, time.monotonic())
+    self._warm = False
+
+  def show(self, steps_done: int, values: Mapping[str, float]) -> None:
+    """Prints the line of the step that made it `steps_done`."""
+    line = self.line(steps_done, values, time.monotonic())
+    if self._is_printer:
+      print(line, flush=True)
+
+  def line(
+    self, steps_done: int, values: Mapping[str, float], now_s: float
+  ) -> str:
+    """Returns the line that `show` prints at `now_s` (time.monotonic)."""
+    width = len(str(self._total_steps))
+    parts = [f"{self._stage} {steps_done:>{width}}/{self._total_steps}"]
+    for column in self._columns:
+      try:
+        parts.append(column.format(**values))
+      except KeyError:
+        continue
+    left_s = self._left_s(steps_done, now_s)
+    if left_s is not None:
+      parts.append(f"{format_duration(left_s)} left")
+    return "  ".join(parts)
+
+  def _left_s(self, steps_done: int, now_s: float) -> float | None:
+    step, start_s = self._mark
+    if not self._warm:
+      # The first line comes after compilation: start the clock again.
+      self._warm = True
+      self._mark = (steps_done, now_s)
+    if steps_done <= step:
+      return None
+    return (
+      (now_s - start_s) / (steps_done - step) * (self._total_steps - steps_done)
+    )
+
+
+def format_duration(seconds: float) -> str:
+  """Returns e.g. "42s", "3m07s" or "2h05m"."""
+  whole = max(0, round(seconds))
+  if whole < 60:
+    return f"{whole}s"
+  if whole < 3600:
+    return f"{whole // 60}m{whole % 60:02d}s"
+  return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Reads a metrics.jsonl; a last line cut short by a kill is left out."""
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding="utf-8").split("\n")
+  rows = []
+  # What follows the last newline is either nothing or a line cut short.
+  for number, line in enumerate(lines[:-1], start=1):
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError as error:
+      raise ValueError(
+        f"{path} line {number} is not JSON ({error});"
+        " mend or remove that line, or choose another --workdir"
+      ) from error
+  return rows
+
+
+def _replace(path: pathlib.Path, text: str) -> None:
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(text, encoding="utf-8")
+  os.replace(temporary, path)
+
+
+def _json_line(row: Mapping[str, Any]) -> str:
+  # JSON has no nan or infinity; readers choke on Python's spelling of them.
+  finite = {
+    k: v if v is not None and math.isfinite(v) else None for k, v in row.items()
+  }
+  return json.dumps(finite) + "\n"
+
+
+def _csv_cell(value: float | None) -> float | str:
+  # The same after a resume, which reads the rows back from JSON: not nan, inf.
+  return "" if value is None or not math.isfinite(value) else value

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Strict conversion between frozen dataclasses and ml_collections ConfigDicts.
+
+A dataclass that lives beside the code that reads it is the only place where a
+default is written. `to_config_dict` turns such defaults into the locked
+ConfigDict that experiment files and flags edit, and `to_dataclass` turns the
+result back, refusing whatever the dataclass does not declare. Not for: which
+dataclasses make up a run (config.py). Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import ml_collections
+
+T = TypeVar("T")
+
+
+def to_dataclass(cls: type[T], mapping: Mapping[str, Any], path: str) -> T:
+  """Builds `cls` from a mapping, field by field, without guessing.
+
+  An int is accepted where a float is declared and a list where a tuple is;
+  nothing else is coerced. Nested dataclasses are built from nested mappings.
+
+  Args:
+    cls: a dataclass whose annotations are bool, int, float, str, None,
+      Literal[...], tuple[...], other dataclasses, or unions of these.
+    mapping: field values; fields with a default may be left out.
+    path: how messages name the whole, e.g. "config".
+
+  Raises:
+    ValueError: unknown, missing or ill-typed field, or a value that the
+      dataclass itself refuses; the message starts with the field's path.
+  """
+  return _build(cls, mapping, path, root=(cls, path))
+
+
+def to_config_dict(instance: Any) -> ml_collections.ConfigDict:
+  """Returns the fields of a dataclass instance as a locked ConfigDict."""
+  config = ml_collections.ConfigDict()
+  for field in dataclasses.fields(instance):
+    config[field.name] = _to_config_value(getattr(instance, field.name))
+  return config.lock()
+
+
+def to_json(instance: Any) -> str:
+  """Returns a dataclass instance as indented JSON (tuples become lists)."""
+  return json.dumps(dataclasses.asdict(instance), indent=2) + "\n"
+
+
+def _to_config_value(value: Any) -> Any:
+  if dataclasses.is_dataclass(value):
+    return to_config_dict(value)
+  if isinstance(value, tuple):
+    return tuple(_to_config_value(item) for item in value)
+  return value
+
+
+def _build(cls, mapping, path, root):
+  if isinstance(mapping, cls):
+    return mapping
+  if not isinstance(mapping, (Mapping, ml_collections.ConfigDict)):
+    raise ValueError(_wrong_type(path, mapping, cls))
+  # ConfigDict.items() would resolve nested values one by one in the same way.
+  given = {name: mapping[name] for name in mapping}
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  for name in given:
+    if name not in fields:
+      raise ValueError(_unknown_field(name, cls, path, root))
+  annotations = typing.get_type_hints(cls)
+  values = {}
+  for name, field in fields.items():
+    if name in given:
+      values[name] = _convert(
+        annotations[name], given[name], f"{path}.{name}", root
+      )
+    elif not _has_default(field):
+      raise ValueError(
+        f"{path}.{name} has no value; set it to"
+        f" {_describe(annotations[name])}, e.g. --{path}.{name}=..."
+      )
+  try:
+    return cls(**values)
+  except ValueError as error:
+    raise ValueError(f"{path}: {error}") from error
+
+
+def _convert(annotation, value, path, root):
+  """Returns `value` as `annotation` allows it, or raises ValueError."""
+  options = _options(annotation)
+  # Exact matches first, so that `int | float` keeps an int an int.
+  for option in options:
+    if _is_exact(option, value):
+      return value
+  for option in options:
+    if option is float and _is_exact(int, value):
+      return float(value)
+    if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)):
+      return _convert_tuple(option, value, path, root)
+    if dataclasses.is_dataclass(option) and isinstance(
+      value, (Mapping, ml_collections.ConfigDict, option)
+    ):
+      return _build(option, value, path, root)
+  raise ValueError(_wrong_type(path, value, annotation))
+
+
+def _convert_tuple(annotation, value, path, root):
+  items = typing.get_args(annotation)
+  if len(items) == 2 and items[1] is Ellipsis:
+    items = (items[0],) * len(value)
+  if len(items) != len(value):
+    raise ValueError(
+      f"{path} got {len(value)} values {value!r}, allowed is"
+      f" {_describe(annotation)}; give exactly {len(items)}"
+    )
+  return tuple(
+    _convert(item, part, f"{path}[{i}]", root)
+    for i, (item, part) in enumerate(zip(items, value, strict=True))
+  )
+
+
+def _is_exact(option: Any, value: Any) -> bool:
+  if option is None or option is type(None):
+    return value is None
+  if typing.get_origin(option) is typing.Literal:
+    # By type too: Literal[1] must not accept True.
+    return any(
+      type(value) is type(x) and value == x for x in typing.get_args(option)
+    )
+  if option in (bool, int, float, str):
+    return type(value) is option
+  return False
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+  if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+    return typing.get_args(annotation)
+  return (annotation,)
+
+
+def _has_default(field: dataclasses.Field) -> bool:
+  missing = dataclasses.MISSING
+  return field.default is not missing or field.default_factory is not missing
+
+
+def _describe(annotation: Any) -> str:
+  """Returns the allowed values of an annotation in words."""
+  words = []
+  for option in _options(annotation):
+    if option is None or option is type(None):
+      words.append("None")
+    elif typing.get_origin(option) is typing.Literal:
+      words += [repr(x) for x in typing.get_args(option)]
+    elif typing.get_origin(option) is tuple:
+      words.append(str(option))
+    elif dataclasses.is_dataclass(option):
+      words.append(f"the fields of {option.__name__}")
+    else:
+      words.append(getattr(option, "__name__", str(option)))
+  return " or ".join(words)
+
+
+def _wrong_type(path: str, value: Any, annotation: Any) -> str:
+  message = (
+    f"{path} got {value!r} of type {type(value).__name__},"
+    f" allowed is {_describe(annotation)}"
+  )
+  literals = [
+    x
+    for option in _options(annotation)
+    if typing.get_origin(option) is typing.Literal
+    for x in typing.get_args(option)
+    if isinstance(x, str)
+  ]
+  near = difflib.get_close_matches(str(value), literals, n=1)
+  return message + (f"; did you mean {near[0]!r}?" if near else "")
+
+
+def _unknown_field(name: str, cls: Any, path: str, root: Any) -> str:
+  nearest = _nearest_field(name, path, root)
+  known = ", ".join(field.name for field in dataclasses.fields(cls))
+  return (
+    f"{path}.{name} does not exist; did you mean {nearest}? The fields of"
+    f" {path} are: {known}"
+  )
+
+
+def _nearest_field(name: str, path: str, root: Any) -> str:
+  """Returns the path whose last part looks most like `name`.
+
+  A right name in the wrong place is as common as a typing error, so the whole
+  tree is searched; a field of the same dataclass wins unless another one is
+  clearly nearer.
+  """
+
+  def nearness(candidate: str) -> float:
+    parent, _, last = candidate.rpartition(".")
+    ratio = difflib.SequenceMatcher(None, name, last).ratio()
+    return ratio + (0.1 if parent == path else 0.0)
+
+  return max(_all_paths(*root), key=nearness)
+
+
+def _all_paths(cls: Any, path: str) -> Iterator[str]:
+  annotations = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
+    yield f"{path}.{field.name}"
+    for option in _options(annotations[field.name]):
+      if typing.get_origin(option) is tuple:
+        # The first item stands for all: indices are the user's choice.
+        yield from _nested_paths(
+          typing.get_args(option)[0], f"{path}.{field.name}[0]"
+        )
+      else:
+        yield from _nested_paths(option, f"{path}.{field.name}")
+
+
+def _nested_paths(option: Any, path: str) -> Iterator[str]:
+  if dataclasses.is_dataclass(option):
+    yield from _all_paths(option, path)
