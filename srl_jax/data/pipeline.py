@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An endless, shuffled, resumable stream of batches, built on Grain.
+
+The stream is a function of (records, seed): each epoch is one shuffle, epoch
+follows epoch, and global batch b is items [b*B, (b+1)*B). Process p of P takes
+the items i with i % P == p, so the union over processes does not depend on P,
+and a run may be resumed on another number of processes. Arrays are local rows;
+placing them on devices is not done here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from srl_jax.data.batching import TrunkBatch, collate
+from srl_jax.data.trunks import TrunkRecord
+
+
+def make_batches(
+  records: Sequence[TrunkRecord],
+  *,
+  seed: int,
+  batch_size: int,
+  trunk_width: int,
+  points: int,
+  stem_width: int,
+  process_index: int = 0,
+  process_count: int = 1,
+) -> Batches:
+  """Returns the iterator over this process's part of every global batch.
+
+  Args:
+    records: the same on every process, in the same order.
+    seed: names the order and the branch points drawn.
+    batch_size: trunks per global batch, over all processes.
+    trunk_width: see collate; widths(records).trunk holds everything.
+    points: branch points per trunk. A record with more gets this many at
+      random at each visit, determined by (seed, position in the stream).
+    stem_width: see collate.
+    process_index: this process.
+    process_count: number of processes; must divide batch_size.
+
+  Raises:
+    ValueError: a batch would hold a record twice, or cannot be divided.
+  """
+  if batch_size < 1 or batch_size > len(records):
+    raise ValueError(
+      f"a batch of {batch_size} trunks cannot be drawn from {len(records)}"
+      f" records; use a batch size between 1 and {len(records)}, or more data"
+    )
+  if batch_size % process_count or not 0 <= process_index < process_count:
+    raise ValueError(
+      f"batch of {batch_size} trunks does not divide over {process_count}"
+      f" processes (this is process {process_index}); use a multiple of"
+      f" {process_count}"
+    )
+
+  def draw(position: int, record: TrunkRecord) -> TrunkRecord:
+    return draw_points(record, points, seed, position)
+
+  def to_batch(rows: Sequence[TrunkRecord]) -> TrunkBatch:
+    return collate(
+      rows, trunk_width=trunk_width, points=points, stem_width=stem_width
+    )
+
+  # Grain adds the epoch to the seed, so neighbouring seeds would replay each
+  # other's epochs; mixing the bits first keeps them apart.
+  shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+  dataset = (
+    grain.MapDataset.source(records)
+    .shuffle(seed=shuffle_seed)
+    .repeat()
+    .map_with_index(draw)
+    .slice(slice(process_index, None, process_count))
+    .batch(batch_size // process_count, batch_fn=to_batch)
+  )
+  identity = {
+    "seed": seed,
+    "batch_size": batch_size,
+    "points": points,
+    "records": len(records),
+    "records_crc32": _fingerprint(records),
+  }
+  return Batches(dataset, identity)
+
+
+class Batches:
+  """Iterates over batches for ever; its whole state is the batch number."""
+
+  def __init__(self, dataset: grain.MapDataset, identity: dict[str, Any]):
+    # Collating takes well under a millisecond: a thread would only add noise.
+    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+    self._iterator = iter(dataset.to_iter_dataset(options))
+    self._identity = identity
+
+  def __iter__(self) -> Batches:
+    return self
+
+  def __next__(self) -> TrunkBatch:
+    return next(self._iterator)
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns a JSON-able dict: the position and what it is a position in."""
+    return {**self._identity, "grain": self._iterator.get_state()}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on where get_state was called, on any number of processes.
+
+    Raises:
+      ValueError: the state is one of other data or another seed.
+    """
+    for name, value in self._identity.items():
+      if state.get(name) != value:
+        raise ValueError(
+          f"cannot resume the data stream: {name} was {state.get(name)!r} when"
+          f" it was saved and is {value!r} now; restore the old setting or"
+          " start in a new working directory"
+        )
+    self._iterator.set_state(state["grain"])
+
+
+def draw_points(
+  record: TrunkRecord, points: int, seed: int, position: int
+) -> TrunkRecord:
+  """Returns the record with at most `points` branch points, in trunk order.
+
+  The trunk is cut after the last of them: nobody would see the rest.
+  """
+  if len(record.points) <= points:
+    return record
+  rng = np.random.default_rng((seed, position))
+  chosen = sorted(rng.choice(len(record.points), points, replace=False))
+  kept = tuple(record.points[k] for k in chosen)
+  return dataclasses.replace(
+    record, points=kept, tokens=record.tokens[: kept[-1].at]
+  )
+
+
+def _fingerprint(records: Sequence[TrunkRecord]) -> int:
+  """crc32 of all tokens and instance names: tells other data from the same."""
+  crc = 0
+  for record in records:
+    crc = zlib.crc32(record.tokens, crc)
+    for point in record.points:
+      crc = zlib.crc32(point.target_tokens, crc)
+      crc = zlib.crc32(point.instance.to_bytes(4, "little"), crc)
+  return crc

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an expert trajectory is, and its JSON form.
+
+One trajectory is one JSON object; a dataset file holds one per line:
+
+  {"id": "p-17",                 optional; default: file name and line number
+   "domain": "math",             optional; default "general"
+   "problem": "What is 2+3*4?",  required, not empty
+   "steps": [                    required, at least one
+     "3*4 = 12",                 a plain string, or an object:
+     {"text": "2+12 = 14",       required; may be "" if there is a title
+      "title": "Add",            optional
+      "observation": "...",      optional: the environment's answer
+      "thought": "..."}],        optional: the expert's inner monologue
+   "answer": "14",               optional: the reference answer, a string
+   "metadata": {"source": "x"}}  optional: strings, never seen by a model
+
+An optional field may be null. An unknown field is an error, because it is
+most often a misspelt one. This module knows nothing of files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+
+class RecordError(ValueError):
+  """One record cannot be used; `field` is the place, the text the cure."""
+
+  def __init__(self, field: str, problem: str):
+    super().__init__(f"field {field!r}: {problem}")
+    self.field = field
+    self.problem = problem
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+  """One action of the expert.
+
+  Attributes:
+    text: the action itself, without number and title.
+    title: a short imperative name of the step, if it has one.
+    observation: what the environment answered to the action.
+    thought: the expert's inner monologue before the action, if known.
+  """
+
+  text: str
+  title: str | None = None
+  observation: str | None = None
+  thought: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trajectory:
+  """A problem and the expert's steps to its solution (paper section 3).
+
+  Attributes:
+    id: unique in its dataset; names the random numbers of its samples.
+    domain: chooses the wording of the system prompt ("math", "software"..).
+    problem: the question as the user would ask it.
+    steps: the expert's actions, in order; never empty.
+    answer: the reference answer, for answer rewards and evaluation.
+    metadata: anything else worth keeping; never shown to a model.
+  """
+
+  id: str
+  domain: str
+  problem: str
+  steps: tuple[Step, ...]
+  answer: str | None = None
+  metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if not self.id:
+      raise RecordError("id", "is empty; give every trajectory its own name")
+    if not self.problem.strip():
+      raise RecordError("problem", "is empty; write the question there")
+    if not self.steps:
+      raise RecordError("steps", "is empty; at least one step is needed")
+    for number, step in enumerate(self.steps):
+      if not (step.text.strip() or (step.title or "").strip()):
+        raise RecordError(
+          f"steps[{number}].text", "is empty and so is the title; remove it"
+        )
+
+
+_STEP_FIELDS = tuple(field.name for field in dataclasses.fields(Step))
+_FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
+
+
+def to_json(trajectory: Trajectory) -> dict[str, Any]:
+  """Returns the JSON object of the module docstring, without empty fields."""
+  record = dataclasses.asdict(trajectory)
+  record["steps"] = [_without_empty(step) for step in record["steps"]]
+  record["metadata"] = dict(trajectory.metadata)
+  return _without_empty(record)
+
+
+def from_json(record: Any, default_id: str = "") -> Trajectory:
+  """Builds a trajectory from a JSON object (see the module docstring).
+
+  Args:
+    record: the parsed object.
+    default_id: the id if the record has none.
+
+  Raises:
+    RecordError: names the field, what was got and what to do.
+  """
+  check_fields(record, _FIELDS)
+  steps = get(record, "steps", list, required=True)
+  metadata = get(record, "metadata", dict) or {}
+  for key, value in metadata.items():
+    if not isinstance(value, str):
+      raise RecordError(
+        f"metadata.{key}", f"is {_kind(value)}; write it as a string"
+      )
+  domain, answer = get(record, "domain", str), get(record, "answer", str)
+  return Trajectory(
+    id=get(record, "id", str) or default_id,
+    domain=domain or "general",
+    problem=get(record, "problem", str, required=True),
+    steps=tuple(_step(step, f"steps[{i}]") for i, step in enumerate(steps)),
+    answer=answer or None,
+    metadata=metadata,
+  )
+
+
+def check_fields(record: Any, allowed: tuple[str, ...], where: str = ""):
+  """Raises RecordError unless record is an object with allowed fields only."""
+  if not isinstance(record, dict):
+    raise RecordError(
+      where or "(record)",
+      f"is {_kind(record)}; an object with {', '.join(allowed)} is expected",
+    )
+  for name in record:
+    if name not in allowed:
+      near = difflib.get_close_matches(name, allowed, n=1)
+      hint = f"did you mean {near[0]!r}?" if near else "move it to 'metadata'"
+      path = f"{where}.{name}" if where else name
+      raise RecordError(
+        path, f"is unknown (allowed: {', '.join(allowed)}); {hint}"
+      )
+
+
+def get(record: dict, name: str, kind: type, *, required=False, where=""):
+  """Returns record[name], checked to be of `kind`; None if absent or null."""
+  value = record.get(name)
+  path = f"{where}.{name}" if where else name
+  if value is None:
+    if required:
+      found = ", ".join(map(str, record)) or "nothing"
+      raise RecordError(path, f"is missing (found: {found}); add it")
+    return None
+  if not isinstance(value, kind):
+    raise RecordError(
+      path, f"is {_kind(value)}; write it as {_NAMES[kind]} instead"
+    )
+  if kind is str and not value.isascii():
+    try:
+      value.encode("utf-8")
+    except UnicodeEncodeError as error:
+      raise RecordError(
+        path,
+        f"has half a surrogate pair at character {error.start}, which no"
+        " tokenizer can read; repair or remove it",
+      ) from None
+  return value
+
+
+def _step(value: Any, where: str) -> Step:
+  if isinstance(value, str):
+    value = {"text": value}
+  check_fields(value, _STEP_FIELDS, where)
+  text = get(value, "text", str, required=True, where=where)
+  optional = (get(value, name, str, where=where) for name in _STEP_FIELDS[1:])
+  return Step(text, *(part or None for part in optional))
+
+
+def _without_empty(record: dict[str, Any]) -> dict[str, Any]:
+  return {k: v for k, v in record.items() if k == "text" or v not in (None, {})}
+
+
+_NAMES = {str: "a string", list: "a list", dict: "an object"}
+
+
+def _kind(value: Any) -> str:
+  if value is None:
+    return "null"
+  if isinstance(value, bool):
+    return f"{str(value).lower()} (a boolean)"
+  if isinstance(value, (int, float)):
+    return f"{value!r} (a number)"
+  return _NAMES.get(type(value), type(value).__name__)

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trajectories -> tokenised trunks with the branch points that hang off them.
+
+Each expert step is one training instance (paper section 3): its context is
+the problem and the steps before it, its target the step. All instances of a
+trajectory share one trunk; instance k branches off after step k-1:
+
+  trunk    problem | step 1 | step 2          (step 3 is only a target)
+           ^at[0]    ^at[1]   ^at[2]
+
+Segments are tokenised one by one, so trunk.tokens[:at] are exactly the tokens
+of a prompt that ends there. Padding and batches are batching.py's business.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from srl_jax.data.schema import Step, Trajectory
+from srl_jax.data.templates import (
+  Segment,
+  Special,
+  Task,
+  Template,
+  encode_segment,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class InstanceConfig:
+  """Which instances are made of a trajectory.
+
+  Attributes:
+    task: "step" predicts each next step, "solve" the whole solution.
+    last_step: whether the last step is a target too. Read literally the paper
+      builds instances for steps 1..N-1 only ("exclude"). The default keeps
+      the last one: a model that solves problems turn by turn must have learnt
+      to finish, and the last step is where the final answer stands.
+    step_title_hint: give number and title of the step to predict and leave
+      them out of the target (paper, footnote 1). Untitled steps get no hint.
+    context_turns: 0 for all steps so far; m for the problem and the last m
+      steps only, as for agents: each instance is then a trunk of its own.
+    include_thoughts: expert targets for SFT begin with the step's thought
+      between think tags, where it is known.
+    max_trunk_tokens: instances with a longer context are dropped; 0: none.
+    max_target_tokens: instances whose expert target (stop token included) is
+      longer are dropped; 0: none.
+    points_per_trunk: how many steps of one trajectory share a batch, drawn
+      anew at each visit; 0 for all. Fewer mix trajectories better, and share
+      less: BuildReport.prompt_tokens says how much.
+  """
+
+  task: Task = "step"
+  last_step: Literal["include", "exclude"] = "include"
+  step_title_hint: bool = False
+  context_turns: int = 0
+  include_thoughts: bool = False
+  max_trunk_tokens: int = 0
+  max_target_tokens: int = 0
+  points_per_trunk: int = 0
+
+  def __post_init__(self):
+    for name in ("task", "last_step"):
+      allowed = {"task": ("step", "solve"), "last_step": ("include", "exclude")}
+      if getattr(self, name) not in allowed[name]:
+        raise ValueError(
+          f"{name}={getattr(self, name)!r} is none of {allowed[name]}"
+        )
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if field.type == "int" and value < 0:
+        raise ValueError(f"{field.name}={value} is negative; 0 means no limit")
+
+
+@dataclasses.dataclass(frozen=True)
+class BranchPoint:
+  """One instance: where it leaves its trunk and what the expert did there.
+
+  Attributes:
+    step: 0-based index of the step to predict; 0 for task "solve".
+    at: number of trunk tokens that its branches see.
+    stem: int32, the given tokens at the head of its branches.
+    target: the expert's text for the reward (task "step") or the reference
+      answer, "" if unknown (task "solve").
+    target_tokens: int32, what SFT trains on, the stop token included.
+    instance: uint32 name of the instance, from which the random numbers of
+      its samples derive.
+  """
+
+  step: int
+  at: int
+  stem: np.ndarray
+  target: str
+  target_tokens: np.ndarray
+  instance: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TrunkRecord:
+  """A tokenised trunk (int32) and its branch points, in order of `at`."""
+
+  trajectory_id: str
+  tokens: np.ndarray
+  points: tuple[BranchPoint, ...]
+  problem: str
+  answer: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthStats:
+  """Order statistics of some lengths, in tokens; all 0 if there are none."""
+
+  min: int
+  median: int
+  p95: int
+  max: int
+
+  @classmethod
+  def of(cls, lengths: list[int]) -> LengthStats:
+    quantiles = np.quantile(
+      lengths or [0], [0, 0.5, 0.95, 1], method="inverted_cdf"
+    )
+    return cls(*map(int, quantiles))
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildReport:
+  """What build_trunks made, and what it left out and why.
+
+  Attributes:
+    trajectories: how many were given.
+    trunks: how many records were made.
+    points: how many instances they hold.
+    without_answer: trajectories that have no reference answer.
+    lengths: of "trunk", "stem" and "target", in tokens.
+    drops: reason -> the dropped instances, as "trajectory id/task/step".
+    points_per_trunk: as configured; 0 for all.
+    context_tokens: sum over instances of the trunk tokens they see.
+    trunk_tokens: expected trunk tokens processed for one visit of every
+      instance, with points_per_trunk of them on each visit of a trunk.
+    stem_tokens: sum over instances.
+  """
+
+  trajectories: int
+  trunks: int
+  points: int
+  without_answer: int
+  lengths: dict[str, LengthStats]
+  drops: dict[str, tuple[str, ...]]
+  points_per_trunk: int
+  context_tokens: int
+  trunk_tokens: float
+  stem_tokens: int
+
+  def prompt_tokens(self, group_size: int = 1) -> tuple[int, int]:
+    """Prompt tokens of a rollout of every instance: (flat, shared).
+
+    Flat repeats context and stem for each of the group_size samples; shared
+    runs each trunk once and repeats only the stem.
+    """
+    flat = group_size * (self.context_tokens + self.stem_tokens)
+    shared = self.trunk_tokens + group_size * self.stem_tokens
+    return flat, round(shared)
+
+
+def build_trunks(
+  trajectories: Iterable[Trajectory],
+  template: Template,
+  tokenizer,
+  config: InstanceConfig,
+) -> tuple[list[TrunkRecord], BuildReport]:
+  """Tokenises trajectories into trunks; order is kept.
+
+  Args:
+    trajectories: any iterable; it is read once.
+    template: the wording (templates.py).
+    tokenizer: needs encode(text) and special_id(name).
+    config: which instances to make.
+
+  Returns:
+    The records, each with at least one branch point, and the report.
+
+  Raises:
+    ValueError: the tokenizer lacks a control token of the template.
+  """
+  builder = _Builder(template, tokenizer, config)
+  records: list[TrunkRecord] = []
+  count = without_answer = 0
+  for trajectory in trajectories:
+    count += 1
+    without_answer += trajectory.answer is None
+    records.extend(builder.records(trajectory))
+  points = [point for record in records for point in record.points]
+  report = BuildReport(
+    trajectories=count,
+    trunks=len(records),
+    points=len(points),
+    without_answer=without_answer,
+    lengths={
+      "trunk": LengthStats.of([len(r.tokens) for r in records]),
+      "stem": LengthStats.of([len(p.stem) for p in points]),
+      "target": LengthStats.of([len(p.target_tokens) for p in points]),
+    },
+    drops={reason: tuple(ids) for reason, ids in builder.drops.items()},
+    points_per_trunk=config.points_per_trunk,
+    context_tokens=sum(point.at for point in points),
+    trunk_tokens=sum(
+      _trunk_tokens([p.at for p in r.points], config.points_per_trunk)
+      for r in records
+    ),
+    stem_tokens=sum(len(point.stem) for point in points),
+  )
+  return records, report
+
+
+def _trunk_tokens(at: list[int], drawn: int) -> float:
+  """Expected trunk tokens for one visit of each of K points, n at a time.
+
+  A visit runs the trunk up to the last point drawn. The j-th point (from 0)
+  is the last of n drawn with probability C(j, n-1) / C(K, n), and it takes
+  K / n visits to see every point once.
+  """
+  if not drawn or drawn >= len(at):
+    return at[-1]
+  ways = math.comb(len(at), drawn)
+  last = sum(a * math.comb(j, drawn - 1) for j, a in enumerate(at)) / ways
+  return last * len(at) / drawn
+
+
+class _Builder:
+  """Holds what is common to all trajectories of one build_trunks call."""
+
+  def __init__(self, template: Template, tokenizer, config: InstanceConfig):
+    self._template = template
+    self._tokenizer = tokenizer
+    self._config = config
+    self._stems: dict[Segment, np.ndarray] = {}
+    self._stop = tokenizer.special_id(template.stop(config.task)[0])
+    self.drops: dict[str, list[str]] = {}
+
+  def records(self, trajectory: Trajectory) -> list[TrunkRecord]:
+    """One record; with context_turns one per step; none if all is dropped."""
+    config, template = self._config, self._template
+    head = self._encode(template.problem(trajectory, config.task))
+    if config.task == "solve":
+      return self._make(trajectory, [head], [self._solve(trajectory)])
+    end = len(trajectory.steps) - (config.last_step == "exclude")
+    if not end:
+      self._drop("no step is left by last_step='exclude'", trajectory, 0)
+    segments = [
+      self._encode(template.step(step, number))
+      for number, step in enumerate(trajectory.steps[: max(end - 1, 0)], 1)
+    ]
+    if not config.context_turns:
+      points = [self._step(trajectory, k) for k in range(end)]
+      return self._make(trajectory, [head, *segments], points)
+    records = []
+    for k in range(end):
+      window = segments[max(0, k - config.context_turns) : k]
+      # None in front keeps the lists parallel: the point is after all of them.
+      points = [None] * len(window) + [self._step(trajectory, k)]
+      records += self._make(trajectory, [head, *window], points)
+    return records
+
+  def _make(
+    self,
+    trajectory: Trajectory,
+    segments: list[list[int]],
+    points: list[BranchPoint | None],
+  ) -> list[TrunkRecord]:
+    """Places points[i] after segments[i] and keeps those that fit."""
+    kept = []
+    tokens: list[int] = []
+    for segment, point in zip(segments, points, strict=False):
+      tokens += segment
+      if point is not None and self._fits(trajectory, point, len(tokens)):
+        kept.append(dataclasses.replace(point, at=len(tokens)))
+    if not kept:
+      return []
+    # What comes after the last branch point is seen by nobody.
+    trunk = np.asarray(tokens[: kept[-1].at], np.int32)
+    return [
+      TrunkRecord(
+        trajectory.id, trunk, tuple(kept), trajectory.problem, trajectory.answer
+      )
+    ]
+
+  def _step(self, trajectory: Trajectory, index: int) -> BranchPoint:
+    step, number = trajectory.steps[index], index + 1
+    title = step.title if self._config.step_title_hint else None
+    action = self._template.action(step, number, hinted=title is not None)
+    tokens = self._encode((self._thought(step) + action,))
+    return self._point(trajectory, index, title, action, tokens)
+
+  def _solve(self, trajectory: Trajectory) -> BranchPoint:
+    parts: list[str | Special] = []
+    for number, step in enumerate(trajectory.steps, 1):
+      # A one-go solution cannot contain what an environment would answer.
+      alone = dataclasses.replace(step, observation=None)
+      parts += [self._thought(step), *self._template.step(alone, number)]
+    if isinstance(parts[-1], str):
+      parts[-1] = parts[-1].rstrip()  # The stop token follows the last word.
+    tokens = self._encode(tuple(parts))
+    return self._point(trajectory, 0, None, trajectory.answer or "", tokens)
+
+  def _point(
+    self,
+    trajectory: Trajectory,
+    index: int,
+    title: str | None,
+    target: str,
+    tokens: list[int],
+  ) -> BranchPoint:
+    stem = self._template.stem(self._config.task, index + 1, title)
+    if stem not in self._stems:
+      self._stems[stem] = np.asarray(self._encode(stem), np.int32)
+    return BranchPoint(
+      step=index,
+      at=0,
+      stem=self._stems[stem],
+      target=target,
+      target_tokens=np.asarray([*tokens, self._stop], np.int32),
+      instance=zlib.crc32(self._name(trajectory, index).encode("utf-8")),
+    )
+
+  def _fits(self, trajectory: Trajectory, point: BranchPoint, at: int) -> bool:
+    """Whether the point can be trained on; if not, the reason is noted."""
+    config = self._config
+    reason = None
+    if config.task == "step" and not point.target:
+      reason = "nothing to predict beyond the title"
+    elif config.max_trunk_tokens and at > config.max_trunk_tokens:
+      reason = f"context over max_trunk_tokens={config.max_trunk_tokens}"
+    elif 0 < config.max_target_tokens < len(point.target_tokens):
+      reason = f"target over max_target_tokens={config.max_target_tokens}"
+    if reason:
+      self._drop(reason, trajectory, point.step)
+    return reason is None
+
+  def _drop(self, reason: str, trajectory: Trajectory, index: int):
+    self.drops.setdefault(reason, []).append(self._name(trajectory, index))
+
+  def _name(self, trajectory: Trajectory, index: int) -> str:
+    return f"{trajectory.id}/{self._config.task}/{index}"
+
+  def _thought(self, step: Step) -> str:
+    if not (self._config.include_thoughts and step.thought):
+      return ""
+    return f"<think>{step.thought}</think>"
+
+  def _encode(self, segment: Segment) -> list[int]:
+    return encode_segment(self._tokenizer, segment)

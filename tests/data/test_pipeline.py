@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One stream per seed, whatever the number of processes or restarts."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from srl_jax.data.batching import widths
+from srl_jax.data.pipeline import draw_points, make_batches
+from srl_jax.data.templates import PlainTemplate
+from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.testing.trajectories import sums
+from srl_jax.tokenizers import ByteTokenizer
+
+RECORDS, _ = build_trunks(
+  [sums(1 + i % 5, f"r{i}") for i in range(10)],
+  PlainTemplate(),
+  ByteTokenizer(),
+  InstanceConfig(),
+)
+
+
+def batches(seed=0, batch_size=4, points=2, records=RECORDS, **process):
+  size = widths(records)
+  return make_batches(
+    records,
+    seed=seed,
+    batch_size=batch_size,
+    trunk_width=size.trunk,
+    points=points,
+    stem_width=size.stem,
+    **process,
+  )
+
+
+def ids(batch):
+  return [record.trajectory_id for record in batch.records]
+
+
+def assert_equal(a, b):
+  assert ids(a) == ids(b)
+  for x, y in zip(a.trunks, b.trunks, strict=True):
+    np.testing.assert_array_equal(x, y)
+
+
+def test_every_epoch_is_one_permutation_and_they_differ():
+  stream = itertools.chain.from_iterable(map(ids, batches()))
+  epochs = [list(itertools.islice(stream, 10)) for _ in range(4)]
+  for epoch in epochs:
+    assert sorted(epoch) == sorted(r.trajectory_id for r in RECORDS)
+  assert len(set(map(tuple, epochs))) == 4
+
+
+def test_neighbouring_seeds_do_not_replay_each_others_epochs():
+  epochs = []
+  for seed in range(3):
+    stream = itertools.chain.from_iterable(map(ids, batches(seed=seed)))
+    epochs += [tuple(itertools.islice(stream, 10)) for _ in range(3)]
+  assert len(set(epochs)) == 9
+
+
+def test_same_seed_gives_the_same_arrays():
+  for a, b in itertools.islice(zip(batches(), batches()), 8):  # noqa: B905
+    assert_equal(a, b)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_see_what_one_would(count):
+  whole = batches()
+  parts = [batches(process_index=p, process_count=count) for p in range(count)]
+  for _ in range(8):
+    batch = next(whole)
+    pieces = [next(part) for part in parts]
+    rows = [piece.trunks.length_N.shape[0] for piece in pieces]
+    assert rows == [4 // count] * count
+    for i in range(4):
+      piece, row = pieces[i % count], i // count
+      assert ids(batch)[i] == ids(piece)[row]
+      for x, y in zip(batch.trunks, piece.trunks, strict=True):
+        np.testing.assert_array_equal(x[i], y[row])
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_restored_stream_goes_on_bit_for_bit(count):
+  for p in range(count):
+    process = {"process_index": p, "process_count": count}
+    stream = batches(**process)
+    for _ in range(7):
+      next(stream)
+    state = json.loads(json.dumps(stream.get_state()))
+    restored = batches(**process)
+    next(restored)  # Its own position must not matter.
+    restored.set_state(state)
+    assert restored.get_state() == state
+    for _ in range(7):
+      assert_equal(next(stream), next(restored))
+
+
+def test_state_of_one_process_resumes_on_two():
+  one = batches()
+  next(one)
+  two = batches(process_index=1, process_count=2)
+  two.set_state(one.get_state())
+  assert ids(next(two)) == ids(next(one))[1::2]
+
+
+@pytest.mark.parametrize(
+  ("other", "name"),
+  [
+    ({"seed": 1}, "seed"),
+    ({"points": 1}, "points"),
+    ({"batch_size": 2}, "batch_size"),
+    ({"records": RECORDS[1:]}, "records"),
+    ({"records": RECORDS[::-1]}, "records_crc32"),
+  ],
+)
+def test_state_of_another_stream_is_refused(other, name):
+  with pytest.raises(ValueError, match=f"data stream: {name} was"):
+    batches(**other).set_state(batches().get_state())
+
+
+def test_points_drawn_change_from_visit_to_visit_and_cover_all():
+  long = RECORDS[4]
+  draws = [
+    tuple(p.step for p in draw_points(long, 2, 0, i).points) for i in range(200)
+  ]
+  counts = {pair: draws.count(pair) for pair in set(draws)}
+  assert set(counts) == set(itertools.combinations(range(5), 2))
+  # 200 draws over 10 pairs: 20 each, standard deviation 4.2.
+  assert max(counts.values()) < 20 + 5 * 4.2
+  assert draws[:9] != [
+    tuple(p.step for p in draw_points(long, 2, 1, i).points) for i in range(9)
+  ]
+
+
+def test_a_drawn_record_ends_at_its_last_branch_point():
+  for position in range(9):
+    drawn = draw_points(RECORDS[4], 2, 0, position)
+    assert len(drawn.tokens) == drawn.points[-1].at
+  assert draw_points(RECORDS[1], 2, 0, 0) is RECORDS[1]
+
+
+@pytest.mark.parametrize("size", [0, 11])
+def test_a_batch_never_needs_a_record_twice(size):
+  with pytest.raises(ValueError, match="between 1 and 10"):
+    batches(batch_size=size)
+
+
+def test_a_batch_must_divide_over_the_processes():
+  with pytest.raises(ValueError, match="4 trunks does not divide over 3"):
+    batches(process_index=0, process_count=3)

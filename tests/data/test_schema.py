@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A record that cannot be used says which field is wrong and what to do."""
+
+import json
+import re
+
+import pytest
+
+from srl_jax.data import schema
+
+GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
+
+
+@pytest.mark.parametrize(
+  ("change", "field", "words"),
+  [
+    ({"problem": None}, "problem", "missing (found: id, problem, steps)"),
+    ({"problem": 3}, "problem", "is 3 (a number); write it as a string"),
+    ({"problem": "  "}, "problem", "empty"),
+    ({"problem": "a\ud800"}, "problem", "surrogate pair at character 1"),
+    ({"steps": "2"}, "steps", "is a string; write it as a list"),
+    ({"steps": []}, "steps", "at least one step"),
+    ({"steps": ["1", 2]}, "steps[1]", "is 2 (a number); an object with text"),
+    ({"steps": [{"title": "t"}]}, "steps[0].text", "missing (found: title)"),
+    ({"steps": ["1", " "]}, "steps[1].text", "is empty and so is the title"),
+    (
+      {"steps": [{"text": "1", "obervation": "x"}]},
+      "steps[0].obervation",
+      "did you mean 'observation'?",
+    ),
+    ({"answer": 2}, "answer", "is 2 (a number); write it as a string"),
+    ({"answr": "2"}, "answr", "did you mean 'answer'?"),
+    ({"source": "x"}, "source", "move it to 'metadata'"),
+    ({"metadata": {"n": True}}, "metadata.n", "is true (a boolean)"),
+    ({"id": ""}, "id", "is empty"),
+  ],
+)
+def test_a_bad_record_names_field_and_cure(change, field, words):
+  with pytest.raises(schema.RecordError, match=re.escape(words)) as caught:
+    schema.from_json({**GOOD, **change})
+  assert caught.value.field == field
+
+
+@pytest.mark.parametrize("record", [[], "x", None, 3])
+def test_a_record_that_is_no_object_is_named(record):
+  with pytest.raises(schema.RecordError, match="an object with id, domain"):
+    schema.from_json(record)
+
+
+def test_json_round_trip_keeps_everything():
+  trajectory = schema.Trajectory(
+    id="x",
+    domain="software",
+    problem="Naïve 🙂 \u2028?",
+    steps=(
+      schema.Step("", title="Only a title"),
+      schema.Step("a", observation="b", thought="c"),
+    ),
+    answer="7",
+    metadata={"source": "here"},
+  )
+  line = json.dumps(schema.to_json(trajectory))
+  assert schema.from_json(json.loads(line)) == trajectory
+
+
+def test_optional_fields_may_be_absent_null_or_empty():
+  full = {**GOOD, "domain": None, "answer": "", "metadata": None}
+  del full["id"]
+  trajectory = schema.from_json(full, default_id="file-3")
+  assert trajectory.id == "file-3"
+  assert trajectory.domain == "general"
+  assert trajectory.answer is None
+  assert trajectory.metadata == {}
