@@ -36,7 +36,7 @@ SAMPLES = [
   "  leading, trailing and  double  spaces  ",
   "tabs\tand\r\nline\x0bends\x85 and a null \x00 byte",
   "def f(x):\n    if x:\n\t\treturn {'a': [1, 2.5e-3]}  # ok\n\n\n",
-  "$$\\int_0^\\infty e^{-x^2}\\,dx = \\frac{\\sqrt{\\pi}}{2}$$ \\boxed{\\frac12}",
+  "$$\\int_0^\\infty e^{-x^2}dx = \\frac{\\sqrt{\\pi}}{2}$$ \\boxed{\\frac12}",
   "你好，世界。 日本語テキスト 한국어 नमस्ते العربية עברית Ελληνικά",
   "emoji 🙂👩‍👩‍👧‍👦🏳️‍🌈 and flags 🇨🇭",
   "decomposed e\u0301 and composed \u00e9, Ａ wide, ﬁ ligature, ² squared",

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded task: right, disjoint, deterministic, and weak as planned."""
+
+import hashlib
+
+import pytest
+
+from srl_jax.data import embedded
+from srl_jax.data.embedded import PretrainingConfig
+
+SPLITS = ("pretrain", "train", "valid", "test")
+
+
+def test_the_example_of_the_docstring_holds():
+  # By hand, digits w x y z. Block D: z = 2+6 = 8, w = 8-5 = 3, x = 6+3 = 9.
+  # Block E: y = 5-8 = -3 = 7, z = 8+3 = 11 = 1, x = 9-7 = 2.
+  problem = "^8652Dz+xw-yx+wEy-zz+wx-y"
+  steps = embedded._solve(problem)
+  assert steps[0].thought == "z+x8658w-y3658x+w3958"
+  assert [s.text for s in steps] == ["D3958", "E3271"]
+  for shown in (problem, steps[0].thought, steps[0].text, "3271"):
+    assert shown in embedded.__doc__
+
+
+def run_by_hand(problem):
+  """An interpreter that shares nothing with the generator."""
+  env = dict(zip("wxyz", map(int, problem[1:5]), strict=True))
+  actions = []
+  for at in range(5, len(problem), 10):
+    for i in range(at + 1, at + 10, 3):
+      dest, op, source = problem[i : i + 3]
+      env[dest] = eval(f"({env[dest]} {op} {env[source]}) % 10")
+    actions.append(problem[at] + "".join(str(env[r]) for r in "wxyz"))
+  return actions
+
+
+def test_every_action_is_what_the_program_does():
+  for trajectory in embedded.generate("train", 200):
+    actions = run_by_hand(trajectory.problem)
+    assert [s.text for s in trajectory.steps] == actions
+    assert len(actions) == 4
+    assert trajectory.answer == actions[-1][1:]
+    assert trajectory.domain == "program"
+    # The thought ends in the state that the action reports.
+    assert all(s.thought[-4:] == s.text[1:] for s in trajectory.steps)
+    assert all(len(s.thought) == 21 for s in trajectory.steps)
+
+
+def test_blocks_change_three_different_registers():
+  for trajectory in embedded.generate("valid", 50):
+    _, blocks = embedded.parse_problem(trajectory.problem)
+    for _, instructions in blocks:
+      assert len({i[0] for i in instructions}) == 3
+      assert all(i[0] != i[2] for i in instructions)
+
+
+def test_splits_share_no_problem():
+  problems = {
+    split: {t.problem for t in embedded.generate(split, 300)}
+    for split in SPLITS
+  }
+  # By construction, not only by luck of these 300.
+  for split, texts in problems.items():
+    assert len(texts) == 300
+    assert {embedded.split_of(p) for p in texts} == {split}
+  examples = embedded.pretraining_examples(300)
+  assert {embedded.split_of(t.problem) for t in examples} == {"pretrain"}
+
+
+def test_shares_of_the_splits_are_as_stated():
+  places = [embedded.split_of(f"problem {i}") for i in range(4000)]
+  for split, share in zip(SPLITS, (0.4, 0.4, 0.1, 0.1), strict=True):
+    # 4000 draws: the standard deviation is at most 0.008.
+    assert abs(places.count(split) / 4000 - share) < 0.03
+
+
+def test_a_trajectory_follows_from_split_seed_and_index():
+  few, many = embedded.generate("train", 3, 7), embedded.generate("train", 9, 7)
+  assert few == many[:3]
+  assert embedded.generate("train", 3, 8) != few
+  assert len({t.id for t in many}) == 9
+  examples = embedded.pretraining_examples(5, 3)
+  assert examples == embedded.pretraining_examples(9, 3)[:5]
+  assert examples != embedded.pretraining_examples(5, 4)
+
+
+def test_the_data_are_the_same_on_every_machine():
+  # Frozen: a shipped student was trained on exactly these.
+  listing = embedded.generate("train", 50) + embedded.pretraining_examples(50)
+  digest = hashlib.sha256(repr(listing).encode()).hexdigest()
+  assert digest[:16] == "14fbe4689bd07aac"
+
+
+def test_easy_examples_are_right_and_hard_ones_stop_early():
+  config = PretrainingConfig(finish_probability=0.2, stop_after=(1, 2))
+  examples = embedded.pretraining_examples(2000, 0, config)
+  easy = [t for t in examples if t.metadata["kind"] == "easy"]
+  hard = [t for t in examples if t.metadata["kind"] == "hard"]
+  assert abs(len(easy) / 2000 - 0.5) < 0.04  # standard deviation 0.011
+  for trajectory in easy:
+    assert len(trajectory.steps) in (1, 2)
+    actions = [s.text for s in trajectory.steps]
+    assert actions == run_by_hand(trajectory.problem)
+    assert trajectory.metadata["right_steps"] == str(len(actions))
+  lengths = [len(s.thought) // 7 for t in hard for s in t.steps]
+  assert set(lengths) == {1, 2, 3}
+  # About 4000 steps: the standard deviation is 0.008 at most.
+  assert abs(lengths.count(3) / len(lengths) - 0.2) < 0.03
+  assert abs(lengths.count(1) / len(lengths) - 0.4) < 0.03
+
+
+def test_hard_steps_are_right_as_often_as_the_config_says():
+  config = PretrainingConfig(easy_fraction=0.0)
+  assert config.step_accuracy() == pytest.approx(0.0397)  # 0.03 + 0.97 / 100
+  examples = embedded.pretraining_examples(2000, 0, config)
+  right = sum(int(t.metadata["right_steps"]) for t in examples)
+  # 8000 steps: the standard deviation is 0.0022.
+  assert abs(right / 8000 - 0.0397) < 0.009
+  both = PretrainingConfig(finish_probability=0.5, stop_after=(1, 2))
+  assert both.step_accuracy() == pytest.approx(0.5 + 0.5 * (0.01 + 0.1) / 2)
+
+
+def test_stop_after_two_leaves_one_register_to_guess():
+  config = PretrainingConfig(0.0, finish_probability=0.0, stop_after=(2,))
+  examples = embedded.pretraining_examples(500, 0, config)
+  assert {len(s.thought) for t in examples for s in t.steps} == {14}
+  right = sum(int(t.metadata["right_steps"]) for t in examples)
+  # One digit: right once in ten; 2000 steps have standard deviation 0.007.
+  assert abs(right / 2000 - 0.1) < 0.03
+
+
+def test_a_sloppy_solution_goes_on_from_what_it_wrote():
+  config = PretrainingConfig(easy_fraction=0.0)
+  for trajectory in embedded.pretraining_examples(100, 0, config):
+    state, blocks = embedded.parse_problem(trajectory.problem)
+    for (letter, instructions), step in zip(
+      blocks, trajectory.steps, strict=True
+    ):
+      first = instructions[0]
+      assert step.thought.startswith(first + embedded.execute(state, first))
+      assert step.text[0] == letter
+      # Registers that nothing in the block changes are never guessed.
+      fixed = set("wxyz") - {i[0] for i in instructions}
+      for register in fixed:
+        at = "wxyz".index(register)
+        assert step.text[1 + at] == state[at]
+      state = step.text[1:]
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: embedded.generate("dev", 1), "one of: pretrain, train"),
+    (lambda: embedded.generate("train", 1, blocks=9), "blocks 1 to 8"),
+    (lambda: PretrainingConfig(easy_fraction=1.5), "from 0 to 1"),
+    (lambda: PretrainingConfig(stop_after=(0,)), "give 1, 2 or both"),
+    (lambda: PretrainingConfig(easy_blocks=()), "blocks are 1 to 8"),
+  ],
+)
+def test_mistakes_say_what_to_type(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
