@@ -18,6 +18,7 @@ REQUIRED = [
   "absl-py>=2.3",
   "array_record>=0.8",
   "cydifflib>=1.2",
+  "etils[epath]>=1.12",
   "flax>=0.12",
   "grain>=0.2.15",
   "jax>=0.10",

@@ -4,8 +4,9 @@
 A checkpoint is one directory per step with three items: `state` (sharded JAX
 arrays, written by Orbax), `pool` (host arrays whose shapes change from save to
 save, one file per process) and `meta` (JSON: counters, iterator state). It
-appears under its final name by one rename after everything is on disk, so a
-process killed at any moment leaves the last complete checkpoint restorable.
+appears under its final name by one rename after everything is written (in a
+bucket: by a marker file), so a process killed at any moment leaves the last
+complete checkpoint restorable.
 Beside them lies one `best` slot with the parameters of the best validation
 value so far. Not for: deciding what belongs to the state (train.py).
 """
@@ -16,13 +17,13 @@ import dataclasses
 import io
 import json
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import future as ocp_future
 
 
@@ -64,7 +65,7 @@ class Checkpointer:
     *,
     read_only: bool = False,
   ):
-    """Opens a directory; unfinished writes of a killed run are removed.
+    """Opens a directory; before the first save, unfinished writes are removed.
 
     Args:
       directory: created if missing, on a disk that all processes share.
@@ -73,9 +74,11 @@ class Checkpointer:
         (evaluation, export): nothing is created or removed.
     """
     self._config = config
-    self._directory = pathlib.Path(directory).absolute()
-    self._steps = _manager(self._directory, "steps", config.keep, read_only)
-    self._best = _manager(self._directory, "best", 1, read_only)
+    self._directory = epath.Path(directory).resolve()
+    self._steps = _manager(
+      self._directory / "steps", config.keep, read_only, ("state", "pool")
+    )
+    self._best = _manager(self._directory / "best", 1, read_only, ("params",))
 
   def is_due(self, step: int) -> bool:
     """Returns whether `config` asks for a checkpoint after `step` steps."""
@@ -100,14 +103,16 @@ class Checkpointer:
     Raises:
       ValueError: `meta` or `pool` would not come back as they are.
     """
+    # A refusal has to come first: within Orbax it would leave half a save.
     _check_json(meta)
+    pool_bytes = _pack(pool)
     if step in self._steps.all_steps():
       return
     self._steps.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        pool=_PoolSave(pool),
+        pool=_PoolSave(pool_bytes),
         meta=ocp.args.JsonSave(
           {"process_count": jax.process_count(), "user": meta}
         ),
@@ -232,38 +237,45 @@ class Checkpointer:
 
 
 def _manager(
-  directory: pathlib.Path, name: str, keep: int, read_only: bool
+  directory: epath.Path,
+  keep: int,
+  read_only: bool,
+  array_items: tuple[str, ...],
 ) -> ocp.CheckpointManager:
-  # Two managers in one process need different prefixes: their barriers would
-  # meet each other's in a run of several processes.
+  handlers = {
+    name: _PoolHandler() if name == "pool" else ocp.StandardCheckpointHandler()
+    for name in array_items
+  }
   return ocp.CheckpointManager(
-    directory / name,
+    directory,
+    # Named here so that a fresh process can read metadata before restoring.
+    item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
     options=ocp.CheckpointManagerOptions(
       max_to_keep=None if read_only else keep,
       create=not read_only,
       read_only=read_only,
       cleanup_tmp_directories=not read_only,
+      # Two managers in one process need different prefixes: their barriers
+      # would meet each other's in a run of several processes.
       multiprocessing_options=ocp.options.MultiprocessingOptions(
-        barrier_sync_key_prefix=name
+        barrier_sync_key_prefix=directory.name
       ),
     ),
   )
 
 
 class _PoolHandler(ocp.AsyncCheckpointHandler):
-  """Writes one file of numpy arrays per process.
+  """Writes one file per process, with what `_pack` made of its pool.
 
   Orbax itself refuses arrays of size zero, which an empty pool consists of,
   and writes numpy arrays from the first process only.
   """
 
   async def async_save(self, directory, args):
-    # Turned to bytes now: the caller may change the arrays after `save`.
-    data = _pack(args.item)
     path = directory / _pool_name()
 
     async def write():
-      path.write_bytes(data)
+      path.write_bytes(args.data)
 
     return [
       ocp_future.CommitFutureAwaitingContractedSignals(
@@ -272,7 +284,7 @@ class _PoolHandler(ocp.AsyncCheckpointHandler):
     ]
 
   def save(self, directory, args):
-    (directory / _pool_name()).write_bytes(_pack(args.item))
+    (directory / _pool_name()).write_bytes(args.data)
 
   def restore(self, directory, args):
     del args
@@ -282,7 +294,7 @@ class _PoolHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(_PoolHandler, for_save=True)
 @dataclasses.dataclass
 class _PoolSave(ocp.args.CheckpointArgs):
-  item: Any
+  data: bytes
 
 
 @ocp.args.register_with_handler(_PoolHandler, for_restore=True)

@@ -138,7 +138,8 @@ def test_a_field_without_default_must_be_given():
   class Data:
     path: str
 
-  with pytest.raises(ValueError, match="data.path has no value; set it to str"):
+  message = r"data\.path has no value; set it to str"
+  with pytest.raises(ValueError, match=message):
     strict.to_dataclass(Data, {}, "data")
 
 

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics: reductions by hand numbers, files across a resume, console lines."""
+
+import csv
+import dataclasses
+import json
+import math
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from srl_jax import metrics
+from srl_jax.types import Ratio
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Update:
+  tokens: jax.Array = metrics.metric("sum", "tokens", "Tokens trained.")
+  grad_norm: jax.Array = metrics.metric("mean", "1", "Gradient norm.")
+  longest: jax.Array = metrics.metric("max", "tokens", "Longest branch.")
+  loss: Ratio = metrics.metric("ratio", "nats", "Loss per token.")
+
+
+PARTS = [
+  Update(10, 1.0, 7, Ratio(6.0, 2.0)),
+  Update(20, 2.0, 5, Ratio(1.0, 5.0)),
+]
+
+
+def test_each_metric_combines_as_its_field_declares():
+  # The mean of the two ratios would be 1.6.
+  assert metrics.reduce_metrics(PARTS) == {
+    "tokens": 30.0,
+    "grad_norm": 1.5,
+    "longest": 7.0,
+    "loss": 1.0,
+  }
+
+
+def test_what_a_scan_stacks_counts_as_further_parts():
+  # A third micro-batch weighs as much as each of the two that a scan stacked.
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *PARTS)
+  third = Update(30, 6.0, 9, Ratio(2.0, 2.0))
+  assert metrics.reduce_metrics([stacked, third]) == {
+    "tokens": 60.0,
+    "grad_norm": 3.0,
+    "longest": 9.0,
+    "loss": 1.0,
+  }
+
+
+def test_sums_do_not_round_to_float32():
+  # 2**24 + 1 is the first integer that float32 cannot hold.
+  parts = [
+    Update(np.int32(2**24), 0, 0, Ratio(0, 1)),
+    Update(1, 0, 0, Ratio(0, 1)),
+  ]
+  for across in (False, True):
+    reduced = metrics.reduce_metrics(parts, across_processes=across)
+    assert reduced["tokens"] == 2**24 + 1
+
+
+def test_a_ratio_without_anything_to_count_is_nan():
+  reduced = metrics.reduce_metrics([Update(0, 0, 0, Ratio(0.0, 0.0))])
+  assert math.isnan(reduced["loss"])
+
+
+def test_a_declaration_that_does_not_fit_the_value_is_refused():
+  with pytest.raises(ValueError, match="loss is declared 'ratio' and got a"):
+    metrics.reduce_metrics([Update(0, 0, 0, 1.0)])
+  with pytest.raises(ValueError, match="tokens is declared 'sum' and got a"):
+    metrics.reduce_metrics([Update(Ratio(1, 1), 0, 0, Ratio(1, 1))])
+  with pytest.raises(ValueError, match="'average' is unknown; use one of sum"):
+    metrics.metric("average", "1", "")
+  with pytest.raises(ValueError, match="no parts"):
+    metrics.reduce_metrics([])
+
+
+def test_the_table_of_metrics_says_reduction_unit_and_help():
+  lines = metrics.describe_metrics(Update).split("\n")
+  assert lines[3].split() == ["loss", "ratio", "nats", "Loss", "per", "token."]
+  assert len(lines) == 4
+
+
+def write_rows(writer, first, last):
+  for step in range(first, last):
+    writer.write(step, {"reward": step / 10, "loss": 1.0 / (step + 1)}, "srl/")
+    if step in (1, 3):
+      writer.write(step, {"accuracy": 0.25 * step}, "eval/")
+
+
+def read_files(workdir):
+  return (
+    (workdir / "metrics.jsonl").read_text(),
+    (workdir / "metrics.csv").read_text(),
+  )
+
+
+def test_files_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path):
+  with metrics.MetricWriter(tmp_path / "whole") as writer:
+    write_rows(writer, 0, 6)
+  # Killed in step 5, also in the middle of a line; the checkpoint was of 2.
+  with metrics.MetricWriter(tmp_path / "parts") as writer:
+    write_rows(writer, 0, 5)
+    writer.write(5, {"only_after_the_checkpoint": 1.0})
+  with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 6, "srl/rew')
+  with metrics.MetricWriter(tmp_path / "parts", first_step=2) as writer:
+    write_rows(writer, 2, 6)
+  assert read_files(tmp_path / "parts") == read_files(tmp_path / "whole")
+
+
+def test_rows_are_on_disk_before_the_writer_is_closed(tmp_path):
+  writer = metrics.MetricWriter(tmp_path)
+  write_rows(writer, 0, 1)
+  jsonl, table = read_files(tmp_path)
+  writer.close()
+  assert json.loads(jsonl) == {"step": 0, "srl/reward": 0.0, "srl/loss": 1.0}
+  assert list(csv.reader(table.splitlines())) == [
+    ["step", "srl/reward", "srl/loss"],
+    ["0", "0.0", "1.0"],
+  ]
+
+
+def test_the_csv_header_widens_when_a_new_kind_of_row_comes(tmp_path):
+  with metrics.MetricWriter(tmp_path) as writer:
+    write_rows(writer, 0, 3)
+  rows = list(csv.DictReader(read_files(tmp_path)[1].splitlines()))
+  assert [row["eval/accuracy"] for row in rows] == ["", "", "0.25", ""]
+  assert [row["srl/reward"] for row in rows] == ["0.0", "0.1", "", "0.2"]
+
+
+def test_a_number_that_is_not_finite_is_null_in_json_and_empty_in_csv(tmp_path):
+  with metrics.MetricWriter(tmp_path) as writer:
+    writer.write(0, {"loss": math.nan, "norm": math.inf, "reward": 1})
+  first = read_files(tmp_path)
+  assert json.loads(first[0]) == {
+    "step": 0,
+    "loss": None,
+    "norm": None,
+    "reward": 1.0,
+  }
+  assert first[1].splitlines()[1] == "0,,,1.0"
+  metrics.MetricWriter(tmp_path, first_step=1).close()
+  assert read_files(tmp_path) == first
+
+
+def test_a_fresh_start_leaves_no_rows_of_another_run(tmp_path):
+  with metrics.MetricWriter(tmp_path) as writer:
+    write_rows(writer, 0, 3)
+  metrics.MetricWriter(tmp_path).close()
+  assert read_files(tmp_path) == ("", "step\n")
+
+
+def test_a_damaged_file_is_an_error_with_the_line(tmp_path):
+  (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+  with pytest.raises(ValueError, match=r"metrics.jsonl line 2 is not JSON"):
+    metrics.MetricWriter(tmp_path, first_step=3)
+
+
+def tensorboard_scalars(directory):
+  scalars = []
+  for path in sorted(directory.glob("events*")):
+    data = path.read_bytes()
+    while data:
+      # A record is length, checksum, event, checksum.
+      (length,) = struct.unpack("<Q", data[:8])
+      event = event_pb2.Event.FromString(data[12 : 12 + length])
+      data = data[16 + length :]
+      scalars += [
+        (event.step, value.tag, value.simple_value)
+        for value in event.summary.value
+      ]
+  return scalars
+
+
+def test_tensorboard_gets_every_number_under_its_prefix(tmp_path):
+  with metrics.MetricWriter(tmp_path) as writer:
+    write_rows(writer, 0, 2)
+  assert tensorboard_scalars(tmp_path / "tensorboard") == [
+    (0, "srl/reward", 0.0),
+    (0, "srl/loss", 1.0),
+    (1, "srl/reward", pytest.approx(0.1)),
+    (1, "srl/loss", 0.5),
+    (1, "eval/accuracy", 0.25),
+  ]
+
+
+def test_a_console_line_shows_what_is_there_and_the_time_left(capsys):
+  columns = ("reward {reward:.3f}", "kept {kept:.0%}", "{rate:,.0f} tok/s")
+  progress = metrics.Progress("srl", total_steps=100, columns=columns)
+  progress.show(1, {"reward": 0.5, "rate": 12345.6})
+  shown = capsys.readouterr().out
+  assert shown.startswith("srl   1/100  reward 0.500  12,346 tok/s  ")
+  assert "kept" not in shown
+
+
+def test_time_left_forgets_the_compilation_of_the_first_step():
+  progress = metrics.Progress("srl", total_steps=10)
+  progress.line(1, {}, now_s=1000.0)  # the first step compiled
+  # Two steps in 20 s since then: seven more take 70 s.
+  assert progress.line(3, {}, now_s=1020.0) == "srl  3/10  1m10s left"
+
+
+@pytest.mark.parametrize(
+  ("seconds", "text"),
+  [(0.4, "0s"), (59.6, "1m00s"), (187, "3m07s"), (7512, "2h05m")],
+)
+def test_durations_read_as_people_write_them(seconds, text):
+  assert metrics.format_duration(seconds) == text
