@@ -169,26 +169,26 @@ class Checkpointer:
     ahead of the checkpoint that is resumed; the run then meets the same
     evaluation again and finds the value equal, not better.
     """
-    if step in self._best.all_steps():
-      return
+    self._best.wait_until_finished()
+    # Numbered by saves: Orbax keeps the highest number, and after a resume a
+    # better value may come at a step below that of the slot.
     self._best.save(
-      step,
+      (self._best.latest_step() or 0) + 1,
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(params),
-        meta=ocp.args.JsonSave({"value": float(value)}),
+        meta=ocp.args.JsonSave({"step": step, "value": float(value)}),
       ),
-      # Orbax skips steps before the latest one unless forced to save.
-      force=True,
     )
 
   def best(self) -> tuple[int, float] | None:
     """Returns step and value of the best slot, None while it is empty."""
     self._best.wait_until_finished()
-    step = self._best.latest_step()
-    if step is None:
+    number = self._best.latest_step()
+    if number is None:
       return None
     args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    return step, self._best.restore(step, args=args)["meta"]["value"]
+    meta = self._best.restore(number, args=args)["meta"]
+    return meta["step"], meta["value"]
 
   def restore_best(self, abstract_params: Any) -> Any:
     """Returns the parameters of the best slot; see `restore`."""
@@ -198,14 +198,14 @@ class Checkpointer:
         f"{self._directory} holds no best parameters yet; train past the first"
         " evaluation, or restore the latest checkpoint"
       )
-    step, _ = best
+    number = self._best.latest_step()
     _check_abstract(
-      self._best.item_metadata(step)["params"],
+      self._best.item_metadata(number)["params"],
       abstract_params,
-      f"the best parameters of {self._directory}",
+      f"the best parameters of {self._directory} (step {best[0]})",
     )
     args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
-    return self._best.restore(step, args=args)["params"]
+    return self._best.restore(number, args=args)["params"]
 
   def wait(self) -> None:
     """Blocks until all writes are complete, and raises what they raised."""

@@ -221,6 +221,10 @@ def test_the_best_slot_holds_one_set_of_parameters_beside_the_rest(tmp_path):
     assert checkpointer.best() == (30, 0.5)
     assert checkpointer.latest_step() == 50
     assert_same(checkpointer.restore_best(abstract(late)), late)
+    # A better value at an earlier step, as after a resume.
+    checkpointer.save_best(20, early, 0.75)
+    assert checkpointer.best() == (20, 0.75)
+    assert_same(checkpointer.restore_best(abstract(early)), early)
 
 
 def test_a_reader_creates_and_removes_nothing(tmp_path):
