@@ -8,9 +8,9 @@ One trajectory is one JSON object; a dataset file holds one per line:
    "problem": "What is 2+3*4?",  required, not empty
    "steps": [                    required, at least one
      "3*4 = 12",                 a plain string, or an object:
-     {"text": "2+12 = 14",       required; may be "" if there is a title
+     {"text": "2+12 = 14",       required, unless there is a title
       "title": "Add",            optional
-      "observation": "...",      optional: the environment's answer
+      "observation": "...",      optional: the environment's answer, maybe ""
       "thought": "..."}],        optional: the expert's inner monologue
    "answer": "14",               optional: the reference answer, a string
    "metadata": {"source": "x"}}  optional: strings, never seen by a model
@@ -43,7 +43,8 @@ class Step:
   Attributes:
     text: the action itself, without number and title.
     title: a short imperative name of the step, if it has one.
-    observation: what the environment answered to the action.
+    observation: what the environment answered to the action; "" if it
+      answered nothing, None if there is no environment.
     thought: the expert's inner monologue before the action, if known.
   """
 
@@ -146,7 +147,10 @@ def check_fields(record: Any, allowed: tuple[str, ...], where: str = ""):
 
 
 def get(record: dict, name: str, kind: type, *, required=False, where=""):
-  """Returns record[name], checked to be of `kind`; None if absent or null."""
+  """Returns record[name], checked to be of `kind`; None if absent or null.
+
+  With `required` it must be there, and a string must not be blank.
+  """
   value = record.get(name)
   path = f"{where}.{name}" if where else name
   if value is None:
@@ -158,6 +162,8 @@ def get(record: dict, name: str, kind: type, *, required=False, where=""):
     raise RecordError(
       path, f"is {_kind(value)}; write it as {_NAMES[kind]} instead"
     )
+  if required and kind is str and not value.strip():
+    raise RecordError(path, "is empty; write it there")
   if kind is str and not value.isascii():
     try:
       value.encode("utf-8")
@@ -174,9 +180,14 @@ def _step(value: Any, where: str) -> Step:
   if isinstance(value, str):
     value = {"text": value}
   check_fields(value, _STEP_FIELDS, where)
-  text = get(value, "text", str, required=True, where=where)
-  optional = (get(value, name, str, where=where) for name in _STEP_FIELDS[1:])
-  return Step(text, *(part or None for part in optional))
+  title = get(value, "title", str, where=where) or None
+  return Step(
+    text=get(value, "text", str, required=title is None, where=where) or "",
+    title=title,
+    # An empty observation says that the environment answered nothing.
+    observation=get(value, "observation", str, where=where),
+    thought=get(value, "thought", str, where=where) or None,
+  )
 
 
 def _without_empty(record: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,9 @@ GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
     ({"steps": "2"}, "steps", "is a string; write it as a list"),
     ({"steps": []}, "steps", "at least one step"),
     ({"steps": ["1", 2]}, "steps[1]", "is 2 (a number); an object with text"),
-    ({"steps": [{"title": "t"}]}, "steps[0].text", "missing (found: title)"),
-    ({"steps": ["1", " "]}, "steps[1].text", "is empty and so is the title"),
+    ({"steps": [{"thought": "t"}]}, "steps[0].text", "missing (found: though"),
+    ({"steps": ["1", " "]}, "steps[1].text", "is empty; write it there"),
+    ({"steps": [{"text": " ", "title": ""}]}, "steps[0].text", "is empty"),
     (
       {"steps": [{"text": "1", "obervation": "x"}]},
       "steps[0].obervation",

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads expert trajectories, reports on them, shows and writes them.
+
+  python -m srl_jax.data.prepare --data.format=gsm8k --data.path=train.jsonl \\
+    --data.valid_size=200 --out=prepared/gsm8k
+
+Without --out nothing is written. What is written are trajectories, not
+tokens: template, tokenizer and instance settings only shape the report and
+--show, and may differ when training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import json
+import pathlib
+import re
+import sys
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from srl_jax.data import readers, schema
+from srl_jax.data.readers import DataConfig, LoadReport, Reject
+from srl_jax.data.templates import TEMPLATES
+from srl_jax.data.trunks import (
+  BuildReport,
+  InstanceConfig,
+  TrunkRecord,
+  build_trunks,
+)
+from srl_jax.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
+
+_CONFIGS = {
+  "data": DataConfig,
+  "instances": InstanceConfig,
+  "tokenizer": TokenizerConfig,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command; exits with a message if the input cannot be used."""
+  args = _parser().parse_args(argv)
+  try:
+    _run(args)
+  except ValueError as error:
+    sys.exit(f"srl_jax.data.prepare: {error}")
+
+
+def _run(args: argparse.Namespace) -> None:
+  configs = {
+    prefix: cls(
+      **{
+        field.name: getattr(args, f"{prefix}.{field.name}")
+        for field in dataclasses.fields(cls)
+      }
+    )
+    for prefix, cls in _CONFIGS.items()
+  }
+  loaded = readers.load_trajectories(configs["data"])
+  filled = [name for name, split in loaded.splits.items() if split]
+  if args.show is not None and args.split not in filled:
+    raise ValueError(
+      f"--split={args.split} is empty; choose from {', '.join(filled)}"
+    )
+  tokenizer = make_tokenizer(configs["tokenizer"], _texts(loaded))
+  reports: dict[str, BuildReport] = {}
+  for split in filled:
+    bar = tqdm(loaded.splits[split], f"tokenise {split}", unit="trajectory")
+    records, reports[split] = build_trunks(
+      bar, TEMPLATES[args.template], tokenizer, configs["instances"]
+    )
+    if args.show is not None and split == args.split:
+      print(show(records, tokenizer, args.show))
+  print(summary(reports, args.group_size))
+  print(rejects_summary(loaded.rejects), end="")
+  if args.out:
+    _write(loaded, pathlib.Path(args.out), args.as_, configs["data"])
+
+
+def show(
+  records: Sequence[TrunkRecord], tokenizer: Tokenizer, which: str
+) -> str:
+  """Returns one instance as the model sees it: its tokens, decoded, and ids.
+
+  Args:
+    records: the trunks to look in.
+    tokenizer: the one they were made with.
+    which: the number of the instance from 0, in order, or its name, a
+      trajectory id and a 0-based step: "p-17/2".
+
+  Raises:
+    ValueError: there is no such instance.
+  """
+  instances = [(r, p) for r in records for p in r.points]
+  names = [f"{r.trajectory_id}/{p.step}" for r, p in instances]
+  if which in names:
+    index = names.index(which)
+  elif which.isdecimal() and int(which) < len(instances):
+    index = int(which)
+  else:
+    raise ValueError(
+      f"--show={which} is no instance; give 0 to {len(instances) - 1} or a"
+      f" trajectory id and step such as {names[0] if names else 'p-17/2'}"
+    )
+  record, point = instances[index]
+  parts = [f"instance {index} of {len(instances)}: {names[index]}"]
+  for title, tokens in (
+    ("trunk, as far as the branch sees it", record.tokens[: point.at]),
+    ("stem, given at the head of the branch", point.stem),
+    ("expert target, what SFT trains on", point.target_tokens),
+  ):
+    ids = textwrap.fill(" ".join(map(str, tokens)), 80)
+    parts.append(f"---- {title}: {len(tokens)} tokens ----")
+    parts.append(f"{tokenizer.decode(tokens)}\n---- ids ----\n{ids}")
+  parts.append(f"---- what rewards compare with ----\n{point.target}\n")
+  return "\n".join(parts)
+
+
+def summary(reports: Mapping[str, BuildReport], group_size: int) -> str:
+  """Returns a table with one column per split.
+
+  group_size: samples per step, for the prompt tokens of a rollout.
+  """
+  rows: dict[str, list[Any]] = {"": list(reports)}
+  for report in reports.values():
+    flat, shared = report.prompt_tokens(group_size)
+    cells = {
+      "trajectories": report.trajectories,
+      "without reference answer": report.without_answer,
+      "trunks": report.trunks,
+      "instances": report.points,
+      **{
+        f"{name} tokens, min / median / p95 / max": " / ".join(
+          f"{n:,}" for n in dataclasses.astuple(stats)
+        )
+        for name, stats in report.lengths.items()
+      },
+      f"prompt tokens, {group_size} samples, flat": flat,
+      f"prompt tokens, {group_size} samples, shared": shared,
+      "flat / shared": f"{flat / max(shared, 1):.1f}",
+    }
+    for label, cell in cells.items():
+      rows.setdefault(label, []).append(cell)
+  for reason in dict.fromkeys(d for r in reports.values() for d in r.drops):
+    dropped = (len(r.drops.get(reason, ())) for r in reports.values())
+    rows[f"dropped: {reason}"] = list(dropped)
+  return _table(rows)
+
+
+def rejects_summary(rejects: Sequence[Reject]) -> str:
+  """Returns one line per field that records were refused for, with one case."""
+  by_field: dict[str, list[Reject]] = {}
+  for reject in rejects:
+    by_field.setdefault(reject.field, []).append(reject)
+  return "".join(
+    f"{len(cases):,} records refused for {field!r}, the first: {cases[0]}\n"
+    for field, cases in by_field.items()
+  )
+
+
+def _table(rows: Mapping[str, list[Any]]) -> str:
+  text = [
+    [label, *(f"{cell:,}" if isinstance(cell, int) else cell for cell in cells)]
+    for label, cells in rows.items()
+  ]
+  widths = [max(map(len, column)) for column in zip(*text, strict=True)]
+  return "\n".join(
+    "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+    for row in text
+  )
+
+
+def _write(
+  loaded: LoadReport, folder: pathlib.Path, form: str, config: DataConfig
+) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  if loaded.rejects:
+    readers.write_rejects(loaded.rejects, folder / "rejects.jsonl")
+    print(f"refused records: {folder / 'rejects.jsonl'}")
+  if form == "tfds":
+    # Imported on use: a second that the other form need not pay.
+    from srl_jax.data import tfds_builders
+
+    description = f"Made from {config.format} data: {config.path}"
+    written = tfds_builders.write(loaded.splits, folder, description)
+  else:
+    written = folder
+    for split, trajectories in loaded.splits.items():
+      _write_jsonl(trajectories, folder / f"{split}.jsonl")
+  print(f"wrote {written}\nuse it: data.format={form} data.path={folder}")
+
+
+def _write_jsonl(trajectories, path: pathlib.Path) -> None:
+  if not trajectories:
+    return
+  if path.exists():
+    raise ValueError(f"{path} exists already; remove it or write elsewhere")
+  with open(path, "w", encoding="utf-8") as file:
+    for trajectory in trajectories:
+      file.write(json.dumps(schema.to_json(trajectory)) + "\n")
+
+
+def _texts(loaded: LoadReport):
+  """What a new tokenizer is trained on: problems and steps to learn from."""
+  for trajectory in loaded.splits["pretrain"] + loaded.splits["train"]:
+    yield trajectory.problem
+    for step in trajectory.steps:
+      yield from filter(None, dataclasses.astuple(step))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m srl_jax.data.prepare",
+    usage="%(prog)s --data.format=F --data.path=P [--out=O] [options]",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("--out", help="folder to write the splits to, and rejects.jsonl")
+  add(
+    "--as",
+    dest="as_",
+    choices=("tfds", "jsonl"),
+    default="tfds",
+    help="form to write: TFDS (array_record) or one JSON object per line",
+  )
+  add(
+    "--template",
+    choices=tuple(TEMPLATES),
+    default="chat",
+    help="wording: chat (ChatML, as Qwen) or plain (default: %(default)s)",
+  )
+  add("--group_size", type=int, default=8, help="samples per step, to count")
+  add("--show", help="print an instance: its number, or trajectory id/step")
+  add(
+    "--split",
+    choices=readers.SPLITS,
+    default="train",
+    help="where --show looks (default: %(default)s)",
+  )
+  for prefix, cls in _CONFIGS.items():
+    group = parser.add_argument_group(f"{prefix} ({cls.__name__})")
+    for field in dataclasses.fields(cls):
+      _add_field(group, prefix, cls, field)
+  return parser
+
+
+def _add_field(group, prefix: str, cls: type, field: dataclasses.Field) -> None:
+  """Adds --prefix.field; type, choices and help come from the dataclass."""
+  kind = typing.get_type_hints(cls)[field.name]
+  options: dict[str, Any] = {"type": kind}
+  if kind is bool:
+    options = {"action": argparse.BooleanOptionalAction}
+  elif typing.get_origin(kind) is typing.Literal:
+    options = {"choices": typing.get_args(kind)}
+  paragraph = re.search(
+    rf"^  {field.name}: (.*?)(?=^  \w+: |\Z)",
+    inspect.getdoc(cls) or "",  # Not __doc__: 3.13 indents it less.
+    re.MULTILINE | re.DOTALL,
+  )
+  text = " ".join(paragraph[1].split()) if paragraph else ""
+  group.add_argument(
+    f"--{prefix}.{field.name}",
+    default=field.default,
+    help=f"{text} (default: {field.default!r})".replace("%", "%%"),
+    **options,
+  )
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files -> trajectories, with rejects and splits.
+
+One bad record never costs a good one: it becomes a Reject that says file,
+line, field and what to do, unless `strict` asks for an error. Splits are made
+by a hash of the problem, so copies of one problem land on the same side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from srl_jax.data import embedded, s1k, schema
+from srl_jax.data.schema import RecordError, Step, Trajectory
+
+Format = Literal["embedded", "gsm8k", "s1k", "jsonl", "tfds"]
+SPLITS = ("train", "valid", "test", "pretrain")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """Where the trajectories come from and how they are split.
+
+  Attributes:
+    format: "embedded" needs no file; "gsm8k" and "s1k" read the files of
+      these datasets (.jsonl or .parquet); "jsonl" the form that schema.py
+      documents, one file, or a folder with one file per split; "tfds" a
+      folder that srl_jax.data.prepare wrote.
+    path: the file or folder.
+    strict: any bad record is an error. Otherwise bad ones are set aside.
+    keep_calculator_marks: gsm8k: leave marks such as <<48/2=24>> in the steps.
+    calculator_thoughts: gsm8k: the marks' expressions become the thoughts of
+      the steps; steps without marks get "nothing to compute".
+    train_size: trajectories to train on; 0 for all that the others leave.
+    valid_size: held out to choose checkpoints and settings with.
+    test_size: held out for the final number.
+    pretrain_size: set aside for a warm start, not used by "train".
+    seed: embedded: another seed makes other problems.
+  """
+
+  format: Format = "embedded"
+  path: str = ""
+  strict: bool = False
+  keep_calculator_marks: bool = False
+  calculator_thoughts: bool = False
+  train_size: int = 0
+  valid_size: int = 0
+  test_size: int = 0
+  pretrain_size: int = 0
+  seed: int = 0
+
+  def __post_init__(self):
+    if self.format not in get_args(Format):
+      raise ValueError(
+        f"data.format={self.format!r} is unknown; choose one of"
+        f" {', '.join(get_args(Format))}"
+      )
+    if min(self.sizes().values()) < 0:
+      raise ValueError(f"data sizes must not be negative: {self.sizes()}")
+    if self.format == "embedded" and self.path:
+      raise ValueError(
+        f"data.path={self.path!r} is not read with data.format='embedded';"
+        " set data.format to gsm8k, s1k, jsonl or tfds, or clear data.path"
+      )
+    marks = self.keep_calculator_marks or self.calculator_thoughts
+    if marks and self.format != "gsm8k":
+      raise ValueError(
+        "data.keep_calculator_marks and data.calculator_thoughts are for"
+        f" data.format='gsm8k', not {self.format!r}; set them to False"
+      )
+
+  def sizes(self) -> dict[str, int]:
+    """Returns {"train": train_size, ...} for the names in SPLITS."""
+    return {name: getattr(self, f"{name}_size") for name in SPLITS}
+
+
+class Reject(NamedTuple):
+  """A record that was set aside; str() is the full message."""
+
+  path: str
+  line: int
+  field: str
+  reason: str
+  record: str
+
+  def __str__(self) -> str:
+    return f"{self.path}:{self.line}: field {self.field!r}: {self.reason}"
+
+
+class LoadReport(NamedTuple):
+  """Trajectories by split, in the order of the file, and what was refused."""
+
+  splits: dict[str, list[Trajectory]]
+  rejects: tuple[Reject, ...]
+
+  @property
+  def trajectories(self) -> list[Trajectory]:
+    """All of them, split after split."""
+    return [t for split in self.splits.values() for t in split]
+
+
+def load_trajectories(config: DataConfig) -> LoadReport:
+  """Loads and splits what config describes; every name in SPLITS is a key.
+
+  Raises:
+    ValueError: missing or unusable file, no good record, splits larger than
+      the data, or, with config.strict, any bad record.
+  """
+  sizes = config.sizes()
+  if config.format == "embedded":
+    if not any(sizes.values()):
+      raise ValueError(
+        "embedded data are made on demand; set data.train_size (and"
+        " valid_size, test_size) to how many trajectories you want"
+      )
+    made = {k: embedded.generate(k, n, config.seed) for k, n in sizes.items()}
+    return LoadReport(made, ())
+  path = pathlib.Path(config.path).expanduser()
+  if not config.path or not path.exists():
+    raise ValueError(
+      f"data.path={config.path!r} does not exist; data.format="
+      f"{config.format!r} needs the path of its file or folder"
+    )
+  if config.format == "tfds" or path.is_dir():
+    if any(sizes.values()):
+      raise ValueError(
+        f"{path} is prepared data with splits of its own; leave data.*_size"
+        f" at 0 (got {sizes}) or prepare it again with other sizes"
+      )
+    return _load_prepared(path, config)
+  trajectories, rejects = read_file(path, _parser(config))
+  _check_rejects(trajectories, rejects, path, config.strict)
+  return LoadReport(split_by_problem(trajectories, sizes), tuple(rejects))
+
+
+def read_file(
+  path: pathlib.Path, parse: Callable[[Any, str], Trajectory]
+) -> tuple[list[Trajectory], list[Reject]]:
+  """Reads a .jsonl or .parquet file record by record.
+
+  Args:
+    path: the file.
+    parse: (record, default id) -> trajectory, or raises RecordError.
+  """
+  trajectories: list[Trajectory] = []
+  rejects: list[Reject] = []
+  line_of: dict[str, int] = {}
+  rows = _parquet_rows if path.suffix == ".parquet" else _json_rows
+  for line, raw, decode in rows(path):
+    try:
+      trajectory = parse(decode(raw), f"{path.stem}-{line}")
+      if trajectory.id in line_of:
+        raise RecordError(
+          "id",
+          f"{trajectory.id!r} is taken by line {line_of[trajectory.id]}; give"
+          " every record its own",
+        )
+    except RecordError as error:
+      text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
+      reject = (str(path), line, error.field, error.problem, str(text).strip())
+      rejects.append(Reject(*reject))
+      continue
+    line_of[trajectory.id] = line
+    trajectories.append(trajectory)
+  return trajectories, rejects
+
+
+def write_rejects(rejects: Iterable[Reject], path: str | pathlib.Path) -> None:
+  """Writes one JSON object per reject: path, line, field, reason, record."""
+  with open(path, "w", encoding="utf-8") as file:
+    for reject in rejects:
+      file.write(json.dumps(reject._asdict()) + "\n")
+
+
+def split_by_problem(
+  trajectories: Sequence[Trajectory], sizes: Mapping[str, int]
+) -> dict[str, list[Trajectory]]:
+  """Splits by a hash of the problem text, case and spacing ignored.
+
+  Problems are dealt in the order of their hashes, first to "test", then
+  "valid", "pretrain" and "train", each until it has its size; "train" of size
+  0 gets the rest. All trajectories of a problem go together, so a split may
+  be a little larger than asked. The order inside a split is that of the input.
+
+  Raises:
+    ValueError: there are not enough trajectories.
+  """
+  groups: dict[bytes, list[int]] = {}
+  for index, trajectory in enumerate(trajectories):
+    text = " ".join(trajectory.problem.casefold().split())
+    key = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
+    groups.setdefault(key, []).append(index)
+  queue = iter(sorted(groups))
+  chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
+  for name in ("test", "valid", "pretrain", "train"):
+    size = sizes.get(name, 0)
+    if name == "train" and not size:
+      for key in queue:
+        chosen[name] += groups[key]
+    while len(chosen[name]) < size and (key := next(queue, None)) is not None:
+      chosen[name] += groups[key]
+    wanted = max(size, name == "train")  # Something must be left to train on.
+    if len(chosen[name]) < wanted:
+      raise ValueError(
+        f"{len(trajectories)} trajectories ({len(groups)} different problems)"
+        f" are too few for the splits {dict(sizes)}; lower data.{name}_size or"
+        " another size"
+      )
+  return {
+    name: [trajectories[index] for index in sorted(indices)]
+    for name, indices in chosen.items()
+  }
+
+
+_MARK = re.compile(r"<<([^<>]*)>>")
+
+
+def parse_gsm8k(
+  record: Any, default_id: str, *, keep_marks=False, thoughts=False
+) -> Trajectory:
+  """Builds a trajectory from {"question": .., "answer": ..} of GSM8K.
+
+  Each line of the solution is a step. The line "#### 72" is no step of its
+  own, since there is nothing to think about in it, but ends the last step: a
+  model trained step by step then says when it is done.
+  """
+  if not isinstance(record, dict):
+    raise RecordError("(record)", "is no object with question and answer")
+  text = schema.get(record, "answer", str, required=True)
+  solution, mark, answer = text.rpartition("####")
+  answer = answer.strip()
+  if not mark or not answer:
+    raise RecordError("answer", "does not end in '#### <answer>'; add it")
+  lines = [line.strip() for line in solution.split("\n") if line.strip()]
+  if not lines:
+    raise RecordError("answer", "has no step before '####'; write one per line")
+  steps = []
+  for line in lines:
+    text = line if keep_marks else _MARK.sub("", line)
+    thought = "; ".join(_MARK.findall(line)) or "nothing to compute"
+    steps.append(Step(text, thought=thought if thoughts else None))
+  steps[-1] = dataclasses.replace(
+    steps[-1], text=f"{steps[-1].text}\n#### {answer}"
+  )
+  return Trajectory(
+    id=schema.get(record, "id", str) or default_id,
+    domain="math",
+    problem=schema.get(record, "question", str, required=True),
+    steps=tuple(steps),
+    answer=answer,
+  )
+
+
+def _parser(config: DataConfig) -> Callable[[Any, str], Trajectory]:
+  if config.format == "gsm8k":
+    return lambda record, default_id: parse_gsm8k(
+      record,
+      default_id,
+      keep_marks=config.keep_calculator_marks,
+      thoughts=config.calculator_thoughts,
+    )
+  return {"s1k": s1k.parse, "jsonl": schema.from_json}[config.format]
+
+
+def _load_prepared(path: pathlib.Path, config: DataConfig) -> LoadReport:
+  if config.format == "tfds":
+    # Imported on use: a second that other formats need not pay.
+    from srl_jax.data import tfds_builders
+
+    return LoadReport(
+      {name: [] for name in SPLITS} | tfds_builders.read(path), ()
+    )
+  splits: dict[str, list[Trajectory]] = {name: [] for name in SPLITS}
+  rejects: list[Reject] = []
+  files = [path / f"{name}.jsonl" for name in SPLITS]
+  if not any(file.exists() for file in files):
+    raise ValueError(
+      f"{path} holds none of {', '.join(f.name for f in files)}; give a file"
+    )
+  for name, file in zip(SPLITS, files, strict=True):
+    if file.exists():
+      splits[name], refused = read_file(file, _parser(config))
+      _check_rejects(splits[name], refused, file, config.strict)
+      rejects += refused
+  return LoadReport(splits, tuple(rejects))
+
+
+def _check_rejects(trajectories, rejects, path, strict: bool) -> None:
+  """Raises ValueError if strict and there are rejects, or nothing is left."""
+  if trajectories and not (strict and rejects):
+    return
+  if not rejects:
+    raise ValueError(f"{path} holds no records; one JSON object per line")
+  shown = "\n  ".join(map(str, rejects[:5]))
+  more = f"\n  and {len(rejects) - 5} more" if len(rejects) > 5 else ""
+  cure = "repair them"
+  if trajectories:
+    cure += ", or leave them out with data.strict=False"
+  raise ValueError(
+    f"{len(rejects)} of {len(rejects) + len(trajectories)} records of {path}"
+    f" cannot be used; {cure}:\n  {shown}{more}"
+  )
+
+
+def _json_rows(path: pathlib.Path) -> Iterator[tuple[int, bytes, Callable]]:
+  with open(path, "rb") as file:
+    for line, raw in enumerate(file, 1):
+      if line == 1:
+        raw = raw.removeprefix(b"\xef\xbb\xbf")  # Byte order mark of Windows.
+      if raw.strip():
+        yield line, raw, _decode_json
+
+
+def _decode_json(raw: bytes) -> Any:
+  try:
+    return json.loads(raw)
+  except UnicodeDecodeError as error:
+    raise RecordError(
+      "(line)", f"is not UTF-8 at byte {error.start}; save the file as UTF-8"
+    ) from None
+  except ValueError as error:
+    raise RecordError(
+      "(line)", f"is not JSON ({error}); write one JSON object per line"
+    ) from None
+
+
+def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[int, dict, Callable]]:
+  import pyarrow.parquet  # A dependency of tensorflow_datasets; slow to import.
+
+  table = pyarrow.parquet.read_table(path)
+  for row, record in enumerate(table.to_pylist(), 1):
+    yield row, record, lambda record: record

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trajectories <-> TFDS datasets in array_record files, without TensorFlow.
+
+`write` makes a dataset that any program can read, ours or not:
+
+  source = tfds.data_source(
+    "expert_trajectories", split="train", data_dir="folder/given/to/write")
+  source[0]["problem"]  # bytes
+
+`read` gives trajectories back, in the order in which they were written. An
+absent text is stored as ""; only for observations does that make a
+difference, which `has_observation` keeps.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from srl_jax.data.schema import Step, Trajectory
+
+_TEXT = tfds.features.Text
+_STEP_TEXTS = ("text", "title", "observation", "thought")
+
+
+class ExpertTrajectories(tfds.core.GeneratorBasedBuilder):
+  """Problems with the steps of an expert's solution."""
+
+  VERSION = tfds.core.Version("1.0.0")
+  # Nothing is downloaded. Otherwise TFDS would look for checksums beside this
+  # file, by way of a package (importlib_resources) that it does not install.
+  url_infos: Mapping[str, Any] = {}
+
+  def __init__(
+    self,
+    splits: Mapping[str, Sequence[Trajectory]] | None = None,
+    description: str = "",
+    **kwargs: Any,
+  ):
+    """Keeps what is to be written; without it, only reading is possible.
+
+    Args:
+      splits: "train" and so on -> trajectories, none of them empty.
+      description: one line on what they were made from.
+      **kwargs: for TFDS, which gives data_dir and more when it reads.
+    """
+    self._splits = splits or {}
+    self._description = description
+    super().__init__(**{"file_format": "array_record", **kwargs})
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    steps = {field: _TEXT() for field in _STEP_TEXTS}
+    return tfds.core.DatasetInfo(
+      builder=self,
+      description=self._description,
+      features=tfds.features.FeaturesDict(
+        {
+          "id": _TEXT(),
+          "domain": _TEXT(),
+          "problem": _TEXT(),
+          "answer": _TEXT(),
+          "steps": tfds.features.Sequence(
+            {**steps, "has_observation": tfds.features.Scalar(dtype=np.bool_)}
+          ),
+          "metadata": tfds.features.Sequence(
+            {"key": _TEXT(), "value": _TEXT()}
+          ),
+        }
+      ),
+      # The order of the input is the order of the training stream.
+      disable_shuffling=True,
+    )
+
+  def _split_generators(self, dl_manager) -> dict[str, Iterator]:
+    del dl_manager  # Nothing is downloaded.
+    return {k: self._generate_examples(v) for k, v in self._splits.items()}
+
+  def _generate_examples(self, trajectories) -> Iterator[tuple[int, dict]]:
+    for index, trajectory in enumerate(trajectories):
+      yield index, _to_example(trajectory)
+
+
+def write(
+  splits: Mapping[str, Sequence[Trajectory]],
+  folder: str | pathlib.Path,
+  description: str,
+) -> pathlib.Path:
+  """Writes a TFDS dataset; empty splits are left out.
+
+  Args:
+    splits: "train" and so on -> trajectories.
+    folder: where to; the `data_dir` by which TFDS finds it again.
+    description: one line on what it was made from.
+
+  Returns:
+    The folder below, in which the files lie.
+
+  Raises:
+    ValueError: there is a dataset already.
+  """
+  builder = ExpertTrajectories(
+    {name: split for name, split in splits.items() if split},
+    description,
+    data_dir=str(folder),
+  )
+  path = pathlib.Path(builder.data_path)
+  if path.exists():
+    raise ValueError(f"{path} exists already; remove it or write elsewhere")
+  # TFDS makes a folder for downloads in any case: not beside the data, please.
+  with tempfile.TemporaryDirectory() as downloads:
+    builder.download_and_prepare(download_dir=downloads)
+  return path
+
+
+def read(folder: str | pathlib.Path) -> dict[str, list[Trajectory]]:
+  """Reads every split of the TFDS dataset in or below a folder.
+
+  Raises:
+    ValueError: there is none, more than one, or one of another kind.
+  """
+  found = [p.parent for p in pathlib.Path(folder).rglob("features.json")]
+  if len(found) != 1:
+    shown = "".join(f"\n  {path}" for path in sorted(found))
+    raise ValueError(
+      f"{folder} holds {len(found)} TFDS datasets, one is needed; give the"
+      f" folder of the one you mean, or write one with srl_jax.data.prepare"
+      f"{shown}"
+    )
+  builder = tfds.builder_from_directory(str(found[0]))
+  missing = {"id", "domain", "problem", "answer", "steps", "metadata"} - set(
+    builder.info.features
+  )
+  if missing:
+    raise ValueError(
+      f"{found[0]} holds no expert trajectories (it lacks"
+      f" {', '.join(sorted(missing))}); write one with srl_jax.data.prepare"
+    )
+  return {
+    split: [_from_example(e) for e in builder.as_data_source(split=split)]
+    for split in builder.info.splits
+  }
+
+
+def _to_example(trajectory: Trajectory) -> dict[str, Any]:
+  return {
+    "id": trajectory.id,
+    "domain": trajectory.domain,
+    "problem": trajectory.problem,
+    "answer": trajectory.answer or "",
+    "steps": [
+      {
+        **{field: getattr(step, field) or "" for field in _STEP_TEXTS},
+        "has_observation": step.observation is not None,
+      }
+      for step in trajectory.steps
+    ],
+    "metadata": [
+      {"key": key, "value": value} for key, value in trajectory.metadata.items()
+    ],
+  }
+
+
+def _from_example(example: dict[str, Any]) -> Trajectory:
+  texts = {k: example[k].decode() for k in ("id", "domain", "problem")}
+  steps = example["steps"]
+  columns = (steps[name] for name in (*_STEP_TEXTS, "has_observation"))
+  pairs = zip(*(example["metadata"][k] for k in ("key", "value")), strict=True)
+  return Trajectory(
+    **texts,
+    steps=tuple(
+      Step(
+        text.decode(),
+        title=title.decode() or None,
+        observation=observation.decode() if observed else None,
+        thought=thought.decode() or None,
+      )
+      for text, title, observation, thought, observed in zip(
+        *columns, strict=True
+      )
+    ),
+    answer=example["answer"].decode() or None,
+    metadata={key.decode(): value.decode() for key, value in pairs},
+  )

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command that prepares a dataset, run as a user would run it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from srl_jax.data import prepare, readers
+from srl_jax.data.readers import DataConfig
+from srl_jax.data.schema import to_json
+from srl_jax.data.templates import PlainTemplate
+from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.testing.trajectories import sums
+from srl_jax.tokenizers import ByteTokenizer
+
+DATA = [sums(1 + i % 4, f"s{i}") for i in range(12)]
+
+
+@pytest.fixture
+def path(tmp_path):
+  path = tmp_path / "data.jsonl"
+  lines = [json.dumps(to_json(t)) for t in DATA]
+  path.write_text("\n".join([*lines, '{"id": "bad"}', "not json"]), "utf-8")
+  return path
+
+
+def run(path, *args):
+  prepare.main(["--data.format=jsonl", f"--data.path={path}", *args])
+
+
+@pytest.mark.parametrize("form", ["tfds", "jsonl"])
+def test_what_is_prepared_loads_with_the_same_splits(
+  tmp_path, capsys, path, form
+):
+  out = tmp_path / "out"
+  sizes = {"valid_size": 2, "test_size": 3}
+  flags = [f"--data.{k}={v}" for k, v in sizes.items()]
+  run(path, *flags, f"--out={out}", f"--as={form}")
+  printed = capsys.readouterr().out
+  assert f"use it: data.format={form} data.path={out}" in printed
+  direct = readers.load_trajectories(DataConfig("jsonl", str(path), **sizes))
+  again = readers.load_trajectories(DataConfig(form, str(out)))
+  assert again.splits == direct.splits
+  lines = (out / "rejects.jsonl").read_text("utf-8").splitlines()
+  assert [json.loads(line)["line"] for line in lines] == [13, 14]
+  with pytest.raises(SystemExit, match="exists already"):
+    run(path, *flags, f"--out={out}", f"--as={form}")
+
+
+def test_summary_table_holds_the_numbers_of_the_report(capsys, path):
+  limits = {"max_trunk_tokens": 30, "points_per_trunk": 2}
+  flags = [f"--instances.{k}={v}" for k, v in limits.items()]
+  run(path, "--template=plain", "--group_size=3", *flags)
+  table = {
+    line[:50].strip(): line[50:].strip()
+    for line in capsys.readouterr().out.replace("  ", " " * 50).splitlines()
+  }
+  _, report = build_trunks(
+    DATA, PlainTemplate(), ByteTokenizer(), InstanceConfig(**limits)
+  )
+  flat, shared = report.prompt_tokens(3)
+  stats = dataclasses.astuple(report.lengths["trunk"])
+  dropped = len(report.drops["context over max_trunk_tokens=30"])
+  assert dropped > 0
+  assert table["trajectories"] == "12"
+  assert table["instances"] == str(report.points)
+  shown = table["trunk tokens, min / median / p95 / max"]
+  assert shown == " / ".join(map(str, stats))
+  assert table["prompt tokens, 3 samples, flat"] == f"{flat:,}"
+  assert table["prompt tokens, 3 samples, shared"] == f"{shared:,}"
+  assert table["dropped: context over max_trunk_tokens=30"] == str(dropped)
+
+
+def test_rejects_are_counted_by_field_with_a_case(capsys, path):
+  run(path)
+  printed = capsys.readouterr().out
+  assert "1 records refused for 'steps', the first: " in printed
+  assert f"{path}:14: field '(line)': is not JSON" in printed
+
+
+@pytest.mark.parametrize("which", ["2", "s1/1"])
+def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
+  run(path, "--template=plain", "--instances.include_thoughts", "--show", which)
+  printed = capsys.readouterr().out
+  # s0 has one step, so the third instance is the second step of s1.
+  assert "instance 2 of 30: s1/1\n" in printed
+  assert "What is s1?\nstep 0\n\n---- ids ----\n87 104 97 116" in printed
+  assert "<step>\n---- ids ----\n259\n" in printed
+  assert "<think>thought 1</think>step 1 +1</s>\n" in printed
+  assert "what rewards compare with ----\nstep 1 +1\n" in printed
+
+
+@pytest.mark.parametrize(
+  ("args", "words"),
+  [
+    (["--show=30"], "--show=30 is no instance; give 0 to 29 or .* s0/0"),
+    (["--show=s1/7"], "is no instance"),
+    (["--show=0", "--split=test"], "--split=test is empty; choose from train"),
+    (["--data.strict"], "2 of 14 records"),
+    (["--data.valid_size=99"], "too few"),
+    (["--instances.context_turns=-1"], "context_turns=-1 is negative"),
+    (["--tokenizer.kind=huggingface"], "set tokenizer.path to a"),
+  ],
+)
+def test_what_cannot_be_done_ends_in_one_message(path, args, words):
+  with pytest.raises(SystemExit, match=words):
+    run(path, *args)
+
+
+def test_help_explains_every_option(capsys):
+  with pytest.raises(SystemExit):
+    prepare.main(["--help"])
+  text = " ".join(capsys.readouterr().out.split())
+  for prefix, cls in prepare._CONFIGS.items():
+    for field in dataclasses.fields(cls):
+      after = text.split(f"[--{prefix}.{field.name}")[-1]
+      after = after.split(f"--{prefix}.{field.name} ", 1)[-1]
+      explained, default, _ = after.partition(f"(default: {field.default!r})")
+      assert default and len(explained.split()) > 3, field.name

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Good records are read, bad ones are named, splits never share a problem."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+
+from srl_jax.data import readers, schema
+from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.data.schema import Step
+from srl_jax.testing.trajectories import AGENT, TITLED, sums
+
+GSM8K = {
+  "question": "Ann has 3 bags of 4 nuts and eats 2. How many are left?",
+  "answer": (
+    "She has 3*4=<<3*4=12>>12 nuts.\n\nThen 12-2=$<<12-2=10>>10.0 are left."
+    "\nThat is her answer.\n#### 10"
+  ),
+}
+JSONL = {"id": "a", "problem": "1+1?", "steps": ["2"]}
+
+
+def write(path, *records):
+  """Writes records, or raw bytes for broken ones, one per line."""
+  lines = [
+    r if isinstance(r, bytes) else json.dumps(r).encode() for r in records
+  ]
+  path.write_bytes(b"\n".join(lines) + b"\n")
+  return str(path)
+
+
+def test_gsm8k_lines_are_steps_and_the_last_one_holds_the_answer(tmp_path):
+  path = write(tmp_path / "g.jsonl", GSM8K)
+  [trajectory] = load_trajectories(DataConfig("gsm8k", path)).trajectories
+  assert trajectory.steps == (
+    Step("She has 3*4=12 nuts."),
+    Step("Then 12-2=$10.0 are left."),
+    Step("That is her answer.\n#### 10"),
+  )
+  assert (trajectory.id, trajectory.domain) == ("g-1", "math")
+  assert (trajectory.problem, trajectory.answer) == (GSM8K["question"], "10")
+
+
+def test_gsm8k_marks_can_be_kept_or_become_thoughts(tmp_path):
+  path = write(tmp_path / "g.jsonl", GSM8K)
+  config = DataConfig(
+    "gsm8k", path, keep_calculator_marks=True, calculator_thoughts=True
+  )
+  steps = load_trajectories(config).trajectories[0].steps
+  assert steps[0].text == "She has 3*4=<<3*4=12>>12 nuts."
+  assert [s.thought for s in steps] == [
+    "3*4=12",
+    "12-2=10",
+    "nothing to compute",
+  ]
+
+
+BROKEN_GSM8K = [
+  ({"question": "q"}, "answer", "is missing (found: question)"),
+  ({"answer": "1\n#### 1"}, "question", "is missing (found: answer)"),
+  ({**GSM8K, "answer": 10}, "answer", "is 10 (a number); write it as a string"),
+  ({**GSM8K, "answer": "no mark"}, "answer", "does not end in '#### <answer>'"),
+  ({**GSM8K, "answer": "a\n####"}, "answer", "does not end in '#### <answer>'"),
+  ({**GSM8K, "answer": "#### 3"}, "answer", "has no step before '####'"),
+  ({**GSM8K, "question": " "}, "question", "is empty"),
+  ([1], "(record)", "no object with question and answer"),
+]
+
+
+@pytest.mark.parametrize(("record", "field", "words"), BROKEN_GSM8K)
+def test_broken_gsm8k_is_named_and_good_records_are_kept(
+  tmp_path, record, field, words
+):
+  path = write(tmp_path / "g.jsonl", GSM8K, record, GSM8K)
+  report = load_trajectories(DataConfig("gsm8k", path))
+  assert [t.id for t in report.trajectories] == ["g-1", "g-3"]
+  [reject] = report.rejects
+  assert str(reject).startswith(f"{path}:2: field {field!r}: ")
+  assert words in reject.reason
+  with pytest.raises(ValueError, match=r"1 of 3 .* data.strict=False") as error:
+    load_trajectories(DataConfig("gsm8k", path, strict=True))
+  assert str(reject) in str(error.value)
+
+
+BROKEN_LINES = [
+  (b'{"id": "b", "problem": "1+1?"', "(line)", "is not JSON (Expecting"),
+  (b'{"id": "b\xff"}', "(line)", "is not UTF-8 at byte 9"),
+  (b'"text"', "(record)", "is a string; an object with id, domain"),
+  (JSONL, "id", "'a' is taken by line 1; give every record its own"),
+  ({**JSONL, "id": "b", "steps": []}, "steps", "at least one step"),
+  ({**JSONL, "id": "b", "stpes": []}, "stpes", "did you mean 'steps'?"),
+]
+
+
+@pytest.mark.parametrize(("line", "field", "words"), BROKEN_LINES)
+def test_broken_jsonl_is_named_and_good_records_are_kept(
+  tmp_path, line, field, words
+):
+  path = write(tmp_path / "d.jsonl", JSONL, b"", line, {**JSONL, "id": "z"})
+  report = load_trajectories(DataConfig("jsonl", path))
+  assert [t.id for t in report.trajectories] == ["a", "z"]
+  [reject] = report.rejects
+  assert str(reject).startswith(f"{path}:3: field {field!r}: ")
+  assert words in reject.reason
+
+
+def test_rejects_file_holds_the_reason_and_the_record(tmp_path):
+  path = write(tmp_path / "d.jsonl", JSONL, b'{"id": "\xff"', {"id": "b"})
+  report = load_trajectories(DataConfig("jsonl", path))
+  readers.write_rejects(report.rejects, tmp_path / "rejects.jsonl")
+  lines = (tmp_path / "rejects.jsonl").read_text("utf-8").splitlines()
+  first, second = map(json.loads, lines)
+  assert first["record"] == '{"id": "\ufffd"'
+  assert second == {
+    "path": path,
+    "line": 3,
+    "field": "steps",
+    "reason": "is missing (found: id); add it",
+    "record": '{"id": "b"}',
+  }
+
+
+def test_windows_files_are_read_as_others(tmp_path):
+  path = tmp_path / "d.jsonl"
+  path.write_bytes(b"\xef\xbb\xbf" + json.dumps(JSONL).encode() + b"\r\n\r\n")
+  report = load_trajectories(DataConfig("jsonl", str(path)))
+  assert [t.id for t in report.trajectories] == ["a"] and not report.rejects
+
+
+def test_parquet_is_read_as_jsonl_is(tmp_path):
+  import pyarrow
+  import pyarrow.parquet
+
+  table = pyarrow.Table.from_pylist([GSM8K, {**GSM8K, "answer": "none"}])
+  pyarrow.parquet.write_table(table, tmp_path / "g.parquet")
+  parquet = load_trajectories(DataConfig("gsm8k", str(tmp_path / "g.parquet")))
+  path = write(tmp_path / "g.jsonl", GSM8K)
+  assert parquet.splits == load_trajectories(DataConfig("gsm8k", path)).splits
+  assert [(r.line, r.field) for r in parquet.rejects] == [(2, "answer")]
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    (None, "does not exist; data.format='jsonl' needs the path"),
+    (b"", "holds no records"),
+    (b"\n \n", "holds no records"),
+    (b"[1,\n2]\n", "2 of 2 records .* cannot be used"),
+  ],
+)
+def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):
+  path = tmp_path / "d.jsonl"
+  if content is not None:
+    path.write_bytes(content)
+  with pytest.raises(ValueError, match=words):
+    load_trajectories(DataConfig("jsonl", str(path)))
+
+
+@pytest.mark.parametrize(
+  ("config", "words"),
+  [
+    ({"format": "csv"}, "unknown; choose one of embedded, gsm8k"),
+    ({"format": "gsm8k", "valid_size": -1}, "must not be negative"),
+    ({"path": "x.jsonl"}, "set data.format to gsm8k"),
+    ({"format": "s1k", "calculator_thoughts": True}, "set them to False"),
+  ],
+)
+def test_impossible_config_is_refused(config, words):
+  with pytest.raises(ValueError, match=words):
+    DataConfig(**config)
+
+
+def test_splits_have_their_sizes_and_share_no_problem():
+  data = [sums(1, f"s{i}") for i in range(50)]
+  sizes = {"valid": 5, "test": 7, "pretrain": 11, "train": 0}
+  splits = readers.split_by_problem(data, sizes)
+  assert {k: len(v) for k, v in splits.items()} == {**sizes, "train": 27}
+  problems = [t.problem for split in splits.values() for t in split]
+  assert len(set(problems)) == 50
+  for split in splits.values():
+    assert split == [t for t in data if t in split]  # The order of the input.
+
+
+def test_copies_of_a_problem_stay_together_whatever_their_spelling():
+  data = [sums(1, f"s{i}") for i in range(20)]
+  data += [
+    dataclasses.replace(t, id=t.id + "'", problem=f" {t.problem.upper()}\n")
+    for t in data
+  ]
+  splits = readers.split_by_problem(data, {"valid": 5, "test": 6})
+  for split in splits.values():
+    ids = {t.id.rstrip("'") for t in split}
+    assert {t.id for t in split} == ids | {i + "'" for i in ids}
+  assert len(splits["valid"]) == 6  # Three problems: 5 would tear one apart.
+
+
+def test_a_split_does_not_change_when_other_data_are_reordered():
+  data = [sums(1, f"s{i}") for i in range(30)]
+  sizes = {"test": 10, "train": 5}
+  one = readers.split_by_problem(data, sizes)
+  two = readers.split_by_problem(data[::-1], sizes)
+  for name in one:
+    assert {t.id for t in one[name]} == {t.id for t in two[name]}
+  # A hash that changed with the interpreter would move the test set.
+  assert [t.id for t in one["test"]][:4] == ["s3", "s4", "s9", "s10"]
+
+
+@pytest.mark.parametrize(
+  "sizes", [{"valid": 4}, {"valid": 2, "train": 2}, {"valid": 3}]
+)
+def test_splits_larger_than_the_data_are_refused(sizes):
+  with pytest.raises(ValueError, match=r"3 trajectories .* are too few"):
+    readers.split_by_problem([sums(1, f"s{i}") for i in range(3)], sizes)
+
+
+def test_a_folder_of_jsonl_keeps_its_splits(tmp_path):
+  for split, trajectory in (("train", TITLED), ("test", AGENT)):
+    write(tmp_path / f"{split}.jsonl", schema.to_json(trajectory))
+  report = load_trajectories(DataConfig("jsonl", str(tmp_path)))
+  assert report.splits == {
+    "train": [TITLED],
+    "valid": [],
+    "test": [AGENT],
+    "pretrain": [],
+  }
+  with pytest.raises(ValueError, match=r"splits of its own; leave data.\*_siz"):
+    load_trajectories(DataConfig("jsonl", str(tmp_path), valid_size=1))
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+  with pytest.raises(ValueError, match=re.escape("none of train.jsonl")):
+    load_trajectories(DataConfig("jsonl", str(tmp_path)))
+
+
+def test_embedded_data_come_in_the_sizes_asked_for():
+  report = load_trajectories(DataConfig(train_size=3, test_size=2, seed=1))
+  assert {k: len(v) for k, v in report.splits.items()} == {
+    "train": 3,
+    "valid": 0,
+    "test": 2,
+    "pretrain": 0,
+  }
+  other = load_trajectories(DataConfig(train_size=3, test_size=2, seed=2))
+  assert report.trajectories != other.trajectories
+  with pytest.raises(ValueError, match=r"set data.train_size"):
+    load_trajectories(DataConfig())

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a numbered, bold-titled step begins in DeepSeek-R1's solutions."""
+
+import json
+import re
+
+import pytest
+
+from srl_jax.data import s1k
+from srl_jax.data.readers import DataConfig, load_trajectories, read_file
+from srl_jax.data.s1k import last_boxed, split_steps
+from srl_jax.data.schema import RecordError, Step
+
+
+def test_text_before_the_first_step_belongs_to_it_and_after_to_the_last():
+  text = (
+    "To find x, isolate it.\n\n1. **Set up**: write x + 1 = 3.\n\n"
+    "2. **Solve:** subtract 1.\n\n\nThe answer is \\boxed{2}.\n"
+  )
+  assert split_steps(text) == (
+    Step("To find x, isolate it.\n\nwrite x + 1 = 3.", title="Set up"),
+    Step("subtract 1.\n\n\nThe answer is \\boxed{2}.", title="Solve"),
+  )
+
+
+def test_the_usual_indented_body_loses_its_indent():
+  text = (
+    "1. **A**:\n   - one\n     - deeper\n\n   \\[\n   x\n   \\]\n2. **B**\n"
+  )
+  assert split_steps(text) == (
+    Step("- one\n  - deeper\n\n\\[\nx\n\\]", title="A"),
+    Step("", title="B"),
+  )
+
+
+INSIDE = {
+  "nested bold list": "   1. **N**\n   2. **M**",
+  "nested list at the number of the next step": "   2. **N**",
+  "plain numbered list": "1. one\n2. two\n3. three",
+  "bold list without numbers": "- **N**: x\n* **M**",
+  "number in the middle of a line": "see 2. **B**",
+  "bold sentence": "**2. Not a step**",
+  "code block": "```python\n2. **B**\n```",
+  "code block with a longer fence": "````\n```\n2. **B**\n````",
+  "code block with tildes": "~~~\n```\n2. **B**\n~~~",
+  "indented code block": "   ```\n2. **B**\n   ```",
+  "display math": "\\[\n2. **B**\n\\]",
+  "display math with a line break": "\\[ a \\\\[2pt]\n2. **B** \\]",
+  "dollar math": "$$ a\n2. **B**\n$$",
+  "fence inside math": "$$\n```\n$$",
+  "math on one line": "$$a$$ and \\[b\\]",
+  "escaped dollars": "it costs \\$$ 5",
+}
+
+
+@pytest.mark.parametrize("inside", INSIDE.values(), ids=INSIDE.keys())
+def test_what_stands_inside_a_step_does_not_split_it(inside):
+  text = f"1. **A**: a\n{inside}\n2. **B**: b\n3. **C**: c"
+  steps = split_steps(text)
+  assert [s.title for s in steps] == ["A", "B", "C"]
+  assert inside.strip().split("\n")[-1].strip() in steps[0].text
+  assert steps[1:] == (Step("b", title="B"), Step("c", title="C"))
+
+
+def test_a_list_that_restarts_inside_a_step_does_not_split_it():
+  restarted = "1. **N**\n2. **M**\n1. **N**"
+  steps = split_steps(f"1. **A**\n2. **B**\n{restarted}\n3. **C**\n{restarted}")
+  assert [s.title for s in steps] == ["A", "B", "C"]
+  assert [s.text for s in steps] == ["", restarted, restarted]
+
+
+def test_a_list_indented_as_a_whole_is_read():
+  steps = split_steps("Intro\n  1. **A** a\n  2. **B** b\n1. **C**\n")
+  assert [s.title for s in steps] == ["A", "B"]
+
+
+def test_more_bold_text_after_the_title_stays_text():
+  [step] = split_steps("1. **A**: the **other** one")
+  assert step == Step("the **other** one", title="A")
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ("Just an answer: 7", "no numbered, bold-titled steps"),
+    ("1. plain\n2. items", "no numbered, bold-titled steps"),
+    ("2. **B**", "step 2 at line 1 that stands where step 1 was expected"),
+    ("1. **A**\n3. **C**", "step 3 at line 2 that stands where step 2 was"),
+    ("1. **A**\n1. **N**\n2. **?**", "step 2 at line 3 that could also go on"),
+    ("1. **A**\n```\n2. **B**", "opens a code block at line 2 and never"),
+    ("1. **A**\n\\[ x\n2. **B**", "opens display math at line 2 and never"),
+  ],
+)
+def test_unclear_solutions_are_refused_with_the_reason(text, words):
+  with pytest.raises(RecordError, match=re.escape(words)) as caught:
+    split_steps(text)
+  assert caught.value.field == "deepseek_attempt"
+
+
+@pytest.mark.parametrize(
+  ("text", "want"),
+  [
+    ("\\boxed{1} then \\boxed{2}", "2"),
+    ("\\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+    ("\\boxed {a\\}b}", "a\\}b"),
+    ("\\boxed{3} and \\boxed{open", "3"),
+    ("none", None),
+  ],
+)
+def test_last_boxed_matches_braces(text, want):
+  assert last_boxed(text) == want
+
+
+RECORD = {
+  "solution": "128",
+  "question": "How many?",
+  "cot_type": "math",
+  "source_type": "qfq830/openaimath",
+  "metadata": "{'a': 1}",
+  "deepseek_attempt": "Intro.\n1. **Count**: so \\boxed{7}",
+  "deepseek_grade": "Yes",
+}
+
+
+@pytest.mark.parametrize(
+  ("change", "answer"),
+  [
+    ({}, "128"),
+    ({"solution": "Thus \\boxed{5}."}, "5"),
+    ({"solution": "a proof\nof two lines"}, "7"),
+    ({"solution": "x" * 41}, "7"),
+    ({"solution": "x" * 41, "deepseek_grade": "No"}, None),
+    ({"solution": None}, "7"),
+  ],
+)
+def test_the_answer_comes_from_the_best_source(change, answer):
+  trajectory = s1k.parse({**RECORD, **change}, "s-1")
+  assert trajectory.answer == answer
+  assert trajectory.steps[0].title == "Count"
+
+
+def test_columns_become_fields():
+  trajectory = s1k.parse(RECORD, "s-1")
+  assert (trajectory.id, trajectory.domain) == ("s-1", "math")
+  assert trajectory.problem == "How many?"
+  assert trajectory.metadata == {
+    "source_type": "qfq830/openaimath",
+    "grade": "Yes",
+  }
+
+
+@pytest.mark.parametrize(
+  ("change", "field"),
+  [
+    ({"deepseek_attempt": None}, "deepseek_attempt"),
+    ({"deepseek_attempt": ["1."]}, "deepseek_attempt"),
+    ({"deepseek_attempt": "plain"}, "deepseek_attempt"),
+    ({"question": None}, "question"),
+    ({"question": 3}, "question"),
+    ({"question": ""}, "question"),
+    ({"solution": 3}, "solution"),
+  ],
+)
+def test_broken_records_are_named_and_good_ones_kept(tmp_path, change, field):
+  path = tmp_path / "s.jsonl"
+  lines = [RECORD, {**RECORD, **change}, RECORD]
+  path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+  report = load_trajectories(DataConfig("s1k", str(path)))
+  assert [t.id for t in report.trajectories] == ["s-1", "s-3"]
+  assert [(r.line, r.field) for r in report.rejects] == [(2, field)]
+
+
+def test_a_record_that_is_no_object_is_named(tmp_path):
+  path = tmp_path / "s.jsonl"
+  path.write_text("[1]\n", "utf-8")
+  trajectories, [reject] = read_file(path, s1k.parse)
+  assert not trajectories and reject.field == "(record)"
