@@ -2,9 +2,10 @@
 """An endless, shuffled, resumable stream of batches, built on Grain.
 
 The stream is a function of (records, seed): each epoch is one shuffle, epoch
-follows epoch, and global batch b is items [b*B, (b+1)*B). Process p of P takes
-the items i with i % P == p, so the union over processes does not depend on P,
-and a run may be resumed on another number of processes. Arrays are local rows;
+follows epoch, and global batch b is items [b*B, (b+1)*B). A batch may span two
+epochs and then hold a record twice; otherwise never. Process p of P takes the
+items i with i % P == p, so the union over processes does not depend on P, and
+a run may be resumed on another number of processes. Arrays are local rows;
 placing them on devices is not done here.
 """
 
@@ -47,7 +48,7 @@ def make_batches(
     process_count: number of processes; must divide batch_size.
 
   Raises:
-    ValueError: a batch would hold a record twice, or cannot be divided.
+    ValueError: a batch is larger than the data, or cannot be divided.
   """
   if batch_size < 1 or batch_size > len(records):
     raise ValueError(

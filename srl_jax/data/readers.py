@@ -299,20 +299,18 @@ def _check_rejects(trajectories, rejects, path, strict: bool) -> None:
     raise ValueError(f"{path} holds no records; one JSON object per line")
   shown = "\n  ".join(map(str, rejects[:5]))
   more = f"\n  and {len(rejects) - 5} more" if len(rejects) > 5 else ""
-  cure = "repair them"
-  if trajectories:
-    cure += ", or leave them out with data.strict=False"
+  cure = "leave them out with data.strict=False"
+  if not trajectories:
+    cure = "choose the data.format that the file has"
   raise ValueError(
     f"{len(rejects)} of {len(rejects) + len(trajectories)} records of {path}"
-    f" cannot be used; {cure}:\n  {shown}{more}"
+    f" cannot be used; repair them, or {cure}:\n  {shown}{more}"
   )
 
 
 def _json_rows(path: pathlib.Path) -> Iterator[tuple[int, bytes, Callable]]:
   with open(path, "rb") as file:
     for line, raw in enumerate(file, 1):
-      if line == 1:
-        raw = raw.removeprefix(b"\xef\xbb\xbf")  # Byte order mark of Windows.
       if raw.strip():
         yield line, raw, _decode_json
 

@@ -79,16 +79,16 @@ def test_rejects_are_counted_by_field_with_a_case(capsys, path):
   assert f"{path}:14: field '(line)': is not JSON" in printed
 
 
-@pytest.mark.parametrize("which", ["2", "s1/1"])
+@pytest.mark.parametrize("which", ["1", "s1/0"])
 def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
   run(path, "--template=plain", "--instances.include_thoughts", "--show", which)
   printed = capsys.readouterr().out
-  # s0 has one step, so the third instance is the second step of s1.
-  assert "instance 2 of 30: s1/1\n" in printed
-  assert "What is s1?\nstep 0\n\n---- ids ----\n87 104 97 116" in printed
+  # s0 has one step, so the next instance is the first step of s1.
+  assert "instance 1 of 30: s1/0\n" in printed
+  assert "12 tokens ----\nWhat is s1?\n\n---- ids ----\n87 104 97" in printed
   assert "<step>\n---- ids ----\n259\n" in printed
-  assert "<think>thought 1</think>step 1 +1</s>\n" in printed
-  assert "what rewards compare with ----\nstep 1 +1\n" in printed
+  assert "<think>thought 0</think>step 0</s>\n" in printed
+  assert "what rewards compare with ----\nstep 0\n" in printed
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_parquet_is_read_as_jsonl_is(tmp_path):
     (None, "does not exist; data.format='jsonl' needs the path"),
     (b"", "holds no records"),
     (b"\n \n", "holds no records"),
-    (b"[1,\n2]\n", "2 of 2 records .* cannot be used"),
+    (b"[1,\n2]\n", "2 of 2 records .* or choose the data.format"),
   ],
 )
 def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):

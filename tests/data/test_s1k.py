@@ -87,6 +87,10 @@ def test_more_bold_text_after_the_title_stays_text():
     ("2. **B**", "step 2 at line 1 that stands where step 1 was expected"),
     ("1. **A**\n3. **C**", "step 3 at line 2 that stands where step 2 was"),
     ("1. **A**\n1. **N**\n2. **?**", "step 2 at line 3 that could also go on"),
+    (
+      "1. **A**\n2. **B**\n1. **N**\n3. **C**\n2. **?**",
+      "step 2 at line 5 that stands where step 4 was",
+    ),
     ("1. **A**\n```\n2. **B**", "opens a code block at line 2 and never"),
     ("1. **A**\n\\[ x\n2. **B**", "opens display math at line 2 and never"),
   ],
