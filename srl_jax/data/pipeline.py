@@ -50,17 +50,7 @@ def make_batches(
   Raises:
     ValueError: a batch is larger than the data, or cannot be divided.
   """
-  if batch_size < 1 or batch_size > len(records):
-    raise ValueError(
-      f"a batch of {batch_size} trunks cannot be drawn from {len(records)}"
-      f" records; use a batch size between 1 and {len(records)}, or more data"
-    )
-  if batch_size % process_count or not 0 <= process_index < process_count:
-    raise ValueError(
-      f"batch of {batch_size} trunks does not divide over {process_count}"
-      f" processes (this is process {process_index}); use a multiple of"
-      f" {process_count}"
-    )
+  _check_sizes(len(records), batch_size, process_index, process_count)
 
   def draw(position: int, record: TrunkRecord) -> TrunkRecord:
     return draw_points(record, points, seed, position)
@@ -141,6 +131,22 @@ def draw_points(
   return dataclasses.replace(
     record, points=kept, tokens=record.tokens[: kept[-1].at]
   )
+
+
+def _check_sizes(
+  records: int, batch_size: int, process_index: int, process_count: int
+) -> None:
+  if batch_size < 1 or batch_size > records:
+    raise ValueError(
+      f"a batch of {batch_size} trunks cannot be drawn from {records}"
+      f" records; use a batch size between 1 and {records}, or more data"
+    )
+  if batch_size % process_count or not 0 <= process_index < process_count:
+    raise ValueError(
+      f"batch of {batch_size} trunks does not divide over {process_count}"
+      f" processes (this is process {process_index}); use a multiple of"
+      f" {process_count}"
+    )
 
 
 def _fingerprint(records: Sequence[TrunkRecord]) -> int:
