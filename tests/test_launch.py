@@ -174,18 +174,18 @@ jax.distributed.initialize(
 )
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec as P
-from srl_jax import checkpoint, metrics
+from srl_jax import checkpoint, metrics, reductions
 from srl_jax.types import Ratio
 
 @dataclasses.dataclass
 class Host:
-  tokens: int = metrics.metric("sum", "tokens", "")
-  longest: int = metrics.metric("max", "tokens", "")
-  reward: float = metrics.metric("mean", "1", "")
-  failures: Ratio = metrics.metric("ratio", "1", "")
+  tokens: int = reductions.metric("sum", "tokens", "")
+  longest: int = reductions.metric("max", "tokens", "")
+  reward: float = reductions.metric("mean", "1", "")
+  failures: Ratio = reductions.metric("ratio", "1", "")
 
 part = Host(2**24 + me, 5 + me, float(me), Ratio(me, 1 + me))
-print(metrics.reduce_metrics([part], across_processes=True))
+print(reductions.reduce_metrics([part], across_processes=True))
 
 directory = os.environ["DIRECTORY"]
 with metrics.MetricWriter(directory) as writer:

@@ -1,90 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: reductions by hand numbers, files across a resume, console lines."""
+"""Metric files across a resume, and console lines."""
 
 import csv
-import dataclasses
 import json
 import math
 import struct
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
 from srl_jax import metrics
-from srl_jax.types import Ratio
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Update:
-  tokens: jax.Array = metrics.metric("sum", "tokens", "Tokens trained.")
-  grad_norm: jax.Array = metrics.metric("mean", "1", "Gradient norm.")
-  longest: jax.Array = metrics.metric("max", "tokens", "Longest branch.")
-  loss: Ratio = metrics.metric("ratio", "nats", "Loss per token.")
-
-
-PARTS = [
-  Update(10, 1.0, 7, Ratio(6.0, 2.0)),
-  Update(20, 2.0, 5, Ratio(1.0, 5.0)),
-]
-
-
-def test_each_metric_combines_as_its_field_declares():
-  # The mean of the two ratios would be 1.6.
-  assert metrics.reduce_metrics(PARTS) == {
-    "tokens": 30.0,
-    "grad_norm": 1.5,
-    "longest": 7.0,
-    "loss": 1.0,
-  }
-
-
-def test_what_a_scan_stacks_counts_as_further_parts():
-  # A third micro-batch weighs as much as each of the two that a scan stacked.
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *PARTS)
-  third = Update(30, 6.0, 9, Ratio(2.0, 2.0))
-  assert metrics.reduce_metrics([stacked, third]) == {
-    "tokens": 60.0,
-    "grad_norm": 3.0,
-    "longest": 9.0,
-    "loss": 1.0,
-  }
-
-
-def test_sums_do_not_round_to_float32():
-  # 2**24 + 1 is the first integer that float32 cannot hold.
-  parts = [
-    Update(np.int32(2**24), 0, 0, Ratio(0, 1)),
-    Update(1, 0, 0, Ratio(0, 1)),
-  ]
-  for across in (False, True):
-    reduced = metrics.reduce_metrics(parts, across_processes=across)
-    assert reduced["tokens"] == 2**24 + 1
-
-
-def test_a_ratio_without_anything_to_count_is_nan():
-  reduced = metrics.reduce_metrics([Update(0, 0, 0, Ratio(0.0, 0.0))])
-  assert math.isnan(reduced["loss"])
-
-
-def test_a_declaration_that_does_not_fit_the_value_is_refused():
-  with pytest.raises(ValueError, match="loss is declared 'ratio' and got a"):
-    metrics.reduce_metrics([Update(0, 0, 0, 1.0)])
-  with pytest.raises(ValueError, match="tokens is declared 'sum' and got a"):
-    metrics.reduce_metrics([Update(Ratio(1, 1), 0, 0, Ratio(1, 1))])
-  with pytest.raises(ValueError, match="'average' is unknown; use one of sum"):
-    metrics.metric("average", "1", "")
-  with pytest.raises(ValueError, match="no parts"):
-    metrics.reduce_metrics([])
-
-
-def test_the_table_of_metrics_says_reduction_unit_and_help():
-  lines = metrics.describe_metrics(Update).split("\n")
-  assert lines[3].split() == ["loss", "ratio", "nats", "Loss", "per", "token."]
-  assert len(lines) == 4
 
 
 def write_rows(writer, first, last):

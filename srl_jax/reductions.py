@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics as dataclass fields that declare how their values combine.
+
+So a number is never averaged over micro-batches or processes because of how
+it is spelt. Not for: files and console lines (metrics.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from srl_jax.types import Ratio
+
+Reduction = Literal["sum", "mean", "max", "ratio"]
+
+# How the parts of one metric combine: each is folded to a short vector, the
+# vectors of all parts add (or take the maximum), and the result is read off.
+_FOLDS = {
+  "sum": (lambda x: [x.sum()], np.sum, lambda v: v[0]),
+  "mean": (lambda x: [x.sum(), x.size], np.sum, lambda v: v[0] / v[1]),
+  "max": (lambda x: [x.max()], np.max, lambda v: v[0]),
+  "ratio": (
+    lambda x: [x.numerator.sum(), x.denominator.sum()],
+    np.sum,
+    lambda v: v[0] / v[1],
+  ),
+}
+
+
+def metric(reduction: Reduction, unit: str, help: str) -> Any:
+  """Declares a dataclass field as a metric.
+
+  Args:
+    reduction: how values of micro-batches, and of processes, combine. "mean"
+      weighs each value the same; where they stand for different numbers of
+      things use "ratio" with a `types.Ratio` of sums.
+    unit: e.g. "nats", "tokens", "s", or "1" for a fraction.
+    help: one line for the reader of `describe_metrics`.
+  """
+  if reduction not in _FOLDS:
+    raise ValueError(
+      f"reduction {reduction!r} is unknown; use one of {', '.join(_FOLDS)}"
+    )
+  return dataclasses.field(
+    metadata={"reduction": reduction, "unit": unit, "help": help}
+  )
+
+
+def describe_metrics(*classes: type) -> str:
+  """Returns a table of the metrics of these dataclasses, one per line."""
+  rows = [
+    (field.name, *(field.metadata[k] for k in ("reduction", "unit", "help")))
+    for cls in classes
+    for field in dataclasses.fields(cls)
+  ]
+  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+  return "\n".join(
+    "  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]])
+    for row in rows
+  )
+
+
+def reduce_metrics(
+  parts: Sequence[Any], *, across_processes: bool = False
+) -> dict[str, float]:
+  """Combines instances of one metrics dataclass as its fields declare.
+
+  This is the one place that waits for device values: all of them are copied
+  to the host in one transfer.
+
+  Args:
+    parts: at least one instance; each field is a scalar or an array whose
+      elements are further parts (what a scan over micro-batches stacks).
+    across_processes: True for numbers that each process counted for itself.
+      Outputs of a jitted program over the whole mesh are global already and
+      must not be added up again.
+
+  Returns:
+    One float per field; a ratio with denominator 0 is nan.
+  """
+  if not parts:
+    raise ValueError("reduce_metrics got no parts; give at least one")
+  kind = type(parts[0])
+  if any(type(part) is not kind for part in parts):
+    names = sorted({type(part).__name__ for part in parts})
+    raise ValueError(
+      f"reduce_metrics got instances of {', '.join(names)};"
+      " reduce each dataclass with a call of its own"
+    )
+  fields = dataclasses.fields(kind)
+  for part in parts:
+    for field in fields:
+      _check_ratio(field, getattr(part, field.name))
+  host = jax.device_get([[getattr(p, f.name) for f in fields] for p in parts])
+  folded = []
+  for i, field in enumerate(fields):
+    fold, combine, _ = _FOLDS[field.metadata["reduction"]]
+    vectors = [
+      np.array(fold(jax.tree.map(_as_float64, part[i])), np.float64)
+      for part in host
+    ]
+    folded.append(combine(np.stack(vectors), axis=0))
+  if across_processes:
+    folded = _combine_processes(fields, folded)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return {
+      field.name: float(_FOLDS[field.metadata["reduction"]][2](vector))
+      for field, vector in zip(fields, folded, strict=True)
+    }
+
+
+def _check_ratio(field: dataclasses.Field, value: Any) -> None:
+  declared = field.metadata["reduction"] == "ratio"
+  if declared != isinstance(value, Ratio):
+    raise ValueError(
+      f"metric {field.name} is declared {field.metadata['reduction']!r} and"
+      f" got a {type(value).__name__}; a types.Ratio goes with 'ratio', and"
+      " only with it"
+    )
+
+
+def _as_float64(value: Any) -> np.ndarray:
+  return np.asarray(value, np.float64)
+
+
+def _combine_processes(fields, folded):
+  # The gather runs as a JAX program, which would round float64 to float32:
+  # the bits travel as pairs of uint32.
+  bits = np.concatenate(folded).view(np.uint32)
+  gathered = np.asarray(multihost_utils.process_allgather(bits))
+  gathered = gathered.reshape(jax.process_count(), -1)
+  rows = np.ascontiguousarray(gathered).view(np.float64)
+  splits = np.cumsum([len(vector) for vector in folded])[:-1]
+  return [
+    _FOLDS[field.metadata["reduction"]][1](columns, axis=0)
+    for field, columns in zip(fields, np.split(rows, splits, 1), strict=True)
+  ]

@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The repository's own rules: floors, licences, sizes, configs, README."""
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+import typing
+
+import pytest
+
+from srl_jax import config as config_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Imports go down, or sideways within a floor; see test_imports_go_down_only.
+FLOORS = {
+  "main": 7,
+  "run": 6,
+  "train": 6,
+  "stage": 6,
+  "stage_rl": 6,
+  "stage_sft": 6,
+  "config": 5,
+  "checkpoint": 4,
+  "evaluate": 4,
+  "metrics": 4,
+  "report": 4,
+  "dynamic_sampling": 3,
+  "rollout": 3,
+  "sampler": 3,
+  "scoring": 3,
+  "update": 3,
+  "models": 2,
+  "optim": 2,
+  "ops": 1,
+  "reductions": 1,
+  "sharding": 1,
+  "data": 0,
+  "rewards": 0,
+  "strict": 0,
+  "tokenizers": 0,
+  "types": 0,
+}
+# Narrower than their floor: what these may import of srl_jax beside themselves.
+ONLY = {
+  "ops": {"types"},
+  "data": {"rewards", "strict", "tokenizers", "types"},
+  "rewards": {"strict", "types"},
+  "tokenizers": {"strict", "types"},
+  "strict": set(),
+  "types": set(),
+}
+# Host packages run in worker processes, where loading JAX would take seconds
+# and, on a TPU host, fail: one process owns the chips.
+HOST_PACKAGES = ("data", "rewards", "tokenizers")
+DEVICE_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax")
+# Grain imports JAX wherever it is installed. The stream of batches runs in
+# the training process only, and no other host module may import it.
+IMPORTS_JAX = "srl_jax.data.pipeline"
+
+
+def python_files(*folders):
+  """Files as a clone has them; the checkout may have no git directory."""
+  for folder in folders:
+    yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+PACKAGE_FILES = list(python_files("srl_jax"))
+ALL_FILES = [
+  *python_files(
+    "srl_jax", "tests", "launch", "experiments", "benchmarks", "tools"
+  ),
+  *ROOT.glob("*.py"),
+  *ROOT.glob("*.sh"),
+  ROOT / "pyproject.toml",
+  ROOT / ".ci" / "run",
+]
+
+
+def name_of(path):
+  return str(path.relative_to(ROOT))
+
+
+def module_of(path):
+  return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+@functools.cache
+def parse(path):
+  return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_modules(path):
+  """Yields the dotted names that a file imports, anywhere in it."""
+  for node in ast.walk(parse(path)):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"{name_of(path)}: relative import"
+      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def imported_parts(path):
+  """Yields the parts of srl_jax ("ops", "train" ...) that a file imports."""
+  for name in imported_modules(path):
+    package, _, rest = name.partition(".")
+    if package == "srl_jax" and rest:
+      yield rest.split(".")[0]
+
+
+def upward_imports(files):
+  """Returns "importer -> imported" for each import that breaks the floors."""
+  wrong = set()
+  for path in files:
+    part = module_of(path).split(".")[1]
+    if part in ("__init__", "testing"):
+      continue
+    assert part in FLOORS, f"give srl_jax.{part} a floor in {__file__}"
+    for other in imported_parts(path):
+      if other == part:
+        continue
+      allowed = ONLY.get(part, FLOORS.keys())
+      if other not in allowed or FLOORS[other] > FLOORS[part]:
+        wrong.add(f"{module_of(path)} -> srl_jax.{other}")
+  return wrong
+
+
+def test_imports_go_down_only():
+  assert not upward_imports(PACKAGE_FILES)
+  parts = {module_of(path).split(".")[1] for path in PACKAGE_FILES}
+  assert parts >= FLOORS.keys(), "a floor for what does not exist"
+
+
+def test_imports_make_no_circle():
+  graph = {}
+  for path in PACKAGE_FILES:
+    part = module_of(path).split(".")[1]
+    others = {other for other in imported_parts(path) if other != part}
+    graph.setdefault(part, set()).update(others)
+
+  def visit(part, trail):
+    assert part not in trail, " -> ".join([*trail, part])
+    for other in sorted(graph.get(part, ())):
+      visit(other, [*trail, part])
+
+  for part in graph:
+    visit(part, [])
+
+
+def test_experiments_import_the_config_only_and_launchers_nothing():
+  for path in python_files("experiments"):
+    parts = set(imported_parts(path))
+    assert parts <= {"config"}, f"{name_of(path)} imports {parts}"
+  for path in python_files("launch"):
+    parts = set(imported_parts(path))
+    assert not parts, f"{name_of(path)} imports {parts}"
+
+
+LOAD_HOST_MODULES = """
+import importlib, pkgutil, sys
+packages, exception, libraries = map(str.split, sys.argv[1:])
+for name in packages:
+  package = importlib.import_module("srl_jax." + name)
+  names = [package.__name__]
+  for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    names.append(module.name)
+  for module in set(names) - set(exception):
+    importlib.import_module(module)
+    loaded = [x for x in libraries if x in sys.modules]
+    if loaded:
+      sys.exit(f"{module} loads {', '.join(loaded)}")
+  print(len(names))
+"""
+
+
+def load_host_modules(exception=IMPORTS_JAX):
+  arguments = [" ".join(HOST_PACKAGES), exception, " ".join(DEVICE_LIBRARIES)]
+  return subprocess.run(
+    [sys.executable, "-c", LOAD_HOST_MODULES, *arguments],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+
+
+def test_host_packages_never_load_jax():
+  done = load_host_modules()
+  assert done.returncode == 0, done.stderr
+  # It did find modules to load.
+  assert sum(map(int, done.stdout.split())) > 20
+
+
+def test_every_file_carries_its_licence():
+  for path in ALL_FILES:
+    lines = path.read_text(encoding="utf-8").splitlines()[:2]
+    if not lines[0].startswith("# SPDX"):
+      assert lines[0].startswith("#!"), f"{name_of(path)} starts {lines[0]!r}"
+      lines = lines[1:]
+    assert lines[0] == "# SPDX-License-Identifier: Apache-2.0", name_of(path)
+
+
+def test_every_module_says_what_it_is_for():
+  for path in ALL_FILES:
+    if path.suffix == ".py":
+      assert ast.get_docstring(parse(path)), f"{name_of(path)}: no docstring"
+
+
+def body_lines(function):
+  """Length of a function without its docstring and signature."""
+  body = function.body
+  if ast.get_docstring(function) is not None:
+    body = body[1:]
+  return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+# The loops of the method; nothing else is as long.
+LOOPS = {"train_stage": 120, "rollout": 120}
+
+
+def test_files_and_functions_stay_short():
+  for path in ALL_FILES:
+    count = len(path.read_text(encoding="utf-8").splitlines())
+    assert count <= 500, f"{name_of(path)} has {count} lines"
+  for path in PACKAGE_FILES:
+    for node in ast.walk(parse(path)):
+      if isinstance(node, ast.FunctionDef):
+        count = body_lines(node)
+        limit = LOOPS.get(node.name, 60)
+        assert count <= limit, f"{name_of(path)}: {node.name} has {count} lines"
+
+
+def config_fields(cls, path="config"):
+  """Yields (path, class, field name) of a config dataclass, nested ones too."""
+  for name, annotation in typing.get_type_hints(cls).items():
+    yield f"{path}.{name}", cls, name
+    if dataclasses.is_dataclass(annotation):
+      yield from config_fields(annotation, f"{path}.{name}")
+
+
+# Read by axis name, as getattr(rules, axis): see sharding.py and its tests.
+READ_BY_AXIS = {"MeshConfig", "ShardingRules"}
+
+
+def attributes_read():
+  """Patterns of names read as attributes, or through a getattr.
+
+  Where a dataclass checks itself does not count: a field that is checked and
+  then used by nobody is unread.
+  """
+  read = set()
+
+  class Visitor(ast.NodeVisitor):
+    def visit_FunctionDef(self, node):
+      if node.name != "__post_init__":
+        self.generic_visit(node)
+
+    def visit_Attribute(self, node):
+      if isinstance(node.ctx, ast.Load):
+        read.add(node.attr)
+      self.generic_visit(node)
+
+    def visit_Call(self, node):
+      # getattr(config, f"{split}_size") reads every field of that form.
+      if isinstance(node.func, ast.Name) and node.func.id == "getattr":
+        parts = getattr(node.args[1], "values", [])
+        fixed = [part.value for part in parts if isinstance(part, ast.Constant)]
+        # A pattern of placeholders only would match, and excuse, every field.
+        if any(text.strip("_.") for text in fixed):
+          read.add(
+            "".join(
+              re.escape(part.value) if isinstance(part, ast.Constant) else ".*"
+              for part in parts
+            )
+          )
+      self.generic_visit(node)
+
+  for path in PACKAGE_FILES:
+    Visitor().visit(parse(path))
+  return read
+
+
+def test_every_config_field_is_read_somewhere():
+  read = re.compile("|".join(attributes_read()))
+  # Sections named by a stage are read as getattr(config, stage).
+  stages = typing.get_args(
+    typing.get_args(typing.get_type_hints(config_lib.Config)["stages"])[0]
+  )
+  fields = list(config_fields(config_lib.Config))
+  assert len(fields) > 50
+  unread = {
+    path
+    for path, cls, name in fields
+    if not read.fullmatch(name)
+    and name not in stages
+    and cls.__name__ not in READ_BY_AXIS
+  }
+  assert not unread
+
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def readme_commands():
+  """Yields each `python -m module ...` of the README as a list of words."""
+  for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
+    for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
+      words = shlex.split(line, comments=True)
+      while "python" in words:
+        words = words[words.index("python") :]
+        if words[1:2] == ["-m"]:
+          end = words.index("--") if "--" in words else len(words)
+          yield words[2:end]
+        words = words[1:]
+
+
+@functools.cache
+def help_of(module):
+  done = subprocess.run(
+    [sys.executable, "-m", module, "--help"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  return done.stdout + done.stderr
+
+
+def test_the_commands_of_the_readme_exist():
+  commands = list(readme_commands())
+  modules = {command[0] for command in commands}
+  assert {"srl_jax.main", "launch.local"} <= modules
+  for module, *arguments in commands:
+    if module in ("venv", "pip", "pytest"):
+      continue
+    assert importlib.util.find_spec(module), f"README names {module}"
+    for argument in arguments:
+      flag, _, value = argument.partition("=")
+      if flag.startswith("--config."):
+        assert_field_exists(flag.removeprefix("--config."))
+      elif flag.startswith("--"):
+        known = re.search(rf"{flag}\b", help_of(module))
+        assert known, f"README: {module} has no {flag}"
+      if flag == "--config":
+        file = value.partition(":")[0]
+        assert (ROOT / file).exists(), f"README names {file}"
+
+
+def assert_field_exists(dotted):
+  node = config_lib.default_config()
+  for name in dotted.split("."):
+    assert name in node, f"README names --config.{dotted}"
+    node = node[name]
+
+
+def test_the_files_that_the_readme_names_exist():
+  names = re.findall(r"`([\w./-]+/[\w.-]*\.\w+)`", README)
+  names += re.findall(r"\]\(([\w./-]+)\)", README)
+  assert names
+  for name in names:
+    assert (ROOT / name).exists(), f"README names {name}"
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+  ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+  [command] = [line for line in README.splitlines() if "./test.sh" in line]
+  assert command in ci.splitlines()
+
+
+@pytest.mark.parametrize(
+  ("path", "line", "wrong"),
+  [
+    ("ops/losses.py", "from srl_jax import config", "srl_jax.config"),
+    ("ops/losses.py", "import srl_jax.sharding", "srl_jax.sharding"),
+    ("update.py", "from srl_jax.train import x", "srl_jax.train"),
+    ("data/trunks.py", "def f():\n  import srl_jax.ops", "srl_jax.ops"),
+  ],
+)
+def test_an_upward_import_is_named_by_its_pair(monkeypatch, path, line, wrong):
+  file = ROOT / "srl_jax" / path
+  monkeypatch.setitem(globals(), "parse", lambda _: ast.parse(line))
+  assert upward_imports([file]) == {f"{module_of(file)} -> {wrong}"}
+
+
+def test_loading_jax_in_a_host_package_is_named_by_its_module():
+  # The one exception, not excepted, is what a mistake would look like.
+  done = load_host_modules(exception="")
+  assert done.returncode == 1
+  assert "loads jax" in done.stderr
