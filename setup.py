@@ -13,27 +13,28 @@ VERSION = re.search(
   re.MULTILINE,
 ).group(1)
 
-# Oldest releases that are tried; the exact ones tested are in constraints.txt.
+# What constraints.txt tests on Python 3.11. Older ones are not tried, and TFDS
+# 4.9.9, for one, fails with the protobuf of today.
 REQUIRED = [
-  "absl-py>=2.3",
-  "array_record>=0.8",
-  "cydifflib>=1.2",
-  "etils[epath]>=1.12",
-  "flax>=0.12",
-  "grain>=0.2.15",
-  "jax>=0.10",
-  "levenshtein>=0.27",
-  "ml-collections>=1.1",
-  "numpy>=2.2",
-  "optax>=0.2.6",
-  "orbax-checkpoint>=0.12",
-  "sentencepiece>=0.2.1",
-  "tensorboardX>=2.6.4",
-  "tensorflow-datasets>=4.9.9",
-  "tokenizers>=0.22",
-  "tqdm>=4.67",
+  "absl-py>=2.5.1",
+  "array_record>=0.8.6",
+  "cydifflib>=1.2.0",
+  "etils[epath]>=1.15.0",
+  "flax>=0.12.8",
+  "grain>=0.2.18",
+  "jax>=0.10.2",
+  "levenshtein>=0.27.5",
+  "ml-collections>=1.1.0",
+  "numpy>=2.4.6",
+  "optax>=0.2.8",
+  "orbax-checkpoint>=0.12.8",
+  "sentencepiece>=0.2.3",
+  "tensorboardX>=2.6.5",
+  "tensorflow-datasets>=4.9.10",
+  "tokenizers>=0.23.3",
+  "tqdm>=4.70.1",
 ]
-COLAB = ["ipykernel>=6", "matplotlib>=3.10"]
+COLAB = ["ipykernel>=7.4.0", "matplotlib>=3.11.2"]
 
 setuptools.setup(
   name="srl_jax",
@@ -54,11 +55,11 @@ setuptools.setup(
     # Notebooks are executed by the tests.
     "dev": [
       *COLAB,
-      "nbclient>=0.10",
-      "nbformat>=5.10",
-      "pytest>=8.4",
-      "pytest-xdist>=3.8",
-      "ruff>=0.14",
+      "nbclient>=0.11.0",
+      "nbformat>=5.11.1",
+      "pytest>=9.2.0",
+      "pytest-xdist>=3.8.0",
+      "ruff>=0.17.6",
     ],
     "parity": ["torch>=2.6", "transformers>=4.53"],
   },
