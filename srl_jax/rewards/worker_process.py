@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker process as its parent sees it, and how the two talk.
+
+Not multiprocessing: its children import the main module again, which here
+would start JAX in each of them, and forked ones inherit JAX's threads. A
+worker is `python -m srl_jax.rewards.worker` with pickles in its stdin and
+stdout: first the config, then None, which is answered by True when the worker
+is ready, then lists of (completion, target), each answered by a list of Scored
+or by the text of an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from typing import Any, BinaryIO
+
+from srl_jax.rewards.reward import (
+  Completion,
+  RewardConfig,
+  RewardError,
+  Scored,
+  shorten,
+)
+
+
+def send(stream: BinaryIO, message: Any) -> None:
+  """Writes one message at once."""
+  stream.write(pickle.dumps(message))
+  stream.flush()
+
+
+def receive(stream: BinaryIO) -> Any:
+  """Waits for one message; EOFError if the other side is gone."""
+  return pickle.load(stream)
+
+
+# Importing the package takes a fraction of this; importing a user's module may
+# take longer, but it did not in the parent, or nobody would still be waiting.
+_START_LIMIT_S = 120.0
+
+
+class WorkerProcess:
+  """One worker; started again if it has died."""
+
+  def __init__(self, config: RewardConfig) -> None:
+    """Starts the process without waiting for it."""
+    self._config = config
+    self._is_ready = False
+    self._process: subprocess.Popen[bytes] | None = self._start()
+
+  def _start(self) -> subprocess.Popen[bytes]:
+    paths = [os.path.abspath(path) for path in sys.path]
+    process = subprocess.Popen(
+      [sys.executable, "-m", "srl_jax.rewards.worker"],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+    )
+    send(process.stdin, self._config)
+    self._is_ready = False
+    return process
+
+  def score(self, pairs: list[tuple[Completion, str]]) -> list[Scored]:
+    """Returns the rewards of pairs of completion and target.
+
+    Raises:
+      RewardError: the function failed, the process died, or it took more
+        than the config's timeout_s.
+    """
+    self._process = self._process or self._start()
+    limit_s = _START_LIMIT_S
+    try:
+      if not self._is_ready:
+        self._is_ready = self._ask(None, limit_s)
+      limit_s = self._config.timeout_s
+      answer = self._ask(pairs, limit_s)
+    except TimeoutError as error:
+      raise self._error(f"took more than {limit_s:g} s", pairs) from error
+    except (EOFError, OSError, pickle.UnpicklingError) as error:
+      code = self._process.wait()
+      why = " (-9: killed, as when memory runs out)" if code == -9 else ""
+      reason = f"ended its worker process with exit code {code}{why}"
+      raise self._error(reason, pairs) from error
+    if isinstance(answer, str):
+      raise RewardError(answer)
+    return answer
+
+  def _ask(self, message: Any, limit_s: float) -> Any:
+    """Sends a message and returns the answer; kills the worker if late."""
+    process = self._process
+    is_late = threading.Event()
+
+    def give_up() -> None:
+      is_late.set()
+      process.kill()
+
+    timer = threading.Timer(limit_s, give_up)
+    timer.start()
+    try:
+      send(process.stdin, message)
+      return receive(process.stdout)
+    except (EOFError, OSError, pickle.UnpicklingError) as error:
+      process.kill()
+      if is_late.is_set():
+        raise TimeoutError from error
+      raise
+    finally:
+      timer.cancel()
+
+  def _error(
+    self, reason: str, pairs: list[tuple[Completion, str]]
+  ) -> RewardError:
+    self.close()
+    return RewardError(
+      f"reward.function {self._config.function!r} {reason} on {len(pairs)} "
+      f"completions, the first of which is\n  {shorten(pairs[0][0].text)}\n"
+      "Try it on them with reward.workers = 0; reward.timeout_s is the limit "
+      "for one such chunk."
+    )
+
+  def close(self) -> None:
+    """Ends the process."""
+    process, self._process = self._process, None
+    if process is None:
+      return
+    process.kill()  # it holds nothing that a clean exit would save
+    process.wait()
+    process.stdout.close()
+    # A dead worker cannot take what was left to flush.
+    with contextlib.suppress(BrokenPipeError):
+      process.stdin.close()

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reward functions as a user might write them, good and bad."""
+
+import os
+import sys
+import time
+
+
+def length(action, target):
+  del target
+  print("a user's function may print")
+  sys.stdin.read()  # and even read
+  return len(action)
+
+
+def raises_on_bad(action, target):
+  del target
+  if "bad" in action:
+    raise KeyError("no such key")
+  return 1.0
+
+
+def returns_nan(action, target):
+  del action, target
+  return float("nan")
+
+
+def returns_text(action, target):
+  del action, target
+  return "a lot"
+
+
+def dies(action, target):
+  del target
+  if "die" in action:
+    os._exit(7)
+  return 1.0
+
+
+def sleeps(action, target):
+  del target
+  time.sleep(60 if "sleep" in action else 0)
+  return 1.0
+
+
+def modules(action, target):
+  """1 if JAX or the tests' main module was imported, 0 if not."""
+  del action, target
+  heavy = {"jax", "flax", "optax", "orbax", "numpy", "pytest"}
+  return float(bool(heavy & set(sys.modules)))
+
+
+def process_id(action, target):
+  del action, target
+  return os.getpid()
+
+
+NOT_A_FUNCTION = 3

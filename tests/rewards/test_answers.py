@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding final answers, and comparing them exactly."""
+
+import time
+from fractions import Fraction
+
+import pytest
+
+from srl_jax.rewards import answer_reward, extract_answers, same_answer
+from srl_jax.rewards.quantity import Quantity, parse_quantity
+
+
+@pytest.mark.parametrize(
+  ("text", "value", "unit"),
+  [
+    ("72", 72, ""),
+    ("007", 7, ""),
+    ("1,234,567.50", Fraction(2469135, 2), ""),
+    (".5", Fraction(1, 2), ""),
+    ("5.", 5, ""),
+    ("27.0", 27, ""),
+    ("+3", 3, ""),
+    ("- 3", -3, ""),
+    ("-3/4", Fraction(-3, 4), ""),
+    ("-3./2", Fraction(-3, 2), ""),
+    ("\\frac{3}{4}", Fraction(3, 4), ""),
+    ("\\frac34", Fraction(3, 4), ""),
+    ("-\\frac{1,000}{-3}", Fraction(1000, 3), ""),
+    ("1\\frac12", Fraction(3, 2), ""),
+    ("-1 1/2", Fraction(-3, 2), ""),
+    ("4.5e3", 4500, ""),
+    ("4.5 \\times 10^{-3}", Fraction(9, 2000), ""),
+    ("2*10^3", 2000, ""),
+    ("10^5", 100000, ""),
+    ("€5", 5, ""),
+    ("50%", 50, "%"),
+    ("50 percent", 50, "%"),
+    ("45°", 45, "°"),
+    ("5 cm", 5, "cm"),
+    ("5 m", 5, "m"),
+    ("5 m / s", 5, "m/s"),
+    ("5 cm^2", 5, "cm^2"),
+    ("3 apples", 3, "apple"),
+  ],
+)
+def test_numbers_are_read_exactly(text, value, unit):
+  assert parse_quantity(text) == Quantity(Fraction(value), unit)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "",
+    "x",
+    "5x",
+    "5ab",
+    "5 x",
+    "2pi",
+    "2 pi",
+    "5!",
+    "12,34",
+    "1,2",
+    "3 or 4",
+    "5 and 6",
+    "2^{10}",
+    "1/0",
+    "\\frac{1}{0}",
+    "--5",
+    "-$-5",
+    "1e999999999",
+    "10^{999999999}",
+    "1" * 5000,
+    "4 (approximately)",
+  ],
+)
+def test_what_is_not_a_plain_number_is_not_read_as_one(text):
+  assert parse_quantity(text) is None
+
+
+@pytest.mark.parametrize(
+  ("candidate", "reference"),
+  [
+    ("72.00", "72"),
+    ("$72$", "72"),
+    ("\\$72", "72"),
+    ("1{,}234", "1234"),
+    ("1\\,234", "1,234"),
+    ("33", "033"),
+    ("27", "27.0"),
+    ("\\dfrac12", "0.5"),
+    ("\\(\\tfrac{1}{2}\\)", "1/2"),
+    ("50\\%", "0.5"),
+    ("50%", "50"),
+    ("33\\frac13\\%", "1/3"),
+    ("**18**.", "18"),
+    ("x = 5", "5"),
+    ("x_{1}=5", "5"),
+    ("45^{\\circ}", "45"),
+    ("5\\text{ cm}", "5 cm"),
+    ("5\\,\\mathrm{~cm}", "5"),
+    ("18 dollars", "$18"),
+    ("−4", "-4"),
+    (".5", "1/2"),
+    ("\\left(1,\\tfrac12\\right)", "(1, 0.5)"),
+    ("\\{1, 2\\}", "\\{1,2\\}"),
+    ("((1,2),3)", "((1, 2), 3.0)"),
+    ("(1,2), (3,4)", "(1,2.0),(3,4)"),
+    ("(A)", "A"),
+    ("\\text{Yes}", "yes"),
+    ("x^{2}+1", "x^2 + 1"),
+    ("\\frac{x}{2}", "x/2"),
+    ("\\frac{x+1}{2}", "(x+1)/2"),
+    ("\\sqrt{2}", "\\sqrt 2"),
+  ],
+)
+def test_equal_answers(candidate, reference):
+  assert same_answer(candidate, reference)
+  assert same_answer(reference, candidate)
+
+
+@pytest.mark.parametrize(
+  ("candidate", "reference"),
+  [
+    ("0.33", "1/3"),
+    ("0.333333333333333333333", "1/3"),  # equal as float64
+    ("5", "-5"),
+    (".5", "5"),
+    ("5!", "5"),
+    ("5x", "5"),
+    ("5 m", "5 cm"),
+    ("5 m/s", "5 ms"),
+    ("50%", "5000"),
+    ("50%", "50 cm"),
+    ("(1,2)", "[1,2]"),
+    ("(1,2)", "(2,1)"),
+    ("1\\,23", "123"),
+    ("(1,2),(3,4)", "(1,2,3,4)"),
+    ("(1,2)", "(1,2,3)"),
+    ("(1,2) and (3,4)", "(1,2)"),
+    ("1,234", "(1,234)"),
+    ("", "5"),
+    ("$$", "5"),
+    ("X", "x"),
+    ("x+1", "1+x"),  # no algebra
+    ("12", "1 2"),
+  ],
+)
+def test_different_answers(candidate, reference):
+  assert not same_answer(candidate, reference)
+  assert not same_answer(reference, candidate)
+
+
+@pytest.mark.parametrize(
+  ("text", "answer"),
+  [
+    # 1. The last box that closes, whatever comes later.
+    ("\\boxed{3} no, \\boxed{\\frac{1}{2}}. So 7.", "\\frac{1}{2}"),
+    ("\\boxed {\\text{if } \\{x\\}}", "\\text{if } \\{x\\}"),
+    ("\\boxed{5} and \\boxed{6", "5"),
+    ("\\boxed{x \\} y}", "x \\} y"),
+    ("\\boxed{1 \\boxed{2} 3}", "2"),
+    ("#### 1\n#### 2", "2"),
+    ("\\fbox{5} #### 6", "5"),
+    # 2. GSM8K.
+    ("12 * 6 = 72\n#### 1,072 \nanswer is 3", "1,072"),
+  ],
+)
+def test_explicit_answers_are_the_only_candidates(text, answer):
+  assert extract_answers(text) == [answer]
+
+
+@pytest.mark.parametrize(
+  ("text", "reference"),
+  [
+    ("The answer is 5. Then I checked 7.", "5"),
+    ("The answer is 3; no, the answer is 5.", "5"),
+    ("**Final Answer:** $x=7$.", "7"),
+    ("The answer is:\n\n $\\frac{3}{4}$ cups.", "3/4"),
+    ("answer = x^2", "x^2"),
+    ("The answer is 12 because 12 > 3", "12"),
+    ("we get 10-5", "5"),
+    ("It is -5", "-5"),
+    ("so it must be\nx + 1\n", "x+1"),
+    ("D8631\nE0042\nG0531", "0531"),  # the embedded task
+    ("5\n3/4\ncups", "3/4"),  # not 5 3/4
+    ("They sold 48 and then 1,024 clips.", "1024"),
+  ],
+)
+def test_unmarked_answers_are_found(text, reference):
+  assert answer_reward(text, reference) == 1.0
+
+
+@pytest.mark.parametrize(
+  ("text", "reference"),
+  [
+    ("", "5"),
+    ("<think>#### 5</think>", "5"),
+    ("<think>The answer is 5</think>The answer is 6", "5"),
+    ("5 and then 6", "5"),
+    ("\\boxed{}, 5", "5"),
+    ("The answer is 6. Maybe 5.", "5"),
+  ],
+)
+def test_other_numbers_do_not_count(text, reference):
+  assert answer_reward(text, reference) == 0.0
+
+
+def test_thoughts_are_dropped_before_looking():
+  text = "<think>#### 4</think>a\n<think>\\boxed{4}</think>\n#### 5"
+  assert answer_reward(text, "5") == 1.0
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    "(" * 20000 + "5" + ")" * 20000,
+    "\\boxed{" * 4000,
+    "\\boxed{" + "{" * 20000 + "}" * 20001,
+    "answer" + ":" * 20000,
+    "#" * 20000,
+    "1," * 20000,
+    "1 " * 20000,
+    "1" * 20000 + "/",
+    "\\frac" * 5000,
+    "\\boxed{" + "(1," * 5000 + "2" + ")" * 5000 + "}",
+    "<think>" * 5000,
+    "-" * 20000,
+    "\\text{" * 5000,
+  ],
+)
+def test_degenerate_outputs_are_cheap(text):
+  start = time.process_time()
+  assert answer_reward(text, "(7,8)") == 0.0
+  # Milliseconds if linear; a hundred times more on a slow machine is fine.
+  assert time.process_time() - start < 2

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring: the same with and without workers, and clear about failures."""
+
+import math
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srl_jax.rewards import (
+  Completion,
+  RewardConfig,
+  RewardError,
+  Scored,
+  Scorer,
+  difflib_ratio,
+  levenshtein_ratio,
+)
+
+HERE = str(pathlib.Path(__file__).parent)
+USER = "reward_functions_for_tests:"
+
+
+@pytest.fixture(autouse=True)
+def user_module_is_importable(monkeypatch):
+  monkeypatch.syspath_prepend(HERE)
+
+
+def completion(action, thought="t"):
+  return Completion(f"<think>{thought}</think>{action}", True)
+
+
+def score(config, completions, targets):
+  with Scorer(config) as scorer:
+    return scorer.score(completions, targets)
+
+
+def test_rewards_by_hand():
+  scored = score(
+    RewardConfig(),
+    [
+      completion("D8631", "z+x"),
+      completion(" D8600\n"),
+      Completion("<think>z+x</think>D8631", False),
+      Completion("D8631", True),
+    ],
+    ["D8631", "D8631 ", "D8631", "D8631"],
+  )
+  assert scored[:2] == [
+    Scored(1.0, 1.0, "", 3, 5),
+    Scored(0.6, 0.6, "", 1, 5),
+  ]
+  assert [s.reward for s in scored[2:]] == [-1.0, -1.0]
+  assert [s.failure for s in scored[2:]] == ["not_stopped", "no_thought"]
+  assert all(math.isnan(s.similarity) for s in scored[2:])
+  # Lengths are reported for broken outputs as well.
+  assert [(s.thought_chars, s.action_chars) for s in scored[2:]] == [
+    (3, 5),
+    (0, 5),
+  ]
+
+
+def test_prediction_comes_first():
+  # Swapped arguments would give 0.5.
+  scored = score(RewardConfig(), [completion("tide")], ["diet"])
+  assert scored[0].reward == 0.25
+
+
+def test_each_function_is_the_one_it_names():
+  rng = random.Random(1)
+  action = "".join(rng.choices("abcdef ", k=300))
+  target = "".join(rng.choices("abcdef ", k=300))
+
+  def reward(**fields):
+    config = RewardConfig(**fields)
+    return score(config, [completion(action)], [target])[0].reward
+
+  action, target = action.strip(), target.strip()
+  assert reward() == difflib_ratio(action, target)
+  on = difflib_ratio(action, target, autojunk=True)
+  assert reward(autojunk=True) == on != reward()
+  assert reward(function="levenshtein") == levenshtein_ratio(action, target)
+  assert reward(function="levenshtein") != reward()
+
+
+def test_broken_format_reward_and_tags_are_settings():
+  config = RewardConfig(tags="solution", broken_format_reward=-0.5)
+  good = "<think>t</think><solution>a</solution>"
+  scored = score(config, [Completion(good, True), completion("a")], ["a", "a"])
+  assert [s.reward for s in scored] == [1.0, -0.5]
+  assert scored[1].failure == "no_solution"
+
+
+def test_answer_rewards_are_zero_or_one():
+  scored = score(
+    RewardConfig(function="answer"),
+    [
+      Completion("<think>a</think>D1\n<think>b</think>\\boxed{1/2}", True),
+      Completion("no think block, 0.5", True),
+      Completion("\\boxed{3}", True),
+      Completion("\\boxed{0.5} and it goes on", False),
+      Completion("<think>0.5</think>", True),
+    ],
+    ["0.5"] * 5,
+  )
+  # Never -1: RLVR keeps a group by its number of right answers.
+  assert [s.reward for s in scored] == [1.0, 1.0, 0.0, 0.0, 0.0]
+  failures = ["", "", "", "not_stopped", "empty_action"]
+  assert [s.failure for s in scored] == failures
+  assert [math.isnan(s.similarity) for s in scored] == [False] * 3 + [True] * 2
+
+
+def test_check_can_be_chosen():
+  several = Completion("<think>a</think>x<think>b</think>y", True)
+  assert score(RewardConfig(), [several], ["xy"])[0].reward == -1.0
+  lenient = RewardConfig(check="solution")
+  assert score(lenient, [several], ["xy"])[0].reward == 1.0
+  strict = RewardConfig(function="answer", check="step")
+  assert score(strict, [Completion("5", True)], ["5"])[0].reward == -1.0
+
+
+def many(count=200, seed=0):
+  rng = random.Random(seed)
+  completions, targets = [], []
+  for _ in range(count):
+    text = "".join(rng.choices("abc \u00e9🙂", k=rng.randrange(80)))
+    completions.append(
+      Completion(f"<think>t</think>{text}", rng.random() < 0.9)
+    )
+    targets.append("".join(rng.choices("abc \u00e9🙂", k=rng.randrange(80))))
+  return completions, targets
+
+
+def test_workers_give_the_same_in_the_same_order():
+  completions, targets = many()
+  alone = score(RewardConfig(), completions, targets)
+  assert len({s.reward for s in alone}) > 100  # so order is visible
+  with Scorer(RewardConfig(workers=2)) as scorer:
+    # By text, because nan is not equal to itself.
+    assert repr(scorer.score(completions, targets)) == repr(alone)
+    assert repr(scorer.score(completions[:1], targets[:1])) == repr(alone[:1])
+    assert scorer.score([], []) == []
+
+
+def test_work_is_spread_over_the_workers():
+  config = RewardConfig(function=USER + "process_id", workers=2)
+  scored = score(config, [completion("a")] * 64, [""] * 64)
+  ids = {s.reward for s in scored}
+  assert len(ids) == 2 and os.getpid() not in ids
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_users_function_may_print_and_read(workers, monkeypatch, capfd):
+  monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
+  config = RewardConfig(function=USER + "length", workers=workers)
+  scored = score(config, [completion("four"), completion("x")], ["", ""])
+  assert [s.reward for s in scored] == [4.0, 1.0]
+  sys.stdin.close()
+  out, err = capfd.readouterr()
+  assert "may print" in out + err
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_raising_function_names_its_completion(workers):
+  config = RewardConfig(function=USER + "raises_on_bad", workers=workers)
+  completions = [completion("good")] * 9 + [completion("bad 17")]
+  with Scorer(config) as scorer:
+    with pytest.raises(RewardError) as error:
+      scorer.score(completions, ["the target"] * 10)
+    message = str(error.value)
+    for part in (
+      "raises_on_bad' failed",
+      "KeyError: 'no such key'",
+      'raise KeyError("no such key")',  # where, in the user's code
+      "<think>t</think>bad 17",
+      "'the target'",
+    ):
+      assert part in message
+    # The scorer can still be used.
+    assert len(scorer.score(completions[:9], [""] * 9)) == 9
+
+
+@pytest.mark.parametrize(
+  ("function", "message"),
+  [("returns_nan", "it returned nan"), ("returns_text", "could not convert")],
+)
+def test_a_function_must_return_a_finite_number(function, message):
+  config = RewardConfig(function=USER + function)
+  with pytest.raises(RewardError, match=message):
+    score(config, [completion("a")], ["a"])
+
+
+def test_a_worker_that_dies_is_reported_and_replaced():
+  config = RewardConfig(function=USER + "dies", workers=1)
+  with Scorer(config) as scorer:
+    with pytest.raises(RewardError, match=r"exit code 7.*\n.*please die"):
+      scorer.score([completion("please die")], [""])
+    assert scorer.score([completion("live")], [""])[0].reward == 1.0
+
+
+def test_a_worker_that_hangs_is_given_up():
+  config = RewardConfig(function=USER + "sleeps", workers=1, timeout_s=2.0)
+  start = time.monotonic()
+  with Scorer(config) as scorer:
+    with pytest.raises(RewardError, match=r"took more than 2 s.*\n.*sleep"):
+      scorer.score([completion("sleep")], [""])
+    assert scorer.score([completion("")._replace(text="x")], [""])
+  assert time.monotonic() - start < 30
+
+
+def test_workers_import_neither_jax_nor_the_main_module():
+  config = RewardConfig(function=USER + "modules", workers=1)
+  assert score(config, [completion("a")], [""])[0].reward == 0.0
+
+
+def test_importing_rewards_and_tokenizers_does_not_import_jax():
+  code = (
+    "import sys, srl_jax.rewards, srl_jax.tokenizers, srl_jax.data.embedded\n"
+    "print([m for m in ('jax', 'flax', 'optax', 'orbax') if m in sys.modules])"
+  )
+  out = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert out.stdout.strip() == "[]"
+
+
+def test_workers_outlive_signals_but_not_their_parent():
+  code = f"""
+import os, sys, time
+sys.path.insert(0, {HERE!r})
+from srl_jax.rewards import Completion, RewardConfig, Scorer
+config = RewardConfig(function={USER!r} + "process_id", workers=1)
+scorer = Scorer(config)
+one = [Completion("<think>t</think>a", True)]
+print(int(scorer.score(one, [""])[0].reward), flush=True)
+sys.stdin.readline()
+print(int(scorer.score(one, [""])[0].reward), flush=True)
+time.sleep(60)
+"""
+  parent = subprocess.Popen(
+    [sys.executable, "-c", code],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+  with parent:
+    worker = int(parent.stdout.readline())
+    os.kill(worker, signal.SIGTERM)
+    os.kill(worker, signal.SIGINT)
+    parent.stdin.write("\n")
+    parent.stdin.flush()
+    assert int(parent.stdout.readline()) == worker
+    parent.kill()  # no chance to clean up
+  for _ in range(100):
+    if not is_running(worker):
+      return
+    time.sleep(0.1)
+  os.kill(worker, signal.SIGKILL)
+  pytest.fail("the worker outlived its parent by ten seconds")
+
+
+def is_running(process):
+  try:
+    stat = pathlib.Path(f"/proc/{process}/stat").read_text()
+  except FileNotFoundError:
+    return False
+  return stat.rpartition(")")[2].split()[0] != "Z"  # a zombie has ended
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"function": "diflib"}, "one of difflib, levenshtein, answer or your own"),
+    ({"function": "answer", "autojunk": True}, "only difflib has it"),
+    ({"tags": "thinking"}, "one of: think, solution"),
+    ({"check": "strict"}, "one of: auto, step, solution"),
+    ({"workers": -1}, "workers must be 0 or more"),
+    ({"timeout_s": 0}, "the timeout positive"),
+    ({"function": "no_such_module:f"}, "No module named 'no_such_module'"),
+    ({"function": USER + "nope"}, "has no attribute 'nope'"),
+    ({"function": USER + "NOT_A_FUNCTION"}, "is a int, not a function"),
+    ({"function": "__main__:__name__"}, "is a str, not a function"),
+  ],
+)
+def test_mistakes_say_what_to_type(fields, message):
+  with pytest.raises(ValueError, match=message):
+    Scorer(RewardConfig(**fields))
+
+
+def test_functions_of_a_notebook_cannot_go_to_workers(monkeypatch):
+  main = sys.modules["__main__"]
+  monkeypatch.setattr(main, "mine", lambda a, b: 0.5, raising=False)
+  here = RewardConfig(function="__main__:mine")
+  assert score(here, [completion("a")], ["a"])[0].reward == 0.5
+  with pytest.raises(ValueError, match=r"set reward\.workers to 0"):
+    Scorer(RewardConfig(function="__main__:mine", workers=1))
+
+
+def test_every_completion_needs_a_target():
+  with (
+    Scorer(RewardConfig()) as scorer,
+    pytest.raises(ValueError, match="2 completions and 1 targets"),
+  ):
+    scorer.score([completion("a")] * 2, ["a"])
