@@ -28,6 +28,8 @@ _TRAINER = {
   "remove_extra_whitespaces": False,
   "allow_whitespace_only_pieces": True,
   "split_digits": True,
+  # Byte fallback would spell an unseen space as its mark, not as a space.
+  "required_chars": _SPACE,
   "max_sentence_length": 1 << 30,  # bytes; longer lines would be skipped
   "num_threads": 1,
   "shuffle_input_sentence": False,
@@ -158,17 +160,7 @@ def train_sentencepiece(
   Raises:
     ValueError: no text, or vocab_size cannot hold the characters of the text.
   """
-  lines = [
-    line
-    for text in texts
-    for line in text.replace(_SPACE, " ").splitlines()
-    if line.strip()
-  ]
-  if not lines:
-    raise ValueError(
-      "train_sentencepiece got no text; give it the problems and steps of "
-      "the training trajectories."
-    )
+  lines = _lines(texts)
   specials = [name for name in specials if name not in _RESERVED]
   model = io.BytesIO()
   try:
@@ -195,3 +187,18 @@ def train_sentencepiece(
   temporary.write_bytes(model.getvalue())
   os.replace(temporary, path)
   return SentencePieceTokenizer(path)
+
+
+def _lines(texts: Iterable[str]) -> list[str]:
+  lines = [
+    line
+    for text in texts
+    for line in text.replace(_SPACE, " ").splitlines()
+    if line.strip()
+  ]
+  if not lines:
+    raise ValueError(
+      "train_sentencepiece got no text; give it the problems and steps of "
+      "the training trajectories."
+    )
+  return lines
