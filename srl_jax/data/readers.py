@@ -19,7 +19,9 @@ from typing import Any, Literal, NamedTuple, get_args
 from srl_jax.data import embedded, s1k, schema
 from srl_jax.data.schema import RecordError, Step, Trajectory
 
-Format = Literal["embedded", "gsm8k", "s1k", "jsonl", "tfds"]
+Format = Literal[
+  "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "tfds"
+]
 SPLITS = ("train", "valid", "test", "pretrain")
 
 
@@ -28,7 +30,9 @@ class DataConfig:
   """Where the trajectories come from and how they are split.
 
   Attributes:
-    format: "embedded" needs no file; "gsm8k" and "s1k" read the files of
+    format: "embedded" needs no file, nor does "embedded_student" (what the
+      embedded student is pre-trained on, planted faults included; its "test"
+      are hard problems of the "valid" split); "gsm8k" and "s1k" read files of
       these datasets (.jsonl or .parquet); "jsonl" the form that schema.py
       documents, one file, or a folder with one file per split; "tfds" a
       folder that srl_jax.data.prepare wrote.
@@ -63,9 +67,9 @@ class DataConfig:
       )
     if min(self.sizes().values()) < 0:
       raise ValueError(f"data sizes must not be negative: {self.sizes()}")
-    if self.format == "embedded" and self.path:
+    if self.format.startswith("embedded") and self.path:
       raise ValueError(
-        f"data.path={self.path!r} is not read with data.format='embedded';"
+        f"data.path={self.path!r} is not read with data.format={self.format!r};"
         " set data.format to gsm8k, s1k, jsonl or tfds, or clear data.path"
       )
     marks = self.keep_calculator_marks or self.calculator_thoughts
@@ -113,14 +117,13 @@ def load_trajectories(config: DataConfig) -> LoadReport:
       the data, or, with config.strict, any bad record.
   """
   sizes = config.sizes()
-  if config.format == "embedded":
+  if config.format.startswith("embedded"):
     if not any(sizes.values()):
       raise ValueError(
         "embedded data are made on demand; set data.train_size (and"
         " valid_size, test_size) to how many trajectories you want"
       )
-    made = {k: embedded.generate(k, n, config.seed) for k, n in sizes.items()}
-    return LoadReport(made, ())
+    return LoadReport(_make_embedded(config), ())
   path = pathlib.Path(config.path).expanduser()
   if not config.path or not path.exists():
     raise ValueError(
@@ -137,6 +140,18 @@ def load_trajectories(config: DataConfig) -> LoadReport:
   trajectories, rejects = read_file(path, _parser(config))
   _check_rejects(trajectories, rejects, path, config.strict)
   return LoadReport(split_by_problem(trajectories, sizes), tuple(rejects))
+
+
+def _make_embedded(config: DataConfig) -> dict[str, list[Trajectory]]:
+  sizes, seed = config.sizes(), config.seed
+  if config.format == "embedded":
+    return {k: embedded.generate(k, n, seed) for k, n in sizes.items()}
+  return {
+    "train": embedded.pretraining_examples(sizes["train"], 2 * seed),
+    "valid": embedded.pretraining_examples(sizes["valid"], 2 * seed + 1),
+    "test": embedded.generate("valid", sizes["test"], seed),
+    "pretrain": [],
+  }
 
 
 def read_file(

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole configuration of a run: the dataclasses of all parts, gathered.
+
+Each part is declared, documented and given its defaults beside the code that
+reads it; here they only get their names, and the stages get theirs. An
+experiment file edits `default_config()`, a locked ConfigDict; `to_config`
+turns the result into the frozen `Config` that the program uses.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import ml_collections
+
+from srl_jax import strict
+from srl_jax.checkpoint import CheckpointConfig
+from srl_jax.data.readers import DataConfig
+from srl_jax.data.trunks import InstanceConfig
+from srl_jax.dynamic_sampling import DynamicSamplingConfig
+from srl_jax.evaluate import EvalConfig
+from srl_jax.models import ModelConfig
+from srl_jax.optim import OptimConfig
+from srl_jax.rewards import RewardConfig
+from srl_jax.rollout import SamplingConfig
+from srl_jax.sharding import MeshConfig, ShardingRules
+from srl_jax.tokenizers import TokenizerConfig
+from srl_jax.update import LossConfig
+
+
+def _check_stage(stage):
+  for name in ("steps", "trunks_per_micro_batch"):
+    if getattr(stage, name) < 1:
+      raise ValueError(f"{name}={getattr(stage, name)}; set it to 1 or more")
+
+
+def _check_divides(small_name, small, large_name, large):
+  if large % small:
+    raise ValueError(
+      f"{large_name}={large} is not a multiple of {small_name}={small}; "
+      f"change one of them"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+  """A stage of supervised fine-tuning on expert steps or solutions.
+
+  Attributes:
+    steps: optimizer steps.
+    trunks_per_batch: trajectories per optimizer step.
+    trunks_per_micro_batch: of those, how many at a time; all processes
+      together.
+    validate_every: steps between validations (cross-entropy), the best of
+      which gives the stage's result; 0 validates at the end only.
+    validation_trunks: trajectories per validation; 0 for all.
+    logp_chunk_tokens: see LossConfig.
+    instances: which instances are made of a trajectory.
+    alternate_solve: every other step trains on whole solutions (task
+      "solve") instead, for a model that shall do both.
+    optim: the optimizer.
+  """
+
+  steps: int = 100
+  trunks_per_batch: int = 64
+  trunks_per_micro_batch: int = 16
+  validate_every: int = 0
+  validation_trunks: int = 64
+  logp_chunk_tokens: int = 16384
+  instances: InstanceConfig = InstanceConfig(include_thoughts=True)
+  alternate_solve: bool = False
+  optim: OptimConfig = OptimConfig(
+    learning_rate=5e-6, schedule="cosine", warmup_ratio=0.3
+  )
+
+  def __post_init__(self):
+    _check_stage(self)
+    _check_divides(
+      "trunks_per_micro_batch",
+      self.trunks_per_micro_batch,
+      "trunks_per_batch",
+      self.trunks_per_batch,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig:
+  """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
+
+  Attributes:
+    steps: optimizer batches; see passes.
+    groups_per_batch: kept groups per batch (the paper's batch size B).
+    passes: optimizer steps on each batch, all on the whole of it.
+    trunks_per_round: trajectories sampled at a time; all processes together.
+    trunks_per_micro_batch: rows per micro-batch of the update, likewise.
+    validate_every: steps between validations (mean reward, at the sampling
+      temperature), the best of which gives the stage's result; 0 validates
+      at the end only.
+    validation_trunks: trajectories per validation; 0 for all.
+    max_logp_gap: the run stops when sampler and trainer disagree about a
+      fresh token's log-prob by more than this many nats: they then compute
+      different things, and no result would mean anything.
+    instances: task "step" is SRL, task "solve" is RLVR.
+    sampling: how completions are drawn.
+    reward: how they are rewarded.
+    dynamic_sampling: which groups are kept.
+    loss: the objective.
+    optim: the optimizer.
+  """
+
+  steps: int = 100
+  groups_per_batch: int = 512
+  passes: int = 1
+  trunks_per_round: int = 64
+  trunks_per_micro_batch: int = 16
+  validate_every: int = 0
+  validation_trunks: int = 64
+  max_logp_gap: float = 1.0
+  instances: InstanceConfig = InstanceConfig()
+  sampling: SamplingConfig = SamplingConfig()
+  reward: RewardConfig = RewardConfig()
+  dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+  loss: LossConfig = LossConfig()
+  optim: OptimConfig = OptimConfig()
+
+  def __post_init__(self):
+    _check_stage(self)
+    s = self.sampling
+    if s.samples < 2:
+      raise ValueError(
+        f"sampling.samples={s.samples}: the advantage compares the samples of "
+        "a group, so a group needs at least 2; set sampling.samples=8, as the "
+        "paper does"
+      )
+    if s.temperature == 0 or s.top_k or s.top_p < 1:
+      raise ValueError(
+        f"sampling with temperature={s.temperature}, top_k={s.top_k}, "
+        f"top_p={s.top_p} draws from another distribution than the loss "
+        "scores, so their ratio means nothing; for training set temperature "
+        "above 0, top_k=0 and top_p=1.0"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """A run.
+
+  Attributes:
+    name: what the first line of output calls the run.
+    seed: names every random number of the run.
+    stages: what is trained, in order; each stage starts from the best
+      parameters of the one before.
+    weights: where the first stage starts: "random", "embedded" (the small
+      student that ships with the package) or the path of a .safetensors file
+      that this program wrote.
+    template: wording of the prompts.
+    log_every: steps between console lines.
+    data: trajectories and their splits.
+    tokenizer: the tokenizer.
+    model: shape of the model; ignored parts are an error, see main.
+    mesh: devices per mesh axis.
+    rules: which mesh axes each logical axis is split over.
+    sft: the stage "sft".
+    srl: the stage "srl".
+    rlvr: the stage "rlvr".
+    checkpoint: how often to save.
+    evaluate: what is measured before and after training.
+  """
+
+  name: str = "default"
+  seed: int = 0
+  stages: tuple[Literal["sft", "srl", "rlvr"], ...] = ("srl",)
+  weights: str = "random"
+  template: Literal["plain", "chat"] = "plain"
+  log_every: int = 1
+  data: DataConfig = DataConfig()
+  tokenizer: TokenizerConfig = TokenizerConfig()
+  model: ModelConfig = ModelConfig()
+  mesh: MeshConfig = MeshConfig()
+  rules: ShardingRules = ShardingRules()
+  sft: SftConfig = SftConfig()
+  srl: RlConfig = RlConfig()
+  rlvr: RlConfig = RlConfig(
+    groups_per_batch=128,
+    instances=InstanceConfig(task="solve"),
+    reward=RewardConfig(function="answer"),
+  )
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  evaluate: EvalConfig = EvalConfig()
+
+  def __post_init__(self):
+    if len(set(self.stages)) < len(self.stages):
+      raise ValueError(
+        f"stages={self.stages} names a stage twice; each has one section, so "
+        "name it once and raise its steps"
+      )
+    if self.log_every < 1:
+      raise ValueError(f"log_every={self.log_every}; set it to 1 or more")
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """Returns the defaults as a locked ConfigDict, for experiment files."""
+  return strict.to_config_dict(Config())
+
+
+def parse_argument(
+  argument: str | None, default: str, presets: Collection[str]
+) -> tuple[str, dict[str, str]]:
+  """Reads the part after the colon of `--config=file.py:preset,key=value`.
+
+  Args:
+    argument: that part, or None.
+    default: the preset when none is named.
+    presets: the ones that exist.
+
+  Returns:
+    The preset's name and the overrides, which `override` applies.
+
+  Raises:
+    ValueError: unknown preset; the message lists the known ones.
+  """
+  preset, overrides = default, {}
+  for index, part in enumerate((argument or "").split(",")):
+    key, equals, value = part.partition("=")
+    if equals:
+      overrides[key.strip()] = value.strip()
+    elif part and index == 0:
+      preset = part
+    elif part:
+      raise ValueError(
+        f"{part!r} in --config=...:{argument} is neither the preset, which "
+        "comes first, nor of the form key=value"
+      )
+  if preset not in presets:
+    near = difflib.get_close_matches(preset, presets, n=1)
+    raise ValueError(
+      f"there is no preset {preset!r}; choose one of {', '.join(presets)}"
+      + (f" (did you mean {near[0]!r}?)" if near else "")
+    )
+  return preset, overrides
+
+
+def override(
+  config: ml_collections.ConfigDict, overrides: Mapping[str, str]
+) -> None:
+  """Sets dotted fields from text, read as Python literals where possible.
+
+  Raises:
+    ValueError: no such field; the message names the nearest.
+  """
+  for path, text in overrides.items():
+    try:
+      value = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+      value = text
+    *parents, last = path.split(".")
+    node = config
+    for parent in parents:
+      node = node.get(parent)
+      if not isinstance(node, ml_collections.ConfigDict):
+        node = {}
+        break
+    if last not in node:
+      strict.to_dataclass(Config, _nested(path.split("."), value), "config")
+    node[last] = value
+
+
+def _nested(names, value):
+  return value if not names else {names[0]: _nested(names[1:], value)}
+
+
+def to_config(config_dict: ml_collections.ConfigDict) -> Config:
+  """Converts strictly; raises ValueError naming the nearest known field."""
+  return strict.to_dataclass(Config, config_dict, "config")

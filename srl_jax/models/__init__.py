@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Language models as pure functions of parameters and tokens."""
+
+from srl_jax.models.transformer import (
+  KeyValues,
+  LanguageModel,
+  ModelConfig,
+  init_cache,
+)
+
+__all__ = ["KeyValues", "LanguageModel", "ModelConfig", "init_cache"]

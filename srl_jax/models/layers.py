@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers of the transformer. Every parameter names its logical axes.
+
+Axes: N trunks, R branches, T positions of this stream, D model width, H
+key/value heads, M query heads per key/value head, E head width, F mlp width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from srl_jax.ops.attention import Source, attend
+from srl_jax.ops.rope import rotate
+
+
+class Module(nn.Module):
+  """Base: declares parameters with shape, logical axes and initialiser."""
+
+  param_dtype: str
+  dtype: str
+
+  def weight(
+    self,
+    name: str,
+    shape: Sequence[int],
+    axes: Sequence[str | None],
+    init: Callable | None = None,
+  ) -> jax.Array:
+    """Declares a parameter and returns it in the compute dtype."""
+    if init is None:
+      init = nn.initializers.normal(0.02)
+    boxed = nn.with_logical_partitioning(init, tuple(axes))
+    value = self.param(name, boxed, tuple(shape), jnp.dtype(self.param_dtype))
+    return jnp.asarray(value, self.dtype)
+
+
+class RMSNorm(Module):
+  """Root mean square norm (Zhang and Sennrich 2019), in float32."""
+
+  epsilon: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    width = x.shape[-1]
+    # The norm scales are replicated: D values cost less than gathering them.
+    scale_D = self.weight("scale", (width,), (None,), nn.initializers.ones)
+    x32 = x.astype(jnp.float32)
+    mean_square = jnp.mean(x32**2, axis=-1, keepdims=True)
+    x32 = x32 * jax.lax.rsqrt(mean_square + self.epsilon)
+    return (x32 * scale_D.astype(jnp.float32)).astype(x.dtype)
+
+
+class Attention(Module):
+  """Grouped-query attention to the given sources and to the stream itself."""
+
+  heads: int
+  kv_heads: int
+  head_width: int
+  rope_theta: float
+  use_bias: bool
+
+  @nn.compact
+  def __call__(
+    self,
+    x_NRTD: jax.Array,
+    position_NRT: jax.Array,
+    is_visible_NRTT: jax.Array,
+    sources: Sequence[Source],
+  ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns (output [N, R, T, D], keys, values [N, R, T, H, E])."""
+    groups = self.heads // self.kv_heads
+    q_NRTHME = self._project("q", x_NRTD, (self.kv_heads, groups))
+    k_NRTHE = self._project("k", x_NRTD, (self.kv_heads,))
+    v_NRTHE = self._project("v", x_NRTD, (self.kv_heads,))
+    q_NRTHME = rotate(q_NRTHME, position_NRT, self.rope_theta)
+    k_NRTHE = rotate(k_NRTHE, position_NRT, self.rope_theta)
+    own = Source(k_NRTHE, v_NRTHE, is_visible_NRTT)
+    out_NRTHME = attend(q_NRTHME, [*sources, own])
+    width = x_NRTD.shape[-1]
+    out_HMED = self.weight(
+      "o",
+      (self.kv_heads, groups, self.head_width, width),
+      ("kv_heads", None, "head_width", "embed"),
+    )
+    out_NRTD = jnp.einsum("NRTHME,HMED->NRTD", out_NRTHME, out_HMED)
+    return out_NRTD, k_NRTHE, v_NRTHE
+
+  def _project(self, name, x_NRTD, heads):
+    width = x_NRTD.shape[-1]
+    shape = (*heads, self.head_width)
+    axes = ("kv_heads", *(None for _ in heads[1:]), "head_width")
+    letters = "HME" if len(heads) == 2 else "HE"
+    kernel = self.weight(name, (width, *shape), ("embed", *axes))
+    out = jnp.einsum(f"NRTD,D{letters}->NRT{letters}", x_NRTD, kernel)
+    if self.use_bias:
+      bias = self.weight(f"{name}_bias", shape, axes, nn.initializers.zeros)
+      out = out + bias
+    return out
+
+
+class GatedMLP(Module):
+  """SwiGLU feed-forward layer (Shazeer 2020)."""
+
+  hidden: int
+
+  @nn.compact
+  def __call__(self, x_NRTD: jax.Array) -> jax.Array:
+    width = x_NRTD.shape[-1]
+    gate_DF = self.weight("gate", (width, self.hidden), ("embed", "mlp"))
+    up_DF = self.weight("up", (width, self.hidden), ("embed", "mlp"))
+    down_FD = self.weight("down", (self.hidden, width), ("mlp", "embed"))
+    gate_NRTF = jnp.einsum("NRTD,DF->NRTF", x_NRTD, gate_DF)
+    up_NRTF = jnp.einsum("NRTD,DF->NRTF", x_NRTD, up_DF)
+    return jnp.einsum("NRTF,FD->NRTD", nn.silu(gate_NRTF) * up_NRTF, down_FD)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drawing a token from logits, with the log-prob it was drawn with.
+
+The distribution is explicit: `distribution` gives its log-probs, `draw` draws
+from exactly those, and the caller gathers the log-prob of what was drawn. So
+the log-prob that the sampler stores is always one of the distribution used.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+# Two levels of about sqrt(V) each; 512 covers a vocabulary of 256k.
+_BLOCK = 512
+
+
+def distribution(
+  logits_BV: jax.Array, *, temperature: float, top_k: int, top_p: float
+) -> jax.Array:
+  """Log-probs, in nats and float32, of the distribution to draw from.
+
+  Args:
+    logits_BV: any leading shape.
+    temperature: divides the logits; greater than zero.
+    top_k: keep the k most likely tokens (ties at the border are kept); 0
+      keeps all.
+    top_p: keep the smallest set of most likely tokens that holds this mass
+      (Holtzman et al. 2019, nucleus sampling); 1.0 keeps all.
+
+  Returns:
+    Log-probs renormalised over the kept tokens, -inf on the others.
+  """
+  logp_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32) / temperature)
+  if top_k == 0 and top_p >= 1.0:
+    return logp_BV
+  sorted_BV = -jnp.sort(-logp_BV, axis=-1)
+  if top_k:
+    smallest_B1 = sorted_BV[..., top_k - 1 : top_k]
+    logp_BV = jnp.where(logp_BV >= smallest_B1, logp_BV, -jnp.inf)
+    sorted_BV = jnp.where(sorted_BV >= smallest_B1, sorted_BV, -jnp.inf)
+  if top_p < 1.0:
+    probs_BV = jax.nn.softmax(sorted_BV)
+    before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
+    is_kept_BV = before_BV < top_p
+    smallest_B1 = jnp.where(is_kept_BV, sorted_BV, jnp.inf).min(-1)[..., None]
+    logp_BV = jnp.where(logp_BV >= smallest_B1, logp_BV, -jnp.inf)
+  return jax.nn.log_softmax(logp_BV)
+
+
+def draw(key_B: jax.Array, logp_BV: jax.Array) -> jax.Array:
+  """Draws one token per row by inverting the cumulative distribution.
+
+  Two uniform numbers per row instead of the V of the Gumbel trick: first a
+  block of tokens by the mass of the blocks, then a token within it. Short
+  sums keep float32 exact enough at vocabularies of 150k, where one long
+  cumulative sum is not.
+
+  Args:
+    key_B: one random key per row.
+    logp_BV: log-probs of each row, -inf for impossible tokens.
+
+  Returns:
+    int32 tokens [B]; a token of probability zero is never drawn.
+  """
+  vocab = logp_BV.shape[-1]
+  width = min(_BLOCK, vocab)
+  blocks = math.ceil(vocab / width)
+  padding = [(0, 0)] * (logp_BV.ndim - 1) + [(0, blocks * width - vocab)]
+  probs = jnp.pad(jnp.exp(logp_BV), padding)
+  probs_BXY = probs.reshape(*logp_BV.shape[:-1], blocks, width)
+  uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(key_B)
+  block_B = _invert(probs_BXY.sum(-1), uniform_B2[:, 0])
+  inside_BY = jnp.take_along_axis(probs_BXY, block_B[:, None, None], 1)[:, 0]
+  return block_B * width + _invert(inside_BY, uniform_B2[:, 1])
+
+
+def _invert(mass_BX: jax.Array, uniform_B: jax.Array) -> jax.Array:
+  """Index of the cell in which the fraction `uniform_B` of the mass ends."""
+  cumulative_BX = jnp.cumsum(mass_BX, axis=-1)
+  target_B1 = (uniform_B * cumulative_BX[:, -1])[:, None]
+  index_B = jnp.sum(cumulative_BX <= target_B1, axis=-1)
+  # u * total can round up to total: then take the last cell with mass.
+  width = mass_BX.shape[-1]
+  last_B = width - 1 - jnp.argmax(mass_BX[:, ::-1] > 0, axis=-1)
+  return jnp.minimum(index_B, last_B).astype(jnp.int32)
+
+
+def draw_greedy(logp_BV: jax.Array) -> jax.Array:
+  """The most likely token of each row, the smallest id among equals."""
+  return jnp.argmax(logp_BV, axis=-1).astype(jnp.int32)

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The optimizer: AdamW with gradient clipping and a schedule, from optax."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+import optax
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  """AdamW (Loshchilov and Hutter 2019) and its schedule.
+
+  Attributes:
+    learning_rate: peak value.
+    schedule: after the warm-up "constant", or down to zero at the end of the
+      stage along a "linear" or "cosine" path.
+    warmup_ratio: share of the stage's steps over which the rate rises
+      linearly from zero.
+    beta1: decay of the first moment.
+    beta2: decay of the second moment.
+    epsilon: added to the root of the second moment.
+    weight_decay: decoupled, on matrices only (not on norms and biases).
+    max_grad_norm: gradients are scaled down to this global norm.
+    moment_dtype: of the first moment; the second stays in float32, where
+      rounding would bias it.
+  """
+
+  learning_rate: float = 5e-7
+  schedule: Literal["constant", "linear", "cosine"] = "constant"
+  warmup_ratio: float = 0.0
+  beta1: float = 0.9
+  beta2: float = 0.999
+  epsilon: float = 1e-8
+  weight_decay: float = 0.0
+  max_grad_norm: float = 1.0
+  moment_dtype: Literal["float32", "bfloat16"] = "float32"
+
+  def __post_init__(self):
+    if not 0 <= self.warmup_ratio < 1:
+      raise ValueError(
+        f"warmup_ratio={self.warmup_ratio} is not allowed; set it to a share "
+        "of the steps, from 0 up to but not including 1"
+      )
+
+
+def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
+  """Learning rate as a function of the optimizer step, from 0.
+
+  The first step of a warm-up of w steps has rate peak / w, not zero: a step
+  at rate zero would be wasted.
+  """
+  warmup = round(config.warmup_ratio * total_steps)
+  rest = max(total_steps - warmup, 1)
+  peak = config.learning_rate
+  after = {
+    "constant": optax.constant_schedule(peak),
+    "linear": optax.linear_schedule(peak, 0.0, rest),
+    "cosine": optax.cosine_decay_schedule(peak, rest),
+  }[config.schedule]
+  if not warmup:
+    return after
+  rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  return optax.join_schedules([rise, after], [warmup])
+
+
+def make_optimizer(
+  config: OptimConfig, total_steps: int
+) -> optax.GradientTransformation:
+  """Clips by global norm, then AdamW with the schedule."""
+  return optax.chain(
+    optax.clip_by_global_norm(config.max_grad_norm),
+    optax.adamw(
+      learning_rate(config, total_steps),
+      b1=config.beta1,
+      b2=config.beta2,
+      eps=config.epsilon,
+      weight_decay=config.weight_decay,
+      mask=_decays,
+      mu_dtype=config.moment_dtype,
+    ),
+  )
+
+
+def _decays(params):
+  """True for matrices; norm scales and biases are named."""
+
+  def is_matrix(path, _):
+    name = path[-1].key
+    return name != "scale" and not name.endswith("_bias")
+
+  return jax.tree_util.tree_map_with_path(is_matrix, params)

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run: load, evaluate, train the stages, evaluate, write the table.
+
+The order of things and the files of the working directory are decided here;
+how a stage is trained is train.py's business.
+
+  workdir/config.json           the resolved configuration
+  workdir/versions.json         versions of Python and the libraries
+  workdir/metrics.{jsonl,csv}   one row per step; TensorBoard beside them
+  workdir/stages/0_srl/         checkpoints of the first stage, and so on
+  workdir/results.json          what evaluation found, before and after
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from srl_jax import evaluate, report, sharding, train
+from srl_jax.config import Config
+from srl_jax.data import batching, readers
+from srl_jax.data.templates import TEMPLATES, Special
+from srl_jax.models import LanguageModel, weights
+from srl_jax.rewards import RewardConfig, Scorer
+from srl_jax.rollout import SamplingConfig
+from srl_jax.stage import Run, build_records
+from srl_jax.tokenizers import make_tokenizer
+
+ASSETS = importlib.resources.files("srl_jax") / "assets"
+
+# May differ between a run and its resumption: they change no number of it.
+_FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
+
+
+def run(
+  config: Config, workdir: pathlib.Path, versions: Mapping[str, str]
+) -> dict[str, Any]:
+  """Carries out a run, from wherever an earlier attempt left it.
+
+  Returns:
+    The results: {moment: {metric: [value, low, high]}}.
+
+  Raises:
+    ValueError: unusable input, config or working directory.
+    RuntimeError: training went wrong; see the message.
+    train.Stopped: on SIGTERM, after saving.
+  """
+  mesh = sharding.make_mesh(config.mesh)
+  _claim_workdir(config, workdir, versions)
+  with jax.set_mesh(mesh):
+    session = start(config, mesh, workdir)
+    params = initial_params(session)
+    print_summary(session, params)
+    results_path = workdir / "results.json"
+    results = (
+      json.loads(results_path.read_text()) if results_path.exists() else {}
+    )
+
+    def measure(moment: str, params: Any) -> None:
+      if moment not in results:
+        results[moment] = measure_all(session, params, moment)
+        train.write_json(results_path, results)
+
+    measure("before", params)
+    train.train_stages(
+      session,
+      params,
+      workdir,
+      lambda stage, params: measure(f"after {stage}", params),
+    )
+    if jax.process_index() == 0:
+      print(report.table(results), flush=True)
+  return results
+
+
+def start(
+  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path
+) -> Run:
+  """Loads data and tokenizer and builds the model of a run."""
+  loaded = readers.load_trajectories(config.data)
+  if loaded.rejects and jax.process_index() == 0:
+    path = workdir / "rejects.jsonl"
+    readers.write_rejects(loaded.rejects, path)
+    print(f"{len(loaded.rejects)} records were refused; see {path}")
+  splits = loaded.splits
+  tokenizer = _make_tokenizer(config, splits["train"], workdir)
+  model_config = config.model
+  if not model_config.vocab_size:
+    model_config = dataclasses.replace(
+      model_config, vocab_size=tokenizer.vocab_size
+    )
+  if model_config.vocab_size < tokenizer.vocab_size:
+    raise ValueError(
+      f"the tokenizer has {tokenizer.vocab_size} tokens and the model only "
+      f"{model_config.vocab_size} (c.model.vocab_size); they do not belong "
+      "together: set c.model.vocab_size=0 for a new model, or the tokenizer "
+      "that the weights were trained with"
+    )
+  template = TEMPLATES[config.template]
+  for task in ("step", "solve"):
+    for name in template.stop(task):
+      tokenizer.special_id(name)
+  return Run(
+    config=config,
+    mesh=mesh,
+    policy=LanguageModel(model_config, config.rules),
+    tokenizer=tokenizer,
+    template=template,
+    train=splits["train"],
+    valid=splits["valid"],
+    test=splits["test"],
+  )
+
+
+def _make_tokenizer(config, trajectories, workdir):
+  settings = config.tokenizer
+  if settings.path == "embedded":
+    path = str(ASSETS / "embedded" / "tokenizer.model")
+    settings = dataclasses.replace(settings, path=path)
+  if settings.train_vocab_size and not settings.path:
+    path = str(workdir / "tokenizer.model")
+    settings = dataclasses.replace(settings, path=path)
+  if settings.train_vocab_size and jax.process_count() > 1:
+    # One process trains it, the others read what it wrote.
+    if jax.process_index() == 0:
+      make_tokenizer(settings, _texts(config, trajectories))
+    multihost_utils.sync_global_devices("tokenizer")
+  return make_tokenizer(settings, _texts(config, trajectories))
+
+
+def _texts(config, trajectories):
+  """Yields all plain text that a model of these data will see."""
+  template = TEMPLATES[config.template]
+  for trajectory in trajectories:
+    segments = [template.problem(trajectory, "step")]
+    for number, step in enumerate(trajectory.steps, start=1):
+      segments.append(template.step(step, number))
+      if step.thought:
+        segments.append((f"<think>{step.thought}</think>",))
+    for segment in segments:
+      yield from (part for part in segment if not isinstance(part, Special))
+
+
+def initial_params(run: Run) -> Any:
+  """Parameters of the first stage, born on the mesh."""
+  source = run.config.weights
+  if source == "random":
+    return sharding.born_sharded(
+      run.policy.init,
+      run.key("weights"),
+      mesh=run.mesh,
+      rules=run.config.rules,
+    )
+  if source == "embedded":
+    source = str(ASSETS / "embedded" / "student_0.safetensors")
+  return weights.load_params(source, run.policy, run.mesh)
+
+
+def measure_all(run: Run, params: Any, moment: str) -> dict[str, list[float]]:
+  """Everything `config.evaluate` asks for, on the test split.
+
+  The same random numbers at every moment, so that differences between
+  moments are not differences of luck.
+  """
+  config = run.config.evaluate
+  measured: dict[str, evaluate.Estimate] = {}
+  if not run.test:
+    return {}
+  records = build_records(
+    run,
+    run.test,
+    dataclasses.replace(run.config.srl.instances, task="step"),
+    "test",
+  )
+  records = records[: config.step_trunks or None]
+  with Scorer(RewardConfig(workers=run.config.srl.reward.workers)) as scorer:
+    for name, temperature in (("greedy", 0.0), ("sampled", config.temperature)):
+      sampling = SamplingConfig(
+        samples=1,
+        max_new_tokens=config.max_turn_tokens,
+        temperature=temperature,
+      )
+      estimates = evaluate.evaluate_steps(
+        run.sampler(sampling, "step"),
+        params,
+        records,
+        key=run.key("evaluate", "steps"),
+        tokenizer=run.tokenizer,
+        scorer=scorer,
+        widths=batching.widths(records),
+        rows_per_batch=config.rows_per_batch,
+      )
+      for metric, estimate in estimates.items():
+        measured[f"step {metric}, {name}"] = estimate
+  problems = run.test[: config.problems or None]
+  for mode in config.modes:
+    for samples, temperature in (
+      (1, 0.0),
+      (config.samples, config.temperature),
+    ):
+      if not samples:
+        continue
+      attempts = evaluate.solve_problems(
+        run.sampler,
+        params,
+        problems,
+        mode=mode,
+        samples=samples,
+        temperature=temperature,
+        config=config,
+        key=run.key("evaluate", mode),
+        template=run.template,
+        tokenizer=run.tokenizer,
+        max_positions=run.policy.config.max_positions,
+      )
+      summary = evaluate.summarise(attempts, len(problems), samples)
+      for metric, estimate in summary.items():
+        kind = ", greedy" if not temperature else ""
+        measured[f"{mode} {metric}{kind}"] = estimate
+  return {k: [e.value, e.low, e.high] for k, e in measured.items()}
+
+
+def print_summary(run: Run, params: Any) -> None:
+  """The first lines of a run: what it is, on what, with what."""
+  if jax.process_index() != 0:
+    return
+  count = sum(x.size for x in jax.tree.leaves(params))
+  device = jax.devices()[0]
+  print(
+    f"srl_jax: {run.config.name} on {jax.device_count()} x "
+    f"{device.device_kind} ({jax.process_count()} process(es)), "
+    f"{count / 1e6:.2f}M parameters, stages {' -> '.join(run.config.stages)}, "
+    f"{len(run.train)} / {len(run.valid)} / {len(run.test)} trajectories to "
+    "train / validate / test",
+    flush=True,
+  )
+
+
+def _claim_workdir(config, workdir, versions):
+  """Writes the config, or checks that the folder belongs to the same run."""
+  path = workdir / "config.json"
+  resolved = json.loads(json.dumps(dataclasses.asdict(config)))
+  if path.exists():
+    before = json.loads(path.read_text())
+    different = [
+      f"{name} was {old!r} and is {new!r}"
+      for name, old, new in _differences(before, resolved, "config")
+      if name.split(".")[1] not in _FREE_TO_CHANGE
+    ]
+    if different:
+      raise ValueError(
+        f"{workdir} holds a run of another configuration: "
+        f"{'; '.join(different[:5])}; give this run a --workdir of its own, or "
+        "the old configuration to go on with that one"
+      )
+  train.write_json(path, resolved)
+  train.write_json(workdir / "versions.json", dict(versions))
+
+
+def _differences(old, new, path):
+  for name in sorted(old.keys() | new.keys()):
+    a, b, here = old.get(name), new.get(name), f"{path}.{name}"
+    if isinstance(a, dict) and isinstance(b, dict):
+      yield from _differences(a, b, here)
+    elif a != b:
+      yield here, a, b

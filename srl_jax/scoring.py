@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From sampled branches to rewards, on the host.
+
+Decodes the completions, hands them with the expert's targets to a Scorer
+(which may spread them over worker processes), and lays the results out as
+arrays. What a reward is, is decided in `srl_jax.rewards`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from srl_jax.data.batching import TrunkBatch
+from srl_jax.rewards import FAILURES, Completion, Scorer
+from srl_jax.tokenizers import Tokenizer
+from srl_jax.types import Branches
+
+
+class Scores(NamedTuple):
+  """Results of all branches [N, K, G]; nan at padding points.
+
+  Attributes:
+    reward_NKG: float32.
+    similarity_NKG: to the expert's step, nan where the format is broken.
+    thought_chars_NKG: length of the thought in characters.
+    action_chars_NKG: length of the action in characters.
+    failure_NKG: how the format is broken, as 1 + index in
+      `rewards.FAILURES`; 0 where it is not.
+  """
+
+  reward_NKG: np.ndarray
+  similarity_NKG: np.ndarray
+  thought_chars_NKG: np.ndarray
+  action_chars_NKG: np.ndarray
+  failure_NKG: np.ndarray
+
+
+def completion_texts(
+  branches: Branches, tokenizer: Tokenizer
+) -> list[list[Completion]]:
+  """Decodes the completions of host branches, one list per trunk.
+
+  The stop token that ended a completion is not part of its text.
+  """
+
+  def decode(tokens_C, is_completion_C, stopped):
+    tokens = tokens_C[is_completion_C]
+    tokens = tokens[:-1] if stopped else tokens
+    return Completion(tokenizer.decode(tokens.tolist()), bool(stopped))
+
+  rows = zip(
+    branches.tokens_NRC,
+    branches.is_completion_NRC,
+    branches.stopped_NR,
+    strict=True,
+  )
+  return [[decode(*x) for x in zip(*row, strict=True)] for row in rows]
+
+
+def score_branches(
+  batch: TrunkBatch,
+  branches: Branches,
+  tokenizer: Tokenizer,
+  scorer: Scorer,
+) -> Scores:
+  """Scores every branch of the real branch points.
+
+  Args:
+    batch: N trunks with the expert targets.
+    branches: host arrays [N, R, ...], R = K * G.
+    tokenizer: decodes the completions.
+    scorer: rewards texts.
+  """
+  trunks, points = batch.trunks.is_real_NK.shape
+  samples = branches.length_NR.shape[1] // points
+  texts = completion_texts(branches, tokenizer)
+  places, completions, targets = [], [], []
+  for n, record in enumerate(batch.records):
+    for k, point in enumerate(record.points):
+      for g in range(samples):
+        places.append((n, k, g))
+        completions.append(texts[n][k * samples + g])
+        targets.append(point.target)
+  scored = scorer.score(completions, targets)
+  scores = Scores(
+    *(np.full((trunks, points, samples), np.nan, np.float32) for _ in range(4)),
+    np.zeros((trunks, points, samples), np.int32),
+  )
+  for place, one in zip(places, scored, strict=True):
+    scores.reward_NKG[place] = one.reward
+    scores.similarity_NKG[place] = one.similarity
+    scores.thought_chars_NKG[place] = one.thought_chars
+    scores.action_chars_NKG[place] = one.action_chars
+    if one.failure:
+      scores.failure_NKG[place] = 1 + FAILURES.index(one.failure)
+  return scores

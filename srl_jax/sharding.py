@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device mesh, the rules from logical axes to it, and arrays born on it.
+
+Parameters and activations name their axes ("embed", "mlp", "batch"); one
+`ShardingRules` value says which mesh axes each name is split over. Nothing
+else in the code base mentions a mesh axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
+from jax.sharding import NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+_MeshAxes = str | tuple[str, ...] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """How many devices each mesh axis has; -1 once: all that remain."""
+
+  data: int = -1
+  fsdp: int = 1
+  tensor: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardingRules:
+  """Mesh axes of each logical axis; None means replicated."""
+
+  batch: _MeshAxes = ("data", "fsdp")
+  embed: _MeshAxes = "fsdp"
+  kv_heads: _MeshAxes = "tensor"
+  mlp: _MeshAxes = "tensor"
+  vocab: _MeshAxes = "tensor"
+  head_width: _MeshAxes = None
+  layers: _MeshAxes = None
+
+  def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
+    """Returns the PartitionSpec of an array with these logical axes."""
+    return PartitionSpec(*(a and getattr(self, a) for a in axes))
+
+
+def make_mesh(config: MeshConfig) -> jax.sharding.Mesh:
+  """Builds the mesh over all devices of all processes.
+
+  Raises:
+    ValueError: if the axis sizes do not multiply to the number of devices.
+  """
+  sizes = [getattr(config, axis) for axis in MESH_AXES]
+  devices = jax.device_count()
+  known = math.prod(s for s in sizes if s != -1)
+  if sizes.count(-1) > 1 or min(sizes) < -1 or 0 in sizes or devices % known:
+    raise ValueError(
+      f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} does not fit "
+      f"{devices} devices; set c.mesh.data, c.mesh.fsdp and c.mesh.tensor to "
+      "positive numbers whose product divides it, at most one of them -1"
+    )
+  sizes = [devices // known if s == -1 else s for s in sizes]
+  if math.prod(sizes) != devices:
+    raise ValueError(
+      f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} uses "
+      f"{math.prod(sizes)} of {devices} devices; set c.mesh.data=-1 to use all"
+    )
+  return jax.make_mesh(
+    tuple(sizes),
+    MESH_AXES,
+    axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
+  )
+
+
+def constrain(
+  x: jax.Array, axes: Sequence[str | None], rules: ShardingRules
+) -> jax.Array:
+  """Pins the sharding of an activation; a no-op outside `jax.set_mesh`."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, rules.spec(axes))
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+  """The sharding of arrays that every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def born_sharded(
+  init: Callable[..., Any],
+  *args: Any,
+  mesh: jax.sharding.Mesh,
+  rules: ShardingRules,
+) -> Any:
+  """Runs `init` under jit so that each array is created where it will live.
+
+  Args:
+    init: returns a pytree whose leaves may be boxed with logical axis names
+      (`nn.with_logical_partitioning`); leaves without names are replicated.
+    *args: its arguments.
+    mesh: the mesh.
+    rules: logical to mesh axes.
+
+  Returns:
+    The unboxed pytree of sharded arrays.
+  """
+  shardings = tree_shardings(jax.eval_shape(init, *args), mesh, rules)
+
+  def unboxed(*args):
+    return nn.unbox(init(*args))
+
+  return jax.jit(unboxed, out_shardings=shardings)(*args)
+
+
+def tree_shardings(
+  abstract: Any, mesh: jax.sharding.Mesh, rules: ShardingRules
+) -> Any:
+  """NamedSharding of each leaf of a pytree with boxed logical axis names."""
+
+  def of_leaf(leaf):
+    axes = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
+    return NamedSharding(mesh, rules.spec(axes))
+
+  return jax.tree.map(
+    of_leaf, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)
+  )
+
+
+def batch_devices(mesh: jax.sharding.Mesh, rules: ShardingRules) -> int:
+  """Over how many devices the batch axis N is split."""
+  axes = rules.batch or ()
+  axes = (axes,) if isinstance(axes, str) else axes
+  return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def put_batch(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Any:
+  """Places host rows [local N, ...] as one global array split along N.
+
+  Each process passes its own rows; process p's rows come before those of
+  process p + 1.
+
+  Raises:
+    ValueError: if the global N does not divide over the batch devices.
+  """
+  parts = batch_devices(mesh, rules)
+
+  def place(x):
+    x = np.asarray(x)
+    rows = x.shape[0] * jax.process_count()
+    if rows % parts:
+      raise ValueError(
+        f"batch of {rows} trunks does not divide over {parts} devices "
+        f"(mesh {dict(mesh.shape)}, batch axes {rules.batch}); make "
+        f"trunks_per_round and trunks_per_micro_batch multiples of {parts}"
+      )
+    spec = rules.spec(("batch",))
+    return multihost_utils.host_local_array_to_global_array(x, mesh, spec)
+
+  return jax.tree.map(place, batch)
+
+
+def local_rows(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules):
+  """Reads this process's rows of global arrays split along N, as numpy."""
+
+  def read(x):
+    local = multihost_utils.global_array_to_host_local_array(
+      x, mesh, rules.spec(("batch",))
+    )
+    return np.asarray(local)
+
+  return jax.tree.map(read, batch)
+
+
+def gather_rows(rows: Any) -> Any:
+  """Gives every process the numpy rows of all processes, interleaved.
+
+  Process p holds the items p, p + P, p + 2P, ... of the global batch (P
+  processes), which is how the data pipeline deals them out, so the result is
+  in the order of the global batch and does not depend on P.
+  """
+  if jax.process_count() == 1:
+    return rows
+
+  def gather(x):
+    x_PN = multihost_utils.process_allgather(np.asarray(x), tiled=False)
+    return np.swapaxes(x_PN, 0, 1).reshape(-1, *x_PN.shape[2:])
+
+  return jax.tree.map(gather, rows)

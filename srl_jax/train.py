@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop and the run around it.
+
+A run is: evaluate, train the stages in order, evaluate again. Every stage is
+the same loop: make a batch, take an optimizer step, now and then validate and
+save. Killed at any moment, the same command goes on from the last complete
+checkpoint and ends with the same numbers as if it had never been stopped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from srl_jax import optim, update
+from srl_jax.checkpoint import Checkpointer
+from srl_jax.metrics import MetricWriter, Progress
+from srl_jax.reductions import reduce_metrics
+from srl_jax.stage import Run, Stage
+from srl_jax.stage_rl import RlStage
+from srl_jax.stage_sft import SftStage
+
+STAGES = {"sft": SftStage, "srl": RlStage, "rlvr": RlStage}
+
+
+class Stopped(Exception):  # noqa: N818 (nothing went wrong)
+  """The process was asked to end, and everything is saved."""
+
+
+@dataclasses.dataclass
+class _Pending:
+  """Metrics of a dispatched step that nobody has waited for yet."""
+
+  step: int
+  values: dict[str, float]
+  batches: list[Any]
+  steps: list[Any]
+  start_s: float
+
+
+def train_stage(
+  run: Run,
+  stage: Stage,
+  name: str,
+  params: Any,
+  directory: pathlib.Path,
+  first_global_step: int,
+) -> Any:
+  """Trains one stage, from its last checkpoint if it has one.
+
+  Args:
+    run: what stages share.
+    stage: makes batches.
+    name: its section in the config.
+    params: where it starts; consumed.
+    directory: of the stage's checkpoints.
+    first_global_step: steps of all stages before; metrics count on.
+
+  Returns:
+    The parameters with the best validation value.
+
+  Raises:
+    Stopped: on SIGTERM, after saving.
+  """
+  config = getattr(run.config, name)
+  total = config.steps * stage.passes
+  optimizer = optim.make_optimizer(config.optim, total)
+  updater = update.Updater(
+    stage.loss_fn,
+    optimizer,
+    optim.learning_rate(config.optim, total),
+    params,
+    run.mesh,
+  )
+  reference = jax.tree.map(jnp.copy, params) if stage.uses_reference else None
+  with contextlib.ExitStack() as stack:
+    stack.callback(stage.close)
+    saver = stack.enter_context(Checkpointer(directory, run.config.checkpoint))
+    first = saver.latest_step() or 0
+    if first:
+      del params
+      state, pool, meta = saver.restore(first, updater.abstract_state())
+      stage.set_state(meta["data"], pool)
+      _say(f"{name}: resuming after step {first} of {config.steps}")
+    else:
+      state = updater.init(params)
+    workdir = directory.parent.parent
+    writer = stack.enter_context(
+      MetricWriter(workdir, first_step=first_global_step + first)
+    )
+    progress = Progress(
+      name, total_steps=config.steps, first_step=first, columns=stage.columns
+    )
+    is_stopping = stack.enter_context(_stop_signal())
+
+    def finish(pending: _Pending | None) -> None:
+      """Waits for a step and logs it."""
+      if pending is None:
+        return
+      values = _step_values(pending)
+      values["programs"] = stage.programs() + update.compiled_count(
+        updater.accumulate, updater.finish
+      )
+      stage.check(values)
+      writer.write(first_global_step + pending.step, values, f"{name}/")
+      if (pending.step + 1) % run.config.log_every == 0:
+        progress.show(pending.step + 1, values)
+
+    pending = None
+    for step in range(first, config.steps):
+      start_s = time.monotonic()
+      work = stage.next_batch(state.params, step)
+      of_batches, of_steps = [], []
+      for turn in range(stage.passes):
+        state, metrics, of_step = updater.step(
+          state, work.batches, step * stage.passes + turn, reference
+        )
+        of_batches += metrics
+        of_steps.append(of_step)
+      # The step before is logged while this one runs.
+      finish(pending)
+      pending = _Pending(step, work.values, of_batches, of_steps, start_s)
+      done = step + 1
+      is_last = done == config.steps
+      if is_last or (
+        config.validate_every and done % config.validate_every == 0
+      ):
+        finish(pending)
+        pending = None
+        value, values = stage.validate(state.params)
+        writer.write(first_global_step + step, values, f"{name}/")
+        _say(f"{name} {done}/{config.steps}  " + _line(values))
+        best = saver.best()
+        if best is None or value > best[1]:
+          saver.save_best(done, state.params, value)
+      is_asked = is_stopping()
+      if is_last or is_asked or saver.is_due(done):
+        finish(pending)
+        pending = None
+        data, pool = stage.get_state()
+        saver.save(done, state, pool, {"data": data})
+      if is_asked and not is_last:
+        saver.wait()
+        raise Stopped(
+          f"{name}: asked to stop; step {done} of {config.steps} is saved in "
+          f"{directory}. Run the same command again to go on from there."
+        )
+    saver.wait()
+    return saver.restore_best(updater.abstract_state().params)
+
+
+def _step_values(pending: _Pending) -> dict[str, float]:
+  values = dict(pending.values)
+  values.update(reduce_metrics(pending.batches))
+  values.update(reduce_metrics(pending.steps))
+  values["micro_batches"] = len(pending.batches)
+  # Reading the metrics above waited for the step.
+  values["step_s"] = time.monotonic() - pending.start_s
+  tokens = values.get("tokens_sampled", values["tokens_trained"])
+  values["tokens_per_s"] = tokens / values["step_s"]
+  if values.get("rollout_s"):
+    values["rollout_tokens_per_s"] = (
+      values["tokens_sampled"] / values["rollout_s"]
+    )
+  return values
+
+
+def _line(values: dict[str, float]) -> str:
+  shown = {k: v for k, v in values.items() if "step_" not in k}
+  return "  ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in shown.items())
+
+
+@contextlib.contextmanager
+def _stop_signal() -> Iterator[Any]:
+  """Yields a function that tells whether any process got SIGTERM."""
+  asked = []
+  before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+
+  def is_stopping() -> bool:
+    if jax.process_count() == 1:
+      return bool(asked)
+    votes = multihost_utils.process_allgather(np.array(bool(asked)))
+    return bool(np.any(votes))
+
+  try:
+    yield is_stopping
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def train_stages(
+  run: Run, params: Any, workdir: pathlib.Path, after_stage: Any
+) -> Any:
+  """Trains all stages in order, skipping the ones that are done.
+
+  Args:
+    run: the run.
+    params: where the first stage starts.
+    workdir: results go below it.
+    after_stage: called with (stage name, parameters) after each stage, also
+      after one that was done before.
+
+  Returns:
+    The parameters after the last stage.
+  """
+  first_global_step = 0
+  for index, name in enumerate(run.config.stages):
+    directory = workdir / "stages" / f"{index}_{name}"
+    marker = directory / "done.json"
+    steps = getattr(run.config, name).steps
+    if marker.exists():
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+        params,
+      )
+      with Checkpointer(directory, run.config.checkpoint, read_only=True) as c:
+        params = c.restore_best(abstract)
+      _say(f"{name}: was finished before")
+    else:
+      stage = STAGES[name](run, name, getattr(run.config, name))
+      params = train_stage(
+        run, stage, name, params, directory, first_global_step
+      )
+      write_json(marker, {"steps": steps})
+    first_global_step += steps
+    after_stage(name, params)
+  return params
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes JSON so that the file appears whole or not at all (process 0)."""
+  if jax.process_index() != 0:
+    return
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(json.dumps(value, indent=2) + "\n")
+  os.replace(temporary, path)
+
+
+def _say(line: str) -> None:
+  if jax.process_index() == 0:
+    print(line, flush=True)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Axis legend and the array records that host code and device code share.
+
+This file imports numpy only, so that worker processes can import it without
+starting JAX. Array names end in their axes, and einsum strings, docstrings
+and comments use the same letters:
+
+  N  trunks                       D  model width
+  S  trunk positions              Q  query heads = H * M
+  K  branch points per trunk      H  key/value heads
+  G  samples per branch point     M  query heads per key/value head
+  R  branches per trunk = K * G   E  head width
+  C  branch positions             F  mlp width
+  V  vocabulary                   L  layers
+  T  query positions of whichever stream is being run
+
+A *trunk* is a problem followed by the expert's steps, laid out once. A
+*branch* hangs off it at a position: it sees the trunk tokens before
+`branch_at` and its own tokens so far. Its first tokens, the *stem*, are given
+(end of the user turn, assistant header, optional step title); the rest is
+sampled by the policy or, in SFT, written by the expert.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# Either a numpy array (host) or a JAX array (device): this file cannot tell.
+Array = Any
+
+
+class Trunks(NamedTuple):
+  """Trunks with their branch points, right padded. All integers are int32.
+
+  Attributes:
+    tokens_NS: token ids; anything at positions >= length_N is padding.
+    length_N: number of real tokens of each trunk.
+    branch_at_NK: how many trunk tokens a branch sees; its first token has
+      this position.
+    stem_NKC: the given tokens at the head of each branch (here C is the stem
+      width).
+    stem_length_NK: number of real stem tokens, at least one.
+    instance_NK: uint32 name of the step instance; the random numbers of its
+      samples derive from it.
+    is_real_NK: False for branch points that only fill up the row.
+  """
+
+  tokens_NS: Array
+  length_N: Array
+  branch_at_NK: Array
+  stem_NKC: Array
+  stem_length_NK: Array
+  instance_NK: Array
+  is_real_NK: Array
+
+
+class Branches(NamedTuple):
+  """Sampled (or expert) branches of a batch of trunks, right padded.
+
+  Attributes:
+    tokens_NRC: stem and completion.
+    length_NR: number of real tokens, stem included; 0 for an empty slot.
+    is_completion_NRC: True on completion tokens (stop token included), which
+      are the ones that are sampled, scored and trained.
+    sampler_logp_NRC: float32, nats; log-prob of each completion token under
+      the distribution it was drawn from; 0 elsewhere.
+    stopped_NR: True where the completion ended with a stop token.
+  """
+
+  tokens_NRC: Array
+  length_NR: Array
+  is_completion_NRC: Array
+  sampler_logp_NRC: Array
+  stopped_NR: Array
+
+
+class Ratio(NamedTuple):
+  """A metric that is a ratio of sums: both parts add over micro-batches."""
+
+  numerator: Array
+  denominator: Array
+
+
+def padding_row(trunks: Trunks) -> Trunks:
+  """Returns one all-padding row [1, ...] of the same widths and dtypes."""
+  row = Trunks(*(np.zeros_like(np.asarray(x[:1])) for x in trunks))
+  return row._replace(stem_length_NK=np.ones_like(row.stem_length_NK))
