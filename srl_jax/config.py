@@ -60,6 +60,7 @@ class SftConfig:
     validation_trunks: trajectories per validation; 0 for all.
     logp_chunk_tokens: see LossConfig.
     instances: which instances are made of a trajectory.
+    split: "pretrain" keeps the trajectories of "train" for the RL stages.
     alternate_solve: every other step trains on whole solutions (task
       "solve") instead, for a model that shall do both.
     optim: the optimizer.
@@ -72,6 +73,7 @@ class SftConfig:
   validation_trunks: int = 64
   logp_chunk_tokens: int = 16384
   instances: InstanceConfig = InstanceConfig(include_thoughts=True)
+  split: Literal["pretrain", "train"] = "train"
   alternate_solve: bool = False
   optim: OptimConfig = OptimConfig(
     learning_rate=5e-6, schedule="cosine", warmup_ratio=0.3

@@ -90,7 +90,8 @@ def start(
     readers.write_rejects(loaded.rejects, path)
     print(f"{len(loaded.rejects)} records were refused; see {path}")
   splits = loaded.splits
-  tokenizer = _make_tokenizer(config, splits["train"], workdir)
+  texts = [*splits["pretrain"], *splits["train"]]
+  tokenizer = _make_tokenizer(config, texts, workdir)
   model_config = config.model
   if not model_config.vocab_size:
     model_config = dataclasses.replace(
@@ -113,6 +114,7 @@ def start(
     policy=LanguageModel(model_config, config.rules),
     tokenizer=tokenizer,
     template=template,
+    pretrain=splits["pretrain"],
     train=splits["train"],
     valid=splits["valid"],
     test=splits["test"],

@@ -37,6 +37,7 @@ class Run:
   policy: LanguageModel
   tokenizer: Tokenizer
   template: Template
+  pretrain: list[Trajectory]
   train: list[Trajectory]
   valid: list[Trajectory]
   test: list[Trajectory]
@@ -117,6 +118,7 @@ class StageData:
     self,
     run: Run,
     name: str,
+    trajectories: Sequence[Trajectory],
     instances: InstanceConfig,
     *,
     batch_size: int,
@@ -128,6 +130,7 @@ class StageData:
     Args:
       run: the run.
       name: of the stage, for messages.
+      trajectories: what to train on.
       instances: which instances are made of a trajectory.
       batch_size: trunks per batch, all processes together.
       validation_trunks: how many to validate on; 0 for all.
@@ -138,7 +141,7 @@ class StageData:
       ValueError: nothing is left to train on, a context is longer than the
         model's, or the batch does not divide.
     """
-    train = build_records(run, run.train, instances, "train")
+    train = build_records(run, trajectories, instances, "train")
     valid = build_records(run, run.valid, instances, "valid")
     self.valid = valid[: validation_trunks or None]
     widest = batching.widths([*train, *self.valid])

@@ -78,6 +78,7 @@ class RlStage:
     self._data = StageData(
       run,
       name,
+      run.train,
       config.instances,
       batch_size=config.trunks_per_round,
       validation_trunks=config.validation_trunks,

@@ -45,6 +45,7 @@ class SftStage:
       StageData(
         run,
         name,
+        getattr(run, config.split),
         instances,
         batch_size=config.trunks_per_batch,
         validation_trunks=config.validation_trunks,

@@ -154,7 +154,7 @@ class Transformer(nn.Module):
       in_axes=(nn.broadcast, nn.broadcast, 0, 0),
       metadata_params={nn.PARTITION_NAME: "layers"},
     )(c, self.rules)
-    normal = nn.initializers.normal(0.02)
+    normal = nn.initializers.normal(c.d_model**-0.5)
     self.embedding_VD = self._table("embedding", ("vocab", "embed"), normal)
     if not c.tie_embeddings:
       self.head_VD = self._table("head", ("vocab", "embed"), normal)
