@@ -253,7 +253,6 @@ def _manager(
     options=ocp.CheckpointManagerOptions(
       max_to_keep=None if read_only else keep,
       create=not read_only,
-      read_only=read_only,
       cleanup_tmp_directories=not read_only,
       # Two managers in one process need different prefixes: their barriers
       # would meet each other's in a run of several processes.

@@ -62,7 +62,8 @@ def test_every_process_learns_its_place_and_the_same_coordinator():
   assert len({m[3] for m in found}) == 1
 
 
-def test_both_streams_are_prefixed_and_lines_come_at_once():
+def test_both_streams_are_prefixed_and_lines_come_at_once(monkeypatch):
+  monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
   # The launcher would sit on the line until the end if it were buffered.
   with start("print('out'); time.sleep(600)", 1) as launcher:
     wait_for(launcher, "[0] out")
@@ -71,20 +72,30 @@ def test_both_streams_are_prefixed_and_lines_come_at_once():
   assert lines == ["[0] err"]
 
 
-def test_one_that_fails_ends_the_others_and_its_status_is_passed_on():
+def test_one_that_fails_ends_the_others_and_its_status_is_passed_on(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setenv("READY", str(tmp_path / "ready"))
   status, lines = launch(
     """
-    if me == 1:
-      time.sleep(0.5)
-      sys.exit(7)
-    time.sleep(600)
+    def asked(*_):
+      print("asked to end")
+      sys.exit(3)
+    signal.signal(signal.SIGTERM, asked)
+    if me == 0:
+      open(os.environ["READY"], "w").close()
+      time.sleep(600)
+    while not os.path.exists(os.environ["READY"]):
+      time.sleep(0.01)
+    sys.exit(7)
     """
   )
   assert status == 7
-  assert lines == [
+  assert lines[:2] == [
     "[launch] process 1 ended with status 7",
     "[launch] ending the others",
   ]
+  assert sorted(lines[2:]) == ["[0] asked to end"]
 
 
 def test_one_that_is_killed_counts_as_128_and_the_signal():

@@ -62,16 +62,15 @@ def test_the_csv_header_widens_when_a_new_kind_of_row_comes(tmp_path):
 
 def test_a_number_that_is_not_finite_is_null_in_json_and_empty_in_csv(tmp_path):
   with metrics.MetricWriter(tmp_path) as writer:
-    writer.write(0, {"loss": math.nan, "norm": math.inf, "reward": 1})
+    # The first row brings the header with it, the second is appended.
+    for step in range(2):
+      writer.write(step, {"loss": math.nan, "norm": math.inf, "reward": 1})
   first = read_files(tmp_path)
-  assert json.loads(first[0]) == {
-    "step": 0,
-    "loss": None,
-    "norm": None,
-    "reward": 1.0,
-  }
-  assert first[1].splitlines()[1] == "0,,,1.0"
-  metrics.MetricWriter(tmp_path, first_step=1).close()
+  for step, line in enumerate(first[0].splitlines()):
+    row = {"step": step, "loss": None, "norm": None, "reward": 1.0}
+    assert json.loads(line) == row
+  assert first[1].splitlines()[1:] == ["0,,,1.0", "1,,,1.0"]
+  metrics.MetricWriter(tmp_path, first_step=2).close()
   assert read_files(tmp_path) == first
 
 
