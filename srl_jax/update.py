@@ -341,7 +341,7 @@ class Updater:
         grads, state.opt_state, state.params
       )
       metrics = StepMetrics(
-        grad_norm=optax.global_norm(grads),
+        grad_norm=optax.tree.norm(grads),
         learning_rate=jnp.asarray(schedule(step)),
       )
       params = optax.apply_updates(state.params, updates)
