@@ -249,16 +249,14 @@ def parse_argument(
 def override(
   config: ml_collections.ConfigDict, overrides: Mapping[str, str]
 ) -> None:
-  """Sets dotted fields from text, read as Python literals where possible.
+  """Sets dotted fields from text, which is read by the type of what is there.
+
+  Text that fits no such reading is put in as it is, for `to_config` to refuse.
 
   Raises:
     ValueError: no such field; the message names the nearest.
   """
   for path, text in overrides.items():
-    try:
-      value = ast.literal_eval(text)
-    except (SyntaxError, ValueError):
-      value = text
     *parents, last = path.split(".")
     node = config
     for parent in parents:
@@ -267,8 +265,21 @@ def override(
         node = {}
         break
     if last not in node:
-      strict.to_dataclass(Config, _nested(path.split("."), value), "config")
-    node[last] = value
+      strict.to_dataclass(Config, _nested(path.split("."), text), "config")
+    with node.ignore_type():
+      node[last] = _read(text, node[last])
+
+
+def _read(text, present):
+  """The value that text means where now `present` stands."""
+  if isinstance(present, str):
+    return text
+  if isinstance(present, bool) and text in ("true", "false"):
+    return text == "true"
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return tuple(text.split(",")) if isinstance(present, tuple) else text
 
 
 def _nested(names, value):

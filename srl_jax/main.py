@@ -13,19 +13,27 @@ from __future__ import annotations
 import importlib.metadata
 import pathlib
 import platform
+import re
+import runpy
+import signal
 import sys
 import traceback
+from collections.abc import Sequence
+from typing import NoReturn
 
 import jax
+import ml_collections
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from srl_jax import config as config_lib
 from srl_jax import run as run_lib
 from srl_jax.train import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Experiment file, as file.py[:preset[,key=value]...]."
+_CONFIG = flags.DEFINE_string(
+  "config",
+  None,
+  "Experiment file, as file.py[:preset[,key=value]...]. Single fields are set "
+  "by --config.key=value too.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir",
@@ -47,23 +55,37 @@ _MULTI_HOST = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
+def command(argv: Sequence[str] | None = None) -> NoReturn:
+  """The command line; ends the process with status 0, 1, or 143 if stopped."""
+  app.run(main, argv, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses all flags but --config.key=value, which it returns for `main`.
+
+  The fields belong to the experiment, so absl cannot know them.
+  """
+  fields = [x for x in argv[1:] if re.match(r"--?config\.", x)]
+  rest = [x for x in argv if x not in fields]
+  return app.parse_flags_with_usage(rest) + fields
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs what the flags say; `argv` holds overrides of config fields."""
   # Libraries announce at level INFO which backends they did not find.
   logging.set_verbosity(logging.WARNING)
-  if len(argv) > 1:
-    raise app.UsageError(
-      f"arguments {argv[1:]} are not understood; all options begin with --"
-    )
-  if _COORDINATOR.value or _MULTI_HOST.value:
-    jax.distributed.initialize(
-      _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-    )
   workdir = None
   try:
-    config = config_lib.to_config(_CONFIG.value)
+    config = load_config(_CONFIG.value, argv[1:])
     workdir = pathlib.Path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
+    if _COORDINATOR.value or _MULTI_HOST.value:
+      jax.distributed.initialize(
+        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
+      )
+    # While a stage is trained, train.py listens for it instead and saves.
+    signal.signal(signal.SIGTERM, _stop)
     run_lib.run(config, workdir, versions())
   except Stopped as stopped:
     print(stopped, flush=True)
@@ -72,15 +94,82 @@ def main(argv: list[str]) -> None:
     _fail(error, workdir)
 
 
-def _fail(error: Exception, workdir: pathlib.Path | None) -> None:
+def _stop(*_: object) -> NoReturn:
+  raise Stopped(
+    "asked to stop while nothing was trained, so there is nothing to save. "
+    "Run the same command again to go on."
+  )
+
+
+def load_config(
+  source: str | None, overrides: Sequence[str] = ()
+) -> config_lib.Config:
+  """Loads an experiment file and converts what it says strictly.
+
+  Args:
+    source: file.py[:argument].
+    overrides: --config.key=value, as on the command line.
+
+  Raises:
+    ValueError: no such file, or something is wrong in it or the overrides.
+  """
+  if not source:
+    raise ValueError(
+      "which experiment? For example --config=experiments/math.py"
+    )
+  path, colon, argument = source.partition(":")
+  if not pathlib.Path(path).is_file():
+    raise ValueError(
+      f"--config={source}: there is no file {path!r} (from "
+      f"{pathlib.Path.cwd()}); give an experiment, for example "
+      "experiments/math.py"
+    )
+  config = _get_config(path, *([argument] if colon else []))
+  fields = {}
+  for text in overrides:
+    key, equals, value = text.partition("=")
+    if not equals or not key.startswith(("--config.", "-config.")):
+      raise ValueError(
+        f"{text!r} is not understood; options are of the form --name=value"
+      )
+    fields[key.partition(".")[2]] = value
+  config_lib.override(config, fields)
+  return config_lib.to_config(config)
+
+
+def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
+  try:
+    config = runpy.run_path(path)["get_config"](*argument)
+  except ValueError:
+    # What `config.parse_argument` and its like have to say.
+    raise
+  except Exception as error:
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == path
+    ]
+    where = f" line {lines[-1]}" if lines else ""
+    raise ValueError(
+      f"{path}{where}: {type(error).__name__}: {error}; an experiment file "
+      "defines get_config(argument=None), which returns the changed "
+      "config.default_config()"
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(
+      f"get_config() of {path} returned {config!r}; end it with 'return c', "
+      "where c = config.default_config()"
+    )
+  return config
+
+
+def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
   """Ends with the message alone; the traceback goes to a file."""
   print(f"error: {error}", file=sys.stderr)
   if workdir is not None and workdir.is_dir():
     path = workdir / f"error_{jax.process_index()}.txt"
     path.write_text(traceback.format_exc())
     print(f"(where it happened: {path})", file=sys.stderr)
-  else:
-    traceback.print_exc(limit=-1)
   sys.exit(1)
 
 
@@ -97,5 +186,4 @@ def versions() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-  flags.mark_flag_as_required("config")
-  app.run(main)
+  command()
