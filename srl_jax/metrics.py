@@ -80,7 +80,8 @@ class MetricWriter:
       csv.writer(self._csv).writerow(self._cells(row))
       self._csv.flush()
     for name, value in row.items():
-      if name != "step":
+      # A ratio of nothing is nan, and TensorBoard warns of each.
+      if name != "step" and math.isfinite(value):
         self._tensorboard.add_scalar(name, value, row["step"])
 
   def close(self) -> None:

@@ -106,6 +106,7 @@ def tensorboard_scalars(directory):
 def test_tensorboard_gets_every_number_under_its_prefix(tmp_path):
   with metrics.MetricWriter(tmp_path) as writer:
     write_rows(writer, 0, 2)
+    writer.write(2, {"loss": math.nan})
   assert tensorboard_scalars(tmp_path / "tensorboard") == [
     (0, "srl/reward", 0.0),
     (0, "srl/loss", 1.0),
