@@ -27,7 +27,10 @@ def get_config(argument=None):
   c.data.test_size = 300
   c.tokenizer.kind = "sentencepiece"
   c.tokenizer.train_vocab_size = 1024
-  c.model.max_positions = 512
+  c.model.d_model = 128
+  c.model.n_layers = 4
+  c.model.head_width = 32
+  c.model.d_mlp = 384
   # A few per cent of the problems are longer.
   for stage in (c.sft, c.srl):
     stage.instances.max_trunk_tokens = 224

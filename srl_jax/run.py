@@ -9,6 +9,7 @@ how a stage is trained is train.py's business.
   workdir/metrics.{jsonl,csv}   one row per step; TensorBoard beside them
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/results.json          what evaluation found, before and after
+  workdir/weights.safetensors   the final parameters; c.weights takes its path
 """
 
 from __future__ import annotations
@@ -69,11 +70,14 @@ def run(
         train.write_json(results_path, results)
 
     measure("before", params)
-    train.train_stages(
+    params = train.train_stages(
       session,
       params,
       workdir,
       lambda stage, params: measure(f"after {stage}", params),
+    )
+    weights.save_params(
+      workdir / "weights.safetensors", params, session.policy.config
     )
     if jax.process_index() == 0:
       print(report.table(results), flush=True)

@@ -6,7 +6,8 @@ with blocks of three instructions, each block headed by a letter. "z+x" sets z
 to (z + x) mod 10, "y-z" sets y to (y - z) mod 10:
 
   problem  ^8652Dz+xw-yx+wEy-zz+wx-y
-  thought  z+x8658w-y3658x+w3958     instruction, state after it, and so on
+  thought  z2+x68658w8-y53658x6+w33958   each instruction with the values it
+           reads, the state after it, and so on
   action   D3958                     the block's letter and the state after it
   answer   the state after the last block: 3271
 
@@ -98,8 +99,10 @@ def _think(state: str, instructions: list[str]) -> tuple[str, str]:
   """Returns the thought that works through instructions, and the state."""
   thought = ""
   for instruction in instructions:
-    state = execute(state, instruction)
-    thought += instruction + state
+    dest, op, source = instruction
+    before, state = state, execute(state, instruction)
+    reads = [before[REGISTERS.index(name)] for name in (dest, source)]
+    thought += f"{dest}{reads[0]}{op}{source}{reads[1]}{state}"
   return thought, state
 
 
@@ -180,7 +183,8 @@ class PretrainingConfig:
   `finish_probability`. Otherwise the thought stops after the first
   `stop_after` of its three instructions, and the action guesses the digit of
   each register that the others change. With the defaults a hard step is
-  right 0.03 + 0.97 / 100 = 4.0% of the time: that is the support SRL has.
+  right 0.1 + 0.9 / 100 = 10.9% of the time, a hard problem 0.01% of the time:
+  that is the support that SRL and RLVR have.
 
   Attributes:
     easy_fraction: share of easy problems, which are solved right.
@@ -191,10 +195,10 @@ class PretrainingConfig:
       empty thought breaks the format.
   """
 
-  easy_fraction: float = 0.5
+  easy_fraction: float = 0.6
   easy_blocks: tuple[int, ...] = (1, 2)
   hard_blocks: int = HARD_BLOCKS
-  finish_probability: float = 0.03
+  finish_probability: float = 0.1
   stop_after: tuple[int, ...] = (1,)
 
   def __post_init__(self) -> None:

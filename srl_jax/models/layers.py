@@ -102,9 +102,7 @@ class Attention(Module):
     shape = (*heads, self.head_width)
     axes = ("kv_heads", *(None for _ in heads[1:]), "head_width")
     letters = "HME" if len(heads) == 2 else "HE"
-    kernel = self.weight(
-      name, (width, *shape), ("embed", *axes), fan_in=width
-    )
+    kernel = self.weight(name, (width, *shape), ("embed", *axes), fan_in=width)
     out = jnp.einsum(f"NRTD,D{letters}->NRT{letters}", x_NRTD, kernel)
     if self.use_bias:
       bias = self.weight(f"{name}_bias", shape, axes, nn.initializers.zeros)

@@ -30,7 +30,7 @@ _REMAT = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and numerics of the model.
+  """Shape and numerics of the model; by default the embedded student's.
 
   Attributes:
     vocab_size: rows of the embedding; 0 takes the tokenizer's.
@@ -52,17 +52,17 @@ class ModelConfig:
   """
 
   vocab_size: int = 0
-  d_model: int = 128
-  n_layers: int = 4
+  d_model: int = 96
+  n_layers: int = 3
   n_heads: int = 4
   n_kv_heads: int = 2
-  head_width: int = 32
-  d_mlp: int = 384
+  head_width: int = 24
+  d_mlp: int = 192
   rope_theta: float = 10_000.0
   norm_epsilon: float = 1e-6
   qkv_bias: bool = True
   tie_embeddings: bool = True
-  max_positions: int = 2048
+  max_positions: int = 512
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   remat: Literal["none", "full", "dots"] = "none"

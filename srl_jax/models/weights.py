@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
 
 from srl_jax.models.transformer import LanguageModel, ModelConfig
 from srl_jax.sharding import tree_shardings
@@ -30,13 +31,19 @@ _RUNTIME = ("dtype", "param_dtype", "remat", "max_positions")
 def save_params(
   path: str | os.PathLike, params: Any, config: ModelConfig
 ) -> None:
-  """Writes parameters in float32; the file appears whole or not at all."""
+  """Writes parameters in float32; the file appears whole or not at all.
+
+  All processes must call it, because parts of a tensor may lie with any of
+  them; the first one writes.
+  """
   path = pathlib.Path(path)
-  flat = traverse_util.flatten_dict(params, sep="/")
-  arrays = {
-    name: np.ascontiguousarray(jax.device_get(value), np.float32)
-    for name, value in flat.items()
-  }
+  arrays = {}
+  for name, value in traverse_util.flatten_dict(params, sep="/").items():
+    whole = NamedSharding(value.sharding.mesh, PartitionSpec())
+    gathered = jax.device_get(jax.device_put(value, whole))
+    arrays[name] = np.ascontiguousarray(gathered, np.float32)
+  if jax.process_index() != 0:
+    return
   metadata = {"model_config": json.dumps(dataclasses.asdict(config))}
   temporary = path.with_suffix(".tmp")
   safetensors.numpy.save_file(arrays, temporary, metadata)

@@ -33,11 +33,14 @@ class TokenizerConfig:
     train_vocab_size: for "sentencepiece": 0 reads the file; more trains a
       model of at most that many pieces on the training texts, unless path
       exists already (a resumed run must keep its tokenizer).
+    max_piece_chars: longest piece that training may learn; 1 gives one token
+      per character.
   """
 
   kind: str = "byte"
   path: str = ""
   train_vocab_size: int = 0
+  max_piece_chars: int = 16
 
   def __post_init__(self) -> None:
     if self.kind not in ("byte", *_READERS):
@@ -51,6 +54,11 @@ class TokenizerConfig:
         f'tokenizer.kind is "byte", which reads no file, but tokenizer.path '
         f"is {self.path!r}; set tokenizer.kind to sentencepiece or "
         "huggingface, or the path to ''."
+      )
+    if self.max_piece_chars < 1:
+      raise ValueError(
+        f"tokenizer.max_piece_chars is {self.max_piece_chars}; set it to 1 or "
+        "more."
       )
     if self.train_vocab_size < 0 or (
       self.train_vocab_size and self.kind != "sentencepiece"
@@ -84,6 +92,10 @@ def make_tokenizer(
         )
       )
     return train_sentencepiece(
-      texts, config.train_vocab_size, PLAIN_SPECIALS, config.path
+      texts,
+      config.train_vocab_size,
+      PLAIN_SPECIALS,
+      config.path,
+      max_piece_chars=config.max_piece_chars,
     )
   return _READERS[config.kind](config.path)
