@@ -28,6 +28,7 @@ REQUIRED = [
   "numpy>=2.4.6",
   "optax>=0.2.8",
   "orbax-checkpoint>=0.12.8",
+  "pyarrow>=26.0.1",
   "safetensors>=0.8.0",
   "sentencepiece>=0.2.3",
   "tensorboardX>=2.6.5",

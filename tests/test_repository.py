@@ -4,6 +4,7 @@
 import ast
 import dataclasses
 import functools
+import importlib.metadata
 import importlib.util
 import pathlib
 import re
@@ -194,6 +195,24 @@ def test_host_packages_never_load_jax():
   assert done.returncode == 0, done.stderr
   # It did find modules to load.
   assert sum(map(int, done.stdout.split())) > 20
+
+
+def test_every_library_that_is_imported_is_a_declared_dependency():
+  [required] = [
+    ast.literal_eval(node.value)
+    for node in parse(ROOT / "setup.py").body
+    if isinstance(node, ast.Assign) and node.targets[0].id == "REQUIRED"
+  ]
+  names = (re.match(r"[\w.-]+", requirement)[0] for requirement in required)
+  declared = {name.lower().replace("_", "-") for name in names}
+  distributions = importlib.metadata.packages_distributions()
+  for path in python_files("srl_jax", "launch", "experiments"):
+    for module in imported_modules(path):
+      top = module.partition(".")[0]
+      if top in sys.stdlib_module_names or (ROOT / top).exists():
+        continue
+      names = {x.lower().replace("_", "-") for x in distributions[top]}
+      assert names & declared, f"{name_of(path)} imports {top}: not in setup.py"
 
 
 def test_every_file_carries_its_licence():
