@@ -14,6 +14,7 @@ how a stage is trained is train.py's business.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.resources
 import json
@@ -38,6 +39,8 @@ ASSETS = importlib.resources.files("srl_jax") / "assets"
 
 # May differ between a run and its resumption: they change no number of it.
 _FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
+# In the workdir: the tokenizer that a run trains for itself.
+_TOKENIZER = "tokenizer.model"
 
 
 def run(
@@ -55,8 +58,11 @@ def run(
   """
   mesh = sharding.make_mesh(config.mesh)
   _claim_workdir(config, workdir, versions)
-  with jax.set_mesh(mesh):
+  with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     session = start(config, mesh, workdir)
+    stages = train.make_stages(session, workdir)
+    for stage in stages.values():
+      stack.callback(stage.close)
     params = initial_params(session)
     print_summary(session, params)
     results_path = workdir / "results.json"
@@ -72,6 +78,7 @@ def run(
     measure("before", params)
     params = train.train_stages(
       session,
+      stages,
       params,
       workdir,
       lambda stage, params: measure(f"after {stage}", params),
@@ -131,7 +138,7 @@ def _make_tokenizer(config, trajectories, workdir):
     path = str(ASSETS / "embedded" / "tokenizer.model")
     settings = dataclasses.replace(settings, path=path)
   if settings.train_vocab_size and not settings.path:
-    path = str(workdir / "tokenizer.model")
+    path = str(workdir / _TOKENIZER)
     settings = dataclasses.replace(settings, path=path)
   if settings.train_vocab_size and jax.process_count() > 1:
     # One process trains it, the others read what it wrote.
@@ -260,12 +267,16 @@ def _claim_workdir(config, workdir, versions):
       for name, old, new in _differences(before, resolved, "config")
       if name.split(".")[1] not in _FREE_TO_CHANGE
     ]
-    if different:
+    has_begun = (workdir / "results.json").exists()
+    if different and has_begun:
       raise ValueError(
         f"{workdir} holds a run of another configuration: "
         f"{'; '.join(different[:5])}; give this run a --workdir of its own, or "
         "the old configuration to go on with that one"
       )
+    if different and jax.process_index() == 0:
+      # What an attempt left that failed before anything was measured.
+      (workdir / _TOKENIZER).unlink(missing_ok=True)
   train.write_json(path, resolved)
   train.write_json(workdir / "versions.json", dict(versions))
 

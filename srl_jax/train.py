@@ -16,7 +16,7 @@ import os
 import pathlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -57,6 +57,7 @@ def train_stage(
   params: Any,
   directory: pathlib.Path,
   first_global_step: int,
+  is_stopping: Callable[[], bool],
 ) -> Any:
   """Trains one stage, from its last checkpoint if it has one.
 
@@ -67,12 +68,13 @@ def train_stage(
     params: where it starts; consumed.
     directory: of the stage's checkpoints.
     first_global_step: steps of all stages before; metrics count on.
+    is_stopping: whether the run was asked to stop; see `_stop_signal`.
 
   Returns:
     The parameters with the best validation value.
 
   Raises:
-    Stopped: on SIGTERM, after saving.
+    Stopped: asked to stop before the last step, and all is saved.
   """
   config = getattr(run.config, name)
   total = config.steps * stage.passes
@@ -103,7 +105,6 @@ def train_stage(
     progress = Progress(
       name, total_steps=config.steps, first_step=first, columns=stage.columns
     )
-    is_stopping = stack.enter_context(_stop_signal())
 
     def finish(pending: _Pending | None) -> None:
       """Waits for a step and logs it."""
@@ -123,9 +124,15 @@ def train_stage(
       start_s = time.monotonic()
       work = stage.next_batch(state.params, step)
       of_batches, of_steps = [], []
+      batches = work.batches
       for turn in range(stage.passes):
+        if turn == 1:
+          # The first pass has moved the parameters away from the sampler's.
+          batches = [
+            b._replace(is_fresh_NK=b.is_fresh_NK & False) for b in batches
+          ]
         state, metrics, of_step = updater.step(
-          state, work.batches, step * stage.passes + turn, reference
+          state, batches, step * stage.passes + turn, reference
         )
         of_batches += metrics
         of_steps.append(of_step)
@@ -145,6 +152,9 @@ def train_stage(
         best = saver.best()
         if best is None or value > best[1]:
           saver.save_best(done, state.params, value)
+          # A checkpoint of this step must not be complete before: resumed
+          # from it, the run would not validate this step again.
+          saver.wait()
       is_asked = is_stopping()
       if is_last or is_asked or saver.is_due(done):
         finish(pending)
@@ -183,8 +193,11 @@ def _line(values: dict[str, float]) -> str:
 
 
 @contextlib.contextmanager
-def _stop_signal() -> Iterator[Any]:
-  """Yields a function that tells whether any process got SIGTERM."""
+def _stop_signal() -> Iterator[Callable[[], bool]]:
+  """Yields a function that tells whether any process got SIGTERM.
+
+  All processes have to call it together.
+  """
   asked = []
   before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
 
@@ -200,13 +213,39 @@ def _stop_signal() -> Iterator[Any]:
     signal.signal(signal.SIGTERM, before)
 
 
+def make_stages(run: Run, workdir: pathlib.Path) -> dict[str, Stage]:
+  """Makes the stages that are not done yet; all before any is trained.
+
+  So that what is wrong with the last of them shows at once, and not after
+  the first has trained for hours.
+
+  Raises:
+    ValueError: a stage's settings do not fit data, model or mesh.
+  """
+  return {
+    name: STAGES[name](run, name, getattr(run.config, name))
+    for index, name in enumerate(run.config.stages)
+    if not _marker(workdir, index, name).exists()
+  }
+
+
+def _marker(workdir, index, name):
+  """The file that says that a stage is done."""
+  return workdir / "stages" / f"{index}_{name}" / "done.json"
+
+
 def train_stages(
-  run: Run, params: Any, workdir: pathlib.Path, after_stage: Any
+  run: Run,
+  stages: Mapping[str, Stage],
+  params: Any,
+  workdir: pathlib.Path,
+  after_stage: Callable[[str, Any], None],
 ) -> Any:
   """Trains all stages in order, skipping the ones that are done.
 
   Args:
     run: the run.
+    stages: what `make_stages` returned.
     params: where the first stage starts.
     workdir: results go below it.
     after_stage: called with (stage name, parameters) after each stage, also
@@ -214,13 +253,16 @@ def train_stages(
 
   Returns:
     The parameters after the last stage.
+
+  Raises:
+    Stopped: on SIGTERM, when all is saved.
   """
   first_global_step = 0
   for index, name in enumerate(run.config.stages):
-    directory = workdir / "stages" / f"{index}_{name}"
-    marker = directory / "done.json"
+    marker = _marker(workdir, index, name)
+    directory = marker.parent
     steps = getattr(run.config, name).steps
-    if marker.exists():
+    if name not in stages:
       abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
         params,
@@ -229,11 +271,22 @@ def train_stages(
         params = c.restore_best(abstract)
       _say(f"{name}: was finished before")
     else:
-      stage = STAGES[name](run, name, getattr(run.config, name))
-      params = train_stage(
-        run, stage, name, params, directory, first_global_step
-      )
-      write_json(marker, {"steps": steps})
+      with _stop_signal() as is_stopping:
+        params = train_stage(
+          run,
+          stages[name],
+          name,
+          params,
+          directory,
+          first_global_step,
+          is_stopping,
+        )
+        write_json(marker, {"steps": steps})
+        if is_stopping():
+          raise Stopped(
+            f"{name}: asked to stop; the stage is finished and saved in "
+            f"{directory}. Run the same command again to go on from there."
+          )
     first_global_step += steps
     after_stage(name, params)
   return params
