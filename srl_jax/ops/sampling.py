@@ -38,7 +38,8 @@ def distribution(
     return logp_BV
   sorted_BV = -jnp.sort(-logp_BV, axis=-1)
   if top_k:
-    smallest_B1 = sorted_BV[..., top_k - 1 : top_k]
+    last = min(top_k, logits_BV.shape[-1])
+    smallest_B1 = sorted_BV[..., last - 1 : last]
     logp_BV = jnp.where(logp_BV >= smallest_B1, logp_BV, -jnp.inf)
     sorted_BV = jnp.where(sorted_BV >= smallest_B1, sorted_BV, -jnp.inf)
   if top_p < 1.0:

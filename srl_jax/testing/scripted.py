@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Policies whose answers are written down beforehand, for tests.
+
+`ScriptedModel` stands in for a language model wherever one is a `Policy`: its
+logits are looked up, so samples and gradients can be worked out by hand.
+`ScriptedSampler` stands in for a whole compiled sampler: prompt text in,
+completion text out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srl_jax.rewards import Completion
+from srl_jax.tokenizers import Tokenizer
+from srl_jax.types import Branches, Trunks
+
+# One in exp(30) draws would differ: certain, and finite in every loss.
+_CERTAIN = 30.0
+
+
+class Script(NamedTuple):
+  """Parameters of a ScriptedModel; the logits are the sum of both tables.
+
+  Attributes:
+    after_token_VV: logits of what follows each token.
+    at_position_PV: logits of what follows a token at each position; later
+      positions are treated as the last.
+  """
+
+  after_token_VV: jax.Array
+  at_position_PV: jax.Array
+
+
+def after_token(table_VV: Any) -> Script:
+  """A script in which only the last token counts."""
+  table_VV = jnp.asarray(table_VV, jnp.float32)
+  return Script(table_VV, jnp.zeros((1, table_VV.shape[1])))
+
+
+def at_position(table_PV: Any) -> Script:
+  """A script in which only the position of the last token counts."""
+  table_PV = jnp.asarray(table_PV, jnp.float32)
+  vocab = table_PV.shape[1]
+  return Script(jnp.zeros((vocab, vocab)), table_PV)
+
+
+def successor(vocab: int) -> Script:
+  """Continues every token t with t + 1, the last one with 0."""
+  return after_token(_CERTAIN * np.roll(np.eye(vocab), 1, axis=1))
+
+
+class ScriptedCache(NamedTuple):
+  """Remembers positions only: a script looks at nothing but the last token."""
+
+  position_NRC: jax.Array
+
+  def write(self, new: ScriptedCache, slot: jax.Array) -> ScriptedCache:
+    """Writes the entries of branch tokens at branch position `slot`."""
+    return ScriptedCache(
+      jax.lax.dynamic_update_slice_in_dim(
+        self.position_NRC, new.position_NRC, slot, axis=2
+      )
+    )
+
+
+class ScriptedModel:
+  """A `rollout.Policy` whose parameters are a Script."""
+
+  def trunk(
+    self, params: Script, tokens_NS: jax.Array, position_NS: jax.Array
+  ) -> None:
+    """Nothing: the trunk has no influence."""
+
+  def branch(
+    self,
+    params: Script,
+    tokens_NRT: jax.Array,
+    position_NRT: jax.Array,
+    branch_at_NR: jax.Array,
+    trunk: None,
+    cache: ScriptedCache | None = None,
+  ) -> tuple[jax.Array, ScriptedCache]:
+    """The "hidden states" are the logits."""
+    last = params.at_position_PV.shape[0] - 1
+    place_NRT = jnp.clip(position_NRT, 0, last)
+    logits_NRTV = (
+      params.after_token_VV[tokens_NRT] + params.at_position_PV[place_NRT]
+    )
+    return logits_NRTV, ScriptedCache(position_NRT)
+
+  def logits(self, params: Script, hidden_D: jax.Array) -> jax.Array:
+    """The hidden states as they are."""
+    return hidden_D
+
+  def init_cache(self, trunks: int, branches: int, width: int) -> ScriptedCache:
+    """An empty cache."""
+    return ScriptedCache(jnp.full((trunks, branches, width), -1))
+
+
+class ScriptedSampler:
+  """Stands in for `sampler.Sampler`: a function answers each prompt.
+
+  Attributes:
+    prompts: every prompt so far, as text: the trunk that the branch sees and
+      the stem.
+  """
+
+  batch_devices = 1
+
+  def __init__(
+    self,
+    tokenizer: Tokenizer,
+    answer: Callable[[str], Completion],
+    *,
+    stop_id: int,
+    samples: int = 1,
+  ):
+    self._tokenizer, self._answer = tokenizer, answer
+    self._stop_id, self._samples = stop_id, samples
+    self.prompts: list[str] = []
+
+  def sample(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
+    """Answers at every real branch point, for all samples alike."""
+    rows = [
+      self._branch(trunks, n, k)
+      for n in range(len(trunks.length_N))
+      for k in range(trunks.branch_at_NK.shape[1])
+      for _ in range(self._samples)
+    ]
+    width = max(len(tokens) for tokens, _, _ in rows)
+    shape = (len(trunks.length_N), -1)
+    tokens_BC = np.zeros((len(rows), width), np.int32)
+    for row, (tokens, _, _) in enumerate(rows):
+      tokens_BC[row, : len(tokens)] = tokens
+    length_NR = np.array([len(t) for t, _, _ in rows], np.int32).reshape(shape)
+    stem_NR = np.array([stem for _, stem, _ in rows]).reshape(shape)
+    slots_C = np.arange(width)
+    return Branches(
+      tokens_NRC=tokens_BC.reshape(*length_NR.shape, width),
+      length_NR=length_NR,
+      is_completion_NRC=(slots_C >= stem_NR[..., None])
+      & (slots_C < length_NR[..., None]),
+      sampler_logp_NRC=np.zeros((*length_NR.shape, width), np.float32),
+      stopped_NR=np.array([s for _, _, s in rows]).reshape(shape),
+    )
+
+  def _branch(self, trunks, n, k):
+    """(tokens, length of the stem, whether it stopped) of one branch."""
+    if not trunks.is_real_NK[n, k]:
+      return [], 0, False
+    seen = trunks.tokens_NS[n, : trunks.branch_at_NK[n, k]]
+    stem = trunks.stem_NKC[n, k, : trunks.stem_length_NK[n, k]].tolist()
+    prompt = self._tokenizer.decode([*seen.tolist(), *stem])
+    self.prompts.append(prompt)
+    text, stopped = self._answer(prompt)
+    stop = [self._stop_id] if stopped else []
+    tokens = [*stem, *self._tokenizer.encode(text), *stop]
+    return tokens, len(stem), stopped
