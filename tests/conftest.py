@@ -1,13 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test environment: eight CPU devices, set before anything imports JAX."""
 
+import importlib.metadata
 import os
 
+import pytest
+
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-  os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-).strip()
+_FLAGS = ["--xla_force_host_platform_device_count=8"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  # Takes a quarter of the compilation time of a training run. Later versions
+  # have no such flag, and end the process on an unknown one.
+  _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 # XLA's pool has a thread per core. With fewer threads than devices, JAX 0.10
 # hangs in a collective as soon as a few steps are in flight: 8 of 10 runs of a
 # small training loop on two cores, and none of 12 with this.
 os.environ["PJRT_NPROC"] = "32"
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+  """Makes runs of the tiny experiment, which share what they compile."""
+  # Imported here: most tests need none of it.
+  from srl_jax.testing import experiment
+
+  return experiment.Runs(tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture(scope="session")
+def whole(runs):
+  """A run of sft and srl that nothing interrupts."""
+  return runs.run(runs.folder / "whole", "sft_srl")

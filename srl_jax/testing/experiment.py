@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole experiment that takes seconds, and what tests read out of its runs.
+
+The expert copies the digits of the problem, one per step. A model of some
+thousand parameters learns the format in a few steps of SFT, and then guesses
+digits, so that the rewards of a group differ about as often as not.
+
+  python -m srl_jax.main --config=srl_jax/testing/experiment.py:srl,data.path=F
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import random
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.experimental.compilation_cache.compilation_cache
+import ml_collections
+import numpy as np
+
+from srl_jax import config as config_lib
+from srl_jax import run as run_lib
+from srl_jax import sharding
+from srl_jax.checkpoint import Checkpointer
+from srl_jax.stage_rl import RlStage
+from srl_jax.stage_sft import SftStage
+from srl_jax.testing import compilation, tiny
+
+PRESETS = {
+  "sft": ("sft",),
+  "srl": ("srl",),
+  "rlvr": ("rlvr",),
+  "sft_srl": ("sft", "srl"),
+}
+# Metrics of the process, not of the training: a new one compiles again.
+_OF_THE_PROCESS = ("_s", "tokens_per_s", "programs")
+
+
+def write_data(path: str | os.PathLike, count: int = 64) -> str:
+  """Writes `count` trajectories of one to three steps; returns the path."""
+  draws = random.Random(0)
+  lines = []
+  for index in range(count):
+    digits = [draws.choice("123") for _ in range(1 + index % 3)]
+    steps = [{"text": digit, "thought": "."} for digit in digits]
+    steps[-1]["text"] = f"#### {digits[-1]}"
+    record = {
+      "id": f"copy-{index}",
+      "problem": f"{index}: {' '.join(digits)}",
+      "steps": steps,
+      "answer": digits[-1],
+    }
+    lines.append(json.dumps(record) + "\n")
+  pathlib.Path(path).write_text("".join(lines))
+  return str(path)
+
+
+def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
+  """The experiment; data.path is to be set to what `write_data` wrote."""
+  preset, overrides = config_lib.parse_argument(
+    argument, default="sft_srl", presets=PRESETS
+  )
+  c = config_lib.default_config()
+  c.name = f"tiny:{preset}"
+  c.stages = PRESETS[preset]
+  c.data.format = "jsonl"
+  c.data.valid_size = 8
+  c.data.test_size = 8
+  c.tokenizer.kind = "sentencepiece"
+  c.tokenizer.train_vocab_size = 300
+  c.model.d_model = 16
+  c.model.n_layers = 1
+  c.model.n_heads = 2
+  c.model.n_kv_heads = 1
+  c.model.head_width = 8
+  c.model.d_mlp = 32
+  c.evaluate.modes = ("turns",)
+  c.evaluate.max_turns = 2
+  c.evaluate.max_turn_tokens = 8
+  c.evaluate.rows_per_batch = 8
+  c.checkpoint.every_steps = 2
+  c.checkpoint.keep = 100
+  c.sft.steps = 16
+  c.sft.trunks_per_batch = 16
+  c.sft.trunks_per_micro_batch = 8
+  c.sft.validate_every = 8
+  c.sft.alternate_solve = True
+  c.sft.optim.learning_rate = 0.03
+  for stage in (c.srl, c.rlvr):
+    stage.steps = 6
+    stage.validate_every = 1
+    stage.groups_per_batch = 12
+    stage.trunks_per_round = 8
+    stage.trunks_per_micro_batch = 4
+    stage.sampling.samples = 4
+    stage.sampling.max_new_tokens = 8
+    stage.optim.learning_rate = 0.01
+  c.srl.passes = 2
+  c.srl.loss.kl_coefficient = 0.05
+  config_lib.override(c, overrides)
+  return c
+
+
+def half(action: str, target: str) -> float:
+  """A reward that tells nothing apart."""
+  del action, target
+  return 0.5
+
+
+@dataclasses.dataclass
+class Outcome:
+  """What a run left, or several attempts at one.
+
+  Attributes:
+    workdir: its folder.
+    results: what `run` returned.
+    saved: (stage, step) -> (state, pool, meta), as given to the checkpointer.
+    compiled: stage -> how many programs were compiled before each step.
+  """
+
+  workdir: pathlib.Path
+  results: dict[str, Any] = dataclasses.field(default_factory=dict)
+  saved: dict[tuple[str, int], Any] = dataclasses.field(default_factory=dict)
+  compiled: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+  def rows(self) -> list[dict[str, float]]:
+    """See `metric_rows`."""
+    return metric_rows(self.workdir)
+
+
+# (stage, step) -> what happens before that step makes its batch.
+Events = Mapping[tuple[str, int], Callable[[], None]]
+
+
+class Runs:
+  """Makes runs of the experiment in this process, on one device."""
+
+  def __init__(self, folder: pathlib.Path):
+    """Writes the data to a folder."""
+    self.folder = folder
+    self.data = write_data(folder / "data.jsonl")
+
+  def config(self, preset: str, **changes: Any) -> config_lib.Config:
+    """The strict config; in `changes` "__" stands for the dot of a path."""
+    c = get_config(preset)
+    c.data.path = self.data
+    for path, value in changes.items():
+      *parents, last = path.split("__")
+      node = c
+      for parent in parents:
+        node = node[parent]
+      node[last] = value
+    return config_lib.to_config(c)
+
+  def run(
+    self,
+    workdir: pathlib.Path,
+    preset: str,
+    *,
+    events: Events | None = None,
+    outcome: Outcome | None = None,
+    **changes: Any,
+  ) -> Outcome:
+    """Runs to the end, or until something raises.
+
+    Args:
+      workdir: its folder.
+      preset: see PRESETS.
+      events: what goes wrong, and when.
+      outcome: where to note what happens, for attempts that do not return.
+      **changes: see `config`.
+    """
+    outcome = outcome or Outcome(workdir)
+    config = self.config(preset, **changes)
+    with self.quickly(), _watched(outcome, events or {}):
+      outcome.results = run_lib.run(config, workdir, {})
+    return outcome
+
+  def command(self, workdir: pathlib.Path, preset: str) -> list[str]:
+    """The command line that makes a run in a process of its own."""
+    config = f"--config={__file__}:{preset},data.path={self.data}"
+    command = [sys.executable, "-m", "srl_jax.main", config]
+    return [*command, f"--workdir={workdir}"]
+
+  def environment(self) -> dict[str, str]:
+    """The environment for `command`: one device, everything compiled once."""
+    return os.environ | {
+      "JAX_PLATFORMS": "cpu",
+      "XLA_FLAGS": "",
+      "PYTHONUNBUFFERED": "1",
+      "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled_by_command"),
+      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+  @contextlib.contextmanager
+  def quickly(self) -> Iterator[None]:
+    """Uses one device, compiles badly, and everything only once."""
+    one_device = mock.patch.object(
+      sharding, "make_mesh", lambda _: tiny.small_mesh()
+    )
+    with (
+      one_device,
+      compilation.quick_compilation(),
+      _compiled_in(self.folder / "compiled"),
+    ):
+      yield
+
+
+@contextlib.contextmanager
+def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
+  """Lets runs of this process share what they compile, through a folder."""
+  settings = {
+    "jax_compilation_cache_dir": str(folder),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  former = {name: getattr(jax.config, name) for name in settings}
+  try:
+    for name, value in settings.items():
+      jax.config.update(name, value)
+    yield
+  finally:
+    for name, value in former.items():
+      jax.config.update(name, value)
+    jax.experimental.compilation_cache.compilation_cache.reset_cache()
+
+
+@contextlib.contextmanager
+def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
+  compiled = []
+
+  def listen(event, *_, **__):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(event)
+
+  save = Checkpointer.save
+
+  def noting_save(self, step, state, pool, meta):
+    stage = self._directory.name.partition("_")[2]
+    copies = jax.tree.map(np.array, jax.device_get((state, pool)))
+    outcome.saved[stage, step] = (*copies, meta)
+    save(self, step, state, pool, meta)
+
+  def noting(next_batch, name):
+    def call(self, params, step):
+      stage = name or self._name
+      outcome.compiled.setdefault(stage, []).append(len(compiled))
+      events.get((stage, step), lambda: None)()
+      return next_batch(self, params, step)
+
+    return call
+
+  sft, rl = noting(SftStage.next_batch, "sft"), noting(RlStage.next_batch, "")
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    with (
+      mock.patch.object(Checkpointer, "save", noting_save),
+      mock.patch.object(SftStage, "next_batch", sft),
+      mock.patch.object(RlStage, "next_batch", rl),
+    ):
+      yield
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def metric_rows(workdir: pathlib.Path) -> list[dict[str, float]]:
+  """The rows of metrics.jsonl, without what depends on the process."""
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(x).items() if not k.endswith(_OF_THE_PROCESS)}
+    for x in lines
+  ]

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run: its folder, what it measures, and how it may be ended."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+
+from srl_jax.testing import experiment
+
+
+def test_a_run_says_what_it_is_and_leaves_it_in_its_folder(runs, whole):
+  saved = json.loads((whole.workdir / "config.json").read_text())
+  expected = dataclasses.asdict(runs.config("sft_srl"))
+  assert saved == json.loads(json.dumps(expected))
+  results = json.loads((whole.workdir / "results.json").read_text())
+  assert results == whole.results
+  for of_moment in results.values():
+    assert {"step exact, greedy", "turns accuracy, greedy"} <= of_moment.keys()
+    for value, low, high in of_moment.values():
+      assert low <= value <= high
+  # It learnt the format: an empty model broke it always.
+  assert results["before"]["step format_failure, greedy"][0] == 1
+  assert results["after srl"]["step format_failure, greedy"][0] < 0.5
+
+
+def test_a_run_that_is_finished_only_shows_its_table(runs, whole, capsys):
+  files = {
+    name: (whole.workdir / name).read_bytes()
+    for name in ("metrics.jsonl", "tokenizer.model", "weights.safetensors")
+  }
+  again = runs.run(whole.workdir, "sft_srl")
+  assert again.results == whole.results
+  assert not again.compiled, "no step was taken"
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1:3] == [
+    "sft: was finished before",
+    "srl: was finished before",
+  ]
+  assert re.split("  +", lines[3]) == [
+    "held-out test set",
+    "before",
+    "after sft",
+    "after srl",
+  ]
+  for name, before in files.items():
+    assert (whole.workdir / name).read_bytes() == before
+
+
+def test_a_folder_belongs_to_one_configuration(runs, whole):
+  with pytest.raises(ValueError) as caught:
+    runs.run(whole.workdir, "sft_srl", seed=1, srl__passes=1)
+  assert str(caught.value) == (
+    f"{whole.workdir} holds a run of another configuration: config.seed was 0 "
+    "and is 1; config.srl.passes was 2 and is 1; give this run a --workdir of "
+    "its own, or the old configuration to go on with that one"
+  )
+  # What changes no number may change.
+  runs.run(whole.workdir, "sft_srl", log_every=2, checkpoint__keep=1)
+
+
+class EnoughError(Exception):
+  """The run got as far as the test wants it to."""
+
+
+def enough():
+  raise EnoughError
+
+
+def test_a_first_attempt_that_fails_does_not_claim_the_folder(runs, tmp_path):
+  texts = pathlib.Path(runs.data).read_text()
+  other = tmp_path / "other.jsonl"
+  other.write_text(texts.replace("####", "==> ####"))
+  workdir = tmp_path / "run"
+  wrong = {"data__path": str(other), "sft__trunks_per_batch": 4096}
+  with pytest.raises(ValueError, match="4096 trunks cannot be drawn from 48"):
+    runs.run(workdir, "sft", **wrong)
+  tokenizer = (workdir / "tokenizer.model").read_bytes()
+  with pytest.raises(EnoughError):
+    runs.run(workdir, "sft", events={("sft", 0): enough}, data__test_size=0)
+  # The tokenizer of the other data is gone, too.
+  assert (workdir / "tokenizer.model").read_bytes() != tokenizer
+
+
+def test_what_is_wrong_with_the_last_stage_shows_before_anything_is_measured(
+  runs, tmp_path
+):
+  with pytest.raises(ValueError, match="srl needs a context of"):
+    runs.run(tmp_path, "sft_srl", srl__sampling__max_new_tokens=5000)
+  assert not (tmp_path / "results.json").exists()
+  assert not (tmp_path / "stages").exists()
+
+
+def test_a_run_without_a_test_split_measures_nothing(runs, tmp_path):
+  with pytest.raises(EnoughError):
+    runs.run(tmp_path, "sft", events={("sft", 0): enough}, data__test_size=0)
+  assert json.loads((tmp_path / "results.json").read_text()) == {"before": {}}
+
+
+# Real processes from here on: the same command, ended and started again.
+
+
+@dataclasses.dataclass
+class Process:
+  """A command that was started, and its workdir."""
+
+  popen: subprocess.Popen
+  workdir: pathlib.Path
+
+  def wait_for_rows(self, count):
+    """Waits until metrics.jsonl has so many rows."""
+    path = self.workdir / "metrics.jsonl"
+    deadline_s = time.monotonic() + 200
+    while not path.exists() or path.read_text().count("\n") < count:
+      assert self.popen.poll() is None, self.popen.communicate()
+      assert time.monotonic() < deadline_s
+      time.sleep(0.005)
+
+  def end(self):
+    """Waits for its end; returns status and output."""
+    output, _ = self.popen.communicate(timeout=300)
+    return self.popen.returncode, output
+
+
+def start(runs, workdir, *python):
+  """Starts the run of all these tests; `python` goes in front of -m."""
+  command = runs.command(workdir, "sft_srl")
+  if python:
+    command = [command[0], *python, *command[3:]]
+  popen = subprocess.Popen(
+    command,
+    env=runs.environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+  )
+  return Process(popen, workdir)
+
+
+@pytest.fixture(scope="module")
+def by_command(runs):
+  """The folder of a run by the command line that nothing interrupts."""
+  workdir = runs.folder / "by_command"
+  status, output = start(runs, workdir).end()
+  assert status == 0, output
+  return workdir
+
+
+def assert_same_numbers(workdir, by_command):
+  assert experiment.metric_rows(workdir) == experiment.metric_rows(by_command)
+  for name in ("results.json", "weights.safetensors"):
+    ours, theirs = (x / name for x in (workdir, by_command))
+    assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def go_on(runs, workdir, by_command):
+  """Runs the same command again, to the end; returns what it says."""
+  status, output = start(runs, workdir).end()
+  assert status == 0, output
+  assert_same_numbers(workdir, by_command)
+  return output
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(runs, by_command, tmp_path):
+  process = start(runs, tmp_path)
+  # 16 steps and 2 validations of sft; some of srl.
+  process.wait_for_rows(16 + 2 + 3)
+  process.popen.send_signal(signal.SIGTERM)
+  status, output = process.end()
+  assert status == 143
+  last = output.splitlines()[-1]
+  assert last.startswith("srl: asked to stop; step ")
+  assert last.endswith("Run the same command again to go on from there.")
+  step = int(last.split("step ")[1].split()[0])
+  output = go_on(runs, tmp_path, by_command)
+  assert f"srl: resuming after step {step} of 6" in output
+
+
+@pytest.mark.slow
+def test_sigterm_outside_of_training_ends_at_once(runs, by_command, tmp_path):
+  process = start(runs, tmp_path)
+  while "srl_jax: tiny" not in process.popen.stdout.readline():
+    assert process.popen.poll() is None
+  process.popen.send_signal(signal.SIGTERM)
+  status, output = process.end()
+  assert status == 143
+  assert output.splitlines()[-1].startswith("asked to stop while nothing was")
+  go_on(runs, tmp_path, by_command)
+
+
+@pytest.mark.slow
+def test_killed_during_a_step_the_same_command_goes_on(
+  runs, by_command, tmp_path
+):
+  process = start(runs, tmp_path)
+  # A checkpoint is due every 2 steps: 8 is saved for sure when row 11 is
+  # written, and what comes after is lost.
+  process.wait_for_rows(11)
+  process.popen.kill()
+  assert process.end()[0] == -signal.SIGKILL
+  output = go_on(runs, tmp_path, by_command)
+  assert "sft: resuming after step " in output
+
+
+DIES_WRITING = """
+import os, signal, sys
+from srl_jax import checkpoint, main
+
+def die():
+  os.kill(os.getpid(), signal.SIGKILL)
+
+what, times = sys.argv.pop(1).split("=")
+left = int(times)
+if what == "pool":
+  # A file of the checkpoint is half written.
+  async def async_save(self, directory, args):
+    global left
+    left -= 1
+    path = directory / checkpoint._pool_name()
+    async def write():
+      path.write_bytes(args.data if left else args.data[:100])
+      if not left:
+        die()
+    return [
+      checkpoint.ocp_future.CommitFutureAwaitingContractedSignals(
+        write(), name="pool_save"
+      )
+    ]
+  checkpoint._PoolHandler.async_save = async_save
+else:
+  save_best = checkpoint.Checkpointer.save_best
+  def dying(self, *args):
+    global left
+    left -= 1
+    save_best(self, *args)
+    if not left:
+      die()
+  checkpoint.Checkpointer.save_best = dying
+main.command()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("what", "stage", "slot", "resumes"),
+  [
+    # The 5th checkpoint is that of step 10.
+    ("pool=5", "0_sft", "steps", "sft: resuming after step 8 of 16"),
+    # 8 checkpoints of sft, then the second of srl.
+    ("pool=10", "1_srl", "steps", "srl: resuming after step 2 of 6"),
+    # The second best of sft is that of its end.
+    ("best=2", "0_sft", "best", "sft: resuming after step 14 of 16"),
+  ],
+)
+def test_killed_while_it_writes_a_checkpoint_the_same_command_goes_on(
+  runs, by_command, tmp_path, what, stage, slot, resumes
+):
+  process = start(runs, tmp_path, "-c", DIES_WRITING, what)
+  status, output = process.end()
+  assert status == -signal.SIGKILL, output
+  left = os.listdir(tmp_path / "stages" / stage / slot)
+  assert any("orbax-checkpoint-tmp" in name for name in left), left
+  output = go_on(runs, tmp_path, by_command)
+  assert resumes in output
