@@ -218,17 +218,21 @@ def grpo_loss(
 
   def loss_fn(params, batch, reference):
     trunks, branches = batch.trunks, batch.branches
+    counted_NRC = branches.is_completion_NRC
+    # Zero where nothing is counted, as the sampler's are: exp would overflow
+    # on given tokens that are unlikely enough, and 0 * inf is nan.
+    only_counted = lambda x: jnp.where(counted_NRC, x, 0.0)  # noqa: E731
     logp_NRC, entropy_NRC = logps(params, trunks, branches)
+    logp_NRC = only_counted(logp_NRC)
     advantage_NKG = advantages.group_advantages(
       batch.reward_NKG, divide_by_std=config.divide_by_group_std
     )
     advantage_NR = advantage_NKG.reshape(branches.length_NR.shape)
-    counted_NRC = branches.is_completion_NRC
     loss_NRC = surrogate(logp_NRC, branches.sampler_logp_NRC, advantage_NR)
     kl_NRC = jnp.zeros_like(loss_NRC)
     if config.kl_coefficient:
       reference_NRC, _ = logps(reference, trunks, branches)
-      kl_NRC = losses.kl_k3(logp_NRC, reference_NRC)
+      kl_NRC = losses.kl_k3(logp_NRC, only_counted(reference_NRC))
       loss_NRC = loss_NRC + config.kl_coefficient * kl_NRC
     loss = aggregate(loss_NRC, counted_NRC)
     metrics = _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config)
@@ -243,7 +247,7 @@ def _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config):
   is_fresh_NR = jnp.repeat(batch.is_fresh_NK, samples, axis=1)
   fresh_NRC = counted_NRC & is_fresh_NR[..., None]
   gap_NRC = logp_NRC - batch.branches.sampler_logp_NRC
-  ratio_NRC = jnp.exp(jnp.where(counted_NRC, gap_NRC, 0.0))
+  ratio_NRC = jnp.exp(gap_NRC)
   is_outside_NRC = (ratio_NRC < 1 - config.clip_low) | (
     ratio_NRC > 1 + config.clip_high
   )
