@@ -7,6 +7,7 @@ how a stage is trained is train.py's business.
   workdir/config.json           the resolved configuration
   workdir/versions.json         versions of Python and the libraries
   workdir/metrics.{jsonl,csv}   one row per step; TensorBoard beside them
+  workdir/metrics.txt           what the metrics are, their units and reductions
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/results.json          what evaluation found, before and after
   workdir/weights.safetensors   the final parameters; c.weights takes its path
@@ -30,15 +31,19 @@ from srl_jax.config import Config
 from srl_jax.data import batching, readers
 from srl_jax.data.templates import TEMPLATES, Special
 from srl_jax.models import LanguageModel, weights
+from srl_jax.reductions import describe_metrics
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout import SamplingConfig
 from srl_jax.stage import Run, build_records
+from srl_jax.stage_rl import RolloutMetrics
 from srl_jax.tokenizers import make_tokenizer
+from srl_jax.update import GrpoMetrics, SftMetrics, StepMetrics
 
 ASSETS = importlib.resources.files("srl_jax") / "assets"
 
 # May differ between a run and its resumption: they change no number of it.
 _FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
+_METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, StepMetrics)
 # In the workdir: the tokenizer that a run trains for itself.
 _TOKENIZER = "tokenizer.model"
 
@@ -279,6 +284,8 @@ def _claim_workdir(config, workdir, versions):
       (workdir / _TOKENIZER).unlink(missing_ok=True)
   train.write_json(path, resolved)
   train.write_json(workdir / "versions.json", dict(versions))
+  if jax.process_index() == 0:
+    (workdir / "metrics.txt").write_text(describe_metrics(*_METRICS) + "\n")
 
 
 def _differences(old, new, path):

@@ -6,8 +6,8 @@ with blocks of three instructions, each block headed by a letter. "z+x" sets z
 to (z + x) mod 10, "y-z" sets y to (y - z) mod 10:
 
   problem  ^8652Dz+xw-yx+wEy-zz+wx-y
-  thought  z2+x68658w8-y53658x6+w33958   each instruction with the values it
-           reads, the state after it, and so on
+  thought  z+x2688658w-y8533658x+w6393958   each instruction, the values it
+           reads and the one it makes, the state after it, and so on
   action   D3958                     the block's letter and the state after it
   answer   the state after the last block: 3271
 
@@ -101,8 +101,8 @@ def _think(state: str, instructions: list[str]) -> tuple[str, str]:
   for instruction in instructions:
     dest, op, source = instruction
     before, state = state, execute(state, instruction)
-    reads = [before[REGISTERS.index(name)] for name in (dest, source)]
-    thought += f"{dest}{reads[0]}{op}{source}{reads[1]}{state}"
+    at, other = REGISTERS.index(dest), REGISTERS.index(source)
+    thought += instruction + before[at] + before[other] + state[at] + state
   return thought, state
 
 
@@ -183,8 +183,8 @@ class PretrainingConfig:
   `finish_probability`. Otherwise the thought stops after the first
   `stop_after` of its three instructions, and the action guesses the digit of
   each register that the others change. With the defaults a hard step is
-  right 0.1 + 0.9 / 100 = 10.9% of the time, a hard problem 0.01% of the time:
-  that is the support that SRL and RLVR have.
+  right 0.15 + 0.85 / 100 = 15.9% of the time, a hard problem 0.06% of the
+  time: that is the support that SRL and RLVR have.
 
   Attributes:
     easy_fraction: share of easy problems, which are solved right.
@@ -196,9 +196,9 @@ class PretrainingConfig:
   """
 
   easy_fraction: float = 0.6
-  easy_blocks: tuple[int, ...] = (1, 2)
+  easy_blocks: tuple[int, ...] = (1, 2, 3)
   hard_blocks: int = HARD_BLOCKS
-  finish_probability: float = 0.1
+  finish_probability: float = 0.15
   stop_after: tuple[int, ...] = (1,)
 
   def __post_init__(self) -> None:

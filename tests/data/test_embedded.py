@@ -16,7 +16,7 @@ def test_the_example_of_the_docstring_holds():
   # Block E: y = 5-8 = -3 = 7, z = 8+3 = 11 = 1, x = 9-7 = 2.
   problem = "^8652Dz+xw-yx+wEy-zz+wx-y"
   steps = embedded._solve(problem)
-  assert steps[0].thought == "z2+x68658w8-y53658x6+w33958"
+  assert steps[0].thought == "z+x2688658w-y8533658x+w6393958"
   assert [s.text for s in steps] == ["D3958", "E3271"]
   for shown in (problem, steps[0].thought, steps[0].text, "3271"):
     assert shown in embedded.__doc__
@@ -43,7 +43,7 @@ def test_every_action_is_what_the_program_does():
     assert trajectory.domain == "program"
     # The thought ends in the state that the action reports.
     assert all(s.thought[-4:] == s.text[1:] for s in trajectory.steps)
-    assert all(len(s.thought) == 27 for s in trajectory.steps)
+    assert all(len(s.thought) == 30 for s in trajectory.steps)
 
 
 def test_blocks_change_three_different_registers():
@@ -88,7 +88,7 @@ def test_the_data_are_the_same_on_every_machine():
   # Frozen: a shipped student was trained on exactly these.
   listing = embedded.generate("train", 50) + embedded.pretraining_examples(50)
   digest = hashlib.sha256(repr(listing).encode()).hexdigest()
-  assert digest[:16] == "d2c82567414aee53"
+  assert digest[:16] == "477478cfaa980d5e"
 
 
 def test_easy_examples_are_right_and_hard_ones_stop_early():
@@ -98,11 +98,11 @@ def test_easy_examples_are_right_and_hard_ones_stop_early():
   hard = [t for t in examples if t.metadata["kind"] == "hard"]
   assert abs(len(easy) / 2000 - 0.6) < 0.04  # standard deviation 0.011
   for trajectory in easy:
-    assert len(trajectory.steps) in (1, 2)
+    assert len(trajectory.steps) in (1, 2, 3)
     actions = [s.text for s in trajectory.steps]
     assert actions == run_by_hand(trajectory.problem)
     assert trajectory.metadata["right_steps"] == str(len(actions))
-  lengths = [len(s.thought) // 9 for t in hard for s in t.steps]
+  lengths = [len(s.thought) // 10 for t in hard for s in t.steps]
   assert set(lengths) == {1, 2, 3}
   # About 3200 steps: the standard deviation is 0.009 at most.
   assert abs(lengths.count(3) / len(lengths) - 0.2) < 0.03
@@ -111,11 +111,11 @@ def test_easy_examples_are_right_and_hard_ones_stop_early():
 
 def test_hard_steps_are_right_as_often_as_the_config_says():
   config = PretrainingConfig(easy_fraction=0.0)
-  assert config.step_accuracy() == pytest.approx(0.109)  # 0.1 + 0.9 / 100
+  assert config.step_accuracy() == pytest.approx(0.1585)  # 0.15 + 0.85 / 100
   examples = embedded.pretraining_examples(2000, 0, config)
   right = sum(int(t.metadata["right_steps"]) for t in examples)
-  # 8000 steps: the standard deviation is 0.0035.
-  assert abs(right / 8000 - 0.109) < 0.014
+  # 8000 steps: the standard deviation is 0.0041.
+  assert abs(right / 8000 - 0.1585) < 0.016
   both = PretrainingConfig(finish_probability=0.5, stop_after=(1, 2))
   assert both.step_accuracy() == pytest.approx(0.5 + 0.5 * (0.01 + 0.1) / 2)
 
@@ -123,7 +123,7 @@ def test_hard_steps_are_right_as_often_as_the_config_says():
 def test_stop_after_two_leaves_one_register_to_guess():
   config = PretrainingConfig(0.0, finish_probability=0.0, stop_after=(2,))
   examples = embedded.pretraining_examples(500, 0, config)
-  assert {len(s.thought) for t in examples for s in t.steps} == {18}
+  assert {len(s.thought) for t in examples for s in t.steps} == {20}
   right = sum(int(t.metadata["right_steps"]) for t in examples)
   # One digit: right once in ten; 2000 steps have standard deviation 0.007.
   assert abs(right / 2000 - 0.1) < 0.03
@@ -138,9 +138,10 @@ def test_a_sloppy_solution_goes_on_from_what_it_wrote():
     ):
       dest, op, source = instructions[0]
       values = dict(zip("wxyz", state, strict=True))
-      reads = f"{dest}{values[dest]}{op}{source}{values[source]}"
+      reads = f"{dest}{op}{source}{values[dest]}{values[source]}"
       after = embedded.execute(state, instructions[0])
-      assert step.thought.startswith(reads + after)
+      made = after["wxyz".index(dest)]
+      assert step.thought.startswith(reads + made + after)
       assert step.text[0] == letter
       # Registers that nothing in the block changes are never guessed.
       fixed = set("wxyz") - {i[0] for i in instructions}
