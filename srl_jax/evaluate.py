@@ -259,10 +259,21 @@ def solve_problems(
     template: wording.
     tokenizer: tokens.
     max_positions: the model's context length in tokens.
+
+  Raises:
+    ValueError: the limits leave no room for any problem.
   """
   task = "step" if mode == "turns" else "solve"
   turns = config.max_turns if mode == "turns" else 1
   limit = config.max_turn_tokens if mode == "turns" else config.max_solve_tokens
+  longest = max_positions - limit
+  if longest <= _STEM_ROOM:
+    name = "max_turn_tokens" if mode == "turns" else "max_solve_tokens"
+    raise ValueError(
+      f"solutions of up to {limit} tokens leave no room for a problem in a "
+      f"context of {max_positions} tokens (c.model.max_positions); lower "
+      f"c.evaluate.{name}, or leave {mode!r} out of c.evaluate.modes"
+    )
   sampler = make_sampler(
     SamplingConfig(samples=1, max_new_tokens=limit, temperature=temperature),
     task,
@@ -278,7 +289,6 @@ def solve_problems(
   ]
   everything = list(open_rows)
   for turn in range(turns):
-    longest = max_positions - limit
     for row in open_rows:
       if len(row.tokens) + _STEM_ROOM > longest:
         row.ending = "context full"

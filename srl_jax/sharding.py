@@ -44,6 +44,17 @@ class ShardingRules:
   head_width: _MeshAxes = None
   layers: _MeshAxes = None
 
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      axes = getattr(self, field.name) or ()
+      for axis in (axes,) if isinstance(axes, str) else axes:
+        if axis not in MESH_AXES:
+          raise ValueError(
+            f"{field.name}={axes!r} is not allowed: {axis!r} is no mesh axis; "
+            f"set c.rules.{field.name} to one of {', '.join(MESH_AXES)}, to a "
+            "tuple of them, or to None"
+          )
+
   def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
     """Returns the PartitionSpec of an array with these logical axes."""
     return PartitionSpec(*(a and getattr(self, a) for a in axes))

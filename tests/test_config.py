@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users type: presets, overrides, misspelt names, experiment files."""
+
+import dataclasses
+import importlib.util
+import pathlib
+import re
+
+import jax
+import pytest
+
+from srl_jax import config as config_lib
+from srl_jax.config import Config, RlConfig, SftConfig
+from srl_jax.dynamic_sampling import DynamicSamplingConfig
+from srl_jax.models import LanguageModel
+from srl_jax.rollout import SamplingConfig
+
+ROOT = pathlib.Path(__file__).parents[1]
+PRESETS = ("small", "large", "large_tpu")
+
+
+@pytest.mark.parametrize(
+  ("argument", "preset", "overrides"),
+  [
+    (None, "small", {}),
+    ("", "small", {}),
+    ("large", "large", {}),
+    ("seed=3", "small", {"seed": "3"}),
+    ("large,seed=3", "large", {"seed": "3"}),
+    (
+      "large_tpu,data.path=a=b.jsonl, srl.steps = 4,",
+      "large_tpu",
+      {"data.path": "a=b.jsonl", "srl.steps": "4"},
+    ),
+  ],
+)
+def test_the_part_after_the_colon(argument, preset, overrides):
+  got = config_lib.parse_argument(argument, "small", PRESETS)
+  assert got == (preset, overrides)
+
+
+@pytest.mark.parametrize(
+  ("argument", "message"),
+  [
+    (
+      "lrage",
+      r"no preset 'lrage'; choose one of small, large, large_tpu "
+      r"\(did you mean 'large'\?\)",
+    ),
+    ("seed=3,large", "'large' in .*:seed=3,large is neither the preset"),
+    ("small,large", "'large' in .* is neither the preset, which comes first"),
+  ],
+)
+def test_what_is_no_preset_is_refused(argument, message):
+  with pytest.raises(ValueError, match=message):
+    config_lib.parse_argument(argument, "small", PRESETS)
+
+
+def overridden(**overrides):
+  config = config_lib.default_config()
+  names = {name.replace("__", "."): x for name, x in overrides.items()}
+  config_lib.override(config, names)
+  return config_lib.to_config(config)
+
+
+def test_overrides_are_read_by_the_type_of_what_is_there():
+  config = overridden(
+    seed="7",
+    srl__optim__learning_rate="1e-3",
+    rlvr__steps="20",
+    srl__loss__divide_by_group_std="False",
+    stages="('sft', 'srl')",
+    data__format="jsonl",
+    data__path="runs/data v2.jsonl",
+    template="chat",
+    srl__dynamic_sampling__enabled="false",
+    evaluate__modes="solve,turns",
+    rules__batch="data",
+    name="007",
+  )
+  assert config.seed == 7
+  assert config.srl.optim.learning_rate == 1e-3
+  assert (config.rlvr.steps, config.srl.steps) == (20, RlConfig().steps)
+  assert config.srl.loss.divide_by_group_std is False
+  assert config.stages == ("sft", "srl")
+  assert config.data.path == "runs/data v2.jsonl"
+  assert config.template == "chat"
+  assert config.srl.dynamic_sampling.enabled is False
+  assert config.evaluate.modes == ("solve", "turns")
+  assert config.rules.batch == ("data",)
+  assert config.name == "007"
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ({"sed": "1"}, r"config\.sed does not exist; did you mean config\.seed\?"),
+    (
+      {"srl.optim.learning_rat": "1"},
+      r"did you mean config\.srl\.optim\.learning_rate\?",
+    ),
+    # Spelt right, but one level too high.
+    (
+      {"srl.temperature": "1"},
+      r"config\.srl\.temperature does not exist; did you mean "
+      r"config\.srl\.sampling\.temperature\?",
+    ),
+    ({"slr.steps": "1"}, r"config\.slr does not exist; did you mean"),
+    ({"srl.steps.x": "1"}, r"config\.srl\.steps got .* allowed is int"),
+    ({"seed": "many"}, r"config\.seed got 'many' of type str, allowed is int"),
+    ({"seed": "1.5"}, r"config\.seed got 1\.5 of type float"),
+    ({"srl": "1"}, r"config\.srl got 1 of type int, allowed is the fields of"),
+    (
+      {"rules.embed": "fsdb"},
+      r"config\.rules: embed='fsdb' .* 'fsdb' is no mesh axis",
+    ),
+    ({"template": "caht"}, "did you mean 'chat'"),
+    ({"stages": "srl,rl"}, r"config\.stages\[1\] got 'rl'"),
+  ],
+)
+def test_a_wrong_override_is_refused_by_its_path(overrides, message):
+  with pytest.raises(ValueError, match=message):
+    overridden(**overrides)
+
+
+def test_a_misspelt_field_cannot_be_set_in_an_experiment_file():
+  config = config_lib.default_config()
+  with pytest.raises(AttributeError, match="stepz"):
+    config.srl.stepz = 3
+
+
+def test_the_defaults_survive_the_trip_through_an_experiment_file():
+  assert config_lib.to_config(config_lib.default_config()) == Config()
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: Config(stages=("srl", "srl")), "names a stage twice"),
+    (lambda: Config(log_every=0), "log_every=0; set it to 1 or more"),
+    (lambda: SftConfig(steps=0), "steps=0; set it to 1 or more"),
+    (
+      lambda: SftConfig(trunks_per_batch=10, trunks_per_micro_batch=4),
+      "trunks_per_batch=10 is not a multiple of trunks_per_micro_batch=4",
+    ),
+    (lambda: RlConfig(trunks_per_micro_batch=0), "trunks_per_micro_batch=0"),
+    # The advantage of a group of one is always zero.
+    (
+      lambda: RlConfig(sampling=SamplingConfig(samples=1)),
+      "a group needs at least 2; set sampling.samples=8",
+    ),
+    # Sampler and loss would speak of different distributions.
+    (
+      lambda: RlConfig(sampling=SamplingConfig(temperature=0.0)),
+      "for training set temperature above 0, top_k=0 and top_p=1.0",
+    ),
+    (lambda: RlConfig(sampling=SamplingConfig(top_k=5)), "top_k=5"),
+    (lambda: RlConfig(sampling=SamplingConfig(top_p=0.9)), "top_p=0.9"),
+  ],
+)
+def test_what_cannot_work_is_refused_at_construction(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+def test_the_defaults_are_the_settings_of_the_paper():
+  # Batch, learning rate, samples, temperature, warm-up (Section 4 and the
+  # appendix; the SFT peak 5e-6 is with a cosine).
+  c = Config()
+  assert (c.srl.groups_per_batch, c.rlvr.groups_per_batch) == (512, 128)
+  for stage in (c.srl, c.rlvr):
+    assert stage.optim.learning_rate == 5e-7
+    assert stage.optim.schedule == "constant"
+    assert stage.optim.warmup_ratio == 0
+    assert stage.optim.max_grad_norm == 1.0
+    assert (stage.sampling.samples, stage.sampling.temperature) == (8, 1.0)
+    assert stage.loss.kl_coefficient == 0
+    assert stage.loss.aggregation == "sequence_mean"
+    assert stage.dynamic_sampling == DynamicSamplingConfig()
+  assert c.sft.trunks_per_batch == 64
+  assert c.sft.optim.learning_rate == 5e-6
+  assert c.sft.optim.schedule == "cosine"
+  assert c.sft.optim.warmup_ratio == 0.3
+  assert (c.srl.instances.task, c.rlvr.instances.task) == ("step", "solve")
+  assert c.srl.reward.function == "difflib" and not c.srl.reward.autojunk
+  assert c.rlvr.reward.function == "answer"
+
+
+def load(path):
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config
+
+
+def experiments():
+  """Every preset of every experiment file."""
+  for path in sorted((ROOT / "experiments").glob("*.py")):
+    get_config = load(path)
+    try:
+      get_config("no_preset_has_this_name")
+    except ValueError as error:
+      [names] = re.findall(r"choose one of ([\w, ]+)", str(error))
+    for preset in names.split(", "):
+      yield pytest.param(get_config, preset, id=f"{path.stem}:{preset}")
+
+
+EXPERIMENTS = list(experiments())
+
+
+@pytest.mark.parametrize(("get_config", "preset"), EXPERIMENTS)
+def test_every_experiment_builds_and_its_model_has_a_shape(get_config, preset):
+  config = config_lib.to_config(get_config(preset))
+  again = config_lib.to_config(get_config(f"{preset},seed=12"))
+  assert again == dataclasses.replace(config, seed=12)
+  # The tokenizer's size, where it decides, is not known without its file.
+  model = dataclasses.replace(
+    config.model, vocab_size=config.model.vocab_size or 1000
+  )
+  params = jax.eval_shape(LanguageModel(model).init, jax.random.key(0))
+  assert len(jax.tree.leaves(params)) >= 10
+  for stage in {"srl", "rlvr"} & set(config.stages):
+    section = getattr(config, stage)
+    assert section.sampling.max_new_tokens < model.max_positions
+
+
+@pytest.mark.parametrize(("get_config", "preset"), EXPERIMENTS[:1])
+def test_an_experiment_refuses_a_misspelt_override(get_config, preset):
+  with pytest.raises(ValueError, match=r"did you mean config\.seed\?"):
+    get_config(f"{preset},sede=1")
