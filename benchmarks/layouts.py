@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A workload of nested prompts, laid out shared and flat, and what it costs.
+
+Branch b = (n * K + k) * G + g is sample g of step k of trajectory n. What is
+run on the layouts is decided in prefix_sharing.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from srl_jax.models import ModelConfig
+from srl_jax.types import Trunks
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  """What is sampled and trained on; lengths are in tokens.
+
+  Attributes:
+    trajectories: N.
+    steps: of each trajectory, each of them a branch point (K).
+    samples: per branch point (G).
+    problem_tokens: length of the first prompt.
+    step_tokens: by how much each further prompt is longer.
+    stem_tokens: given tokens at the head of each branch.
+    new_tokens: sampled tokens of each branch.
+    seed: of weights, tokens and samples.
+  """
+
+  trajectories: int = 2
+  steps: int = 8
+  samples: int = 8
+  problem_tokens: int = 64
+  step_tokens: int = 48
+  stem_tokens: int = 2
+  new_tokens: int = 48
+  seed: int = 0
+
+  @property
+  def prompt_tokens(self) -> np.ndarray:
+    """Length of the prompt of each step."""
+    return self.problem_tokens + self.step_tokens * np.arange(self.steps)
+
+  @property
+  def branches(self) -> int:
+    return self.trajectories * self.steps * self.samples
+
+  def predicted(self, layout: str) -> tuple[int, int]:
+    """Prompt and branch tokens that a pass has to process, by hand."""
+    n, k, g = self.trajectories, self.steps, self.samples
+    # The last token of a branch predicts nothing and is never run.
+    branch = n * k * g * (self.stem_tokens + self.new_tokens - 1)
+    if layout == "shared":
+      return n * (self.problem_tokens + (k - 1) * self.step_tokens), branch
+    pairs = k * (k - 1) // 2
+    return n * g * (k * self.problem_tokens + pairs * self.step_tokens), branch
+
+
+class Rows(NamedTuple):
+  """One batch: which branch stands where, and how wide the trunks are."""
+
+  branch_NR: np.ndarray
+  width: int
+
+
+class Layout(NamedTuple):
+  """The batches of a rollout and the micro-batches of an update."""
+
+  sampling: list[Rows]
+  updating: list[Rows]
+
+
+def layouts(work: Workload) -> dict[str, Layout]:
+  """The three ways to lay out the same branches."""
+  shape = (work.trajectories, work.steps, work.samples)
+  all_NKG = np.arange(work.branches).reshape(shape)
+  longest = int(work.prompt_tokens[-1])
+  shared = Rows(all_NKG.reshape(work.trajectories, -1), longest)
+  of_step = [all_NKG[:, k].reshape(-1, 1) for k in range(work.steps)]
+  flat = [
+    Rows(b, int(w)) for b, w in zip(of_step, work.prompt_tokens, strict=True)
+  ]
+  return {
+    "shared": Layout([shared], [shared]),
+    "flat": Layout(flat, flat),
+    "flat padded": Layout(
+      [Rows(all_NKG.reshape(-1, 1), longest)],
+      [Rows(branch_N1, longest) for branch_N1 in of_step],
+    ),
+  }
+
+
+def make_trunks(work: Workload, vocab_size: int, rows: Rows) -> Trunks:
+  """The trunks of a batch, every branch a branch point with one sample."""
+  rng = np.random.default_rng(work.seed)
+  longest = int(work.prompt_tokens[-1])
+  tokens_NS = rng.integers(1, vocab_size, (work.trajectories, longest))
+  stem_KC = rng.integers(1, vocab_size, (work.steps, work.stem_tokens))
+  step_NR = rows.branch_NR // work.samples % work.steps
+  branch_at_NR = work.prompt_tokens[step_NR]
+  length_N = branch_at_NR.max(1)
+  of_row_N = rows.branch_NR[:, 0] // (work.steps * work.samples)
+  is_real_NS = np.arange(rows.width) < length_N[:, None]
+  int32 = lambda x: np.asarray(x, np.int32)  # noqa: E731
+  return Trunks(
+    tokens_NS=int32(tokens_NS[of_row_N, : rows.width] * is_real_NS),
+    length_N=int32(length_N),
+    branch_at_NK=int32(branch_at_NR),
+    stem_NKC=int32(stem_KC[step_NR]),
+    stem_length_NK=np.full(step_NR.shape, work.stem_tokens, np.int32),
+    # Its own name for every sample: a flat row holds one sample only, and is
+    # to draw what the shared row draws.
+    instance_NK=rows.branch_NR.astype(np.uint32),
+    is_real_NK=np.ones(step_NR.shape, bool),
+  )
+
+
+def multiply_adds(
+  model: ModelConfig, work: Workload, batches: Sequence[Rows]
+) -> int:
+  """Of a forward pass, by hand, with what is spent on padding and masks.
+
+  A backward pass takes twice as many.
+  """
+  heads, kv_heads = (
+    count * model.head_width for count in (model.n_heads, model.n_kv_heads)
+  )
+  per_token = model.d_model * (2 * heads + 2 * kv_heads + 3 * model.d_mlp)
+  per_pair = 2 * heads
+  branch = work.stem_tokens + work.new_tokens - 1
+  total = 0
+  for rows in batches:
+    trunks, branches = rows.branch_NR.shape[0], rows.branch_NR.size
+    tokens = trunks * rows.width + branches * branch
+    pairs = trunks * rows.width**2 + branches * branch * (rows.width + branch)
+    total += model.n_layers * (per_token * tokens + per_pair * pairs)
+    total += model.vocab_size * model.d_model * branches * branch
+  return total

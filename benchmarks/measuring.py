@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of a call, and tables of them. What is run is elsewhere."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Cost(NamedTuple):
+  """What one call took.
+
+  Attributes:
+    wall_s: time on the clock.
+    cpu_s: time on all cores together.
+    rss_bytes: by how much the resident memory rose meanwhile, at its peak;
+      0 where the system is not Linux.
+  """
+
+  wall_s: float
+  cpu_s: float
+  rss_bytes: int
+
+
+def timed(call: Callable[[], Any]) -> Cost:
+  """Runs a call, which may return arrays still being computed, to its end."""
+  before_bytes = _reset_peak_rss()
+  wall_s, cpu_s = time.perf_counter(), time.process_time()
+  jax.block_until_ready(call())
+  wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+  return Cost(wall_s, cpu_s, _status_bytes("VmHWM") - before_bytes)
+
+
+def _reset_peak_rss() -> int:
+  """Makes Linux measure the peak anew; returns the present RSS in bytes."""
+  if not os.path.exists("/proc/self/clear_refs"):
+    return 0
+  # What earlier calls have freed would be used again without a trace.
+  libc = ctypes.CDLL(None)
+  if hasattr(libc, "malloc_trim"):
+    libc.malloc_trim(0)
+  with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+  return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
+  if not os.path.exists("/proc/self/status"):
+    return 0
+  with open("/proc/self/status") as file:
+    [line] = [line for line in file if line.startswith(field)]
+  return int(line.split()[1]) * 1024
+
+
+def compiled_bytes(lowered: jax.stages.Lowered) -> int:
+  """Arguments, outputs and temporaries of a program; donated ones once."""
+  found = lowered.compile().memory_analysis()
+  return (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    + found.temp_size_in_bytes
+    - found.alias_size_in_bytes
+  )
+
+
+def describe_machine() -> str:
+  """Date, machine and versions, in one line."""
+  device = jax.devices()[0]
+  return (
+    f"{time.strftime('%Y-%m-%d')}, {device.device_kind}, {os.cpu_count()} "
+    f"cores, load {os.getloadavg()[0]:.2f}, Python "
+    f"{platform.python_version()}, JAX {jax.__version__}"
+  )
+
+
+def table(results: Mapping[str, Mapping[str, float]]) -> str:
+  """Lays out {variant: {quantity: value}} with ratios to the first variant.
+
+  A value of 0 means that it is not known.
+  """
+  first, *others = results
+  rows = [["", *results, *(f"{name} / {first}" for name in others)]]
+  for quantity, base in results[first].items():
+    values = [of_variant[quantity] for of_variant in results.values()]
+    ratios = [f"{x / base:.2f}" if x and base else "-" for x in values[1:]]
+    rows.append([quantity, *map(_number, values), *ratios])
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  return "\n".join(
+    "  ".join(
+      cell.rjust(width) if i else cell.ljust(width)
+      for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ).rstrip()
+    for row in rows
+  )
+
+
+def _number(value: float) -> str:
+  if not value:
+    return "-"
+  return f"{value:,.0f}" if value >= 100 or value % 1 == 0 else f"{value:.3g}"

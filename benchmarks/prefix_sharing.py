@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shared trunks against flat prompts: tokens, time and memory, side by side.
+
+  python -m benchmarks.prefix_sharing --model=tiny
+  python -m benchmarks.prefix_sharing --help
+
+One rollout and one update on the same samples, in three layouts of the same
+model code (the trunk of a row is whatever its branches share):
+
+  shared       a row per trajectory; all branches hang off its one trunk
+  flat         a row per sample, with its own copy of its own prompt; rows of
+               one length form a batch, so that nothing is padded
+  flat padded  the same rows, padded to the longest prompt: one sampling batch,
+               and micro-batches of the size that flat has
+
+Tokens are random and there is no stop token, so all lengths are fixed. The run
+fails unless samples, log-probs and gradients agree. What the figures mean is
+in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import layouts, measuring
+from benchmarks.layouts import Rows, Workload
+from srl_jax import rollout, sharding, update
+from srl_jax.models import LanguageModel, ModelConfig
+from srl_jax.ops import advantages, losses
+from srl_jax.rollout import SamplingConfig
+from srl_jax.sampler import Sampler
+from srl_jax.types import Branches
+from srl_jax.update import MicroBatch
+
+MODELS = {
+  "tiny": ModelConfig(
+    vocab_size=512,
+    d_model=128,
+    n_layers=4,
+    n_heads=4,
+    n_kv_heads=2,
+    head_width=32,
+    d_mlp=384,
+  ),
+  "small": ModelConfig(
+    vocab_size=4096,
+    d_model=512,
+    n_layers=8,
+    n_heads=8,
+    n_kv_heads=2,
+    head_width=64,
+    d_mlp=1536,
+  ),
+}
+
+
+def given_advantages(policy: rollout.Policy) -> update.LossFn:
+  """The GRPO loss of the package, where `reward_NKG` holds the advantages.
+
+  In flat layouts the samples of a group lie in different rows, so that no
+  row knows its group's mean. Instead of metrics it returns the log-probs.
+  """
+
+  def loss_fn(params, batch, reference):
+    del reference
+    branches = batch.branches
+    logp_NRC, _ = update.branch_logps(
+      policy,
+      params,
+      batch.trunks,
+      branches,
+      temperature=1.0,
+      chunk_tokens=update.LossConfig().logp_chunk_tokens,
+    )
+    loss_NRC = losses.clipped_surrogate(
+      logp_NRC,
+      branches.sampler_logp_NRC,
+      batch.reward_NKG.reshape(branches.length_NR.shape),
+      clip_low=0.2,
+      clip_high=0.2,
+    )
+    return losses.sequence_mean(loss_NRC, branches.is_completion_NRC), logp_NRC
+
+  return loss_fn
+
+
+class Bench:
+  """The programs and batches of all layouts, on one device."""
+
+  def __init__(self, model: ModelConfig, work: Workload):
+    self.work = work
+    self.mesh = jax.make_mesh(
+      (1,) * len(sharding.MESH_AXES),
+      sharding.MESH_AXES,
+      axis_types=(jax.sharding.AxisType.Auto,) * len(sharding.MESH_AXES),
+      devices=jax.devices()[:1],
+    )
+    rules = sharding.ShardingRules()
+    self.policy = LanguageModel(model, rules)
+    self.key = jax.random.key(work.seed)
+    self.params = sharding.born_sharded(
+      self.policy.init, self.key, mesh=self.mesh, rules=rules
+    )
+    self.sampler = Sampler(
+      self.policy,
+      SamplingConfig(samples=1, max_new_tokens=work.new_tokens),
+      stop_ids=(),
+      pad_id=0,
+      mesh=self.mesh,
+      rules=rules,
+    )
+    self.prefill_program = jax.jit(
+      lambda params, trunks: self.policy.trunk(
+        params, trunks.tokens_NS, rollout.trunk_positions(trunks)
+      )
+    )
+    rate = 1e-4
+    self.updater = update.Updater(
+      given_advantages(self.policy),
+      optax.adamw(rate),
+      lambda _: rate,
+      self.params,
+      self.mesh,
+    )
+    self.layouts = layouts.layouts(work)
+    self.sampling = {
+      name: [
+        self.put(layouts.make_trunks(work, model.vocab_size, rows))
+        for rows in layout.sampling
+      ]
+      for name, layout in self.layouts.items()
+    }
+    self.updating: dict[str, list[MicroBatch]] = {}
+
+  def put(self, batch: Any) -> Any:
+    """Places a batch on the device."""
+    return sharding.put_batch(batch, self.mesh, self.policy.rules)
+
+  def prefill(self, name: str) -> Any:
+    """Runs the trunks only."""
+    batches = self.sampling[name]
+    return [self.prefill_program(self.params, trunks) for trunks in batches]
+
+  def rollout(self, name: str) -> list[Branches]:
+    """Samples every branch."""
+    program = self.sampler.program
+    return [program(self.params, b, self.key) for b in self.sampling[name]]
+
+  def update(self, name: str) -> Any:
+    """Takes one optimizer step, from the initial parameters."""
+    state = self.updater.init(jax.tree.map(jnp.copy, self.params))
+    return self.updater.step(state, self.updating[name], 0)
+
+  def set_samples(self, of_branch: Branches, advantage_B: np.ndarray) -> None:
+    """Lays the samples out as the update of each layout wants them."""
+    vocab_size = self.policy.config.vocab_size
+    for name, layout in self.layouts.items():
+      self.updating[name] = [
+        self.put(
+          MicroBatch(
+            trunks=layouts.make_trunks(self.work, vocab_size, rows),
+            branches=Branches(*(x[rows.branch_NR] for x in of_branch)),
+            reward_NKG=advantage_B[rows.branch_NR][..., None],
+            is_fresh_NK=np.ones(rows.branch_NR.shape, bool),
+          )
+        )
+        for rows in layout.updating
+      ]
+
+  def zero_sums(self) -> tuple[Any, jax.Array]:
+    """What the first micro-batch is added to; placed as `Updater` does."""
+
+    def zeros(x):
+      return jax.device_put(np.zeros(x.shape, x.dtype), x.sharding)
+
+    denominator = jax.device_put(np.float32(0), sharding.replicated(self.mesh))
+    return jax.tree.map(zeros, self.params), denominator
+
+  def gradient(self, name: str) -> tuple[Any, np.ndarray]:
+    """Gradient of the mean loss, and log-probs [branch, C]."""
+    sums, found = self.zero_sums(), []
+    for batch in self.updating[name]:
+      sums, logp = self.updater.accumulate(self.params, sums, batch, None)
+      found.append(logp)
+    gradient = jax.tree.map(lambda x: np.asarray(x / sums[1]), sums[0])
+    return gradient, self.by_branch(found, self.layouts[name].updating)
+
+  def by_branch(self, parts: Sequence[Any], batches: Sequence[Rows]) -> Any:
+    """Host arrays [N, R, ...] of all batches as [branch, ...]."""
+
+    def merge(*arrays_NR):
+      shape = (self.work.branches, *arrays_NR[0].shape[2:])
+      merged = np.zeros(shape, arrays_NR[0].dtype)
+      for array_NR, rows in zip(arrays_NR, batches, strict=True):
+        merged[rows.branch_NR] = array_NR
+      return merged
+
+    return jax.tree.map(merge, *parts)
+
+  def counted(self, name: str) -> dict[str, int]:
+    """Tokens of the arrays that the update runs, and positions computed."""
+    prompt = branch = positions = 0
+    for batch in self.updating[name]:
+      prompt += int(batch.trunks.length_N.sum())
+      branch += int((batch.branches.length_NR - 1).sum())
+      positions += batch.trunks.tokens_NS.size
+      positions += batch.branches.tokens_NRC[..., 1:].size
+    return {"prompt": prompt, "branch": branch, "positions": positions}
+
+  def rollout_bytes(self, name: str) -> int:
+    """Memory of the largest program that a rollout runs."""
+    return max(
+      measuring.compiled_bytes(
+        self.sampler.program.lower(self.params, trunks, self.key)
+      )
+      for trunks in _distinct(self.sampling[name])
+    )
+
+  def update_bytes(self, name: str) -> int:
+    """Memory of the largest program that an update runs."""
+    return max(map(self._update_bytes, _distinct(self.updating[name])))
+
+  def whole_update_bytes(self, name: str) -> int:
+    """The same if its micro-batches were one batch; compiled, never run."""
+    batches = self.updating[name]
+    if len(_distinct(batches)) > 1:
+      return 0
+    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    return self._update_bytes(self.put(whole))
+
+  def _update_bytes(self, batch):
+    program = self.updater.accumulate
+    return measuring.compiled_bytes(
+      program.lower(self.params, self.zero_sums(), batch, None)
+    )
+
+
+def _distinct(batches: Sequence[Any]) -> list[Any]:
+  """One batch of each shape."""
+  return list({_shapes(batch): batch for batch in batches}.values())
+
+
+def _shapes(batch: Any) -> tuple[Any, ...]:
+  return tuple(np.shape(x) for x in jax.tree.leaves(batch))
+
+
+# Float32 sums of another order. Log-probs are of the order of 6 nats and
+# their error of 1e-6 to 1e-5; a prompt one token off changes them by 0.1.
+MAX_LOGP_DIFFERENCE = 1e-4
+MAX_GRADIENT_DIFFERENCE = 1e-4
+
+
+def check_equal(bench: Bench) -> dict[str, float]:
+  """Compares all layouts with the shared one; leaves its samples to update.
+
+  Returns:
+    The largest differences: log-probs in nats, and the norm of the gradient's
+    difference over the norm of the gradient.
+
+  Raises:
+    AssertionError: they do not agree.
+  """
+  work = bench.work
+  samples = {
+    name: bench.by_branch(
+      jax.device_get(bench.rollout(name)), bench.layouts[name].sampling
+    )
+    for name in bench.layouts
+  }
+  shared = samples["shared"]
+  for name, other in samples.items():
+    assert (other.tokens_NRC == shared.tokens_NRC).all(), (
+      f"{name} draws other samples than shared"
+    )
+  rng = np.random.default_rng(work.seed)
+  reward_PG = rng.random((work.branches // work.samples, work.samples))
+  advantage_PG = advantages.group_advantages(reward_PG)
+  bench.set_samples(shared, advantage_PG.ravel().astype(np.float32))
+  found = {name: bench.gradient(name) for name in bench.layouts}
+  gradient, logp_BC = found["shared"]
+  norm = optax.tree.norm(gradient)
+  worst = {"log-prob": 0.0, "gradient": 0.0}
+  for name, (of_layout, other_BC) in found.items():
+    difference = jax.tree.map(np.subtract, of_layout, gradient)
+    sampled_BC = samples[name].sampler_logp_NRC
+    is_completion_BC = shared.is_completion_NRC
+    for found_BC in (other_BC, sampled_BC):
+      gap_BC = np.where(is_completion_BC, found_BC - logp_BC, 0)
+      worst["log-prob"] = max(worst["log-prob"], float(np.abs(gap_BC).max()))
+    relative = float(optax.tree.norm(difference) / norm)
+    worst["gradient"] = max(worst["gradient"], relative)
+  assert worst["log-prob"] < MAX_LOGP_DIFFERENCE, worst
+  assert worst["gradient"] < MAX_GRADIENT_DIFFERENCE, worst
+  return worst
+
+
+PHASES = ("prefill", "rollout", "update")
+
+
+def measure(
+  model: ModelConfig, work: Workload, repeats: int
+) -> dict[str, dict[str, float]]:
+  """Runs everything and returns {layout: {quantity: value}}.
+
+  Times are medians over `repeats` turns, in each of which every layout has
+  one go, so that a busy minute of the machine hits all of them alike.
+  """
+  bench = Bench(model, work)
+  worst = check_equal(bench)
+  print(
+    "samples are equal; largest difference of a log-prob "
+    f"{worst['log-prob']:.1e} nats, of the gradient {worst['gradient']:.1e} "
+    "of its norm",
+    flush=True,
+  )
+  results: dict[str, dict[str, float]] = {}
+  for name in bench.layouts:
+    counted = bench.counted(name)
+    predicted = dict(
+      zip(("prompt", "branch"), work.predicted(name), strict=True)
+    )
+    for kind, tokens in predicted.items():
+      assert counted[kind] == tokens, (name, kind, counted, predicted)
+    results[name] = {
+      "prompt tokens, predicted": predicted["prompt"],
+      "prompt tokens, counted": counted["prompt"],
+      "branch tokens, counted": counted["branch"],
+      "all tokens, counted": counted["prompt"] + counted["branch"],
+      "positions, padding too": counted["positions"],
+      "multiply-adds forward, G": layouts.multiply_adds(
+        model, work, bench.layouts[name].updating
+      )
+      / 1e9,
+    }
+    results[name] |= {
+      "rollout program, MB": bench.rollout_bytes(name) / 1e6,
+      "update program, MB": bench.update_bytes(name) / 1e6,
+      "update in one batch, MB": bench.whole_update_bytes(name) / 1e6,
+    }
+  costs: dict[tuple[str, str], list[measuring.Cost]] = {}
+  # What the checks have not compiled yet.
+  jax.block_until_ready([bench.prefill(name) for name in bench.layouts])
+  jax.block_until_ready(bench.update("shared"))
+  for _ in range(repeats):
+    for phase, name in itertools.product(PHASES, bench.layouts):
+      cost = measuring.timed(lambda p=phase, n=name: getattr(bench, p)(n))
+      costs.setdefault((phase, name), []).append(cost)
+  for (phase, name), found in costs.items():
+    median = measuring.Cost(*map(statistics.median, zip(*found, strict=True)))
+    results[name][f"{phase}, s"] = median.wall_s
+    results[name][f"{phase}, CPU s"] = median.cpu_s
+    results[name][f"{phase}, RSS growth, MB"] = median.rss_bytes / 1e6
+  return results
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    description="Shared trunks against flat prompts.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  parser.add_argument("--model", choices=MODELS, default="tiny")
+  parser.add_argument("--repeats", type=int, default=5, help="turns timed")
+  for field in dataclasses.fields(Workload):
+    flag = "--" + field.name
+    parser.add_argument(flag, type=int, default=field.default, help=" ")
+  args = parser.parse_args(argv)
+  work = Workload(
+    **{f.name: getattr(args, f.name) for f in dataclasses.fields(Workload)}
+  )
+  print(
+    f"{args.model} model, {work}\n{measuring.describe_machine()}", flush=True
+  )
+  print(measuring.table(measure(MODELS[args.model], work, args.repeats)))
+
+
+if __name__ == "__main__":
+  main()
