@@ -45,7 +45,7 @@ class MetricWriter:
     self._jsonl_path = directory / "metrics.jsonl"
     self._csv_path = directory / "metrics.csv"
     kept = [
-      row for row in _read_rows(self._jsonl_path) if row["step"] < first_step
+      row for row in read_rows(self._jsonl_path) if row["step"] < first_step
     ]
     _replace(self._jsonl_path, "".join(map(_json_line, kept)))
     self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
@@ -113,7 +113,7 @@ class MetricWriter:
     with temporary.open("w", encoding="utf-8", newline="") as file:
       writer = csv.writer(file)
       writer.writerow(self._columns)
-      writer.writerows(map(self._cells, _read_rows(self._jsonl_path)))
+      writer.writerows(map(self._cells, read_rows(self._jsonl_path)))
     os.replace(temporary, self._csv_path)
     return self._csv_path.open("a", encoding="utf-8", newline="")
 
@@ -190,8 +190,14 @@ def format_duration(seconds: float) -> str:
   return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
-def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Reads a metrics.jsonl; a last line cut short by a kill is left out."""
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a metrics.jsonl, [] if there is no such file.
+
+  A last line cut short by a kill is left out.
+
+  Raises:
+    ValueError: some other line is not JSON; names it.
+  """
   if not path.exists():
     return []
   lines = path.read_text(encoding="utf-8").split("\n")

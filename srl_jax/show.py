@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows what a run's model writes, beside the expert's steps.
+
+  python -m srl_jax.show --workdir=/tmp/srl --samples=3
+  python -m srl_jax.show --workdir=/tmp/srl --moment=before --html=before.html
+
+The samples are drawn anew, as in training, from held-out problems. How they
+are shown is decided in report.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Literal
+
+import jax
+from absl import logging
+
+from srl_jax import evaluate, report, scoring, sharding, strict
+from srl_jax import run as run_lib
+from srl_jax.config import Config, RlConfig
+from srl_jax.data import batching
+from srl_jax.data.trunks import TrunkRecord
+from srl_jax.models import weights
+from srl_jax.report import Sample
+from srl_jax.rewards import FAILURES, Completion, Scorer, format
+from srl_jax.stage import Run, build_records
+
+Moment = Literal["before", "after"]
+
+
+def draw_samples(
+  workdir: str | os.PathLike, count: int = 3, moment: Moment = "after"
+) -> list[Sample]:
+  """Draws steps with a run's model and scores them, as its last RL stage does.
+
+  Every sample is of another trajectory of the test split (of the validation
+  split if there is none) and, as far as there are steps, of another step. The
+  same call draws the same samples; "before" and "after" are of the same steps.
+
+  Args:
+    workdir: of a run.
+    count: how many; fewer if there are not as many trajectories.
+    moment: "before" training or "after" all of it.
+
+  Raises:
+    ValueError: there is no run, or it is not finished.
+  """
+  if count < 1:
+    raise ValueError(f"got samples={count}; ask for 1 or more")
+  workdir = pathlib.Path(workdir)
+  config = _read_config(workdir)
+  stages = [name for name in config.stages if name != "sft"]
+  stage = getattr(config, stages[-1] if stages else "srl")
+  # Of this machine, not of the one that trained.
+  mesh = sharding.make_mesh(sharding.MeshConfig())
+  with jax.set_mesh(mesh):
+    run = run_lib.start(config, mesh, workdir)
+    params = _read_params(run, workdir, moment)
+    records = build_records(run, run.test or run.valid, stage.instances, "test")
+    return _draw(run, stage, params, records[:count])
+
+
+def _read_config(workdir: pathlib.Path) -> Config:
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise ValueError(
+      f"there is no run in {workdir} (no config.json); give the --workdir of "
+      "a run of python -m srl_jax.main"
+    )
+  return strict.to_dataclass(Config, json.loads(path.read_text()), "config")
+
+
+def _read_params(run: Run, workdir: pathlib.Path, moment: Moment):
+  if moment == "before":
+    return run_lib.initial_params(run)
+  path = workdir / "weights.safetensors"
+  if not path.is_file():
+    raise ValueError(
+      f"the run in {workdir} is not finished (no {path.name}); run the command "
+      "that started it again, or ask for moment=before"
+    )
+  return weights.load_params(path, run.policy, run.mesh)
+
+
+def _draw(
+  run: Run, stage: RlConfig, params, records: Sequence[TrunkRecord]
+) -> list[Sample]:
+  records = [
+    dataclasses.replace(record, points=(record.points[i % len(record.points)],))
+    for i, record in enumerate(records)
+  ]
+  widths = batching.widths(records)
+  batch = batching.collate(
+    records,
+    trunk_width=widths.trunk,
+    points=widths.points,
+    stem_width=widths.stem,
+  )
+  sampling = dataclasses.replace(stage.sampling, samples=1)
+  branches = evaluate.sample_all(
+    run.sampler(sampling, stage.instances.task),
+    params,
+    batch,
+    run.key("show"),
+    len(records),
+  )
+  with Scorer(dataclasses.replace(stage.reward, workers=0)) as scorer:
+    scores = scoring.score_branches(batch, branches, run.tokenizer, scorer)
+  texts = scoring.completion_texts(branches, run.tokenizer)
+  return [
+    _sample(
+      run,
+      stage,
+      record,
+      completion,
+      float(scores.reward_NKG[n, 0, 0]),
+      int(scores.failure_NKG[n, 0, 0]),
+    )
+    for n, (record, [completion]) in enumerate(zip(records, texts, strict=True))
+  ]
+
+
+def _sample(
+  run: Run,
+  stage: RlConfig,
+  record: TrunkRecord,
+  completion: Completion,
+  reward: float,
+  failure: int,
+) -> Sample:
+  [point] = record.points
+  thought, action = "", completion.text
+  if not failure:
+    thought, action, _ = format.split_lenient(
+      completion.text, stage.reward.tags
+    )
+  return Sample(
+    heading=f"{record.trajectory_id}, step {point.step + 1}",
+    context=run.tokenizer.decode(record.tokens[: point.at]),
+    thought=thought,
+    action=action,
+    expert=point.target.strip(format.WHITESPACE),
+    reward=reward,
+    failure=FAILURES[failure - 1] if failure else "",
+  )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command; exits with a message if there is nothing to show."""
+  parser = argparse.ArgumentParser(
+    prog="python -m srl_jax.show", description=__doc__.partition("\n")[0]
+  )
+  parser.add_argument("--workdir", required=True, help="of a finished run")
+  parser.add_argument("--samples", type=int, default=3, help="how many")
+  parser.add_argument(
+    "--moment", choices=("before", "after"), default="after", help="of training"
+  )
+  parser.add_argument(
+    "--html", metavar="FILE", help="write a page instead of printing"
+  )
+  args = parser.parse_args(argv)
+  # Libraries announce at level INFO which backends they did not find.
+  logging.set_verbosity(logging.WARNING)
+  try:
+    samples = draw_samples(args.workdir, args.samples, args.moment)
+  except ValueError as error:
+    sys.exit(f"error: {error}")
+  if not args.html:
+    print(report.samples_text(samples, color=sys.stdout.isatty()))
+    return
+  page = (
+    '<!doctype html>\n<meta charset="utf-8">\n<title>Samples</title>\n'
+    + report.samples_html(samples)
+  )
+  pathlib.Path(args.html).write_text(page + "\n", encoding="utf-8")
+  print(f"{len(samples)} samples are in {args.html}")
+
+
+if __name__ == "__main__":
+  main()
