@@ -80,7 +80,13 @@ def main(argv: Sequence[str]) -> None:
     workdir = pathlib.Path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
-    if _COORDINATOR.value or _MULTI_HOST.value:
+    is_several = _COORDINATOR.value or _MULTI_HOST.value
+    if (_PROCESSES.value, _PROCESS.value) != (None, None) and not is_several:
+      raise ValueError(
+        "--num_processes and --process_id need --coordinator_address=host:port "
+        "too; python -m launch.local sets all three"
+      )
+    if is_several:
       jax.distributed.initialize(
         _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
       )

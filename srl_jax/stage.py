@@ -125,7 +125,7 @@ class StageData:
     validation_trunks: int,
     new_tokens: int = 0,
   ):
-    """Builds the records and checks that they fit model and mesh.
+    """Builds the records and checks that they fit the model.
 
     Args:
       run: the run.
@@ -138,8 +138,8 @@ class StageData:
         own targets.
 
     Raises:
-      ValueError: nothing is left to train on, a context is longer than the
-        model's, or the batch does not divide.
+      ValueError: nothing is left to train on, or a context is longer than
+        the model's.
     """
     train = build_records(run, trajectories, instances, "train")
     valid = build_records(run, run.valid, instances, "valid")
@@ -153,7 +153,6 @@ class StageData:
     )
     branch = widest.stem + new_tokens if new_tokens else widest.target
     _check_context(run, name, widest.trunk + branch)
-    check_multiple(run, f"{name}: a batch", batch_size)
     self.batches = pipeline.make_batches(
       train,
       seed=run.config.seed,
@@ -197,13 +196,13 @@ def _check_context(run: Run, name: str, tokens: int) -> None:
     )
 
 
-def check_multiple(run: Run, what: str, trunks: int) -> None:
+def check_multiple(run: Run, field: str, trunks: int) -> None:
   """Raises ValueError unless trunks divide over devices and processes."""
   devices = sharding.batch_devices(run.mesh, run.config.rules)
   multiple = int(np.lcm(jax.process_count(), devices))
   if trunks % multiple:
     raise ValueError(
-      f"{what} of {trunks} trunks does not divide over {devices} devices (mesh "
+      f"c.{field}={trunks} does not divide over {devices} devices (mesh "
       f"{dict(run.mesh.shape)}) and {jax.process_count()} processes; make it a "
       f"multiple of {multiple}, or change c.mesh"
     )

@@ -66,7 +66,8 @@ class RlStage:
     self._name, self._config = name, config
     self.passes = config.passes
     self.uses_reference = config.loss.kl_coefficient > 0
-    check_multiple(run, f"{name}: a micro-batch", config.trunks_per_micro_batch)
+    for field in ("trunks_per_round", "trunks_per_micro_batch"):
+      check_multiple(run, f"{name}.{field}", getattr(config, field))
     if config.instances.task == "solve":
       # Nobody can say whether a solution without a reference is right.
       run = dataclasses.replace(

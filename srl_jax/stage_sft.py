@@ -36,7 +36,10 @@ class SftStage:
 
   def __init__(self, run: Run, name: str, config: SftConfig):
     self._run, self._config = run, config
-    check_multiple(run, f"{name}: a micro-batch", config.trunks_per_micro_batch)
+    # The batch is a multiple of it.
+    check_multiple(
+      run, f"{name}.trunks_per_micro_batch", config.trunks_per_micro_batch
+    )
     tasks = [config.instances]
     if config.alternate_solve:
       tasks.append(dataclasses.replace(config.instances, task="solve"))

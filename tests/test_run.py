@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from srl_jax import run as run_lib
 from srl_jax.testing import experiment
 
 
@@ -97,6 +98,24 @@ def test_what_is_wrong_with_the_last_stage_shows_before_anything_is_measured(
   assert not (tmp_path / "stages").exists()
 
 
+@pytest.mark.parametrize(
+  "field", ["trunks_per_round", "trunks_per_micro_batch"]
+)
+def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(
+  runs, tmp_path, field
+):
+  config = runs.config(
+    "srl", **{"srl__trunks_per_micro_batch": 8, f"srl__{field}": 12}
+  )
+  with pytest.raises(ValueError) as caught:
+    run_lib.run(config, tmp_path, {})
+  assert str(caught.value) == (
+    f"c.srl.{field}=12 does not divide over 8 devices (mesh {{'data': 8, "
+    "'fsdp': 1, 'tensor': 1}) and 1 processes; make it a multiple of 8, or "
+    "change c.mesh"
+  )
+
+
 def test_a_run_without_a_test_split_measures_nothing(runs, tmp_path):
   with pytest.raises(EnoughError):
     runs.run(tmp_path, "sft", events={("sft", 0): enough}, data__test_size=0)
@@ -116,7 +135,7 @@ class Process:
   def wait_for_rows(self, count):
     """Waits until metrics.jsonl has so many rows."""
     path = self.workdir / "metrics.jsonl"
-    deadline_s = time.monotonic() + 200
+    deadline_s = time.monotonic() + 900
     while not path.exists() or path.read_text().count("\n") < count:
       assert self.popen.poll() is None, self.popen.communicate()
       assert time.monotonic() < deadline_s
@@ -124,7 +143,7 @@ class Process:
 
   def end(self):
     """Waits for its end; returns status and output."""
-    output, _ = self.popen.communicate(timeout=300)
+    output, _ = self.popen.communicate(timeout=900)
     return self.popen.returncode, output
 
 

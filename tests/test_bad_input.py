@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a new user gets wrong ends in one clear message and status 1."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from srl_jax.testing import experiment
+
+# The package is imported once; each command then is a process of its own,
+# with the real command line, that is forked from here.
+SERVER = """
+import json, os, sys
+from srl_jax import main
+for line in sys.stdin:
+  arguments, path = json.loads(line)
+  child = os.fork()
+  if not child:
+    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    sys.argv = ["main", *arguments]
+    main.command()
+  _, status = os.waitpid(child, 0)
+  print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+class Server:
+  """Runs command lines of srl_jax.main."""
+
+  def __init__(self, process, output):
+    self._process, self._output = process, output
+
+  def __call__(self, *arguments):
+    """Returns the status and what was said."""
+    request = json.dumps([arguments, str(self._output)])
+    self._process.stdin.write(request + "\n")
+    self._process.stdin.flush()
+    status = int(self._process.stdout.readline())
+    return status, self._output.read_text()
+
+
+@pytest.fixture(scope="module")
+def command(runs):
+  with subprocess.Popen(
+    [sys.executable, "-c", SERVER],
+    env=runs.environment(),
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    yield Server(process, runs.folder / "said")
+    process.stdin.close()
+
+
+@pytest.fixture
+def refused(command, runs, tmp_path):
+  """Asserts that a command line is refused; returns the message."""
+
+  def run(*arguments, preset="srl", workdir=tmp_path / "run"):
+    config = f"--config={experiment.__file__}:{preset}"
+    data = f"--config.data.path={runs.data}"
+    status, said = command(config, data, f"--workdir={workdir}", *arguments)
+    return message(status, said)
+
+  return run
+
+
+def message(status, said):
+  """What the error says; nothing else may have been said."""
+  assert status == 1, said
+  assert "Traceback" not in said, said
+  assert said.startswith("error: "), said
+  assert said.count("error: ") == 1, said
+  text, _, where = said.partition("(where it happened: ")
+  assert where.count("\n") == bool(where), said
+  return text.removeprefix("error: ").rstrip("\n")
+
+
+def test_a_misspelt_field_is_answered_by_the_nearest(refused):
+  assert refused("--config.srl.stepz=3").startswith(
+    "config.srl.stepz does not exist; did you mean config.srl.steps? The "
+    "fields of config.srl are: steps, groups_per_batch"
+  )
+  said = refused(preset="srl,srl.stepz=3")
+  assert said.startswith("config.srl.stepz does not exist; did you mean")
+  said = refused("--config.slr.steps=3")
+  assert "config.slr does not exist; did you mean config.srl?" in said
+
+
+def test_a_misspelt_preset_is_answered_by_the_nearest(refused):
+  assert refused(preset="slr") == (
+    "there is no preset 'slr'; choose one of sft, srl, rlvr, sft_srl (did you "
+    "mean 'srl'?)"
+  )
+
+
+def test_a_value_of_the_wrong_type_says_what_is_allowed(refused):
+  wrong = "config.srl.steps got 'many' of type str, allowed is int"
+  assert refused("--config.srl.steps=many") == wrong
+  assert refused(preset="srl,srl.steps=many") == wrong
+  assert refused("--config.srl.steps=2.5").startswith(
+    "config.srl.steps got 2.5"
+  )
+  said = refused("--config.stages=sft,slr")
+  assert said.startswith("config.stages[1] got 'slr'")
+  assert said.endswith("did you mean 'srl'?")
+
+
+def test_a_missing_experiment_says_where_it_was_looked_for(command):
+  said = message(*command("--config=experiments/maths.py:srl"))
+  assert said.startswith("--config=experiments/maths.py:srl: there is no file")
+  assert message(*command()).startswith("which experiment? For example --con")
+
+
+def test_a_mistake_in_an_experiment_file_is_named_by_its_line(
+  command, tmp_path
+):
+  path = tmp_path / "mine.py"
+  path.write_text(
+    "from srl_jax import config\n"
+    "def get_config(argument=None):\n"
+    "  c = config.default_config()\n"
+    "  c.srl.stepz = 3\n"
+    "  return c\n"
+  )
+  said = message(*command(f"--config={path}"))
+  assert said.startswith(f"{path} line 4: AttributeError: ")
+  assert 'Did you mean "steps" instead of "stepz"?' in said
+  path.write_text("def get_config(argument=None):\n  pass\n")
+  assert "returned None; end it with 'return c'" in message(
+    *command(f"--config={path}")
+  )
+  path.write_text("config = 3\n")
+  assert "KeyError: 'get_config'; an experiment file defines" in message(
+    *command(f"--config={path}")
+  )
+
+
+@pytest.mark.parametrize(
+  ("arguments", "said"),
+  [
+    (["--confg=x"], "Unknown command line flag 'confg'. Did you mean: config"),
+    (["--num_processes=two"], "flag --num_processes=two: invalid literal"),
+  ],
+)
+def test_a_misspelt_flag_is_answered_by_the_nearest(command, arguments, said):
+  status, output = command(*arguments)
+  assert status == 1
+  assert said in output
+  assert "Traceback" not in output
+
+
+def test_words_that_are_no_options_are_named(refused):
+  assert refused("steps=3").startswith("'steps=3' is not understood")
+  assert refused("--config.srl.steps", "3").startswith("'3' is not understood")
+  said = refused("--num_processes=2", "--process_id=0")
+  assert said.startswith("--num_processes and --process_id need --coordinator")
+
+
+def test_data_that_cannot_be_read_are_named(refused, tmp_path):
+  missing = tmp_path / "missing.jsonl"
+  said = refused(f"--config.data.path={missing}")
+  assert said.startswith(f"data.path='{missing}' does not exist")
+  empty = tmp_path / "empty.jsonl"
+  empty.touch()
+  said = refused(f"--config.data.path={empty}")
+  assert said == f"{empty} holds no records; one JSON object per line"
+  broken = tmp_path / "broken.jsonl"
+  broken.write_text('{"problem": "1 + 1", "step": ["2"]}\n')
+  said = refused(f"--config.data.path={broken}")
+  assert f"1 of 1 records of {broken} cannot be used" in said
+
+
+def test_too_few_data_are_named(refused, tmp_path):
+  few = experiment.write_data(tmp_path / "few.jsonl", count=10)
+  said = refused(f"--config.data.path={few}")
+  assert said.startswith("10 trajectories (10 different problems) are too few")
+  said = refused("--config.data.valid_size=0")
+  assert "the valid split" in said
+  assert "c.data.valid_size" in said
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused(refused):
+  said = refused("--config.model.vocab_size=100")
+  assert said.startswith("the tokenizer has 2")
+  assert "the model only 100 (c.model.vocab_size)" in said
+
+
+def test_a_context_longer_than_the_models_is_refused(refused):
+  said = refused("--config.model.max_positions=12")
+  assert said.startswith("srl needs a context of ")
+  assert "the model was made for 12 (c.model.max_positions)" in said
+  assert "set c.srl.instances.max_trunk_tokens" in said
+
+
+def test_a_group_of_one_is_refused(refused):
+  said = refused("--config.srl.sampling.samples=1")
+  assert "a group needs at least 2; set sampling.samples=8" in said
+
+
+def test_a_batch_that_does_not_divide_is_refused(refused):
+  said = refused("--config.mesh.data=3")
+  assert said.startswith(
+    "mesh {'data': 3, 'fsdp': 1, 'tensor': 1} does not fit"
+  )
+  said = refused("--config.sft.trunks_per_batch=12", preset="sft")
+  assert said.startswith("config.sft: trunks_per_batch=12 is not a multiple of")
+  said = refused("--config.srl.trunks_per_round=64")
+  assert said.startswith("a batch of 64 trunks cannot be drawn from 48 records")
+
+
+def test_a_folder_of_another_run_is_refused(refused, tmp_path):
+  workdir = tmp_path / "theirs"
+  workdir.mkdir()
+  saved = json.dumps({"seed": 1, "name": "theirs"})
+  (workdir / "config.json").write_text(saved)
+  (workdir / "results.json").write_text("{}")
+  said = refused(workdir=workdir)
+  assert said.startswith(f"{workdir} holds a run of another configuration: ")
+  assert "give this run a --workdir of its own" in said
+  assert (workdir / "config.json").read_text() == saved
+
+
+def test_weights_that_do_not_fit_are_refused(refused, tmp_path):
+  missing = tmp_path / "missing.safetensors"
+  said = refused(f"--config.weights={missing}")
+  assert said.startswith(f"there are no weights at {missing}")
+  corrupted = tmp_path / "corrupted.safetensors"
+  corrupted.write_bytes(b"\0" * 100)
+  said = refused(f"--config.weights={corrupted}")
+  assert said.startswith(f"{corrupted} is not a weights file of this program")
+
+
+def test_a_folder_that_cannot_be_written_is_named(refused, tmp_path):
+  file = tmp_path / "file"
+  file.touch()
+  said = refused(workdir=file / "run")
+  assert "Not a directory" in said
+  assert str(file) in said
