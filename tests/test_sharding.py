@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One device against eight, and where each array lives."""
+
+import dataclasses
+import functools
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import traverse_util
+from jax.sharding import NamedSharding, PartitionSpec
+
+from srl_jax import optim, sharding, update
+from srl_jax.models import LanguageModel
+from srl_jax.rollout import SamplingConfig
+from srl_jax.sampler import Sampler
+from srl_jax.sharding import MESH_AXES, MeshConfig, ShardingRules
+from srl_jax.testing.compilation import quick_compilation
+from srl_jax.testing.tiny import (
+  TINY,
+  make_trunks,
+  random_params,
+  record,
+  small_mesh,
+)
+from srl_jax.update import LossConfig, MicroBatch
+
+RULES = ShardingRules()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quick():
+  with quick_compilation():
+    yield
+
+
+def sizes(**fields):
+  return tuple(sharding.make_mesh(MeshConfig(**fields)).shape.values())
+
+
+def test_minus_one_takes_the_devices_that_remain():
+  assert sizes() == (8, 1, 1)
+  assert sizes(data=2, fsdp=-1) == (2, 4, 1)
+  assert sizes(data=2, fsdp=2, tensor=2) == (2, 2, 2)
+  assert sharding.make_mesh(MeshConfig()).axis_names == MESH_AXES
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"fsdp": 3}, r"does not fit 8 devices; set c\.mesh\.data"),
+    ({"data": -1, "fsdp": -1}, "at most one of them -1"),
+    ({"data": -2}, "does not fit 8 devices"),
+    ({"data": 0}, "does not fit 8 devices"),
+    ({"data": 16}, "does not fit 8 devices"),
+    ({"data": 2, "fsdp": 2}, "uses 4 of 8 devices; set c.mesh.data=-1"),
+  ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    sharding.make_mesh(MeshConfig(**fields))
+
+
+def test_rules_map_names_to_mesh_axes():
+  assert RULES.spec(("batch", None, "vocab", "layers")) == PartitionSpec(
+    ("data", "fsdp"), None, "tensor", None
+  )
+  rules = ShardingRules(batch="data", vocab=None)
+  assert rules.spec(("batch", "vocab")) == PartitionSpec("data", None)
+
+
+@pytest.mark.parametrize("axes", ["fdsp", ("data", "fdsp")])
+def test_a_rule_for_no_mesh_axis_is_refused(axes):
+  with pytest.raises(
+    ValueError, match=r"'fdsp' is no mesh axis; set c\.rules\."
+  ):
+    ShardingRules(embed=axes)
+
+
+def test_the_batch_is_split_over_its_axes_only():
+  mesh = small_mesh(2, 2, 2)
+  count = functools.partial(sharding.batch_devices, mesh)
+  assert count(RULES) == 4
+  assert count(ShardingRules(batch="data")) == 2
+  assert count(ShardingRules(batch=None)) == 1
+
+
+def test_rows_go_to_the_devices_and_come_back():
+  mesh = small_mesh(2, 2, 2)
+  rows = {"x": np.arange(24).reshape(8, 3), "y": np.arange(8)}
+  placed = sharding.put_batch(rows, mesh, RULES)
+  assert placed["x"].sharding.spec == PartitionSpec(("data", "fsdp"))
+  assert {s.data.shape for s in placed["x"].addressable_shards} == {(2, 3)}
+  back = sharding.local_rows(placed, mesh, RULES)
+  assert isinstance(back["x"], np.ndarray)
+  np.testing.assert_array_equal(back["x"], rows["x"])
+  # With one process there is nothing to gather.
+  assert sharding.gather_rows(rows) is rows
+
+
+def test_rows_that_do_not_divide_are_refused():
+  with pytest.raises(ValueError, match=r"batch of 6 trunks .* multiples of 4"):
+    sharding.put_batch(np.zeros((6, 2)), small_mesh(2, 2, 2), RULES)
+
+
+def test_outside_of_a_mesh_nothing_is_pinned():
+  x = jnp.ones(4)
+  assert sharding.constrain(x, ("batch",), RULES) is x
+  with jax.set_mesh(small_mesh(2, 2, 2)):
+    pinned = jax.jit(lambda x: sharding.constrain(x, ("batch",), RULES))(x)
+  assert pinned.sharding.spec == PartitionSpec(("data", "fsdp"))
+
+
+def test_arrays_are_born_where_their_names_say():
+  def init(key):
+    boxed = nn.with_logical_partitioning(
+      nn.initializers.normal(), ("vocab", "embed")
+    )
+    return {"named": boxed(key, (4, 6)), "plain": jnp.zeros(3)}
+
+  mesh = small_mesh(2, 2, 2)
+  got = sharding.born_sharded(init, jax.random.key(0), mesh=mesh, rules=RULES)
+  assert got["named"].sharding == NamedSharding(
+    mesh, PartitionSpec("tensor", "fsdp")
+  )
+  assert {s.data.shape for s in got["named"].addressable_shards} == {(2, 3)}
+  assert got["plain"].sharding.is_fully_replicated
+  # The same numbers wherever they live.
+  one = sharding.born_sharded(
+    init, jax.random.key(0), mesh=small_mesh(), rules=RULES
+  )
+  np.testing.assert_array_equal(got["named"], one["named"])
+
+
+MODEL = LanguageModel(TINY)
+TRUNKS = make_trunks(
+  [
+    record(range(1, 9), (3, [10], 1), (8, [11, 12], 2)),
+    record(range(5, 11), (4, [13, 10], 3)),
+    record([2, 4, 8], (3, [10], 4), (1, [12], 5)),
+    record([9, 9, 1, 3], (2, [10], 6), (4, [14], 7)),
+  ]
+)
+SAMPLING = SamplingConfig(samples=2, max_new_tokens=4)
+
+
+def train(mesh):
+  """Samples once and takes three steps; everything as numpy, by device."""
+  with jax.set_mesh(mesh):
+    shardings = sharding.tree_shardings(
+      jax.eval_shape(MODEL.init, jax.random.key(0)), mesh, RULES
+    )
+    params = jax.device_put(
+      jax.tree.map(np.array, random_params(MODEL)), shardings
+    )
+    sampler = Sampler(
+      MODEL, SAMPLING, stop_ids=(0, 20), pad_id=0, mesh=mesh, rules=RULES
+    )
+    config = optim.OptimConfig(learning_rate=1e-2)
+    updater = update.Updater(
+      update.grpo_loss(MODEL, LossConfig(kl_coefficient=0.1), 1.0),
+      optim.make_optimizer(config, 3),
+      optim.learning_rate(config, 3),
+      params,
+      mesh,
+    )
+    reference = jax.tree.map(jnp.copy, params)
+    state = updater.init(params)
+    first = jax.tree.map(lambda x: x.sharding, state)
+    sampled, metrics = [], []
+    for step in range(3):
+      branches = sampler.sample(state.params, TRUNKS, jax.random.key(step))
+      rewards = np.random.default_rng(step).random((4, 2, 2))
+      batch = MicroBatch(
+        TRUNKS, branches, rewards.astype(np.float32), TRUNKS.is_real_NK
+      )
+      placed = sharding.put_batch(batch, mesh, RULES)
+      state, of_batch, of_step = updater.step(
+        state, [placed, placed], step, reference
+      )
+      sampled.append(branches)
+      metrics.append(jax.device_get((of_batch, of_step)))
+    return types.SimpleNamespace(
+      updater=updater,
+      sampled=sampled,
+      metrics=metrics,
+      state=state,
+      first=first,
+      last=jax.tree.map(lambda x: x.sharding, state),
+      programs=(
+        sampler.program._cache_size(),
+        updater.accumulate._cache_size(),
+        updater.finish._cache_size(),
+      ),
+    )
+
+
+@pytest.fixture(scope="module")
+def one():
+  return train(small_mesh())
+
+
+@pytest.fixture(scope="module")
+def eight():
+  return train(small_mesh(2, 2, 2))
+
+
+def assert_same_run(got, want):
+  for a, b in zip(got.sampled, want.sampled, strict=True):
+    np.testing.assert_array_equal(a.tokens_NRC, b.tokens_NRC)
+    np.testing.assert_array_equal(a.stopped_NR, b.stopped_NR)
+    # Float32 sums in another order, through two layers; later steps start
+    # from parameters that differ by as much.
+    np.testing.assert_allclose(
+      a.sampler_logp_NRC, b.sampler_logp_NRC, rtol=1e-3, atol=1e-4
+    )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4),
+    got.metrics,
+    want.metrics,
+  )
+  # Adam's first steps have the size of the rate, 0.01, whatever the gradient,
+  # so a gradient near zero may turn rounding into some per cent of a step.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3),
+    jax.device_get(got.state.params),
+    jax.device_get(want.state.params),
+  )
+
+
+def test_eight_devices_compute_what_one_computes(one, eight):
+  moved = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(),
+    jax.device_get(one.state.params),
+    jax.device_get(random_params(MODEL)),
+  )
+  # Three steps at a rate of 0.01: twenty times the tolerance below.
+  assert min(jax.tree.leaves(moved)) > 0.02
+  assert_same_run(eight, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "shape", [(4, 1, 2), (1, 4, 2), (4, 1, 1), (1, 4, 1), (1, 1, 2), (2, 2, 1)]
+)
+def test_every_mesh_computes_what_one_device_computes(one, shape):
+  assert_same_run(train(small_mesh(*shape)), one)
+
+
+def test_a_step_leaves_every_array_where_it_was(eight):
+  assert eight.first == eight.last
+  abstract = eight.updater.abstract_state()
+  assert jax.tree.map(lambda x: x.sharding, abstract) == eight.last
+
+
+def test_parameters_are_split_as_the_rules_say(eight):
+  leaves = traverse_util.flatten_dict(eight.state.params, sep="/")
+  specs = {name: x.sharding.spec for name, x in leaves.items()}
+  p = PartitionSpec
+  assert specs["embedding"] == p("tensor", "fsdp")
+  assert specs["blocks/attention/q"] == p(None, "fsdp", "tensor", None, None)
+  assert specs["blocks/attention/k"] == p(None, "fsdp", "tensor", None)
+  assert specs["blocks/attention/o"] == p(None, "tensor", None, None, "fsdp")
+  assert specs["blocks/mlp/gate"] == p(None, "fsdp", "tensor")
+  assert specs["blocks/mlp/down"] == p(None, "tensor", "fsdp")
+  for name, x in leaves.items():
+    parts = 4 if "/" not in name or x.ndim > 2 else 1
+    parts = 2 if name.endswith(("k_bias", "v_bias", "q_bias")) else parts
+    parts = 1 if name.endswith("scale") else parts
+    [size] = {s.data.size for s in x.addressable_shards}
+    assert size * parts == x.size, name
+
+
+def test_moments_live_with_their_parameters(eight):
+  [adam] = [
+    x
+    for x in jax.tree.leaves(
+      eight.state.opt_state, is_leaf=lambda x: hasattr(x, "mu")
+    )
+    if hasattr(x, "mu")
+  ]
+  of = lambda tree: jax.tree.map(lambda x: x.sharding, tree)  # noqa: E731
+  assert of(adam.mu) == of(adam.nu) == of(eight.state.params)
+  assert adam.count.sharding.is_fully_replicated
+  assert adam.count == 3
+
+
+@pytest.mark.parametrize("run", ["one", "eight"])
+def test_three_steps_need_one_program_each(run, request):
+  assert request.getfixturevalue(run).programs == (1, 1, 1)
+
+
+def test_without_tensor_parallelism_odd_heads_are_fine():
+  # Three key/value heads do not divide over two devices; other rules do.
+  config = dataclasses.replace(TINY, n_heads=3, n_kv_heads=3)
+  rules = ShardingRules(kv_heads=None)
+  params = sharding.born_sharded(
+    LanguageModel(config, rules).init,
+    jax.random.key(0),
+    mesh=small_mesh(2, 2, 2),
+    rules=rules,
+  )
+  spec = params["blocks"]["attention"]["k"].sharding.spec
+  assert spec == PartitionSpec(None, "fsdp", None, None)
