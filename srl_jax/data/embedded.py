@@ -181,8 +181,8 @@ class PretrainingConfig:
 
   Each step of a hard problem is thought through to its end with probability
   `finish_probability`. Otherwise the thought stops after the first
-  `stop_after` of its three instructions, and the action guesses the digit of
-  each register that the others change. With the defaults a hard step is
+  `stop_after` of its three instructions, and the action reports the state
+  reached so far, which is right only if the others add or subtract a zero. With the defaults a hard step is
   right 0.15 + 0.85 / 100 = 15.9% of the time, a hard problem 0.06% of the
   time: that is the support that SRL and RLVR have.
 
@@ -278,11 +278,6 @@ def _sloppy_steps(
     if not draws.chance(config.finish_probability):
       done = config.stop_after[draws.below(len(config.stop_after))]
     thought, state = _think(state, instructions[:done])
-    guessed = {instruction[0] for instruction in instructions[done:]}
-    state = "".join(
-      str(draws.below(10)) if register in guessed else digit
-      for register, digit in zip(REGISTERS, state, strict=True)
-    )
     steps.append(Step(text=letter + state, thought=thought))
   return tuple(steps)
 
