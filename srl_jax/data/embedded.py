@@ -182,9 +182,10 @@ class PretrainingConfig:
   Each step of a hard problem is thought through to its end with probability
   `finish_probability`. Otherwise the thought stops after the first
   `stop_after` of its three instructions, and the action reports the state
-  reached so far, which is right only if the others add or subtract a zero. With the defaults a hard step is
-  right 0.15 + 0.85 / 100 = 15.9% of the time, a hard problem 0.06% of the
-  time: that is the support that SRL and RLVR have.
+  reached so far, which is right only if the others add or subtract a zero.
+  With the defaults a hard step is right 0.15 + 0.85 / 100 = 15.9% of the
+  time, a hard problem 0.06% of the time: that is the support that SRL and
+  RLVR have.
 
   Attributes:
     easy_fraction: share of easy problems, which are solved right.

@@ -125,7 +125,7 @@ def test_stop_after_two_leaves_one_register_to_luck():
   examples = embedded.pretraining_examples(500, 0, config)
   assert {len(s.thought) for t in examples for s in t.steps} == {20}
   right = sum(int(t.metadata["right_steps"]) for t in examples)
-  # The last source is a zero once in ten; 2000 steps have standard deviation 0.007.
+  # The last source is a zero once in ten; the standard deviation is 0.007.
   assert abs(right / 2000 - 0.1) < 0.03
 
 

@@ -161,7 +161,7 @@ def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):
 @pytest.mark.parametrize(
   ("config", "words"),
   [
-    ({"format": "csv"}, "unknown; choose one of embedded, embedded_student, gsm8k"),
+    ({"format": "csv"}, "one of embedded, embedded_student, gsm8k"),
     ({"format": "gsm8k", "valid_size": -1}, "must not be negative"),
     ({"path": "x.jsonl"}, "set data.format to gsm8k"),
     ({"format": "s1k", "calculator_thoughts": True}, "set them to False"),
