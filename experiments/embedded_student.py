@@ -3,8 +3,9 @@
 
 It learns easy register programs done right, and hard ones with a planted
 habit of stopping the thought early (`PretrainingConfig` in
-srl_jax/data/embedded.py says how often). About a quarter of an hour on two
-cores; the test table at the end shows how well it does on hard problems.
+srl_jax/data/embedded.py says how often). The test table at the end shows how
+well it does on hard problems. The student that is in the package now is a
+provisional one that was not made by this run; see the README.
 
   python -m srl_jax.main --config=experiments/embedded_student.py --workdir=W
   cp W/weights.safetensors srl_jax/assets/embedded/student_0.safetensors
