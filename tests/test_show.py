@@ -13,15 +13,16 @@ from srl_jax.rewards import FAILURES
 def drawn(runs, whole):
   with runs.quickly():
     return {
-      moment: show.draw_samples(whole.workdir, 4, moment)
+      moment: show.draw_samples(whole.workdir, 8, moment)
       for moment in ("before", "after")
     }
 
 
 def test_samples_of_a_run_are_scored_as_in_training(drawn):
-  assert [len(samples) for samples in drawn.values()] == [4, 4]
+  assert [len(samples) for samples in drawn.values()] == [8, 8]
   whole_ones = [x for x in drawn["after"] if not x.failure]
-  assert whole_ones, "the fixture's model has learnt the format"
+  # Right and wrong ones, or nothing could be told apart.
+  assert len({x.reward for x in whole_ones}) > 1
   for sample in whole_ones:
     # The expert of the fixture thinks "." only.
     assert sample.thought
@@ -41,7 +42,7 @@ def test_before_and_after_are_of_the_same_steps(drawn):
   )
   assert before == after
   names, steps = zip(*(x[0].split(", step ") for x in after), strict=True)
-  assert len(set(names)) == 4
+  assert len(set(names)) == 8
   assert len(set(steps)) > 1
   for heading, context, expert in after:
     # The expert copies digit after digit; the context ends with the last one.
@@ -53,7 +54,7 @@ def test_before_and_after_are_of_the_same_steps(drawn):
 
 def test_the_same_samples_are_drawn_again(runs, whole, drawn):
   with runs.quickly():
-    assert show.draw_samples(whole.workdir, 4) == drawn["after"]
+    assert show.draw_samples(whole.workdir, 8) == drawn["after"]
 
 
 def test_the_command_prints_or_writes_a_page(
@@ -62,8 +63,8 @@ def test_the_command_prints_or_writes_a_page(
   page = tmp_path / "samples.html"
   workdir = f"--workdir={whole.workdir}"
   with runs.quickly():
-    show.main([workdir, "--samples=4"])
-    show.main([workdir, "--samples=4", f"--html={page}"])
+    show.main([workdir, "--samples=8"])
+    show.main([workdir, "--samples=8", f"--html={page}"])
   printed = capsys.readouterr().out
   assert report.samples_text(drawn["after"]) in printed
   assert report.samples_html(drawn["after"]) in page.read_text("utf-8")
