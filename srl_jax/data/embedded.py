@@ -99,7 +99,7 @@ def _think(state: str, instructions: list[str]) -> tuple[str, str]:
   """Returns the thought that works through instructions, and the state."""
   thought = ""
   for instruction in instructions:
-    dest, op, source = instruction
+    dest, _, source = instruction
     before, state = state, execute(state, instruction)
     at, other = REGISTERS.index(dest), REGISTERS.index(source)
     thought += instruction + before[at] + before[other] + state[at] + state
