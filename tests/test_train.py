@@ -248,6 +248,8 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
       str(caught.value),
     )
     assert "or raise c.srl.dynamic_sampling.max_rounds" in str(caught.value)
+    data, _ = equal.get_state()
+    assert data["grain"]["next_index"] == 2, "two batches were sampled"
 
     random = session.policy.init(jax.random.key(0))
     random = nn.unbox(random)
