@@ -10,6 +10,7 @@ import pytest
 from benchmarks import layouts, measuring, prefix_sharing
 from srl_jax import update
 from srl_jax.models import ModelConfig
+from srl_jax.testing import compilation
 
 MODEL = ModelConfig(
   vocab_size=40,
@@ -34,12 +35,14 @@ WORK = layouts.Workload(
 @pytest.fixture(scope="module")
 def results():
   # Compares samples, log-probs and gradients of all layouts, or raises.
-  return prefix_sharing.measure(MODEL, WORK, repeats=1)
+  with compilation.quick_compilation():
+    return prefix_sharing.measure(MODEL, WORK, repeats=1)
 
 
 @pytest.fixture(scope="module")
 def bench():
-  return prefix_sharing.Bench(MODEL, WORK)
+  with compilation.quick_compilation():
+    yield prefix_sharing.Bench(MODEL, WORK)
 
 
 @pytest.mark.slow
