@@ -44,7 +44,7 @@ def get_config(argument=None):
   # One branch point per problem, so four times the problems per round.
   c.rlvr.trunks_per_round = 32
   c.rlvr.trunks_per_micro_batch = 32
-  c.rlvr.sampling.max_new_tokens = 160
+  c.rlvr.sampling.max_new_tokens = 176
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 32
   c.sft.instances.include_thoughts = False
@@ -53,7 +53,7 @@ def get_config(argument=None):
   c.evaluate.samples = 4
   c.evaluate.max_turns = 4
   c.evaluate.max_turn_tokens = 48
-  c.evaluate.max_solve_tokens = 160
+  c.evaluate.max_solve_tokens = 176
   c.evaluate.rows_per_batch = 100
   c.checkpoint.every_steps = 25
   c.log_every = 5

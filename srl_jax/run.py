@@ -10,6 +10,7 @@ how a stage is trained is train.py's business.
   workdir/metrics.txt           what the metrics are, their units and reductions
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/results.json          what evaluation found, before and after
+  workdir/solutions/            what the model wrote for every test problem
   workdir/weights.safetensors   the final parameters; c.weights takes its path
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.resources
+import itertools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -77,7 +79,11 @@ def run(
 
     def measure(moment: str, params: Any) -> None:
       if moment not in results:
-        results[moment] = measure_all(session, params, moment)
+        results[moment] = measure_all(
+          session,
+          params,
+          workdir / "solutions" / f"{moment.replace(' ', '_')}.jsonl",
+        )
         train.write_json(results_path, results)
 
     measure("before", params)
@@ -181,16 +187,32 @@ def initial_params(run: Run) -> Any:
   return weights.load_params(source, run.policy, run.mesh)
 
 
-def measure_all(run: Run, params: Any, moment: str) -> dict[str, list[float]]:
+def measure_all(
+  run: Run, params: Any, solutions_path: pathlib.Path
+) -> dict[str, list[float]]:
   """Everything `config.evaluate` asks for, on the test split.
 
   The same random numbers at every moment, so that differences between
-  moments are not differences of luck.
+  moments are not differences of luck. `solutions_path` gets a line of JSON
+  per solution.
   """
-  config = run.config.evaluate
-  measured: dict[str, evaluate.Estimate] = {}
   if not run.test:
     return {}
+  measured = _measure_steps(run, params)
+  lines = []
+  for how, attempts, summary in _solve(run, params):
+    measured |= summary
+    for attempt in attempts:
+      solution = dataclasses.asdict(attempt)
+      solution["problem"] = run.test[attempt.problem].id
+      lines.append(json.dumps(how | solution) + "\n")
+  train.write_text(solutions_path, "".join(lines))
+  return {k: [e.value, e.low, e.high] for k, e in measured.items()}
+
+
+def _measure_steps(run: Run, params: Any) -> dict[str, evaluate.Estimate]:
+  config = run.config.evaluate
+  measured = {}
   records = build_records(
     run,
     run.test,
@@ -217,32 +239,39 @@ def measure_all(run: Run, params: Any, moment: str) -> dict[str, list[float]]:
       )
       for metric, estimate in estimates.items():
         measured[f"step {metric}, {name}"] = estimate
+  return measured
+
+
+def _solve(run: Run, params: Any):
+  """Yields (mode and temperature, attempts, their summary)."""
+  config = run.config.evaluate
   problems = run.test[: config.problems or None]
-  for mode in config.modes:
-    for samples, temperature in (
-      (1, 0.0),
-      (config.samples, config.temperature),
-    ):
-      if not samples:
-        continue
-      attempts = evaluate.solve_problems(
-        run.sampler,
-        params,
-        problems,
-        mode=mode,
-        samples=samples,
-        temperature=temperature,
-        config=config,
-        key=run.key("evaluate", mode),
-        template=run.template,
-        tokenizer=run.tokenizer,
-        max_positions=run.policy.config.max_positions,
-      )
-      summary = evaluate.summarise(attempts, len(problems), samples)
-      for metric, estimate in summary.items():
-        kind = ", greedy" if not temperature else ""
-        measured[f"{mode} {metric}{kind}"] = estimate
-  return {k: [e.value, e.low, e.high] for k, e in measured.items()}
+  decodings = [(1, 0.0)]
+  if config.samples:
+    decodings.append((config.samples, config.temperature))
+  for mode, (samples, temperature) in itertools.product(
+    config.modes, decodings
+  ):
+    attempts = evaluate.solve_problems(
+      run.sampler,
+      params,
+      problems,
+      mode=mode,
+      samples=samples,
+      temperature=temperature,
+      config=config,
+      key=run.key("evaluate", mode),
+      template=run.template,
+      tokenizer=run.tokenizer,
+      max_positions=run.policy.config.max_positions,
+    )
+    summary = evaluate.summarise(attempts, len(problems), samples)
+    kind = ", greedy" if not temperature else ""
+    yield (
+      {"mode": mode, "temperature": temperature},
+      attempts,
+      {f"{mode} {metric}{kind}": x for metric, x in summary.items()},
+    )
 
 
 def print_summary(run: Run, params: Any) -> None:

@@ -146,7 +146,7 @@ class StageData:
     self.valid = valid[: validation_trunks or None]
     widest = batching.widths([*train, *self.valid])
     self.widths = widest._replace(
-      points=instances.points_per_trunk or widest.points
+      points=min(instances.points_per_trunk or widest.points, widest.points)
     )
     self.valid_widths = widest._replace(
       points=batching.widths(self.valid).points

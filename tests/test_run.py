@@ -31,6 +31,22 @@ def test_a_run_says_what_it_is_and_leaves_it_in_its_folder(runs, whole):
   assert results["after srl"]["step format_failure, greedy"][0] < 0.5
 
 
+def test_a_run_keeps_what_the_model_wrote(runs, whole):
+  for moment, results in whole.results.items():
+    name = moment.replace(" ", "_") + ".jsonl"
+    text = (whole.workdir / "solutions" / name).read_text()
+    greedy = [
+      solution
+      for solution in map(json.loads, text.splitlines())
+      if solution["mode"] == "turns" and not solution["temperature"]
+    ]
+    problems = [solution["problem"] for solution in greedy]
+    assert len(set(problems)) == len(problems) > 1
+    accuracy = sum(x["is_correct"] for x in greedy) / len(greedy)
+    assert accuracy == results["turns accuracy, greedy"][0]
+    assert all(solution["texts"] for solution in greedy)
+
+
 def test_a_run_that_is_finished_only_shows_its_table(runs, whole, capsys):
   files = {
     name: (whole.workdir / name).read_bytes()

@@ -273,3 +273,17 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
     "warning: 100% of the samples of srl step 4 break the format; most often: "
     "not_stopped. Raise c.srl.sampling.max_new_tokens"
   )
+
+
+def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
+  config = runs.config("sft", sft__instances__points_per_trunk=2)
+  mesh = sharding.make_mesh(config.mesh)
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = run_lib.start(config, mesh, tmp_path)
+    stage = stage_sft.SftStage(run, "sft", config.sft)
+    points = [
+      stage.next_batch(None, step).batches[0].trunks.branch_at_NK.shape[1]
+      for step in range(2)
+    ]
+  # Steps by two, then a whole solution, of which there is one.
+  assert points == [2, 1]

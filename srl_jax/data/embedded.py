@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded task: small register programs, made on the spot.
 
-A program starts with the digits of four registers w, x, y, z and goes on
-with blocks of three instructions, each block headed by a letter. "z+x" sets z
-to (z + x) mod 10, "y-z" sets y to (y - z) mod 10:
+A program is a list of lines, each a letter and an instruction, in blocks that
+end in ";", and then the digits that the four registers w, x, y, z start with.
+"z+x" sets z to (z + x) mod 10, "y-z" sets y to (y - z) mod 10. A step
+executes one block; hard problems have four blocks of three lines:
 
-  problem  ^8652Dz+xw-yx+wEy-zz+wx-y
-  thought  z+x2688658w-y8533658x+w6393958   each instruction, the values it
-           reads and the one it makes, the state after it, and so on
-  action   D3958                     the block's letter and the state after it
-  answer   the state after the last block: 3271
+  problem  ^Dz+xEw-yFx+w;Gy-zHz+wIx-y;?8652
+  thought  Dz+x2688658Ew-y8533658Fx+w6393958   each line, the values it reads
+           and the one it makes, the state after it, and so on
+  action   F3958                      the last letter and the state after it
+  answer   the state after the last line: 3271
 
 The expert's steps are the actions; the thoughts are known here (Step.thought)
 but the data of SRL do not show them. Nobody gets such a step right without
-working through its instructions, which is what makes thinking worth learning.
+working through its lines, which is what makes thinking worth learning.
 
 Splits share no problem: a hash of the problem's text says which split it may
 appear in. Everything follows from (split, seed, index) through SHA-512, so
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import Literal
 
 from srl_jax.data.schema import Step, Trajectory
@@ -31,9 +33,8 @@ from srl_jax.data.schema import Step, Trajectory
 Split = Literal["pretrain", "train", "valid", "test"]
 
 REGISTERS = "wxyz"
-INSTRUCTIONS_PER_BLOCK = 3
 HARD_BLOCKS = 4
-_MAX_BLOCKS = 8  # what one SHA-512 has bits for
+HARD_LINES = 3  # of each block
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Percent of all problems that belong to each split.
 _SHARES: dict[Split, int] = {
@@ -75,55 +76,56 @@ def split_of(problem: str) -> Split:
   raise AssertionError("the shares add up to 100")
 
 
-def parse_problem(problem: str) -> tuple[str, list[tuple[str, list[str]]]]:
-  """Returns the start state and, per block, its letter and instructions."""
-  size = 1 + 3 * INSTRUCTIONS_PER_BLOCK
-  state, body = problem[1:5], problem[5:]
-  blocks = []
-  for at in range(0, len(body), size):
-    block = body[at : at + size]
-    blocks.append((block[0], [block[i : i + 3] for i in range(1, size, 3)]))
-  return state, blocks
+def parse_problem(problem: str) -> tuple[str, list[list[str]]]:
+  """Returns the start state and, per block, its lines ("Dz+x")."""
+  program, state = problem[1:].split(";?")
+  return state, [
+    [block[at : at + 4] for at in range(0, len(block), 4)]
+    for block in program.split(";")
+  ]
 
 
-def execute(state: str, instruction: str) -> str:
-  """Returns the state after one instruction: 8652, "z+x" -> 8658."""
-  dest, op, source = instruction
+def execute(state: str, line: str) -> str:
+  """Returns the state after one line: 8652, "Dz+x" -> 8658."""
+  _, dest, op, source = line
   values = dict(zip(REGISTERS, map(int, state), strict=True))
   change = values[source] if op == "+" else -values[source]
   values[dest] = (values[dest] + change) % 10
   return "".join(map(str, values.values()))
 
 
-def _think(state: str, instructions: list[str]) -> tuple[str, str]:
-  """Returns the thought that works through instructions, and the state."""
+def _think(state: str, lines: list[str]) -> tuple[str, str]:
+  """Returns the thought that works through the lines, and the state."""
   thought = ""
-  for instruction in instructions:
-    dest, _, source = instruction
-    before, state = state, execute(state, instruction)
-    at, other = REGISTERS.index(dest), REGISTERS.index(source)
-    thought += instruction + before[at] + before[other] + state[at] + state
+  for line in lines:
+    before, state = state, execute(state, line)
+    at, other = REGISTERS.index(line[1]), REGISTERS.index(line[3])
+    thought += line + before[at] + before[other] + state[at] + state
   return thought, state
 
 
-def _draw_problem(draws: _Draws, blocks: int) -> str:
-  problem = "^" + "".join(str(draws.below(10)) for _ in REGISTERS)
-  first = draws.below(len(_LETTERS) - blocks + 1)
-  for letter in _LETTERS[first : first + blocks]:
-    problem += letter
-    # Three different registers change, so what a thought leaves out cannot
-    # be right by luck more often than once in ten per register.
-    for dest in draws.sample(REGISTERS, INSTRUCTIONS_PER_BLOCK):
+def _draw_problem(draws: _Draws, lines_per_block: Sequence[int]) -> str:
+  letter = draws.below(len(_LETTERS) - sum(lines_per_block) + 1)
+  problem = "^"
+  for lines in lines_per_block:
+    # Different registers change, so that what a thought leaves out cannot
+    # be right by luck unless the lines left out read a zero.
+    for dest in draws.sample(REGISTERS, lines):
       source = draws.sample(REGISTERS.replace(dest, ""), 1)
-      problem += dest + "+-"[draws.below(2)] + source
-  return problem
+      problem += _LETTERS[letter] + dest + "+-"[draws.below(2)] + source
+      letter += 1
+    problem += ";"
+  return problem + "?" + "".join(str(draws.below(10)) for _ in REGISTERS)
 
 
-def _problem(split: Split, seed: int, index: int, blocks: int) -> str:
+def _problem(
+  split: Split, seed: int, index: int, lines_per_block: Sequence[int]
+) -> str:
   attempt = 0
   while True:
-    draws = _Draws("problem", split, seed, index, blocks, attempt)
-    problem = _draw_problem(draws, blocks)
+    shape = "-".join(map(str, lines_per_block))
+    draws = _Draws("problem", split, seed, index, shape, attempt)
+    problem = _draw_problem(draws, lines_per_block)
     if split_of(problem) == split:
       return problem
     attempt += 1
@@ -132,14 +134,19 @@ def _problem(split: Split, seed: int, index: int, blocks: int) -> str:
 def _solve(problem: str) -> tuple[Step, ...]:
   state, blocks = parse_problem(problem)
   steps = []
-  for letter, instructions in blocks:
-    thought, state = _think(state, instructions)
-    steps.append(Step(text=letter + state, thought=thought))
+  for lines in blocks:
+    thought, state = _think(state, lines)
+    steps.append(Step(text=lines[-1][0] + state, thought=thought))
   return tuple(steps)
 
 
 def generate(
-  split: Split, count: int, seed: int = 0, *, blocks: int = HARD_BLOCKS
+  split: Split,
+  count: int,
+  seed: int = 0,
+  *,
+  blocks: int = HARD_BLOCKS,
+  lines: int = HARD_LINES,
 ) -> list[Trajectory]:
   """Returns expert trajectories with their thoughts; domain "program".
 
@@ -147,24 +154,23 @@ def generate(
     split: "pretrain", "train", "valid" or "test"; no problem is in two.
     count: how many; the first ones do not depend on it.
     seed: another seed gives other problems.
-    blocks: blocks (and so steps) per problem, 1 to 8; 4 is "hard".
+    blocks: blocks (and so steps) per problem.
+    lines: lines per block, 1 to 4; at most 26 in all.
   """
   if split not in _SHARES:
     raise ValueError(
       f"split {split!r} is unknown; it must be one of: {', '.join(_SHARES)}."
     )
-  if count < 0 or not 1 <= blocks <= _MAX_BLOCKS:
-    raise ValueError(
-      f"count is {count} and blocks is {blocks}; count must be 0 or more, "
-      f"blocks 1 to {_MAX_BLOCKS}."
-    )
+  if count < 0:
+    raise ValueError(f"count is {count}; it must be 0 or more.")
+  _check_shape(blocks, lines)
   trajectories = []
   for index in range(count):
-    problem = _problem(split, seed, index, blocks)
+    problem = _problem(split, seed, index, [lines] * blocks)
     steps = _solve(problem)
     trajectories.append(
       Trajectory(
-        id=f"program{blocks}-{split}-{seed}-{index}",
+        id=f"program{blocks}x{lines}-{split}-{seed}-{index}",
         domain="program",
         problem=problem,
         steps=steps,
@@ -175,31 +181,39 @@ def generate(
   return trajectories
 
 
+def _check_shape(blocks: int, lines: int) -> None:
+  if blocks < 1 or not 1 <= lines <= 4 or blocks * lines > len(_LETTERS):
+    raise ValueError(
+      f"{blocks} blocks of {lines} lines are not possible; lines are 1 to 4 "
+      f"per block and at most {len(_LETTERS)} in all, for each has a letter."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class PretrainingConfig:
   """How well, and how badly, the student is taught before SRL.
 
-  Each step of a hard problem is thought through to its end with probability
-  `finish_probability`. Otherwise the thought stops after the first
-  `stop_after` of its three instructions, and the action reports the state
-  reached so far, which is right only if the others add or subtract a zero.
-  With the defaults a hard step is right 0.15 + 0.85 / 100 = 15.9% of the
-  time, a hard problem 0.06% of the time: that is the support that SRL and
-  RLVR have.
+  Easy problems are solved right. Each step of a hard problem is thought
+  through to its end with probability `finish_probability`. Otherwise the
+  thought stops after the first `stop_after` of its three lines, and the
+  action reports the state reached so far, which is right only if the others
+  add or subtract a zero: 3% of the time. So with the defaults a hard step is
+  right 0.04 + 0.96 * 0.03 = 6.9% of the time, and a hard problem once in
+  45,000 times: that is the support that SRL and RLVR have.
 
   Attributes:
-    easy_fraction: share of easy problems, which are solved right.
+    easy_fraction: share of easy problems.
     easy_blocks: numbers of blocks of easy problems, equally likely.
-    hard_blocks: number of blocks of hard problems.
+    easy_lines: numbers of lines of their blocks, equally likely.
     finish_probability: see above; per step.
     stop_after: see above, 1 or 2; several are equally likely. Never 0: an
       empty thought breaks the format.
   """
 
   easy_fraction: float = 0.6
-  easy_blocks: tuple[int, ...] = (1, 2, 3)
-  hard_blocks: int = HARD_BLOCKS
-  finish_probability: float = 0.15
+  easy_blocks: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+  easy_lines: tuple[int, ...] = (1, 2)
+  finish_probability: float = 0.04
   stop_after: tuple[int, ...] = (1,)
 
   def __post_init__(self) -> None:
@@ -212,16 +226,15 @@ class PretrainingConfig:
       raise ValueError(
         f"stop_after is {self.stop_after}; give 1, 2 or both, as a tuple."
       )
-    for blocks in (*(self.easy_blocks or (0,)), self.hard_blocks):
-      if not 1 <= blocks <= _MAX_BLOCKS:
-        raise ValueError(
-          f"easy_blocks is {self.easy_blocks} and hard_blocks "
-          f"{self.hard_blocks}; numbers of blocks are 1 to {_MAX_BLOCKS}."
-        )
+    for blocks in self.easy_blocks or (0,):
+      for lines in self.easy_lines or (0,):
+        _check_shape(blocks, lines)
 
   def step_accuracy(self) -> float:
     """Returns how often a hard step of the examples is right (expected)."""
-    luck = [0.1 ** (INSTRUCTIONS_PER_BLOCK - n) for n in self.stop_after]
+    # One line left out reads a zero once in ten. Two lines read the same
+    # register with probability 2/9: 2/9 * 1/10 + 7/9 * 1/100 = 3/100.
+    luck = [{1: 0.03, 2: 0.1}[n] for n in self.stop_after]
     missed = (1 - self.finish_probability) * sum(luck) / len(luck)
     return self.finish_probability + missed
 
@@ -246,21 +259,23 @@ def pretraining_examples(
   for index in range(count):
     draws = _Draws("example", seed, index)
     is_easy = draws.chance(config.easy_fraction)
-    blocks = config.hard_blocks
+    shape = [HARD_LINES] * HARD_BLOCKS
     if is_easy:
       blocks = config.easy_blocks[draws.below(len(config.easy_blocks))]
-    problem = _problem("pretrain", seed, index, blocks)
+      sizes = config.easy_lines
+      shape = [sizes[draws.below(len(sizes))] for _ in range(blocks)]
+    problem = _problem("pretrain", seed, index, shape)
     expert = _solve(problem)
     steps = expert if is_easy else _sloppy_steps(problem, draws, config)
     examples.append(
       Trajectory(
-        id=f"program{blocks}-example-{seed}-{index}",
+        id=f"program-example-{seed}-{index}",
         domain="program",
         problem=problem,
         steps=steps,
         answer=expert[-1].text[1:],
         metadata={
-          "blocks": str(blocks),
+          "blocks": str(len(steps)),
           "kind": "easy" if is_easy else "hard",
           "right_steps": str(_right_steps(problem, steps)),
         },
@@ -274,19 +289,19 @@ def _sloppy_steps(
 ) -> tuple[Step, ...]:
   state, blocks = parse_problem(problem)
   steps = []
-  for letter, instructions in blocks:
-    done = len(instructions)
+  for lines in blocks:
+    done = len(lines)
     if not draws.chance(config.finish_probability):
       done = config.stop_after[draws.below(len(config.stop_after))]
-    thought, state = _think(state, instructions[:done])
-    steps.append(Step(text=letter + state, thought=thought))
+    thought, state = _think(state, lines[:done])
+    steps.append(Step(text=lines[-1][0] + state, thought=thought))
   return tuple(steps)
 
 
 def _right_steps(problem: str, steps: tuple[Step, ...]) -> int:
   state, blocks = parse_problem(problem)
   right = 0
-  for (_, instructions), step in zip(blocks, steps, strict=True):
-    right += _think(state, instructions)[1] == step.text[1:]
+  for lines, step in zip(blocks, steps, strict=True):
+    right += _think(state, lines)[1] == step.text[1:]
     state = step.text[1:]
   return right

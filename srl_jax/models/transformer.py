@@ -65,7 +65,7 @@ class ModelConfig:
   max_positions: int = 512
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
-  remat: Literal["none", "full", "dots"] = "none"
+  remat: Literal["none", "full", "dots"] = "full"
 
   def __post_init__(self):
     if self.n_heads % self.n_kv_heads:
