@@ -4,8 +4,8 @@
 It learns easy register programs done right, and hard ones with a planted
 habit of stopping the thought early (`PretrainingConfig` in
 srl_jax/data/embedded.py says how often). The test table at the end shows how
-well it does on hard problems. The student that is in the package now is a
-provisional one that was not made by this run; see the README.
+well it does on hard problems: badly, as it was taught to. 24 minutes on one
+core of a laptop class machine.
 
   python -m srl_jax.main --config=experiments/embedded_student.py --workdir=W
   cp W/weights.safetensors srl_jax/assets/embedded/student_0.safetensors
@@ -32,7 +32,7 @@ def get_config(argument=None):
   # More than there are characters, bytes and control tokens: it takes fewer.
   c.tokenizer.train_vocab_size = 512
   c.tokenizer.max_piece_chars = 1
-  c.sft.steps = 3000
+  c.sft.steps = 3500
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 32
   c.sft.instances.points_per_trunk = 4

@@ -34,28 +34,32 @@ def get_config(argument=None):
   c.data.valid_size = 64
   c.data.test_size = 200
   for stage in (c.srl, c.rlvr):
-    stage.steps = 100
     stage.groups_per_batch = 32
-    stage.validate_every = 25
-    stage.optim.learning_rate = 1e-3
+    stage.validate_every = 10
+    stage.optim.learning_rate = 5e-5
+  c.srl.steps = 30
   c.srl.trunks_per_round = 8
   c.srl.trunks_per_micro_batch = 8
   c.srl.sampling.max_new_tokens = 48
-  # One branch point per problem, so four times the problems per round.
+  # One branch point per problem, so four times the problems per round. The
+  # student hardly ever gets a whole problem right: groups are taken as they
+  # come, for no number of rounds would fill a batch with ones that differ.
+  c.rlvr.steps = 60
+  c.rlvr.dynamic_sampling.enabled = False
   c.rlvr.trunks_per_round = 32
   c.rlvr.trunks_per_micro_batch = 32
   c.rlvr.sampling.max_new_tokens = 176
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 32
   c.sft.instances.include_thoughts = False
-  c.sft.validate_every = 25
-  c.sft.optim.learning_rate = 1e-3
+  c.sft.validate_every = 10
+  c.sft.optim.learning_rate = 3e-4
   c.evaluate.samples = 4
   c.evaluate.max_turns = 4
   c.evaluate.max_turn_tokens = 48
   c.evaluate.max_solve_tokens = 176
   c.evaluate.rows_per_batch = 100
-  c.checkpoint.every_steps = 25
-  c.log_every = 5
+  c.checkpoint.every_steps = 10
+  c.log_every = 2
   config.override(c, overrides)
   return c

@@ -193,26 +193,24 @@ def _check_shape(blocks: int, lines: int) -> None:
 class PretrainingConfig:
   """How well, and how badly, the student is taught before SRL.
 
-  Easy problems are solved right. Each step of a hard problem is thought
-  through to its end with probability `finish_probability`. Otherwise the
-  thought stops after the first `stop_after` of its three lines, and the
-  action reports the state reached so far, which is right only if the others
-  add or subtract a zero: 3% of the time. So with the defaults a hard step is
-  right 0.04 + 0.96 * 0.03 = 6.9% of the time, and a hard problem once in
-  45,000 times: that is the support that SRL and RLVR have.
+  Easy problems have up to six blocks of one to three lines, 11 lines at most,
+  one less than hard ones have, and are solved right. Each step of a hard
+  problem is thought through to its end with probability
+  `finish_probability`. Otherwise the thought stops after the first
+  `stop_after` of its three lines, and the action reports the state reached so
+  far, which is right only if the others add or subtract a zero: 3% of the
+  time. So with the defaults a hard step is right 0.04 + 0.96 * 0.03 = 6.9% of
+  the time, and a hard problem once in 45,000 times: that is the support that
+  SRL and RLVR have.
 
   Attributes:
     easy_fraction: share of easy problems.
-    easy_blocks: numbers of blocks of easy problems, equally likely.
-    easy_lines: numbers of lines of their blocks, equally likely.
     finish_probability: see above; per step.
     stop_after: see above, 1 or 2; several are equally likely. Never 0: an
       empty thought breaks the format.
   """
 
   easy_fraction: float = 0.6
-  easy_blocks: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
-  easy_lines: tuple[int, ...] = (1, 2)
   finish_probability: float = 0.04
   stop_after: tuple[int, ...] = (1,)
 
@@ -226,9 +224,6 @@ class PretrainingConfig:
       raise ValueError(
         f"stop_after is {self.stop_after}; give 1, 2 or both, as a tuple."
       )
-    for blocks in self.easy_blocks or (0,):
-      for lines in self.easy_lines or (0,):
-        _check_shape(blocks, lines)
 
   def step_accuracy(self) -> float:
     """Returns how often a hard step of the examples is right (expected)."""
@@ -261,9 +256,7 @@ def pretraining_examples(
     is_easy = draws.chance(config.easy_fraction)
     shape = [HARD_LINES] * HARD_BLOCKS
     if is_easy:
-      blocks = config.easy_blocks[draws.below(len(config.easy_blocks))]
-      sizes = config.easy_lines
-      shape = [sizes[draws.below(len(sizes))] for _ in range(blocks)]
+      shape = _draw_easy_shape(draws)
     problem = _problem("pretrain", seed, index, shape)
     expert = _solve(problem)
     steps = expert if is_easy else _sloppy_steps(problem, draws, config)
@@ -282,6 +275,17 @@ def pretraining_examples(
       )
     )
   return examples
+
+
+def _draw_easy_shape(draws: _Draws) -> list[int]:
+  """Returns the lines of each block."""
+  blocks = 1 + draws.below(6)
+  left = HARD_LINES * HARD_BLOCKS - 1
+  shape = []
+  for later in reversed(range(blocks)):
+    shape.append(1 + draws.below(min(HARD_LINES, left - later)))
+    left -= shape[-1]
+  return shape
 
 
 def _sloppy_steps(
