@@ -30,8 +30,10 @@ class DynamicSamplingConfig:
     enabled: False trains on every group; equal rewards then add nothing to
       the gradient but count in its average.
     epsilon: keep a group if the population standard deviation of its rewards
-      is greater than this. The paper gives no number; see the README for how
-      the default was measured.
+      is greater than this. The paper gives no number. One character more in
+      common, in one sample of 8, is a deviation of 0.66 / T where the two
+      texts have T characters together: the default keeps any difference in
+      texts of up to 660 characters, and drops what is only noise in longer.
     max_rounds: rounds of sampling for one batch before giving up.
   """
 
