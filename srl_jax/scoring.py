@@ -8,33 +8,12 @@ arrays. What a reward is, is decided in `srl_jax.rewards`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.rewards import FAILURES, Completion, Scorer
 from srl_jax.tokenizers import Tokenizer
-from srl_jax.types import Branches
-
-
-class Scores(NamedTuple):
-  """Results of all branches [N, K, G]; nan at padding points.
-
-  Attributes:
-    reward_NKG: float32.
-    similarity_NKG: to the expert's step, nan where the format is broken.
-    thought_chars_NKG: length of the thought in characters.
-    action_chars_NKG: length of the action in characters.
-    failure_NKG: how the format is broken, as 1 + index in
-      `rewards.FAILURES`; 0 where it is not.
-  """
-
-  reward_NKG: np.ndarray
-  similarity_NKG: np.ndarray
-  thought_chars_NKG: np.ndarray
-  action_chars_NKG: np.ndarray
-  failure_NKG: np.ndarray
+from srl_jax.types import Branches, Scores
 
 
 def completion_texts(
@@ -64,6 +43,7 @@ def score_branches(
   branches: Branches,
   tokenizer: Tokenizer,
   scorer: Scorer,
+  only_NKG: np.ndarray | None = None,
 ) -> Scores:
   """Scores every branch of the real branch points.
 
@@ -72,6 +52,7 @@ def score_branches(
     branches: host arrays [N, R, ...], R = K * G.
     tokenizer: decodes the completions.
     scorer: rewards texts.
+    only_NKG: score these only; the others get what padding points get.
   """
   trunks, points = batch.trunks.is_real_NK.shape
   samples = branches.length_NR.shape[1] // points
@@ -80,6 +61,8 @@ def score_branches(
   for n, record in enumerate(batch.records):
     for k, point in enumerate(record.points):
       for g in range(samples):
+        if only_NKG is not None and not only_NKG[n, k, g]:
+          continue
         places.append((n, k, g))
         completions.append(texts[n][k * samples + g])
         targets.append(point.target)

@@ -76,6 +76,25 @@ class Branches(NamedTuple):
   stopped_NR: Array
 
 
+class Scores(NamedTuple):
+  """What the completions of all branches are worth; nan at padding points.
+
+  Attributes:
+    reward_NKG: float32; the same axes as all others.
+    similarity_NKG: to the expert's step, nan where the format is broken.
+    thought_chars_NKG: length of the thought in characters.
+    action_chars_NKG: length of the action in characters.
+    failure_NKG: how the format is broken, as 1 + index in
+      `rewards.FAILURES`; 0 where it is not.
+  """
+
+  reward_NKG: Array
+  similarity_NKG: Array
+  thought_chars_NKG: Array
+  action_chars_NKG: Array
+  failure_NKG: Array
+
+
 class Ratio(NamedTuple):
   """A metric that is a ratio of sums: both parts add over micro-batches."""
 

@@ -33,6 +33,7 @@ FLOORS = {
   "evaluate": 4,
   "metrics": 4,
   "report": 4,
+  "device_reward": 3,
   "dynamic_sampling": 3,
   "rollout": 3,
   "sampler": 3,
