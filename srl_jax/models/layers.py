@@ -69,13 +69,13 @@ class Attention(Module):
   head_width: int
   rope_theta: float
   use_bias: bool
+  max_logits: int
 
   @nn.compact
   def __call__(
     self,
     x_NRTD: jax.Array,
     position_NRT: jax.Array,
-    is_visible_NRTT: jax.Array,
     sources: Sequence[Source],
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys, values [N, R, T, H, E])."""
@@ -85,8 +85,8 @@ class Attention(Module):
     v_NRTHE = self._project("v", x_NRTD, (self.kv_heads,))
     q_NRTHME = rotate(q_NRTHME, position_NRT, self.rope_theta)
     k_NRTHE = rotate(k_NRTHE, position_NRT, self.rope_theta)
-    own = Source(k_NRTHE, v_NRTHE, is_visible_NRTT)
-    out_NRTHME = attend(q_NRTHME, [*sources, own])
+    own = Source(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
+    out_NRTHME = attend(q_NRTHME, [*sources, own], max_logits=self.max_logits)
     width = x_NRTD.shape[-1]
     out_HMED = self.weight(
       "o",

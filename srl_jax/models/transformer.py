@@ -47,6 +47,8 @@ class ModelConfig:
     max_positions: longest context that the model was made for, in tokens.
     dtype: of activations and matrix products.
     param_dtype: of the stored parameters.
+    attention_logits: how many attention logits per trunk are held at a time;
+      0 for all. Bounds the memory of long trunks; the result is the same.
     remat: what the backward pass recomputes: "none", "full" (every block) or
       "dots" (all but the matrix products).
   """
@@ -65,6 +67,7 @@ class ModelConfig:
   max_positions: int = 512
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
+  attention_logits: int = 1 << 27
   remat: Literal["none", "full", "dots"] = "full"
 
   def __post_init__(self):
@@ -107,7 +110,7 @@ class _Block(nn.Module):
   rules: ShardingRules
 
   @nn.compact
-  def __call__(self, x_NRTD, position_NRT, visible, trunk_kv, cache_kv):
+  def __call__(self, x_NRTD, position_NRT, views, trunk_kv, cache_kv):
     c = self.config
     dtypes = {"dtype": c.dtype, "param_dtype": c.param_dtype}
     norm = {**dtypes, "epsilon": c.norm_epsilon}
@@ -119,15 +122,15 @@ class _Block(nn.Module):
       head_width=c.head_width,
       rope_theta=c.rope_theta,
       use_bias=c.qkv_bias,
+      max_logits=c.attention_logits,
     )
-    is_own, is_trunk, is_cached = visible
-    sources = []
-    if trunk_kv is not None:
-      sources.append(attention.Source(*trunk_kv, is_trunk))
-    if cache_kv is not None:
-      sources.append(attention.Source(*cache_kv, is_cached))
+    sources = [
+      attention.Source(*kv, *view)
+      for kv, view in zip((trunk_kv, cache_kv), views, strict=True)
+      if kv is not None
+    ]
     h_NRTD = layers.RMSNorm(**norm, name="attention_norm")(x_NRTD)
-    h_NRTD, k, v = attend(h_NRTD, position_NRT, is_own, sources)
+    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources)
     x_NRTD = x_NRTD + h_NRTD
     h_NRTD = layers.RMSNorm(**norm, name="mlp_norm")(x_NRTD)
     h_NRTD = layers.GatedMLP(**dtypes, name="mlp", hidden=c.d_mlp)(h_NRTD)
@@ -183,12 +186,8 @@ class Transformer(nn.Module):
     return KeyValues(k[:, :, 0], v[:, :, 0], position_NS)
 
   def branch(self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache):
-    is_trunk = attention.trunk_visible(branch_at_NR, trunk.position)
-    is_cached = None
-    if cache is not None:
-      is_cached = attention.own_visible(position_NRT, cache.position)
     x_NRTD, (k, v) = self._run(
-      tokens_NRT, position_NRT, trunk, cache, is_trunk, is_cached
+      tokens_NRT, position_NRT, trunk, branch_at_NR, cache
     )
     return x_NRTD, KeyValues(k, v, position_NRT)
 
@@ -197,17 +196,20 @@ class Transformer(nn.Module):
     tokens,
     position,
     trunk=None,
+    branch_at=None,
     cache=None,
-    is_trunk=None,
-    is_cached=None,
   ):
     x_NRTD = jnp.asarray(self.embedding_VD, self.config.dtype)[tokens]
     x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
-    is_own = attention.own_visible(position, position)
+    # Per source: positions of its keys, and how far each query may look.
+    views = (
+      trunk and (trunk.position, branch_at[..., None] - 1),
+      cache and (cache.position, position),
+    )
     x_NRTD, kv = self.blocks(
       x_NRTD,
       position,
-      (is_own, is_trunk, is_cached),
+      views,
       trunk and (trunk.k, trunk.v),
       cache and (cache.k, cache.v),
     )

@@ -24,37 +24,34 @@ _MASKED = -1e30
 
 
 class Source(NamedTuple):
-  """Keys and values with the mask of who may look at them.
+  """Keys and values, where they stand, and how far each query may look.
 
   Attributes:
     k: [N, S, H, E] when shared by all branches, else [N, R, C, H, E].
     v: as k.
-    is_visible_NRTX: broadcastable to that shape; True where the query may
-      look.
+    position: of the keys, [N, S] or [N, R, C]; -1 for what holds no token.
+    limit_NRT: a query sees the keys at positions up to this one; T may be 1.
+      Its own position in its own stream, `branch_at` - 1 in the trunk, -1 for
+      none at all.
   """
 
   k: jax.Array
   v: jax.Array
-  is_visible_NRTX: jax.Array
+  position: jax.Array
+  limit_NRT: jax.Array
 
 
-def own_visible(
-  query_position_NRT: jax.Array, key_position_NRX: jax.Array
+def is_visible(source: Source) -> jax.Array:
+  """True where a query may look at a key [N, R or 1, T or 1, X]."""
+  position = source.position
+  key_NRX = position if position.ndim == 3 else position[:, None]
+  key_NR1X = key_NRX[:, :, None, :]
+  return (key_NR1X >= 0) & (key_NR1X <= source.limit_NRT[..., None])
+
+
+def attend(
+  q_NRTHME: jax.Array, sources: Sequence[Source], *, max_logits: int = 0
 ) -> jax.Array:
-  """True where a key of the same stream is real and not in the future."""
-  key_NR1X = key_position_NRX[:, :, None, :]
-  return (key_NR1X >= 0) & (key_NR1X <= query_position_NRT[..., None])
-
-
-def trunk_visible(
-  branch_at_NR: jax.Array, key_position_NS: jax.Array
-) -> jax.Array:
-  """True where a trunk key is real and lies before the branch point."""
-  key_N11S = key_position_NS[:, None, None, :]
-  return (key_N11S >= 0) & (key_N11S < branch_at_NR[:, :, None, None])
-
-
-def attend(q_NRTHME: jax.Array, sources: Sequence[Source]) -> jax.Array:
   """Softmax attention over the union of all sources.
 
   The softmax is one over all keys; sources are never concatenated, so a
@@ -64,10 +61,65 @@ def attend(q_NRTHME: jax.Array, sources: Sequence[Source]) -> jax.Array:
   Args:
     q_NRTHME: queries, not yet scaled.
     sources: at least one.
+    max_logits: about so many logits per trunk are held at a time, in forward
+      and backward (they are computed anew there): branches, or positions of
+      a lone stream, are then done in blocks, one after the other. The result
+      is the same. 0 for all at once.
 
   Returns:
     [N, R, T, H, M, E] in the dtype of the queries.
   """
+  _, r, t, h, m, _ = q_NRTHME.shape
+  axis = 1 if r > 1 else 2
+  keys = sum(source.position.shape[-1] for source in sources)
+  per_query = keys * h * m * (t if axis == 1 else 1)
+  length = q_NRTHME.shape[axis]
+  block = max(1, max_logits // per_query) if max_logits else length
+  if block >= length:
+    return _attend(q_NRTHME, sources)
+  count = -(-length // block)
+
+  def cut(x, fill=0):
+    """[.., length, ..] along axis as [count, .., block, ..]."""
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, count * block - length)
+    x = jnp.pad(x, padding, constant_values=fill)
+    shape = (*x.shape[:axis], count, block, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+  def is_cut(x, dims):
+    """Arrays of single branches are cut along R, shared ones are not."""
+    return axis == 1 and x.ndim == dims and x.shape[1] == r
+
+  xs, static = [], []
+  for source in sources:
+    own = is_cut(source.k, 5)
+    limit = source.limit_NRT
+    xs.append(
+      Source(
+        k=cut(source.k) if own else None,
+        v=cut(source.v) if own else None,
+        position=cut(source.position, -1) if own else None,
+        limit_NRT=cut(limit, -1) if limit.shape[axis] == length else None,
+      )
+    )
+    static.append(source)
+
+  def of_block(block_xs):
+    q, parts = block_xs
+    merged = [
+      Source(*(w if p is None else p for w, p in zip(whole, part, strict=True)))
+      for whole, part in zip(static, parts, strict=True)
+    ]
+    return _attend(q, merged)
+
+  out = jax.lax.map(jax.checkpoint(of_block), (cut(q_NRTHME), xs))
+  out = jnp.moveaxis(out, 0, axis)
+  out = out.reshape(*out.shape[:axis], count * block, *out.shape[axis + 2 :])
+  return jax.lax.slice_in_dim(out, 0, length, axis=axis)
+
+
+def _attend(q_NRTHME, sources):
   # Float32 from here to the weights: a bf16 softmax loses the tail.
   logits = [_logits(q_NRTHME, source) for source in sources]
   peak = logits[0].max(axis=-1)
@@ -92,7 +144,7 @@ def _logits(q_NRTHME: jax.Array, source: Source) -> jax.Array:
   logits_NHMRTS *= q_NRTHME.shape[-1] ** -0.5
   # Masked last: arithmetic on _MASKED, fused and rounded once instead of
   # twice, would leave a rest that overflows in exp.
-  is_visible_N11RTX = source.is_visible_NRTX[:, None, None]
+  is_visible_N11RTX = is_visible(source)[:, None, None]
   return jnp.where(is_visible_N11RTX, logits_NHMRTS, _MASKED)
 
 

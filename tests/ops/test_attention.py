@@ -30,8 +30,19 @@ def normal(*shape):
 Q_NRTHME = normal(N, R, T, H, M, E)
 TRUNK_K, TRUNK_V = normal(2, N, S, H, E)
 OWN_K, OWN_V = normal(2, N, R, T, H, E)
-TRUNK_MASK = RNG.random((N, R, 1, S)) < 0.6
+# In any order, with a hole in the second trunk.
+TRUNK_AT = np.array([[3, 0, 4, 1, 2], [0, 1, -1, 2, 3]])
+BRANCH_AT = np.array([[1, 5, 3], [4, 2, 1]])
+TRUNK_MASK = np.array(
+  [
+    [[[at >= 0 and at < branch_at for at in trunk_at]] for branch_at in row]
+    for trunk_at, row in zip(TRUNK_AT, BRANCH_AT, strict=True)
+  ]
+)
 CAUSAL = np.broadcast_to(np.tril(np.ones((T, T), bool)), (N, R, T, T))
+OWN_AT = BRANCH_AT[..., None] + np.arange(T)
+TRUNK = Source(TRUNK_K, TRUNK_V, TRUNK_AT, BRANCH_AT[..., None] - 1)
+OWN = Source(OWN_K, OWN_V, OWN_AT, OWN_AT)
 # Sums of at most 11 terms in another order.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -43,7 +54,8 @@ def test_weights_by_hand():
   k = np.zeros((1, 1, 2, 1, 4), np.float32)
   k[0, 0, 0, 0, 0] = 1.0
   v = np.array([[8.0] * 4, [4.0] * 4], np.float32).reshape(1, 1, 2, 1, 4)
-  got = attend(q, [Source(k, v, np.ones((1, 1, 1, 2), bool))])
+  at = np.array([[[0, 1]]])
+  got = attend(q, [Source(k, v, at, at[..., 1:])])
   # Without the scaling the odds would be 9 to 1, and the mean 7.6.
   np.testing.assert_allclose(np.ravel(got), [7.0] * 4, rtol=1e-6)
 
@@ -65,10 +77,7 @@ def repeated(x_NSHE):
 
 
 def test_one_softmax_over_a_shared_trunk_and_the_own_branch():
-  sources = [
-    Source(TRUNK_K, TRUNK_V, TRUNK_MASK),
-    Source(OWN_K, OWN_V, CAUSAL),
-  ]
+  sources = [TRUNK, OWN]
   keys = np.concatenate([repeated(TRUNK_K), OWN_K], axis=2)
   values = np.concatenate([repeated(TRUNK_V), OWN_V], axis=2)
   trunk_mask = np.broadcast_to(TRUNK_MASK, (N, R, T, S))
@@ -78,7 +87,9 @@ def test_one_softmax_over_a_shared_trunk_and_the_own_branch():
   # The order of the sources means nothing, and a copy of the trunk for each
   # branch is the same as sharing it.
   np.testing.assert_allclose(attend(Q_NRTHME, sources[::-1]), want, **CLOSE)
-  copied = Source(repeated(TRUNK_K), repeated(TRUNK_V), TRUNK_MASK)
+  copied = Source(
+    repeated(TRUNK_K), repeated(TRUNK_V), repeated(TRUNK_AT), TRUNK.limit_NRT
+  )
   np.testing.assert_allclose(
     attend(Q_NRTHME, [copied, sources[1]]), want, **CLOSE
   )
@@ -88,20 +99,20 @@ def test_one_softmax_over_a_shared_trunk_and_the_own_branch():
 
 
 def test_a_masked_key_is_as_good_as_dropped():
-  hidden, garbage_k, garbage_v = map(np.copy, (TRUNK_MASK, TRUNK_K, TRUNK_V))
-  hidden[..., 2] = False
+  hidden, garbage_k, garbage_v = map(np.copy, (TRUNK_AT, TRUNK_K, TRUNK_V))
+  hidden[:, 2] = -1
   garbage_k[:, 2] = garbage_v[:, 2] = 1e4
-  own = Source(OWN_K, OWN_V, CAUSAL)
-  got = attend(Q_NRTHME, [Source(garbage_k, garbage_v, hidden), own])
+  limit = TRUNK.limit_NRT
+  got = attend(Q_NRTHME, [Source(garbage_k, garbage_v, hidden, limit), OWN])
   rest = np.delete(np.arange(S), 2)
-  dropped = Source(TRUNK_K[:, rest], TRUNK_V[:, rest], TRUNK_MASK[..., rest])
-  want = attend(Q_NRTHME, [dropped, own])
+  dropped = Source(*(x[:, rest] for x in TRUNK[:3]), limit)
+  want = attend(Q_NRTHME, [dropped, OWN])
   np.testing.assert_allclose(got, want, **CLOSE)
 
 
 def test_a_query_that_sees_nothing_is_finite_and_pulls_at_nothing():
   # Trunk 1 is padding: none of its queries sees any key.
-  blind = np.arange(N)[:, None, None, None] == 1
+  blind = np.arange(N)[:, None, None] == 1
   arrays = [Q_NRTHME, TRUNK_K, TRUNK_V, OWN_K, OWN_V]
 
   def total(arrays, blind):
@@ -109,11 +120,11 @@ def test_a_query_that_sees_nothing_is_finite_and_pulls_at_nothing():
     out = attention.attend(
       q,
       [
-        Source(trunk_k, trunk_v, TRUNK_MASK & ~blind),
-        Source(own_k, own_v, CAUSAL & ~blind),
+        Source(trunk_k, trunk_v, TRUNK_AT, jnp.where(blind, -1, TRUNK[3])),
+        Source(own_k, own_v, OWN_AT, jnp.where(blind, -1, OWN_AT)),
       ],
     )
-    return jnp.where(blind[..., None, None], 0, out).sum()
+    return jnp.where(blind[..., None, None, None], 0, out).sum()
 
   value, grads = jax.jit(jax.value_and_grad(total))(arrays, blind)
   assert np.isfinite(value)
@@ -124,20 +135,79 @@ def test_a_query_that_sees_nothing_is_finite_and_pulls_at_nothing():
     assert grad[0].any()
 
 
+def visible(key_at, limit_NRT):
+  nothing = np.zeros(())
+  return attention.is_visible(Source(nothing, nothing, key_at, limit_NRT))
+
+
 def test_visibility_by_hand():
   # Two branch tokens, their padding, and keys left and right of padding.
   query_NRT = np.array([[[4, 5, -1]]])
   key_NRX = np.array([[[-1, 4, 5, -1, 6]]])
   np.testing.assert_array_equal(
-    attention.own_visible(query_NRT, key_NRX)[0, 0],
+    visible(key_NRX, query_NRT)[0, 0],
     np.array([[0, 1, 0, 0, 0], [0, 1, 1, 0, 0], [0, 0, 0, 0, 0]], bool),
   )
   # A trunk of three tokens, left padded; branches after 0, 2 and 3 of them.
   trunk_NS = np.array([[-1, -1, 0, 1, 2]])
   np.testing.assert_array_equal(
-    attention.trunk_visible(np.array([[0, 2, 3]]), trunk_NS)[0, :, 0],
+    visible(trunk_NS, np.array([[[-1], [1], [2]]]))[0, :, 0],
     np.array([[0, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 1]], bool),
   )
+
+
+def value_and_grads(arrays, max_logits):
+  """Of attention to trunk and branch, and of a lone stream to itself."""
+  weights = np.cos(np.arange(Q_NRTHME.size)).reshape(Q_NRTHME.shape)
+
+  def total(arrays):
+    q, trunk_k, trunk_v, own_k, own_v = arrays
+    branches = attention.attend(
+      q,
+      [TRUNK._replace(k=trunk_k, v=trunk_v), OWN._replace(k=own_k, v=own_v)],
+      max_logits=max_logits,
+    )
+    at = OWN_AT[:, :1]
+    lone = attention.attend(
+      q[:, :1],
+      [Source(own_k[:, :1], own_v[:, :1], at, at)],
+      max_logits=max_logits,
+    )
+    return (weights * branches).sum() + (weights[:, :1] * lone**2).sum()
+
+  return jax.jit(jax.value_and_grad(total))(arrays)
+
+
+@pytest.mark.parametrize("max_logits", [1, 16, 40, 144])
+def test_blocks_give_the_values_and_gradients_of_the_whole(max_logits):
+  arrays = [Q_NRTHME, TRUNK_K, TRUNK_V, OWN_K, OWN_V]
+  want = value_and_grads(arrays, 0)
+  got = value_and_grads(arrays, max_logits)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+    got,
+    want,
+  )
+
+
+def test_blocks_bound_the_memory():
+  # 512 queries and keys, 2 heads: 2 MB of logits.
+  q = jnp.ones((1, 1, 512, 1, 2, 8))
+  k = jnp.ones((1, 1, 512, 1, 8))
+  at = jnp.arange(512)[None, None]
+
+  def temporaries(max_logits):
+    def total(q):
+      return attention.attend(
+        q, [Source(k, k, at, at)], max_logits=max_logits
+      ).sum()
+
+    compiled = jax.jit(jax.grad(total)).lower(q).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+  assert temporaries(0) > 2 * 2**20
+  # 16 queries at a time: 64 kB of logits, a few times over.
+  assert temporaries(16 * 512 * 2) < 2**20
 
 
 def test_bfloat16_sums_in_float32():
@@ -145,6 +215,7 @@ def test_bfloat16_sums_in_float32():
   q = np.zeros((1, 1, 1, 1, 1, 2), jnp.bfloat16)
   k = np.zeros((1, 1000, 1, 2), jnp.bfloat16)
   v = np.ones((1, 1000, 1, 2), jnp.bfloat16)
-  got = attend(q, [Source(k, v, np.ones((1, 1, 1, 1000), bool))])
+  at = np.arange(1000)[None]
+  got = attend(q, [Source(k, v, at, np.full((1, 1, 1), 999))])
   assert got.dtype == jnp.bfloat16
   assert (np.asarray(got) == 1.0).all()
