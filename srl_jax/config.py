@@ -21,6 +21,7 @@ from srl_jax import strict
 from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.trunks import InstanceConfig
+from srl_jax.device_reward import DeviceRewardConfig
 from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.evaluate import EvalConfig
 from srl_jax.models import ModelConfig
@@ -98,7 +99,14 @@ class RlConfig:
     groups_per_batch: kept groups per batch (the paper's batch size B).
     passes: optimizer steps on each batch, all on the whole of it.
     trunks_per_round: trajectories sampled at a time; all processes together.
+    parts_per_round: in how many parts a round is sampled, so that the host
+      scores one while the device decodes the next; divides trunks_per_round.
     trunks_per_micro_batch: rows per micro-batch of the update, likewise.
+    reward_on: "device" computes rewards in the program, "host" in Python,
+      "auto" on the device where that is possible and, by measurement, faster.
+    device_reward: static sizes of the reward on the device.
+    fuse: sample, score and update in one program where that is possible:
+      reward on the device, dynamic_sampling.refill=False, one pass.
     validate_every: steps between validations (mean reward, at the sampling
       temperature), the best of which gives the stage's result; 0 validates
       at the end only.
@@ -118,10 +126,14 @@ class RlConfig:
   groups_per_batch: int = 512
   passes: int = 1
   trunks_per_round: int = 64
+  parts_per_round: int = 1
   trunks_per_micro_batch: int = 16
   validate_every: int = 0
   validation_trunks: int = 64
   max_logp_gap: float = 1.0
+  reward_on: Literal["auto", "device", "host"] = "auto"
+  device_reward: DeviceRewardConfig = DeviceRewardConfig()
+  fuse: bool = True
   instances: InstanceConfig = InstanceConfig()
   sampling: SamplingConfig = SamplingConfig()
   reward: RewardConfig = RewardConfig()
@@ -131,6 +143,12 @@ class RlConfig:
 
   def __post_init__(self):
     _check_stage(self)
+    _check_divides(
+      "parts_per_round",
+      self.parts_per_round,
+      "trunks_per_round",
+      self.trunks_per_round,
+    )
     s = self.sampling
     if s.samples < 2:
       raise ValueError(

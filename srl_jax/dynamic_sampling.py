@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from srl_jax.ops.advantages import group_std
-from srl_jax.types import Branches, Trunks
+from srl_jax.types import Array, Branches, Trunks
 from srl_jax.update import MicroBatch
 
 
@@ -29,6 +29,9 @@ class DynamicSamplingConfig:
   Attributes:
     enabled: False trains on every group; equal rewards then add nothing to
       the gradient but count in its average.
+    refill: sample on until groups_per_batch groups are kept; what is left
+      over waits for the next batch. False makes every round of sampling a
+      batch of its own, of however many groups are kept.
     epsilon: keep a group if the population standard deviation of its rewards
       is greater than this. The paper gives no number. One character more in
       common, in one sample of 8, is a deviation of 0.66 / T where the two
@@ -38,6 +41,7 @@ class DynamicSamplingConfig:
   """
 
   enabled: bool = True
+  refill: bool = True
   epsilon: float = 1e-3
   max_rounds: int = 20
 
@@ -94,12 +98,13 @@ def make_groups(
   branches: Branches,
   reward_NKG: np.ndarray,
   depth_NK: np.ndarray,
+  kept_NK: np.ndarray,
   *,
   step: int,
   round_index: int,
 ) -> Groups:
-  """Lists the groups of one round of sampling, real branch points only."""
-  rows, points = np.nonzero(trunks.is_real_NK)
+  """Lists the kept groups of one round of sampling, row by row."""
+  rows, points = np.nonzero(kept_NK)
   samples = reward_NKG.shape[-1]
   trunk_count, point_count = trunks.branch_at_NK.shape
 
@@ -124,11 +129,22 @@ def make_groups(
   )
 
 
-def is_kept(reward_PG: np.ndarray, config: DynamicSamplingConfig) -> np.ndarray:
-  """True for groups worth training on [P]."""
+def is_kept(
+  reward_G: Array,
+  config: DynamicSamplingConfig,
+  epsilon: Array | None = None,
+) -> Array:
+  """True for groups worth training on; numpy and JAX arrays alike.
+
+  Args:
+    reward_G: [..., G]; nan at padding, which is never kept.
+    config: the filter.
+    epsilon: instead of that of config, if it is to be an array.
+  """
+  std = group_std(reward_G)
   if not config.enabled:
-    return np.ones(len(reward_PG), bool)
-  return group_std(reward_PG) > config.epsilon
+    return std >= 0
+  return std > (config.epsilon if epsilon is None else epsilon)
 
 
 class Pool:
@@ -170,7 +186,8 @@ def pack(
   """Cuts groups into micro-batches of `trunks` rows with `points` slots each.
 
   Groups with one trunk share a row, as far as it has slots; rows are in order
-  of their first group. The last micro-batch is filled up with empty rows.
+  of their first group. The last micro-batch is filled up with empty rows; no
+  groups at all make one of empty rows only.
 
   Args:
     groups: the batch.
@@ -179,7 +196,7 @@ def pack(
     step: the present optimizer step; groups born in it are fresh.
   """
   row_P, slot_P, rows = _assign(groups.trunk_id_P, points)
-  count = -(-rows // trunks)
+  count = max(1, -(-rows // trunks))
   samples, width = groups.tokens_PGC.shape[1:]
 
   def scatter(x_P, *leading):

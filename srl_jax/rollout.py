@@ -100,6 +100,7 @@ def rollout(
   config: SamplingConfig,
   stop_ids: tuple[int, ...],
   pad_id: int,
+  temperature: jax.Array | None = None,
 ) -> Branches:
   """Samples `config.samples` completions at every real branch point.
 
@@ -127,6 +128,7 @@ def rollout(
     config: static; see SamplingConfig.
     stop_ids: a completion ends with the first of these, which belongs to it.
     pad_id: fills the rest of the rows.
+    temperature: instead of that of config, if it is to be an array; above 0.
 
   Returns:
     Branches of width C = stem width + max_new_tokens, whose log-probs are of
@@ -160,7 +162,11 @@ def rollout(
     logits_NRV = policy.logits(params, hidden_NRTD[:, :, 0])
     following = state.slot + 1
     drawn_NR, logp_NR = _draw(
-      config, logits_NRV, key_NR, following - stem_length_NR
+      config,
+      config.temperature if temperature is None else temperature,
+      logits_NRV,
+      key_NR,
+      following - stem_length_NR,
     )
     is_drawn_NR = (following >= stem_length_NR) & ~state.is_done_NR
     current_NR = column(state.tokens_NRC, following, 1, axis=2)[..., 0]
@@ -225,11 +231,11 @@ def _branch_keys(key, instance_NK, samples):
   return key_NKG.reshape(instance_NK.shape[0], -1)
 
 
-def _draw(config, logits_NRV, key_NR, position_NR):
+def _draw(config, temperature, logits_NRV, key_NR, position_NR):
   """Draws a token for every branch; returns tokens and their log-probs."""
   logp_NRV = sampling.distribution(
     logits_NRV,
-    temperature=config.temperature or 1.0,
+    temperature=1.0 if config.temperature == 0 else temperature,
     top_k=config.top_k,
     top_p=config.top_p,
   )

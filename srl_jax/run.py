@@ -36,8 +36,8 @@ from srl_jax.models import LanguageModel, weights
 from srl_jax.reductions import describe_metrics
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout import SamplingConfig
+from srl_jax.rollout_metrics import RolloutMetrics
 from srl_jax.stage import Run, build_records
-from srl_jax.stage_rl import RolloutMetrics
 from srl_jax.tokenizers import make_tokenizer
 from srl_jax.update import GrpoMetrics, SftMetrics, StepMetrics
 

@@ -31,7 +31,7 @@ class Sampler:
     rules: sharding.ShardingRules,
   ):
     self._mesh, self._rules = mesh, rules
-    self.config = config
+    self.config, self.stop_ids, self.pad_id = config, stop_ids, pad_id
     self.batch_devices = sharding.batch_devices(mesh, rules)
     self.program = jax.jit(
       functools.partial(

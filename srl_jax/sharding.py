@@ -91,8 +91,9 @@ def make_mesh(config: MeshConfig) -> jax.sharding.Mesh:
 def constrain(
   x: jax.Array, axes: Sequence[str | None], rules: ShardingRules
 ) -> jax.Array:
-  """Pins the sharding of an activation; a no-op outside `jax.set_mesh`."""
-  if jax.sharding.get_abstract_mesh().empty:
+  """Pins the sharding of an activation; a no-op off a mesh of MESH_AXES."""
+  mesh = jax.sharding.get_abstract_mesh()
+  if not set(MESH_AXES) <= set(mesh.axis_names):
     return x
   return jax.lax.with_sharding_constraint(x, rules.spec(axes))
 

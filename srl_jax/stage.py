@@ -81,16 +81,35 @@ class Work(NamedTuple):
   values: dict[str, float]
 
 
+class Taken(NamedTuple):
+  """What is known of a step that may still be running.
+
+  Attributes:
+    values: metrics that are known already.
+    metrics: lists of metrics on the devices; each list is reduced as a whole.
+  """
+
+  values: dict[str, float]
+  metrics: list[list[Any]]
+
+
 class Stage(Protocol):
   """What the loop needs of a stage."""
 
+  description: str
   passes: int
   columns: tuple[str, ...]
   loss_fn: update.LossFn
   uses_reference: bool
 
-  def next_batch(self, params: Any, step: int) -> Work:
-    """Makes the batch of a step; consumes data."""
+  def take_step(
+    self,
+    updater: update.Updater,
+    state: update.TrainState,
+    step: int,
+    reference: Any,
+  ) -> tuple[update.TrainState, Taken]:
+    """Starts a step (all its passes); consumes data and the state."""
 
   def validate(self, params: Any) -> tuple[float, dict[str, float]]:
     """How good parameters are (more is better), and metrics to log."""
@@ -109,6 +128,30 @@ class Stage(Protocol):
 
   def close(self) -> None:
     """Ends worker processes."""
+
+
+def update_on(
+  work: Work,
+  updater: update.Updater,
+  state: update.TrainState,
+  *,
+  step: int,
+  passes: int,
+  reference: Any,
+) -> tuple[update.TrainState, Taken]:
+  """Starts `passes` optimizer steps, each on the whole batch."""
+  batches, of_batches, of_steps = work.batches, [], []
+  for turn in range(passes):
+    if turn == 1:
+      # The first pass has moved the parameters away from the sampler's.
+      batches = [b._replace(is_fresh_NK=b.is_fresh_NK & False) for b in batches]
+    state, metrics, of_step = updater.step(
+      state, batches, step * passes + turn, reference
+    )
+    of_batches += metrics
+    of_steps.append(of_step)
+  values = work.values | {"micro_batches": len(of_batches)}
+  return state, Taken(values, [of_batches, of_steps])
 
 
 class StageData:
@@ -143,7 +186,7 @@ class StageData:
     """
     train = build_records(run, trajectories, instances, "train")
     valid = build_records(run, run.valid, instances, "valid")
-    self.valid = valid[: validation_trunks or None]
+    self.train, self.valid = train, valid[: validation_trunks or None]
     widest = batching.widths([*train, *self.valid])
     self.widths = widest._replace(
       points=min(instances.points_per_trunk or widest.points, widest.points)

@@ -8,48 +8,34 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-import time
 from typing import Any
 
 import jax
 import numpy as np
 
-from srl_jax import dynamic_sampling, evaluate, scoring, sharding, update
+from srl_jax import (
+  device_reward,
+  dynamic_sampling,
+  evaluate,
+  rollout_metrics,
+  sharding,
+  update,
+)
+from srl_jax import step as step_lib
 from srl_jax.config import RlConfig
-from srl_jax.reductions import metric, reduce_metrics
+from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES, Scorer
+from srl_jax.rounds import OnDevice, Rounds
 from srl_jax.stage import (
   Run,
   StageData,
+  Taken,
   Work,
   check_finite,
   check_multiple,
   local_part,
+  update_on,
 )
-from srl_jax.types import Array, Ratio
-
-
-@dataclasses.dataclass(frozen=True)
-class RolloutMetrics:
-  """Metrics of one round of sampling, over all processes."""
-
-  reward: Ratio = metric("ratio", "1", "mean reward")
-  similarity: Ratio = metric("ratio", "1", "mean, where the format is whole")
-  format_failure: Ratio = metric("ratio", "1", "share of broken formats")
-  thought_chars: Ratio = metric("ratio", "characters", "mean thought length")
-  action_chars: Ratio = metric("ratio", "characters", "mean action length")
-  completion_tokens: Ratio = metric("ratio", "tokens", "mean length")
-  kept_share: Ratio = metric("ratio", "1", "groups kept by the filter")
-  groups_sampled: Array = metric("sum", "groups", "groups sampled")
-  groups_kept: Array = metric("sum", "groups", "groups kept by the filter")
-  rounds: Array = metric("sum", "rounds", "rounds of sampling")
-  tokens_sampled: Array = metric("sum", "tokens", "completion tokens drawn")
-  trunk_tokens: Array = metric("sum", "tokens", "trunk tokens processed")
-  flat_prompt_tokens: Array = metric(
-    "sum", "tokens", "prompt tokens if each sample repeated its context"
-  )
-  rollout_s: Array = metric("sum", "s", "time of prefill and decoding")
-  reward_s: Array = metric("sum", "s", "time of scoring")
 
 
 class RlStage:
@@ -89,18 +75,90 @@ class RlStage:
     self._worst_failure = ""
     self._sampler = run.sampler(config.sampling, config.instances.task)
     self._scorer = Scorer(config.reward)
+    self._on_device, why = _reward_on_device(run, name, config, self._data)
+    self._rounds = Rounds(
+      self._sampler,
+      self._scorer,
+      run.tokenizer,
+      run.mesh,
+      run.config.rules,
+      on_device=self._on_device,
+      parts=config.parts_per_round,
+    )
+    self._fused: step_lib.FusedStepper | None = None
+    self._is_fused = config.fuse and not _not_fusable(config, self._on_device)
+    self.description = f"rewards on the {why}" + (
+      ", one program per step" if self._is_fused else ""
+    )
     self.loss_fn = update.grpo_loss(
       run.policy, config.loss, config.sampling.temperature
     )
 
+  def take_step(
+    self,
+    updater: update.Updater,
+    state: update.TrainState,
+    step: int,
+    reference: Any,
+  ) -> tuple[update.TrainState, Taken]:
+    if self._is_fused:
+      return self._take_fused(updater, state, step, reference)
+    return update_on(
+      self.next_batch(state.params, step),
+      updater,
+      state,
+      step=step,
+      passes=self.passes,
+      reference=reference,
+    )
+
+  def _take_fused(self, updater, state, step, reference):
+    assert self._on_device
+    if self._fused is None:
+      self._fused = self._make_fused(updater)
+    batch = next(self._data.batches)
+    state, metrics = self._fused.step(
+      state,
+      batch.trunks,
+      self._on_device.targets(batch),
+      self._run.key(self._name, "sample", step, 0),
+      step,
+      reference,
+    )
+    values = {"groups_carried": 0, "stale_share": 0.0}
+    return state, Taken(values, [[part] for part in metrics])
+
+  def _make_fused(self, updater):
+    run, config, sampler = self._run, self._config, self._sampler
+    score = self._on_device.score
+    return step_lib.FusedStepper(
+      step_lib.fused_step(
+        run.policy,
+        updater.functions,
+        lambda branches, targets: score(branches, targets)[0],
+        sampling=config.sampling,
+        stop_ids=sampler.stop_ids,
+        pad_id=sampler.pad_id,
+        dynamic=config.dynamic_sampling,
+        trunks_per_micro_batch=config.trunks_per_micro_batch,
+      ),
+      updater,
+      run.mesh,
+      run.config.rules,
+    )
+
   def next_batch(self, params: Any, step: int) -> Work:
+    """Samples until the batch of a step is full; consumes data."""
     config = self._config
     rounds = []
-    while len(self._pool) < config.groups_per_batch:
+    while self._is_short(len(rounds)):
       if len(rounds) == config.dynamic_sampling.max_rounds:
         raise RuntimeError(self._starved(reduce_metrics(rounds)))
       rounds.append(self._round(params, step, len(rounds)))
-    groups = self._pool.take(config.groups_per_batch)
+    count = len(self._pool)
+    if config.dynamic_sampling.refill:
+      count = config.groups_per_batch
+    groups = self._pool.take(count)
     values = reduce_metrics(rounds) if rounds else {}
     values |= self._batch_values(groups, step)
     if values.get("format_failure", 0) > 0.9:
@@ -112,10 +170,16 @@ class RlStage:
     local = [local_part(batch, rows) for batch in batches]
     return Work([self._run.put(batch) for batch in local], values)
 
+  def _is_short(self, rounds: int) -> bool:
+    """Whether the batch of a step needs another round of sampling."""
+    if self._config.dynamic_sampling.refill:
+      return len(self._pool) < self._config.groups_per_batch
+    return rounds == 0
+
   def _batch_values(self, groups, step):
     values = {
       "groups_carried": len(self._pool),
-      "stale_share": float(np.mean(groups.born_P < step)),
+      "stale_share": float(np.sum(groups.born_P < step) / max(1, groups.count)),
     }
     for depth in np.unique(groups.depth_P).tolist():
       reward_PG = groups.reward_PG[groups.depth_P == depth]
@@ -133,39 +197,37 @@ class RlStage:
         flush=True,
       )
 
-  def _round(self, params, step, round_index) -> RolloutMetrics:
+  def _round(self, params, step, round_index) -> rollout_metrics.RolloutMetrics:
     """Samples one batch of trunks, scores it and pools what is kept."""
-    start_s = time.monotonic()
     batch = next(self._data.batches)
     key = self._run.key(self._name, "sample", step, round_index)
-    branches = self._sampler.sample(params, batch.trunks, key)
-    sampled_s = time.monotonic()
-    scores = scoring.score_branches(
-      batch, branches, self._run.tokenizer, self._scorer
-    )
-    scored_s = time.monotonic()
+    found = self._rounds.run(params, batch, key)
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, record in enumerate(batch.records):
       depth_NK[n, : len(record.points)] = [p.step for p in record.points]
     trunks, branches, scores, depth_NK = sharding.gather_rows(
-      (batch.trunks, branches, scores, depth_NK)
+      (batch.trunks, found.branches, found.scores, depth_NK)
+    )
+    kept_NK = dynamic_sampling.is_kept(
+      scores.reward_NKG, self._config.dynamic_sampling
     )
     groups = dynamic_sampling.make_groups(
       trunks,
       branches,
       scores.reward_NKG,
       depth_NK,
+      kept_NK,
       step=step,
       round_index=round_index,
     )
-    kept = dynamic_sampling.is_kept(
-      groups.reward_PG, self._config.dynamic_sampling
-    )
-    self._pool.add(groups.pick(kept))
+    self._pool.add(groups)
     seen = np.bincount(scores.failure_NKG.ravel(), minlength=len(FAILURES) + 1)
     self._worst_failure = FAILURES[int(seen[1:].argmax())]
-    return _rollout_metrics(
-      groups, kept, scores, sampled_s - start_s, scored_s - sampled_s
+    measured = rollout_metrics.measure(trunks, branches, scores, kept_NK)
+    return dataclasses.replace(
+      measured,
+      rollout_s=np.float64(found.wait_s),
+      reward_s=np.float64(found.reward_s),
     )
 
   def _starved(self, values: dict[str, float]) -> str:
@@ -210,7 +272,10 @@ class RlStage:
       )
 
   def programs(self) -> int:
-    return update.compiled_count(self._sampler.program)
+    programs = [self._sampler.program]
+    programs += [self._on_device.program] if self._on_device else []
+    programs += [self._fused.program] if self._fused else []
+    return update.compiled_count(*programs)
 
   def get_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     return self._data.batches.get_state(), self._pool.get_state()
@@ -223,29 +288,38 @@ class RlStage:
     self._scorer.close()
 
 
-def _rollout_metrics(groups, kept, scores, rollout_s, reward_s):
-  is_real = ~np.isnan(scores.reward_NKG)
-  is_whole = is_real & (scores.failure_NKG == 0)
-  count = is_real.sum()
-  whole = is_whole & ~np.isnan(scores.similarity_NKG)
-  completion_PG = groups.length_PG - groups.stem_length_P[:, None]
-  _, first_P = np.unique(groups.trunk_id_P, return_index=True)
-  prompt_P = groups.branch_at_P + groups.stem_length_P
-  mean = lambda x, at: Ratio(x[at].sum(), at.sum())  # noqa: E731
-  return RolloutMetrics(
-    reward=mean(scores.reward_NKG, is_real),
-    similarity=mean(scores.similarity_NKG, whole),
-    format_failure=Ratio((is_real & ~is_whole).sum(), count),
-    thought_chars=mean(scores.thought_chars_NKG, is_whole),
-    action_chars=mean(scores.action_chars_NKG, is_whole),
-    completion_tokens=Ratio(completion_PG.sum(), completion_PG.size),
-    kept_share=Ratio(kept.sum(), kept.size),
-    groups_sampled=np.float64(kept.size),
-    groups_kept=np.float64(kept.sum()),
-    rounds=np.float64(1),
-    tokens_sampled=np.float64(completion_PG.sum()),
-    trunk_tokens=np.float64(groups.trunk_length_P[first_P].sum()),
-    flat_prompt_tokens=np.float64(prompt_P.sum() * groups.reward_PG.shape[1]),
-    rollout_s=np.float64(rollout_s),
-    reward_s=np.float64(reward_s),
+def _reward_on_device(
+  run: Run, name: str, config: RlConfig, data: StageData
+) -> tuple[OnDevice | None, str]:
+  """The reward on the device, or None; and in words where it is, and why."""
+  records = [*data.train, *data.valid]
+  reason = device_reward.host_reason(
+    config.reward, config.device_reward, records
   )
+  if config.reward_on == "device" and reason:
+    raise ValueError(
+      f"c.{name}.reward_on='device' is not possible: {reason}; set it to "
+      "'auto' or 'host'"
+    )
+  width = device_reward.target_width(records)
+  if not reason and config.reward_on == "host":
+    reason = "as configured"
+  if not reason and config.reward_on == "auto":
+    longest = device_reward.FASTER_UP_TO.get(jax.default_backend(), width)
+    if width > longest:
+      reason = f"faster here, for targets of up to {width} characters"
+  if reason:
+    return None, f"host ({reason})"
+  reward = device_reward.DeviceReward(
+    config.reward, config.device_reward, run.tokenizer
+  )
+  return OnDevice(reward, width, run.mesh, run.config.rules), "device"
+
+
+def _not_fusable(config: RlConfig, on_device: OnDevice | None) -> str:
+  """Why a step cannot be one program; "" if it can."""
+  if on_device is None:
+    return "rewards are computed on the host"
+  if config.dynamic_sampling.refill:
+    return "a batch may take several rounds of sampling"
+  return "a batch is used several times" if config.passes > 1 else ""

@@ -19,10 +19,12 @@ from srl_jax.reductions import reduce_metrics
 from srl_jax.stage import (
   Run,
   StageData,
+  Taken,
   Work,
   check_finite,
   check_multiple,
   local_part,
+  update_on,
 )
 from srl_jax.types import Branches
 
@@ -30,6 +32,7 @@ from srl_jax.types import Branches
 class SftStage:
   """Cross-entropy on the expert's targets, branch by branch."""
 
+  description = ""
   passes = 1
   columns = ("loss {loss:.4f}", "{tokens_per_s:,.0f} tokens/s")
   uses_reference = False
@@ -64,8 +67,24 @@ class SftStage:
 
     self._metrics = jax.jit(metrics)
 
-  def next_batch(self, params: Any, step: int) -> Work:
-    del params
+  def take_step(
+    self,
+    updater: update.Updater,
+    state: update.TrainState,
+    step: int,
+    reference: Any,
+  ) -> tuple[update.TrainState, Taken]:
+    return update_on(
+      self.next_batch(step),
+      updater,
+      state,
+      step=step,
+      passes=self.passes,
+      reference=reference,
+    )
+
+  def next_batch(self, step: int) -> Work:
+    """Makes the batch of a step; consumes data."""
     data = self._data[step % len(self._data)]
     whole = expert_batch(next(data.batches), data.widths.target)
     rows = self._config.trunks_per_micro_batch // jax.process_count()

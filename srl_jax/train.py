@@ -28,7 +28,7 @@ from srl_jax import optim, update
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.reductions import reduce_metrics
-from srl_jax.stage import Run, Stage
+from srl_jax.stage import Run, Stage, Taken
 from srl_jax.stage_rl import RlStage
 from srl_jax.stage_sft import SftStage
 
@@ -44,9 +44,7 @@ class _Pending:
   """Metrics of a dispatched step that nobody has waited for yet."""
 
   step: int
-  values: dict[str, float]
-  batches: list[Any]
-  steps: list[Any]
+  taken: Taken
   start_s: float
 
 
@@ -98,6 +96,8 @@ def train_stage(
       _say(f"{name}: resuming after step {first} of {config.steps}")
     else:
       state = updater.init(params)
+    if stage.description:
+      _say(f"{name}: {stage.description}")
     workdir = directory.parent.parent
     writer = stack.enter_context(
       MetricWriter(workdir, first_step=first_global_step + first)
@@ -122,23 +122,10 @@ def train_stage(
     pending = None
     for step in range(first, config.steps):
       start_s = time.monotonic()
-      work = stage.next_batch(state.params, step)
-      of_batches, of_steps = [], []
-      batches = work.batches
-      for turn in range(stage.passes):
-        if turn == 1:
-          # The first pass has moved the parameters away from the sampler's.
-          batches = [
-            b._replace(is_fresh_NK=b.is_fresh_NK & False) for b in batches
-          ]
-        state, metrics, of_step = updater.step(
-          state, batches, step * stage.passes + turn, reference
-        )
-        of_batches += metrics
-        of_steps.append(of_step)
+      state, taken = stage.take_step(updater, state, step, reference)
       # The step before is logged while this one runs.
       finish(pending)
-      pending = _Pending(step, work.values, of_batches, of_steps, start_s)
+      pending = _Pending(step, taken, start_s)
       done = step + 1
       is_last = done == config.steps
       if is_last or (
@@ -172,10 +159,9 @@ def train_stage(
 
 
 def _step_values(pending: _Pending) -> dict[str, float]:
-  values = dict(pending.values)
-  values.update(reduce_metrics(pending.batches))
-  values.update(reduce_metrics(pending.steps))
-  values["micro_batches"] = len(pending.batches)
+  values = dict(pending.taken.values)
+  for metrics in pending.taken.metrics:
+    values.update(reduce_metrics(metrics))
   # Reading the metrics above waited for the step.
   values["step_s"] = time.monotonic() - pending.start_s
   tokens = values.get("tokens_sampled", values["tokens_trained"])

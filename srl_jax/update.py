@@ -212,7 +212,7 @@ def grpo_loss(
   logps = functools.partial(
     branch_logps,
     policy,
-    temperature=temperature or 1.0,
+    temperature=temperature,
     chunk_tokens=config.logp_chunk_tokens,
   )
 
@@ -292,6 +292,59 @@ def sft_loss(policy: rollout_lib.Policy, *, chunk_tokens: int) -> LossFn:
   return loss_fn
 
 
+class StepFunctions(NamedTuple):
+  """The pieces of an optimizer step, as pure functions.
+
+  Attributes:
+    init: params -> TrainState.
+    zeros: params -> sums, (float32 gradient, float32 denominator).
+    accumulate: (params, sums, micro-batch, reference) -> (sums, metrics).
+    finish: (state, sums, step) -> (state, StepMetrics).
+  """
+
+  init: Callable[..., Any]
+  zeros: Callable[..., Any]
+  accumulate: Callable[..., Any]
+  finish: Callable[..., Any]
+
+
+def step_functions(
+  loss_fn: LossFn,
+  optimizer: optax.GradientTransformation,
+  schedule: optax.Schedule,
+) -> StepFunctions:
+  """Makes them; `schedule` is only reported, the optimizer has its own."""
+
+  def init(params):
+    return TrainState(params, optimizer.init(params))
+
+  def zeros(params):
+    zero = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
+    return jax.tree.map(zero, params), jnp.float32(0)
+
+  def accumulate(params, sums, batch, reference):
+    def numerator(params):
+      loss, metrics = loss_fn(params, batch, reference)
+      return loss.numerator, (loss.denominator, metrics)
+
+    grads, (denominator, metrics) = jax.grad(numerator, has_aux=True)(params)
+    grads = jax.tree.map(jnp.add, sums[0], grads)
+    return (grads, sums[1] + denominator), metrics
+
+  def finish(state, sums, step):
+    grads, denominator = sums
+    grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    metrics = StepMetrics(
+      grad_norm=optax.tree.norm(grads),
+      learning_rate=jnp.asarray(schedule(step)),
+    )
+    params = optax.apply_updates(state.params, updates)
+    return TrainState(params, opt_state), metrics
+
+  return StepFunctions(init, zeros, accumulate, finish)
+
+
 class Updater:
   """The two compiled programs of an optimizer step.
 
@@ -321,45 +374,25 @@ class Updater:
     )
     state_shardings = TrainState(shardings, moments)
     sums_shardings = (shardings, whole)
-
-    def init(params):
-      return TrainState(params, optimizer.init(params))
-
-    def zeros():
-      zero = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
-      return jax.tree.map(zero, params), jnp.float32(0)
-
-    def accumulate(params, sums, batch, reference):
-      def numerator(params):
-        loss, metrics = loss_fn(params, batch, reference)
-        return loss.numerator, (loss.denominator, metrics)
-
-      grads, (denominator, metrics) = jax.grad(numerator, has_aux=True)(params)
-      grads = jax.tree.map(jnp.add, sums[0], grads)
-      return (grads, sums[1] + denominator), metrics
-
-    def finish(state, sums, step):
-      grads, denominator = sums
-      grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
-      updates, opt_state = optimizer.update(
-        grads, state.opt_state, state.params
-      )
-      metrics = StepMetrics(
-        grad_norm=optax.tree.norm(grads),
-        learning_rate=jnp.asarray(schedule(step)),
-      )
-      params = optax.apply_updates(state.params, updates)
-      return TrainState(params, opt_state), metrics
-
-    self._abstract = jax.eval_shape(init, params)
-    self._shardings = state_shardings
-    self._init = jax.jit(init, out_shardings=state_shardings, donate_argnums=0)
-    self._zeros = jax.jit(zeros, out_shardings=sums_shardings)
+    functions = step_functions(loss_fn, optimizer, schedule)
+    self.functions = functions
+    self.shardings = state_shardings
+    self._abstract = jax.eval_shape(functions.init, params)
+    self._init = jax.jit(
+      functions.init, out_shardings=state_shardings, donate_argnums=0
+    )
+    self._zeros = jax.jit(
+      lambda: functions.zeros(params), out_shardings=sums_shardings
+    )
     self.accumulate = jax.jit(
-      accumulate, donate_argnums=1, out_shardings=(sums_shardings, whole)
+      functions.accumulate,
+      donate_argnums=1,
+      out_shardings=(sums_shardings, whole),
     )
     self.finish = jax.jit(
-      finish, donate_argnums=0, out_shardings=(state_shardings, whole)
+      functions.finish,
+      donate_argnums=0,
+      out_shardings=(state_shardings, whole),
     )
 
   def init(self, params: Any) -> TrainState:
@@ -371,7 +404,7 @@ class Updater:
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       self._abstract,
-      self._shardings,
+      self.shardings,
     )
 
   def step(

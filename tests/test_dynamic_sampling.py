@@ -87,6 +87,7 @@ def a_round(first_instance=1, *, step=3, round_index=0):
     branches,
     number_NR.reshape(2, 3, G) / 100,
     np.array([[0, 1, 2], [0, 0, 0]]),
+    trunks.is_real_NK,
     step=step,
     round_index=round_index,
   )

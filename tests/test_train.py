@@ -282,7 +282,7 @@ def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
     run = run_lib.start(config, mesh, tmp_path)
     stage = stage_sft.SftStage(run, "sft", config.sft)
     points = [
-      stage.next_batch(None, step).batches[0].trunks.branch_at_NK.shape[1]
+      stage.next_batch(step).batches[0].trunks.branch_at_NK.shape[1]
       for step in range(2)
     ]
   # Steps by two, then a whole solution, of which there is one.

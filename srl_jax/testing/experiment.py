@@ -250,22 +250,22 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
     outcome.saved[stage, step] = (*copies, meta)
     save(self, step, state, pool, meta)
 
-  def noting(next_batch, name):
-    def call(self, params, step):
+  def noting(take_step, name):
+    def call(self, updater, state, step, reference):
       stage = name or self._name
       outcome.compiled.setdefault(stage, []).append(len(compiled))
       events.get((stage, step), lambda: None)()
-      return next_batch(self, params, step)
+      return take_step(self, updater, state, step, reference)
 
     return call
 
-  sft, rl = noting(SftStage.next_batch, "sft"), noting(RlStage.next_batch, "")
+  sft, rl = noting(SftStage.take_step, "sft"), noting(RlStage.take_step, "")
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     with (
       mock.patch.object(Checkpointer, "save", noting_save),
-      mock.patch.object(SftStage, "next_batch", sft),
-      mock.patch.object(RlStage, "next_batch", rl),
+      mock.patch.object(SftStage, "take_step", sft),
+      mock.patch.object(RlStage, "take_step", rl),
     ):
       yield
   finally:

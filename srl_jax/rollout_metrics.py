@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured of a round of sampling, on the host or in a program."""
+
+from __future__ import annotations
+
+import types
+
+import flax.struct
+import numpy as np
+
+from srl_jax.reductions import metric
+from srl_jax.types import Array, Branches, Ratio, Scores, Trunks
+
+
+@flax.struct.dataclass
+class RolloutMetrics:
+  """Metrics of one round of sampling, over all processes."""
+
+  reward: Ratio = metric("ratio", "1", "mean reward")
+  similarity: Ratio = metric("ratio", "1", "mean, where the format is whole")
+  format_failure: Ratio = metric("ratio", "1", "share of broken formats")
+  thought_chars: Ratio = metric("ratio", "characters", "mean thought length")
+  action_chars: Ratio = metric("ratio", "characters", "mean action length")
+  completion_tokens: Ratio = metric("ratio", "tokens", "mean length")
+  unscored: Ratio = metric(
+    "ratio", "1", "share of completions too long for the device's reward"
+  )
+  kept_share: Ratio = metric("ratio", "1", "groups kept by the filter")
+  groups_sampled: Array = metric("sum", "groups", "groups sampled")
+  groups_kept: Array = metric("sum", "groups", "groups kept by the filter")
+  rounds: Array = metric("sum", "rounds", "rounds of sampling")
+  tokens_sampled: Array = metric("sum", "tokens", "completion tokens drawn")
+  trunk_tokens: Array = metric("sum", "tokens", "trunk tokens processed")
+  flat_prompt_tokens: Array = metric(
+    "sum", "tokens", "prompt tokens if each sample repeated its context"
+  )
+  rollout_s: Array = metric("sum", "s", "time of prefill and decoding")
+  reward_s: Array = metric("sum", "s", "time of scoring")
+
+
+def measure(
+  trunks: Trunks,
+  branches: Branches,
+  scores: Scores,
+  kept_NK: Array,
+  xp: types.ModuleType = np,
+) -> RolloutMetrics:
+  """Measures one round; times are 0.
+
+  Args:
+    trunks: N trunks with K branch points.
+    branches: their R = K * G branches.
+    scores: of all branches [N, K, G].
+    kept_NK: groups that the filter keeps.
+    xp: numpy, or jax.numpy inside a program.
+  """
+  is_scored_NKG = ~xp.isnan(scores.reward_NKG)
+  is_real_NKG = trunks.is_real_NK[..., None] | is_scored_NKG
+  is_whole_NKG = is_scored_NKG & (scores.failure_NKG == 0)
+  is_compared_NKG = is_whole_NKG & ~xp.isnan(scores.similarity_NKG)
+  is_real_NK = trunks.is_real_NK
+  samples = scores.reward_NKG.shape[-1]
+  groups = _sum(xp, is_real_NK)
+  kept = _sum(xp, kept_NK)
+  drawn = _sum(xp, branches.is_completion_NRC)
+  prompt_NK = trunks.branch_at_NK + trunks.stem_length_NK
+  zero = xp.zeros((), xp.float32)
+
+  def mean(x, at):
+    return Ratio(_sum(xp, xp.where(at, x, 0)), _sum(xp, at))
+
+  return RolloutMetrics(
+    reward=mean(scores.reward_NKG, is_scored_NKG),
+    similarity=mean(scores.similarity_NKG, is_compared_NKG),
+    format_failure=mean(~is_whole_NKG, is_scored_NKG),
+    thought_chars=mean(scores.thought_chars_NKG, is_whole_NKG),
+    action_chars=mean(scores.action_chars_NKG, is_whole_NKG),
+    completion_tokens=Ratio(drawn, groups * samples),
+    unscored=mean(~is_scored_NKG, is_real_NKG),
+    kept_share=Ratio(kept, groups),
+    groups_sampled=groups,
+    groups_kept=kept,
+    rounds=zero + 1,
+    tokens_sampled=drawn,
+    trunk_tokens=_sum(xp, is_real_NK.any(1) * trunks.length_N),
+    flat_prompt_tokens=_sum(xp, is_real_NK * prompt_NK) * samples,
+    rollout_s=zero,
+    reward_s=zero,
+  )
+
+
+def _sum(xp, x):
+  return xp.sum(x, dtype=xp.float32)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused step gives the numbers of its pieces."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from srl_jax import (
+  dynamic_sampling,
+  rollout_metrics,
+  sharding,
+  step,
+  update,
+)
+from srl_jax.dynamic_sampling import DynamicSamplingConfig
+from srl_jax.models import LanguageModel
+from srl_jax.reductions import reduce_metrics
+from srl_jax.rollout import SamplingConfig
+from srl_jax.sampler import Sampler
+from srl_jax.testing import tiny
+from srl_jax.types import Scores
+
+MODEL = LanguageModel(tiny.TINY)
+RULES = sharding.ShardingRules()
+SAMPLING = SamplingConfig(samples=4, max_new_tokens=5)
+STOPS, PAD = (3, 4, 5), 0
+TRUNKS = tiny.make_trunks(
+  [
+    tiny.record([5, 6, 7, 8, 9], (2, [3], 10), (5, [1, 4], 11)),
+    tiny.record([9, 8, 7], (3, [2], 12)),
+    tiny.record([1, 2, 3, 4], (1, [6], 13), (4, [7, 8], 14)),
+    tiny.record([4, 4], (2, [9], 15)),
+  ]
+)
+
+
+def score(branches, targets, xp=jnp):
+  """1 where the completion holds the target token; broken if it has 5 tokens.
+
+  Nonsense, but some groups get equal rewards and some do not.
+  """
+  real_NK, target_NK = targets
+  n, r, _ = branches.tokens_NRC.shape
+  points = real_NK.shape[1]
+  shape = (n, points, r // points)
+  target_NR1 = xp.repeat(target_NK, r // points, axis=1)[..., None]
+  hit_NRC = branches.is_completion_NRC & (branches.tokens_NRC % 4 == target_NR1)
+  tokens_NKG = branches.is_completion_NRC.sum(-1).reshape(shape)
+  is_broken_NKG = tokens_NKG == 5
+  similarity_NKG = xp.where(
+    is_broken_NKG, xp.nan, hit_NRC.any(-1).reshape(shape)
+  )
+  reward_NKG = xp.where(is_broken_NKG, -1.0, similarity_NKG)
+  real_NK1 = real_NK[..., None]
+  hide = lambda x: xp.where(real_NK1, x, xp.nan).astype(xp.float32)  # noqa: E731
+  return Scores(
+    reward_NKG=hide(reward_NKG),
+    similarity_NKG=hide(similarity_NKG),
+    thought_chars_NKG=hide(2.0 * tokens_NKG),
+    action_chars_NKG=hide(1.0 * tokens_NKG),
+    failure_NKG=xp.where(real_NK1, is_broken_NKG, 0).astype(xp.int32),
+  )
+
+
+TARGETS = (
+  TRUNKS.is_real_NK,
+  np.array([[0, 1], [2, 0], [3, 0], [1, 0]], np.int32),
+)
+
+
+def make_updater(mesh):
+  """Gradient descent, so that a wrong scale is not divided out again."""
+  optimizer = optax.sgd(0.5)
+  params = sharding.born_sharded(
+    lambda key: MODEL.init(key), jax.random.key(0), mesh=mesh, rules=RULES
+  )
+  values = tiny.random_params(MODEL)
+  params = jax.tree.map(
+    lambda x, like: jax.device_put(x, like.sharding), values, params
+  )
+  loss_fn = update.grpo_loss(MODEL, update.LossConfig(), SAMPLING.temperature)
+  updater = update.Updater(
+    loss_fn, optimizer, optax.constant_schedule(0.5), params, mesh
+  )
+  return updater, updater.init(params)
+
+
+def in_pieces(mesh, dynamic, key):
+  updater, state = make_updater(mesh)
+  sampler = Sampler(
+    MODEL, SAMPLING, stop_ids=STOPS, pad_id=PAD, mesh=mesh, rules=RULES
+  )
+  branches = sampler.sample(state.params, TRUNKS, key)
+  scores = score(branches, TARGETS, np)
+  kept_NK = dynamic_sampling.is_kept(scores.reward_NKG, dynamic)
+  groups = dynamic_sampling.make_groups(
+    TRUNKS,
+    branches,
+    scores.reward_NKG,
+    np.zeros_like(TRUNKS.branch_at_NK),
+    kept_NK,
+    step=0,
+    round_index=0,
+  )
+  batches = dynamic_sampling.pack(groups, trunks=2, points=2, step=0)
+  batches = [sharding.put_batch(batch, mesh, RULES) for batch in batches]
+  state, of_batches, of_step = updater.step(state, batches, 0)
+  measured = rollout_metrics.measure(TRUNKS, branches, scores, kept_NK)
+  values = reduce_metrics([measured])
+  values |= reduce_metrics(of_batches) | reduce_metrics([of_step])
+  return state.params, values, kept_NK
+
+
+def fused(mesh, dynamic, key, rows=2):
+  updater, state = make_updater(mesh)
+  function = step.fused_step(
+    MODEL,
+    updater.functions,
+    score,
+    sampling=SAMPLING,
+    stop_ids=STOPS,
+    pad_id=PAD,
+    dynamic=dynamic,
+    trunks_per_micro_batch=rows,
+  )
+  stepper = step.FusedStepper(function, updater, mesh, RULES)
+  state, metrics = stepper.step(state, TRUNKS, TARGETS, key, 0)
+  values = {}
+  for part in metrics:
+    values |= reduce_metrics([part])
+  return state.params, values
+
+
+def assert_same(ours, theirs):
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-4),
+    ours[0],
+    theirs[0],
+  )
+  assert ours[1].keys() == theirs[1].keys()
+  for name, value in ours[1].items():
+    np.testing.assert_allclose(
+      value, theirs[1][name], rtol=1e-4, atol=1e-5, err_msg=name
+    )
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_fused_step_is_the_step_in_pieces(enabled, seed):
+  mesh = tiny.small_mesh()
+  dynamic = DynamicSamplingConfig(refill=False, enabled=enabled)
+  *pieces, kept_NK = in_pieces(mesh, dynamic, jax.random.key(seed))
+  if enabled:
+    assert 0 < kept_NK.sum() < TRUNKS.is_real_NK.sum(), "a telling example"
+  assert_same(fused(mesh, dynamic, jax.random.key(seed)), pieces)
+
+
+def test_micro_batches_of_the_fused_step_add_up():
+  mesh = tiny.small_mesh()
+  dynamic = DynamicSamplingConfig(refill=False)
+  whole, cut = (
+    fused(mesh, dynamic, jax.random.key(0), rows=rows) for rows in (4, 1)
+  )
+  assert_same(whole, cut)
+
+
+def test_nothing_kept_changes_nothing():
+  mesh = tiny.small_mesh()
+  # No standard deviation of rewards from -1 to 1 is above this.
+  dynamic = DynamicSamplingConfig(refill=False, epsilon=1.5)
+  params, values = fused(mesh, dynamic, jax.random.key(0))
+  jax.tree.map(np.testing.assert_array_equal, params, tiny.random_params(MODEL))
+  assert values["groups_kept"] == 0
+  assert values["grad_norm"] == 0
