@@ -22,6 +22,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Imports go down, or sideways within a floor; see test_imports_go_down_only.
 FLOORS = {
   "main": 7,
+  "seeds": 7,
   "show": 7,
   "run": 6,
   "train": 6,
