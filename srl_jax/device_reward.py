@@ -38,8 +38,8 @@ _COUNTS = {
 }
 
 # Targets of up to so many characters are compared faster on the device than
-# on the host, by platform; elsewhere: all. On CPU none are: benchmarks/reward.py
-# finds 0.32, 0.25 and 0.11 of the host's pairs per CPU second at 100, 400 and
+# on the host, by platform; elsewhere: all. On CPU none are: of the host's pairs
+# per CPU second benchmarks/reward.py finds 0.32, 0.25 and 0.11 at 100, 400 and
 # 1,500 characters.
 FASTER_UP_TO = {"cpu": 0}
 
