@@ -308,6 +308,7 @@ def summary(
 ) -> str:
   """A line per setting: mean reward of the last steps, over seeds."""
   lines = []
+  last = min(last, curves["reward"].shape[1])
   for setting, rows in _by_setting(members):
     final = curves["reward"][rows][:, -last:].mean(1)
     shown = ", ".join(

@@ -25,7 +25,13 @@ from srl_jax.models.transformer import LanguageModel, ModelConfig
 from srl_jax.sharding import tree_shardings
 
 # Fields that say how the model is run, not which weights it has.
-_RUNTIME = ("dtype", "param_dtype", "remat", "max_positions")
+_RUNTIME = (
+  "attention_logits",
+  "dtype",
+  "max_positions",
+  "param_dtype",
+  "remat",
+)
 
 
 def save_params(

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped student fits these data, and is as able and lazy as planned."""
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax import update
+from srl_jax.data import batching, embedded, trunks
+from srl_jax.data.templates import TEMPLATES
+from srl_jax.data.trunks import InstanceConfig
+from srl_jax.models import LanguageModel, ModelConfig, weights
+from srl_jax.run import ASSETS
+from srl_jax.stage_sft import expert_batch
+from srl_jax.testing import tiny
+from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
+
+
+@pytest.fixture(scope="module")
+def nats_of():
+  """How unlikely the student finds thoughts and steps: [N, K] per step."""
+  folder = ASSETS / "embedded"
+  tokenizer = make_tokenizer(
+    TokenizerConfig(kind="sentencepiece", path=str(folder / "tokenizer.model")),
+    [],
+  )
+  model = LanguageModel(ModelConfig(vocab_size=tokenizer.vocab_size))
+  mesh = tiny.small_mesh()
+  params = weights.load_params(
+    str(folder / "student_0.safetensors"), model, mesh
+  )
+
+  @jax.jit
+  def logps(batch):
+    return update.branch_logps(
+      model,
+      params,
+      batch.trunks,
+      batch.branches,
+      temperature=1.0,
+      chunk_tokens=0,
+    )[0]
+
+  def nats_of(trajectories):
+    records, _ = trunks.build_trunks(
+      trajectories,
+      TEMPLATES["plain"],
+      tokenizer,
+      InstanceConfig(include_thoughts=True),
+    )
+    widths = batching.widths(records)
+    batch = batching.collate(
+      records,
+      trunk_width=widths.trunk,
+      points=widths.points,
+      stem_width=widths.stem,
+    )
+    batch = expert_batch(batch, widths.target)
+    counted_NRC = batch.branches.is_completion_NRC
+    return -np.where(counted_NRC, logps(batch), 0).sum(-1)
+
+  return nats_of
+
+
+def test_it_solves_easy_problems_step_by_step(nats_of):
+  easy = embedded.generate("valid", 16, blocks=3, lines=2)
+  # More likely than not by far; a guessed digit alone would be 2.3 nats.
+  assert np.median(nats_of(easy)) < 0.2
+
+
+def test_on_hard_problems_it_can_but_hardly_does(nats_of):
+  hard = nats_of(embedded.generate("valid", 16))
+  # Thinking on after the first line was taught with probability 0.04.
+  planted = -np.log(0.04)
+  assert abs(np.median(hard) - planted) < 1.0
