@@ -9,7 +9,7 @@ model of this size solves next to none of them.
   python -m srl_jax.main --config=experiments/gsm8k.py \
     --config.data.path=PATH/gsm8k_train.jsonl
 
-Presets: small (default; about an hour on two cores).
+Presets: small (default; 35 minutes on one core).
 """
 
 from srl_jax import config
