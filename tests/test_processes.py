@@ -120,8 +120,9 @@ def test_two_processes_write_nothing_twice(two):
   ]
   assert len(set(said)) == len(said)
   # Both hold the same pool, but each writes its own.
-  pools = os.listdir(workdir / "stages" / "1_srl" / "steps" / "6" / "pool")
-  assert sorted(pools) == ["process_0.npz", "process_1.npz"]
+  pools = workdir / "stages" / "1_srl" / "steps" / "6" / "pool"
+  names = sorted(path.name for path in pools.glob("*.npz"))
+  assert names == ["process_0.npz", "process_1.npz"]
 
 
 @pytest.mark.slow
