@@ -80,7 +80,7 @@ def given_advantages(policy: rollout.Policy) -> update.LossFn:
       batch.trunks,
       branches,
       temperature=1.0,
-      chunk_tokens=update.LossConfig().logp_chunk_tokens,
+      max_logits=update.LossConfig().max_logits,
     )
     loss_NRC = losses.clipped_surrogate(
       logp_NRC,
@@ -119,11 +119,6 @@ class Bench:
       mesh=self.mesh,
       rules=rules,
     )
-    self.prefill_program = jax.jit(
-      lambda params, trunks: self.policy.trunk(
-        params, trunks.tokens_NS, rollout.trunk_positions(trunks)
-      )
-    )
     rate = 1e-4
     self.updater = update.Updater(
       given_advantages(self.policy),
@@ -149,12 +144,15 @@ class Bench:
   def prefill(self, name: str) -> Any:
     """Runs the trunks only."""
     batches = self.sampling[name]
-    return [self.prefill_program(self.params, trunks) for trunks in batches]
+    return [self.sampler.prefill(self.params, trunks) for trunks in batches]
 
   def rollout(self, name: str) -> list[Branches]:
     """Samples every branch."""
-    program = self.sampler.program
-    return [program(self.params, b, self.key) for b in self.sampling[name]]
+    sampler = self.sampler
+    return [
+      sampler.decode(sampler.prefill(self.params, b), b, self.key)[0]
+      for b in self.sampling[name]
+    ]
 
   def update(self, name: str) -> Any:
     """Takes one optimizer step, from the initial parameters."""
@@ -221,7 +219,11 @@ class Bench:
     """Memory of the largest program that a rollout runs."""
     return max(
       measuring.compiled_bytes(
-        self.sampler.program.lower(self.params, trunks, self.key)
+        self.sampler.decode.lower(
+          jax.eval_shape(self.sampler.prefill, self.params, trunks),
+          trunks,
+          self.key,
+        )
       )
       for trunks in _distinct(self.sampling[name])
     )

@@ -59,7 +59,7 @@ class SftConfig:
     validate_every: steps between validations (cross-entropy), the best of
       which gives the stage's result; 0 validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
-    logp_chunk_tokens: see LossConfig.
+    max_logits: see LossConfig.
     instances: which instances are made of a trajectory.
     split: "pretrain" keeps the trajectories of "train" for the RL stages.
     alternate_solve: every other step trains on whole solutions (task
@@ -72,7 +72,7 @@ class SftConfig:
   trunks_per_micro_batch: int = 16
   validate_every: int = 0
   validation_trunks: int = 64
-  logp_chunk_tokens: int = 16384
+  max_logits: int = 1 << 26
   instances: InstanceConfig = InstanceConfig(include_thoughts=True)
   split: Literal["pretrain", "train"] = "train"
   alternate_solve: bool = False

@@ -9,7 +9,7 @@ import flax.struct
 import numpy as np
 
 from srl_jax.reductions import metric
-from srl_jax.types import Array, Branches, Ratio, Scores, Trunks
+from srl_jax.types import Array, Branches, Decoding, Ratio, Scores, Trunks
 
 
 @flax.struct.dataclass
@@ -34,7 +34,14 @@ class RolloutMetrics:
   flat_prompt_tokens: Array = metric(
     "sum", "tokens", "prompt tokens if each sample repeated its context"
   )
-  rollout_s: Array = metric("sum", "s", "time of prefill and decoding")
+  slot_occupancy: Ratio = metric(
+    "ratio", "1", "share of decoding's slot turns that ran a token"
+  )
+  padded_share: Ratio = metric(
+    "ratio", "1", "share of trunk and branch positions without a token"
+  )
+  prefill_s: Array = metric("sum", "s", "time of the pass over the trunks")
+  decode_s: Array = metric("sum", "s", "time of the decoding loop")
   reward_s: Array = metric("sum", "s", "time of scoring")
 
 
@@ -43,6 +50,7 @@ def measure(
   branches: Branches,
   scores: Scores,
   kept_NK: Array,
+  decoding: Decoding,
   xp: types.ModuleType = np,
 ) -> RolloutMetrics:
   """Measures one round; times are 0.
@@ -52,6 +60,7 @@ def measure(
     branches: their R = K * G branches.
     scores: of all branches [N, K, G].
     kept_NK: groups that the filter keeps.
+    decoding: how full the slots were.
     xp: numpy, or jax.numpy inside a program.
   """
   is_scored_NKG = ~xp.isnan(scores.reward_NKG)
@@ -65,6 +74,8 @@ def measure(
   drawn = _sum(xp, branches.is_completion_NRC)
   prompt_NK = trunks.branch_at_NK + trunks.stem_length_NK
   zero = xp.zeros((), xp.float32)
+  positions = trunks.tokens_NS.size + branches.tokens_NRC.size
+  tokens = _sum(xp, trunks.length_N) + _sum(xp, branches.length_NR)
 
   def mean(x, at):
     return Ratio(_sum(xp, xp.where(at, x, 0)), _sum(xp, at))
@@ -84,7 +95,12 @@ def measure(
     tokens_sampled=drawn,
     trunk_tokens=_sum(xp, is_real_NK.any(1) * trunks.length_N),
     flat_prompt_tokens=_sum(xp, is_real_NK * prompt_NK) * samples,
-    rollout_s=zero,
+    slot_occupancy=Ratio(
+      _sum(xp, decoding.busy_N), _sum(xp, decoding.slot_turns_N)
+    ),
+    padded_share=Ratio(positions - tokens, zero + positions),
+    prefill_s=zero,
+    decode_s=zero,
     reward_s=zero,
   )
 

@@ -10,6 +10,8 @@ business.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from concurrent import futures
 from typing import Any, NamedTuple
 
 import jax
@@ -19,9 +21,9 @@ from srl_jax import device_reward, scoring, sharding
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.device_reward import DeviceReward, Targets
 from srl_jax.rewards import Scorer
-from srl_jax.sampler import Sampler
+from srl_jax.sampler import Sampler, Started
 from srl_jax.tokenizers import Tokenizer
-from srl_jax.types import Branches, Scores, Trunks
+from srl_jax.types import Branches, Decoding, Scores, Trunks
 
 
 class Round(NamedTuple):
@@ -30,13 +32,17 @@ class Round(NamedTuple):
   Attributes:
     branches: [N, R, ...].
     scores: [N, K, G].
-    wait_s: seconds spent waiting for the device.
+    decoding: [N].
+    prefill_s: seconds that the device spent on the trunks.
+    decode_s: and on decoding.
     reward_s: seconds spent on scoring, host only.
   """
 
   branches: Branches
   scores: Scores
-  wait_s: float
+  decoding: Decoding
+  prefill_s: float
+  decode_s: float
   reward_s: float
 
 
@@ -64,6 +70,13 @@ class OnDevice:
     return device_reward.encode_targets(batch, self._width)
 
 
+class _Queued(NamedTuple):
+  """What the device works on; `scored` is None if the host has to score."""
+
+  started: Started
+  scored: tuple[Scores, jax.Array] | None
+
+
 class Rounds:
   """Samples and scores batches of trunks."""
 
@@ -82,42 +95,51 @@ class Rounds:
     self._sampler, self._scorer, self._tokenizer = sampler, scorer, tokenizer
     self._mesh, self._rules = mesh, rules
     self._on_device, self._parts = on_device, parts
+    self._clock = futures.ThreadPoolExecutor(1, "rollout clock")
 
   def run(self, params: Any, batch: TrunkBatch, key: jax.Array) -> Round:
     """Samples this process's rows and scores them."""
     parts = _split(batch, self._parts)
+    begin_s = time.monotonic()
     # All parts are queued at once; the device goes through them in order.
-    started = [self._start(params, part, key) for part in parts]
+    queued = [self._start(params, part, key) for part in parts]
+    # In a thread, for this one may be scoring when the device is done.
+    times = self._clock.submit(_device_times, begin_s, queued)
     done = [
-      self._finish(part, arrays)
-      for part, arrays in zip(parts, started, strict=True)
+      self._finish(part, *on_device)
+      for part, on_device in zip(parts, queued, strict=True)
     ]
     merge = lambda *xs: np.concatenate(xs)  # noqa: E731
+    branches, scores, decoding, reward_s = zip(*done, strict=True)
+    prefill_s, decode_s = times.result()
     return Round(
-      jax.tree.map(merge, *(x.branches for x in done)),
-      jax.tree.map(merge, *(x.scores for x in done)),
-      sum(x.wait_s for x in done),
-      sum(x.reward_s for x in done),
+      jax.tree.map(merge, *branches),
+      jax.tree.map(merge, *scores),
+      jax.tree.map(merge, *decoding),
+      prefill_s,
+      decode_s,
+      sum(reward_s),
     )
 
-  def _start(self, params, part, key):
-    branches = self._sampler.start(params, part.trunks, key)
+  def _start(self, params, part, key) -> _Queued:
+    started = self._sampler.start(params, part.trunks, key)
     if self._on_device is None:
-      return branches
+      return _Queued(started, None)
     targets = sharding.put_batch(
       self._on_device.targets(part), self._mesh, self._rules
     )
-    return branches, *self._on_device.program(branches, targets)
+    return _Queued(started, self._on_device.program(started.branches, targets))
 
-  def _finish(self, part, arrays):
-    start_s = time.monotonic()
-    arrays = sharding.local_rows(arrays, self._mesh, self._rules)
+  def _finish(self, part, started, scored):
+    arrays = (started.branches, started.decoding, scored)
+    branches, decoding, scored = sharding.local_rows(
+      arrays, self._mesh, self._rules
+    )
     read_s = time.monotonic()
-    if self._on_device is None:
-      branches = arrays
+    if scored is None:
       scores = self._score(part, branches)
     else:
-      branches, scores, is_scored_NKG = arrays
+      scores, is_scored_NKG = scored
       is_left_NKG = part.trunks.is_real_NK[..., None] & ~is_scored_NKG
       if is_left_NKG.any():
         on_host = self._score(part, branches, is_left_NKG)
@@ -127,13 +149,29 @@ class Rounds:
             for h, d in zip(on_host, scores, strict=True)
           )
         )
-    end_s = time.monotonic()
-    return Round(branches, scores, read_s - start_s, end_s - read_s)
+    return branches, scores, decoding, time.monotonic() - read_s
 
   def _score(self, part, branches, only_NKG=None):
     return scoring.score_branches(
       part, branches, self._tokenizer, self._scorer, only_NKG
     )
+
+
+def _device_times(
+  begin_s: float, queued: Sequence[_Queued]
+) -> tuple[float, float]:
+  """Seconds of prefill and of decoding, all parts together."""
+  prefill_s = decode_s = 0.0
+  for started, scored in queued:
+    jax.block_until_ready(started.prefilled)
+    prefilled_s = time.monotonic()
+    jax.block_until_ready(started.branches)
+    decoded_s = time.monotonic()
+    prefill_s += prefilled_s - begin_s
+    decode_s += decoded_s - prefilled_s
+    jax.block_until_ready(scored)
+    begin_s = time.monotonic()
+  return prefill_s, decode_s
 
 
 def _split(batch: TrunkBatch, parts: int) -> list[TrunkBatch]:

@@ -1,20 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled sampler on a mesh: host trunks in, host branches out.
 
-`rollout.rollout` is the algorithm; this only places its inputs, compiles it
-once per shape and brings the results back.
+`rollout` has the algorithm; this only places its inputs, compiles its two
+halves once per shape and brings the results back.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
 from srl_jax import rollout as rollout_lib
 from srl_jax import sharding
-from srl_jax.types import Branches, Trunks
+from srl_jax.types import Branches, Decoding, Trunks
+
+
+class Started(NamedTuple):
+  """A rollout that may still be under way.
+
+  Attributes:
+    prefilled: an array that is ready when the first half is done.
+    branches: the samples.
+    decoding: how full the slots were.
+  """
+
+  prefilled: jax.Array
+  branches: Branches
+  decoding: Decoding
 
 
 class Sampler:
@@ -33,9 +47,10 @@ class Sampler:
     self._mesh, self._rules = mesh, rules
     self.config, self.stop_ids, self.pad_id = config, stop_ids, pad_id
     self.batch_devices = sharding.batch_devices(mesh, rules)
-    self.program = jax.jit(
+    self.prefill = jax.jit(functools.partial(rollout_lib.prefill, policy))
+    self.decode = jax.jit(
       functools.partial(
-        rollout_lib.rollout,
+        rollout_lib.decode,
         policy,
         config=config,
         stop_ids=stop_ids,
@@ -43,12 +58,15 @@ class Sampler:
       )
     )
 
-  def start(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
+  def start(self, params: Any, trunks: Trunks, key: jax.Array) -> Started:
     """Starts sampling this process's trunks; returns without waiting."""
     trunks = sharding.put_batch(trunks, self._mesh, self._rules)
-    return self.program(params, trunks, key)
+    prefilled = self.prefill(params, trunks)
+    # A small one: what is held on to here stays in memory.
+    smallest = min(jax.tree.leaves(prefilled.trunk), key=lambda x: x.size)
+    return Started(smallest, *self.decode(prefilled, trunks, key))
 
   def sample(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
     """Samples this process's trunks; returns its rows as numpy arrays."""
-    branches = self.start(params, trunks, key)
+    branches = self.start(params, trunks, key).branches
     return sharding.local_rows(branches, self._mesh, self._rules)

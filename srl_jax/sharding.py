@@ -98,6 +98,13 @@ def constrain(
   return jax.lax.with_sharding_constraint(x, rules.spec(axes))
 
 
+def parts(axes: _MeshAxes) -> int:
+  """Over how many devices something split along these mesh axes lies."""
+  sizes = jax.sharding.get_abstract_mesh().shape
+  axes = (axes,) if isinstance(axes, str) else axes or ()
+  return math.prod(sizes.get(axis, 1) for axis in axes)
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   """The sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())

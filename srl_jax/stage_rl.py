@@ -205,8 +205,8 @@ class RlStage:
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, record in enumerate(batch.records):
       depth_NK[n, : len(record.points)] = [p.step for p in record.points]
-    trunks, branches, scores, depth_NK = sharding.gather_rows(
-      (batch.trunks, found.branches, found.scores, depth_NK)
+    trunks, branches, scores, decoding, depth_NK = sharding.gather_rows(
+      (batch.trunks, found.branches, found.scores, found.decoding, depth_NK)
     )
     kept_NK = dynamic_sampling.is_kept(
       scores.reward_NKG, self._config.dynamic_sampling
@@ -223,10 +223,13 @@ class RlStage:
     self._pool.add(groups)
     seen = np.bincount(scores.failure_NKG.ravel(), minlength=len(FAILURES) + 1)
     self._worst_failure = FAILURES[int(seen[1:].argmax())]
-    measured = rollout_metrics.measure(trunks, branches, scores, kept_NK)
+    measured = rollout_metrics.measure(
+      trunks, branches, scores, kept_NK, decoding
+    )
     return dataclasses.replace(
       measured,
-      rollout_s=np.float64(found.wait_s),
+      prefill_s=np.float64(found.prefill_s),
+      decode_s=np.float64(found.decode_s),
       reward_s=np.float64(found.reward_s),
     )
 
@@ -272,7 +275,7 @@ class RlStage:
       )
 
   def programs(self) -> int:
-    programs = [self._sampler.program]
+    programs = [self._sampler.prefill, self._sampler.decode]
     programs += [self._on_device.program] if self._on_device else []
     programs += [self._fused.program] if self._fused else []
     return update.compiled_count(*programs)

@@ -58,9 +58,7 @@ class SftStage:
       )
       for instances in tasks
     ]
-    self.loss_fn = update.sft_loss(
-      run.policy, chunk_tokens=config.logp_chunk_tokens
-    )
+    self.loss_fn = update.sft_loss(run.policy, max_logits=config.max_logits)
 
     def metrics(params, batch):
       return self.loss_fn(params, batch, None)[1]

@@ -64,7 +64,7 @@ def fused_step(
   """
 
   def step(state, trunks, targets, key, number, reference):
-    branches = rollout_lib.rollout(
+    branches, decoding = rollout_lib.rollout(
       policy,
       state.params,
       trunks,
@@ -88,7 +88,7 @@ def fused_step(
     )
     state, of_step = functions.finish(state, sums, number)
     measured = rollout_metrics.measure(
-      trunks, branches, scores, kept_NK, xp=jnp
+      trunks, branches, scores, kept_NK, decoding, xp=jnp
     )
     return state, StepMetrics(measured, of_batches, of_step)
 

@@ -166,10 +166,13 @@ def _step_values(pending: _Pending) -> dict[str, float]:
   values["step_s"] = time.monotonic() - pending.start_s
   tokens = values.get("tokens_sampled", values["tokens_trained"])
   values["tokens_per_s"] = tokens / values["step_s"]
-  if values.get("rollout_s"):
-    values["rollout_tokens_per_s"] = (
-      values["tokens_sampled"] / values["rollout_s"]
-    )
+  # A fused step is one program: its parts have no times of their own.
+  if values.get("decode_s"):
+    for part, tokens in (
+      ("prefill", "trunk_tokens"),
+      ("decode", "tokens_sampled"),
+    ):
+      values[f"{part}_tokens_per_s"] = values[tokens] / values[f"{part}_s"]
   return values
 
 

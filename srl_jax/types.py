@@ -12,7 +12,8 @@ and comments use the same letters:
   R  branches per trunk = K * G   E  head width
   C  branch positions             F  mlp width
   V  vocabulary                   L  layers
-  T  query positions of whichever stream is being run
+  T  query positions of whichever stream is being run; turns of decoding
+  B  slots per trunk in which branches are decoded, at most R
 
 A *trunk* is a problem followed by the expert's steps, laid out once. A
 *branch* hangs off it at a position: it sees the trunk tokens before
@@ -74,6 +75,18 @@ class Branches(NamedTuple):
   is_completion_NRC: Array
   sampler_logp_NRC: Array
   stopped_NR: Array
+
+
+class Decoding(NamedTuple):
+  """How full the slots of a decoding loop were, trunk by trunk.
+
+  Attributes:
+    busy_N: slot turns that ran a token of some branch.
+    slot_turns_N: slot turns in all.
+  """
+
+  busy_N: Array
+  slot_turns_N: Array
 
 
 class Scores(NamedTuple):

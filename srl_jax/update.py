@@ -47,8 +47,8 @@ class LossConfig:
       (Dr. GRPO).
     kl_coefficient: weight of the k3 estimate of KL(policy || reference); the
       reference is the policy at the start of the stage. 0 needs no reference.
-    logp_chunk_tokens: logits are made for so many tokens at a time; 0 for all
-      at once.
+    max_logits: about so many logits of the vocabulary are held at a time; 0
+      for all at once. The result is the same.
   """
 
   surrogate: Literal["clipped", "truncated"] = "clipped"
@@ -61,7 +61,7 @@ class LossConfig:
   divisor_tokens: int = 0
   divide_by_group_std: bool = True
   kl_coefficient: float = 0.0
-  logp_chunk_tokens: int = 16384
+  max_logits: int = 1 << 26
 
   def __post_init__(self):
     if self.aggregation == "fixed_divisor" and self.divisor_tokens < 1:
@@ -148,7 +148,7 @@ def branch_logps(
   branches: Branches,
   *,
   temperature: float,
-  chunk_tokens: int,
+  max_logits: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of every branch token, and the entropy it was drawn from.
 
@@ -158,7 +158,7 @@ def branch_logps(
     trunks: [N, ...].
     branches: [N, R, ...] with R a multiple of K, ordered point by point.
     temperature: the one the tokens were sampled at; 1 for greedy and SFT.
-    chunk_tokens: see `logprobs.token_logps`.
+    max_logits: see `logprobs.token_logps`.
 
   Returns:
     (log-probs, entropies) [N, R, C] in float32 nats; zero at the first token,
@@ -178,11 +178,11 @@ def branch_logps(
     params, tokens_NRC, position_NRC, branch_at_NR, trunk, None
   )
   logp_NRC, entropy_NRC = logprobs.token_logps(
-    functools.partial(policy.logits, params),
+    policy.head(params),
     hidden_NRCD,
     branches.tokens_NRC[..., 1:],
     temperature=temperature,
-    chunk_tokens=chunk_tokens,
+    max_logits=max_logits,
   )
   first = ((0, 0), (0, 0), (1, 0))
   return jnp.pad(logp_NRC, first), jnp.pad(entropy_NRC, first)
@@ -213,7 +213,7 @@ def grpo_loss(
     branch_logps,
     policy,
     temperature=temperature,
-    chunk_tokens=config.logp_chunk_tokens,
+    max_logits=config.max_logits,
   )
 
   def loss_fn(params, batch, reference):
@@ -266,7 +266,7 @@ def _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config):
   )
 
 
-def sft_loss(policy: rollout_lib.Policy, *, chunk_tokens: int) -> LossFn:
+def sft_loss(policy: rollout_lib.Policy, *, max_logits: int) -> LossFn:
   """Cross-entropy per target token of branches written by the expert."""
 
   def loss_fn(params, batch, reference):
@@ -277,7 +277,7 @@ def sft_loss(policy: rollout_lib.Policy, *, chunk_tokens: int) -> LossFn:
       batch.trunks,
       batch.branches,
       temperature=1.0,
-      chunk_tokens=chunk_tokens,
+      max_logits=max_logits,
     )
     counted_NRC = batch.branches.is_completion_NRC
     loss = losses.token_mean(-logp_NRC, counted_NRC)

@@ -38,7 +38,7 @@ def nats_of():
       batch.trunks,
       batch.branches,
       temperature=1.0,
-      chunk_tokens=0,
+      max_logits=0,
     )[0]
 
   def nats_of(trajectories):

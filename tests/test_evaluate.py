@@ -346,5 +346,5 @@ def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
   assert len(set(few)) == 6
   [sampler] = samplers.values()
   # One program for each number of rows, and none for the second turn.
-  assert sampler.program._cache_size() == 2
+  assert sampler.decode._cache_size() == 2
   assert sampler.config == SamplingConfig(samples=1, max_new_tokens=4)

@@ -146,26 +146,41 @@ def test_a_token_sees_its_past_its_trunk_and_nothing_else():
       assert set(np.flatnonzero(seen[r * 5 + t])) == past
 
 
+def test_a_wider_cache_holds_the_same_with_the_oldest_column_in_front():
+  position_NRC = np.array([[[4, 5, 2, 3]]])
+  # Two layers; what stands at a position is its number.
+  k_NRHEC = np.broadcast_to(position_NRC[..., None, None, :], (1, 1, 1, 2, 4))
+  v_NRHCE = np.moveaxis(k_NRHEC, -1, -2)
+  cache = KeyValues((k_NRHEC,) * 2, (v_NRHCE,) * 2, position_NRC)
+  grown = cache.grow(6, 2)
+  assert grown.position.tolist() == [[[2, 3, 4, 5, -1, -1]]]
+  for k, v in zip(grown.k, grown.v, strict=True):
+    assert k.tolist() == [[[[[2, 3, 4, 5, 0, 0]] * 2]]]
+    np.testing.assert_array_equal(np.moveaxis(v, -2, -1), k)
+
+
 @pytest.fixture(scope="module")
 def decoded():
   """Logits [N, R, T, V] of the branches, decoded token by token."""
   position_NRT = branch_positions(BRANCH_AT_NR, 5)
-  trunk = jax.jit(MODEL.trunk)(PARAMS, TRUNK_NS, np.arange(6)[None])
+  params = MODEL.for_decoding(PARAMS)
+  trunk = jax.jit(MODEL.trunk)(params, TRUNK_NS, np.arange(6)[None])
 
   @jax.jit
   def step(cache, slot):
-    hidden, new = MODEL.branch(
-      PARAMS,
+    hidden, cache = MODEL.branch(
+      params,
       jax.lax.dynamic_slice_in_dim(BRANCH_NRT, slot, 1, axis=2),
       jax.lax.dynamic_slice_in_dim(position_NRT, slot, 1, axis=2),
       BRANCH_AT_NR,
       trunk,
       cache,
+      slot,
     )
-    return cache.write(new, slot), MODEL.logits(PARAMS, hidden)[:, :, 0]
+    return cache, MODEL.logits(params, hidden)[:, :, 0]
 
   # Longer than needed, as the sampler's is for all but the longest branch.
-  cache = MODEL.init_cache(1, 2, 8)
+  cache = MODEL.init_cache(trunk, 2, 8)
   assert isinstance(cache, KeyValues)
   logits = []
   for slot in range(5):
@@ -239,7 +254,7 @@ def trunk_gradient(remat):
 
   def total(params):
     kv = model.trunk(params, TRUNK_NS, np.arange(6)[None])
-    return jnp.einsum("LNSHE,S->", kv.k * kv.v, weight)
+    return jnp.einsum("LNHES,LNHSE,S->", kv.k, kv.v, weight)
 
   gradient = jax.grad(total)
   count = str(jax.make_jaxpr(gradient)(PARAMS)).count("remat")
@@ -267,7 +282,7 @@ def test_bfloat16_is_for_activations_and_scores_are_float32():
   hidden, new = jax.eval_shape(
     model.branch, params, BRANCH_NRT, BRANCH_NRT, BRANCH_AT_NR, trunk
   )
-  cache = jax.eval_shape(lambda: model.init_cache(1, 2, 8))
+  cache = jax.eval_shape(lambda trunk: model.init_cache(trunk, 2, 8), trunk)
   assert hidden.dtype == new.k.dtype == cache.k.dtype == jnp.bfloat16
   assert jax.eval_shape(model.logits, params, hidden).dtype == jnp.float32
 

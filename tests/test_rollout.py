@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The sampling loop, with answers that are written down beforehand."""
 
+import dataclasses
 import functools
 
 import jax
@@ -35,10 +36,10 @@ MODEL = ScriptedModel()
 GREEDY = SamplingConfig(samples=1, max_new_tokens=4, temperature=0.0)
 
 
-def sample(
+def sample_and_measure(
   script, trunks, config=GREEDY, *, seed=0, stops=(9,), pad=0, policy=MODEL
 ):
-  branches = run(
+  found = run(
     script,
     trunks,
     jax.random.key(seed),
@@ -47,7 +48,11 @@ def sample(
     stop_ids=stops,
     pad_id=pad,
   )
-  return jax.device_get(branches)
+  return jax.device_get(found)
+
+
+def sample(*args, **kwargs):
+  return sample_and_measure(*args, **kwargs)[0]
 
 
 def test_the_example_of_the_docstring():
@@ -64,6 +69,12 @@ def test_the_example_of_the_docstring():
   ]
   assert got.sampler_logp_NRC.shape == (1, 2, 6)
   assert not got.sampler_logp_NRC[~got.is_completion_NRC].any()
+  for slots, busy, slot_turns in ((0, 7, 8), (1, 7, 7)):
+    config = dataclasses.replace(GREEDY, slots=slots)
+    again, decoding = sample_and_measure(scripted.successor(10), trunks, config)
+    jax.tree.map(np.testing.assert_array_equal, again, got)
+    assert decoding.busy_N.tolist() == [busy]
+    assert decoding.slot_turns_N.tolist() == [slot_turns]
 
 
 def test_positions_go_on_from_the_branch_point():
@@ -284,6 +295,51 @@ def test_samples_do_not_depend_on_the_layout_of_the_batch(layout):
   assert completions(make_trunks(records, **widths), points) == want
 
 
+QUEUE = make_trunks(
+  [
+    record([1, 2, 3], (1, [1], 10), (3, [2, 3], 11), (2, [0, 1, 4], 15)),
+    record([4], (1, [0], 12)),
+  ],
+)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 5, 11])
+def test_samples_do_not_depend_on_the_number_of_slots(slots):
+  config = SamplingConfig(samples=4, max_new_tokens=6)
+  want, _ = sample_and_measure(RANDOM, QUEUE, config, stops=(0,))
+  config = dataclasses.replace(config, slots=slots)
+  got, decoding = sample_and_measure(RANDOM, QUEUE, config, stops=(0,))
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+  # Every token but the last of a branch is run once, in whichever slot.
+  runs_N = np.maximum(want.length_NR - 1, 0).sum(1)
+  np.testing.assert_array_equal(decoding.busy_N, runs_N)
+  # A slot is idle only when its trunk's queue is empty: at most the longest
+  # branch's turns.
+  idle_N = decoding.slot_turns_N[0] - runs_N[0]
+  assert 0 <= idle_N <= slots * (want.length_NR[0].max() - 1)
+
+
+def test_one_slot_runs_one_branch_after_the_other():
+  config = dataclasses.replace(GREEDY, slots=1, max_new_tokens=40)
+  policy = CountingModel()
+  trunks = make_trunks([record([1], (1, [3], 0), (1, [6, 7], 1), (1, [1], 2))])
+  got = sample(scripted.successor(10), trunks, config, policy=policy)
+  jax.effects_barrier()
+  assert got.length_NR.tolist() == [[7, 4, 9]]
+  assert policy.turns == 6 + 3 + 8
+
+
+def test_the_cache_doubles_from_its_start_to_the_longest_row():
+  for start, widths in (
+    (0, [20]),
+    (20, [20]),
+    (64, [20]),
+    (3, [3, 6, 12, 20]),
+    (10, [10, 20]),
+  ):
+    assert rollout_lib._cache_widths(start, 20) == widths
+
+
 def test_more_samples_begin_with_the_same_ones():
   trunks, points = make_trunks([A, B]), [(0, 0), (0, 1), (1, 0)]
   assert completions(trunks, points, 7) == completions(trunks, points)
@@ -320,6 +376,8 @@ def test_trunk_positions_mark_padding():
     ({"top_k": -1}, "top_k=-1 is not allowed"),
     ({"top_p": 0.0}, "top_p=0.0 is not allowed; set it to above 0"),
     ({"top_p": 1.5}, "top_p=1.5 is not allowed"),
+    ({"slots": -1}, "slots=-1 is not allowed; set it to 0 .all at once"),
+    ({"cache_start": -1}, "cache_start=-1 is not allowed"),
   ],
 )
 def test_an_impossible_sampling_config_is_refused(fields, message):

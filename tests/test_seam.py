@@ -54,15 +54,15 @@ def run(trunks, key, config):
   )
 
 
-def sample(trunks, temperature=1.0):
-  config = SamplingConfig(samples=G, max_new_tokens=5, temperature=temperature)
-  return jax.device_get(run(trunks, jax.random.key(1), config))
+def sample(trunks, **changes):
+  config = SamplingConfig(samples=G, max_new_tokens=5, **changes)
+  return jax.device_get(run(trunks, jax.random.key(1), config))[0]
 
 
 @functools.partial(jax.jit, static_argnames="temperature")
 def logps(trunks, branches, temperature):
   return update.branch_logps(
-    MODEL, PARAMS, trunks, branches, temperature=temperature, chunk_tokens=0
+    MODEL, PARAMS, trunks, branches, temperature=temperature, max_logits=0
   )
 
 
@@ -79,7 +79,7 @@ def branches():
 def test_the_sampler_stores_the_log_probs_that_the_trainer_computes(
   temperature,
 ):
-  sampled = sample(TRUNKS, temperature)
+  sampled = sample(TRUNKS, temperature=temperature)
   logp_NRC, entropy_NRC = logps(TRUNKS, sampled, temperature)
   is_drawn = sampled.is_completion_NRC
   np.testing.assert_allclose(
@@ -96,6 +96,21 @@ def test_samples_on_a_shared_trunk_are_those_of_separate_prompts(branches):
     np.testing.assert_array_equal(getattr(flat, name), want, name)
   want = separate_rows(branches.sampler_logp_NRC, TRUNKS)
   np.testing.assert_allclose(flat.sampler_logp_NRC, want, **LOGP)
+
+
+# Slots take over from one another, and the ring goes round, grows, or both:
+# with a start of 2 it grows twice, with a start of 4 after it has gone round.
+@pytest.mark.parametrize(
+  ("slots", "cache_start"), [(3, 0), (0, 2), (3, 2), (2, 4), (1, 1)]
+)
+def test_slots_and_a_growing_cache_change_nothing(branches, slots, cache_start):
+  got = sample(TRUNKS, slots=slots, cache_start=cache_start)
+  for name in ("tokens_NRC", "length_NR", "stopped_NR", "is_completion_NRC"):
+    want = getattr(branches, name)
+    np.testing.assert_array_equal(getattr(got, name), want, name)
+  np.testing.assert_allclose(
+    got.sampler_logp_NRC, branches.sampler_logp_NRC, **LOGP
+  )
 
 
 def test_samples_do_not_depend_on_padding_and_on_other_rows(branches):
@@ -177,7 +192,7 @@ def test_the_first_update_has_ratio_one_and_the_gradient_of_reinforce(batch):
       batch.trunks,
       batch.branches,
       temperature=1.0,
-      chunk_tokens=0,
+      max_logits=0,
     )
     return -(weight_NRC * logp_NRC).sum()
 

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from srl_jax import optim, sharding, update
 from srl_jax.models import LanguageModel
+from srl_jax.ops import logprobs
 from srl_jax.rollout import SamplingConfig
 from srl_jax.sampler import Sampler
 from srl_jax.sharding import MESH_AXES, MeshConfig, ShardingRules
@@ -191,7 +192,8 @@ def train(mesh):
       first=first,
       last=jax.tree.map(lambda x: x.sharding, state),
       programs=(
-        sampler.program._cache_size(),
+        sampler.prefill._cache_size(),
+        sampler.decode._cache_size(),
         updater.accumulate._cache_size(),
         updater.finish._cache_size(),
       ),
@@ -290,7 +292,7 @@ def test_moments_live_with_their_parameters(eight):
 
 @pytest.mark.parametrize("run", ["one", "eight"])
 def test_three_steps_need_one_program_each(run, request):
-  assert request.getfixturevalue(run).programs == (1, 1, 1)
+  assert request.getfixturevalue(run).programs == (1, 1, 1, 1)
 
 
 def test_without_tensor_parallelism_odd_heads_are_fine():
@@ -305,3 +307,42 @@ def test_without_tensor_parallelism_odd_heads_are_fine():
   )
   spec = params["blocks"]["attention"]["k"].sharding.spec
   assert spec == PartitionSpec(None, "fsdp", None, None)
+
+
+def test_a_split_vocabulary_is_scored_where_its_rows_lie():
+  mesh = sharding.make_mesh(MeshConfig(data=2, tensor=4))
+  rng = np.random.default_rng(0)
+  # Two blocks on each of four devices.
+  table_VD = rng.standard_normal((8192, 4)).astype(np.float32)
+  hidden_NRCD = rng.standard_normal((2, 3, 5, 4)).astype(np.float32)
+  tokens_NRC = rng.integers(0, 8192, (2, 3, 5))
+
+  def total(table_VD, hidden_NRCD, devices):
+    logp_NRC, _ = logprobs.token_logps(
+      logprobs.Head(table_VD, devices),
+      hidden_NRCD,
+      tokens_NRC,
+      temperature=1.0,
+      max_logits=1024 * 4 * 30,
+    )
+    return logp_NRC.sum()
+
+  grad = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
+  want = grad(table_VD, hidden_NRCD, 1)
+  with jax.set_mesh(mesh):
+    devices = sharding.parts(RULES.vocab)
+    placed = (
+      jax.device_put(table_VD, NamedSharding(mesh, RULES.spec(("vocab",)))),
+      jax.device_put(hidden_NRCD, NamedSharding(mesh, RULES.spec(("batch",)))),
+    )
+    got = grad(*placed, devices)
+    program = grad.lower(*placed, devices).compile().as_text()
+  assert devices == 4
+  # Sums of 30 log-probs of about -9, block by block.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5),
+    got,
+    want,
+  )
+  assert "all-gather" not in program
+  assert got[1][0].sharding.is_equivalent_to(placed[0].sharding, 2)

@@ -92,7 +92,8 @@ def in_pieces(mesh, dynamic, key):
   sampler = Sampler(
     MODEL, SAMPLING, stop_ids=STOPS, pad_id=PAD, mesh=mesh, rules=RULES
   )
-  branches = sampler.sample(state.params, TRUNKS, key)
+  started = sampler.start(state.params, TRUNKS, key)
+  branches, decoding = jax.device_get(started[1:])
   scores = score(branches, TARGETS, np)
   kept_NK = dynamic_sampling.is_kept(scores.reward_NKG, dynamic)
   groups = dynamic_sampling.make_groups(
@@ -107,7 +108,9 @@ def in_pieces(mesh, dynamic, key):
   batches = dynamic_sampling.pack(groups, trunks=2, points=2, step=0)
   batches = [sharding.put_batch(batch, mesh, RULES) for batch in batches]
   state, of_batches, of_step = updater.step(state, batches, 0)
-  measured = rollout_metrics.measure(TRUNKS, branches, scores, kept_NK)
+  measured = rollout_metrics.measure(
+    TRUNKS, branches, scores, kept_NK, decoding
+  )
   values = reduce_metrics([measured])
   values |= reduce_metrics(of_batches) | reduce_metrics([of_step])
   return state.params, values, kept_NK

@@ -287,7 +287,7 @@ def test_sft_is_cross_entropy_of_the_experts_tokens():
   batch = groups(
     [[[[0, 1]], [[2]]], [[[3]], None]], np.zeros((2, 2, 1)), points=2
   )
-  loss_fn = update.sft_loss(MODEL, chunk_tokens=0)
+  loss_fn = update.sft_loss(MODEL, max_logits=0)
   loss, metrics = jax.jit(loss_fn)(SCRIPT, batch, None)
   # Tokens after 0: 0, 1, 2 and 3. The stems are given, not predicted.
   np.testing.assert_allclose(loss.numerator, -np.log(P).sum(), **CLOSE)
@@ -374,7 +374,7 @@ def same_width(batches):
   "config",
   [
     LossConfig(),
-    LossConfig(aggregation="token_mean", logp_chunk_tokens=4),
+    LossConfig(aggregation="token_mean", max_logits=4),
     LossConfig(aggregation="fixed_divisor", divisor_tokens=3),
   ],
   ids=lambda config: config.aggregation,
@@ -478,7 +478,7 @@ def test_the_old_state_is_given_up():
 
 
 branch_logps = functools.partial(
-  update.branch_logps, MODEL, temperature=1.0, chunk_tokens=0
+  update.branch_logps, MODEL, temperature=1.0, max_logits=0
 )
 
 

@@ -5,7 +5,6 @@ from srl_jax.models.transformer import (
   KeyValues,
   LanguageModel,
   ModelConfig,
-  init_cache,
 )
 
-__all__ = ["KeyValues", "LanguageModel", "ModelConfig", "init_cache"]
+__all__ = ["KeyValues", "LanguageModel", "ModelConfig"]

@@ -8,6 +8,7 @@ key/value heads, M query heads per key/value head, E head width, F mlp width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,22 @@ class RMSNorm(Module):
     return (x32 * scale_D.astype(jnp.float32)).astype(x.dtype)
 
 
+class Cache(NamedTuple):
+  """What a branch has run so far, and where its next tokens go.
+
+  Attributes:
+    k_NRHEC: keys; `column` onwards is overwritten.
+    v_NRHCE: values.
+    position_NRC: of the tokens, those about to be written included.
+    column: first entry to write.
+  """
+
+  k_NRHEC: jax.Array
+  v_NRHCE: jax.Array
+  position_NRC: jax.Array
+  column: jax.Array
+
+
 class Attention(Module):
   """Grouped-query attention to the given sources and to the stream itself."""
 
@@ -77,15 +94,31 @@ class Attention(Module):
     x_NRTD: jax.Array,
     position_NRT: jax.Array,
     sources: Sequence[Source],
+    cache: Cache | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns (output [N, R, T, D], keys, values [N, R, T, H, E])."""
+    """Returns (output [N, R, T, D], keys [.., E, T], values [.., T, E]).
+
+    With a cache the keys and values are all of the cache, these tokens' own
+    written into it. What is read is what was written, or XLA would copy the
+    cache at every turn of a decoding loop to keep the old one.
+    """
     groups = self.heads // self.kv_heads
     q_NRTHME = self._project("q", x_NRTD, (self.kv_heads, groups))
     k_NRTHE = self._project("k", x_NRTD, (self.kv_heads,))
     v_NRTHE = self._project("v", x_NRTD, (self.kv_heads,))
     q_NRTHME = rotate(q_NRTHME, position_NRT, self.rope_theta)
     k_NRTHE = rotate(k_NRTHE, position_NRT, self.rope_theta)
-    own = Source(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
+    k_NRHET = jnp.moveaxis(k_NRTHE, 2, -1)
+    v_NRHTE = jnp.moveaxis(v_NRTHE, 2, -2)
+    own = Source(k_NRHET, v_NRHTE, position_NRT, position_NRT)
+    if cache is not None:
+      write = jax.lax.dynamic_update_slice_in_dim
+      own = Source(
+        write(cache.k_NRHEC, k_NRHET, cache.column, axis=4),
+        write(cache.v_NRHCE, v_NRHTE, cache.column, axis=3),
+        cache.position_NRC,
+        position_NRT,
+      )
     out_NRTHME = attend(q_NRTHME, [*sources, own], max_logits=self.max_logits)
     width = x_NRTD.shape[-1]
     out_HMED = self.weight(
@@ -95,7 +128,7 @@ class Attention(Module):
       fan_in=self.heads * self.head_width,
     )
     out_NRTD = jnp.einsum("NRTHME,HMED->NRTD", out_NRTHME, out_HMED)
-    return out_NRTD, k_NRTHE, v_NRTHE
+    return out_NRTD, own.k, own.v
 
   def _project(self, name, x_NRTD, heads):
     width = x_NRTD.shape[-1]

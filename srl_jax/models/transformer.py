@@ -12,6 +12,7 @@ Positions decide everything: -1 marks padding, wherever it lies.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -19,8 +20,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from srl_jax.models import layers
-from srl_jax.ops import attention
-from srl_jax.sharding import ShardingRules, constrain
+from srl_jax.ops import attention, logprobs
+from srl_jax.sharding import ShardingRules, constrain, parts
 
 _REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -86,22 +87,36 @@ class ModelConfig:
 class KeyValues(NamedTuple):
   """Keys and values of all layers, with the positions of the tokens.
 
-  Of a trunk: k and v are [L, N, S, H, E], position [N, S]. Of branches:
-  [L, N, R, C, H, E] and [N, R, C]. Keys are already rotated; position -1
+  Of a trunk: k is [L, N, H, E, S], v [L, N, H, S, E], position [N, S]. Of
+  branches: [L, N, R, H, E, C], [L, N, R, H, C, E] and [N, R, C]. For decoding,
+  k and v are tuples of L arrays instead. Keys are already rotated; position -1
   marks an entry that holds no token.
   """
 
-  k: jax.Array
-  v: jax.Array
+  k: Any
+  v: Any
   position: jax.Array
 
-  def write(self, new: KeyValues, slot: jax.Array) -> KeyValues:
-    """Writes the entries of branch tokens at branch position `slot`."""
-    update = jax.lax.dynamic_update_slice_in_dim
+  def forget(self, rows_NR: jax.Array) -> KeyValues:
+    """Empties the rows that are marked True."""
+    is_gone_NR1 = rows_NR[..., None]
+    return self._replace(position=jnp.where(is_gone_NR1, -1, self.position))
+
+  def grow(self, width: int, oldest: jax.Array) -> KeyValues:
+    """Makes room for `width` columns; the `oldest` one comes to the front."""
+
+    def wider(axis, fill=0):
+      def of_array(x):
+        room = [(0, 0)] * x.ndim
+        room[axis] = (0, width - x.shape[axis])
+        return jnp.pad(jnp.roll(x, -oldest, axis), room, constant_values=fill)
+
+      return of_array
+
     return KeyValues(
-      update(self.k, new.k, slot, axis=3),
-      update(self.v, new.v, slot, axis=3),
-      update(self.position, new.position, slot, axis=2),
+      jax.tree.map(wider(-1), self.k),
+      jax.tree.map(wider(-2), self.v),
+      wider(-1, -1)(self.position),
     )
 
 
@@ -110,7 +125,7 @@ class _Block(nn.Module):
   rules: ShardingRules
 
   @nn.compact
-  def __call__(self, x_NRTD, position_NRT, views, trunk_kv, cache_kv):
+  def __call__(self, x_NRTD, position_NRT, trunk_view, cache_view, *kvs):
     c = self.config
     dtypes = {"dtype": c.dtype, "param_dtype": c.param_dtype}
     norm = {**dtypes, "epsilon": c.norm_epsilon}
@@ -124,13 +139,11 @@ class _Block(nn.Module):
       use_bias=c.qkv_bias,
       max_logits=c.attention_logits,
     )
-    sources = [
-      attention.Source(*kv, *view)
-      for kv, view in zip((trunk_kv, cache_kv), views, strict=True)
-      if kv is not None
-    ]
+    trunk_kv, cache_kv = kvs
+    sources = [attention.Source(*trunk_kv, *trunk_view)] if trunk_kv else []
+    cache = layers.Cache(*cache_kv, *cache_view) if cache_kv else None
     h_NRTD = layers.RMSNorm(**norm, name="attention_norm")(x_NRTD)
-    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources)
+    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources, cache)
     x_NRTD = x_NRTD + h_NRTD
     h_NRTD = layers.RMSNorm(**norm, name="mlp_norm")(x_NRTD)
     h_NRTD = layers.GatedMLP(**dtypes, name="mlp", hidden=c.d_mlp)(h_NRTD)
@@ -139,24 +152,31 @@ class _Block(nn.Module):
 
 
 class Transformer(nn.Module):
-  """The module behind `LanguageModel`; see there for the methods."""
+  """The module behind `LanguageModel`; see there for the methods.
+
+  Its layers are stacked ("blocks"), or apart ("layers_0", ...) for decoding.
+  """
 
   config: ModelConfig
   rules: ShardingRules
+  is_stacked: bool = True
 
   def setup(self):
     c = self.config
-    block = _Block
-    if c.remat != "none":
-      block = nn.remat(block, prevent_cse=False, policy=_REMAT[c.remat])
-    self.blocks = nn.scan(
-      block,
-      length=c.n_layers,
-      variable_axes={"params": 0},
-      split_rngs={"params": True},
-      in_axes=(nn.broadcast, nn.broadcast, 0, 0),
-      metadata_params={nn.PARTITION_NAME: "layers"},
-    )(c, self.rules)
+    if self.is_stacked:
+      block = _Block
+      if c.remat != "none":
+        block = nn.remat(block, prevent_cse=False, policy=_REMAT[c.remat])
+      self.blocks = nn.scan(
+        block,
+        length=c.n_layers,
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, 0),
+        metadata_params={nn.PARTITION_NAME: "layers"},
+      )(c, self.rules)
+    else:
+      self.layers = [_Block(c, self.rules) for _ in range(c.n_layers)]
     normal = nn.initializers.normal(c.d_model**-0.5)
     self.embedding_VD = self._table("embedding", ("vocab", "embed"), normal)
     if not c.tie_embeddings:
@@ -179,78 +199,92 @@ class Transformer(nn.Module):
     n, s = tokens_NS.shape
     position_NS = jnp.broadcast_to(jnp.arange(s), (n, s))
     x_NRTD, _ = self._run(tokens_NS[:, None], position_NS[:, None])
-    return self.logits(x_NRTD)
+    return x_NRTD, self.head()
 
   def trunk(self, tokens_NS, position_NS):
     _, (k, v) = self._run(tokens_NS[:, None], position_NS[:, None])
-    return KeyValues(k[:, :, 0], v[:, :, 0], position_NS)
-
-  def branch(self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache):
-    x_NRTD, (k, v) = self._run(
-      tokens_NRT, position_NRT, trunk, branch_at_NR, cache
+    # The one branch of a trunk is the trunk.
+    first = functools.partial(jnp.squeeze, axis=-4)
+    return KeyValues(
+      jax.tree.map(first, k), jax.tree.map(first, v), position_NS
     )
-    return x_NRTD, KeyValues(k, v, position_NRT)
 
-  def _run(
-    self,
-    tokens,
-    position,
-    trunk=None,
-    branch_at=None,
-    cache=None,
+  def branch(
+    self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache, column
   ):
-    x_NRTD = jnp.asarray(self.embedding_VD, self.config.dtype)[tokens]
-    x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
-    # Per source: positions of its keys, and how far each query may look.
-    views = (
-      trunk and (trunk.position, branch_at[..., None] - 1),
-      cache and (cache.position, position),
-    )
-    x_NRTD, kv = self.blocks(
-      x_NRTD,
-      position,
-      views,
-      trunk and (trunk.k, trunk.v),
+    position_NRC = position_NRT
+    if cache is not None:
+      position_NRC = jax.lax.dynamic_update_slice_in_dim(
+        cache.position, position_NRT, column, axis=2
+      )
+    x_NRTD, (k, v) = self._run(
+      tokens_NRT,
+      position_NRT,
+      # How far each query may look.
+      (trunk.position, branch_at_NR[..., None] - 1),
+      (position_NRC, column),
+      (trunk.k, trunk.v),
       cache and (cache.k, cache.v),
     )
-    return self.final_norm(x_NRTD), kv
+    return x_NRTD, KeyValues(k, v, position_NRC)
 
-  def logits(self, hidden_D):
+  def _run(self, tokens, position, *views_and_kvs):
+    trunk_view, cache_view, *kvs = views_and_kvs or (None,) * 4
+    x_NRTD = jnp.asarray(self.embedding_VD, self.config.dtype)[tokens]
+    x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
+    if self.is_stacked:
+      x_NRTD, kv = self.blocks(x_NRTD, position, trunk_view, cache_view, *kvs)
+      return self.final_norm(x_NRTD), kv
+    made = []
+    for i, layer in enumerate(self.layers):
+      of_layer = [kv and tuple(x[i] for x in kv) for kv in kvs]
+      x_NRTD, kv = layer(x_NRTD, position, trunk_view, cache_view, *of_layer)
+      made.append(kv)
+    return self.final_norm(x_NRTD), tuple(zip(*made, strict=True))
+
+  def head(self):
     table = self.embedding_VD if self.config.tie_embeddings else self.head_VD
-    return jnp.einsum(
-      "...D,VD->...V",
-      hidden_D,
-      jnp.asarray(table, self.config.dtype),
-      preferred_element_type=jnp.float32,
-    )
+    return jnp.asarray(table, self.config.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class LanguageModel:
   """Pure functions of (params, arrays), which is all that other code sees.
 
-  Anything with the methods `trunk`, `branch`, `logits` and `init_cache` can
-  stand in for it (see `srl_jax.testing.ScriptedModel`).
+  Anything with the methods of `rollout.Policy` can stand in for it (see
+  `srl_jax.testing.ScriptedModel`).
   """
 
   config: ModelConfig
   rules: ShardingRules = ShardingRules()
 
-  @property
-  def _module(self) -> Transformer:
-    return Transformer(self.config, self.rules)
+  def _apply(self, params, *args, method):
+    module = Transformer(self.config, self.rules, "blocks" in params)
+    return module.apply({"params": params}, *args, method=method)
 
   def init(self, key: jax.Array) -> Any:
     """Random parameters, boxed with their logical axis names."""
-    return self._module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+    module = Transformer(self.config, self.rules)
+    return module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+  def for_decoding(self, params: Any) -> Any:
+    """The same parameters as a decoding loop wants them.
+
+    In the compute dtype and layer by layer, so that no turn of the loop casts
+    them or copies a slice of them. The other methods take either form.
+    """
+    dtype = jnp.dtype(self.config.dtype)
+    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    stacked = params.pop("blocks")
+    for i in range(self.config.n_layers):
+      params[f"layers_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
+    return params
 
   def trunk(
     self, params: Any, tokens_NS: jax.Array, position_NS: jax.Array
   ) -> KeyValues:
     """Keys and values of the trunks, computed once for all branches."""
-    return self._module.apply(
-      {"params": params}, tokens_NS, position_NS, method="trunk"
-    )
+    return self._apply(params, tokens_NS, position_NS, method="trunk")
 
   def branch(
     self,
@@ -260,44 +294,51 @@ class LanguageModel:
     branch_at_NR: jax.Array,
     trunk: KeyValues,
     cache: KeyValues | None = None,
+    column: jax.Array | None = None,
   ) -> tuple[jax.Array, KeyValues]:
     """Hidden states [N, R, T, D] of branch tokens, and their keys and values.
 
     A token sees the trunk before `branch_at_NR`, the cached tokens of its
-    branch and the given ones, each up to its own position.
+    branch and the given ones, each up to its own position. With a cache, the
+    new ones are written into it at `column`, and all of it is returned.
     """
-    return self._module.apply(
-      {"params": params},
+    return self._apply(
+      params,
       tokens_NRT,
       position_NRT,
       branch_at_NR,
       trunk,
       cache,
+      column,
       method="branch",
     )
 
   def logits(self, params: Any, hidden_D: jax.Array) -> jax.Array:
     """Float32 logits [..., V] of hidden states [..., D]."""
-    return self._module.apply({"params": params}, hidden_D, method="logits")
+    return logprobs.logits(self.head(params), hidden_D)
 
-  def init_cache(self, trunks: int, branches: int, width: int) -> KeyValues:
-    """An empty branch cache of `width` positions."""
-    return init_cache(self.config, trunks, branches, width, self.rules)
+  def head(self, params: Any) -> logprobs.Head:
+    """The output layer, for scoring tokens block by block."""
+    table_VD = self._apply(params, method="head")
+    return logprobs.Head(table_VD, parts(self.rules.vocab))
 
+  def init_cache(
+    self, trunk: KeyValues, branches: int, width: int
+  ) -> KeyValues:
+    """An empty cache of `width` positions for the branches of each trunk."""
+    n = trunk.position.shape[0]
 
-def init_cache(
-  config: ModelConfig,
-  trunks: int,
-  branches: int,
-  width: int,
-  rules: ShardingRules,
-) -> KeyValues:
-  """An empty cache: zeros, every position -1."""
-  shape = (config.n_layers, trunks, branches, width)
-  axes = ("layers", "batch", None, None, "kv_heads", None)
-  zeros = jnp.zeros(
-    (*shape, config.n_kv_heads, config.head_width), jnp.dtype(config.dtype)
-  )
-  zeros = constrain(zeros, axes, rules)
-  position_NRC = jnp.full(shape[1:], -1, jnp.int32)
-  return KeyValues(zeros, zeros, position_NRC)
+    def zeros(shape_of):
+      def of_array(x):
+        *layers, _, h, y, z = x.shape
+        shape = (*layers, n, branches, h, *shape_of(y, z))
+        axes = (*(None for _ in layers), "batch", None, "kv_heads", None, None)
+        return constrain(jnp.zeros(shape, x.dtype), axes, self.rules)
+
+      return of_array
+
+    return KeyValues(
+      jax.tree.map(zeros(lambda e, _: (e, width)), trunk.k),
+      jax.tree.map(zeros(lambda _, e: (width, e)), trunk.v),
+      jnp.full((n, branches, width), -1, jnp.int32),
+    )

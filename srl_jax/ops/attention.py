@@ -7,11 +7,14 @@ decided by positions alone, in one function that sampler, scorer and trainer
 share: a key at position -1 is padding, wherever it lies in the array.
 
 Axes: N trunks, R branches, T queries, H key/value heads, M query heads per
-key/value head, E head width; X is the key axis of a source (S or C).
+key/value head, E head width; X is the key axis of a source (S or C). Keys are
+stored [.., E, X] and values [.., X, E], as the matrix products read them:
+decoding reads a cache at every turn, and does not transpose it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,8 +30,8 @@ class Source(NamedTuple):
   """Keys and values, where they stand, and how far each query may look.
 
   Attributes:
-    k: [N, S, H, E] when shared by all branches, else [N, R, C, H, E].
-    v: as k.
+    k: [N, H, E, S] when shared by all branches, else [N, R, H, E, C].
+    v: [N, H, S, E] or [N, R, H, C, E].
     position: of the keys, [N, S] or [N, R, C]; -1 for what holds no token.
     limit_NRT: a query sees the keys at positions up to this one; T may be 1.
       Its own position in its own stream, `branch_at` - 1 in the trunk, -1 for
@@ -122,37 +125,58 @@ def attend(
 def _attend(q_NRTHME, sources):
   # Float32 from here to the weights: a bf16 softmax loses the tail.
   logits = [_logits(q_NRTHME, source) for source in sources]
-  peak = logits[0].max(axis=-1)
-  for x in logits[1:]:
-    peak = jnp.maximum(peak, x.max(axis=-1))
-  peak = jax.lax.stop_gradient(peak)[..., None]
-  weights = [jnp.exp(x - peak) for x in logits]
-  total_NRTHM = sum(x.sum(axis=-1) for x in weights)
-  total_NRTHM = jnp.moveaxis(total_NRTHM, (1, 2), (3, 4))
+  peaks = [
+    _reorder(x.max(axis=-1), _rows(s), "NRTHM")
+    for x, s in zip(logits, sources, strict=True)
+  ]
+  peak_NRTHM = jax.lax.stop_gradient(functools.reduce(jnp.maximum, peaks))
+  weights = [
+    jnp.exp(x - _reorder(peak_NRTHM, "NRTHM", _rows(s))[..., None])
+    for x, s in zip(logits, sources, strict=True)
+  ]
+  total_NRTHM = sum(
+    _reorder(x.sum(axis=-1), _rows(s), "NRTHM")
+    for x, s in zip(weights, sources, strict=True)
+  )
   out = sum(_mix(w, s) for w, s in zip(weights, sources, strict=True))
   return (out / total_NRTHM[..., None]).astype(q_NRTHME.dtype)
 
 
+def _rows(source: Source) -> str:
+  """The order in which one matrix product per key/value head comes out."""
+  return "NHRTM" if source.k.ndim == 4 else "NRHTM"
+
+
+def _reorder(x: jax.Array, axes: str, wanted: str) -> jax.Array:
+  return jnp.transpose(x, [axes.index(axis) for axis in wanted])
+
+
 def _logits(q_NRTHME: jax.Array, source: Source) -> jax.Array:
-  keys = "NSHE" if source.k.ndim == 4 else "NRSHE"
-  logits_NHMRTS = jnp.einsum(
-    f"NRTHME,{keys}->NHMRTS",
+  """Masked logits, in the order `_rows` and then along the keys."""
+  keys = "NHEX" if source.k.ndim == 4 else "NRHEX"
+  logits = jnp.einsum(
+    f"NRTHME,{keys}->{_rows(source)}X",
     q_NRTHME,
     source.k,
     preferred_element_type=jnp.float32,
   )
-  logits_NHMRTS *= q_NRTHME.shape[-1] ** -0.5
+  logits *= q_NRTHME.shape[-1] ** -0.5
   # Masked last: arithmetic on _MASKED, fused and rounded once instead of
   # twice, would leave a rest that overflows in exp.
-  is_visible_N11RTX = is_visible(source)[:, None, None]
-  return jnp.where(is_visible_N11RTX, logits_NHMRTS, _MASKED)
+  heads = [_rows(source).index(axis) for axis in "HM"]
+  is_seen = jnp.expand_dims(is_visible(source), heads)
+  return jnp.where(is_seen, logits, _MASKED)
 
 
-def _mix(weights_NHMRTX: jax.Array, source: Source) -> jax.Array:
-  values = "NXHE" if source.v.ndim == 4 else "NRXHE"
-  return jnp.einsum(
-    f"NHMRTX,{values}->NRTHME",
-    weights_NHMRTX.astype(source.v.dtype),
+def _mix(weights: jax.Array, source: Source) -> jax.Array:
+  values = "NHXE" if source.v.ndim == 4 else "NRHXE"
+  rows = _rows(source)
+  # In this order the product is one; in another, XLA on CPU falls back to
+  # loops that take ten times as long.
+  out = jnp.einsum(
+    f"{rows}X,{values}->{rows}E",
+    weights.astype(source.v.dtype),
     source.v,
     preferred_element_type=jnp.float32,
   )
+  return _reorder(out, f"{rows}E", "NRTHME")

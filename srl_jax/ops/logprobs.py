@@ -1,52 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Log-probs of given tokens without ever holding [tokens, V] in float32."""
+"""Log-probs of given tokens without ever holding [tokens, V] in float32.
+
+The softmax over the vocabulary is summed up block by block, as blockwise
+attention does over keys (Milakov and Gimelshein 2018, online normaliser), and
+each block of logits is computed anew in the backward pass. So the gradient of
+a block of the output table is made at once for all tokens, and memory depends
+neither on tokens * V nor on how often a gradient of the table is added up.
+
+Axes beside the legend's: Y devices that the vocabulary is split over, X blocks
+of each, W tokens of a block.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+# Wide enough for full-speed matrix products, whatever the number of tokens.
+_WIDEST = 8192
+_NARROWEST = 1024
+
+
+class Head(NamedTuple):
+  """The output layer of a model.
+
+  Attributes:
+    table_VD: the logit of token v is the product of row v and the state.
+    devices: over how many devices the vocabulary is split, evenly.
+  """
+
+  table_VD: jax.Array
+  devices: int = 1
+
+
+def logits(head: Head, hidden_D: jax.Array) -> jax.Array:
+  """Float32 logits [..., V] of hidden states [..., D]."""
+  return jnp.einsum(
+    "...D,VD->...V",
+    hidden_D,
+    head.table_VD,
+    preferred_element_type=jnp.float32,
+  )
+
 
 def token_logps(
-  logits_fn: Callable[[jax.Array], jax.Array],
+  head: Head,
   hidden_NRCD: jax.Array,
   tokens_NRC: jax.Array,
   *,
   temperature: float,
-  chunk_tokens: int,
+  max_logits: int,
 ) -> tuple[jax.Array, jax.Array]:
   """Log-prob of each token and entropy of the distribution it came from.
 
-  Logits are made for about `chunk_tokens` tokens at a time, in forward and
-  backward (they are recomputed there). Chunks run along C, so that the
-  sharding of N stays as it is.
-
   Args:
-    logits_fn: hidden states [..., D] to logits [..., V]; may close over
-      parameters, gradients flow into them.
+    head: gradients flow into its table.
     hidden_NRCD: states that predict `tokens_NRC`, position by position.
     tokens_NRC: the tokens to score.
     temperature: divides the logits, as it did when the tokens were drawn.
-    chunk_tokens: upper bound of N * R * (positions per chunk), unless a
-      single position already exceeds it; 0 means all at once.
+    max_logits: about so many logits are held at a time, in forward and
+      backward: the vocabulary is done in blocks if all at once would be more,
+      and if need be positions too, so that the sharding of N stays as it is.
+      0 for all at once.
 
   Returns:
     (log-probs, entropies), float32 nats, both [N, R, C].
   """
-
-  def score(hidden, tokens):
-    logits = logits_fn(hidden).astype(jnp.float32) / temperature
-    logp = jax.nn.log_softmax(logits)
-    chosen = jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
-    entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-    return chosen, jax.lax.stop_gradient(entropy)
-
   n, r, length, width = hidden_NRCD.shape
-  chunk = max(1, chunk_tokens // (n * r)) if chunk_tokens else length
+  vocab = head.table_VD.shape[0]
+  if not max_logits or n * r * length * vocab <= max_logits:
+    return _score(head, hidden_NRCD, tokens_NRC, temperature)
+  block = _block_width(vocab // head.devices)
+  table_XYWD = head.table_VD.reshape(head.devices, -1, block, width)
+  table_XYWD = jnp.moveaxis(table_XYWD, 1, 0)
+
+  def score(xs):
+    return _score_in_blocks(table_XYWD, *xs, temperature)
+
+  chunk = max(1, max_logits // (n * r * block * head.devices))
   if chunk >= length:
-    return score(hidden_NRCD, tokens_NRC)
+    return score((hidden_NRCD, tokens_NRC))
   count = -(-length // chunk)
   pad = count * chunk - length
   hidden = jnp.pad(hidden_NRCD, ((0, 0), (0, 0), (0, pad), (0, 0)))
@@ -55,9 +90,63 @@ def token_logps(
     jnp.moveaxis(hidden.reshape(n, r, count, chunk, width), 2, 0),
     jnp.moveaxis(tokens.reshape(n, r, count, chunk), 2, 0),
   )
-  scored = jax.lax.map(jax.checkpoint(lambda xs: score(*xs)), chunks)
+  scored = jax.lax.map(jax.checkpoint(score), chunks)
   logp, entropy = (
     jnp.moveaxis(x, 0, 2).reshape(n, r, count * chunk)[:, :, :length]
     for x in scored
   )
   return logp, entropy
+
+
+def _score(head, hidden_NRCD, tokens_NRC, temperature):
+  logp = jax.nn.log_softmax(logits(head, hidden_NRCD) / temperature)
+  chosen = jnp.take_along_axis(logp, tokens_NRC[..., None], axis=-1)[..., 0]
+  entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
+  return chosen, jax.lax.stop_gradient(entropy)
+
+
+def _block_width(vocab: int) -> int:
+  """The widest even division of the vocabulary, or all if none will do."""
+  for width in range(min(_WIDEST, vocab), _NARROWEST - 1, -1):
+    if vocab % width == 0:
+      return width
+  return vocab
+
+
+def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature):
+  blocks, devices, width, _ = table_XYWD.shape
+  # What the table's rows of the first block stand for.
+  first_YW = jnp.arange(devices)[:, None] * (blocks * width) + jnp.arange(width)
+
+  def add(sums, xs):
+    block, table_YWD = xs
+    peak, total, chosen, weighted = sums
+    logits_NRCYW = jnp.einsum(
+      "NRCD,YWD->NRCYW",
+      hidden_NRCD,
+      table_YWD,
+      preferred_element_type=jnp.float32,
+    )
+    logits_NRCYW /= temperature
+    wider = lambda x: x[..., None, None]  # noqa: E731
+    highest = jnp.maximum(peak, logits_NRCYW.max((-2, -1)))
+    highest = jax.lax.stop_gradient(highest)
+    odds_NRCYW = jnp.exp(logits_NRCYW - wider(highest))
+    shrink = jnp.exp(peak - highest)
+    is_it_NRCYW = first_YW + block * width == wider(tokens_NRC)
+    chosen += jnp.where(is_it_NRCYW, logits_NRCYW, 0).sum((-2, -1))
+    total = total * shrink + odds_NRCYW.sum((-2, -1))
+    product = jax.lax.stop_gradient(odds_NRCYW * logits_NRCYW)
+    weighted = weighted * shrink + product.sum((-2, -1))
+    return (highest, total, chosen, weighted), None
+
+  zeros = jnp.zeros(tokens_NRC.shape, jnp.float32)
+  # Finite: no mass before the first block, and no nan either.
+  (peak, total, chosen, weighted), _ = jax.lax.scan(
+    jax.checkpoint(add),
+    (zeros - 1e30, zeros, zeros, zeros),
+    (jnp.arange(blocks), table_XYWD),
+  )
+  normaliser = peak + jnp.log(total)
+  entropy = normaliser - weighted / total
+  return chosen - normaliser, jax.lax.stop_gradient(entropy)

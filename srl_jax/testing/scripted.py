@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srl_jax.ops import logprobs
 from srl_jax.rewards import Completion
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Branches, Trunks
@@ -58,24 +59,31 @@ def successor(vocab: int) -> Script:
 class ScriptedCache(NamedTuple):
   """Remembers positions only: a script looks at nothing but the last token."""
 
-  position_NRC: jax.Array
+  position: jax.Array
 
-  def write(self, new: ScriptedCache, slot: jax.Array) -> ScriptedCache:
-    """Writes the entries of branch tokens at branch position `slot`."""
-    return ScriptedCache(
-      jax.lax.dynamic_update_slice_in_dim(
-        self.position_NRC, new.position_NRC, slot, axis=2
-      )
-    )
+  def forget(self, rows_NR: jax.Array) -> ScriptedCache:
+    """Empties the rows that are marked True."""
+    return ScriptedCache(jnp.where(rows_NR[..., None], -1, self.position))
+
+  def grow(self, width: int, oldest: jax.Array) -> ScriptedCache:
+    """Makes room for `width` columns, the oldest one in front."""
+    room = ((0, 0), (0, 0), (0, width - self.position.shape[2]))
+    rolled = jnp.roll(self.position, -oldest, axis=2)
+    return ScriptedCache(jnp.pad(rolled, room, constant_values=-1))
 
 
 class ScriptedModel:
   """A `rollout.Policy` whose parameters are a Script."""
 
+  def for_decoding(self, params: Script) -> Script:
+    """The script as it is."""
+    return params
+
   def trunk(
     self, params: Script, tokens_NS: jax.Array, position_NS: jax.Array
-  ) -> None:
-    """Nothing: the trunk has no influence."""
+  ) -> jax.Array:
+    """The positions only: the trunk has no influence."""
+    return position_NS
 
   def branch(
     self,
@@ -83,8 +91,9 @@ class ScriptedModel:
     tokens_NRT: jax.Array,
     position_NRT: jax.Array,
     branch_at_NR: jax.Array,
-    trunk: None,
+    trunk: jax.Array,
     cache: ScriptedCache | None = None,
+    column: jax.Array | None = None,
   ) -> tuple[jax.Array, ScriptedCache]:
     """The "hidden states" are the logits."""
     last = params.at_position_PV.shape[0] - 1
@@ -92,15 +101,25 @@ class ScriptedModel:
     logits_NRTV = (
       params.after_token_VV[tokens_NRT] + params.at_position_PV[place_NRT]
     )
+    if cache is not None:
+      position_NRT = jax.lax.dynamic_update_slice_in_dim(
+        cache.position, position_NRT, column, axis=2
+      )
     return logits_NRTV, ScriptedCache(position_NRT)
 
   def logits(self, params: Script, hidden_D: jax.Array) -> jax.Array:
     """The hidden states as they are."""
     return hidden_D
 
-  def init_cache(self, trunks: int, branches: int, width: int) -> ScriptedCache:
+  def head(self, params: Script) -> logprobs.Head:
+    """Passes the "hidden states" on."""
+    return logprobs.Head(jnp.eye(params.after_token_VV.shape[1]))
+
+  def init_cache(
+    self, trunk: jax.Array, branches: int, width: int
+  ) -> ScriptedCache:
     """An empty cache."""
-    return ScriptedCache(jnp.full((trunks, branches, width), -1))
+    return ScriptedCache(jnp.full((trunk.shape[0], branches, width), -1))
 
 
 class ScriptedSampler:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from srl_jax.ops import attention
-from srl_jax.ops.attention import Source
 from srl_jax.testing.compilation import quick_compilation
 
 
@@ -27,6 +26,12 @@ def normal(*shape):
   return RNG.standard_normal(shape).astype(np.float32)
 
 
+def source(k, v, position, limit_NRT):
+  """A source of keys and values [.., X, H, E], laid out as it wants them."""
+  k, v = jnp.moveaxis(k, -3, -1), jnp.moveaxis(v, -3, -2)
+  return attention.Source(k, v, position, limit_NRT)
+
+
 Q_NRTHME = normal(N, R, T, H, M, E)
 TRUNK_K, TRUNK_V = normal(2, N, S, H, E)
 OWN_K, OWN_V = normal(2, N, R, T, H, E)
@@ -41,8 +46,8 @@ TRUNK_MASK = np.array(
 )
 CAUSAL = np.broadcast_to(np.tril(np.ones((T, T), bool)), (N, R, T, T))
 OWN_AT = BRANCH_AT[..., None] + np.arange(T)
-TRUNK = Source(TRUNK_K, TRUNK_V, TRUNK_AT, BRANCH_AT[..., None] - 1)
-OWN = Source(OWN_K, OWN_V, OWN_AT, OWN_AT)
+TRUNK = source(TRUNK_K, TRUNK_V, TRUNK_AT, BRANCH_AT[..., None] - 1)
+OWN = source(OWN_K, OWN_V, OWN_AT, OWN_AT)
 # Sums of at most 11 terms in another order.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -55,7 +60,7 @@ def test_weights_by_hand():
   k[0, 0, 0, 0, 0] = 1.0
   v = np.array([[8.0] * 4, [4.0] * 4], np.float32).reshape(1, 1, 2, 1, 4)
   at = np.array([[[0, 1]]])
-  got = attend(q, [Source(k, v, at, at[..., 1:])])
+  got = attend(q, [source(k, v, at, at[..., 1:])])
   # Without the scaling the odds would be 9 to 1, and the mean 7.6.
   np.testing.assert_allclose(np.ravel(got), [7.0] * 4, rtol=1e-6)
 
@@ -87,7 +92,7 @@ def test_one_softmax_over_a_shared_trunk_and_the_own_branch():
   # The order of the sources means nothing, and a copy of the trunk for each
   # branch is the same as sharing it.
   np.testing.assert_allclose(attend(Q_NRTHME, sources[::-1]), want, **CLOSE)
-  copied = Source(
+  copied = source(
     repeated(TRUNK_K), repeated(TRUNK_V), repeated(TRUNK_AT), TRUNK.limit_NRT
   )
   np.testing.assert_allclose(
@@ -103,9 +108,9 @@ def test_a_masked_key_is_as_good_as_dropped():
   hidden[:, 2] = -1
   garbage_k[:, 2] = garbage_v[:, 2] = 1e4
   limit = TRUNK.limit_NRT
-  got = attend(Q_NRTHME, [Source(garbage_k, garbage_v, hidden, limit), OWN])
+  got = attend(Q_NRTHME, [source(garbage_k, garbage_v, hidden, limit), OWN])
   rest = np.delete(np.arange(S), 2)
-  dropped = Source(*(x[:, rest] for x in TRUNK[:3]), limit)
+  dropped = source(*(x[:, rest] for x in (TRUNK_K, TRUNK_V, TRUNK_AT)), limit)
   want = attend(Q_NRTHME, [dropped, OWN])
   np.testing.assert_allclose(got, want, **CLOSE)
 
@@ -120,8 +125,8 @@ def test_a_query_that_sees_nothing_is_finite_and_pulls_at_nothing():
     out = attention.attend(
       q,
       [
-        Source(trunk_k, trunk_v, TRUNK_AT, jnp.where(blind, -1, TRUNK[3])),
-        Source(own_k, own_v, OWN_AT, jnp.where(blind, -1, OWN_AT)),
+        source(trunk_k, trunk_v, TRUNK_AT, jnp.where(blind, -1, TRUNK[3])),
+        source(own_k, own_v, OWN_AT, jnp.where(blind, -1, OWN_AT)),
       ],
     )
     return jnp.where(blind[..., None, None, None], 0, out).sum()
@@ -137,7 +142,9 @@ def test_a_query_that_sees_nothing_is_finite_and_pulls_at_nothing():
 
 def visible(key_at, limit_NRT):
   nothing = np.zeros(())
-  return attention.is_visible(Source(nothing, nothing, key_at, limit_NRT))
+  return attention.is_visible(
+    attention.Source(nothing, nothing, key_at, limit_NRT)
+  )
 
 
 def test_visibility_by_hand():
@@ -164,13 +171,13 @@ def value_and_grads(arrays, max_logits):
     q, trunk_k, trunk_v, own_k, own_v = arrays
     branches = attention.attend(
       q,
-      [TRUNK._replace(k=trunk_k, v=trunk_v), OWN._replace(k=own_k, v=own_v)],
+      [source(trunk_k, trunk_v, *TRUNK[2:]), source(own_k, own_v, *OWN[2:])],
       max_logits=max_logits,
     )
     at = OWN_AT[:, :1]
     lone = attention.attend(
       q[:, :1],
-      [Source(own_k[:, :1], own_v[:, :1], at, at)],
+      [source(own_k[:, :1], own_v[:, :1], at, at)],
       max_logits=max_logits,
     )
     return (weights * branches).sum() + (weights[:, :1] * lone**2).sum()
@@ -199,7 +206,7 @@ def test_blocks_bound_the_memory():
   def temporaries(max_logits):
     def total(q):
       return attention.attend(
-        q, [Source(k, k, at, at)], max_logits=max_logits
+        q, [source(k, k, at, at)], max_logits=max_logits
       ).sum()
 
     compiled = jax.jit(jax.grad(total)).lower(q).compile()
@@ -216,6 +223,6 @@ def test_bfloat16_sums_in_float32():
   k = np.zeros((1, 1000, 1, 2), jnp.bfloat16)
   v = np.ones((1, 1000, 1, 2), jnp.bfloat16)
   at = np.arange(1000)[None]
-  got = attend(q, [Source(k, v, at, np.full((1, 1, 1), 999))])
+  got = attend(q, [source(k, v, at, np.full((1, 1, 1), 999))])
   assert got.dtype == jnp.bfloat16
   assert (np.asarray(got) == 1.0).all()

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from jax.extend import core as extend_core
 
-from srl_jax.ops.logprobs import token_logps
+from srl_jax.ops import logprobs
+from srl_jax.ops.logprobs import Head, token_logps
 from srl_jax.testing.compilation import quick_compilation
 
 
@@ -19,10 +20,10 @@ def _quick():
     yield
 
 
-N, R, C, D, V = 2, 3, 7, 5, 11
+N, R, C, D, V = 2, 3, 7, 5, 12
 RNG = np.random.default_rng(0)
 HIDDEN_NRCD = RNG.standard_normal((N, R, C, D)).astype(np.float32)
-TABLE_DV = RNG.standard_normal((D, V)).astype(np.float32)
+TABLE_VD = RNG.standard_normal((V, D)).astype(np.float32)
 TOKENS_NRC = RNG.integers(0, V, (N, R, C))
 WEIGHT_NRC = RNG.standard_normal((N, R, C)).astype(np.float32)
 
@@ -32,14 +33,16 @@ WEIGHT_NRC = RNG.standard_normal((N, R, C)).astype(np.float32)
   # Odds of 1 to 3; at temperature 1/2 they are squared, 1 to 9.
   [(1.0, 0.75), (0.5, 0.9), (2.0, 3**0.5 / (1 + 3**0.5))],
 )
-def test_log_prob_and_entropy_by_hand(temperature, probability):
+# The second with its own code, if in one block.
+@pytest.mark.parametrize("max_logits", [0, 1])
+def test_log_prob_and_entropy_by_hand(temperature, probability, max_logits):
   logits = np.log(np.array([1.0, 3.0], np.float32)).reshape(1, 1, 1, 2)
   logp, entropy = token_logps(
-    lambda x: x,
+    Head(jnp.eye(2)),
     jnp.asarray(logits),
     np.ones((1, 1, 1), np.int32),
     temperature=temperature,
-    chunk_tokens=0,
+    max_logits=max_logits,
   )
   p = probability
   # Logarithms in float32 are good to some 1e-7.
@@ -48,38 +51,59 @@ def test_log_prob_and_entropy_by_hand(temperature, probability):
   np.testing.assert_allclose(entropy[0, 0, 0], want, rtol=1e-5)
 
 
-def weighted_sum(table_DV, hidden_NRCD, chunk_tokens):
+def weighted_sum(table_VD, hidden_NRCD, max_logits, devices):
   logp, entropy = token_logps(
-    lambda hidden: hidden @ table_DV,
+    Head(table_VD, devices),
     hidden_NRCD,
     TOKENS_NRC,
     temperature=0.7,
-    chunk_tokens=chunk_tokens,
+    max_logits=max_logits,
   )
   return (WEIGHT_NRC * logp).sum(), (logp, entropy)
 
 
-GRAD = jax.jit(
-  jax.grad(weighted_sum, argnums=(0, 1), has_aux=True),
-  static_argnames="chunk_tokens",
-)
+def grad(table_VD, hidden_NRCD, max_logits, devices=1):
+  run = functools.partial(weighted_sum, max_logits=max_logits, devices=devices)
+  return jax.grad(run, argnums=(0, 1), has_aux=True)(table_VD, hidden_NRCD)
 
 
-# 12 tokens are two positions, which do not divide C = 7; 1 is less than one
-# position, which then is the chunk; 100 and 0 are the whole.
-@pytest.mark.parametrize("chunk_tokens", [1, 12, 100])
-def test_chunked_equals_whole(chunk_tokens):
-  grads, values = GRAD(TABLE_DV, HIDDEN_NRCD, chunk_tokens=chunk_tokens)
-  whole_grads, whole_values = GRAD(TABLE_DV, HIDDEN_NRCD, chunk_tokens=0)
-  # Sums of at most 42 terms in another order; single values of the same terms
-  # may be fused differently.
+@pytest.fixture
+def narrow(monkeypatch):
+  """Blocks of up to five tokens of the vocabulary, which is of twelve."""
+  monkeypatch.setattr(logprobs, "_WIDEST", 5)
+  monkeypatch.setattr(logprobs, "_NARROWEST", 2)
+
+
+# All positions at once in three blocks; two at a time, which does not divide
+# C = 7; one at a time. On two devices there are two blocks of three each.
+@pytest.mark.parametrize("max_logits", [503, 12 * 4, 1])
+@pytest.mark.parametrize("devices", [1, 2])
+def test_blocks_equal_the_whole(narrow, max_logits, devices):
+  run = jax.jit(grad, static_argnums=(2, 3))
+  grads, values = run(TABLE_VD, HIDDEN_NRCD, max_logits, devices)
+  whole_grads, whole_values = run(TABLE_VD, HIDDEN_NRCD, 0, 1)
+  # Sums of at most 42 terms in another order.
   for got, want in zip(
     jax.tree.leaves((grads, values)),
     jax.tree.leaves((whole_grads, whole_values)),
     strict=True,
   ):
     assert got.shape == want.shape
-    np.testing.assert_allclose(got, want, rtol=2e-5, atol=1e-6)
+    np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-6)
+
+
+def test_the_width_of_a_block_divides_the_vocabulary():
+  # Of Qwen2.5, of its large sizes, of Llama 3, of one that is small, of one
+  # split over eight devices, and of a prime number of tokens.
+  for vocab, width in (
+    (151_936, 4748),
+    (152_064, 6912),
+    (128_256, 8016),
+    (512, 512),
+    (151_936 // 8, 2374),
+    (65_537, 65_537),
+  ):
+    assert logprobs._block_width(vocab) == width
 
 
 def largest_array(jaxpr):
@@ -93,43 +117,53 @@ def largest_array(jaxpr):
   return max([*sizes, *inner, 0])
 
 
-def test_no_array_of_tokens_times_vocabulary_is_ever_made():
-  vocab = 1000
-  table_DV = jnp.zeros((D, vocab))
+def test_memory_depends_neither_on_tokens_times_vocabulary_nor_on_either():
+  def size(vocab, length, max_logits):
+    run = functools.partial(token_logps, temperature=1.0, max_logits=max_logits)
 
-  def size(chunk_tokens):
-    run = functools.partial(GRAD, chunk_tokens=chunk_tokens)
-    return largest_array(jax.make_jaxpr(run)(table_DV, HIDDEN_NRCD).jaxpr)
+    def total(table_VD, hidden, tokens):
+      return run(Head(table_VD), hidden, tokens)[0].sum()
 
-  assert size(0) >= N * R * C * vocab
-  # One position of all branches, forward and backward; the gradient of the
-  # table itself is smaller.
-  assert size(N * R) == N * R * vocab
+    program = jax.make_jaxpr(jax.grad(total, (0, 1)))(
+      jnp.zeros((vocab, 1)),
+      jnp.zeros((1, R, length, 1)),
+      np.zeros((1, R, length), np.int32),
+    )
+    return largest_array(program.jaxpr)
+
+  limit = 8192 * R * 8
+  assert size(2**17, 64, 0) >= 64 * R * 2**17
+  # The states and the table themselves are smaller here.
+  assert size(2**17, 64, limit) == size(2**16, 64, limit) == limit
+  assert size(2**17, 640, limit) == limit
 
 
-def test_the_entropy_has_no_gradient():
+@pytest.mark.parametrize("max_logits", [0, 48])
+def test_the_entropy_has_no_gradient(narrow, max_logits):
   def entropy(hidden):
     return token_logps(
-      lambda x: x @ TABLE_DV, hidden, TOKENS_NRC, temperature=1, chunk_tokens=0
+      Head(TABLE_VD), hidden, TOKENS_NRC, temperature=1, max_logits=max_logits
     )[1].sum()
 
   assert not np.any(jax.jit(jax.grad(entropy))(HIDDEN_NRCD))
 
 
-@jax.jit
-def bfloat16_logps(tokens_NRC):
-  table_DV = TABLE_DV.astype(jnp.bfloat16)
+@functools.partial(jax.jit, static_argnums=1)
+def bfloat16_logps(tokens_NRC, max_logits):
   return token_logps(
-    lambda x: x @ table_DV,
+    Head(TABLE_VD.astype(jnp.bfloat16)),
     jnp.asarray(HIDDEN_NRCD, jnp.bfloat16),
     tokens_NRC,
     temperature=1.0,
-    chunk_tokens=0,
+    max_logits=max_logits,
   )
 
 
-def test_bfloat16_states_are_scored_in_float32():
-  scored = [bfloat16_logps(np.full((N, R, C), token)) for token in range(V)]
+@pytest.mark.parametrize("max_logits", [0, 1])
+def test_bfloat16_states_are_scored_in_float32(max_logits):
+  scored = [
+    bfloat16_logps(np.full((N, R, C), token), max_logits) for token in range(V)
+  ]
   assert {x.dtype for x in jax.tree.leaves(scored)} == {np.dtype(np.float32)}
   # The probabilities of all tokens add up; bfloat16 would miss by some 1e-3.
   total = sum(np.exp(logp) for logp, _ in scored)
