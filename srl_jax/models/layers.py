@@ -7,14 +7,17 @@ key/value heads, M query heads per key/value head, E head width, F mlp width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.ops.attention import Source, attend
+from srl_jax.ops import kernels
+from srl_jax.ops.attention import Source, attend, attend_causal
 from srl_jax.ops.rope import rotate
+from srl_jax.sharding import ShardingRules, device_kind, per_device
 
 
 class Module(nn.Module):
@@ -70,6 +73,8 @@ class Attention(Module):
   rope_theta: float
   use_bias: bool
   max_logits: int
+  kernel: str
+  rules: ShardingRules
 
   @nn.compact
   def __call__(
@@ -78,15 +83,22 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns (output [N, R, T, D], keys, values [N, R, T, H, E])."""
+    """Returns (output [N, R, T, D], keys, values [N, R, T, H, E]).
+
+    Without other sources the positions must rise along T.
+    """
     groups = self.heads // self.kv_heads
     q_NRTHME = self._project("q", x_NRTD, (self.kv_heads, groups))
     k_NRTHE = self._project("k", x_NRTD, (self.kv_heads,))
     v_NRTHE = self._project("v", x_NRTD, (self.kv_heads,))
     q_NRTHME = rotate(q_NRTHME, position_NRT, self.rope_theta)
     k_NRTHE = rotate(k_NRTHE, position_NRT, self.rope_theta)
-    own = Source(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
-    out_NRTHME = attend(q_NRTHME, [*sources, own], max_logits=self.max_logits)
+    if sources:
+      own = Source(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
+      out_NRTHME = attend(q_NRTHME, [*sources, own], max_logits=self.max_logits)
+    else:
+      alone = self._attend_alone()
+      out_NRTHME = alone(q_NRTHME, k_NRTHE, v_NRTHE, position_NRT)
     width = x_NRTD.shape[-1]
     out_HMED = self.weight(
       "o",
@@ -96,6 +108,23 @@ class Attention(Module):
     )
     out_NRTD = jnp.einsum("NRTHME,HMED->NRTD", out_NRTHME, out_HMED)
     return out_NRTD, k_NRTHE, v_NRTHE
+
+  def _attend_alone(self):
+    """`attend_causal` with the kernel of the platform."""
+    kernel = kernels.choose(
+      self.kernel,
+      device=device_kind(),
+      dtype=self.dtype,
+      head_width=self.head_width,
+    )
+    function = functools.partial(
+      attend_causal, kernel=kernel, max_logits=self.max_logits
+    )
+    if kernel is None:
+      return function
+    q_axes = ("batch", None, None, "kv_heads", None, None)
+    axes = (q_axes, q_axes[:-1], q_axes[:-1], q_axes[:3])
+    return per_device(function, axes, q_axes, self.rules)
 
   def _project(self, name, x_NRTD, heads):
     width = x_NRTD.shape[-1]
