@@ -156,12 +156,14 @@ def attend_causal(
     flat = (x.reshape(-1, *x.shape[2:]) for x in arrays)
     return kernel(*flat).reshape(q_NRTHME.shape)
   pieces = max(1, min(_PIECES, t // _PIECE))
+  # The compiler may well hold the logits of all pieces at the same time.
+  share = -(-max_logits // pieces)
   outs = []
   for piece in range(pieces):
     start, stop = t * piece // pieces, t * (piece + 1) // pieces
     q, k, v, position = (x[:, :, :stop] for x in arrays)
     keys = Source(k, v, position, position[:, :, start:])
-    outs.append(attend(q[:, :, start:], [keys], max_logits=max_logits))
+    outs.append(attend(q[:, :, start:], [keys], max_logits=share))
   return jnp.concatenate(outs, axis=2)
 
 
