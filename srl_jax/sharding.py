@@ -98,11 +98,58 @@ def constrain(
   return jax.lax.with_sharding_constraint(x, rules.spec(axes))
 
 
-def parts(axes: _MeshAxes) -> int:
-  """Over how many devices something split along these mesh axes lies."""
-  sizes = jax.sharding.get_abstract_mesh().shape
-  axes = (axes,) if isinstance(axes, str) else axes or ()
-  return math.prod(sizes.get(axis, 1) for axis in axes)
+def device_kind() -> str:
+  """What the program being traced is for: "cpu", "TPU v5 lite" and so on.
+
+  That of the mesh, which may be of devices that are not here, else that of
+  the devices that are.
+  """
+  device = jax.sharding.get_abstract_mesh().abstract_device
+  return device.device_kind if device else jax.devices()[0].device_kind
+
+
+def per_device(
+  function: Callable[..., jax.Array],
+  axes: Sequence[Sequence[str | None]],
+  out_axes: Sequence[str | None],
+  rules: ShardingRules,
+) -> Callable[..., jax.Array]:
+  """`function` on each device's part of the arrays, for what XLA cannot split.
+
+  Args:
+    function: of arrays; knows nothing of other devices.
+    axes: logical axes of each of its arguments. One whose length the mesh
+      does not divide is not split, as the one row of an initialisation.
+    out_axes: those of its result.
+    rules: logical to mesh axes.
+
+  Returns:
+    The function of whole arrays; off a mesh of MESH_AXES the same function.
+  """
+
+  def run(*arrays):
+    mesh = jax.sharding.get_abstract_mesh()
+    if not set(MESH_AXES) <= set(mesh.axis_names):
+      return function(*arrays)
+    whole = {
+      axis
+      for x, names in zip(arrays, axes, strict=True)
+      for length, axis in zip(x.shape, names, strict=True)
+      if axis and length % parts(mesh, rules, axis)
+    }
+
+    def spec(names):
+      return rules.spec([None if axis in whole else axis for axis in names])
+
+    return jax.shard_map(
+      function,
+      in_specs=tuple(map(spec, axes)),
+      out_specs=spec(out_axes),
+      # Kernels do not say over which mesh axes their results vary.
+      check_vma=False,
+    )(*arrays)
+
+  return run
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -152,9 +199,18 @@ def tree_shardings(
 
 def batch_devices(mesh: jax.sharding.Mesh, rules: ShardingRules) -> int:
   """Over how many devices the batch axis N is split."""
-  axes = rules.batch or ()
+  return parts(mesh, rules, "batch")
+
+
+def parts(
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
+  rules: ShardingRules,
+  axis: str,
+) -> int:
+  """Over how many devices a logical axis is split; 1 off a mesh."""
+  axes = getattr(rules, axis) or ()
   axes = (axes,) if isinstance(axes, str) else axes
-  return math.prod(mesh.shape[axis] for axis in axes)
+  return math.prod(mesh.shape.get(name, 1) for name in axes)
 
 
 def put_batch(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Any:

@@ -115,6 +115,42 @@ def test_outside_of_a_mesh_nothing_is_pinned():
   assert pinned.sharding.spec == PartitionSpec(("data", "fsdp"))
 
 
+def test_each_device_gets_its_part_and_what_does_not_divide_whole():
+  seen = []
+
+  def double(x_NHE, y_NE):
+    seen.append((x_NHE.shape, y_NE.shape))
+    return 2 * x_NHE + y_NE[:, None]
+
+  axes = ("batch", "kv_heads", None)
+  function = sharding.per_device(double, (axes, (axes[0], None)), axes, RULES)
+  x, y = np.arange(24.0).reshape(4, 2, 3), np.ones((4, 3))
+  np.testing.assert_array_equal(function(x, y), 2 * x + 1)
+  with jax.set_mesh(small_mesh(2, 2, 2)):
+    got = jax.jit(function)(x, y)
+    # One row does not divide over four devices; its heads do over two.
+    np.testing.assert_array_equal(jax.jit(function)(x[:1], y[:1]), got[:1])
+  np.testing.assert_array_equal(got, 2 * x + 1)
+  assert seen == [
+    ((4, 2, 3), (4, 3)),
+    ((1, 1, 3), (1, 3)),
+    ((1, 1, 3), (1, 3)),
+  ]
+  assert got.sharding.spec[:2] == (("data", "fsdp"), "tensor")
+
+
+def test_the_kind_of_device_is_that_of_the_mesh():
+  assert sharding.device_kind() == jax.devices()[0].device_kind == "cpu"
+  mesh = jax.sharding.AbstractMesh(
+    (1,),
+    ("data",),
+    axis_types=(jax.sharding.AxisType.Auto,),
+    abstract_device=jax.sharding.AbstractDevice("TPU v5 lite", 1, "tpu"),
+  )
+  with jax.sharding.use_abstract_mesh(mesh):
+    assert sharding.device_kind() == "TPU v5 lite"
+
+
 def test_arrays_are_born_where_their_names_say():
   def init(key):
     boxed = nn.with_logical_partitioning(
@@ -330,7 +366,7 @@ def test_a_split_vocabulary_is_scored_where_its_rows_lie():
   grad = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
   want = grad(table_VD, hidden_NRCD, 1)
   with jax.set_mesh(mesh):
-    devices = sharding.parts(RULES.vocab)
+    devices = sharding.parts(mesh, RULES, "vocab")
     placed = (
       jax.device_put(table_VD, NamedSharding(mesh, RULES.spec(("vocab",)))),
       jax.device_put(hidden_NRCD, NamedSharding(mesh, RULES.spec(("batch",)))),

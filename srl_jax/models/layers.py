@@ -7,6 +7,7 @@ key/value heads, M query heads per key/value head, E head width, F mlp width.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.ops.attention import Source, attend
+from srl_jax.ops import kernels
+from srl_jax.ops.attention import Source, attend, attend_causal, laid_out
 from srl_jax.ops.rope import rotate
+from srl_jax.sharding import ShardingRules, device_kind, per_device
 
 
 class Module(nn.Module):
@@ -87,6 +90,8 @@ class Attention(Module):
   rope_theta: float
   use_bias: bool
   max_logits: int
+  kernel: str
+  rules: ShardingRules
 
   @nn.compact
   def __call__(
@@ -98,9 +103,10 @@ class Attention(Module):
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [.., E, T], values [.., T, E]).
 
-    With a cache the keys and values are all of the cache, these tokens' own
-    written into it. What is read is what was written, or XLA would copy the
-    cache at every turn of a decoding loop to keep the old one.
+    Without other sources the positions must rise along T. With a cache the
+    keys and values are all of the cache, these tokens' own written into it.
+    What is read is what was written, or XLA would copy the cache at every
+    turn of a decoding loop to keep the old one.
     """
     groups = self.heads // self.kv_heads
     q_NRTHME = self._project("q", x_NRTD, (self.kv_heads, groups))
@@ -108,18 +114,20 @@ class Attention(Module):
     v_NRTHE = self._project("v", x_NRTD, (self.kv_heads,))
     q_NRTHME = rotate(q_NRTHME, position_NRT, self.rope_theta)
     k_NRTHE = rotate(k_NRTHE, position_NRT, self.rope_theta)
-    k_NRHET = jnp.moveaxis(k_NRTHE, 2, -1)
-    v_NRHTE = jnp.moveaxis(v_NRTHE, 2, -2)
-    own = Source(k_NRHET, v_NRHTE, position_NRT, position_NRT)
+    own = laid_out(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
     if cache is not None:
       write = jax.lax.dynamic_update_slice_in_dim
       own = Source(
-        write(cache.k_NRHEC, k_NRHET, cache.column, axis=4),
-        write(cache.v_NRHCE, v_NRHTE, cache.column, axis=3),
+        write(cache.k_NRHEC, own.k, cache.column, axis=4),
+        write(cache.v_NRHCE, own.v, cache.column, axis=3),
         cache.position_NRC,
         position_NRT,
       )
-    out_NRTHME = attend(q_NRTHME, [*sources, own], max_logits=self.max_logits)
+    if sources:
+      out_NRTHME = attend(q_NRTHME, [*sources, own], max_logits=self.max_logits)
+    else:
+      alone = self._attend_alone()
+      out_NRTHME = alone(q_NRTHME, k_NRTHE, v_NRTHE, position_NRT)
     width = x_NRTD.shape[-1]
     out_HMED = self.weight(
       "o",
@@ -129,6 +137,23 @@ class Attention(Module):
     )
     out_NRTD = jnp.einsum("NRTHME,HMED->NRTD", out_NRTHME, out_HMED)
     return out_NRTD, own.k, own.v
+
+  def _attend_alone(self):
+    """`attend_causal` with the kernel of the platform."""
+    kernel = kernels.choose(
+      self.kernel,
+      device=device_kind(),
+      dtype=self.dtype,
+      head_width=self.head_width,
+    )
+    function = functools.partial(
+      attend_causal, kernel=kernel, max_logits=self.max_logits
+    )
+    if kernel is None:
+      return function
+    q_axes = ("batch", None, None, "kv_heads", None, None)
+    axes = (q_axes, q_axes[:-1], q_axes[:-1], q_axes[:3])
+    return per_device(function, axes, q_axes, self.rules)
 
   def _project(self, name, x_NRTD, heads):
     width = x_NRTD.shape[-1]

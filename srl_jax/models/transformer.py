@@ -50,6 +50,9 @@ class ModelConfig:
     param_dtype: of the stored parameters.
     attention_logits: how many attention logits per trunk are held at a time;
       0 for all. Bounds the memory of long trunks; the result is the same.
+    attention_kernel: how a trunk attends to itself: "plain" (by matrix
+      products), "splash" (TPU; interpreted elsewhere, for tests), "cudnn"
+      (NVIDIA, bfloat16) or "auto": the platform's where it can, else plain.
     remat: what the backward pass recomputes: "none", "full" (every block) or
       "dots" (all but the matrix products).
   """
@@ -69,6 +72,7 @@ class ModelConfig:
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   attention_logits: int = 1 << 27
+  attention_kernel: Literal["auto", "plain", "splash", "cudnn"] = "auto"
   remat: Literal["none", "full", "dots"] = "full"
 
   def __post_init__(self):
@@ -138,6 +142,8 @@ class _Block(nn.Module):
       rope_theta=c.rope_theta,
       use_bias=c.qkv_bias,
       max_logits=c.attention_logits,
+      kernel=c.attention_kernel,
+      rules=self.rules,
     )
     trunk_kv, cache_kv = kvs
     sources = [attention.Source(*trunk_kv, *trunk_view)] if trunk_kv else []
@@ -283,7 +289,11 @@ class LanguageModel:
   def trunk(
     self, params: Any, tokens_NS: jax.Array, position_NS: jax.Array
   ) -> KeyValues:
-    """Keys and values of the trunks, computed once for all branches."""
+    """Keys and values of the trunks, computed once for all branches.
+
+    The positions of the tokens rise along S. Padding (-1) may lie anywhere,
+    but for cuDNN only right of them.
+    """
     return self._apply(params, tokens_NS, position_NS, method="trunk")
 
   def branch(
@@ -320,7 +330,8 @@ class LanguageModel:
   def head(self, params: Any) -> logprobs.Head:
     """The output layer, for scoring tokens block by block."""
     table_VD = self._apply(params, method="head")
-    return logprobs.Head(table_VD, parts(self.rules.vocab))
+    mesh = jax.sharding.get_abstract_mesh()
+    return logprobs.Head(table_VD, parts(mesh, self.rules, "vocab"))
 
   def init_cache(
     self, trunk: KeyValues, branches: int, width: int

@@ -26,6 +26,7 @@ from srl_jax.sharding import tree_shardings
 
 # Fields that say how the model is run, not which weights it has.
 _RUNTIME = (
+  "attention_kernel",
   "attention_logits",
   "dtype",
   "max_positions",

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention kernels of the platforms, for a stream that sees only itself.
+
+That is the pass over the trunks, where the work grows as S^2. The kernels
+hold a block of logits at a time, in forward and backward, skip what lies
+above the diagonal, and read the keys of a group of heads without a copy per
+head. They go by index where `attention.attend` goes by position, so they ask
+for a stream in order: the positions of its tokens rise along T. Padding never
+is seen; what padding itself gets is finite and means nothing.
+
+Branches keep to matrix products: `attend` reads the trunk once for all R
+branches, as one product, and a softmax over two sources from two kernels
+would have to be put together from their log-sums, through which the gradients
+of neither kernel run.
+
+Axes: N trunks, T positions, H key/value heads, M query heads per key/value
+head, E head width.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_kernel as splash_kernel,
+)
+from jax.experimental.pallas.ops.tpu.splash_attention import (
+  splash_attention_mask as splash_mask,
+)
+
+# Lanes of a TPU register, and the longest side of a block of logits.
+_LANES = 128
+_BLOCK = 512
+
+
+def choose(
+  kernel: str, *, device: str, dtype: str, head_width: int
+) -> Callable[..., jax.Array] | None:
+  """The kernel to use, for `attention.attend_causal`.
+
+  Args:
+    kernel: "plain", "splash", "cudnn", or "auto": the platform's if it can.
+    device: kind of the devices, as JAX names it: "TPU v5 lite", "cpu".
+    dtype: of queries, keys and values.
+    head_width: of one head.
+
+  Returns:
+    A function of (queries, keys, values, positions), None for the plain way.
+
+  Raises:
+    ValueError: cuDNN is asked for and cannot do it.
+  """
+  is_tpu = device.startswith("TPU")
+  if kernel == "splash" or (kernel == "auto" and is_tpu):
+    # Off a TPU it is interpreted: right, and slow.
+    return functools.partial(splash, interpret=not is_tpu)
+  if kernel == "plain":
+    return None
+  limits = {
+    f"the device is {device!r}, not NVIDIA's": not device.startswith("NVIDIA"),
+    f"dtype={dtype!r} is not 'bfloat16'": dtype != "bfloat16",
+    # From Hopper on 256; that was never tried.
+    f"head_width={head_width} is not a multiple of 8 up to 128": (
+      head_width % 8 or head_width > 128
+    ),
+  }
+  reasons = [reason for reason, holds in limits.items() if holds]
+  if not reasons:
+    return cudnn
+  if kernel == "auto":
+    return None
+  raise ValueError(
+    f"attention_kernel='cudnn' cannot run here: {' and '.join(reasons)}; set "
+    "c.model.attention_kernel to 'auto' or 'plain'"
+  )
+
+
+def splash(
+  q_NTHME: jax.Array,
+  k_NTHE: jax.Array,
+  v_NTHE: jax.Array,
+  position_NT: jax.Array,
+  *,
+  interpret: bool,
+) -> jax.Array:
+  """JAX's splash attention for TPUs; padding may lie anywhere.
+
+  It differs from the plain way in rounding only: the queries are scaled
+  before they are multiplied.
+
+  Args:
+    q_NTHME: queries, not yet scaled.
+    k_NTHE: keys.
+    v_NTHE: values.
+    position_NT: rising along T, -1 for padding.
+    interpret: run it without a TPU.
+  """
+  n, t, h, m, e = q_NTHME.shape
+  # As few blocks as will do, as small as will do.
+  block = -(-t // _BLOCK)
+  block = -(-t // (block * _LANES)) * _LANES
+  width = -(-t // block) * block
+
+  def heads_first(x_NT):
+    """[N, T, .., E] as [N, heads, width, E]."""
+    x_NTQE = x_NT.reshape(n, t, -1, e)
+    x_NTQE = jnp.pad(x_NTQE, ((0, 0), (0, width - t), (0, 0), (0, 0)))
+    return x_NTQE.swapaxes(1, 2)
+
+  # The fused backward would hold T / block copies of the queries' gradient.
+  sizes = splash_kernel.BlockSizes(
+    block_q=block,
+    block_kv=block,
+    block_q_dkv=block,
+    block_kv_dkv=block,
+    block_q_dq=block,
+    block_kv_dq=block,
+  )
+  mask = splash_mask.MultiHeadMask(
+    [splash_mask.CausalMask((width, width))] * (h * m)
+  )
+  attend = splash_kernel.make_splash_mha(
+    mask,
+    block_sizes=sizes,
+    head_shards=1,
+    q_seq_shards=1,
+    interpret=interpret,
+  )
+  # Tokens see tokens, and padding sees padding: itself if nothing else.
+  padded_NT = jnp.pad(position_NT, ((0, 0), (0, width - t)), constant_values=-1)
+  segment_NT = (padded_NT >= 0).astype(jnp.int32)
+  segments = splash_kernel.SegmentIds(segment_NT, segment_NT)
+  scaled = (q_NTHME.astype(jnp.float32) * e**-0.5).astype(q_NTHME.dtype)
+  out = jax.vmap(attend)(
+    heads_first(scaled), heads_first(k_NTHE), heads_first(v_NTHE), segments
+  )
+  return out.swapaxes(1, 2)[:, :t].reshape(n, t, h, m, e)
+
+
+def cudnn(
+  q_NTHME: jax.Array,
+  k_NTHE: jax.Array,
+  v_NTHE: jax.Array,
+  position_NT: jax.Array,
+) -> jax.Array:
+  """Flash attention of cuDNN; padding may lie right of the tokens only.
+
+  There it is later than every token, and none sees it: the positions are not
+  looked at, and no lengths are needed.
+  """
+  del position_NT
+  n, t, h, m, e = q_NTHME.shape
+  out_NTQE = jax.nn.dot_product_attention(
+    q_NTHME.reshape(n, t, h * m, e),
+    k_NTHE,
+    v_NTHE,
+    is_causal=True,
+    implementation="cudnn",
+  )
+  return out_NTQE.reshape(n, t, h, m, e)
