@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.floor import layer_weights
 from benchmarks.workload import Workload, given
 from srl_jax.models import ModelConfig
 from srl_jax.types import Trunks
@@ -79,11 +80,8 @@ def multiply_adds(
 
   A backward pass takes twice as many.
   """
-  heads, kv_heads = (
-    count * model.head_width for count in (model.n_heads, model.n_kv_heads)
-  )
-  per_token = model.d_model * (2 * heads + 2 * kv_heads + 3 * model.d_mlp)
-  per_pair = 2 * heads
+  per_token = layer_weights(model)
+  per_pair = 2 * model.n_heads * model.head_width
   branch = work.stem_tokens + work.new_tokens - 1
   total = 0
   for rows in batches:
