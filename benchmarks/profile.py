@@ -3,7 +3,7 @@
 
   python -m benchmarks.profile --work=w1 --model=small
 
-Traces one step, after one to compile, on one core, so that operations do not
+Traces a few steps, after one to compile, on one core, so that operations do not
 overlap and their times add. XLA's own time stamps of each operation are
 summed by class: part of the model (from the names in the source), pass and
 kind of operation. Works on CPU; an accelerator's trace has other names.
@@ -12,13 +12,14 @@ kind of operation. Works on CPU; an accelerator's trace has other names.
 from __future__ import annotations
 
 import argparse
-import collections
 import glob
 import os
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 
 class Instruction(NamedTuple):
@@ -86,23 +87,39 @@ def classify(op: str, instruction: Instruction | None) -> str:
   return ", ".join(x for x in (part, phase, kind) if x)
 
 
-def own_times(events: Iterable[Event]) -> dict[tuple[str, str], float]:
-  """{(program, operation): seconds} of one thread, without what is inside.
+def own_times(
+  events: Iterable[Event],
+) -> dict[tuple[str, str], list[float]]:
+  """{(program, operation): seconds of each run}, without what is inside.
 
   A loop lasts as long as all operations of its body: only what it takes
-  itself is counted.
+  itself is counted. Events are those of one thread.
   """
-  total: dict[tuple[str, str], float] = collections.defaultdict(float)
-  open_events: list[Event] = []
-  for event in sorted(events, key=lambda e: (e.start, -e.end)):
-    while open_events and event.start >= open_events[-1].end:
-      open_events.pop()
+  own: list[float] = []
+  ordered = sorted(events, key=lambda e: (e.start, -e.end))
+  open_at: list[int] = []
+  for i, event in enumerate(ordered):
+    while open_at and event.start >= ordered[open_at[-1]].end:
+      open_at.pop()
     seconds = (event.end - event.start) / 1e9
-    if open_events:
-      total[open_events[-1].program, open_events[-1].op] -= seconds
-    total[event.program, event.op] += seconds
-    open_events.append(event)
-  return dict(total)
+    if open_at:
+      own[open_at[-1]] -= seconds
+    own.append(seconds)
+    open_at.append(i)
+  found: dict[tuple[str, str], list[float]] = {}
+  for event, seconds in zip(ordered, own, strict=True):
+    found.setdefault((event.program, event.op), []).append(seconds)
+  return found
+
+
+def undisturbed(seconds: Sequence[float]) -> float:
+  """What all runs take together if each takes the lower quartile.
+
+  Shapes are static, so an operation takes as long each time; time stamps are
+  of the clock on the wall, and the slower runs were disturbed by whatever
+  else the machine did.
+  """
+  return float(np.quantile(seconds, 0.25)) * len(seconds)
 
 
 def by_class(
@@ -126,7 +143,7 @@ def read_trace(folder: str) -> dict[tuple[str, str], float]:
   import jax
 
   [path] = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
-  total: dict[tuple[str, str], float] = {}
+  found: dict[tuple[str, str], list[float]] = {}
   for plane in jax.profiler.ProfileData.from_file(path).planes:
     for line in plane.lines:
       events = []
@@ -139,8 +156,8 @@ def read_trace(folder: str) -> dict[tuple[str, str], float]:
             Event(event.start_ns, end_ns, program, str(stats["hlo_op"]))
           )
       for key, seconds in own_times(events).items():
-        total[key] = total.get(key, 0.0) + seconds
-  return total
+        found.setdefault(key, []).extend(seconds)
+  return {key: undisturbed(seconds) for key, seconds in found.items()}
 
 
 def read_programs(folder: str) -> dict[str, dict[str, Instruction]]:
@@ -184,6 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   engine.add_work_flags(parser)
   parser.add_argument("--count", type=int, default=10, help="costs to name")
+  parser.add_argument("--traced", type=int, default=3, help="steps traced")
   args = parser.parse_args(argv)
   # Before XLA starts: one core, and programs written down.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
@@ -201,11 +219,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     with jax.profiler.trace(f"{folder}/trace", profiler_options=options):
-      ours_.step()
+      for _ in range(args.traced):
+        ours_.step()
     times = by_class(
-      read_trace(f"{folder}/trace"), read_programs(f"{folder}/hlo")
+      {
+        key: seconds / args.traced
+        for key, seconds in read_trace(f"{folder}/trace").items()
+      },
+      read_programs(f"{folder}/hlo"),
     )
-    print(f"{args.work}, {args.model}\n{measuring.describe_machine()}")
+    print(
+      f"{args.work}, {args.model}, one core, per step\n"
+      f"{measuring.describe_machine()}"
+    )
     print(report(times, args.count))
 
 
