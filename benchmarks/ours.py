@@ -222,6 +222,8 @@ class Ours:
 
   def step(self) -> dict[str, float]:
     """Samples, scores and updates; returns times and counted tokens."""
+    if not self.settings.trains:
+      return self._sample()
     clock = Clock()
     key = jax.random.fold_in(self.key, self.number)
     rounds = [
@@ -237,16 +239,26 @@ class Ours:
       "reward_cpu_s": reward_s,
       "sampled": int(sampled),
     }
-    if self.settings.trains:
-      trained = self._update(list(self.micro_batches(rounds)))
-      wall_s, cpu_s = clock.split()
-      found |= {
-        "update_s": wall_s,
-        "update_cpu_s": cpu_s,
-        "trained": trained,
-      }
+    trained = self._update(list(self.micro_batches(rounds)))
+    wall_s, cpu_s = clock.split()
     self.number += 1
-    return found
+    return found | {
+      "update_s": wall_s,
+      "update_cpu_s": cpu_s,
+      "trained": trained,
+    }
+
+  def _sample(self):
+    """What `step` returns, of sampling and nothing else."""
+    clock = Clock()
+    key = jax.random.fold_in(self.key, self.number)
+    sampled = 0
+    for batch in self.batches:
+      branches = self.sampler.sample(self.state.params, batch.trunks, key)
+      sampled += int(branches.is_completion_NRC.sum())
+    wall_s, cpu_s = clock.split()
+    self.number += 1
+    return {"rollout_s": wall_s, "rollout_cpu_s": cpu_s, "sampled": sampled}
 
   def _update(self, batches):
     counted = sum(int(b.branches.is_completion_NRC.sum()) for b in batches)

@@ -199,6 +199,15 @@ def test_a_step_samples_and_trains_the_predicted_tokens(contender):
   assert max(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.slow
+def test_sampling_alone_neither_scores_nor_trains():
+  with compilation.quick_compilation():
+    contender = ours.Ours(MODEL, WORK, ours.Settings(trains=False))
+    found = contender.step()
+  assert found.keys() == {"rollout_s", "rollout_cpu_s", "sampled"}
+  assert found["sampled"] == WORK.sampled_tokens
+
+
 def test_random_completions_are_compared_with_the_expert():
   words = ours.Words(40)
   text = words.decode([5, 6, 7])
