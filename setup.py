@@ -64,5 +64,7 @@ setuptools.setup(
       "ruff>=0.17.6",
     ],
     "parity": ["torch>=2.6", "transformers>=4.53"],
+    # What benchmarks/engine.py compares with.
+    "peers": ["torch>=2.6", "transformers>=4.53", "trl>=1.16.0"],
   },
 )

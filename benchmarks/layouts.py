@@ -1,64 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workload of nested prompts, laid out shared and flat, and what it costs.
+"""A workload laid out shared and flat, and what that costs, by hand.
 
-Branch b = (n * K + k) * G + g is sample g of step k of trajectory n. What is
-run on the layouts is decided in prefix_sharing.py.
+What is run on the layouts is decided in prefix_sharing.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks.floor import layer_weights
+from benchmarks.workload import Workload, given
 from srl_jax.models import ModelConfig
 from srl_jax.types import Trunks
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-  """What is sampled and trained on; lengths are in tokens.
-
-  Attributes:
-    trajectories: N.
-    steps: of each trajectory, each of them a branch point (K).
-    samples: per branch point (G).
-    problem_tokens: length of the first prompt.
-    step_tokens: by how much each further prompt is longer.
-    stem_tokens: given tokens at the head of each branch.
-    new_tokens: sampled tokens of each branch.
-    seed: of weights, tokens and samples.
-  """
-
-  trajectories: int = 2
-  steps: int = 8
-  samples: int = 8
-  problem_tokens: int = 64
-  step_tokens: int = 48
-  stem_tokens: int = 2
-  new_tokens: int = 48
-  seed: int = 0
-
-  @property
-  def prompt_tokens(self) -> np.ndarray:
-    """Length of the prompt of each step."""
-    return self.problem_tokens + self.step_tokens * np.arange(self.steps)
-
-  @property
-  def branches(self) -> int:
-    return self.trajectories * self.steps * self.samples
-
-  def predicted(self, layout: str) -> tuple[int, int]:
-    """Prompt and branch tokens that a pass has to process, by hand."""
-    n, k, g = self.trajectories, self.steps, self.samples
-    # The last token of a branch predicts nothing and is never run.
-    branch = n * k * g * (self.stem_tokens + self.new_tokens - 1)
-    if layout == "shared":
-      return n * (self.problem_tokens + (k - 1) * self.step_tokens), branch
-    pairs = k * (k - 1) // 2
-    return n * g * (k * self.problem_tokens + pairs * self.step_tokens), branch
 
 
 class Rows(NamedTuple):
@@ -97,10 +53,7 @@ def layouts(work: Workload) -> dict[str, Layout]:
 
 def make_trunks(work: Workload, vocab_size: int, rows: Rows) -> Trunks:
   """The trunks of a batch, every branch a branch point with one sample."""
-  rng = np.random.default_rng(work.seed)
-  longest = int(work.prompt_tokens[-1])
-  tokens_NS = rng.integers(1, vocab_size, (work.trajectories, longest))
-  stem_KC = rng.integers(1, vocab_size, (work.steps, work.stem_tokens))
+  tokens_NS, stem_KC, _ = given(work, vocab_size)
   step_NR = rows.branch_NR // work.samples % work.steps
   branch_at_NR = work.prompt_tokens[step_NR]
   length_N = branch_at_NR.max(1)
@@ -127,11 +80,8 @@ def multiply_adds(
 
   A backward pass takes twice as many.
   """
-  heads, kv_heads = (
-    count * model.head_width for count in (model.n_heads, model.n_kv_heads)
-  )
-  per_token = model.d_model * (2 * heads + 2 * kv_heads + 3 * model.d_mlp)
-  per_pair = 2 * heads
+  per_token = layer_weights(model)
+  per_pair = 2 * model.n_heads * model.head_width
   branch = work.stem_tokens + work.new_tokens - 1
   total = 0
   for rows in batches:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import time
@@ -11,6 +10,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+
+from benchmarks import memory
 
 
 class Cost(NamedTuple):
@@ -30,32 +31,11 @@ class Cost(NamedTuple):
 
 def timed(call: Callable[[], Any]) -> Cost:
   """Runs a call, which may return arrays still being computed, to its end."""
-  before_bytes = _reset_peak_rss()
+  before_bytes = memory.reset_peak_rss()
   wall_s, cpu_s = time.perf_counter(), time.process_time()
   jax.block_until_ready(call())
   wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
-  return Cost(wall_s, cpu_s, _status_bytes("VmHWM") - before_bytes)
-
-
-def _reset_peak_rss() -> int:
-  """Makes Linux measure the peak anew; returns the present RSS in bytes."""
-  if not os.path.exists("/proc/self/clear_refs"):
-    return 0
-  # What earlier calls have freed would be used again without a trace.
-  libc = ctypes.CDLL(None)
-  if hasattr(libc, "malloc_trim"):
-    libc.malloc_trim(0)
-  with open("/proc/self/clear_refs", "w") as file:
-    file.write("5")
-  return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
-  if not os.path.exists("/proc/self/status"):
-    return 0
-  with open("/proc/self/status") as file:
-    [line] = [line for line in file if line.startswith(field)]
-  return int(line.split()[1]) * 1024
+  return Cost(wall_s, cpu_s, memory.peak_rss() - before_bytes)
 
 
 def compiled_bytes(lowered: jax.stages.Lowered) -> int:

@@ -33,7 +33,9 @@ import numpy as np
 import optax
 
 from benchmarks import layouts, measuring
-from benchmarks.layouts import Rows, Workload
+from benchmarks.layouts import Rows
+from benchmarks.models import MODELS
+from benchmarks.workload import Workload
 from srl_jax import rollout, sharding, update
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.ops import advantages, losses
@@ -42,34 +44,16 @@ from srl_jax.sampler import Sampler
 from srl_jax.types import Branches
 from srl_jax.update import MicroBatch
 
-MODELS = {
-  "tiny": ModelConfig(
-    vocab_size=512,
-    d_model=128,
-    n_layers=4,
-    n_heads=4,
-    n_kv_heads=2,
-    head_width=32,
-    d_mlp=384,
-  ),
-  "small": ModelConfig(
-    vocab_size=4096,
-    d_model=512,
-    n_layers=8,
-    n_heads=8,
-    n_kv_heads=2,
-    head_width=64,
-    d_mlp=1536,
-  ),
-}
 
-
-def given_advantages(policy: rollout.Policy) -> update.LossFn:
+def given_advantages(
+  policy: rollout.Policy, config: update.LossConfig | None = None
+) -> update.LossFn:
   """The GRPO loss of the package, where `reward_NKG` holds the advantages.
 
   In flat layouts the samples of a group lie in different rows, so that no
   row knows its group's mean. Instead of metrics it returns the log-probs.
   """
+  config = config or update.LossConfig()
 
   def loss_fn(params, batch, reference):
     del reference
@@ -80,14 +64,14 @@ def given_advantages(policy: rollout.Policy) -> update.LossFn:
       batch.trunks,
       branches,
       temperature=1.0,
-      max_logits=update.LossConfig().max_logits,
+      max_logits=config.max_logits,
     )
     loss_NRC = losses.clipped_surrogate(
       logp_NRC,
       branches.sampler_logp_NRC,
       batch.reward_NKG.reshape(branches.length_NR.shape),
-      clip_low=0.2,
-      clip_high=0.2,
+      clip_low=config.clip_low,
+      clip_high=config.clip_high,
     )
     return losses.sequence_mean(loss_NRC, branches.is_completion_NRC), logp_NRC
 

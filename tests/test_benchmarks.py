@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import layouts, measuring, prefix_sharing
+from benchmarks.workload import Workload
 from srl_jax import update
 from srl_jax.models import ModelConfig
 from srl_jax.testing import compilation
@@ -21,7 +22,7 @@ MODEL = ModelConfig(
   head_width=8,
   d_mlp=16,
 )
-WORK = layouts.Workload(
+WORK = Workload(
   trajectories=2,
   steps=2,
   samples=2,

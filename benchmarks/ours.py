@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One GRPO step of this package on a workload, by the code that trains.
+
+Rounds samples and scores, the pool packs, Updater updates, as a stage does
+where rewards are computed on the host, except that every group is kept and
+that random completions are taken for well-formed actions: they are to cost
+what real ones do.
+
+Layouts: "shared" is the package's own, a row per trajectory with all its
+branches. "flat" repeats the prompt for each sample, in batches of one
+length; "flat padded" pads those rows to the longest. Samples of a group then
+lie in different rows, so advantages are computed on the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import layouts, prefix_sharing
+from benchmarks.workload import PAD_ID, Workload, given, words
+from srl_jax import dynamic_sampling, sharding, update
+from srl_jax.data import batching
+from srl_jax.data.batching import TrunkBatch
+from srl_jax.data.trunks import BranchPoint, TrunkRecord
+from srl_jax.dynamic_sampling import DynamicSamplingConfig
+from srl_jax.models import LanguageModel, ModelConfig
+from srl_jax.ops import advantages
+from srl_jax.optim import OptimConfig, learning_rate, make_optimizer
+from srl_jax.rewards import Completion, RewardConfig, Scorer
+from srl_jax.rollout import SamplingConfig
+from srl_jax.rounds import Round, Rounds
+from srl_jax.sampler import Sampler
+from srl_jax.testing.tiny import small_mesh
+from srl_jax.tokenizers.protocol import TableTokenizer
+from srl_jax.update import LossConfig, MicroBatch
+
+LAYOUTS = ("shared", "flat", "flat padded")
+# All groups train, whatever their rewards.
+KEEP_ALL = DynamicSamplingConfig(enabled=False)
+OPTIM = OptimConfig(learning_rate=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """How a workload is run.
+
+  Attributes:
+    layout: one of LAYOUTS.
+    trunks_per_micro_batch: rows of the update at a time, of layout "shared";
+      0 for all. The flat ones take the rows of one step.
+    max_logits: see LossConfig; 0 for its default.
+    attention_logits: see ModelConfig; 0 for its default.
+    trains: False only samples.
+  """
+
+  layout: str = "shared"
+  trunks_per_micro_batch: int = 0
+  max_logits: int = 0
+  attention_logits: int = 0
+  trains: bool = True
+
+
+class Words(TableTokenizer):
+  """Decodes ids as words with a space behind each; it encodes nothing."""
+
+  def __init__(self, vocab_size: int):
+    table = [f"{word} ".encode() for word in words(vocab_size)]
+    super().__init__(table, specials={}, byte_ids=(), pad_id=PAD_ID)
+
+
+class ActionScorer(Scorer):
+  """Scores random completions as if they ended, with a thought in front."""
+
+  def score(self, completions, targets):
+    whole = [Completion(f"<think>a</think>{c.text}", True) for c in completions]
+    return super().score(whole, targets)
+
+
+def trunk_batches(
+  work: Workload, vocab_size: int, layout: str
+) -> list[TrunkBatch]:
+  """The batches of a round of sampling; all of them are sampled in turn."""
+  tokens_NS, stem_KC, target_NK = given(work, vocab_size)
+  counts = (work.trajectories, work.steps, work.samples)
+
+  def point(n, k, instance):
+    return BranchPoint(
+      step=k,
+      at=int(work.prompt_tokens[k]),
+      stem=stem_KC[k],
+      target=target_NK[n][k],
+      target_tokens=np.zeros(0, np.int32),
+      instance=instance,
+    )
+
+  def record(n, points):
+    tokens = tokens_NS[n, : max(p.at for p in points)]
+    return TrunkRecord(str(n), tokens, tuple(points), problem="", answer=None)
+
+  if layout == "shared":
+    batches = [
+      [
+        record(n, [point(n, k, n * counts[1] + k) for k in range(counts[1])])
+        for n in range(counts[0])
+      ]
+    ]
+  else:
+    batches = [
+      [
+        # A name of its own for every sample: a row holds only one.
+        record(n, [point(n, k, int(np.ravel_multi_index((n, k, g), counts)))])
+        for n in range(counts[0])
+        for g in range(counts[2])
+      ]
+      for k in range(counts[1])
+    ]
+  if layout == "flat padded":
+    batches = [[record for batch in batches for record in batch]]
+  return [_collate(records) for records in batches]
+
+
+def _collate(records):
+  least = batching.widths(records)
+  return batching.collate(
+    records,
+    trunk_width=least.trunk,
+    points=least.points,
+    stem_width=least.stem,
+  )
+
+
+class Clock:
+  """Wall and CPU time since the last call of `split`."""
+
+  def __init__(self):
+    self._last = self._now()
+
+  def _now(self):
+    return np.array([time.perf_counter(), time.process_time()])
+
+  def split(self) -> np.ndarray:
+    """[wall, CPU] seconds."""
+    now = self._now()
+    passed, self._last = now - self._last, now
+    return passed
+
+
+class Ours:
+  """The compiled pieces of a step, and its state."""
+
+  def __init__(self, model: ModelConfig, work: Workload, settings: Settings):
+    self.work, self.settings = work, settings
+    if settings.attention_logits:
+      model = dataclasses.replace(
+        model, attention_logits=settings.attention_logits
+      )
+    self.mesh, self.rules = small_mesh(), sharding.ShardingRules()
+    self.policy = LanguageModel(model, self.rules)
+    self.is_shared = settings.layout == "shared"
+    self.sampling = SamplingConfig(
+      samples=work.samples if self.is_shared else 1,
+      max_new_tokens=work.new_tokens,
+    )
+    self.sampler = Sampler(
+      self.policy,
+      self.sampling,
+      stop_ids=(),
+      pad_id=PAD_ID,
+      mesh=self.mesh,
+      rules=self.rules,
+    )
+    self.rounds = Rounds(
+      self.sampler,
+      ActionScorer(RewardConfig()),
+      Words(model.vocab_size),
+      self.mesh,
+      self.rules,
+    )
+    self.batches = trunk_batches(work, model.vocab_size, settings.layout)
+    self.key = jax.random.key(work.seed)
+    params = sharding.born_sharded(
+      self.policy.init, self.key, mesh=self.mesh, rules=self.rules
+    )
+    self.number = 0
+    self.state: Any = update.TrainState(params, None)
+    if settings.trains:
+      self.updater = self._updater(params)
+      self.state = self.updater.init(params)
+
+  def _updater(self, params):
+    config = LossConfig()
+    if self.settings.max_logits:
+      config = dataclasses.replace(config, max_logits=self.settings.max_logits)
+    loss_fn = update.grpo_loss(self.policy, config, self.sampling.temperature)
+    if not self.is_shared:
+      loss_fn = prefix_sharing.given_advantages(self.policy, config)
+    return update.Updater(
+      loss_fn,
+      make_optimizer(OPTIM, 1),
+      learning_rate(OPTIM, 1),
+      params,
+      self.mesh,
+    )
+
+  def prefill(self) -> Any:
+    """Runs the trunks only, which a round of sampling does first."""
+    put = [self._put(batch.trunks) for batch in self.batches]
+    return [self.sampler.prefill(self.state.params, x) for x in put]
+
+  def step(self) -> dict[str, float]:
+    """Samples, scores and updates; returns times and counted tokens."""
+    if not self.settings.trains:
+      return self._sample()
+    clock = Clock()
+    key = jax.random.fold_in(self.key, self.number)
+    rounds = [
+      self.rounds.run(self.state.params, batch, key) for batch in self.batches
+    ]
+    wall_s, cpu_s = clock.split()
+    # The reward is Python on one thread: its time on the clock is CPU time.
+    reward_s = sum(x.reward_s for x in rounds)
+    sampled = sum(x.branches.is_completion_NRC.sum() for x in rounds)
+    found = {
+      "rollout_s": wall_s - reward_s,
+      "rollout_cpu_s": cpu_s - reward_s,
+      "reward_cpu_s": reward_s,
+      "sampled": int(sampled),
+    }
+    trained = self._update(list(self.micro_batches(rounds)))
+    wall_s, cpu_s = clock.split()
+    self.number += 1
+    return found | {
+      "update_s": wall_s,
+      "update_cpu_s": cpu_s,
+      "trained": trained,
+    }
+
+  def _sample(self):
+    """What `step` returns, of sampling and nothing else."""
+    clock = Clock()
+    key = jax.random.fold_in(self.key, self.number)
+    sampled = 0
+    for batch in self.batches:
+      branches = self.sampler.sample(self.state.params, batch.trunks, key)
+      sampled += int(branches.is_completion_NRC.sum())
+    wall_s, cpu_s = clock.split()
+    self.number += 1
+    return {"rollout_s": wall_s, "rollout_cpu_s": cpu_s, "sampled": sampled}
+
+  def _update(self, batches):
+    counted = sum(int(b.branches.is_completion_NRC.sum()) for b in batches)
+    self.state, metrics, _ = self.updater.step(
+      self.state, [self._put(batch) for batch in batches], self.number
+    )
+    jax.block_until_ready(self.state)
+    if self.is_shared:
+      # What the loss says that it counted.
+      counted = sum(int(of_batch.tokens_trained) for of_batch in metrics)
+    return counted
+
+  def micro_batches(self, rounds: list[Round]) -> Iterable[MicroBatch]:
+    """Packs what was sampled for the update, on the host."""
+    if not self.is_shared:
+      return self._flat_batches(rounds)
+    [trunks], [done] = [batch.trunks for batch in self.batches], rounds
+    groups = dynamic_sampling.make_groups(
+      trunks,
+      done.branches,
+      done.scores.reward_NKG,
+      np.zeros(trunks.is_real_NK.shape, np.int32),
+      dynamic_sampling.is_kept(done.scores.reward_NKG, KEEP_ALL),
+      step=self.number,
+      round_index=0,
+    )
+    return dynamic_sampling.pack(
+      groups,
+      trunks=self.settings.trunks_per_micro_batch or self.work.trajectories,
+      points=self.work.steps,
+      step=self.number,
+    )
+
+  def _flat_batches(self, rounds):
+    """One micro-batch per step of the trajectories, of N * G rows."""
+    n, k, g = self.work.trajectories, self.work.steps, self.work.samples
+    merge = lambda *xs: np.concatenate(xs)  # noqa: E731
+    branches = jax.tree.map(merge, *(x.branches for x in rounds))
+    reward_B = merge(*(x.scores.reward_NKG.ravel() for x in rounds))
+    # Rows are ordered (k, n, g), whatever the number of batches.
+    advantage_B = advantages.group_advantages(reward_B.reshape(k * n, g))
+    advantage_B = np.asarray(advantage_B).reshape(-1, 1, 1)
+    for step in range(k):
+      rows = slice(step * n * g, (step + 1) * n * g)
+      batch = self.batches[step if len(self.batches) > 1 else 0]
+      where = slice(None) if len(self.batches) > 1 else rows
+      yield MicroBatch(
+        trunks=jax.tree.map(lambda x, at=where: x[at], batch.trunks),
+        branches=jax.tree.map(lambda x, at=rows: x[at], branches),
+        reward_NKG=advantage_B[rows],
+        is_fresh_NK=np.ones((n * g, 1), bool),
+      )
+
+  def _put(self, batch):
+    return sharding.put_batch(batch, self.mesh, self.rules)
+
+
+def multiply_adds(model: ModelConfig, work: Workload, layout: str) -> int:
+  """Of a forward pass as it is run, padding and masked pairs included."""
+  return layouts.multiply_adds(
+    model, work, layouts.layouts(work)[layout].updating
+  )

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One contender in a process of its own, which takes a step when told to.
+
+Started by engine.py, so that threads and peaks of memory do not mix. The
+argument is JSON; every line in is a command ("step", "reset" or "stop"),
+every line out a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Any, TextIO
+
+from benchmarks import memory
+from benchmarks.workload import Workload
+
+
+class Turns:
+  """The steps that this process is told to take, and what each costs."""
+
+  def __init__(self, commands: TextIO, answers: TextIO):
+    self._commands, self._answers = commands, answers
+    self._start = (0.0, 0.0)
+
+  def send(self, **values: Any) -> None:
+    """Answers with one line."""
+    self._answers.write(json.dumps(values) + "\n")
+    self._answers.flush()
+
+  def begin(self) -> bool:
+    """Waits for a turn; False if there is none any more."""
+    for line in self._commands:
+      command = line.strip()
+      if command == "reset":
+        memory.reset_peak_rss()
+        continue
+      if command == "step":
+        self._start = (time.perf_counter(), time.process_time())
+        return True
+      break
+    return False
+
+  def end(self, **counted: Any) -> None:
+    """Reports the turn."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    self.send(
+      wall_s=wall_s - self._start[0],
+      cpu_s=cpu_s - self._start[1],
+      peak_bytes=memory.peak_rss(),
+      **counted,
+    )
+
+
+def run_ours(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
+  """Steps of this package; reports what prefill alone takes when ready."""
+  import jax
+
+  from benchmarks import measuring, ours
+  from srl_jax.models import ModelConfig
+
+  settings = ours.Settings(**spec["settings"])
+  contender = ours.Ours(ModelConfig(**spec["model"]), work, settings)
+  jax.block_until_ready(contender.prefill())
+  cost = measuring.timed(contender.prefill)
+  turns.send(prefill_s=cost.wall_s, prefill_cpu_s=cost.cpu_s)
+  while turns.begin():
+    turns.end(**contender.step())
+
+
+def run_peer(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
+  """Steps of another system."""
+  from benchmarks import peers
+
+  peers.RUN[spec["peer"]](turns, spec["model"], work, spec["settings"])
+
+
+def run_rate(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
+  """Measures matrix products, each turn anew."""
+  del spec, work
+  from benchmarks import floor
+
+  turns.send()
+  while turns.begin():
+    turns.end(rate=floor.matrix_rate())
+
+
+RUN = {"ours": run_ours, "peer": run_peer, "rate": run_rate}
+
+
+def main() -> None:
+  spec = json.loads(sys.argv[1])
+  if spec["cores"]:
+    os.sched_setaffinity(0, spec["cores"])
+  # What libraries print is not to reach the parent's pipe.
+  answers = os.fdopen(os.dup(1), "w")
+  os.dup2(2, 1)
+  RUN[spec["kind"]](Turns(sys.stdin, answers), spec, Workload(**spec["work"]))
+
+
+if __name__ == "__main__":
+  main()

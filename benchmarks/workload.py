@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is sampled and trained on, in tokens and texts; never loads JAX.
+
+Branch b = (n * K + k) * G + g is sample g of step k of trajectory n. Tokens
+are words of letters, so that rewards have texts to compare. How branches are
+laid out in batches is decided in layouts.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import string
+from typing import NamedTuple
+
+import numpy as np
+
+# The first two ids are for padding and, where a system insists on one, for a
+# stop token; texts hold neither.
+PAD_ID, STOP_ID, FIRST_WORD = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+  """What is sampled and trained on; lengths are in tokens.
+
+  Attributes:
+    trajectories: N.
+    steps: of each trajectory, each of them a branch point (K).
+    samples: per branch point (G).
+    problem_tokens: length of the first prompt, without its stem.
+    step_tokens: by how much each further prompt is longer.
+    stem_tokens: given tokens at the head of each branch.
+    new_tokens: sampled tokens of each branch.
+    seed: of weights, tokens and samples.
+  """
+
+  trajectories: int = 2
+  steps: int = 8
+  samples: int = 8
+  problem_tokens: int = 64
+  step_tokens: int = 48
+  stem_tokens: int = 2
+  new_tokens: int = 48
+  seed: int = 0
+
+  @property
+  def prompt_tokens(self) -> np.ndarray:
+    """Length of the prompt of each step, without its stem."""
+    return self.problem_tokens + self.step_tokens * np.arange(self.steps)
+
+  @property
+  def branches(self) -> int:
+    return self.trajectories * self.steps * self.samples
+
+  @property
+  def sampled_tokens(self) -> int:
+    """Tokens that are drawn, and trained on."""
+    return self.branches * self.new_tokens
+
+  def predicted(self, layout: str) -> tuple[int, int]:
+    """Prompt and branch tokens that a pass has to process, by hand."""
+    n, k, g = self.trajectories, self.steps, self.samples
+    # The last token of a branch predicts nothing and is never run.
+    branch = n * k * g * (self.stem_tokens + self.new_tokens - 1)
+    if layout == "shared":
+      return n * (self.problem_tokens + (k - 1) * self.step_tokens), branch
+    pairs = k * (k - 1) // 2
+    return n * g * (k * self.problem_tokens + pairs * self.step_tokens), branch
+
+
+class Given(NamedTuple):
+  """What is given: trunks of full length, stems, and the experts' steps."""
+
+  tokens_NS: np.ndarray
+  stem_KC: np.ndarray
+  target_NK: list[list[str]]
+
+  def prompt(self, work: Workload, n: int, k: int) -> np.ndarray:
+    """The whole prompt of a step, its stem included."""
+    head = self.tokens_NS[n, : work.prompt_tokens[k]]
+    return np.concatenate([head, self.stem_KC[k]])
+
+
+def given(work: Workload, vocab_size: int) -> Given:
+  """Draws it; an expert's step is as long as a completion."""
+  rng = np.random.default_rng(work.seed)
+  n, k = work.trajectories, work.steps
+  longest = int(work.prompt_tokens[-1])
+  draw = lambda *shape: rng.integers(FIRST_WORD, vocab_size, shape)  # noqa: E731
+  tokens_NS, stem_KC = draw(n, longest), draw(k, work.stem_tokens)
+  target_NKC = draw(n, k, work.new_tokens)
+  every = words(vocab_size)
+  return Given(
+    np.asarray(tokens_NS, np.int32),
+    np.asarray(stem_KC, np.int32),
+    [[" ".join(every[i] for i in t) for t in row] for row in target_NKC],
+  )
+
+
+def words(vocab_size: int) -> list[str]:
+  """The word of each token id: all of the same length, all different."""
+  letters, width = string.ascii_lowercase, 2
+  while len(letters) ** width < vocab_size:
+    width += 1
+
+  def word(i):
+    digits = []
+    for _ in range(width):
+      i, digit = divmod(i, len(letters))
+      digits.append(letters[digit])
+    return "".join(digits)
+
+  return [word(i) for i in range(vocab_size)]
