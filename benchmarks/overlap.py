@@ -45,7 +45,11 @@ from srl_jax.stage_rl import RlStage
 def variants(base: RlConfig, parts: Sequence[int]) -> dict[str, RlConfig]:
   """The stage as it is measured, by name of the variant."""
   one_round = dataclasses.replace(base.dynamic_sampling, refill=False)
-  base = dataclasses.replace(base, dynamic_sampling=one_round, passes=1)
+  # No reference model, which would be one more thing to keep.
+  loss = dataclasses.replace(base.loss, kl_coefficient=0.0)
+  base = dataclasses.replace(
+    base, dynamic_sampling=one_round, passes=1, loss=loss
+  )
   device = dataclasses.replace(base, reward_on="device")
   return {
     "fused": dataclasses.replace(device, fuse=True),

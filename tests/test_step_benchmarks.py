@@ -43,10 +43,12 @@ def test_a_seed_that_learns_otherwise_in_company_is_noticed():
 def test_all_variants_sample_one_round_for_one_pass(runs):
   base = runs.config("srl").srl
   assert base.passes == 2
+  assert base.loss.kl_coefficient > 0
   found = overlap.variants(base, [1, 2])
   assert [*found] == ["fused", "pieces", "host, 1 part", "host, 2 parts"]
   for config in found.values():
     assert config.passes == 1
+    assert not config.loss.kl_coefficient
     assert not config.dynamic_sampling.refill
   assert found["fused"].fuse and not found["pieces"].fuse
   assert found["pieces"].reward_on == "device"
