@@ -43,8 +43,9 @@ class SamplingConfig:
     top_p: keep the most likely tokens that hold this mass; 1.0 keeps all.
     slots: how many branches of a trunk are decoded at a time, the others wait
       for a free slot; 0 for all at once.
-    cache_start: the branch cache starts with room for so many tokens and
-      doubles when a branch needs more; 0 for all the room at once.
+    cache_start: the branch cache starts with room for so many tokens, or
+      somewhat more, and doubles when a branch needs it; 0 for all the room
+      at once.
   """
 
   samples: int = 8
@@ -309,13 +310,10 @@ def _make_queue(trunks: Trunks, key: jax.Array, samples: int) -> _Queue:
 
 
 def _cache_widths(start: int, steps: int) -> list[int]:
-  """start, 2 start, 4 start, ... up to `steps`; only that if start is 0."""
+  """Ends with `steps`; each is half of the next, none less than `start`."""
   widths = [steps]
-  while start and widths[0] > start:
-    smaller = start
-    while 2 * smaller < widths[0]:
-      smaller *= 2
-    widths.insert(0, smaller)
+  while start and -(-widths[0] // 2) >= start:
+    widths.insert(0, -(-widths[0] // 2))
   return widths
 
 

@@ -180,6 +180,17 @@ def train_members(
   Raises:
     ValueError: the stage cannot be one program per step.
   """
+  program, arguments = make_program(config, workdir, members)
+  return jax.device_get(program(*arguments))
+
+
+def make_program(
+  config: Config, workdir: pathlib.Path, members: Sequence[Member]
+) -> tuple[Any, tuple[Any, ...]]:
+  """The jitted program of `train_members`, not compiled yet, and what it takes.
+
+  See there for arguments and errors.
+  """
   name, stage = _only_stage(config)
   mesh = sharding.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
@@ -225,7 +236,7 @@ def train_members(
     (params, *inputs, jnp.stack(keys), settings),
     jax.sharding.NamedSharding(members_mesh, spec),
   )
-  return jax.device_get(program(*arguments))
+  return program, arguments
 
 
 def _only_stage(config: Config) -> tuple[str, RlConfig]:

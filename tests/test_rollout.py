@@ -334,7 +334,8 @@ def test_the_cache_doubles_from_its_start_to_the_longest_row():
     (0, [20]),
     (20, [20]),
     (64, [20]),
-    (3, [3, 6, 12, 20]),
+    (11, [20]),
+    (3, [3, 5, 10, 20]),
     (10, [10, 20]),
   ):
     assert rollout_lib._cache_widths(start, 20) == widths

@@ -177,3 +177,36 @@ def test_nothing_kept_changes_nothing():
   jax.tree.map(np.testing.assert_array_equal, params, tiny.random_params(MODEL))
   assert values["groups_kept"] == 0
   assert values["grad_norm"] == 0
+
+
+def test_steps_are_queued_without_waiting_for_the_ones_before():
+  # A reward that takes some tenths of a second; to queue takes milliseconds.
+  def slow_score(branches, targets):
+    scores = score(branches, targets)
+    start = jnp.full((64, 64), scores.failure_NKG.sum() * 1e-9)
+    end = jax.lax.fori_loop(0, 10_000, lambda _, x: jnp.tanh(x @ x), start)
+    return scores._replace(
+      thought_chars_NKG=scores.thought_chars_NKG + end[0, 0]
+    )
+
+  mesh = tiny.small_mesh()
+  updater, state = make_updater(mesh)
+  function = step.fused_step(
+    MODEL,
+    updater.functions,
+    slow_score,
+    sampling=SAMPLING,
+    stop_ids=STOPS,
+    pad_id=PAD,
+    dynamic=DynamicSamplingConfig(refill=False),
+    trunks_per_micro_batch=4,
+  )
+  stepper = step.FusedStepper(function, updater, mesh, RULES)
+  metrics = []
+  for number in range(3):
+    key = jax.random.key(number)
+    state, of_step = stepper.step(state, TRUNKS, TARGETS, key, number)
+    metrics.append(of_step.step.grad_norm)
+  # Had the third call waited for the state that it takes, this would be there.
+  assert not metrics[1].is_ready()
+  assert all(float(x) > 0 for x in metrics)

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import signal
+import types
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from srl_jax import run as run_lib
 from srl_jax import sharding, stage_rl, stage_sft, train, update
 from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.rewards import RewardConfig
-from srl_jax.testing import experiment
+from srl_jax.testing import experiment, tiny
 
 
 class PowerCutError(Exception):
@@ -287,3 +288,64 @@ def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
     ]
   # Steps by two, then a whole solution, of which there is one.
   assert points == [2, 1]
+
+
+class FakeStage:
+  """Takes steps of nothing, and notes when."""
+
+  description, passes, columns, uses_reference = "", 1, (), False
+  loss_fn = None
+
+  def __init__(self, seen):
+    self.seen = seen
+
+  def take_step(self, updater, state, step, reference):
+    del updater, reference
+    self.seen.append(f"take {step}")
+    return state, train.Taken({"tokens_trained": 1.0}, [[step]])
+
+  def validate(self, params):
+    self.seen.append("validate")
+    return 0.0, {}
+
+  def check(self, values):
+    pass
+
+  def programs(self):
+    return 0
+
+  def get_state(self):
+    return {}, {}
+
+  def close(self):
+    pass
+
+
+def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
+  runs, tmp_path, monkeypatch
+):
+  seen = []
+
+  def read(metrics):
+    seen.append(f"read {metrics[0]}")
+    return {}
+
+  monkeypatch.setattr(train, "reduce_metrics", read)
+  config = runs.config(
+    "srl", srl__steps=4, srl__validate_every=0, checkpoint__every_steps=100
+  )
+  mesh = tiny.small_mesh()
+  run = types.SimpleNamespace(config=config, mesh=mesh)
+  params = {"w": jax.device_put(np.zeros(2), sharding.replicated(mesh))}
+  train.train_stage(
+    run,
+    FakeStage(seen),
+    "srl",
+    params,
+    tmp_path / "stages" / "0_srl",
+    0,
+    lambda: False,
+  )
+  # Two steps are queued before any is waited for; the last has no next one.
+  expected = "take 0,take 1,read 0,take 2,read 1,take 3,read 2,read 3,validate"
+  assert seen == expected.split(",")

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one device reaches: peaks, rollout, gradient, optimizer step.
+
+Each `measure_*` returns {quantity: value}. Which of them are run, and on
+what, is decided in gpu.py; bytes and operations are those of counts.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from benchmarks import counts, one_device
+from benchmarks.layouts import Workload
+from benchmarks.one_device import Engine
+from srl_jax.models import ModelConfig
+from srl_jax.optim import OptimConfig, make_optimizer
+from srl_jax.rollout import SamplingConfig
+from srl_jax.types import Branches
+from srl_jax.update import LossConfig
+
+
+class Peaks(NamedTuple):
+  """What the device reaches; 0 for not known."""
+
+  bytes_per_s: float = 0.0
+  flops_per_s: float = 0.0
+
+
+class Timing(NamedTuple):
+  """Median of some calls, and by how much the slowest exceeds the fastest."""
+
+  median_s: float
+  spread: float
+
+
+def timed(call: Callable[[], Any], repeats: int, calls: int = 1) -> Timing:
+  """Times a call after a first one; `calls` are queued at a time."""
+  jax.block_until_ready(call())
+  found = []
+  for _ in range(repeats):
+    start_s = time.perf_counter()
+    for _ in range(calls):
+      result = call()
+    jax.block_until_ready(result)
+    found.append((time.perf_counter() - start_s) / calls)
+    del result
+  return Timing(statistics.median(found), max(found) / min(found) - 1)
+
+
+def measure_peaks(
+  device: jax.Device, copy_bytes: int, product: int, repeats: int
+) -> dict[str, float]:
+  """Copy bandwidth, bytes read plus bytes written; rate of a product.
+
+  Args:
+    device: the device.
+    copy_bytes: of the array that is copied.
+    product: rows and columns of the matrices multiplied.
+    repeats: turns timed.
+  """
+  key = jax.device_put(jax.random.key(0), device)
+  x = jax.random.normal(key, (copy_bytes // 4,))
+  found = {}
+  for name, function in (("copy", jnp.copy), ("negation", jnp.negative)):
+    call = functools.partial(jax.jit(function), x)
+    once = timed(call, repeats, calls=10)
+    found[f"memory, {name}, GB/s"] = 2 * copy_bytes / once.median_s / 1e9
+  # What holds the array.
+  del call
+  del x
+  a, b = jax.random.normal(key, (2, product, product), jnp.bfloat16)
+  multiply = timed(functools.partial(jax.jit(jnp.dot), a, b), repeats, calls=10)
+  found["memory, GB/s"] = max(found.values())
+  found["bfloat16 product, TFLOP/s"] = 2 * product**3 / multiply.median_s / 1e12
+  found["product, spread"] = multiply.spread
+  return found
+
+
+def measure_rollout(
+  engine: Engine,
+  work: Workload,
+  peaks: Peaks,
+  repeats: int,
+  sampled: list[Branches],
+) -> dict[str, float]:
+  """Prefill and decoding; leaves the samples in `sampled`."""
+  model = engine.policy.config
+  trunks = engine.put(one_device.make_trunks(work, model.vocab_size))
+  sampler = engine.sampler(SamplingConfig(work.samples, work.new_tokens))
+  with engine.placed():
+    start_s = time.perf_counter()
+    prefill = sampler.prefill.lower(engine.params, trunks).compile()
+    arguments = (prefill(engine.params, trunks), trunks, jax.random.key(0))
+    program = sampler.decode.lower(*arguments).compile()
+    compile_s = time.perf_counter() - start_s
+  arguments = jax.device_put(arguments, program.input_shardings[0])
+  prefill_time = timed(lambda: prefill(engine.params, trunks), repeats)
+  decode_time = timed(lambda: program(*arguments), repeats)
+  sampled.append(jax.device_get(program(*arguments)[0]))
+  turn_s = decode_time.median_s / counts.turns(work)
+  read = counts.turn_bytes(model, work)
+  flops = sum(counts.prefill_flops(model, work, work.trajectories))
+  prompt_tokens = work.trajectories * counts.trunk_tokens(work)
+  return {
+    "parameters, M": counts.parameters(model) / 1e6,
+    "compilation of the rollout, s": compile_s,
+    "program, GB": program_bytes(program) / 1e9,
+    "prefill, s": prefill_time.median_s,
+    "prefill, tokens/s": prompt_tokens / prefill_time.median_s,
+    "prefill, share of product": _share(
+      flops / prefill_time.median_s, peaks.flops_per_s
+    ),
+    "decode, s": decode_time.median_s,
+    "decode, spread": decode_time.spread,
+    "turn, ms": 1e3 * turn_s,
+    "decode, tokens/s": work.branches / turn_s,
+    "read per turn: weights, GB": read.weights / 1e9,
+    "read per turn: trunk KV, GB": read.trunk_kv / 1e9,
+    "read per turn: branch KV, GB": read.branch_kv / 1e9,
+    "decode, GB/s": read.total / turn_s / 1e9,
+    "decode, share of copy": _share(read.total / turn_s, peaks.bytes_per_s),
+    "logits per turn, not counted, GB": read.logits / 1e9,
+  }
+
+
+def measure_update(
+  engine: Engine,
+  work: Workload,
+  loss: LossConfig,
+  trunks: int,
+  peaks: Peaks,
+  repeats: int,
+  sampled: Sequence[Branches],
+) -> dict[str, float]:
+  """The gradient of one micro-batch, summed; see `counts.update_flops`.
+
+  With samples of the rollout, and not random ones, it also says how far the
+  trainer's log-probs are from the sampler's.
+  """
+  model = engine.policy.config
+  start_s = time.perf_counter()
+  program, call = gradient_program(engine, work, loss, trunks, sampled)
+  compile_s = time.perf_counter() - start_s
+  metrics = jax.device_get(call()[1])
+  once = timed(call, repeats)
+  needed, executed = counts.update_flops(model, work, trunks)
+  tokens = trunks * (
+    counts.trunk_tokens(work) + work.steps * work.samples * counts.turns(work)
+  )
+  rate = needed / once.median_s, executed / once.median_s
+  found = {
+    "tokens": tokens,
+    "compilation, s": compile_s,
+    "program, GB": program_bytes(program) / 1e9,
+    "gradient, s": once.median_s,
+    "gradient, spread": once.spread,
+    "tokens/s": tokens / once.median_s,
+    "needed, TFLOP": needed / 1e12,
+    "with recomputation, TFLOP": executed / 1e12,
+    "needed, TFLOP/s": rate[0] / 1e12,
+    "needed, share of product (MFU)": _share(rate[0], peaks.flops_per_s),
+    "with recomputation, share": _share(rate[1], peaks.flops_per_s),
+  }
+  if sampled:
+    gap = metrics.logp_gap
+    mean = float(gap.numerator.sum() / gap.denominator.sum())
+    found["sampler - trainer log-prob, mean nats"] = mean
+    found["sampler - trainer log-prob, largest"] = float(metrics.logp_gap_max)
+  return found
+
+
+def gradient_program(
+  engine: Engine,
+  work: Workload,
+  loss: LossConfig,
+  trunks: int,
+  sampled: Sequence[Branches],
+) -> tuple[jax.stages.Compiled, Callable[[], Any]]:
+  """The compiled gradient of a micro-batch, and a call of it.
+
+  The call returns (denominator, metrics).
+  """
+  vocab_size = engine.policy.config.vocab_size
+  branches = (
+    sampled[0] if sampled else one_device.random_branches(work, vocab_size)
+  )
+  batch = engine.put(one_device.make_batch(work, vocab_size, branches, trunks))
+  with engine.placed():
+    updater = engine.updater(loss, optax.sgd(0.0))
+    # Sums are donated: each call gets those of the call before.
+    sums = [engine.zero_sums(updater)]
+    program = updater.accumulate.lower(
+      engine.params, sums[0], batch, None
+    ).compile()
+
+  def call():
+    sums[0], metrics = program(engine.params, sums[0], batch, None)
+    return sums[0][1], metrics
+
+  return program, call
+
+
+# (name, optimizer, bytes per parameter of its state), from the best on.
+OPTIMIZERS = (
+  ("AdamW, float32 moments", make_optimizer(OptimConfig(), 100), 8),
+  (
+    "AdamW, bfloat16 first moment",
+    make_optimizer(OptimConfig(moment_dtype="bfloat16"), 100),
+    6,
+  ),
+  ("gradient descent, no moments", optax.sgd(1e-6), 0),
+)
+
+
+def measure_optimizer(
+  engine: Engine,
+  optimizer: optax.GradientTransformation,
+  repeats: int,
+) -> dict[str, float]:
+  """The optimizer step that follows the gradients; consumes the engine."""
+  with engine.placed():
+    updater = engine.updater(LossConfig(), optimizer)
+    sums = engine.zero_sums(updater)
+    state = [updater.init(engine.params)]
+    engine.params = None
+
+    def call():
+      state[0], metrics = updater.finish(state[0], sums, jnp.int32(0))
+      return metrics
+
+    once = timed(call, repeats)
+  return {"optimizer step, s": once.median_s, "spread": once.spread}
+
+
+def fitting_optimizers(model: ModelConfig, limit_bytes: float) -> list[int]:
+  """Indices of OPTIMIZERS that may fit beside parameters and gradient sums."""
+  size = counts.parameters(model)
+  of_parameter = 2 if model.param_dtype == "bfloat16" else 4
+  return [
+    i
+    for i, (_, _, state) in enumerate(OPTIMIZERS)
+    if size * (of_parameter + 4 + state) < limit_bytes
+  ]
+
+
+def program_bytes(program: jax.stages.Compiled) -> int:
+  """Arguments, outputs and temporaries; donated ones once."""
+  found = program.memory_analysis()
+  return (
+    found.argument_size_in_bytes
+    + found.output_size_in_bytes
+    + found.temp_size_in_bytes
+    - found.alias_size_in_bytes
+  )
+
+
+def _share(rate: float, peak: float) -> float:
+  return rate / peak if peak else 0.0

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sampler and update of one model on one device, and random work for them.
+
+The programs are those of a run, on a mesh of this device alone, so that the
+same work can be done by an accelerator and by the CPU of one process. What is
+compared and measured is decided in gpu.py and gpu_checks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from benchmarks import counts
+from benchmarks.layouts import Workload
+from srl_jax import sharding, update
+from srl_jax.models import LanguageModel, ModelConfig
+from srl_jax.rollout import SamplingConfig
+from srl_jax.sampler import Sampler
+from srl_jax.types import Branches, Trunks
+from srl_jax.update import LossConfig, MicroBatch, Updater
+
+
+class Engine:
+  """The programs of one model, and its parameters, on one device."""
+
+  def __init__(
+    self, model: ModelConfig, device: jax.Device, params: Any = None
+  ):
+    """Parameters are random unless they are given, as host arrays."""
+    self.device = device
+    self.rules = sharding.ShardingRules()
+    self.mesh = jax.make_mesh(
+      (1,) * len(sharding.MESH_AXES),
+      sharding.MESH_AXES,
+      axis_types=(jax.sharding.AxisType.Auto,) * len(sharding.MESH_AXES),
+      devices=[device],
+    )
+    self.policy = LanguageModel(model, self.rules)
+    with self.placed():
+      self.params = (
+        jax.device_put(params, sharding.replicated(self.mesh))
+        if params is not None
+        else sharding.born_sharded(
+          self.policy.init,
+          jax.random.key(0),
+          mesh=self.mesh,
+          rules=self.rules,
+        )
+      )
+
+  @contextmanager
+  def placed(self) -> Iterator[None]:
+    """Within it, programs are made and arrays born on the device."""
+    with jax.default_device(self.device), jax.set_mesh(self.mesh):
+      yield
+
+  def put(self, batch: Any) -> Any:
+    """Places a batch on the device."""
+    return sharding.put_batch(batch, self.mesh, self.rules)
+
+  def sampler(self, sampling: SamplingConfig) -> Sampler:
+    """A sampler without stop tokens, so that all lengths are fixed."""
+    return Sampler(
+      self.policy,
+      sampling,
+      stop_ids=(),
+      pad_id=0,
+      mesh=self.mesh,
+      rules=self.rules,
+    )
+
+  def updater(
+    self, loss: LossConfig, optimizer: optax.GradientTransformation
+  ) -> Updater:
+    """An updater with the GRPO loss at temperature 1."""
+    return Updater(
+      update.grpo_loss(self.policy, loss, 1.0),
+      optimizer,
+      lambda _: 0.0,
+      self.params,
+      self.mesh,
+    )
+
+  def zero_sums(self, updater: Updater) -> tuple[Any, jax.Array]:
+    """What the first micro-batch is added to; placed as `Updater` does."""
+    shardings = (updater.shardings.params, sharding.replicated(self.mesh))
+    return jax.jit(updater.functions.zeros, out_shardings=shardings)(
+      self.params
+    )
+
+
+def make_trunks(work: Workload, vocab_size: int) -> Trunks:
+  """Random trunks; the branches of a step see the steps before it."""
+  rng = np.random.default_rng(work.seed)
+  n, k = work.trajectories, work.steps
+  width = counts.trunk_tokens(work)
+  draw = lambda *shape: rng.integers(1, vocab_size, shape, np.int32)  # noqa: E731
+  return Trunks(
+    tokens_NS=draw(n, width),
+    length_N=np.full(n, width, np.int32),
+    branch_at_NK=np.tile(work.prompt_tokens.astype(np.int32), (n, 1)),
+    stem_NKC=draw(n, k, work.stem_tokens),
+    stem_length_NK=np.full((n, k), work.stem_tokens, np.int32),
+    instance_NK=np.arange(n * k, dtype=np.uint32).reshape(n, k),
+    is_real_NK=np.ones((n, k), bool),
+  )
+
+
+def random_branches(work: Workload, vocab_size: int) -> Branches:
+  """Branches as a sampler of uniform tokens would return them."""
+  rng = np.random.default_rng(work.seed + 1)
+  stem_NKC = make_trunks(work, vocab_size).stem_NKC
+  n, r = work.trajectories, work.steps * work.samples
+  width = work.stem_tokens + work.new_tokens
+  tokens_NRC = rng.integers(1, vocab_size, (n, r, width), np.int32)
+  tokens_NRC[..., : work.stem_tokens] = np.repeat(stem_NKC, work.samples, 1)
+  is_completion_NRC = np.broadcast_to(
+    np.arange(width) >= work.stem_tokens, (n, r, width)
+  )
+  logp_NRC = np.where(is_completion_NRC, -np.log(vocab_size), 0)
+  return Branches(
+    tokens_NRC=tokens_NRC,
+    length_NR=np.full((n, r), width, np.int32),
+    is_completion_NRC=is_completion_NRC,
+    sampler_logp_NRC=logp_NRC.astype(np.float32),
+    stopped_NR=np.zeros((n, r), bool),
+  )
+
+
+def make_batch(
+  work: Workload, vocab_size: int, branches: Branches, trunks: int
+) -> MicroBatch:
+  """The first so many trunks with these branches and random rewards."""
+  rng = np.random.default_rng(work.seed + 2)
+  shape = (work.trajectories, work.steps, work.samples)
+  batch = MicroBatch(
+    trunks=make_trunks(work, vocab_size),
+    branches=branches,
+    reward_NKG=rng.random(shape, np.float32),
+    is_fresh_NK=np.ones(shape[:2], bool),
+  )
+  return jax.tree.map(lambda x: x[:trunks], batch)

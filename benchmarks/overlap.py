@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fused step against its pieces with the host between, side by side.
+
+  python -m benchmarks.overlap
+  python -m benchmarks.overlap --parts 1 2 4 --steps=5
+
+The embedded task, one round of sampling per step, so that all variants do the
+same work and find the same rewards; the run fails unless they do.
+
+  fused            sample, score, filter and update as one program
+  pieces           the same programs one by one, reward on the device
+  host, P parts    reward on the host; the device decodes part p + 1 of the
+                   round while the host scores part p
+
+As in training, a step is queued before the metrics of the one before are
+read. "Host, not waiting" is the time in which the host works and does not
+wait for samples. With one part the device idles meanwhile; with more, only
+while the last of them is scored and the batch is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import measuring
+from srl_jax import main as main_lib
+from srl_jax import optim, sharding, update
+from srl_jax import run as run_lib
+from srl_jax.config import RlConfig
+from srl_jax.reductions import reduce_metrics
+from srl_jax.stage import Run
+from srl_jax.stage_rl import RlStage
+
+
+def variants(base: RlConfig, parts: Sequence[int]) -> dict[str, RlConfig]:
+  """The stage as it is measured, by name of the variant."""
+  one_round = dataclasses.replace(base.dynamic_sampling, refill=False)
+  # No reference model, which would be one more thing to keep.
+  loss = dataclasses.replace(base.loss, kl_coefficient=0.0)
+  base = dataclasses.replace(
+    base, dynamic_sampling=one_round, passes=1, loss=loss
+  )
+  device = dataclasses.replace(base, reward_on="device")
+  return {
+    "fused": dataclasses.replace(device, fuse=True),
+    "pieces": dataclasses.replace(device, fuse=False),
+  } | {
+    f"host, {count} part{'s' * (count > 1)}": dataclasses.replace(
+      base, reward_on="host", parts_per_round=count
+    )
+    for count in parts
+  }
+
+
+class Variant:
+  """A stage with its optimizer, ready to take steps."""
+
+  def __init__(self, run: Run, config: RlConfig):
+    params = run_lib.initial_params(run)
+    self._stage = RlStage(run, "srl", config)
+    self._updater = update.Updater(
+      self._stage.loss_fn,
+      optim.make_optimizer(config.optim, config.steps),
+      optim.learning_rate(config.optim, config.steps),
+      params,
+      run.mesh,
+    )
+    self._state = self._updater.init(params)
+    self._step = 0
+
+  def steps(self, count: int) -> list[dict[str, float]]:
+    """Takes steps as the training loop does; returns their metrics."""
+    found, pending = [], None
+    for _ in range(count):
+      start_s = time.perf_counter()
+      self._state, taken = self._stage.take_step(
+        self._updater, self._state, self._step, None
+      )
+      queued_s = time.perf_counter() - start_s
+      self._step += 1
+      if pending:
+        found.append(_read(*pending))
+      pending = (taken, queued_s)
+    found.append(_read(*pending))
+    return found
+
+  def close(self) -> None:
+    """Ends worker processes."""
+    self._stage.close()
+
+
+def _read(taken: Any, queued_s: float) -> dict[str, float]:
+  values = dict(taken.values)
+  for metrics in taken.metrics:
+    values |= reduce_metrics(metrics)
+  # Waiting for samples is work of the device; the rest of the time that it
+  # takes to queue a step is the host's.
+  waited_s = values.get("prefill_s", 0.0) + values.get("decode_s", 0.0)
+  return values | {"queued_s": queued_s, "host_s": queued_s - waited_s}
+
+
+def measure(
+  run: Run, configs: dict[str, RlConfig], steps: int, repeats: int
+) -> dict[str, dict[str, float]]:
+  """Returns {variant: {quantity: value}}, medians over turns.
+
+  In each turn every variant takes `steps` steps.
+
+  Raises:
+    AssertionError: they found different rewards.
+  """
+  stages = {name: Variant(run, config) for name, config in configs.items()}
+  rewards: dict[str, list[float]] = {}
+  costs: dict[str, list[tuple[float, ...]]] = {name: [] for name in stages}
+  try:
+    for turn in range(1 + repeats):
+      for name, stage in stages.items():
+        found: list[dict[str, float]] = []
+        # The first turn is a step that compiles.
+        count = steps if turn else 1
+        cost = measuring.timed(
+          lambda f=found, s=stage, c=count: f.extend(s.steps(c))
+        )
+        rewards.setdefault(name, []).extend(x["reward"] for x in found)
+        if turn:
+          host_s = sum(x["host_s"] for x in found)
+          scored_s = sum(x.get("reward_s", 0.0) for x in found)
+          costs[name].append(
+            tuple(x / steps for x in (*cost[:2], host_s, scored_s))
+          )
+  finally:
+    for stage in stages.values():
+      stage.close()
+  first = next(iter(rewards.values()))
+  for name, values in rewards.items():
+    np.testing.assert_allclose(
+      values, first, rtol=1e-3, atol=1e-4, err_msg=name
+    )
+  return {name: _row(found) for name, found in costs.items()}
+
+
+def _row(costs: Sequence[tuple[float, ...]]) -> dict[str, float]:
+  wall_s, cpu_s, host_s, scored_s = map(
+    statistics.median, zip(*costs, strict=True)
+  )
+  return {
+    "a step, wall s": wall_s,
+    "a step, CPU s": cpu_s,
+    "host scoring, s": scored_s,
+    "host, not waiting, s": host_s,
+    "host, not waiting, share": host_s / wall_s,
+  }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    description="The fused step against its pieces.",
+    formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+  )
+  parser.add_argument("--config", default="experiments/math.py", help=" ")
+  parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 4])
+  parser.add_argument("--steps", type=int, default=3, help="per turn")
+  parser.add_argument("--repeats", type=int, default=3, help="turns timed")
+  args = parser.parse_args(argv)
+  config = main_lib.load_config(args.config)
+  print(f"{args.config}\n{measuring.describe_machine()}", flush=True)
+  mesh = sharding.make_mesh(config.mesh)
+  with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
+    run = run_lib.start(config, mesh, pathlib.Path(folder))
+    results = measure(
+      run, variants(config.srl, args.parts), args.steps, args.repeats
+    )
+  print(measuring.table(results))
+
+
+if __name__ == "__main__":
+  main()
