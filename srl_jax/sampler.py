@@ -7,7 +7,7 @@ once per shape and brings the results back.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,19 +29,25 @@ class Sampler:
     pad_id: int,
     mesh: jax.sharding.Mesh,
     rules: sharding.ShardingRules,
+    lay_out: Callable[[Any], Any] = lambda params: params,
   ):
+    """Prepares the program; `lay_out` brings parameters where it wants them."""
     self._mesh, self._rules = mesh, rules
     self.config, self.stop_ids, self.pad_id = config, stop_ids, pad_id
     self.batch_devices = sharding.batch_devices(mesh, rules)
-    self.program = jax.jit(
-      functools.partial(
-        rollout_lib.rollout,
+
+    def rollout(params: Any, trunks: Trunks, key: jax.Array) -> Branches:
+      return rollout_lib.rollout(
         policy,
+        lay_out(params),
+        trunks,
+        key,
         config=config,
         stop_ids=stop_ids,
         pad_id=pad_id,
       )
-    )
+
+    self.program = jax.jit(rollout)
 
   def start(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
     """Starts sampling this process's trunks; returns without waiting."""

@@ -53,6 +53,7 @@ def fused_step(
   trunks_per_micro_batch: int,
   temperature: jax.Array | None = None,
   epsilon: jax.Array | None = None,
+  lay_out: Callable[[Any], Any] = lambda params: params,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
   """Returns the step as a pure function.
 
@@ -60,13 +61,14 @@ def fused_step(
   `trunks` are N trunks, a multiple of trunks_per_micro_batch; `targets` goes
   to `score`; `key` is the random key of this round of sampling; `number`
   counts the optimizer steps before. `temperature` and `epsilon` stand in for
-  those of the configs where they are to be arrays.
+  those of the configs where they are to be arrays; `lay_out` brings
+  parameters where the rollout wants them.
   """
 
   def step(state, trunks, targets, key, number, reference):
     branches = rollout_lib.rollout(
       policy,
-      state.params,
+      lay_out(state.params),
       trunks,
       key,
       config=sampling,

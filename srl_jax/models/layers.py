@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from srl_jax.ops.attention import Source, attend
 from srl_jax.ops.rope import rotate
+from srl_jax.sharding import ShardingRules, gathered
 
 
 class Module(nn.Module):
@@ -22,6 +23,7 @@ class Module(nn.Module):
 
   param_dtype: str
   dtype: str
+  rules: ShardingRules
 
   def weight(
     self,
@@ -42,7 +44,7 @@ class Module(nn.Module):
       init = nn.initializers.normal(fan_in**-0.5)
     boxed = nn.with_logical_partitioning(init, tuple(axes))
     value = self.param(name, boxed, tuple(shape), jnp.dtype(self.param_dtype))
-    return jnp.asarray(value, self.dtype)
+    return gathered(jnp.asarray(value, self.dtype), axes, self.rules)
 
 
 class RMSNorm(Module):

@@ -20,7 +20,7 @@ from flax import linen as nn
 
 from srl_jax.models import layers
 from srl_jax.ops import attention
-from srl_jax.sharding import ShardingRules, constrain
+from srl_jax.sharding import ShardingRules, constrain, gathered, lookup
 
 _REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -112,7 +112,11 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x_NRTD, position_NRT, views, trunk_kv, cache_kv):
     c = self.config
-    dtypes = {"dtype": c.dtype, "param_dtype": c.param_dtype}
+    dtypes = {
+      "dtype": c.dtype,
+      "param_dtype": c.param_dtype,
+      "rules": self.rules,
+    }
     norm = {**dtypes, "epsilon": c.norm_epsilon}
     attend = layers.Attention(
       **dtypes,
@@ -162,7 +166,10 @@ class Transformer(nn.Module):
     if not c.tie_embeddings:
       self.head_VD = self._table("head", ("vocab", "embed"), normal)
     self.final_norm = layers.RMSNorm(
-      dtype=c.dtype, param_dtype=c.param_dtype, epsilon=c.norm_epsilon
+      dtype=c.dtype,
+      param_dtype=c.param_dtype,
+      rules=self.rules,
+      epsilon=c.norm_epsilon,
     )
 
   def _table(self, name, axes, init):
@@ -199,7 +206,11 @@ class Transformer(nn.Module):
     branch_at=None,
     cache=None,
   ):
-    x_NRTD = jnp.asarray(self.embedding_VD, self.config.dtype)[tokens]
+    # Looked up in the dtype of the parameters, so that the gradients of a
+    # frequent token are not added up in bfloat16; and where the table lies,
+    # so that they are never a whole table.
+    x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
+    x_NRTD = x_NRTD.astype(self.config.dtype)
     x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
     # Per source: positions of its keys, and how far each query may look.
     views = (
@@ -217,10 +228,11 @@ class Transformer(nn.Module):
 
   def logits(self, hidden_D):
     table = self.embedding_VD if self.config.tie_embeddings else self.head_VD
+    table = jnp.asarray(table, self.config.dtype)
     return jnp.einsum(
       "...D,VD->...V",
       hidden_D,
-      jnp.asarray(table, self.config.dtype),
+      gathered(table, ("vocab", "embed"), self.rules),
       preferred_element_type=jnp.float32,
     )
 
@@ -243,6 +255,20 @@ class LanguageModel:
   def init(self, key: jax.Array) -> Any:
     """Random parameters, boxed with their logical axis names."""
     return self._module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
+
+  def lay_out(self, params: Any) -> Any:
+    """Parameters in the compute dtype, split as these rules say.
+
+    For a program that reads them many times. The numbers computed from them
+    are the same: the layers round parameters to that dtype anyway.
+    """
+    boxed = jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    def of_leaf(box, x):
+      return constrain(x.astype(self.config.dtype), box.names, self.rules)
+
+    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
+    return jax.tree.map(of_leaf, boxed, params, is_leaf=is_box)
 
   def trunk(
     self, params: Any, tokens_NS: jax.Array, position_NS: jax.Array
