@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launchers: they compose command lines and import nothing of the package."""
+"""Launchers: of processes on this machine, of the compiler for others."""

@@ -24,7 +24,7 @@ from srl_jax.data.trunks import InstanceConfig
 from srl_jax.device_reward import DeviceRewardConfig
 from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.evaluate import EvalConfig
-from srl_jax.models import ModelConfig
+from srl_jax.models import ModelConfig, zoo
 from srl_jax.optim import OptimConfig
 from srl_jax.rewards import RewardConfig
 from srl_jax.rollout import SamplingConfig
@@ -183,7 +183,11 @@ class Config:
     tokenizer: the tokenizer.
     model: shape of the model; ignored parts are an error, see main.
     mesh: devices per mesh axis.
-    rules: which mesh axes each logical axis is split over.
+    rules: which mesh axes each logical axis is split over, at rest and in the
+      update.
+    rollout_rules: likewise while sampling. Where they differ, parameters are
+      laid out anew once per round of sampling: gathered at every turn of the
+      decoding loop, weights split over the batch's devices would be ruinous.
     sft: the stage "sft".
     srl: the stage "srl".
     rlvr: the stage "rlvr".
@@ -202,6 +206,7 @@ class Config:
   model: ModelConfig = ModelConfig()
   mesh: MeshConfig = MeshConfig()
   rules: ShardingRules = ShardingRules()
+  rollout_rules: ShardingRules = ShardingRules()
   sft: SftConfig = SftConfig()
   srl: RlConfig = RlConfig()
   rlvr: RlConfig = RlConfig(
@@ -225,6 +230,19 @@ class Config:
 def default_config() -> ml_collections.ConfigDict:
   """Returns the defaults as a locked ConfigDict, for experiment files."""
   return strict.to_config_dict(Config())
+
+
+def set_model(config: ml_collections.ConfigDict, name: str) -> None:
+  """Gives a config the shape of a published model.
+
+  Raises:
+    ValueError: no such model; the message lists the known ones.
+  """
+  if name not in zoo.MODELS:
+    raise ValueError(
+      f"there is no model {name!r}; choose one of {', '.join(zoo.MODELS)}"
+    )
+  config.model.update(dataclasses.asdict(zoo.MODELS[name]))
 
 
 def parse_argument(
@@ -291,7 +309,8 @@ def override(
 def _read(text, present):
   """The value that text means where now `present` stands."""
   if isinstance(present, str):
-    return text
+    # Rules are names or None. Nothing else is called so.
+    return None if text == "None" else text
   if isinstance(present, bool) and text in ("true", "false"):
     return text == "true"
   try:

@@ -82,14 +82,14 @@ class DeviceRewardConfig:
         "more"
       )
 
-  def cells(self) -> int:
-    """Returns chunk_cells, or what suits the platform.
+  def cells(self, platform: str = "") -> int:
+    """Returns chunk_cells, or what suits the platform, by default this one.
 
     On CPU a chunk has to fit a core's cache: 4 times as many cells take twice
     as long per pair (measured at 400 characters). Elsewhere it is to keep the
     device busy; its temporaries are some 100 MB.
     """
-    is_cpu = jax.default_backend() == "cpu"
+    is_cpu = (platform or jax.default_backend()) == "cpu"
     return self.chunk_cells or (1 << 20 if is_cpu else 1 << 24)
 
 

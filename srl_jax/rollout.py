@@ -239,7 +239,7 @@ def decode(
   n, r, stem_width = queue.stem_NRC.shape
   # The last token of a full row is never run.
   steps = stem_width + config.max_new_tokens - 1
-  widths = _cache_widths(config.cache_start, steps)
+  widths = cache_widths(config.cache_start, steps)
   cache = policy.init_cache(
     prefilled.trunk, min(config.slots or r, r), widths[0]
   )
@@ -309,7 +309,7 @@ def _make_queue(trunks: Trunks, key: jax.Array, samples: int) -> _Queue:
   )
 
 
-def _cache_widths(start: int, steps: int) -> list[int]:
+def cache_widths(start: int, steps: int) -> list[int]:
   """Ends with `steps`; each is half of the next, none less than `start`."""
   widths = [steps]
   while start and -(-widths[0] // 2) >= start:

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -59,32 +59,61 @@ class ShardingRules:
     """Returns the PartitionSpec of an array with these logical axes."""
     return PartitionSpec(*(a and getattr(self, a) for a in axes))
 
+  def mesh_axes(self, axis: str) -> tuple[str, ...]:
+    """Returns the mesh axes that a logical axis is split over."""
+    axes = getattr(self, axis) or ()
+    return (axes,) if isinstance(axes, str) else tuple(axes)
 
-def make_mesh(config: MeshConfig) -> jax.sharding.Mesh:
-  """Builds the mesh over all devices of all processes.
+  def axes_in_use(self, axis: str) -> tuple[str, ...]:
+    """Returns the mesh axes that it is split over in a weight that is used.
+
+    What is split along `embed`, or over a mesh axis of the batch, has to be
+    gathered to be multiplied with. Split otherwise it stays, and products
+    yield parts of sums.
+    """
+    gathered = {*self.mesh_axes("batch"), *self.mesh_axes("embed")}
+    return tuple(x for x in self.mesh_axes(axis) if x not in gathered)
+
+  def spec_in_use(self, axes: Sequence[str | None]) -> PartitionSpec:
+    """Returns the PartitionSpec of a weight while it is used."""
+    return PartitionSpec(*(a and (self.axes_in_use(a) or None) for a in axes))
+
+
+def make_mesh(
+  config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """Builds the mesh.
+
+  Args:
+    config: sizes of the axes.
+    devices: those of a described topology; by default all devices of all
+      processes.
 
   Raises:
     ValueError: if the axis sizes do not multiply to the number of devices.
   """
   sizes = [getattr(config, axis) for axis in MESH_AXES]
-  devices = jax.device_count()
+  devices = jax.devices() if devices is None else devices
+  count = len(devices)
   known = math.prod(s for s in sizes if s != -1)
-  if sizes.count(-1) > 1 or min(sizes) < -1 or 0 in sizes or devices % known:
+  if sizes.count(-1) > 1 or min(sizes) < -1 or 0 in sizes or count % known:
     raise ValueError(
       f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} does not fit "
-      f"{devices} devices; set c.mesh.data, c.mesh.fsdp and c.mesh.tensor to "
+      f"{count} devices; set c.mesh.data, c.mesh.fsdp and c.mesh.tensor to "
       "positive numbers whose product divides it, at most one of them -1"
     )
-  sizes = [devices // known if s == -1 else s for s in sizes]
-  if math.prod(sizes) != devices:
+  sizes = [count // known if s == -1 else s for s in sizes]
+  if math.prod(sizes) != count:
     raise ValueError(
       f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} uses "
-      f"{math.prod(sizes)} of {devices} devices; set c.mesh.data=-1 to use all"
+      f"{math.prod(sizes)} of {count} devices; set c.mesh.data=-1 to use all"
     )
-  return jax.make_mesh(
-    tuple(sizes),
-    MESH_AXES,
-    axis_types=(jax.sharding.AxisType.Auto,) * len(sizes),
+  # Split, because 16 x 4 is no product of the sides of an 8 x 8 torus.
+  placed = mesh_utils.create_device_mesh(
+    sizes, devices, allow_split_physical_axes=True
+  )
+  return jax.sharding.Mesh(
+    placed, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(sizes)
   )
 
 
@@ -135,7 +164,7 @@ def per_device(
       axis
       for x, names in zip(arrays, axes, strict=True)
       for length, axis in zip(x.shape, names, strict=True)
-      if axis and length % parts(mesh, rules, axis)
+      if axis and length % parts(mesh, rules.mesh_axes(axis))
     }
 
     def spec(names):
@@ -150,6 +179,54 @@ def per_device(
     )(*arrays)
 
   return run
+
+
+def gathered(
+  x: jax.Array, axes: Sequence[str | None], rules: ShardingRules
+) -> jax.Array:
+  """Gathers a weight for its use, and scatters its gradient.
+
+  Left to the partitioner, some gradients are summed up whole on every device
+  before each keeps its part. A no-op off a mesh of MESH_AXES.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if not set(MESH_AXES) <= set(mesh.axis_names):
+    return x
+  pin = jax.lax.with_sharding_constraint
+
+  @jax.custom_vjp
+  def use(x):
+    return pin(x, rules.spec_in_use(axes))
+
+  use.defvjp(
+    lambda x: (use(x), None), lambda _, grad: (pin(grad, rules.spec(axes)),)
+  )
+  return use(x)
+
+
+def lookup(
+  table_VD: jax.Array, tokens: jax.Array, rules: ShardingRules
+) -> jax.Array:
+  """Rows [..., D] of a table with the axes (vocab, embed).
+
+  Every device looks tokens up in its part of the table, those of other
+  devices too; the rows then go where the tokens are. So does the gradient,
+  backwards. The first axis of `tokens` is the batch. Off a mesh of MESH_AXES
+  this is plain indexing.
+  """
+  rows = table_VD[tokens]
+  mesh = jax.sharding.get_abstract_mesh()
+  if not set(MESH_AXES) <= set(mesh.axis_names):
+    return rows
+  others = (None,) * (tokens.ndim - 1)
+  # Axis after axis goes to the tokens: both at once, the gradient would be
+  # gathered whole before each device takes its columns.
+  columns = {*rules.mesh_axes("embed")}
+  for split in (columns | {*rules.mesh_axes("vocab")}, columns):
+    batch = tuple(x for x in rules.mesh_axes("batch") if x not in split)
+    spec = PartitionSpec(batch, *others, rules.embed)
+    rows = jax.lax.with_sharding_constraint(rows, spec)
+  return rows
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -199,18 +276,14 @@ def tree_shardings(
 
 def batch_devices(mesh: jax.sharding.Mesh, rules: ShardingRules) -> int:
   """Over how many devices the batch axis N is split."""
-  return parts(mesh, rules, "batch")
+  return parts(mesh, rules.mesh_axes("batch"))
 
 
 def parts(
-  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh,
-  rules: ShardingRules,
-  axis: str,
+  mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, axes: Sequence[str]
 ) -> int:
-  """Over how many devices a logical axis is split; 1 off a mesh."""
-  axes = getattr(rules, axis) or ()
-  axes = (axes,) if isinstance(axes, str) else axes
-  return math.prod(mesh.shape.get(name, 1) for name in axes)
+  """In how many parts something is split over these mesh axes; 1 off a mesh."""
+  return math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
 def put_batch(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Any:

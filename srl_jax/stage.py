@@ -59,14 +59,19 @@ class Run:
       self._samplers[sampling, task] = self._make_sampler(sampling, task)
     return self._samplers[sampling, task]
 
+  @property
+  def sampling_policy(self) -> LanguageModel:
+    """The policy with the rules of the rollout."""
+    return LanguageModel(self.policy.config, self.config.rollout_rules)
+
   def _make_sampler(self, sampling, task):
     return Sampler(
-      self.policy,
+      self.sampling_policy,
       sampling,
       stop_ids=tuple(map(self.tokenizer.special_id, self.template.stop(task))),
       pad_id=self.tokenizer.pad_id,
       mesh=self.mesh,
-      rules=self.config.rules,
+      rules=self.config.rollout_rules,
     )
 
   def put(self, batch: Any) -> Any:
@@ -239,9 +244,11 @@ def _check_context(run: Run, name: str, tokens: int) -> None:
     )
 
 
-def check_multiple(run: Run, field: str, trunks: int) -> None:
+def check_multiple(
+  run: Run, field: str, trunks: int, rules: sharding.ShardingRules
+) -> None:
   """Raises ValueError unless trunks divide over devices and processes."""
-  devices = sharding.batch_devices(run.mesh, run.config.rules)
+  devices = sharding.batch_devices(run.mesh, rules)
   multiple = int(np.lcm(jax.process_count(), devices))
   if trunks % multiple:
     raise ValueError(

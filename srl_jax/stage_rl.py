@@ -52,8 +52,11 @@ class RlStage:
     self._name, self._config = name, config
     self.passes = config.passes
     self.uses_reference = config.loss.kl_coefficient > 0
-    for field in ("trunks_per_round", "trunks_per_micro_batch"):
-      check_multiple(run, f"{name}.{field}", getattr(config, field))
+    for field, rules in (
+      ("trunks_per_round", run.config.rollout_rules),
+      ("trunks_per_micro_batch", run.config.rules),
+    ):
+      check_multiple(run, f"{name}.{field}", getattr(config, field), rules)
     if config.instances.task == "solve":
       # Nobody can say whether a solution without a reference is right.
       run = dataclasses.replace(
@@ -81,7 +84,7 @@ class RlStage:
       self._scorer,
       run.tokenizer,
       run.mesh,
-      run.config.rules,
+      run.config.rollout_rules,
       on_device=self._on_device,
       parts=config.parts_per_round,
     )
@@ -133,7 +136,7 @@ class RlStage:
     score = self._on_device.score
     return step_lib.FusedStepper(
       step_lib.fused_step(
-        run.policy,
+        run.sampling_policy,
         updater.functions,
         lambda branches, targets: score(branches, targets)[0],
         sampling=config.sampling,
@@ -144,7 +147,7 @@ class RlStage:
       ),
       updater,
       run.mesh,
-      run.config.rules,
+      run.config.rollout_rules,
     )
 
   def next_batch(self, params: Any, step: int) -> Work:
@@ -316,7 +319,8 @@ def _reward_on_device(
   reward = device_reward.DeviceReward(
     config.reward, config.device_reward, run.tokenizer
   )
-  return OnDevice(reward, width, run.mesh, run.config.rules), "device"
+  rules = run.config.rollout_rules
+  return OnDevice(reward, width, run.mesh, rules), "device"
 
 
 def _not_fusable(config: RlConfig, on_device: OnDevice | None) -> str:

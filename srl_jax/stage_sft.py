@@ -41,7 +41,10 @@ class SftStage:
     self._run, self._config = run, config
     # The batch is a multiple of it.
     check_multiple(
-      run, f"{name}.trunks_per_micro_batch", config.trunks_per_micro_batch
+      run,
+      f"{name}.trunks_per_micro_batch",
+      config.trunks_per_micro_batch,
+      run.config.rules,
     )
     tasks = [config.instances]
     if config.alternate_solve:

@@ -47,8 +47,8 @@ class LossConfig:
       (Dr. GRPO).
     kl_coefficient: weight of the k3 estimate of KL(policy || reference); the
       reference is the policy at the start of the stage. 0 needs no reference.
-    max_logits: about so many logits of the vocabulary are held at a time; 0
-      for all at once. The result is the same.
+    max_logits: about so many logits of the vocabulary are held by a device at
+      a time; 0 for all at once. The result is the same.
   """
 
   surrogate: Literal["clipped", "truncated"] = "clipped"

@@ -338,7 +338,7 @@ def test_the_cache_doubles_from_its_start_to_the_longest_row():
     (3, [3, 5, 10, 20]),
     (10, [10, 20]),
   ):
-    assert rollout_lib._cache_widths(start, 20) == widths
+    assert rollout_lib.cache_widths(start, 20) == widths
 
 
 def test_more_samples_begin_with_the_same_ones():

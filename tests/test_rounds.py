@@ -4,12 +4,15 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from srl_jax import run as run_lib
-from srl_jax import sharding, stage_rl
+from srl_jax import sharding, stage_rl, update
 from srl_jax.device_reward import DeviceRewardConfig
+from srl_jax.testing import tiny
 
 KEY = jax.random.key(0)
 
@@ -77,3 +80,59 @@ def test_the_device_is_refused_where_it_cannot_score(session):
     a_round(session, reward_on="device", reward=reward)
   stage, _ = a_round(session, reward_on="auto", reward=reward)
   assert stage.description.startswith("rewards on the host (reward.function")
+
+
+def on_mesh(runs, mesh, measure, **changes):
+  """What `measure` makes of a stage and its parameters on a mesh."""
+  config = runs.config(
+    "srl",
+    model__n_kv_heads=2,
+    model__vocab_size=284,
+    srl__reward_on="device",
+    srl__passes=1,
+    srl__dynamic_sampling__refill=False,
+    **changes,
+  )
+  with runs.quickly(), jax.set_mesh(mesh):
+    session = run_lib.start(config, mesh, runs.folder / "rounds")
+    stage = stage_rl.RlStage(session, "srl", config.srl)
+    params = run_lib.initial_params(session)
+    found = jax.device_get(measure(stage, params, mesh))
+    stage.close()
+    return stage._sampler.batch_devices, found
+
+
+def completions(stage, params, mesh):
+  batch = next(stage._data.batches)
+  return stage._rounds.run(params, batch, KEY).branches
+
+
+def metrics_of_a_fused_step(stage, params, mesh):
+  updater = update.Updater(
+    stage.loss_fn, optax.sgd(1.0), lambda _: 1.0, params, mesh
+  )
+  reference = jax.tree.map(jnp.copy, params)
+  _, taken = stage.take_step(updater, updater.init(params), 0, reference)
+  assert stage.programs() == 1
+  return taken.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("measure", [completions, metrics_of_a_fused_step])
+def test_a_stage_samples_by_the_rules_of_the_rollout(session, runs, measure):
+  one, want = on_mesh(runs, tiny.small_mesh(), measure)
+  two, got = on_mesh(
+    runs,
+    tiny.small_mesh(1, 2, 2),
+    measure,
+    rules__batch=("data", "fsdp", "tensor"),
+    rollout_rules__embed=None,
+  )
+  # Its rules have the default batch, over data and fsdp.
+  assert (one, two) == (1, 2)
+  # Float32 sums in another order; tokens and lengths are whole numbers.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+    got,
+    want,
+  )

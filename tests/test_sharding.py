@@ -366,7 +366,7 @@ def test_a_split_vocabulary_is_scored_where_its_rows_lie():
   grad = jax.jit(jax.value_and_grad(total, (0, 1)), static_argnums=2)
   want = grad(table_VD, hidden_NRCD, 1)
   with jax.set_mesh(mesh):
-    devices = sharding.parts(mesh, RULES, "vocab")
+    devices = sharding.parts(mesh, RULES.axes_in_use("vocab"))
     placed = (
       jax.device_put(table_VD, NamedSharding(mesh, RULES.spec(("vocab",)))),
       jax.device_put(hidden_NRCD, NamedSharding(mesh, RULES.spec(("batch",)))),
@@ -382,3 +382,98 @@ def test_a_split_vocabulary_is_scored_where_its_rows_lie():
   )
   assert "all-gather" not in program
   assert got[1][0].sharding.is_equivalent_to(placed[0].sharding, 2)
+
+
+def sample(mesh, rules, rollout_rules):
+  """Samples with parameters that live as `rules` say."""
+  with jax.set_mesh(mesh):
+    shardings = sharding.tree_shardings(
+      jax.eval_shape(MODEL.init, jax.random.key(0)), mesh, rules
+    )
+    params = jax.device_put(
+      jax.tree.map(np.array, random_params(MODEL)), shardings
+    )
+    policy = LanguageModel(TINY, rollout_rules)
+    sampler = Sampler(
+      policy,
+      SAMPLING,
+      stop_ids=(0, 20),
+      pad_id=0,
+      mesh=mesh,
+      rules=rollout_rules,
+    )
+    branches = sampler.sample(params, TRUNKS, jax.random.key(3))
+    trunks = sharding.put_batch(TRUNKS, mesh, rollout_rules)
+    prefilled = sampler.prefill(params, trunks)
+    program = sampler.decode.lower(prefilled, trunks, jax.random.key(3))
+    return branches, program.compile().as_text()
+
+
+def test_a_rollout_with_rules_of_its_own_draws_the_same_samples():
+  # Stored over fsdp and tensor, as in the update; sampled with whole weights
+  # on every part of the batch.
+  stored = ShardingRules(batch=("data", "fsdp", "tensor"))
+  whole = ShardingRules(embed=None)
+  mesh = small_mesh(1, 2, 2)
+  want, gathering = sample(mesh, stored, ShardingRules())
+  got, _ = sample(mesh, stored, whole)
+  np.testing.assert_array_equal(got.tokens_NRC, want.tokens_NRC)
+  np.testing.assert_array_equal(got.length_NR, want.length_NR)
+  # Float32 sums in another order.
+  np.testing.assert_allclose(
+    got.sampler_logp_NRC, want.sampler_logp_NRC, rtol=1e-3, atol=1e-4
+  )
+  assert got.tokens_NRC.shape == (4, 4, 6)
+  assert "all-gather" in gathering
+
+
+def test_weights_are_laid_out_in_the_compute_dtype():
+  mesh = small_mesh(1, 2, 2)
+  config = dataclasses.replace(TINY, dtype="bfloat16")
+  policy = LanguageModel(config, ShardingRules(embed=None))
+  with jax.set_mesh(mesh):
+    params = sharding.born_sharded(
+      policy.init, jax.random.key(0), mesh=mesh, rules=RULES
+    )
+    laid = jax.jit(policy.for_decoding)(params)
+  gate = laid["layers_1"]["mlp"]["gate"]
+  assert gate.dtype == jnp.bfloat16
+  assert gate.sharding.spec == PartitionSpec(None, "tensor")
+  assert params["blocks"]["mlp"]["gate"].sharding.spec == PartitionSpec(
+    None, "fsdp", "tensor"
+  )
+
+
+def test_weights_are_gathered_over_the_batch_and_along_embed():
+  every = ShardingRules(batch=("data", "fsdp", "tensor"))
+  axes = ("embed", "mlp")
+  assert RULES.spec_in_use(axes) == PartitionSpec(None, "tensor")
+  assert every.spec_in_use(axes) == PartitionSpec(None, None)
+  by_data = ShardingRules(batch="data", mlp=("fsdp", "tensor"))
+  assert by_data.spec_in_use(axes) == PartitionSpec(None, "tensor")
+
+
+def test_gradients_stay_where_their_weights_are():
+  mesh = small_mesh(2, 2, 2)
+  rules = ShardingRules(batch=("data", "fsdp", "tensor"))
+  table = np.arange(48, dtype=np.float32).reshape(8, 6) / 50
+  tokens = np.array([1, 2, 3, 1, 7, 0, 5, 1])
+
+  def gradient(table, tokens):
+    def loss(table):
+      rows = sharding.lookup(table, tokens, rules)
+      scores = rows @ sharding.gathered(table, ("vocab", "embed"), rules).T
+      return jnp.sum(jnp.sin(scores))
+
+    return jax.grad(loss)(table)
+
+  want = jax.jit(gradient)(table, tokens)
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(
+      table, NamedSharding(mesh, rules.spec(("vocab", "embed")))
+    )
+    got = jax.jit(gradient)(placed, sharding.put_batch(tokens, mesh, rules))
+  # Sums of some tens of float32 terms up to 1, in another order.
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  assert np.abs(want).max() > 1
+  assert got.sharding.spec == PartitionSpec("tensor", "fsdp")

@@ -18,7 +18,7 @@ from flax import linen as nn
 from srl_jax.ops import kernels
 from srl_jax.ops.attention import Source, attend, attend_causal, laid_out
 from srl_jax.ops.rope import rotate
-from srl_jax.sharding import ShardingRules, device_kind, per_device
+from srl_jax.sharding import ShardingRules, device_kind, gathered, per_device
 
 
 class Module(nn.Module):
@@ -26,6 +26,7 @@ class Module(nn.Module):
 
   param_dtype: str
   dtype: str
+  rules: ShardingRules
 
   def weight(
     self,
@@ -46,7 +47,7 @@ class Module(nn.Module):
       init = nn.initializers.normal(fan_in**-0.5)
     boxed = nn.with_logical_partitioning(init, tuple(axes))
     value = self.param(name, boxed, tuple(shape), jnp.dtype(self.param_dtype))
-    return jnp.asarray(value, self.dtype)
+    return gathered(jnp.asarray(value, self.dtype), axes, self.rules)
 
 
 class RMSNorm(Module):
@@ -91,7 +92,6 @@ class Attention(Module):
   use_bias: bool
   max_logits: int
   kernel: str
-  rules: ShardingRules
 
   @nn.compact
   def __call__(

@@ -21,7 +21,13 @@ from flax import linen as nn
 
 from srl_jax.models import layers
 from srl_jax.ops import attention, logprobs
-from srl_jax.sharding import ShardingRules, constrain, parts
+from srl_jax.sharding import (
+  ShardingRules,
+  constrain,
+  gathered,
+  lookup,
+  parts,
+)
 
 _REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
@@ -131,7 +137,11 @@ class _Block(nn.Module):
   @nn.compact
   def __call__(self, x_NRTD, position_NRT, trunk_view, cache_view, *kvs):
     c = self.config
-    dtypes = {"dtype": c.dtype, "param_dtype": c.param_dtype}
+    dtypes = {
+      "dtype": c.dtype,
+      "param_dtype": c.param_dtype,
+      "rules": self.rules,
+    }
     norm = {**dtypes, "epsilon": c.norm_epsilon}
     attend = layers.Attention(
       **dtypes,
@@ -143,7 +153,6 @@ class _Block(nn.Module):
       use_bias=c.qkv_bias,
       max_logits=c.attention_logits,
       kernel=c.attention_kernel,
-      rules=self.rules,
     )
     trunk_kv, cache_kv = kvs
     sources = [attention.Source(*trunk_kv, *trunk_view)] if trunk_kv else []
@@ -188,7 +197,10 @@ class Transformer(nn.Module):
     if not c.tie_embeddings:
       self.head_VD = self._table("head", ("vocab", "embed"), normal)
     self.final_norm = layers.RMSNorm(
-      dtype=c.dtype, param_dtype=c.param_dtype, epsilon=c.norm_epsilon
+      dtype=c.dtype,
+      param_dtype=c.param_dtype,
+      rules=self.rules,
+      epsilon=c.norm_epsilon,
     )
 
   def _table(self, name, axes, init):
@@ -236,7 +248,11 @@ class Transformer(nn.Module):
 
   def _run(self, tokens, position, *views_and_kvs):
     trunk_view, cache_view, *kvs = views_and_kvs or (None,) * 4
-    x_NRTD = jnp.asarray(self.embedding_VD, self.config.dtype)[tokens]
+    # Looked up in the dtype of the parameters, so that the gradients of a
+    # frequent token are not added up in bfloat16; and where the table lies,
+    # so that they are never a whole table.
+    x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
+    x_NRTD = x_NRTD.astype(self.config.dtype)
     x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
     if self.is_stacked:
       x_NRTD, kv = self.blocks(x_NRTD, position, trunk_view, cache_view, *kvs)
@@ -250,7 +266,8 @@ class Transformer(nn.Module):
 
   def head(self):
     table = self.embedding_VD if self.config.tie_embeddings else self.head_VD
-    return jnp.asarray(table, self.config.dtype)
+    table = jnp.asarray(table, self.config.dtype)
+    return gathered(table, ("vocab", "embed"), self.rules)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,15 +293,21 @@ class LanguageModel:
   def for_decoding(self, params: Any) -> Any:
     """The same parameters as a decoding loop wants them.
 
-    In the compute dtype and layer by layer, so that no turn of the loop casts
-    them or copies a slice of them. The other methods take either form.
+    In the compute dtype, split as these rules say, and layer by layer, so
+    that no turn of the loop casts them, sends them or copies a slice of them.
+    The other methods take either form, and the numbers computed are the same.
     """
-    dtype = jnp.dtype(self.config.dtype)
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
-    stacked = params.pop("blocks")
+    boxed = jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    def of_leaf(box, x):
+      return constrain(x.astype(self.config.dtype), box.names, self.rules)
+
+    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)  # noqa: E731
+    laid = jax.tree.map(of_leaf, boxed, params, is_leaf=is_box)
+    stacked = laid.pop("blocks")
     for i in range(self.config.n_layers):
-      params[f"layers_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
-    return params
+      laid[f"layers_{i}"] = jax.tree.map(lambda x, i=i: x[i], stacked)
+    return laid
 
   def trunk(
     self, params: Any, tokens_NS: jax.Array, position_NS: jax.Array
@@ -331,7 +354,11 @@ class LanguageModel:
     """The output layer, for scoring tokens block by block."""
     table_VD = self._apply(params, method="head")
     mesh = jax.sharding.get_abstract_mesh()
-    return logprobs.Head(table_VD, parts(mesh, self.rules, "vocab"))
+    return logprobs.Head(
+      table_VD,
+      vocab_parts=parts(mesh, self.rules.axes_in_use("vocab")),
+      batch_parts=parts(mesh, self.rules.mesh_axes("batch")),
+    )
 
   def init_cache(
     self, trunk: KeyValues, branches: int, width: int

@@ -28,11 +28,13 @@ class Head(NamedTuple):
 
   Attributes:
     table_VD: the logit of token v is the product of row v and the state.
-    devices: over how many devices the vocabulary is split, evenly.
+    vocab_parts: over how many devices the vocabulary is split, evenly.
+    batch_parts: likewise the batch.
   """
 
   table_VD: jax.Array
-  devices: int = 1
+  vocab_parts: int = 1
+  batch_parts: int = 1
 
 
 def logits(head: Head, hidden_D: jax.Array) -> jax.Array:
@@ -60,26 +62,27 @@ def token_logps(
     hidden_NRCD: states that predict `tokens_NRC`, position by position.
     tokens_NRC: the tokens to score.
     temperature: divides the logits, as it did when the tokens were drawn.
-    max_logits: about so many logits are held at a time, in forward and
-      backward: the vocabulary is done in blocks if all at once would be more,
-      and if need be positions too, so that the sharding of N stays as it is.
-      0 for all at once.
+    max_logits: about so many logits are held by a device at a time, in
+      forward and backward: the vocabulary is done in blocks if all at once
+      would be more, and if need be positions too, so that the sharding of N
+      stays as it is. 0 for all at once.
 
   Returns:
     (log-probs, entropies), float32 nats, both [N, R, C].
   """
   n, r, length, width = hidden_NRCD.shape
   vocab = head.table_VD.shape[0]
-  if not max_logits or n * r * length * vocab <= max_logits:
+  whole = max_logits * head.batch_parts * head.vocab_parts
+  if not max_logits or n * r * length * vocab <= whole:
     return _score(head, hidden_NRCD, tokens_NRC, temperature)
-  block = _block_width(vocab // head.devices)
-  table_XYWD = head.table_VD.reshape(head.devices, -1, block, width)
+  block = block_width(vocab // head.vocab_parts)
+  table_XYWD = head.table_VD.reshape(head.vocab_parts, -1, block, width)
   table_XYWD = jnp.moveaxis(table_XYWD, 1, 0)
 
   def score(xs):
     return _score_in_blocks(table_XYWD, *xs, temperature)
 
-  chunk = max(1, max_logits // (n * r * block * head.devices))
+  chunk = max(1, whole // (n * r * block * head.vocab_parts))
   if chunk >= length:
     return score((hidden_NRCD, tokens_NRC))
   count = -(-length // chunk)
@@ -105,7 +108,7 @@ def _score(head, hidden_NRCD, tokens_NRC, temperature):
   return chosen, jax.lax.stop_gradient(entropy)
 
 
-def _block_width(vocab: int) -> int:
+def block_width(vocab: int) -> int:
   """The widest even division of the vocabulary, or all if none will do."""
   for width in range(min(_WIDEST, vocab), _NARROWEST - 1, -1):
     if vocab % width == 0:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles an experiment for TPUs that are not here: does it fit, how fast?
+
+  python -m launch.compile --config=experiments/math.py:qwen2_5_7b \
+    --topology=v5e:8x8
+
+Any machine with the `tpu` extra will do. Of the experiment's files (data,
+tokenizer, weights) none is read. Single fields can be tried out with
+--config.key=value. The exit status is 0 if every program fits, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from srl_jax import main as srl_main
+from srl_jax import projection
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit status."""
+  parser = argparse.ArgumentParser(
+    prog="python -m launch.compile",
+    description="Compiles an experiment's RL stages for a TPU topology.",
+    # Else --config.key would be read as an abbreviation.
+    allow_abbrev=False,
+  )
+  parser.add_argument(
+    "--config", required=True, help="as of srl_jax.main: file.py[:preset]"
+  )
+  parser.add_argument(
+    "--topology",
+    required=True,
+    help="chip and shape, such as v5e:8x8, v6e:8x8 or v5p:4x4x4",
+  )
+  parser.add_argument(
+    "--stem_tokens",
+    type=int,
+    default=16,
+    help="given tokens at the head of a branch (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--target_characters",
+    type=int,
+    default=1024,
+    help="longest expert step, for rewards on the device (default: "
+    "%(default)s)",
+  )
+  options, overrides = parser.parse_known_args(arguments)
+  # Arrays, should there be any, are for the CPU: no TPU is to be looked for.
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    config = srl_main.load_config(options.config, overrides)
+    stages = [stage for stage in config.stages if stage != "sft"]
+    if not stages:
+      raise ValueError(
+        f"{options.config} has the stages {config.stages}; only those that "
+        "sample (srl, rlvr) are compiled here"
+      )
+    fits = [
+      projection.report(
+        config,
+        stage,
+        options.topology,
+        stem=options.stem_tokens,
+        target=options.target_characters,
+        write=lambda line: print(line, flush=True),
+      )
+      for stage in stages
+    ]
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0 if all(fits) else 1
+
+
+if __name__ == "__main__":
+  sys.exit(main())
