@@ -45,7 +45,7 @@ class SamplingConfig:
       for a free slot; 0 for all at once.
     cache_start: the branch cache starts with room for so many tokens, or
       somewhat more, and doubles when a branch needs it; 0 for all the room
-      at once.
+      at once. Every width is a loop to compile.
   """
 
   samples: int = 8
@@ -54,7 +54,7 @@ class SamplingConfig:
   top_k: int = 0
   top_p: float = 1.0
   slots: int = 0
-  cache_start: int = 128
+  cache_start: int = 512
 
   def __post_init__(self):
     for name, is_allowed, allowed in (

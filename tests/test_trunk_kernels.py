@@ -144,8 +144,10 @@ def tpu_mesh(*shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2)])
-@pytest.mark.parametrize("config", [QWEN_HALF, QWEN_7B_LAYERS])
+@pytest.mark.parametrize(
+  ("shape", "config"),
+  [((1, 1, 1), QWEN_HALF), ((1, 1, 2), QWEN_7B_LAYERS)],
+)
 def test_a_trunk_of_32k_tokens_fits_a_v5e(shape, config):
   mesh = tpu_mesh(*shape)
   where = NamedSharding(mesh, PartitionSpec())
