@@ -56,8 +56,19 @@ class ShardingRules:
           )
 
   def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
-    """Returns the PartitionSpec of an array with these logical axes."""
-    return PartitionSpec(*(a and getattr(self, a) for a in axes))
+    """Returns the PartitionSpec of an array with these logical axes.
+
+    A mesh axis splits the first of them that it is for: heads, say, are not
+    split where every device has trunks of its own.
+    """
+    taken: set[str] = set()
+    parts = []
+    for axis in axes:
+      names = self.mesh_axes(axis) if axis else ()
+      names = tuple(name for name in names if name not in taken)
+      taken.update(names)
+      parts.append(names[0] if len(names) == 1 else names or None)
+    return PartitionSpec(*parts)
 
   def mesh_axes(self, axis: str) -> tuple[str, ...]:
     """Returns the mesh axes that a logical axis is split over."""

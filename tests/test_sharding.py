@@ -444,6 +444,15 @@ def test_weights_are_laid_out_in_the_compute_dtype():
   )
 
 
+def test_a_mesh_axis_splits_the_first_axis_that_it_is_for():
+  every = ShardingRules(batch=("data", "fsdp", "tensor"))
+  axes = ("batch", None, "kv_heads")
+  assert RULES.spec(axes) == PartitionSpec(("data", "fsdp"), None, "tensor")
+  assert every.spec(axes) == PartitionSpec(
+    ("data", "fsdp", "tensor"), None, None
+  )
+
+
 def test_weights_are_gathered_over_the_batch_and_along_embed():
   every = ShardingRules(batch=("data", "fsdp", "tensor"))
   axes = ("embed", "mlp")

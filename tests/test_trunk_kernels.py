@@ -13,10 +13,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from srl_jax import sharding
 from srl_jax.models import LanguageModel, ModelConfig
+from srl_jax.sharding import ShardingRules
 from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import TINY, random_params, small_mesh
 
-RULES = sharding.ShardingRules()
 TOKENS_NS = np.random.default_rng(0).integers(1, 32, (4, 12))
 LENGTHS = np.array([12, 7, 9, 2])[:, None]
 POSITION_NS = np.where(np.arange(12) < LENGTHS, np.arange(12), -1)
@@ -38,22 +38,30 @@ def gradient(model):
   return jax.jit(jax.value_and_grad(lambda *arguments: loss(model, *arguments)))
 
 
-def test_the_kernel_works_on_each_devices_part_of_a_mesh():
+# A row of the four, and a key/value head of the two, per device; or a row and
+# both heads, where the axis of the heads splits the rows.
+@pytest.mark.parametrize(
+  ("rules", "sizes", "part"),
+  [
+    (ShardingRules(), (2, 2, 2), "1x1x12x1x2x6"),
+    (ShardingRules(batch=("fsdp", "tensor")), (1, 2, 2), "1x1x12x2x2x6"),
+  ],
+)
+def test_the_kernel_works_on_each_devices_part_of_a_mesh(rules, sizes, part):
   params = jax.tree.map(np.asarray, random_params(LanguageModel(TINY)))
   with quick_compilation():
     want = gradient(model_with("plain"))(params, TOKENS_NS, POSITION_NS)
-    mesh = small_mesh(2, 2, 2)
-    model = model_with("splash")
+    mesh = small_mesh(*sizes)
+    model = dataclasses.replace(model_with("splash"), rules=rules)
     abstract = jax.eval_shape(model.init, jax.random.key(0))
     with jax.set_mesh(mesh):
       placed = jax.device_put(
-        params, sharding.tree_shardings(abstract, mesh, RULES)
+        params, sharding.tree_shardings(abstract, mesh, rules)
       )
-      batch = sharding.put_batch((TOKENS_NS, POSITION_NS), mesh, RULES)
+      batch = sharding.put_batch((TOKENS_NS, POSITION_NS), mesh, rules)
       lowered = gradient(model).lower(placed, *batch)
       got = lowered.compile()(placed, *batch)
-  # A row of the four, and a key/value head of the two, per device.
-  assert "tensor<1x1x12x1x2x6xf32>" in lowered.as_text()
+  assert f"tensor<{part}xf32>" in lowered.as_text()
   # Float32 through two layers, forward and back, in another order.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),

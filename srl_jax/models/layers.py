@@ -69,15 +69,17 @@ class RMSNorm(Module):
 class Cache(NamedTuple):
   """What a branch has run so far, and where its next tokens go.
 
+  B is N * R here.
+
   Attributes:
-    k_NRHEC: keys; `column` onwards is overwritten.
-    v_NRHCE: values.
+    k_BHEC: keys; `column` onwards is overwritten.
+    v_BHCE: values.
     position_NRC: of the tokens, those about to be written included.
     column: first entry to write.
   """
 
-  k_NRHEC: jax.Array
-  v_NRHCE: jax.Array
+  k_BHEC: jax.Array
+  v_BHCE: jax.Array
   position_NRC: jax.Array
   column: jax.Array
 
@@ -101,7 +103,7 @@ class Attention(Module):
     sources: Sequence[Source],
     cache: Cache | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns (output [N, R, T, D], keys [.., E, T], values [.., T, E]).
+    """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
 
     Without other sources the positions must rise along T. With a cache the
     keys and values are all of the cache, these tokens' own written into it.
@@ -118,8 +120,8 @@ class Attention(Module):
     if cache is not None:
       write = jax.lax.dynamic_update_slice_in_dim
       own = Source(
-        write(cache.k_NRHEC, own.k, cache.column, axis=4),
-        write(cache.v_NRHCE, own.v, cache.column, axis=3),
+        write(cache.k_BHEC, own.k, cache.column, axis=3),
+        write(cache.v_BHCE, own.v, cache.column, axis=2),
         cache.position_NRC,
         position_NRT,
       )

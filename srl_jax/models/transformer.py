@@ -12,7 +12,6 @@ Positions decide everything: -1 marks padding, wherever it lies.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -98,9 +97,9 @@ class KeyValues(NamedTuple):
   """Keys and values of all layers, with the positions of the tokens.
 
   Of a trunk: k is [L, N, H, E, S], v [L, N, H, S, E], position [N, S]. Of
-  branches: [L, N, R, H, E, C], [L, N, R, H, C, E] and [N, R, C]. For decoding,
-  k and v are tuples of L arrays instead. Keys are already rotated; position -1
-  marks an entry that holds no token.
+  branches: [L, N * R, H, E, C], [L, N * R, H, C, E] and [N, R, C]. For
+  decoding, k and v are tuples of L arrays instead. Keys are already rotated;
+  position -1 marks an entry that holds no token.
   """
 
   k: Any
@@ -222,10 +221,7 @@ class Transformer(nn.Module):
   def trunk(self, tokens_NS, position_NS):
     _, (k, v) = self._run(tokens_NS[:, None], position_NS[:, None])
     # The one branch of a trunk is the trunk.
-    first = functools.partial(jnp.squeeze, axis=-4)
-    return KeyValues(
-      jax.tree.map(first, k), jax.tree.map(first, v), position_NS
-    )
+    return KeyValues(k, v, position_NS)
 
   def branch(
     self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache, column
@@ -369,8 +365,8 @@ class LanguageModel:
     def zeros(shape_of):
       def of_array(x):
         *layers, _, h, y, z = x.shape
-        shape = (*layers, n, branches, h, *shape_of(y, z))
-        axes = (*(None for _ in layers), "batch", None, "kv_heads", None, None)
+        shape = (*layers, n * branches, h, *shape_of(y, z))
+        axes = (*(None for _ in layers), "batch", "kv_heads", None, None)
         return constrain(jnp.zeros(shape, x.dtype), axes, self.rules)
 
       return of_array

@@ -35,8 +35,8 @@ class Source(NamedTuple):
   """Keys and values, where they stand, and how far each query may look.
 
   Attributes:
-    k: [N, H, E, S] when shared by all branches, else [N, R, H, E, C].
-    v: [N, H, S, E] or [N, R, H, C, E].
+    k: [N, H, E, S] when shared by all branches, else [N * R, H, E, C].
+    v: [N, H, S, E] or [N * R, H, C, E].
     position: of the keys, [N, S] or [N, R, C]; -1 for what holds no token.
     limit_NRT: a query sees the keys at positions up to this one; T may be 1.
       Its own position in its own stream, `branch_at` - 1 in the trunk, -1 for
@@ -58,7 +58,15 @@ def laid_out(
   """A source of keys and values as a projection makes them."""
   k_NRHET = jnp.moveaxis(k_NRTHE, -3, -1)
   v_NRHTE = jnp.moveaxis(v_NRTHE, -3, -2)
-  return Source(k_NRHET, v_NRHTE, position_NRT, limit_NRT)
+  return Source(_merge(k_NRHET), _merge(v_NRHTE), position_NRT, limit_NRT)
+
+
+def _merge(x_NR: jax.Array) -> jax.Array:
+  return x_NR.reshape(-1, *x_NR.shape[2:])
+
+
+def _split(x_B: jax.Array, branches: int) -> jax.Array:
+  return x_B.reshape(-1, branches, *x_B.shape[1:])
 
 
 def is_visible(source: Source) -> jax.Array:
@@ -107,18 +115,15 @@ def attend(
     shape = (*x.shape[:axis], count, block, *x.shape[axis + 1 :])
     return jnp.moveaxis(x.reshape(shape), axis, 0)
 
-  def is_cut(x, dims):
-    """Arrays of single branches are cut along R, shared ones are not."""
-    return axis == 1 and x.ndim == dims and x.shape[1] == r
-
   xs, static = [], []
   for source in sources:
-    own = is_cut(source.k, 5)
+    # Arrays of single branches are cut along R, shared ones are not.
+    own = axis == 1 and source.position.ndim == 3
     limit = source.limit_NRT
     xs.append(
       Source(
-        k=cut(source.k) if own else None,
-        v=cut(source.v) if own else None,
+        k=cut(_split(source.k, r)) if own else None,
+        v=cut(_split(source.v, r)) if own else None,
         position=cut(source.position, -1) if own else None,
         limit_NRT=cut(limit, -1) if limit.shape[axis] == length else None,
       )
@@ -127,10 +132,12 @@ def attend(
 
   def of_block(block_xs):
     q, parts = block_xs
-    merged = [
-      Source(*(w if p is None else p for w, p in zip(whole, part, strict=True)))
-      for whole, part in zip(static, parts, strict=True)
-    ]
+    merged = []
+    for whole, part in zip(static, parts, strict=True):
+      if part.k is not None:
+        part = part._replace(k=_merge(part.k), v=_merge(part.v))
+      chosen = (w if p is None else p for w, p in zip(whole, part, strict=True))
+      merged.append(Source(*chosen))
     return _attend(q, merged)
 
   out = jax.lax.map(jax.checkpoint(of_block), (cut(q_NRTHME), xs))
@@ -204,7 +211,7 @@ def _attend(q_NRTHME, sources):
 
 def _rows(source: Source) -> str:
   """The order in which one matrix product per key/value head comes out."""
-  return "NHRTM" if source.k.ndim == 4 else "NRHTM"
+  return "NHRTM" if source.position.ndim == 2 else "NRHTM"
 
 
 def _reorder(x: jax.Array, axes: str, wanted: str) -> jax.Array:
@@ -213,13 +220,12 @@ def _reorder(x: jax.Array, axes: str, wanted: str) -> jax.Array:
 
 def _logits(q_NRTHME: jax.Array, source: Source) -> jax.Array:
   """Masked logits, in the order `_rows` and then along the keys."""
-  keys = "NHEX" if source.k.ndim == 4 else "NRHEX"
-  logits = jnp.einsum(
-    f"NRTHME,{keys}->{_rows(source)}X",
-    q_NRTHME,
-    source.k,
-    preferred_element_type=jnp.float32,
-  )
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  if source.position.ndim == 2:
+    logits = product("NRTHME,NHEX->NHRTMX", q_NRTHME, source.k)
+  else:
+    logits = product("BTHME,BHEX->BHTMX", _merge(q_NRTHME), source.k)
+    logits = _split(logits, q_NRTHME.shape[1])
   logits *= q_NRTHME.shape[-1] ** -0.5
   # Masked last: arithmetic on _MASKED, fused and rounded once instead of
   # twice, would leave a rest that overflows in exp.
@@ -229,14 +235,13 @@ def _logits(q_NRTHME: jax.Array, source: Source) -> jax.Array:
 
 
 def _mix(weights: jax.Array, source: Source) -> jax.Array:
-  values = "NHXE" if source.v.ndim == 4 else "NRHXE"
-  rows = _rows(source)
-  # In this order the product is one; in another, XLA on CPU falls back to
-  # loops that take ten times as long.
-  out = jnp.einsum(
-    f"{rows}X,{values}->{rows}E",
-    weights.astype(source.v.dtype),
-    source.v,
-    preferred_element_type=jnp.float32,
-  )
-  return _reorder(out, f"{rows}E", "NRTHME")
+  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  weights = weights.astype(source.v.dtype)
+  # In this order of the results a product is one; in another, XLA on CPU
+  # falls back to loops that take ten times as long.
+  if source.position.ndim == 2:
+    out = product("NHRTMX,NHXE->NHRTME", weights, source.v)
+  else:
+    out = product("BHTMX,BHXE->BHTME", _merge(weights), source.v)
+    out = _split(out, weights.shape[1])
+  return _reorder(out, f"{_rows(source)}E", "NRTHME")
