@@ -114,12 +114,14 @@ class Worker:
 
   def close(self) -> None:
     """Ends the process."""
-    with contextlib.suppress(BrokenPipeError):
-      self._write("stop")
-    try:
-      self._process.wait(timeout=60)
-    except subprocess.TimeoutExpired:
-      self._process.kill()
+    # The context closes both pipes and waits.
+    with self._process:
+      with contextlib.suppress(BrokenPipeError):
+        self._write("stop")
+      try:
+        self._process.wait(timeout=60)
+      except subprocess.TimeoutExpired:
+        self._process.kill()
 
   def _write(self, command):
     self._process.stdin.write(command + "\n")

@@ -383,7 +383,7 @@ def test_the_profile_of_a_step_names_matrix_products():
     text=True,
     check=True,
   )
-  for program in ("jit_rollout", "jit_accumulate"):
+  for program in ("jit_decode", "jit_accumulate"):
     [line] = [x for x in done.stdout.splitlines() if x.startswith(program)]
     shares = [int(x) for x in re.findall(r"(\d+)%", line)]
     # Each rounded.
