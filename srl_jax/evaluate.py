@@ -266,8 +266,9 @@ def solve_problems(
   task = "step" if mode == "turns" else "solve"
   turns = config.max_turns if mode == "turns" else 1
   limit = config.max_turn_tokens if mode == "turns" else config.max_solve_tokens
-  longest = max_positions - limit
-  if longest <= _STEM_ROOM:
+  stem = encode_segment(tokenizer, template.stem(task, 1))
+  longest = max_positions - limit - len(stem)
+  if longest < 1:
     name = "max_turn_tokens" if mode == "turns" else "max_solve_tokens"
     raise ValueError(
       f"solutions of up to {limit} tokens leave no room for a problem in a "
@@ -290,7 +291,7 @@ def solve_problems(
   everything = list(open_rows)
   for turn in range(turns):
     for row in open_rows:
-      if len(row.tokens) + _STEM_ROOM > longest:
+      if len(row.tokens) > longest:
         row.ending = "context full"
     open_rows = [row for row in open_rows if not row.ending]
     if not open_rows:
@@ -312,10 +313,6 @@ def solve_problems(
       ):
         _take_turn(row, completion, mode, turn, template, tokenizer)
   return [row.attempt(trajectories[row.problem]) for row in everything]
-
-
-# More than any template's stem, in tokens.
-_STEM_ROOM = 32
 
 
 @dataclasses.dataclass

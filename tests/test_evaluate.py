@@ -188,7 +188,12 @@ NONE = Trajectory("none", "math", "7?", (Step("x"),), "7")
 LONG = Trajectory("long", "math", "8?", (Step("x"),), "8")
 
 
-def solve(mode, table, *, samples=1, **limits):
+class LongStem(PlainTemplate):
+  def stem(self, task, number, title=None):
+    return ("s" * 40, *super().stem(task, number, title))
+
+
+def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
   config = EvalConfig(**{"max_turns": 3, "rows_per_batch": 2, **limits})
   asked, sampler = [], ScriptedSampler(TOKENIZER, answers(table), stop_id=STOP)
 
@@ -205,7 +210,7 @@ def solve(mode, table, *, samples=1, **limits):
     temperature=0.5,
     config=config,
     key=KEY,
-    template=TEMPLATE,
+    template=template,
     tokenizer=TOKENIZER,
     max_positions=512,
   )
@@ -268,9 +273,16 @@ def test_solving_in_one_go_reads_the_answer_outside_the_thoughts():
 
 
 def test_a_solution_that_fills_the_context_ends():
-  table = TURNS | {"8?\n<step>": ("<think>a</think>" + "go " * 60, True)}
-  # 512 positions less a turn of 320 and a stem leave no room for 180 tokens.
-  attempts, _, prompts = solve("turns", table, max_turn_tokens=320)
+  long = "go " * 59 + "go"
+  table = TURNS | {
+    "8?\n<step>": (f"<think>a</think>{long}", True),
+    f"8?\n{long}\n<step>": ("on", True),
+  }
+  # Problem and action are 183 tokens. 512 positions less a turn and a stem of
+  # one token have room for them, and just not.
+  attempts, _, _ = solve("turns", table, max_turn_tokens=328, max_turns=2)
+  assert attempts[3].ending == "turn limit"
+  attempts, _, prompts = solve("turns", table, max_turn_tokens=329)
   assert attempts[3].ending == "context full"
   assert len(attempts[3].texts) == 1
   assert not any(prompt.startswith("8?\ngo") for prompt in prompts)
@@ -280,9 +292,12 @@ def test_a_solution_that_fills_the_context_ends():
 def test_limits_that_leave_no_room_for_a_problem_are_refused():
   # Else every problem would end with its context full, and count as wrong.
   with pytest.raises(ValueError, match=r"lower c\.evaluate\.max_solve_tokens"):
-    solve("solve", SOLVES, max_solve_tokens=480)
+    solve("solve", SOLVES, max_solve_tokens=511)
   with pytest.raises(ValueError, match=r"lower c\.evaluate\.max_turn_tokens"):
     solve("turns", TURNS, max_turn_tokens=512)
+  # Room for the stem, but for no token before it.
+  with pytest.raises(ValueError, match="leave no room for a problem"):
+    solve("turns", {}, template=LongStem(), max_turn_tokens=512 - 41)
 
 
 def test_every_sample_is_an_attempt_of_its_own():
