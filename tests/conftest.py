@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test environment: eight CPU devices, set before anything imports JAX."""
 
+import functools
 import importlib.metadata
 import os
 
@@ -32,3 +33,14 @@ def runs(tmp_path_factory):
 def whole(runs):
   """A run of sft and srl that nothing interrupts."""
   return runs.run(runs.folder / "whole", "sft_srl")
+
+
+@pytest.fixture(scope="session")
+def families(tmp_path_factory):
+  """Gives the checkpoint folder of a family; not to be changed."""
+  from srl_jax.testing import checkpoints
+
+  folder = tmp_path_factory.mktemp("checkpoints")
+  return functools.cache(
+    lambda family: checkpoints.write(folder / family, family)
+  )

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face `tokenizer.json` files, through the `tokenizers` library.
 
-Only the file is read: no transformers, no chat template in Jinja. Three
-families are understood: byte-level BPE (GPT-2, Llama 3, Qwen), models that
-write a space as a mark and fall back to bytes (Llama 2, Gemma), and plain
-models with byte fallback.
+Only that file is read, and no transformers; what the other files of a
+checkpoint say is checkpoint.py's business. Three families are understood:
+byte-level BPE (GPT-2, Llama 3, Qwen), models that write a space as a mark and
+fall back to bytes (Llama 2, Gemma), and plain models with byte fallback.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 
 import tokenizers
@@ -47,17 +49,22 @@ class HuggingFaceTokenizer(TableTokenizer):
   Other added tokens, such as "<think>" in Qwen3, are plain text.
   """
 
-  def __init__(self, path: str | os.PathLike[str]) -> None:
-    """Reads a tokenizer.json, or the one in a folder.
+  def __init__(
+    self, path: str | os.PathLike[str], control: Collection[str] = ()
+  ) -> None:
+    """Reads a tokenizer.json.
+
+    Args:
+      path: the file.
+      control: added tokens that are control tokens though the file does not
+        flag them.
 
     Raises:
       ValueError: not such a file, or its tokens cannot spell every text.
     """
     path = os.fspath(path)
-    if os.path.isdir(path):
-      path = os.path.join(path, "tokenizer.json")
     spec = _read_spec(path)
-    space_mark = _make_exact(spec)
+    space_mark = _make_exact(spec, control)
     added = {t["content"]: t for t in spec.get("added_tokens") or ()}
     try:
       model = tokenizers.Tokenizer.from_str(json.dumps(spec))
@@ -74,13 +81,20 @@ class HuggingFaceTokenizer(TableTokenizer):
     byte_ids: dict[int, int] = {}
     for token, i in vocab.items():
       if token in added:
-        table[i] = token.encode()
+        # Gemma's runs of spaces are added tokens, written with the mark.
+        is_text = space_mark and not added[token]["special"]
+        table[i] = (
+          token.replace(space_mark, " ") if is_text else token
+        ).encode()
         continue
       table[i] = spell(token, space_mark)
       if len(table[i]) == 1 and (
         spell is _byte_level or _BYTE_PIECE.fullmatch(token)
       ):
         byte_ids[table[i][0]] = i
+    # Gemma's file has the tab itself in place of its byte.
+    if "\t" in vocab:
+      byte_ids.setdefault(ord("\t"), vocab["\t"])
     if len(byte_ids) != 256:
       raise ValueError(
         f"{path}: the vocabulary has tokens for {len(byte_ids)} single "
@@ -97,7 +111,7 @@ class HuggingFaceTokenizer(TableTokenizer):
       pad_id=next((specials[n] for n in _PAD_NAMES if n in specials), 0),
       space_mark=space_mark,
     )
-    self._model = model
+    self._model, self._path = model, path
     self._is_unigram = spec["model"].get("type") == "Unigram"
     check_exact(self, path)
 
@@ -108,6 +122,18 @@ class HuggingFaceTokenizer(TableTokenizer):
     parts = _INSIDE_BYTE_PIECE.split(text)
     encoded = self._model.encode_batch(parts, add_special_tokens=False)
     return [i for part in encoded for i in part.ids]
+
+  @functools.cached_property
+  def _unchanged(self) -> tokenizers.Tokenizer:
+    """The file as it is, with all that `_make_exact` takes out."""
+    model = tokenizers.Tokenizer.from_file(self._path)
+    model.no_truncation()
+    model.no_padding()
+    return model
+
+  def encode_rendered(self, text: str) -> list[int]:
+    """Returns the ids that Hugging Face's software gives for a prompt."""
+    return self._unchanged.encode(text, add_special_tokens=False).ids
 
 
 def _read_spec(path: str) -> dict[str, Any]:
@@ -144,8 +170,11 @@ def _is_byte_level(spec: dict[str, Any]) -> bool:
   return any(node["type"] == "ByteLevel" for node in nodes)
 
 
-def _make_exact(spec: dict[str, Any]) -> str | None:
-  """Takes out of spec what changes text; returns the space mark, if any."""
+def _make_exact(spec: dict[str, Any], control: Collection[str]) -> str | None:
+  """Takes out of spec what changes text; returns the space mark, if any.
+
+  It also flags the control tokens, so that no text becomes one.
+  """
   spec["truncation"] = spec["padding"] = None
   spec["model"].pop("dropout", None)
   mark = None
@@ -168,7 +197,8 @@ def _make_exact(spec: dict[str, Any]) -> str | None:
       node.pop("add_prefix_space", None)
   for token in spec.get("added_tokens") or ():
     token["lstrip"] = token["rstrip"] = False
-    if _CONTROL_SHAPE.fullmatch(token["content"]):
+    name = token["content"]
+    if name in control or _CONTROL_SHAPE.fullmatch(name):
       token["special"] = True
   return mark
 

@@ -4,10 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import os
+import pathlib
 from collections.abc import Iterable
 
 from srl_jax.tokenizers.byte import ByteTokenizer
+from srl_jax.tokenizers.checkpoint import (
+  Checkpoint,
+  check_ids,
+  find_tokenizer,
+  read_checkpoint,
+)
 from srl_jax.tokenizers.huggingface import HuggingFaceTokenizer
 from srl_jax.tokenizers.protocol import Tokenizer
 from srl_jax.tokenizers.sentencepiece_tokenizer import (
@@ -16,10 +24,7 @@ from srl_jax.tokenizers.sentencepiece_tokenizer import (
   train_sentencepiece,
 )
 
-_READERS = {
-  "sentencepiece": SentencePieceTokenizer,
-  "huggingface": HuggingFaceTokenizer,
-}
+_KINDS = ("byte", "sentencepiece", "huggingface")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +32,11 @@ class TokenizerConfig:
   """Which tokenizer.
 
   Attributes:
-    kind: "sentencepiece" (a .model file), "huggingface" (a tokenizer.json,
-      or the folder it lies in) or "byte" (one token per byte, no file).
-    path: the file; with train_vocab_size, where the new one is written.
+    kind: "huggingface" (the tokenizer.json of a checkpoint, or else its
+      tokenizer.model), "sentencepiece" (a .model file by itself) or "byte"
+      (one token per byte, no file).
+    path: the checkpoint's folder, or the file; with train_vocab_size, where
+      the new one is written.
     train_vocab_size: for "sentencepiece": 0 reads the file; more trains a
       model of at most that many pieces on the training texts, unless path
       exists already (a resumed run must keep its tokenizer).
@@ -43,11 +50,10 @@ class TokenizerConfig:
   max_piece_chars: int = 16
 
   def __post_init__(self) -> None:
-    if self.kind not in ("byte", *_READERS):
+    if self.kind not in _KINDS:
       raise ValueError(
-        f"tokenizer.kind is {self.kind!r}; it must be one of: byte, "
-        + ", ".join(_READERS)
-        + "."
+        f"tokenizer.kind is {self.kind!r}; it must be one of: "
+        f"{', '.join(_KINDS)}."
       )
     if self.kind == "byte" and self.path:
       raise ValueError(
@@ -98,4 +104,58 @@ def make_tokenizer(
       config.path,
       max_piece_chars=config.max_piece_chars,
     )
-  return _READERS[config.kind](config.path)
+  if config.kind == "sentencepiece":
+    return SentencePieceTokenizer(config.path)
+  return _of_checkpoint(read_checkpoint(config.path))
+
+
+def checkpoint_of(config: TokenizerConfig) -> Checkpoint | None:
+  """What is known of the checkpoint that the tokenizer belongs to, if any."""
+  return read_checkpoint(config.path) if config.kind == "huggingface" else None
+
+
+def _of_checkpoint(checkpoint: Checkpoint) -> Tokenizer:
+  path = checkpoint.tokenizer_file
+  if path.suffix == ".model":
+    tokenizer = SentencePieceTokenizer(path, checkpoint.control)
+  else:
+    tokenizer = HuggingFaceTokenizer(path, checkpoint.control)
+  check_ids(checkpoint, tokenizer)
+  pad = checkpoint.special_tokens.get("pad_token")
+  if pad in tokenizer.control_names:
+    tokenizer.pad_id = tokenizer.special_id(pad)
+  return tokenizer
+
+
+def check_tokenizer_of_weights(
+  config: TokenizerConfig, tokenizer: Tokenizer, weights: str
+) -> None:
+  """Raises ValueError if weights are a checkpoint with other token ids.
+
+  Args:
+    config: of the tokenizer.
+    tokenizer: the one that config describes.
+    weights: where the parameters come from. Anything but a folder with a
+      tokenizer file of its own is accepted: there is nothing to compare.
+  """
+  theirs = find_tokenizer(pathlib.Path(weights))
+  if theirs is None:
+    return
+  if config.kind == "huggingface":
+    mine = read_checkpoint(config.path).tokenizer_file
+    if mine.name == theirs.name and filecmp.cmp(mine, theirs, shallow=False):
+      return
+  other = _of_checkpoint(read_checkpoint(weights))
+  for i in range(max(tokenizer.vocab_size, other.vocab_size)):
+    here, there = tokenizer.token_bytes(i), other.token_bytes(i)
+    if here != there:
+      raise ValueError(
+        f"c.weights={weights!r} has a tokenizer of its own, in which id {i} is "
+        f"{_shown(there)}; in the tokenizer of the run "
+        f"(c.tokenizer.path={config.path!r}) it is {_shown(here)}. Set "
+        f"c.tokenizer.kind='huggingface' and c.tokenizer.path={weights!r}"
+      )
+
+
+def _shown(token: bytes) -> str:
+  return repr(token.decode("utf-8", "replace")) if token else "no token"

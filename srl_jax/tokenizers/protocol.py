@@ -11,7 +11,8 @@ business (see srl_jax.data.templates).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
 
@@ -21,10 +22,12 @@ class Tokenizer(Protocol):
   Attributes:
     vocab_size: ids are in [0, vocab_size). A model may have more rows.
     pad_id: id to fill up rows with; masks hide it, so any valid id serves.
+    control_names: the names that `special_id` knows.
   """
 
   vocab_size: int
   pad_id: int
+  control_names: frozenset[str]
 
   def encode(self, text: str) -> list[int]:
     """Returns the ids of plain text, never a control token."""
@@ -49,6 +52,25 @@ class Tokenizer(Protocol):
   def decode(self, tokens: Iterable[int]) -> str:
     """Returns the joined bytes as text, bad UTF-8 replaced by U+FFFD."""
     ...
+
+  def encode_rendered(self, text: str) -> list[int]:
+    """Returns the ids of a prompt in which control tokens are spelt out.
+
+    What the software that a checkpoint was trained with makes of a rendered
+    prompt, to compare with: not safe, for a name that a user typed becomes a
+    control token, too.
+    """
+    ...
+
+
+def split_control(text: str, names: Collection[str]) -> list[str]:
+  """Cuts text at control tokens; each second part is the name of one.
+
+  The leftmost is taken first, and of several there the longest.
+  """
+  longest_first = sorted(names, key=len, reverse=True)
+  pattern = "|".join(map(re.escape, longest_first)) or "(?!)"
+  return re.split(f"({pattern})", text)
 
 
 class TableTokenizer:
@@ -80,12 +102,17 @@ class TableTokenizer:
     self.pad_id = pad_id
     self._table = tuple(table)
     self._specials = dict(specials)
+    self.control_names = frozenset(self._specials)
     self._byte_ids = tuple(byte_ids)
     self._control = frozenset(self._specials.values())
     self._space_mark = space_mark
 
   def _encode_plain(self, text: str) -> list[int]:
     raise NotImplementedError
+
+  def _encode_unchanged(self, text: str) -> list[int]:
+    """Ids by the tokenizer's file as it is, where we had to change it."""
+    return self.encode(text)
 
   def _spell(self, data: bytes) -> list[int]:
     return [self._byte_ids[b] for b in data]
@@ -136,6 +163,13 @@ class TableTokenizer:
     """Returns the joined bytes as text, bad UTF-8 replaced by U+FFFD."""
     data = b"".join(self.token_bytes(int(t)) for t in tokens)
     return data.decode("utf-8", "replace")
+
+  def encode_rendered(self, text: str) -> list[int]:
+    """Returns the ids of a prompt in which control tokens are spelt out."""
+    ids: list[int] = []
+    for i, part in enumerate(split_control(text, self.control_names)):
+      ids += [self._specials[part]] if i % 2 else self._encode_unchanged(part)
+    return ids
 
 
 # Spaces that normalisers trim or merge, accents they compose, wide letters

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import sentencepiece as spm
 
@@ -52,8 +52,17 @@ class SentencePieceTokenizer(TableTokenizer):
   control tokens; user-defined symbols such as "<think>" are plain text.
   """
 
-  def __init__(self, path: str | os.PathLike[str]) -> None:
+  def __init__(
+    self,
+    path: str | os.PathLike[str],
+    control: Mapping[str, int] | None = None,
+  ) -> None:
     """Reads a `.model` file.
+
+    Args:
+      path: the file.
+      control: id of each further control token. In the file it may be a
+        user-defined symbol (Gemma's "<start_of_turn>"), or not be there.
 
     Raises:
       ValueError: not a SentencePiece model, no byte fallback, or a
@@ -62,6 +71,10 @@ class SentencePieceTokenizer(TableTokenizer):
     path = os.fspath(path)
     proto = read_file(path)
     model = _load(proto, path)
+    if control:
+      proto = _with_control(proto, control)
+      model = _load(proto, path)
+    self._with_space_rules = model
     if model.decode(model.encode("  a  b")) != "  a  b":
       model = _load(_without_space_rules(proto), path)
     pieces = [model.id_to_piece(i) for i in range(model.vocab_size())]
@@ -78,6 +91,11 @@ class SentencePieceTokenizer(TableTokenizer):
         table.append(piece.encode())
       else:
         table.append(piece.replace(_SPACE, " ").encode())
+    for name, i in (control or {}).items():
+      if i >= len(pieces):
+        specials[name] = i
+        table += [b""] * (i + 1 - len(table))
+        table[i] = name.encode()
     if len(byte_ids) != 256:
       raise ValueError(
         f"{path}: the model has {len(byte_ids)} byte pieces, not 256, so it "
@@ -97,13 +115,16 @@ class SentencePieceTokenizer(TableTokenizer):
   def _encode_plain(self, text: str) -> list[int]:
     return self._model.encode(text)
 
+  def _encode_unchanged(self, text: str) -> list[int]:
+    return self._with_space_rules.encode(text)
+
 
 def read_file(path: str) -> bytes:
   """Returns a tokenizer file's bytes; ValueError says what is missing."""
   if not path or not os.path.isfile(path):
     raise ValueError(
-      f"tokenizer file {path!r} does not exist; set tokenizer.path to a "
-      "SentencePiece .model or a Hugging Face tokenizer.json."
+      f"tokenizer file {path!r} does not exist; set tokenizer.path to the "
+      "folder of a Hugging Face checkpoint, or to a SentencePiece .model."
     )
   data = pathlib.Path(path).read_bytes()
   if not data:
@@ -121,8 +142,19 @@ def _load(proto: bytes, path: str) -> spm.SentencePieceProcessor:
     ) from error
 
 
+def _with_control(proto: bytes, control: Collection[str]) -> bytes:
+  """Makes pieces control tokens, so that no text can become one."""
+  # Imported here, as below: most models do not need it.
+  from sentencepiece import sentencepiece_model_pb2
+
+  model = sentencepiece_model_pb2.ModelProto.FromString(proto)
+  for piece in model.pieces:
+    if piece.piece in control and piece.type != piece.UNKNOWN:
+      piece.type = piece.CONTROL
+  return model.SerializeToString()
+
+
 def _without_space_rules(proto: bytes) -> bytes:
-  # Imported here: most models do not need it.
   from sentencepiece import sentencepiece_model_pb2
 
   model = sentencepiece_model_pb2.ModelProto.FromString(proto)
