@@ -15,7 +15,7 @@ says which weaknesses were planted in it, and what to expect.
 
 The others want three things of the user (the paths are settings):
   data/s1K-1.1.jsonl        simplescaling/s1K-1.1    c.data.path
-  models/NAME/              with its tokenizer.json  c.tokenizer.path
+  models/NAME/              its tokenizer and JSON   c.tokenizer.path
   models/NAME.safetensors   the weights              c.weights
 Meshes, layouts and micro-batches are such that they fit TPU v5e, the chip with
 the least memory; `python -m launch.compile` shows how, without a TPU.

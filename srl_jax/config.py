@@ -19,6 +19,7 @@ import ml_collections
 
 from srl_jax import strict
 from srl_jax.checkpoint import CheckpointConfig
+from srl_jax.data import templates
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.trunks import InstanceConfig
 from srl_jax.device_reward import DeviceRewardConfig
@@ -177,7 +178,9 @@ class Config:
     weights: where the first stage starts: "random", "embedded" (the small
       student that ships with the package) or the path of a .safetensors file
       that this program wrote.
-    template: wording of the prompts.
+    template: wording of the prompts: "plain" (small models from scratch),
+      "chat" (the checkpoint's own chat template), "chatml" (for a tokenizer
+      with ChatML's control tokens and no template) or "text" (base models).
     log_every: steps between console lines.
     data: trajectories and their splits.
     tokenizer: the tokenizer.
@@ -199,7 +202,7 @@ class Config:
   seed: int = 0
   stages: tuple[Literal["sft", "srl", "rlvr"], ...] = ("srl",)
   weights: str = "random"
-  template: Literal["plain", "chat"] = "plain"
+  template: templates.Name = "plain"
   log_every: int = 1
   data: DataConfig = DataConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()

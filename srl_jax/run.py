@@ -31,14 +31,17 @@ from jax.experimental import multihost_utils
 from srl_jax import evaluate, report, sharding, train
 from srl_jax.config import Config
 from srl_jax.data import batching, readers
-from srl_jax.data.templates import TEMPLATES, Special
+from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, weights
 from srl_jax.reductions import describe_metrics
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout import SamplingConfig
 from srl_jax.rollout_metrics import RolloutMetrics
 from srl_jax.stage import Run, build_records
-from srl_jax.tokenizers import make_tokenizer
+from srl_jax.tokenizers import (
+  checkpoint_of,
+  make_tokenizer,
+)
 from srl_jax.update import GrpoMetrics, SftMetrics, StepMetrics
 
 ASSETS = importlib.resources.files("srl_jax") / "assets"
@@ -126,7 +129,9 @@ def start(
       "together: set c.model.vocab_size=0 for a new model, or the tokenizer "
       "that the weights were trained with"
     )
-  template = TEMPLATES[config.template]
+  template = make_template(
+    config.template, tokenizer, checkpoint_of(config.tokenizer)
+  )
   for task in ("step", "solve"):
     for name in template.stop(task):
       tokenizer.special_id(name)
@@ -154,14 +159,15 @@ def _make_tokenizer(config, trajectories, workdir):
   if settings.train_vocab_size and jax.process_count() > 1:
     # One process trains it, the others read what it wrote.
     if jax.process_index() == 0:
-      make_tokenizer(settings, _texts(config, trajectories))
+      make_tokenizer(settings, _texts(trajectories))
     multihost_utils.sync_global_devices("tokenizer")
-  return make_tokenizer(settings, _texts(config, trajectories))
+  return make_tokenizer(settings, _texts(trajectories))
 
 
-def _texts(config, trajectories):
+def _texts(trajectories):
   """Yields all plain text that a model of these data will see."""
-  template = TEMPLATES[config.template]
+  # The only wording whose control tokens a tokenizer made here has.
+  template = PlainTemplate()
   for trajectory in trajectories:
     segments = [template.problem(trajectory, "step")]
     for number, step in enumerate(trajectory.steps, start=1):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from srl_jax.testing import experiment
+from srl_jax.testing import checkpoints, experiment
 
 # The package is imported once; each command then is a process of its own,
 # with the real command line, that is forked from here.
@@ -188,6 +188,20 @@ def test_a_tokenizer_larger_than_the_model_is_refused(refused):
   said = refused("--config.model.vocab_size=100")
   assert said.startswith("the tokenizer has 2")
   assert "the model only 100 (c.model.vocab_size)" in said
+
+
+def of_checkpoint(folder):
+  """The flags that name a checkpoint's tokenizer and its chat template."""
+  tokenizer = "--config.tokenizer"
+  yield from (f"{tokenizer}.kind=huggingface", f"{tokenizer}.path={folder}")
+  yield from (f"{tokenizer}.train_vocab_size=0", "--config.template=chat")
+
+
+def test_a_chat_without_a_template_is_refused(refused, tmp_path):
+  base = checkpoints.write(tmp_path / "base", "qwen2_5", chat_template=None)
+  said = refused(*of_checkpoint(base))
+  assert said.startswith(f"{base} has no chat template (chat_template in ")
+  assert said.endswith("as base models have none; set c.template='text'")
 
 
 def test_a_context_longer_than_the_models_is_refused(refused):

@@ -7,7 +7,7 @@ import pytest
 
 from srl_jax import update
 from srl_jax.data import batching, embedded, trunks
-from srl_jax.data.templates import TEMPLATES
+from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import InstanceConfig
 from srl_jax.models import LanguageModel, ModelConfig, weights
 from srl_jax.run import ASSETS
@@ -44,7 +44,7 @@ def nats_of():
   def nats_of(trajectories):
     records, _ = trunks.build_trunks(
       trajectories,
-      TEMPLATES["plain"],
+      PlainTemplate(),
       tokenizer,
       InstanceConfig(include_thoughts=True),
     )

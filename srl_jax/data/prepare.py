@@ -25,16 +25,20 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srl_jax.data import readers, schema
+from srl_jax.data import readers, schema, templates
 from srl_jax.data.readers import DataConfig, LoadReport, Reject
-from srl_jax.data.templates import TEMPLATES
 from srl_jax.data.trunks import (
   BuildReport,
   InstanceConfig,
   TrunkRecord,
   build_trunks,
 )
-from srl_jax.tokenizers import Tokenizer, TokenizerConfig, make_tokenizer
+from srl_jax.tokenizers import (
+  Tokenizer,
+  TokenizerConfig,
+  checkpoint_of,
+  make_tokenizer,
+)
 
 _CONFIGS = {
   "data": DataConfig,
@@ -69,11 +73,14 @@ def _run(args: argparse.Namespace) -> None:
       f"--split={args.split} is empty; choose from {', '.join(filled)}"
     )
   tokenizer = make_tokenizer(configs["tokenizer"], _texts(loaded))
+  template = templates.make_template(
+    args.template, tokenizer, checkpoint_of(configs["tokenizer"])
+  )
   reports: dict[str, BuildReport] = {}
   for split in filled:
     bar = tqdm(loaded.splits[split], f"tokenise {split}", unit="trajectory")
     records, reports[split] = build_trunks(
-      bar, TEMPLATES[args.template], tokenizer, configs["instances"]
+      bar, template, tokenizer, configs["instances"]
     )
     if args.show is not None and split == args.split:
       print(show(records, tokenizer, args.show))
@@ -233,9 +240,10 @@ def _parser() -> argparse.ArgumentParser:
   )
   add(
     "--template",
-    choices=tuple(TEMPLATES),
-    default="chat",
-    help="wording: chat (ChatML, as Qwen) or plain (default: %(default)s)",
+    choices=templates.NAMES,
+    default="chatml",
+    help="wording: chat (the checkpoint's own chat template), text (base "
+    "models without one), chatml, or plain (default: %(default)s)",
   )
   add("--group_size", type=int, default=8, help="samples per step, to count")
   add("--show", help="print an instance: its number, or trajectory id/step")

@@ -5,14 +5,34 @@ A trunk is `problem` followed by one `step` segment per expert step; a branch
 begins with a `stem` and goes on with what the model writes. Segments are
 tokenised one by one (`encode_segment`), so that the tokens of a shorter prompt
 are a prefix of those of a longer one. Nothing here knows lengths or ids.
+
+So that a prompt has the ids that it would have in one piece, no segment begins
+with white space, and each ends in a line break, or before or after a control
+token: byte-level BPE (Qwen, Llama 3) never merges across the end of a run of
+line breaks. `prompts.py` counts how often that holds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, Protocol
+import itertools
+from collections.abc import Collection, Iterable
+from typing import Literal, Protocol, get_args
 
+from srl_jax.data.chat import ChatFormat
 from srl_jax.data.schema import Step, Trajectory
+from srl_jax.tokenizers import (
+  Checkpoint,
+  Tokenizer,
+  split_control,
+  stop_names,
+)
+
+# "plain": for small models from scratch. "chat": the checkpoint's own chat
+# template. "chatml": ChatML, for a tokenizer that has its control tokens but no
+# template. "text": no roles, for base models.
+Name = Literal["plain", "chatml", "chat", "text"]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 # "step": the next step only (SRL). "solve": the whole solution in one go
 # (RLVR, SFT on trajectories, one-go evaluation).
@@ -47,8 +67,14 @@ class Template(Protocol):
     hinted: the title was given (paper, footnote 1), so it is left out.
     """
 
+  def end(self) -> Segment:
+    """What closes an expert target; the first of `stop` is at its end."""
+
   def stop(self, task: Task) -> tuple[str, ...]:
     """Control tokens that end a branch; expert targets end in the first."""
+
+  def whole(self, trajectory: Trajectory, task: Task, prompt: str) -> str:
+    """A prompt, worded anew in one piece from the user's text in it."""
 
 
 def titled_action(step: Step, number: int, hinted: bool = False) -> str:
@@ -80,9 +106,16 @@ class PlainTemplate:
   def action(self, step: Step, number: int, hinted: bool = False) -> str:
     return titled_action(step, number, hinted)
 
+  def end(self) -> Segment:
+    return (Special("</s>"),)
+
   def stop(self, task: Task) -> tuple[str, ...]:
     del task
     return ("</s>",)
+
+  def whole(self, trajectory: Trajectory, task: Task, prompt: str) -> str:
+    del trajectory, task
+    return prompt
 
 
 _SUBJECT = {
@@ -118,52 +151,149 @@ _AGENT_SOLVE_PROMPT = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
 class ChatTemplate:
-  """ChatML (Qwen): problem and partial solution make up the user's turn."""
+  """Problem and partial solution make up the user's turn of a chat."""
+
+  def __init__(
+    self, chat: ChatFormat, control: Collection[str], stops: Iterable[str] = ()
+  ):
+    """Cuts the format for every system prompt.
+
+    Args:
+      chat: what stands around the texts.
+      control: names of control tokens; elsewhere than in a user's text they
+        are control.
+      stops: control tokens that end a branch, besides the format's own.
+
+    Raises:
+      ValueError: the format cannot be cut.
+    """
+    self._chat, self._control = chat, control
+    cuts = {prompt: chat.cut(prompt) for prompt in _system_prompts()}
+    self._heads = {prompt: head for prompt, (head, _) in cuts.items()}
+    self._tail, *others = {tail for _, tail in cuts.values()}
+    if others:
+      raise chat.error("writes the system message after the user's text")
+    if self._tail.rfind("<think>") > self._tail.rfind("</think>"):
+      raise chat.error(
+        "opens the think block itself (it ends in <think>), which the model "
+        "has to do for its thought to be seen"
+      )
+    self._end = self._turn_end()
+    self._stops = tuple(dict.fromkeys([self._end[-1].name, *stops]))
+
+  def _turn_end(self) -> Segment:
+    parts = self._segment(self._chat.ending())
+    for i, part in enumerate(parts):
+      if isinstance(part, Special):
+        return parts[: i + 1]
+    name = self._chat.special_tokens.get("eos_token")
+    if name not in self._control:
+      raise self._chat.error(
+        "ends the assistant's turn without a control token, and there is no "
+        "eos_token in tokenizer_config.json"
+      )
+    return (Special(name),)
+
+  def _segment(self, text: str) -> Segment:
+    return to_segment(text, self._control)
 
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
-    problem = f"Problem:\n{trajectory.problem.strip()}\n"
+    text = f"Problem:\n{trajectory.problem.strip()}\n\n"
     if task == "step":
       agent = trajectory.domain == "software"
-      problem += "\nRecent actions:\n" if agent else "\nSolution so far:\n"
-    return (
-      Special("<|im_start|>"),
-      "system\n" + system_prompt(trajectory.domain, task),
-      Special("<|im_end|>"),
-      "\n",
-      Special("<|im_start|>"),
-      "user\n" + problem,
-    )
+      text += "Recent actions:\n\n" if agent else "Solution so far:\n\n"
+    head = self._heads[system_prompt(trajectory.domain, task)]
+    return (*self._segment(head), text)
 
   def step(self, step: Step, number: int) -> Segment:
-    text = self.action(step, number) + "\n"
+    text = self.action(step, number)
     if step.observation is not None:
-      text += f"\nObservation:\n{step.observation.strip()}\n"
-    return (text + "\n",)
+      text += f"\n\nObservation:\n{step.observation.strip()}"
+    return (text + "\n\n",)
 
   def stem(self, task: Task, number: int, title: str | None = None) -> Segment:
-    hint = () if title is None else (f"Next step: {number}. **{title}**\n",)
-    return (
-      *hint,
-      Special("<|im_end|>"),
-      "\n",
-      Special("<|im_start|>"),
-      "assistant\n",
-    )
+    # Words come last, for many formats trim white space off the user's text.
+    if task == "solve":
+      words = "Write the solution."
+    elif title is None:
+      words = "Write the next step."
+    else:
+      words = f"Next step: {number}. **{title}**"
+    return (words, *self._segment(self._tail))
 
   def action(self, step: Step, number: int, hinted: bool = False) -> str:
     return titled_action(step, number, hinted)
 
+  def end(self) -> Segment:
+    return self._end
+
   def stop(self, task: Task) -> tuple[str, ...]:
     del task
-    return ("<|im_end|>", "<|endoftext|>")
+    return self._stops
+
+  def whole(self, trajectory: Trajectory, task: Task, prompt: str) -> str:
+    system = system_prompt(trajectory.domain, task)
+    end = len(prompt) - len(self._tail)
+    return self._chat.prompt(system, prompt[len(self._heads[system]) : end])
 
 
-TEMPLATES: dict[str, Template] = {
-  "plain": PlainTemplate(),
-  "chat": ChatTemplate(),
-}
+_CHATML = (
+  "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content"
+  " + '<|im_end|>\n' }}{% endfor %}"
+  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_CHATML_CONTROL = ("<|im_start|>", "<|im_end|>")
+_TEXT = (
+  "{{ bos_token }}{% for m in messages %}{{ m.content + {'system': '\n\n',"
+  " 'user': '\n', 'assistant': ''}[m.role] }}{% endfor %}"
+)
+
+
+def make_template(
+  name: Name, tokenizer: Tokenizer, checkpoint: Checkpoint | None = None
+) -> Template:
+  """Returns the wording of a name.
+
+  Args:
+    name: see Name.
+    tokenizer: knows the control tokens.
+    checkpoint: what the tokenizer belongs to; "chat" and "text" need one.
+
+  Raises:
+    ValueError: the checkpoint has no template, or one that cannot be cut.
+  """
+  if name == "plain":
+    return PlainTemplate()
+  stops = stop_names(checkpoint, tokenizer) if checkpoint else ()
+  if name == "chatml":
+    if "<|endoftext|>" in tokenizer.control_names:
+      stops = ("<|endoftext|>", *stops)
+    chat = ChatFormat(_CHATML, {}, "chatml")
+    return ChatTemplate(chat, _CHATML_CONTROL, stops)
+  if checkpoint is None:
+    raise ValueError(
+      f"c.template={name!r} is for the tokenizer of a checkpoint; set "
+      "c.tokenizer.kind='huggingface' and c.tokenizer.path to its folder, or "
+      "c.template to 'plain' (small models from scratch) or 'chatml'"
+    )
+  special_tokens = dict(checkpoint.special_tokens)
+  source = checkpoint.chat_template
+  if name == "text":
+    source, special_tokens["bos_token"] = _TEXT, checkpoint.first_token()
+  if source is None:
+    raise ValueError(
+      f"{checkpoint.folder} has no chat template (chat_template in "
+      "tokenizer_config.json, or chat_template.jinja), as base models have "
+      "none; set c.template='text'"
+    )
+  chat = ChatFormat(source, special_tokens, str(checkpoint.folder))
+  return ChatTemplate(chat, tokenizer.control_names, stops)
+
+
+def _system_prompts() -> set[str]:
+  domains, tasks = (*_SUBJECT, "general"), get_args(Task)
+  return {system_prompt(*both) for both in itertools.product(domains, tasks)}
 
 
 def system_prompt(domain: str, task: Task) -> str:
@@ -176,12 +306,21 @@ def system_prompt(domain: str, task: Task) -> str:
   return prompt.format(subject=_SUBJECT.get(domain, "reasoning problems"))
 
 
+def to_segment(text: str, control: Collection[str]) -> Segment:
+  """Splits a rendered prompt; each control token's name is one."""
+  parts = enumerate(split_control(text, control))
+  return tuple(Special(part) if i % 2 else part for i, part in parts if part)
+
+
 def encode_segment(tokenizer, segment: Segment) -> list[int]:
-  """Token ids of a segment; raises ValueError for an unknown control token."""
+  """Token ids of a segment; texts that touch are one text.
+
+  Raises ValueError for an unknown control token.
+  """
   tokens: list[int] = []
-  for part in segment:
-    if isinstance(part, Special):
-      tokens.append(tokenizer.special_id(part.name))
+  for kind, parts in itertools.groupby(segment, type):
+    if kind is Special:
+      tokens.extend(tokenizer.special_id(part.name) for part in parts)
     else:
-      tokens.extend(tokenizer.encode(part))
+      tokens.extend(tokenizer.encode("".join(parts)))
   return tokens

@@ -241,7 +241,7 @@ class _Builder:
     self._tokenizer = tokenizer
     self._config = config
     self._stems: dict[Segment, np.ndarray] = {}
-    self._stop = tokenizer.special_id(template.stop(config.task)[0])
+    self._end = self._encode(template.end())
     self.drops: dict[str, list[str]] = {}
 
   def records(self, trajectory: Trajectory) -> list[TrunkRecord]:
@@ -325,7 +325,7 @@ class _Builder:
       at=0,
       stem=self._stems[stem],
       target=target,
-      target_tokens=np.asarray([*tokens, self._stop], np.int32),
+      target_tokens=np.asarray([*tokens, *self._end], np.int32),
       instance=zlib.crc32(self._name(trajectory, index).encode("utf-8")),
     )
 

@@ -101,6 +101,7 @@ def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
     (["--data.valid_size=99"], "too few"),
     (["--instances.context_turns=-1"], "context_turns=-1 is negative"),
     (["--tokenizer.kind=huggingface"], "set tokenizer.path to a"),
+    (["--template=chat"], "set c.tokenizer.kind='huggingface' and"),
   ],
 )
 def test_what_cannot_be_done_ends_in_one_message(path, args, words):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srl_jax.data.schema import Step
-from srl_jax.data.templates import ChatTemplate, PlainTemplate, encode_segment
+from srl_jax.data.templates import PlainTemplate, encode_segment, make_template
 from srl_jax.data.trunks import InstanceConfig, build_trunks
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer
@@ -31,8 +31,9 @@ def seen(record, point):
   return TOKENIZER.decode([*record.tokens[: point.at], *point.stem])
 
 
-@pytest.mark.parametrize("template", [PlainTemplate(), ChatTemplate()])
+@pytest.mark.parametrize("template", ["plain", "chatml"])
 def test_each_branch_sees_the_tokens_of_its_own_prompt(template):
+  template = make_template(template, TOKENIZER)
   trajectory = sums(4)
   [record], _ = build(trajectory, template=template)
   assert [p.step for p in record.points] == [0, 1, 2, 3]
