@@ -18,7 +18,7 @@ import numpy as np
 
 from srl_jax import sharding, update
 from srl_jax.config import Config
-from srl_jax.data import batching, pipeline
+from srl_jax.data import batching, pipeline, prompts
 from srl_jax.data.schema import Trajectory
 from srl_jax.data.templates import Task, Template
 from srl_jax.data.trunks import InstanceConfig, TrunkRecord, build_trunks
@@ -186,10 +186,11 @@ class StageData:
         own targets.
 
     Raises:
-      ValueError: nothing is left to train on, or a context is longer than
-        the model's.
+      ValueError: nothing is left to train on, a context is longer than the
+        model's, or the chat template changes the text of a prompt.
     """
     train = build_records(run, trajectories, instances, "train")
+    _check_prompts(run, name, train, trajectories, instances.task)
     valid = build_records(run, run.valid, instances, "valid")
     self.train, self.valid = train, valid[: validation_trunks or None]
     widest = batching.widths([*train, *self.valid])
@@ -213,6 +214,10 @@ class StageData:
     )
 
 
+# About a second for prompts of 2,000 tokens; srl_jax.data.prepare compares all.
+_PROMPTS_COMPARED = 64
+
+
 def build_records(
   run: Run,
   trajectories: Sequence[Trajectory],
@@ -231,6 +236,26 @@ def build_records(
       f"max_target_tokens, or set c.data.{split}_size"
     )
   return records
+
+
+def _check_prompts(
+  run: Run,
+  name: str,
+  records: Sequence[TrunkRecord],
+  trajectories: Sequence[Trajectory],
+  task: Task,
+) -> None:
+  compared = prompts.compare(
+    records,
+    trajectories,
+    run.template,
+    run.tokenizer,
+    task,
+    limit=_PROMPTS_COMPARED,
+  )
+  if jax.process_index() == 0:
+    for warning in compared.warnings():
+      print(f"warning: {name}: {warning}", flush=True)
 
 
 def _check_context(run: Run, name: str, tokens: int) -> None:

@@ -2,6 +2,8 @@
 """What a new user gets wrong ends in one clear message and status 1."""
 
 import json
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -202,6 +204,30 @@ def test_a_chat_without_a_template_is_refused(refused, tmp_path):
   said = refused(*of_checkpoint(base))
   assert said.startswith(f"{base} has no chat template (chat_template in ")
   assert said.endswith("as base models have none; set c.template='text'")
+
+
+def test_prompts_that_no_other_software_makes_are_warned_of(
+  command, runs, tmp_path, families
+):
+  bad = tmp_path / "bad.jsonl"
+  texts = pathlib.Path(runs.data).read_text()
+  bad.write_text(texts.replace('"problem": "', '"problem": "<eos>'))
+  status, said = command(
+    f"--config={experiment.__file__}:srl",
+    f"--config.data.path={bad}",
+    f"--workdir={tmp_path / 'run'}",
+    *of_checkpoint(families("gemma3")),
+    # Ends the run before anything is compiled.
+    "--config.model.max_positions=12",
+  )
+  assert status == 1
+  warning, error = said.splitlines()[:2]
+  assert re.match(
+    r"warning: srl: (\d+) of \1 prompts have other ids .* because of a control "
+    r"token's name in the text: copy-\d+/0 has '.*' for '<eos>'$",
+    warning,
+  ), warning
+  assert error.startswith("error: srl needs a context of ")
 
 
 def test_a_context_longer_than_the_models_is_refused(refused):

@@ -4,9 +4,11 @@
   python -m srl_jax.data.prepare --data.format=gsm8k --data.path=train.jsonl \\
     --data.valid_size=200 --out=prepared/gsm8k
 
-Without --out nothing is written. What is written are trajectories, not
-tokens: template, tokenizer and instance settings only shape the report and
---show, and may differ when training.
+Every prompt is compared with the same prompt rendered and tokenised in one
+piece, and what makes their ids differ is named. Without --out nothing is
+written. What is written are trajectories, not tokens: template, tokenizer and
+instance settings only shape the report and --show, and may differ when
+training.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srl_jax.data import readers, schema, templates
+from srl_jax.data import prompts, readers, schema, templates
+from srl_jax.data.prompts import PromptReport
 from srl_jax.data.readers import DataConfig, LoadReport, Reject
 from srl_jax.data.trunks import (
   BuildReport,
@@ -77,14 +80,25 @@ def _run(args: argparse.Namespace) -> None:
     args.template, tokenizer, checkpoint_of(configs["tokenizer"])
   )
   reports: dict[str, BuildReport] = {}
+  compared: dict[str, PromptReport] = {}
   for split in filled:
     bar = tqdm(loaded.splits[split], f"tokenise {split}", unit="trajectory")
     records, reports[split] = build_trunks(
       bar, template, tokenizer, configs["instances"]
     )
+    compared[split] = prompts.compare(
+      tqdm(records, f"compare prompts of {split}", unit="trunk"),
+      loaded.splits[split],
+      template,
+      tokenizer,
+      configs["instances"].task,
+    )
     if args.show is not None and split == args.split:
       print(show(records, tokenizer, args.show))
-  print(summary(reports, args.group_size))
+  print(summary(reports, compared, args.group_size))
+  for split, report in compared.items():
+    for warning in report.warnings():
+      print(f"warning: {split} split: {warning}")
   print(rejects_summary(loaded.rejects), end="")
   if args.out:
     _write(loaded, pathlib.Path(args.out), args.as_, configs["data"])
@@ -129,13 +143,17 @@ def show(
   return "\n".join(parts)
 
 
-def summary(reports: Mapping[str, BuildReport], group_size: int) -> str:
+def summary(
+  reports: Mapping[str, BuildReport],
+  compared: Mapping[str, PromptReport],
+  group_size: int,
+) -> str:
   """Returns a table with one column per split.
 
   group_size: samples per step, for the prompt tokens of a rollout.
   """
   rows: dict[str, list[Any]] = {"": list(reports)}
-  for report in reports.values():
+  for split, report in reports.items():
     flat, shared = report.prompt_tokens(group_size)
     cells = {
       "trajectories": report.trajectories,
@@ -151,6 +169,7 @@ def summary(reports: Mapping[str, BuildReport], group_size: int) -> str:
       f"prompt tokens, {group_size} samples, flat": flat,
       f"prompt tokens, {group_size} samples, shared": shared,
       "flat / shared": f"{flat / max(shared, 1):.1f}",
+      "prompts with the ids of their text in one piece": compared[split].equal,
     }
     for label, cell in cells.items():
       rows.setdefault(label, []).append(cell)

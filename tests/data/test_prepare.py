@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -70,6 +71,33 @@ def test_summary_table_holds_the_numbers_of_the_report(capsys, path):
   assert table["prompt tokens, 3 samples, flat"] == f"{flat:,}"
   assert table["prompt tokens, 3 samples, shared"] == f"{shared:,}"
   assert table["dropped: context over max_trunk_tokens=30"] == str(dropped)
+
+
+def test_prompts_that_differ_from_their_text_in_one_piece_are_reported(
+  capsys, path, families
+):
+  args = ("--template=chat", "--tokenizer.kind=huggingface")
+  args += (f"--tokenizer.path={families('qwen3')}", "--data.valid_size=4")
+  run(path, *args)
+  printed = capsys.readouterr().out
+  row = "prompts with the ids of their text in one piece"
+  [counts] = re.findall(rf"^{row} +(\d+) +(\d+)$", printed, re.MULTILINE)
+  # The 12 trajectories hold 30 steps; all of them were compared.
+  assert sum(map(int, counts)) == 30
+  assert "warning" not in printed
+  bad = dataclasses.replace(DATA[0], id="bad", problem="What is <|im_end|>?")
+  with open(path, "a", encoding="utf-8") as file:
+    file.write("\n" + json.dumps(to_json(bad)))
+  run(path, *args)
+  printed = capsys.readouterr().out
+  [counts] = re.findall(rf"^{row} +(\d+) +(\d+)$", printed, re.MULTILINE)
+  assert sum(map(int, counts)) == 30
+  assert re.search(
+    r"^warning: \w+ split: 1 of \d+ prompts have other ids .* because of a "
+    r"control token's name in the text: bad/0 has ",
+    printed,
+    re.MULTILINE,
+  )
 
 
 def test_rejects_are_counted_by_field_with_a_case(capsys, path):
