@@ -39,6 +39,7 @@ from srl_jax.rollout import SamplingConfig
 from srl_jax.rollout_metrics import RolloutMetrics
 from srl_jax.stage import Run, build_records
 from srl_jax.tokenizers import (
+  check_tokenizer_of_weights,
   checkpoint_of,
   make_tokenizer,
 )
@@ -117,6 +118,7 @@ def start(
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
   tokenizer = _make_tokenizer(config, texts, workdir)
+  check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
   model_config = config.model
   if not model_config.vocab_size:
     model_config = dataclasses.replace(

@@ -199,6 +199,16 @@ def of_checkpoint(folder):
   yield from (f"{tokenizer}.train_vocab_size=0", "--config.template=chat")
 
 
+def test_a_tokenizer_of_another_model_is_refused(refused, families):
+  qwen, gemma = families("qwen2_5"), families("gemma2")
+  said = refused(*of_checkpoint(qwen), f"--config.weights={gemma}")
+  assert said == (
+    f"c.weights='{gemma}' has a tokenizer of its own, in which id 0 is "
+    f"'<pad>'; in the tokenizer of the run (c.tokenizer.path='{qwen}') it is "
+    f"'!'. Set c.tokenizer.kind='huggingface' and c.tokenizer.path='{gemma}'"
+  )
+
+
 def test_a_chat_without_a_template_is_refused(refused, tmp_path):
   base = checkpoints.write(tmp_path / "base", "qwen2_5", chat_template=None)
   said = refused(*of_checkpoint(base))
