@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ids are those of transformers, for texts and for whole prompts."""
+
+import pytest
+
+from srl_jax.data.schema import Step, Trajectory
+from srl_jax.data.templates import make_template, system_prompt
+from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.testing import checkpoints
+from srl_jax.testing.trajectories import word_problems
+from srl_jax.tokenizers import TokenizerConfig, checkpoint_of, make_tokenizer
+
+pytestmark = pytest.mark.parity
+
+# In several languages, LaTeX and code, too.
+TRAJECTORIES = word_problems(20) + [
+  Trajectory(f"sample-{i}", "math", text, (Step(text), Step(f"{text}!")))
+  for i, text in enumerate(checkpoints.SAMPLES)
+]
+
+
+@pytest.fixture(scope="module", params=checkpoints.FAMILIES)
+def checkpoint(request, families):
+  """(family, tokenizer, what is known of the checkpoint, their tokenizer)."""
+  transformers = pytest.importorskip("transformers")
+  folder = str(families(request.param))
+  config = TokenizerConfig(kind="huggingface", path=folder)
+  theirs = transformers.AutoTokenizer.from_pretrained(folder)
+  return request.param, make_tokenizer(config), checkpoint_of(config), theirs
+
+
+def test_texts_have_their_ids(checkpoint):
+  _, tokenizer, _, theirs = checkpoint
+  for text in checkpoints.SAMPLES:
+    want = theirs(text, add_special_tokens=False).input_ids
+    assert tokenizer.encode(text) == want
+
+
+def test_tokens_have_their_roles(checkpoint):
+  _, tokenizer, files, theirs = checkpoint
+  assert tokenizer.pad_id == theirs.pad_token_id
+  assert theirs.eos_token_id in files.stop_ids
+  first = [tokenizer.special_id(x) for x in (files.first_token(),) if x]
+  assert theirs("x").input_ids == [*first, *tokenizer.encode("x")]
+
+
+def test_prompts_of_a_chat_have_their_ids(checkpoint):
+  family, tokenizer, files, theirs = checkpoint
+  template = make_template("chat", tokenizer, files)
+  system = system_prompt("math", "step")
+  for prompt, user in prompts(template, tokenizer):
+    messages = [{"role": "user", "content": user}]
+    if family == "gemma2":  # has no system role
+      messages[0]["content"] = f"{system}\n\n{user}"
+    else:
+      messages.insert(0, {"role": "system", "content": system})
+    assert prompt == theirs.apply_chat_template(
+      messages,
+      tokenize=True,
+      return_dict=False,
+      add_generation_prompt=True,
+      date_string="26 Jul 2024",
+    )
+
+
+def test_prompts_for_a_base_model_have_their_ids(checkpoint):
+  _, tokenizer, files, theirs = checkpoint
+  template = make_template("text", tokenizer, files)
+  system = system_prompt("math", "step")
+  for prompt, user in prompts(template, tokenizer):
+    assert prompt == theirs(f"{system}\n\n{user}\n").input_ids
+
+
+def prompts(template, tokenizer):
+  """Yields the ids of a prompt, and the user's text in it."""
+  records, _ = build_trunks(TRAJECTORIES, template, tokenizer, InstanceConfig())
+  for trajectory, record in zip(TRAJECTORIES, records, strict=True):
+    for point in record.points:
+      steps = trajectory.steps[: point.step]
+      parts = [f"Problem:\n{trajectory.problem.strip()}", "Solution so far:"]
+      parts += [step.text.strip() for step in steps]
+      user = "\n\n".join([*parts, "Write the next step."])
+      yield [*record.tokens[: point.at].tolist(), *point.stem.tolist()], user
