@@ -41,12 +41,26 @@ class Source(NamedTuple):
     limit_NRT: a query sees the keys at positions up to this one; T may be 1.
       Its own position in its own stream, `branch_at` - 1 in the trunk, -1 for
       none at all.
+    first_NRT: and from this one on (a sliding window); None for all.
   """
 
   k: jax.Array
   v: jax.Array
   position: jax.Array
   limit_NRT: jax.Array
+  first_NRT: jax.Array | None = None
+
+
+class Scoring(NamedTuple):
+  """How a query and a key make a logit.
+
+  Attributes:
+    scale: of their product.
+    softcap: logits x become cap * tanh(x / cap) (Gemma 2); 0 leaves them.
+  """
+
+  scale: float
+  softcap: float = 0.0
 
 
 def laid_out(
@@ -74,11 +88,18 @@ def is_visible(source: Source) -> jax.Array:
   position = source.position
   key_NRX = position if position.ndim == 3 else position[:, None]
   key_NR1X = key_NRX[:, :, None, :]
-  return (key_NR1X >= 0) & (key_NR1X <= source.limit_NRT[..., None])
+  is_seen = (key_NR1X >= 0) & (key_NR1X <= source.limit_NRT[..., None])
+  if source.first_NRT is None:
+    return is_seen
+  return is_seen & (key_NR1X >= source.first_NRT[..., None])
 
 
 def attend(
-  q_NRTHME: jax.Array, sources: Sequence[Source], *, max_logits: int = 0
+  q_NRTHME: jax.Array,
+  sources: Sequence[Source],
+  *,
+  scoring: Scoring,
+  max_logits: int = 0,
 ) -> jax.Array:
   """Softmax attention over the union of all sources.
 
@@ -89,6 +110,7 @@ def attend(
   Args:
     q_NRTHME: queries, not yet scaled.
     sources: at least one.
+    scoring: how logits are made.
     max_logits: about so many logits per trunk are held at a time, in forward
       and backward (they are computed anew there): branches, or positions of
       a lone stream, are then done in blocks, one after the other. The result
@@ -104,7 +126,7 @@ def attend(
   length = q_NRTHME.shape[axis]
   block = max(1, max_logits // per_query) if max_logits else length
   if block >= length:
-    return _attend(q_NRTHME, sources)
+    return _attend(q_NRTHME, sources, scoring)
   count = -(-length // block)
 
   def cut(x, fill=0):
@@ -119,13 +141,14 @@ def attend(
   for source in sources:
     # Arrays of single branches are cut along R, shared ones are not.
     own = axis == 1 and source.position.ndim == 3
-    limit = source.limit_NRT
+    limit, first = source.limit_NRT, source.first_NRT
     xs.append(
       Source(
         k=cut(_split(source.k, r)) if own else None,
         v=cut(_split(source.v, r)) if own else None,
         position=cut(source.position, -1) if own else None,
         limit_NRT=cut(limit, -1) if limit.shape[axis] == length else None,
+        first_NRT=None if first is None else cut(first),
       )
     )
     static.append(source)
@@ -138,7 +161,7 @@ def attend(
         part = part._replace(k=_merge(part.k), v=_merge(part.v))
       chosen = (w if p is None else p for w, p in zip(whole, part, strict=True))
       merged.append(Source(*chosen))
-    return _attend(q, merged)
+    return _attend(q, merged, scoring)
 
   out = jax.lax.map(jax.checkpoint(of_block), (cut(q_NRTHME), xs))
   out = jnp.moveaxis(out, 0, axis)
@@ -152,6 +175,8 @@ def attend_causal(
   v_NRTHE: jax.Array,
   position_NRT: jax.Array,
   *,
+  scoring: Scoring,
+  window: int = 0,
   kernel: Callable[..., jax.Array] | None = None,
   max_logits: int = 0,
 ) -> jax.Array:
@@ -166,6 +191,9 @@ def attend_causal(
     k_NRTHE: keys.
     v_NRTHE: values.
     position_NRT: rising along T; -1, wherever it lies, for padding.
+    scoring: how logits are made; a kernel knows its own.
+    window: how many positions a token sees, its own included; 0 for all. A
+      kernel knows its own.
     kernel: one of `kernels`, which works on [N, T, ..]; None for `attend`.
     max_logits: see there; a kernel needs no bound.
 
@@ -184,14 +212,19 @@ def attend_causal(
   for piece in range(pieces):
     start, stop = t * piece // pieces, t * (piece + 1) // pieces
     q, k, v, position = (x[:, :, :stop] for x in arrays)
-    keys = laid_out(k, v, position, position[:, :, start:])
-    outs.append(attend(q[:, :, start:], [keys], max_logits=share))
+    asking = position[:, :, start:]
+    keys = laid_out(k, v, position, asking)
+    if window:
+      keys = keys._replace(first_NRT=asking - window + 1)
+    outs.append(
+      attend(q[:, :, start:], [keys], scoring=scoring, max_logits=share)
+    )
   return jnp.concatenate(outs, axis=2)
 
 
-def _attend(q_NRTHME, sources):
+def _attend(q_NRTHME, sources, scoring):
   # Float32 from here to the weights: a bf16 softmax loses the tail.
-  logits = [_logits(q_NRTHME, source) for source in sources]
+  logits = [_logits(q_NRTHME, source, scoring) for source in sources]
   peaks = [
     _reorder(x.max(axis=-1), _rows(s), "NRTHM")
     for x, s in zip(logits, sources, strict=True)
@@ -218,7 +251,7 @@ def _reorder(x: jax.Array, axes: str, wanted: str) -> jax.Array:
   return jnp.transpose(x, [axes.index(axis) for axis in wanted])
 
 
-def _logits(q_NRTHME: jax.Array, source: Source) -> jax.Array:
+def _logits(q_NRTHME: jax.Array, source: Source, scoring: Scoring) -> jax.Array:
   """Masked logits, in the order `_rows` and then along the keys."""
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   if source.position.ndim == 2:
@@ -226,7 +259,9 @@ def _logits(q_NRTHME: jax.Array, source: Source) -> jax.Array:
   else:
     logits = product("BTHME,BHEX->BHTMX", _merge(q_NRTHME), source.k)
     logits = _split(logits, q_NRTHME.shape[1])
-  logits *= q_NRTHME.shape[-1] ** -0.5
+  logits *= scoring.scale
+  if scoring.softcap:
+    logits = scoring.softcap * jnp.tanh(logits / scoring.softcap)
   # Masked last: arithmetic on _MASKED, fused and rounded once instead of
   # twice, would leave a rest that overflows in exp.
   heads = [_rows(source).index(axis) for axis in "HM"]

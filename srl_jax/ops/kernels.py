@@ -31,13 +31,21 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
   splash_attention_mask as splash_mask,
 )
 
+from srl_jax.ops.attention import Scoring
+
 # Lanes of a TPU register, and the longest side of a block of logits.
 _LANES = 128
 _BLOCK = 512
 
 
 def choose(
-  kernel: str, *, device: str, dtype: str, head_width: int
+  kernel: str,
+  *,
+  device: str,
+  dtype: str,
+  head_width: int,
+  scoring: Scoring,
+  window: int = 0,
 ) -> Callable[..., jax.Array] | None:
   """The kernel to use, for `attention.attend_causal`.
 
@@ -46,6 +54,8 @@ def choose(
     device: kind of the devices, as JAX names it: "TPU v5 lite", "cpu".
     dtype: of queries, keys and values.
     head_width: of one head.
+    scoring: how logits are made.
+    window: how many positions a token sees, its own included; 0 for all.
 
   Returns:
     A function of (queries, keys, values, positions), None for the plain way.
@@ -56,7 +66,9 @@ def choose(
   is_tpu = device.startswith("TPU")
   if kernel == "splash" or (kernel == "auto" and is_tpu):
     # Off a TPU it is interpreted: right, and slow.
-    return functools.partial(splash, interpret=not is_tpu)
+    return functools.partial(
+      splash, scoring=scoring, window=window, interpret=not is_tpu
+    )
   if kernel == "plain":
     return None
   limits = {
@@ -66,10 +78,11 @@ def choose(
     f"head_width={head_width} is not a multiple of 8 up to 128": (
       head_width % 8 or head_width > 128
     ),
+    f"softcap={scoring.softcap} is not 0": scoring.softcap != 0,
   }
   reasons = [reason for reason, holds in limits.items() if holds]
   if not reasons:
-    return cudnn
+    return functools.partial(cudnn, scale=scoring.scale, window=window)
   if kernel == "auto":
     return None
   raise ValueError(
@@ -84,6 +97,8 @@ def splash(
   v_NTHE: jax.Array,
   position_NT: jax.Array,
   *,
+  scoring: Scoring,
+  window: int,
   interpret: bool,
 ) -> jax.Array:
   """JAX's splash attention for TPUs; padding may lie anywhere.
@@ -96,6 +111,8 @@ def splash(
     k_NTHE: keys.
     v_NTHE: values.
     position_NT: rising along T, -1 for padding.
+    scoring: how logits are made.
+    window: see `choose`.
     interpret: run it without a TPU.
   """
   n, t, h, m, e = q_NTHME.shape
@@ -119,21 +136,22 @@ def splash(
     block_q_dq=block,
     block_kv_dq=block,
   )
-  mask = splash_mask.MultiHeadMask(
-    [splash_mask.CausalMask((width, width))] * (h * m)
-  )
+  mask = splash_mask.CausalMask((width, width))
+  if window:
+    mask = splash_mask.LocalMask((width, width), (window - 1, 0), 0)
   attend = splash_kernel.make_splash_mha(
-    mask,
+    splash_mask.MultiHeadMask([mask] * (h * m)),
     block_sizes=sizes,
     head_shards=1,
     q_seq_shards=1,
+    attn_logits_soft_cap=scoring.softcap or None,
     interpret=interpret,
   )
   # Tokens see tokens, and padding sees padding: itself if nothing else.
   padded_NT = jnp.pad(position_NT, ((0, 0), (0, width - t)), constant_values=-1)
   segment_NT = (padded_NT >= 0).astype(jnp.int32)
   segments = splash_kernel.SegmentIds(segment_NT, segment_NT)
-  scaled = (q_NTHME.astype(jnp.float32) * e**-0.5).astype(q_NTHME.dtype)
+  scaled = (q_NTHME.astype(jnp.float32) * scoring.scale).astype(q_NTHME.dtype)
   out = jax.vmap(attend)(
     heads_first(scaled), heads_first(k_NTHE), heads_first(v_NTHE), segments
   )
@@ -145,6 +163,9 @@ def cudnn(
   k_NTHE: jax.Array,
   v_NTHE: jax.Array,
   position_NT: jax.Array,
+  *,
+  scale: float,
+  window: int,
 ) -> jax.Array:
   """Flash attention of cuDNN; padding may lie right of the tokens only.
 
@@ -157,7 +178,9 @@ def cudnn(
     q_NTHME.reshape(n, t, h * m, e),
     k_NTHE,
     v_NTHE,
+    scale=scale,
     is_causal=True,
+    local_window_size=(window - 1, 0) if window else None,
     implementation="cudnn",
   )
   return out_NTQE.reshape(n, t, h, m, e)

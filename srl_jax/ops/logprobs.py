@@ -30,21 +30,28 @@ class Head(NamedTuple):
     table_VD: the logit of token v is the product of row v and the state.
     vocab_parts: over how many devices the vocabulary is split, evenly.
     batch_parts: likewise the batch.
+    softcap: logits x become cap * tanh(x / cap) (Gemma 2); 0 leaves them.
   """
 
   table_VD: jax.Array
   vocab_parts: int = 1
   batch_parts: int = 1
+  softcap: float = 0.0
 
 
 def logits(head: Head, hidden_D: jax.Array) -> jax.Array:
   """Float32 logits [..., V] of hidden states [..., D]."""
-  return jnp.einsum(
+  product = jnp.einsum(
     "...D,VD->...V",
     hidden_D,
     head.table_VD,
     preferred_element_type=jnp.float32,
   )
+  return _capped(product, head.softcap)
+
+
+def _capped(logits: jax.Array, softcap: float) -> jax.Array:
+  return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
 def token_logps(
@@ -80,7 +87,7 @@ def token_logps(
   table_XYWD = jnp.moveaxis(table_XYWD, 1, 0)
 
   def score(xs):
-    return _score_in_blocks(table_XYWD, *xs, temperature)
+    return _score_in_blocks(table_XYWD, *xs, temperature, head.softcap)
 
   chunk = max(1, whole // (n * r * block * head.vocab_parts))
   if chunk >= length:
@@ -116,7 +123,7 @@ def block_width(vocab: int) -> int:
   return vocab
 
 
-def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature):
+def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature, softcap):
   blocks, devices, width, _ = table_XYWD.shape
   # What the table's rows of the first block stand for.
   first_YW = jnp.arange(devices)[:, None] * (blocks * width) + jnp.arange(width)
@@ -130,7 +137,7 @@ def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature):
       table_YWD,
       preferred_element_type=jnp.float32,
     )
-    logits_NRCYW /= temperature
+    logits_NRCYW = _capped(logits_NRCYW, softcap) / temperature
     wider = lambda x: x[..., None, None]  # noqa: E731
     highest = jnp.maximum(peak, logits_NRCYW.max((-2, -1)))
     highest = jax.lax.stop_gradient(highest)

@@ -10,22 +10,51 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
-def rotate(x_NRTAE: jax.Array, position_NRT: jax.Array, theta: float):
+def frequencies(head_width: int, theta: float) -> np.ndarray:
+  """Angles per position [E/2]: a geometric series of base `theta`."""
+  half = head_width // 2
+  exponent = np.arange(half, dtype=np.float32) / half
+  return (1.0 / theta**exponent).astype(np.float32)
+
+
+def stretch_long_waves(
+  frequency_E: np.ndarray,
+  *,
+  factor: float,
+  low_frequency_factor: float,
+  high_frequency_factor: float,
+  original_positions: int,
+) -> np.ndarray:
+  """Llama 3.1's scaling of frequencies; see `models.config.RopeScaling`.
+
+  A wave that fits into the original context less than low_frequency_factor
+  times becomes `factor` times as long; one that fits more often than
+  high_frequency_factor stays; in between the frequencies are interpolated.
+  """
+  waves_E = original_positions * frequency_E / (2 * np.pi)
+  spread = high_frequency_factor - low_frequency_factor
+  kept_E = np.clip((waves_E - low_frequency_factor) / spread, 0.0, 1.0)
+  scaled_E = (1 - kept_E) * frequency_E / factor + kept_E * frequency_E
+  return scaled_E.astype(np.float32)
+
+
+def rotate(
+  x_NRTAE: jax.Array, position_NRT: jax.Array, frequency_E: jax.Array
+) -> jax.Array:
   """Rotates each head vector by an angle proportional to its position.
 
   Args:
     x_NRTAE: heads, with any number of head axes A between T and E; E even.
     position_NRT: positions in tokens; any value for padding.
-    theta: base of the geometric series of wave lengths.
+    frequency_E: angles per position, one for each pair [E/2].
 
   Returns:
     The rotated array, same shape and dtype; computed in float32, because bf16
     cannot tell neighbouring positions apart beyond a few hundred.
   """
-  half = x_NRTAE.shape[-1] // 2
-  frequency_E = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle = position_NRT[..., None].astype(jnp.float32) * frequency_E
   head_axes = x_NRTAE.ndim - position_NRT.ndim - 1
   angle = jnp.expand_dims(angle, range(3, 3 + head_axes))

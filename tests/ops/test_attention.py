@@ -16,9 +16,15 @@ def _quick():
     yield
 
 
-attend = jax.jit(attention.attend)
-
 N, R, T, H, M, E, S = 2, 3, 4, 2, 2, 6, 5
+SCORING = attention.Scoring(E**-0.5)
+
+
+@jax.jit
+def attend(q, sources):
+  return attention.attend(q, sources, scoring=SCORING)
+
+
 RNG = np.random.default_rng(0)
 
 
@@ -55,16 +61,24 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def test_weights_by_hand():
-  # Head width 4, so logits are halved: 2 ln 3 against 0 gives odds of 3 to 1.
+  # Logits are halved: 2 ln 3 against 0 gives odds of 3 to 1.
   q = np.zeros((1, 1, 1, 1, 1, 4), np.float32)
   q[..., 0] = 2 * np.log(3.0)
   k = np.zeros((1, 1, 2, 1, 4), np.float32)
   k[0, 0, 0, 0, 0] = 1.0
   v = np.array([[8.0] * 4, [4.0] * 4], np.float32).reshape(1, 1, 2, 1, 4)
   at = np.array([[[0, 1]]])
-  got = attend(q, [source(k, v, at, at[..., 1:])])
+  keys = [source(k, v, at, at[..., 1:])]
+  got = attention.attend(q, keys, scoring=attention.Scoring(0.5))
   # Without the scaling the odds would be 9 to 1, and the mean 7.6.
   np.testing.assert_allclose(np.ravel(got), [7.0] * 4, rtol=1e-6)
+  # Capped at 1 the logits are tanh(ln 3) = 0.8 and 0; capped before the
+  # scaling, tanh(2 ln 3) / 2 = 0.49.
+  capped = attention.Scoring(0.5, softcap=1.0)
+  got = attention.attend(q, keys, scoring=capped)
+  odds = np.exp(0.8)
+  want = (8 * odds + 4) / (odds + 1)
+  np.testing.assert_allclose(np.ravel(got), [want] * 4, rtol=1e-6)
 
 
 def reference(q_NRTHME, keys, values, is_visible_NRTX):
@@ -73,7 +87,7 @@ def reference(q_NRTHME, keys, values, is_visible_NRTX):
   out = np.zeros(q.shape)
   for n, r, t, h, m in np.ndindex(q.shape[:-1]):
     is_visible_X = np.asarray(is_visible_NRTX)[n, r, t]
-    logits = k[n, r, :, h] @ q[n, r, t, h, m] / np.sqrt(q.shape[-1])
+    logits = k[n, r, :, h] @ q[n, r, t, h, m] * SCORING.scale
     weights = np.where(is_visible_X, np.exp(logits), 0)
     out[n, r, t, h, m] = weights @ v[n, r, :, h] / weights.sum()
   return out
@@ -130,6 +144,7 @@ def test_a_query_that_sees_nothing_is_finite_and_pulls_at_nothing():
         source(trunk_k, trunk_v, TRUNK_AT, jnp.where(blind, -1, TRUNK[3])),
         source(own_k, own_v, OWN_AT, jnp.where(blind, -1, OWN_AT)),
       ],
+      scoring=SCORING,
     )
     return jnp.where(blind[..., None, None, None], 0, out).sum()
 
@@ -142,10 +157,10 @@ def test_a_query_that_sees_nothing_is_finite_and_pulls_at_nothing():
     assert grad[0].any()
 
 
-def visible(key_at, limit_NRT):
+def visible(key_at, *limits):
   nothing = np.zeros(())
   return attention.is_visible(
-    attention.Source(nothing, nothing, key_at, limit_NRT)
+    attention.Source(nothing, nothing, key_at, *limits)
   )
 
 
@@ -165,21 +180,42 @@ def test_visibility_by_hand():
   )
 
 
+def test_a_window_by_hand():
+  # A window of 2: tokens at 4 and 5 see themselves and the one before.
+  query_NRT = np.array([[[4, 5, -1]]])
+  seen = visible(np.array([[0, 3, 4, 5, -1]]), query_NRT, query_NRT - 1)
+  np.testing.assert_array_equal(
+    seen[0, 0],
+    np.array([[0, 1, 1, 0, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 0]], bool),
+  )
+  # Of a trunk that ends before position 4, the second of them sees nothing.
+  seen = visible(np.array([[2, 3]]), np.array([[[3]]]), query_NRT - 1)
+  np.testing.assert_array_equal(seen[0, 0, :2], [[False, True], [False] * 2])
+
+
 def value_and_grads(arrays, max_logits):
-  """Of attention to trunk and branch, and of a lone stream to itself."""
+  """Of attention to trunk and branch, and of a lone stream to itself.
+
+  The branches see the last three positions only.
+  """
   weights = np.cos(np.arange(Q_NRTHME.size)).reshape(Q_NRTHME.shape)
 
   def total(arrays):
     q, trunk_k, trunk_v, own_k, own_v = arrays
     branches = attention.attend(
       q,
-      [source(trunk_k, trunk_v, *TRUNK[2:]), source(own_k, own_v, *OWN[2:])],
+      [
+        source(trunk_k, trunk_v, *TRUNK[2:4])._replace(first_NRT=OWN_AT - 2),
+        source(own_k, own_v, *OWN[2:4])._replace(first_NRT=OWN_AT - 2),
+      ],
+      scoring=SCORING,
       max_logits=max_logits,
     )
     at = OWN_AT[:, :1]
     lone = attention.attend(
       q[:, :1],
       [source(own_k[:, :1], own_v[:, :1], at, at)],
+      scoring=SCORING,
       max_logits=max_logits,
     )
     return (weights * branches).sum() + (weights[:, :1] * lone**2).sum()
@@ -208,7 +244,7 @@ def test_blocks_bound_the_memory():
   def temporaries(max_logits):
     def total(q):
       return attention.attend(
-        q, [source(k, k, at, at)], max_logits=max_logits
+        q, [source(k, k, at, at)], scoring=SCORING, max_logits=max_logits
       ).sum()
 
     compiled = jax.jit(jax.grad(total)).lower(q).compile()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srl_jax.ops import attention, kernels
-from srl_jax.ops.attention import laid_out
+from srl_jax.ops.attention import Scoring, laid_out
 
 N, T, H, M, E = 3, 300, 2, 3, 16
 RNG = np.random.default_rng(0)
@@ -27,8 +27,16 @@ LENGTHS = np.array([250, 300, 0])[:, None, None]
 RIGHT = np.where(np.arange(T) < LENGTHS, np.arange(T), -1)
 
 
-def whole(q, k, v, at):
-  return attention.attend(q, [laid_out(k, v, at, at)])
+SCORING = Scoring(0.3)
+# What Gemma 2 has beside; 45 positions are less than a block.
+CAPPED, WINDOW = Scoring(0.2, softcap=2.0), 45
+
+
+def whole(q, k, v, at, scoring=SCORING, window=0):
+  keys = laid_out(k, v, at, at)
+  if window:
+    keys = keys._replace(first_NRT=at - window + 1)
+  return attention.attend(q, [keys], scoring=scoring)
 
 
 def value_and_grads(attend, at, dtype="float32"):
@@ -54,8 +62,20 @@ def assert_same(got, want, error):
     np.testing.assert_allclose(a, b, rtol=0, atol=error * abs(b).max())
 
 
-def with_kernel(kernel):
-  return functools.partial(attention.attend_causal, kernel=kernel)
+def with_kernel(kernel, **options):
+  return functools.partial(
+    attention.attend_causal,
+    scoring=SCORING,
+    kernel=functools.partial(kernel, **options),
+  )
+
+
+splash = functools.partial(
+  with_kernel, kernels.splash, scoring=SCORING, window=0, interpret=True
+)
+cudnn = functools.partial(
+  with_kernel, kernels.cudnn, scale=SCORING.scale, window=0
+)
 
 
 # Sums of 300 float32 terms in another order.
@@ -71,26 +91,43 @@ BFLOAT16 = 2e-2
 def test_splash_is_plain_attention(monkeypatch, block, dtype):
   # Three blocks of 128, or one of 384: both longer than the stream.
   monkeypatch.setattr(kernels, "_BLOCK", block)
-  splash = functools.partial(kernels.splash, interpret=True)
   error = FLOAT32 if dtype == "float32" else BFLOAT16
   want = value_and_grads(whole, ANYWHERE, dtype)
-  assert_same(
-    value_and_grads(with_kernel(splash), ANYWHERE, dtype), want, error
-  )
+  assert_same(value_and_grads(splash(), ANYWHERE, dtype), want, error)
   # One more key to see would be something else.
   late = np.where(ANYWHERE >= 0, ANYWHERE + 1, -1)
   other = value_and_grads(
-    lambda q, k, v, at: attention.attend(q, [laid_out(k, v, at, late)]),
+    lambda q, k, v, at: attention.attend(
+      q, [laid_out(k, v, at, late)], scoring=SCORING
+    ),
     ANYWHERE,
   )
   assert abs(other[0] - want[0]).max() > 5 * error * abs(want[0]).max()
 
 
+def test_splash_takes_a_window_and_caps_logits(monkeypatch):
+  monkeypatch.setattr(kernels, "_BLOCK", 128)
+  # By index, so tokens have to follow each other: no padding between them.
+  at = ANYWHERE[[0, 1, 1]]
+  options = {"scoring": CAPPED, "window": WINDOW}
+  want = value_and_grads(functools.partial(whole, **options), at)
+  assert_same(value_and_grads(splash(**options), at), want, FLOAT32)
+  for wrong in ({"window": WINDOW + 1}, {"scoring": Scoring(0.2)}):
+    other = value_and_grads(functools.partial(whole, **options | wrong), at)
+    assert abs(other[0] - want[0]).max() > 100 * FLOAT32
+
+
 @pytest.mark.parametrize("max_logits", [0, 40_000])
-def test_pieces_are_the_whole(monkeypatch, max_logits):
+@pytest.mark.parametrize("window", [0, WINDOW])
+def test_pieces_are_the_whole(monkeypatch, max_logits, window):
   monkeypatch.setattr(attention, "_PIECE", 64)
-  pieces = functools.partial(attention.attend_causal, max_logits=max_logits)
-  want = value_and_grads(whole, ANYWHERE)
+  pieces = functools.partial(
+    attention.attend_causal,
+    scoring=SCORING,
+    window=window,
+    max_logits=max_logits,
+  )
+  want = value_and_grads(functools.partial(whole, window=window), ANYWHERE)
   assert_same(value_and_grads(pieces, ANYWHERE), want, FLOAT32)
 
 
@@ -106,12 +143,16 @@ def compiled(attend, length):
 def test_pieces_leave_out_what_lies_above_the_diagonal():
   flops = [
     compiled(attend, 1024).cost_analysis()["flops"]
-    for attend in (attention.attend_causal, whole)
+    for attend in (
+      functools.partial(attention.attend_causal, scoring=SCORING),
+      whole,
+    )
   ]
   assert flops[0] / flops[1] == pytest.approx(5 / 8, abs=0.02)
 
 
-def test_cudnn_is_asked_for_plain_attention(monkeypatch):
+@pytest.mark.parametrize("window", [0, WINDOW])
+def test_cudnn_is_asked_for_plain_attention(monkeypatch, window):
   # Its arguments, carried out by XLA: there is no GPU here.
   attend = jax.nn.dot_product_attention
 
@@ -120,8 +161,9 @@ def test_cudnn_is_asked_for_plain_attention(monkeypatch):
     return attend(*arrays, **options, implementation="xla")
 
   monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
-  want = value_and_grads(whole, RIGHT, "bfloat16")
-  got = value_and_grads(with_kernel(kernels.cudnn), RIGHT, "bfloat16")
+  plain = functools.partial(whole, window=window)
+  want = value_and_grads(plain, RIGHT, "bfloat16")
+  got = value_and_grads(cudnn(window=window), RIGHT, "bfloat16")
   assert_same(got, want, BFLOAT16)
 
 
@@ -131,7 +173,7 @@ def test_cudnn_lowers_to_its_kernels(monkeypatch):
   monkeypatch.setattr(fused, "check_cudnn_version", lambda: 91000)
 
   def total(q, k, v, at):
-    out = attention.attend_causal(q, k, v, at, kernel=kernels.cudnn)
+    out = cudnn()(q, k, v, at)
     return out.astype(jnp.float32).sum()
 
   arrays = [jnp.asarray(x, jnp.bfloat16) for x in ARRAYS]
@@ -160,21 +202,32 @@ TPU, GPU = "TPU v5 lite", "NVIDIA H100 80GB HBM3"
   ],
 )
 def test_auto_takes_the_kernel_of_the_platform(device, dtype, width, want):
-  got = kernels.choose("auto", device=device, dtype=dtype, head_width=width)
+  got = kernels.choose(
+    "auto",
+    device=device,
+    dtype=dtype,
+    head_width=width,
+    scoring=SCORING,
+    window=WINDOW,
+  )
   assert getattr(got, "func", got) is want
   if want is kernels.splash:
-    assert got.keywords == {"interpret": False}
+    options = {"scoring": SCORING, "window": WINDOW, "interpret": False}
+    assert got.keywords == options
+  if want is kernels.cudnn:
+    assert got.keywords == {"scale": SCORING.scale, "window": WINDOW}
 
 
 def test_a_kernel_can_be_forced_where_it_can_run():
-  choose = functools.partial(kernels.choose, head_width=36)
+  choose = functools.partial(kernels.choose, head_width=36, scoring=CAPPED)
   assert choose("plain", device=TPU, dtype="bfloat16") is None
   splash = choose("splash", device="cpu", dtype="float32")
   assert splash.func is kernels.splash
-  assert splash.keywords == {"interpret": True}
+  assert splash.keywords["interpret"]
   with pytest.raises(
     ValueError,
     match=r"'cpu', not NVIDIA's and dtype='float32' is not 'bfloat16' and "
-    r"head_width=36 is not .* set c.model.attention_kernel to 'auto' or",
+    r"head_width=36 is not .* and softcap=2.0 is not 0; set "
+    r"c.model.attention_kernel to 'auto' or",
   ):
     choose("cudnn", device="cpu", dtype="float32")

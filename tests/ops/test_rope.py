@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary embedding: angles by hand, and what makes it relative."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,11 @@ import pytest
 from srl_jax.ops import rope
 from srl_jax.testing.compilation import quick_compilation
 
-rotate = jax.jit(rope.rotate, static_argnums=2)
+
+@functools.partial(jax.jit, static_argnums=2)
+def rotate(x_NRTAE, position_NRT, theta):
+  frequency_E = rope.frequencies(x_NRTAE.shape[-1], theta)
+  return rope.rotate(x_NRTAE, position_NRT, frequency_E)
 
 
 @pytest.fixture(autouse=True, scope="module")
