@@ -22,6 +22,7 @@ REQUIRED = [
   "etils[epath]>=1.15.0",
   "flax>=0.12.8",
   "grain>=0.2.18",
+  "huggingface_hub>=2.4.0",
   "jax>=0.10.2",
   "jinja2>=3.1.6",
   "levenshtein>=0.27.5",
@@ -66,7 +67,7 @@ setuptools.setup(
       "pytest-xdist>=3.8.0",
       "ruff>=0.17.6",
     ],
-    "parity": ["torch>=2.6", "transformers>=4.53"],
+    "parity": ["peft>=0.20.0", "torch>=2.6", "transformers>=4.53"],
     # What benchmarks/engine.py compares with.
     "peers": ["torch>=2.6", "transformers>=4.53", "trl>=1.16.0"],
   },

@@ -13,7 +13,7 @@ import ast
 import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import ml_collections
 
@@ -25,7 +25,7 @@ from srl_jax.data.trunks import InstanceConfig
 from srl_jax.device_reward import DeviceRewardConfig
 from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.evaluate import EvalConfig
-from srl_jax.models import ModelConfig, zoo
+from srl_jax.models import ModelConfig, hf_files, zoo
 from srl_jax.optim import OptimConfig
 from srl_jax.rewards import RewardConfig
 from srl_jax.rollout import SamplingConfig
@@ -176,8 +176,8 @@ class Config:
     stages: what is trained, in order; each stage starts from the best
       parameters of the one before.
     weights: where the first stage starts: "random", "embedded" (the small
-      student that ships with the package) or the path of a .safetensors file
-      that this program wrote.
+      student that ships with the package), a Hugging Face checkpoint folder
+      (workdir/model of another run is one), or the name of one on the hub.
     template: wording of the prompts: "plain" (small models from scratch),
       "chat" (the checkpoint's own chat template), "chatml" (for a tokenizer
       with ChatML's control tokens and no template) or "text" (base models).
@@ -243,9 +243,31 @@ def set_model(config: ml_collections.ConfigDict, name: str) -> None:
   """
   if name not in zoo.MODELS:
     raise ValueError(
-      f"there is no model {name!r}; choose one of {', '.join(zoo.MODELS)}"
+      f"there is no model {name!r}; choose one of {', '.join(zoo.MODELS)}, or "
+      "use_checkpoint for the folder of another one"
     )
-  config.model.update(dataclasses.asdict(zoo.MODELS[name]))
+  config.model.update(_fields_of(zoo.MODELS[name]))
+
+
+def use_checkpoint(config: ml_collections.ConfigDict, source: str) -> None:
+  """Starts from a Hugging Face checkpoint: shape, weights and tokenizer.
+
+  Args:
+    config: is changed.
+    source: a folder, or a name on the hub, of which config.json is fetched.
+
+  Raises:
+    ValueError: no such folder, or a model that is not supported.
+  """
+  folder = hf_files.fetch(source, ("config.json",))
+  config.model.update(_fields_of(hf_files.read_config(folder)))
+  config.weights = source
+  config.tokenizer.kind = "huggingface"
+  config.tokenizer.path = source
+
+
+def _fields_of(model: ModelConfig) -> dict[str, Any]:
+  return strict.to_config_dict(model).to_dict()
 
 
 def parse_argument(

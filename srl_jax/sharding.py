@@ -274,11 +274,28 @@ def born_sharded(
 def tree_shardings(
   abstract: Any, mesh: jax.sharding.Mesh, rules: ShardingRules
 ) -> Any:
-  """NamedSharding of each leaf of a pytree with boxed logical axis names."""
+  """NamedSharding of each leaf of a pytree with boxed logical axis names.
+
+  Raises:
+    ValueError: a length does not divide over the devices it is split over.
+  """
 
   def of_leaf(leaf):
-    axes = leaf.names if isinstance(leaf, nn.LogicallyPartitioned) else ()
-    return NamedSharding(mesh, rules.spec(axes))
+    if not isinstance(leaf, nn.LogicallyPartitioned):
+      return NamedSharding(mesh, PartitionSpec())
+    spec = rules.spec(leaf.names)
+    for axis, length, names in zip(
+      leaf.names, leaf.value.shape, spec, strict=False
+    ):
+      names = (names,) if isinstance(names, str) else names or ()
+      if length % parts(mesh, names):
+        sizes = ", ".join(f"c.mesh.{x}={mesh.shape[x]}" for x in names)
+        raise ValueError(
+          f"{length} {axis} do not divide over {parts(mesh, names)} devices "
+          f"({sizes}); change the mesh, or set c.rules.{axis} (and "
+          f"c.rollout_rules.{axis}) to None"
+        )
+    return NamedSharding(mesh, spec)
 
   return jax.tree.map(
     of_leaf, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned)

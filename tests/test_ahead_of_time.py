@@ -11,10 +11,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from launch import compile as launch_compile
-from srl_jax import ahead_of_time, chips, projection, sharding
+from srl_jax import ahead_of_time, chips, memory_plan, projection, sharding
 from srl_jax import config as config_lib
-from srl_jax.ahead_of_time import Memory, Program
 from srl_jax.counting import Work
+from srl_jax.memory_plan import Program
 from srl_jax.testing import experiment
 
 needs_libtpu = pytest.mark.skipif(
@@ -40,7 +40,8 @@ def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
   lines = capsys.readouterr().out.splitlines()
   fits = [line for line in lines if "  fits (" in line]
   assert [line.split("  ")[0] for line in fits] == [
-    "rollout",
+    "rollout: prefill",
+    "rollout: decode",
     "update: accumulate",
     "update: finish",
   ]
@@ -56,14 +57,14 @@ def test_what_does_not_fit_is_said_with_its_bytes():
 
   def program(elements):
     x = jax.ShapeDtypeStruct((elements,), jnp.float32, sharding=here)
-    return Program("add", jax.jit(lambda x: x + 1), (x,), 7)
+    return Program("add", jax.jit(lambda x: x + 1), (x,), 7, mesh)
 
-  memory = ahead_of_time.compile_program(program(2**20), mesh)
+  memory = program(2**20).memory()
   assert (memory.argument, memory.output) == (2**22, 2**22)
   assert memory.total == memory.temporary + 2 * 2**22 + 7
-  with pytest.raises(ahead_of_time.DoesNotFitError, match=r"16\.00G.*15\.75G"):
+  with pytest.raises(memory_plan.DoesNotFitError, match=r"16\.00G.*15\.75G"):
     # The argument alone, of 8 GiB, would fit; not so the result beside it.
-    ahead_of_time.compile_program(program(2**31), mesh)
+    program(2**31).memory()
 
 
 @needs_libtpu
@@ -153,19 +154,3 @@ def test_every_phase_takes_as_long_as_what_binds_it(capsys):
     "step at peak rates: 5.0 s, 64 sampled tokens/s (16 per chip); 60% of it "
     "is update, bound by memory"
   )
-
-
-def test_what_lives_beside_a_program_counts(monkeypatch):
-  chip = chips.Chip("toy", 1.0, 100, 1.0, 1.0, 4)
-  program = Program("rollout", None, (), 0)
-
-  def line(memory):
-    monkeypatch.setattr(
-      ahead_of_time, "compile_program", lambda program, mesh: memory
-    )
-    return projection.try_program(program, None, chip, "lower something")
-
-  text, fits = line(Memory(40, 30, 10, 20, 3.0))
-  assert fits and text.endswith("fits (3 s to compile)")
-  text, fits = line(Memory(40, 30, 10, 21, 3.0))
-  assert not fits and text.endswith("does not fit; lower something")

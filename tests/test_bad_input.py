@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from srl_jax.testing import checkpoints, experiment
+from srl_jax.testing import families as model_families
 
 # The package is imported once; each command then is a process of its own,
 # with the real command line, that is forked from here.
@@ -275,19 +276,75 @@ def test_a_folder_of_another_run_is_refused(refused, tmp_path):
   assert (workdir / "config.json").read_text() == saved
 
 
-def test_weights_that_do_not_fit_are_refused(refused, tmp_path):
-  missing = tmp_path / "missing.safetensors"
+def test_weights_that_are_not_there_are_refused(refused, tmp_path):
+  missing = tmp_path / "missing"
   said = refused(f"--config.weights={missing}")
-  assert said.startswith(f"there are no weights at {missing}")
-  corrupted = tmp_path / "corrupted.safetensors"
-  corrupted.write_bytes(b"\0" * 100)
-  said = refused(f"--config.weights={corrupted}")
-  assert said.startswith(f"{corrupted} is not a weights file of this program")
+  assert said.startswith(f"there is no checkpoint folder '{missing}'; give a")
+  file = tmp_path / "weights.safetensors"
+  file.write_bytes(b"")
+  said = refused(f"--config.weights={file}")
+  assert said.startswith(f"there is no checkpoint folder '{file}'; give a")
 
 
-def test_a_folder_that_cannot_be_written_is_named(refused, tmp_path):
-  file = tmp_path / "file"
-  file.touch()
-  said = refused(workdir=file / "run")
-  assert "Not a directory" in said
-  assert str(file) in said
+def test_a_checkpoint_of_another_architecture_is_refused(refused, tmp_path):
+  folder = model_families.write(tmp_path / "mixtral", "llama")
+  config = model_families.CONFIGS["llama"] | {"model_type": "mixtral"}
+  (folder / "config.json").write_text(json.dumps(config))
+  said = refused(f"--config.weights={folder}")
+  assert said.startswith(
+    f"{folder / 'config.json'}: model_type 'mixtral' (architectures None) is "
+    "not supported; there are qwen2,"
+  )
+
+
+def test_a_folder_without_weights_is_refused(refused, tmp_path):
+  folder = model_families.write(tmp_path / "x", "qwen2")
+  (folder / "model.safetensors").unlink()
+  said = refused(f"--config.weights={folder}")
+  assert said == (
+    f"{folder} has no weights: neither model.safetensors nor "
+    "model.safetensors.index.json (it has config.json); fetch the folder again"
+  )
+
+
+def test_a_truncated_shard_is_refused_before_anything_is_trained(
+  refused, tmp_path
+):
+  folder = tmp_path / "x"
+  path = folder / "model.safetensors"
+  # The experiment's shape, so that nothing else is wrong with it.
+  model_families.write(
+    folder,
+    "qwen2_tied",
+    vocab_size=300,
+    hidden_size=16,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=8,
+    intermediate_size=32,
+    rope_theta=10_000.0,
+    rms_norm_eps=1e-6,
+  )
+  path.write_bytes(path.read_bytes()[:-1])
+  said = refused(f"--config.weights={folder}", "--config.model.vocab_size=300")
+  assert said.startswith(
+    f"{folder} cannot be loaded:\n  model.safetensors is truncated or no "
+  )
+
+
+def test_a_model_of_another_shape_is_refused(refused, tmp_path):
+  folder = model_families.write(tmp_path / "x", "qwen2")
+  said = refused(f"--config.weights={folder}", "--config.model.vocab_size=300")
+  assert said.startswith(
+    f"{folder} belongs to a model of another shape: vocab_size is 64 there and "
+    "300 here; d_model is 24 there and 16 here; "
+  )
+
+
+def test_a_wrong_dtype_name_is_refused(refused):
+  said = refused("--config.model.dtype=float16")
+  assert said == (
+    "config.model.dtype got 'float16' of type str, allowed is 'float32' or "
+    "'bfloat16'; did you mean 'bfloat16'?"
+  )

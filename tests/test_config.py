@@ -14,6 +14,7 @@ from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import SamplingConfig
+from srl_jax.testing import families
 
 ROOT = pathlib.Path(__file__).parents[1]
 PRESETS = ("small", "large", "large_tpu")
@@ -209,7 +210,13 @@ EXPERIMENTS = list(experiments())
 
 
 @pytest.mark.parametrize(("get_config", "preset"), EXPERIMENTS)
-def test_every_experiment_builds_and_its_model_has_a_shape(get_config, preset):
+def test_every_experiment_builds_and_its_model_has_a_shape(
+  get_config, preset, tmp_path
+):
+  if preset == "checkpoint":
+    with pytest.raises(ValueError, match="wants a folder, or a name on the"):
+      get_config(preset)
+    preset += f",weights={families.write(tmp_path / 'x', 'qwen3')}"
   config = config_lib.to_config(get_config(preset))
   again = config_lib.to_config(get_config(f"{preset},seed=12"))
   assert again == dataclasses.replace(config, seed=12)

@@ -7,7 +7,7 @@ import pytest
 
 from srl_jax import counting
 from srl_jax.counting import Counter, Layout, Load, Work, product
-from srl_jax.models import ModelConfig
+from srl_jax.models import LoraConfig, ModelConfig
 from srl_jax.sharding import ShardingRules
 
 # D 8, Q 4, H 2, E 4, F 10, V 20, 2 layers; float32, so 4 bytes each.
@@ -111,6 +111,26 @@ def test_the_operations_of_a_gradient():
   forward = trunk_flops(4) + 4 * 3 * 4 * row
   assert work.flops == 3 * forward
   assert work.link_bytes == 0
+
+
+def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
+  lora = LoraConfig(rank=3, targets=("q", "down"))
+  full, adapted = accumulate(ONE), accumulate(ONE, lora=lora)
+  rows, trunk = 4 * 3 * 4, 4 * 6
+  # q is 8 x 16 and down 10 x 8; in 2 layers.
+  elements = 2 * 3 * ((8 + 16) + (10 + 8))
+  saved = 2 * (trunk + rows) * 2 * BLOCK + 2 * rows * TABLE
+  spent = 3 * 2 * (trunk + rows) * elements
+  assert full.flops - adapted.flops == saved - spent
+  model = dataclasses.replace(MODEL, lora=lora)
+  counter = Counter(model, ONE)
+  # Two float32 moments, of the adapters alone.
+  finish = counter.finish(8, 4)
+  assert finish.memory_bytes == elements * (2 * 4 + 2 * (8 + 4))
+  work = counter.rollout(LOAD, ONE, slots=3, cache=(4,))
+  assert work["lay out weights"].flops == 2 * 3 * 2 * (8 * 16 + 10 * 8)
+  # Merged they cost nothing.
+  assert work["decode"] == rollout(ONE, ONE)["decode"]
 
 
 def test_what_is_not_kept_is_computed_twice():

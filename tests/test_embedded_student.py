@@ -9,8 +9,8 @@ from srl_jax import update
 from srl_jax.data import batching, embedded, trunks
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import InstanceConfig
+from srl_jax.loading import EMBEDDED
 from srl_jax.models import LanguageModel, ModelConfig, weights
-from srl_jax.run import ASSETS
 from srl_jax.stage_sft import expert_batch
 from srl_jax.testing import tiny
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
@@ -19,16 +19,13 @@ from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
 @pytest.fixture(scope="module")
 def nats_of():
   """How unlikely the student finds thoughts and steps: [N, K] per step."""
-  folder = ASSETS / "embedded"
+  path = f"{EMBEDDED}/tokenizer.model"
   tokenizer = make_tokenizer(
-    TokenizerConfig(kind="sentencepiece", path=str(folder / "tokenizer.model")),
-    [],
+    TokenizerConfig(kind="sentencepiece", path=path), []
   )
   model = LanguageModel(ModelConfig(vocab_size=tokenizer.vocab_size))
   mesh = tiny.small_mesh()
-  params = weights.load_params(
-    str(folder / "student_0.safetensors"), model, mesh
-  )
+  params = weights.load_params(EMBEDDED, model, mesh, jax.random.key(0))
 
   @jax.jit
   def logps(batch):

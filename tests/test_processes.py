@@ -85,7 +85,7 @@ def assert_same_run(ours, theirs):
         estimate, others[moment][metric], atol=TOLERANCE, err_msg=metric
       )
   weights, other = (
-    load_file(x / "weights.safetensors") for x in (ours, theirs)
+    load_file(x / "model/model.safetensors") for x in (ours, theirs)
   )
   assert weights.keys() == other.keys()
   for name, value in weights.items():
@@ -142,7 +142,7 @@ def test_sigterm_stops_both_processes_together(runs, two, tmp_path):
   # The same two processes: not a bit may differ.
   assert experiment.metric_rows(tmp_path) == experiment.metric_rows(workdir)
   weights = [
-    (x / "weights.safetensors").read_bytes() for x in (tmp_path, workdir)
+    (x / "model/model.safetensors").read_bytes() for x in (tmp_path, workdir)
   ]
   assert weights[0] == weights[1]
 

@@ -22,10 +22,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Imports go down, or sideways within a floor; see test_imports_go_down_only.
 FLOORS = {
   "main": 7,
+  "export": 7,
   "projection": 7,
   "seeds": 7,
   "show": 7,
   "ahead_of_time": 6,
+  "loading": 6,
   "run": 6,
   "train": 6,
   "stage": 6,
@@ -39,6 +41,7 @@ FLOORS = {
   "counting": 3,
   "device_reward": 3,
   "dynamic_sampling": 3,
+  "memory_plan": 3,
   "rollout": 3,
   "rollout_metrics": 3,
   "rounds": 3,

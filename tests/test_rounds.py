@@ -9,8 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from srl_jax import run as run_lib
-from srl_jax import sharding, stage_rl, update
+from srl_jax import loading, sharding, stage_rl, update
 from srl_jax.device_reward import DeviceRewardConfig
 from srl_jax.testing import tiny
 
@@ -25,14 +24,14 @@ def session(runs):
   with runs.quickly():
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-      yield run_lib.start(config, mesh, folder)
+      yield loading.load_run(config, mesh, folder)
 
 
 def a_round(session, **changes):
   """Scores of the first batch; `changes` are of the stage's config."""
   config = dataclasses.replace(session.config.srl, **changes)
   stage = stage_rl.RlStage(session, "srl", config)
-  params = run_lib.initial_params(session)
+  params = loading.initial_params(session)
   batch = next(stage._data.batches)
   return stage, stage._rounds.run(params, batch, KEY)
 
@@ -94,9 +93,9 @@ def on_mesh(runs, mesh, measure, **changes):
     **changes,
   )
   with runs.quickly(), jax.set_mesh(mesh):
-    session = run_lib.start(config, mesh, runs.folder / "rounds")
+    session = loading.load_run(config, mesh, runs.folder / "rounds")
     stage = stage_rl.RlStage(session, "srl", config.srl)
-    params = run_lib.initial_params(session)
+    params = loading.initial_params(session)
     found = jax.device_get(measure(stage, params, mesh))
     stage.close()
     return stage._sampler.batch_devices, found

@@ -50,7 +50,7 @@ def test_a_run_keeps_what_the_model_wrote(runs, whole):
 def test_a_run_that_is_finished_only_shows_its_table(runs, whole, capsys):
   files = {
     name: (whole.workdir / name).read_bytes()
-    for name in ("metrics.jsonl", "tokenizer.model", "weights.safetensors")
+    for name in ("metrics.jsonl", "tokenizer.model", "model/model.safetensors")
   }
   again = runs.run(whole.workdir, "sft_srl")
   assert again.results == whole.results
@@ -189,7 +189,7 @@ def by_command(runs):
 
 def assert_same_numbers(workdir, by_command):
   assert experiment.metric_rows(workdir) == experiment.metric_rows(by_command)
-  for name in ("results.json", "weights.safetensors"):
+  for name in ("results.json", "model/model.safetensors"):
     ours, theirs = (x / name for x in (workdir, by_command))
     assert ours.read_bytes() == theirs.read_bytes(), name
 

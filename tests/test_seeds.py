@@ -24,7 +24,7 @@ def fused(runs):
   """Changes to the config; it starts from a model that knows the format."""
   start = runs.run(runs.folder / "start", "sft").workdir
   return FUSED | {
-    "weights": str(start / "weights.safetensors"),
+    "weights": str(start / "model"),
     "tokenizer__path": str(start / "tokenizer.model"),
     "tokenizer__train_vocab_size": 0,
   }

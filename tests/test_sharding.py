@@ -486,3 +486,14 @@ def test_gradients_stay_where_their_weights_are():
   np.testing.assert_allclose(got, want, atol=1e-5)
   assert np.abs(want).max() > 1
   assert got.sharding.spec == PartitionSpec("tensor", "fsdp")
+
+
+def test_heads_that_the_mesh_does_not_divide_are_refused():
+  model = LanguageModel(dataclasses.replace(TINY, n_heads=3, n_kv_heads=3))
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  with pytest.raises(
+    ValueError,
+    match=r"^3 kv_heads do not divide over 2 devices \(c\.mesh\.tensor=2\); "
+    r"change the mesh, or set c\.rules\.kv_heads .* to None$",
+  ):
+    sharding.tree_shardings(abstract, small_mesh(1, 1, 2), model.rules)

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from srl_jax import run as run_lib
-from srl_jax import sharding, stage_rl, stage_sft, train, update
+from srl_jax import loading, sharding, stage_rl, stage_sft, train, update
 from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.rewards import RewardConfig
 from srl_jax.testing import experiment, tiny
@@ -82,7 +81,8 @@ def test_stopped_anywhere_a_run_ends_with_the_same_bits(whole, pieces):
     assert_trees_equal(pool, other_pool)
     assert meta == other_meta
   weights = [
-    (x.workdir / "weights.safetensors").read_bytes() for x in (whole, pieces)
+    (x.workdir / "model/model.safetensors").read_bytes()
+    for x in (whole, pieces)
   ]
   assert weights[0] == weights[1]
 
@@ -144,23 +144,25 @@ def started(runs, whole, workdir, preset, **changes):
   """A run up to where its stages are trained, with the weights of `whole`."""
   config = runs.config(
     preset,
-    weights=str(whole.workdir / "weights.safetensors"),
+    weights=str(whole.workdir / "model"),
     tokenizer__path=str(whole.workdir / "tokenizer.model"),
     **changes,
   )
   with runs.quickly():
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-      session = run_lib.start(config, mesh, workdir)
-      yield session, run_lib.initial_params(session)
+      session = loading.load_run(config, mesh, workdir)
+      yield session, loading.initial_params(session)
 
 
 def train_all(session, params, workdir):
   """Trains the stages; returns the parameters after each."""
   after = {}
+  stages = train.make_stages(session, workdir)
   train.train_stages(
     session,
-    train.make_stages(session, workdir),
+    stages,
+    train.make_updaters(session, stages, params),
     params,
     workdir,
     lambda name, params: after.update({name: jax.device_get(params)}),
@@ -192,7 +194,7 @@ def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):
   with started(runs, whole, whole.workdir, "sft_srl") as (session, params):
     assert not train.make_stages(session, whole.workdir)
     after = train_all(session, params, whole.workdir)
-  final = (whole.workdir / "weights.safetensors").read_bytes()
+  final = (whole.workdir / "model/model.safetensors").read_bytes()
   assert after["srl"]["embedding"].tobytes() in final
   assert after["sft"]["embedding"].tobytes() not in final
 
@@ -280,7 +282,7 @@ def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
   config = runs.config("sft", sft__instances__points_per_trunk=2)
   mesh = sharding.make_mesh(config.mesh)
   with runs.quickly(), jax.set_mesh(mesh):
-    run = run_lib.start(config, mesh, tmp_path)
+    run = loading.load_run(config, mesh, tmp_path)
     stage = stage_sft.SftStage(run, "sft", config.sft)
     points = [
       stage.next_batch(step).batches[0].trunks.branch_at_NK.shape[1]
@@ -337,9 +339,12 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
   mesh = tiny.small_mesh()
   run = types.SimpleNamespace(config=config, mesh=mesh)
   params = {"w": jax.device_put(np.zeros(2), sharding.replicated(mesh))}
+  stage = FakeStage(seen)
+  [updater] = train.make_updaters(run, {"srl": stage}, params).values()
   train.train_stage(
     run,
-    FakeStage(seen),
+    stage,
+    updater,
     "srl",
     params,
     tmp_path / "stages" / "0_srl",

@@ -8,6 +8,7 @@ key/value heads, M query heads per key/value head, E head width, F mlp width.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,17 +16,26 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.ops import kernels
-from srl_jax.ops.attention import Source, attend, attend_causal, laid_out
-from srl_jax.ops.rope import rotate
+from srl_jax.models import lora
+from srl_jax.models.config import ModelConfig
+from srl_jax.ops import kernels, rope
+from srl_jax.ops.attention import (
+  Scoring,
+  Source,
+  attend,
+  attend_causal,
+  laid_out,
+)
 from srl_jax.sharding import ShardingRules, device_kind, gathered, per_device
+
+# A window that ends before every context begins.
+_NO_WINDOW = 1 << 30
 
 
 class Module(nn.Module):
   """Base: declares parameters with shape, logical axes and initialiser."""
 
-  param_dtype: str
-  dtype: str
+  config: ModelConfig
   rules: ShardingRules
 
   def weight(
@@ -35,6 +45,7 @@ class Module(nn.Module):
     axes: Sequence[str | None],
     init: Callable | None = None,
     fan_in: int = 1,
+    param_dtype: str = "",
   ) -> jax.Array:
     """Declares a parameter and returns it in the compute dtype.
 
@@ -46,24 +57,65 @@ class Module(nn.Module):
     if init is None:
       init = nn.initializers.normal(fan_in**-0.5)
     boxed = nn.with_logical_partitioning(init, tuple(axes))
-    value = self.param(name, boxed, tuple(shape), jnp.dtype(self.param_dtype))
-    return gathered(jnp.asarray(value, self.dtype), axes, self.rules)
+    dtype = jnp.dtype(param_dtype or self.config.param_dtype)
+    value = self.param(name, boxed, tuple(shape), dtype)
+    return gathered(jnp.asarray(value, self.config.dtype), axes, self.rules)
+
+  def project(
+    self,
+    name: str,
+    product: str,
+    x: jax.Array,
+    inputs: Sequence[tuple[int, str | None]],
+    outputs: Sequence[tuple[int, str | None]],
+  ) -> jax.Array:
+    """x times the matrix `name`, and times its adapter if it has one.
+
+    Args:
+      name: of the matrix, among those that LoraConfig lists.
+      product: einsum of x and the matrix, such as "...D,DF->...F".
+      x: what is projected.
+      inputs: (length, logical axis) of the matrix's summed axes, first in it.
+      outputs: of the others.
+    """
+    fan_in = math.prod(length for length, _ in inputs)
+    shape, axes = zip(*inputs, *outputs, strict=True)
+    rows = x.shape[: x.ndim - len(inputs)]
+    if device_kind() == "cpu":
+      # With several axes of rows XLA on CPU transposes x for the gradient:
+      # forward and backward pass of the MLP then take 1.5 times as long.
+      x = x.reshape(-1, *x.shape[len(rows) :])
+    out = jnp.einsum(product, x, self.weight(name, shape, axes, fan_in=fan_in))
+    adapters = self.config.lora
+    out_shape = (*rows, *(length for length, _ in outputs))
+    if not adapters.rank or name not in adapters.targets:
+      return out.reshape(out_shape)
+    rank = (adapters.rank, None)
+    left, right = lora.products(product)
+    for which, of_part, product, init in (
+      (lora.A, (*inputs, rank), left, lora.init_a(fan_in)),
+      (lora.B, (rank, *outputs), right, nn.initializers.zeros),
+    ):
+      shape, axes = zip(*of_part, strict=True)
+      part = self.weight(name + which, shape, axes, init, 1, "float32")
+      x = jnp.einsum(product, x, part)
+    return (out + x * lora.scale(adapters)).reshape(out_shape)
 
 
 class RMSNorm(Module):
   """Root mean square norm (Zhang and Sennrich 2019), in float32."""
 
-  epsilon: float
-
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    width = x.shape[-1]
+    c, width = self.config, x.shape[-1]
+    init = nn.initializers.zeros if c.norm_plus_one else nn.initializers.ones
     # The norm scales are replicated: D values cost less than gathering them.
-    scale_D = self.weight("scale", (width,), (None,), nn.initializers.ones)
+    scale_D = self.weight("scale", (width,), (None,), init)
+    scale_D = scale_D.astype(jnp.float32) + c.norm_plus_one
     x32 = x.astype(jnp.float32)
     mean_square = jnp.mean(x32**2, axis=-1, keepdims=True)
-    x32 = x32 * jax.lax.rsqrt(mean_square + self.epsilon)
-    return (x32 * scale_D.astype(jnp.float32)).astype(x.dtype)
+    x32 = x32 * jax.lax.rsqrt(mean_square + c.norm_epsilon)
+    return (x32 * scale_D).astype(x.dtype)
 
 
 class Cache(NamedTuple):
@@ -87,14 +139,6 @@ class Cache(NamedTuple):
 class Attention(Module):
   """Grouped-query attention to the given sources and to the stream itself."""
 
-  heads: int
-  kv_heads: int
-  head_width: int
-  rope_theta: float
-  use_bias: bool
-  max_logits: int
-  kernel: str
-
   @nn.compact
   def __call__(
     self,
@@ -102,20 +146,29 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
     cache: Cache | None,
+    is_local: jax.Array | bool | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
 
     Without other sources the positions must rise along T. With a cache the
     keys and values are all of the cache, these tokens' own written into it.
     What is read is what was written, or XLA would copy the cache at every
-    turn of a decoding loop to keep the old one.
+    turn of a decoding loop to keep the old one. `is_local` is None in a model
+    without sliding windows.
     """
-    groups = self.heads // self.kv_heads
-    q_NRTHME = self._project("q", x_NRTD, (self.kv_heads, groups))
-    k_NRTHE = self._project("k", x_NRTD, (self.kv_heads,))
-    v_NRTHE = self._project("v", x_NRTD, (self.kv_heads,))
-    q_NRTHME = rotate(q_NRTHME, position_NRT, self.rope_theta)
-    k_NRTHE = rotate(k_NRTHE, position_NRT, self.rope_theta)
+    c = self.config
+    kv_heads = (c.n_kv_heads, "kv_heads")
+    groups = (c.n_heads // c.n_kv_heads, None)
+    head = (c.head_width, "head_width")
+    q_NRTHME = self._heads("q", "HME", x_NRTD, (kv_heads, groups, head))
+    k_NRTHE = self._heads("k", "HE", x_NRTD, (kv_heads, head))
+    v_NRTHE = self._heads("v", "HE", x_NRTD, (kv_heads, head))
+    if c.qk_norm:
+      q_NRTHME = RMSNorm(c, self.rules, name="q_norm")(q_NRTHME)
+      k_NRTHE = RMSNorm(c, self.rules, name="k_norm")(k_NRTHE)
+    frequency_E = _frequencies(c, is_local)
+    q_NRTHME = rope.rotate(q_NRTHME, position_NRT, frequency_E)
+    k_NRTHE = rope.rotate(k_NRTHE, position_NRT, frequency_E)
     own = laid_out(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
     if cache is not None:
       write = jax.lax.dynamic_update_slice_in_dim
@@ -126,30 +179,55 @@ class Attention(Module):
         position_NRT,
       )
     if sources:
-      out_NRTHME = attend(q_NRTHME, [*sources, own], max_logits=self.max_logits)
+      first_NRT = _first_seen(c, position_NRT, is_local)
+      seen = [s._replace(first_NRT=first_NRT) for s in (*sources, own)]
+      out_NRTHME = attend(
+        q_NRTHME, seen, scoring=_scoring(c), max_logits=c.attention_logits
+      )
     else:
-      alone = self._attend_alone()
-      out_NRTHME = alone(q_NRTHME, k_NRTHE, v_NRTHE, position_NRT)
-    width = x_NRTD.shape[-1]
-    out_HMED = self.weight(
+      out_NRTHME = self._alone(
+        is_local, q_NRTHME, k_NRTHE, v_NRTHE, position_NRT
+      )
+    out_NRTD = self.project(
       "o",
-      (self.kv_heads, groups, self.head_width, width),
-      ("kv_heads", None, "head_width", "embed"),
-      fan_in=self.heads * self.head_width,
+      "...HME,HMED->...D",
+      out_NRTHME,
+      (kv_heads, groups, head),
+      ((c.d_model, "embed"),),
     )
-    out_NRTD = jnp.einsum("NRTHME,HMED->NRTD", out_NRTHME, out_HMED)
     return out_NRTD, own.k, own.v
 
-  def _attend_alone(self):
+  def _alone(self, is_local, *arrays):
+    """`attend_causal`, in a local or a global layer."""
+    if not isinstance(is_local, jax.Array):
+      return self._attend_alone(self.config.sliding_window * bool(is_local))(
+        *arrays
+      )
+    # Kernels want to know the window when they are compiled.
+    return jax.lax.cond(
+      is_local,
+      self._attend_alone(self.config.sliding_window),
+      self._attend_alone(0),
+      *arrays,
+    )
+
+  def _attend_alone(self, window: int):
     """`attend_causal` with the kernel of the platform."""
+    c = self.config
     kernel = kernels.choose(
-      self.kernel,
+      c.attention_kernel,
       device=device_kind(),
-      dtype=self.dtype,
-      head_width=self.head_width,
+      dtype=c.dtype,
+      head_width=c.head_width,
+      scoring=_scoring(c),
+      window=window,
     )
     function = functools.partial(
-      attend_causal, kernel=kernel, max_logits=self.max_logits
+      attend_causal,
+      kernel=kernel,
+      scoring=_scoring(c),
+      window=window,
+      max_logits=c.attention_logits,
     )
     if kernel is None:
       return function
@@ -157,31 +235,61 @@ class Attention(Module):
     axes = (q_axes, q_axes[:-1], q_axes[:-1], q_axes[:3])
     return per_device(function, axes, q_axes, self.rules)
 
-  def _project(self, name, x_NRTD, heads):
-    width = x_NRTD.shape[-1]
-    shape = (*heads, self.head_width)
-    axes = ("kv_heads", *(None for _ in heads[1:]), "head_width")
-    letters = "HME" if len(heads) == 2 else "HE"
-    kernel = self.weight(name, (width, *shape), ("embed", *axes), fan_in=width)
-    out = jnp.einsum(f"NRTD,D{letters}->NRT{letters}", x_NRTD, kernel)
-    if self.use_bias:
-      bias = self.weight(f"{name}_bias", shape, axes, nn.initializers.zeros)
-      out = out + bias
+  def _heads(self, name, letters, x_NRTD, heads):
+    product = f"...D,D{letters}->...{letters}"
+    inputs = ((self.config.d_model, "embed"),)
+    out = self.project(name, product, x_NRTD, inputs, heads)
+    if self.config.qkv_bias:
+      shape, axes = zip(*heads, strict=True)
+      zeros = nn.initializers.zeros
+      out = out + self.weight(f"{name}_bias", shape, axes, zeros)
     return out
 
 
-class GatedMLP(Module):
-  """SwiGLU feed-forward layer (Shazeer 2020)."""
+def _scoring(c: ModelConfig) -> Scoring:
+  return Scoring((c.query_scalar or c.head_width) ** -0.5, c.attention_softcap)
 
-  hidden: int
+
+def _frequencies(c: ModelConfig, is_local: jax.Array | bool | None):
+  """Of the rotary embedding in a layer [E/2]."""
+  frequency_E = rope.frequencies(c.head_width, c.rope_theta)
+  scaling = c.rope_scaling
+  if scaling.kind == "linear":
+    frequency_E = frequency_E / scaling.factor
+  elif scaling.kind == "llama3":
+    frequency_E = rope.stretch_long_waves(
+      frequency_E,
+      factor=scaling.factor,
+      low_frequency_factor=scaling.low_frequency_factor,
+      high_frequency_factor=scaling.high_frequency_factor,
+      original_positions=scaling.original_positions,
+    )
+  if is_local is None or not c.rope_local_theta:
+    return frequency_E
+  local_E = rope.frequencies(c.head_width, c.rope_local_theta)
+  return jnp.where(is_local, local_E, frequency_E)
+
+
+def _first_seen(c: ModelConfig, position_NRT, is_local):
+  """The first position that each query sees; None for the very first."""
+  if is_local is None or is_local is False:
+    return None
+  window = jnp.where(is_local, c.sliding_window, _NO_WINDOW)
+  return position_NRT - window + 1
+
+
+class GatedMLP(Module):
+  """Gated feed-forward layer (Shazeer 2020): SwiGLU or GeGLU."""
 
   @nn.compact
   def __call__(self, x_NRTD: jax.Array) -> jax.Array:
-    width = x_NRTD.shape[-1]
-    shape, axes = (width, self.hidden), ("embed", "mlp")
-    gate_DF = self.weight("gate", shape, axes, fan_in=width)
-    up_DF = self.weight("up", shape, axes, fan_in=width)
-    down_FD = self.weight("down", shape[::-1], axes[::-1], fan_in=self.hidden)
-    gate_NRTF = jnp.einsum("NRTD,DF->NRTF", x_NRTD, gate_DF)
-    up_NRTF = jnp.einsum("NRTD,DF->NRTF", x_NRTD, up_DF)
-    return jnp.einsum("NRTF,FD->NRTD", nn.silu(gate_NRTF) * up_NRTF, down_FD)
+    c = self.config
+    width, hidden = ((c.d_model, "embed"),), ((c.d_mlp, "mlp"),)
+    into, out_of = "...D,DF->...F", "...F,FD->...D"
+    gate_NRTF = self.project("gate", into, x_NRTD, width, hidden)
+    up_NRTF = self.project("up", into, x_NRTD, width, hidden)
+    # The tanh approximation of gelu is JAX's default.
+    activation = {"silu": nn.silu, "gelu": nn.gelu}[c.activation]
+    return self.project(
+      "down", out_of, activation(gate_NRTF) * up_NRTF, hidden, width
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decoder-only transformer of the Qwen2 shape, on trunks and branches.
+"""Decoder-only transformer (Qwen, Llama, Gemma), on trunks and branches.
 
 One set of weights, two passes. `trunk` runs the trunk tokens once and returns
 their keys and values. `branch` runs branch tokens that attend to those and to
@@ -12,13 +12,14 @@ Positions decide everything: -1 marks padding, wherever it lies.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.models import layers
+from srl_jax.models import layers, lora
+from srl_jax.models.config import LoraConfig, ModelConfig
 from srl_jax.ops import attention, logprobs
 from srl_jax.sharding import (
   ShardingRules,
@@ -32,65 +33,6 @@ _REMAT = {
   "full": jax.checkpoint_policies.nothing_saveable,
   "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelConfig:
-  """Shape and numerics of the model; by default the embedded student's.
-
-  Attributes:
-    vocab_size: rows of the embedding; 0 takes the tokenizer's.
-    d_model: residual width.
-    n_layers: transformer blocks.
-    n_heads: query heads.
-    n_kv_heads: key/value heads; divides n_heads.
-    head_width: width of one head; even.
-    d_mlp: hidden width of the feed-forward layer.
-    rope_theta: base of the rotary embedding.
-    norm_epsilon: added to the mean square in the norms.
-    qkv_bias: biases on query, key and value projections (Qwen2).
-    tie_embeddings: the output head is the embedding.
-    max_positions: longest context that the model was made for, in tokens.
-    dtype: of activations and matrix products.
-    param_dtype: of the stored parameters.
-    attention_logits: how many attention logits per trunk are held at a time;
-      0 for all. Bounds the memory of long trunks; the result is the same.
-    attention_kernel: how a trunk attends to itself: "plain" (by matrix
-      products), "splash" (TPU; interpreted elsewhere, for tests), "cudnn"
-      (NVIDIA, bfloat16) or "auto": the platform's where it can, else plain.
-    remat: what the backward pass recomputes: "none", "full" (every block) or
-      "dots" (all but the matrix products).
-  """
-
-  vocab_size: int = 0
-  d_model: int = 96
-  n_layers: int = 3
-  n_heads: int = 4
-  n_kv_heads: int = 2
-  head_width: int = 24
-  d_mlp: int = 192
-  rope_theta: float = 10_000.0
-  norm_epsilon: float = 1e-6
-  qkv_bias: bool = True
-  tie_embeddings: bool = True
-  max_positions: int = 512
-  dtype: Literal["float32", "bfloat16"] = "float32"
-  param_dtype: Literal["float32", "bfloat16"] = "float32"
-  attention_logits: int = 1 << 27
-  attention_kernel: Literal["auto", "plain", "splash", "cudnn"] = "auto"
-  remat: Literal["none", "full", "dots"] = "full"
-
-  def __post_init__(self):
-    if self.n_heads % self.n_kv_heads:
-      raise ValueError(
-        f"n_heads={self.n_heads} is not a multiple of "
-        f"n_kv_heads={self.n_kv_heads}; set c.model.n_kv_heads to a divisor"
-      )
-    if self.head_width % 2:
-      raise ValueError(
-        f"head_width={self.head_width} is odd; rotary embedding needs pairs: "
-        "set c.model.head_width to an even number"
-      )
 
 
 class KeyValues(NamedTuple):
@@ -134,35 +76,28 @@ class _Block(nn.Module):
   rules: ShardingRules
 
   @nn.compact
-  def __call__(self, x_NRTD, position_NRT, trunk_view, cache_view, *kvs):
+  def __call__(
+    self, x_NRTD, position_NRT, trunk_view, cache_view, is_local, *kvs
+  ):
     c = self.config
-    dtypes = {
-      "dtype": c.dtype,
-      "param_dtype": c.param_dtype,
-      "rules": self.rules,
-    }
-    norm = {**dtypes, "epsilon": c.norm_epsilon}
-    attend = layers.Attention(
-      **dtypes,
-      name="attention",
-      heads=c.n_heads,
-      kv_heads=c.n_kv_heads,
-      head_width=c.head_width,
-      rope_theta=c.rope_theta,
-      use_bias=c.qkv_bias,
-      max_logits=c.attention_logits,
-      kernel=c.attention_kernel,
-    )
     trunk_kv, cache_kv = kvs
     sources = [attention.Source(*trunk_kv, *trunk_view)] if trunk_kv else []
     cache = layers.Cache(*cache_kv, *cache_view) if cache_kv else None
-    h_NRTD = layers.RMSNorm(**norm, name="attention_norm")(x_NRTD)
-    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources, cache)
+    attend = layers.Attention(c, self.rules, name="attention")
+    h_NRTD = self._norm("attention_norm", x_NRTD)
+    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources, cache, is_local)
+    if c.sandwich_norms:
+      h_NRTD = self._norm("attention_out_norm", h_NRTD)
     x_NRTD = x_NRTD + h_NRTD
-    h_NRTD = layers.RMSNorm(**norm, name="mlp_norm")(x_NRTD)
-    h_NRTD = layers.GatedMLP(**dtypes, name="mlp", hidden=c.d_mlp)(h_NRTD)
+    h_NRTD = self._norm("mlp_norm", x_NRTD)
+    h_NRTD = layers.GatedMLP(c, self.rules, name="mlp")(h_NRTD)
+    if c.sandwich_norms:
+      h_NRTD = self._norm("mlp_out_norm", h_NRTD)
     x_NRTD = constrain(x_NRTD + h_NRTD, ("batch", None, None, None), self.rules)
     return x_NRTD, (k, v)
+
+  def _norm(self, name, x_NRTD):
+    return layers.RMSNorm(self.config, self.rules, name=name)(x_NRTD)
 
 
 class Transformer(nn.Module):
@@ -186,7 +121,7 @@ class Transformer(nn.Module):
         length=c.n_layers,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(nn.broadcast, nn.broadcast, nn.broadcast, 0, 0),
+        in_axes=(*(nn.broadcast,) * 3, 0, 0, 0),
         metadata_params={nn.PARTITION_NAME: "layers"},
       )(c, self.rules)
     else:
@@ -195,12 +130,7 @@ class Transformer(nn.Module):
     self.embedding_VD = self._table("embedding", ("vocab", "embed"), normal)
     if not c.tie_embeddings:
       self.head_VD = self._table("head", ("vocab", "embed"), normal)
-    self.final_norm = layers.RMSNorm(
-      dtype=c.dtype,
-      param_dtype=c.param_dtype,
-      rules=self.rules,
-      epsilon=c.norm_epsilon,
-    )
+    self.final_norm = layers.RMSNorm(c, self.rules)
 
   def _table(self, name, axes, init):
     c = self.config
@@ -249,14 +179,19 @@ class Transformer(nn.Module):
     # so that they are never a whole table.
     x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
     x_NRTD = x_NRTD.astype(self.config.dtype)
+    if self.config.scale_embeddings:
+      x_NRTD *= jnp.asarray(self.config.d_model**0.5, x_NRTD.dtype)
     x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
+    views = (position, trunk_view, cache_view)
+    local_L = self.config.is_local()
     if self.is_stacked:
-      x_NRTD, kv = self.blocks(x_NRTD, position, trunk_view, cache_view, *kvs)
+      local_L = None if local_L is None else jnp.asarray(local_L)
+      x_NRTD, kv = self.blocks(x_NRTD, *views, local_L, *kvs)
       return self.final_norm(x_NRTD), kv
     made = []
     for i, layer in enumerate(self.layers):
       of_layer = [kv and tuple(x[i] for x in kv) for kv in kvs]
-      x_NRTD, kv = layer(x_NRTD, position, trunk_view, cache_view, *of_layer)
+      x_NRTD, kv = layer(x_NRTD, *views, local_L and local_L[i], *of_layer)
       made.append(kv)
     return self.final_norm(x_NRTD), tuple(zip(*made, strict=True))
 
@@ -278,8 +213,16 @@ class LanguageModel:
   rules: ShardingRules = ShardingRules()
 
   def _apply(self, params, *args, method):
-    module = Transformer(self.config, self.rules, "blocks" in params)
+    is_stacked = "blocks" in params
+    # What is laid out for decoding has its adapters merged.
+    config = self.config if is_stacked else self._merged().config
+    module = Transformer(config, self.rules, is_stacked)
     return module.apply({"params": params}, *args, method=method)
+
+  def _merged(self) -> LanguageModel:
+    """The model without adapters."""
+    config = dataclasses.replace(self.config, lora=LoraConfig())
+    return dataclasses.replace(self, config=config)
 
   def init(self, key: jax.Array) -> Any:
     """Random parameters, boxed with their logical axis names."""
@@ -290,10 +233,12 @@ class LanguageModel:
     """The same parameters as a decoding loop wants them.
 
     In the compute dtype, split as these rules say, and layer by layer, so
-    that no turn of the loop casts them, sends them or copies a slice of them.
-    The other methods take either form, and the numbers computed are the same.
+    that no turn of the loop casts them, sends them or copies a slice of them;
+    adapters are merged. The other methods take either form, and the numbers
+    computed are the same, up to the rounding of what is merged.
     """
-    boxed = jax.eval_shape(lambda: self.init(jax.random.key(0)))
+    params = lora.merge(params, self.config.lora)
+    boxed = jax.eval_shape(lambda: self._merged().init(jax.random.key(0)))
 
     def of_leaf(box, x):
       return constrain(x.astype(self.config.dtype), box.names, self.rules)
@@ -354,6 +299,7 @@ class LanguageModel:
       table_VD,
       vocab_parts=parts(mesh, self.rules.axes_in_use("vocab")),
       batch_parts=parts(mesh, self.rules.mesh_axes("batch")),
+      softcap=self.config.logit_softcap,
     )
 
   def init_cache(

@@ -1,103 +1,269 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters in one .safetensors file, with the model's shape beside them.
+"""Parameters from Hugging Face checkpoint folders onto the mesh, and back.
 
-The format of this program's own small checkpoints (the embedded student).
-Tensors are named by their path, "blocks/mlp/gate"; the metadata hold the
-ModelConfig.
+Every process reads the parts of tensors that its own devices hold, straight
+into arrays born sharded, one parameter at a time, so that host memory stays
+near one parameter's share. Written are the same folders.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import collections
+import concurrent.futures
+import contextlib
 import json
+import math
 import os
 import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
+from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
 
-from srl_jax.models.transformer import LanguageModel, ModelConfig
+from srl_jax.models import hf_layout, lora
+from srl_jax.models.config import differences
+from srl_jax.models.hf_config import to_hf_config
+from srl_jax.models.hf_files import INDEX, SINGLE, Checkpoint
+from srl_jax.models.hf_layout import Place
+from srl_jax.models.transformer import LanguageModel
 from srl_jax.sharding import tree_shardings
 
-# Fields that say how the model is run, not which weights it has.
-_RUNTIME = (
-  "attention_kernel",
-  "attention_logits",
-  "dtype",
-  "max_positions",
-  "param_dtype",
-  "remat",
-)
-
-
-def save_params(
-  path: str | os.PathLike, params: Any, config: ModelConfig
-) -> None:
-  """Writes parameters in float32; the file appears whole or not at all.
-
-  All processes must call it, because parts of a tensor may lie with any of
-  them; the first one writes.
-  """
-  path = pathlib.Path(path)
-  arrays = {}
-  for name, value in traverse_util.flatten_dict(params, sep="/").items():
-    whole = NamedSharding(value.sharding.mesh, PartitionSpec())
-    gathered = jax.device_get(jax.device_put(value, whole))
-    arrays[name] = np.ascontiguousarray(gathered, np.float32)
-  if jax.process_index() != 0:
-    return
-  metadata = {"model_config": json.dumps(dataclasses.asdict(config))}
-  temporary = path.with_suffix(".tmp")
-  safetensors.numpy.save_file(arrays, temporary, metadata)
-  os.replace(temporary, path)
+# Files are read by so many threads: network disks are slow one by one.
+_READERS = 8
 
 
 def load_params(
-  path: str | os.PathLike, model: LanguageModel, mesh: jax.sharding.Mesh
+  folder: str | os.PathLike,
+  model: LanguageModel,
+  mesh: jax.sharding.Mesh,
+  key: jax.Array,
 ) -> Any:
   """Reads parameters into arrays sharded as the model's rules say.
 
+  Args:
+    folder: a checkpoint folder.
+    model: whose parameters they are; its param_dtype is what they become.
+    mesh: where they go.
+    key: of the random part of adapters, which no folder has.
+
   Raises:
-    ValueError: no such file, not a file of this kind, or one of a model of
-      another shape; the message lists the fields that differ.
+    ValueError: the folder is incomplete or of another model; the message
+      lists the fields and tensors that differ.
   """
-  path = pathlib.Path(path)
-  if not path.is_file():
+  checkpoint = Checkpoint(folder)
+  if differ := differences(checkpoint.config, model.config):
     raise ValueError(
-      f"there are no weights at {path}; set c.weights to 'random', "
-      "'embedded', or the path of a .safetensors file written by this program"
-    )
-  try:
-    file = safetensors.safe_open(path, "numpy")
-    saved = json.loads((file.metadata() or {})["model_config"])
-  except (safetensors.SafetensorError, KeyError) as error:
-    raise ValueError(
-      f"{path} is not a weights file of this program ({error!r}); files of "
-      "other programs have to be converted first"
-    ) from error
-  here = dataclasses.asdict(model.config)
-  different = [
-    f"{name} is {saved.get(name)!r} there and {here[name]!r} here"
-    for name in here
-    if name not in _RUNTIME and saved.get(name) != here[name]
-  ]
-  if different:
-    raise ValueError(
-      f"{path} belongs to a model of another shape: {'; '.join(different)}; "
+      f"{folder} belongs to a model of another shape: {'; '.join(differ)}; "
       "set the fields of c.model (and the tokenizer) to what is there"
     )
+  places = hf_layout.places(model.config)
+  checkpoint.check(places, model.config.tie_embeddings)
   abstract = jax.eval_shape(model.init, jax.random.key(0))
   shardings = traverse_util.flatten_dict(
     tree_shardings(abstract, mesh, model.rules), sep="/"
   )
-  dtype = model.config.param_dtype
-  arrays = {
-    name: jax.device_put(file.get_tensor(name).astype(dtype), sharding)
-    for name, sharding in shardings.items()
+  dtype = jnp.dtype(model.config.param_dtype)
+  size = sum(
+    math.prod(place.stored_shape) * len(place.names)
+    for place in places.values()
+  )
+  arrays = {}
+  with (
+    concurrent.futures.ThreadPoolExecutor(_READERS) as readers,
+    # Silent for what takes no time.
+    tqdm(
+      total=size,
+      desc=f"weights of {pathlib.Path(folder).name}",
+      unit=" parameters",
+      unit_scale=True,
+      delay=5,
+      disable=jax.process_index() != 0,
+    ) as bar,
+  ):
+    for path, place in places.items():
+      arrays[path] = _read(checkpoint, place, shardings[path], dtype, readers)
+      bar.update(math.prod(place.stored_shape) * len(place.names))
+  params = traverse_util.unflatten_dict(arrays, sep="/")
+  return lora.join(_adapters(model, key, shardings), params)
+
+
+def _adapters(model: LanguageModel, key: jax.Array, shardings) -> Any:
+  """New ones, born sharded; {} if the model has none."""
+
+  def init(key):
+    return lora.adapters(nn.unbox(model.init(key)))
+
+  flat = traverse_util.flatten_dict(jax.eval_shape(init, key), sep="/")
+  out = {path: shardings[path] for path in flat}
+  out = traverse_util.unflatten_dict(out, sep="/")
+  return jax.jit(init, out_shardings=out)(key) if flat else {}
+
+
+def _read(checkpoint, place, sharding, dtype, readers) -> jax.Array:
+  """One parameter, share by share of this process's devices."""
+  shape = (*((place.layers,) * bool(place.layers)), *place.shape)
+  shares = sharding.addressable_devices_indices_map(shape)
+  held: dict[str, np.ndarray] = {}
+  arrays = []
+  for device, index in shares.items():
+    # Devices that hold the same share have it read once.
+    if str(index) not in held:
+      held = {str(index): _read_share(checkpoint, place, index, dtype, readers)}
+    arrays.append(jax.device_put(held[str(index)], device))
+  # Before the next parameter is read: transfers hold on to host memory.
+  jax.block_until_ready(arrays)
+  return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+
+
+def _read_share(checkpoint, place: Place, index, dtype, readers) -> np.ndarray:
+  if not place.layers:
+    part = place.read(lambda cut: checkpoint.part(place.name, cut), index)
+    return np.ascontiguousarray(part, dtype)
+  of_layers, *index = index
+  names = place.names[of_layers]
+  lengths = [
+    len(range(*part.indices(length)))
+    for part, length in zip(index, place.shape, strict=True)
+  ]
+  share = np.empty((len(names), *lengths), dtype)
+
+  def fill(layer):
+    share[layer] = place.read(
+      lambda cut: checkpoint.part(names[layer], cut), index
+    )
+
+  list(readers.map(fill, range(len(names))))
+  return share
+
+
+def save_params(
+  folder: str | os.PathLike,
+  params: Any,
+  model: LanguageModel,
+  *,
+  dtype: str,
+  files: Sequence[pathlib.Path] = (),
+  max_file_bytes: int = 5 * 10**9,
+) -> None:
+  """Writes a checkpoint folder that transformers loads; adapters are merged.
+
+  All processes must call it, because parts of a tensor may lie with any of
+  them; the first one writes, layer by layer, and holds one file at a time.
+  The folder appears under its name when all of it is written.
+
+  Args:
+    folder: what is there is replaced.
+    params: of the model, on its mesh.
+    model: says what they are.
+    dtype: "float32" or "bfloat16", of the weights in the files.
+    files: to put beside them (the tokenizer's, generation_config.json).
+    max_file_bytes: a new file is begun before one grows beyond.
+
+  Raises:
+    ValueError: no architecture of Hugging Face has this shape.
+  """
+  folder = pathlib.Path(folder)
+  config = to_hf_config(model.config, dtype)
+  params = jax.jit(lambda p: lora.merge(p, model.config.lora))(params)
+  flat = traverse_util.flatten_dict(params, sep="/")
+  places = hf_layout.places(model.config)
+  itemsize = jnp.dtype(dtype).itemsize
+  sizes = {
+    name: math.prod(place.stored_shape) * itemsize
+    for place in places.values()
+    for name in place.names
   }
-  return traverse_util.unflatten_dict(arrays, sep="/")
+  names = _plan_files(sizes, max_file_bytes)
+  with finished_folder(folder) as unfinished:
+    _write_tensors(unfinished, flat, places, names, jnp.dtype(dtype))
+    if jax.process_index() == 0:
+      if len(set(names.values())) > 1:
+        total = {"total_size": sum(sizes.values())}
+        index = {"metadata": total, "weight_map": names}
+        (unfinished / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+      text = json.dumps(config, indent=2) + "\n"
+      (unfinished / "config.json").write_text(text)
+      for file in files:
+        shutil.copy(file, unfinished / file.name)
+
+
+def _write_tensors(folder, flat, places, names, dtype) -> None:
+  """Writes each file as soon as all of its tensors are there."""
+  counts = collections.Counter(names.values())
+  pending: dict[str, np.ndarray] = {}
+  for parameter, place in places.items():
+    for name, array in gathered(flat[parameter], place):
+      if jax.process_index() != 0:
+        continue
+      pending[name] = np.ascontiguousarray(place.write(array), dtype)
+      if len(pending) == counts[names[name]]:
+        path = folder / names[name]
+        safetensors.numpy.save_file(pending, path, {"format": "pt"})
+        # Written for the owner alone.
+        path.chmod(0o644)
+        pending = {}
+
+
+def _plan_files(sizes: Mapping[str, int], limit: int) -> dict[str, str]:
+  """The file of each tensor, in the order in which they are written."""
+  number, filled, of_tensor = 1, 0, {}
+  for name, size in sizes.items():
+    if filled and filled + size > limit:
+      number, filled = number + 1, 0
+    filled += size
+    of_tensor[name] = number
+  if number == 1:
+    return dict.fromkeys(sizes, SINGLE)
+  return {
+    name: f"model-{x:05}-of-{number:05}.safetensors"
+    for name, x in of_tensor.items()
+  }
+
+
+def gathered(
+  value: jax.Array, place: Place
+) -> Iterator[tuple[str, np.ndarray]]:
+  """Yields (name of the tensor, whole array on the host), layer by layer.
+
+  All processes must go through it together.
+  """
+  everywhere = NamedSharding(value.sharding.mesh, PartitionSpec())
+  if not place.layers:
+    yield place.name, jax.device_get(jax.device_put(value, everywhere))
+    return
+  take = jax.jit(
+    lambda x, layer: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False),
+    out_shardings=everywhere,
+  )
+  for layer, name in enumerate(place.names):
+    yield name, jax.device_get(take(value, layer))
+
+
+@contextlib.contextmanager
+def finished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A folder to write to, which takes its name when all went well.
+
+  For the first process; the others get a name and leave it alone. What was
+  there before is replaced.
+  """
+  unfinished = folder.with_name(f".{folder.name}.unfinished")
+  if jax.process_index() != 0:
+    yield unfinished
+    return
+  shutil.rmtree(unfinished, ignore_errors=True)
+  unfinished.mkdir(parents=True)
+  yield unfinished
+  old = folder.with_name(f".{folder.name}.old")
+  shutil.rmtree(old, ignore_errors=True)
+  if folder.exists():
+    os.replace(folder, old)
+  os.replace(unfinished, folder)
+  shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,337 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json of a Hugging Face checkpoint, to a ModelConfig and back.
+
+Every field of the file is either understood, known to change nothing here, or
+refused by name: a field that is skipped silently could be a model that is
+computed wrongly. Both spellings are read, that of transformers 4 and that of
+5 (`rope_parameters`, `layer_types`, `dtype`); the older one, which both
+understand, is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from srl_jax.models.config import ModelConfig, RopeScaling, differences
+
+# What transformers takes where the file says nothing.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+  "qwen2": {},
+  "qwen3": {"head_dim": 128},
+  "llama": {},
+  "gemma2": {
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 2,
+    "max_position_embeddings": 8192,
+  },
+  "gemma3_text": {
+    "vocab_size": 262_208,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "tie_word_embeddings": True,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "sliding_window_pattern": 6,
+    "max_position_embeddings": 131_072,
+    "rope_theta": 1_000_000.0,
+    "rope_local_base_freq": 10_000.0,
+  },
+}
+_COMMON = {
+  "head_dim": None,
+  "num_key_value_heads": None,
+  "hidden_act": "silu",
+  "hidden_activation": None,
+  "rms_norm_eps": 1e-6,
+  "rope_theta": 10_000.0,
+  "rope_local_base_freq": None,
+  "rope_scaling": None,
+  "rope_parameters": None,
+  "tie_word_embeddings": False,
+  "max_position_embeddings": 32_768,
+  "use_sliding_window": False,
+  "sliding_window": None,
+  "sliding_window_pattern": 0,
+  "layer_types": None,
+  "query_pre_attn_scalar": 0,
+  "attn_logit_softcapping": None,
+  "final_logit_softcapping": None,
+  "torch_dtype": None,
+  "dtype": None,
+}
+_REQUIRED = (
+  "vocab_size",
+  "hidden_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "intermediate_size",
+)
+# What each architecture is, in fields of ModelConfig.
+_FAMILIES: dict[str, dict[str, Any]] = {
+  "qwen2": {"qkv_bias": True},
+  "qwen3": {"qkv_bias": False, "qk_norm": True},
+  "llama": {"qkv_bias": False},
+}
+_GEMMA = {
+  "activation": "gelu",
+  "norm_plus_one": True,
+  "sandwich_norms": True,
+  "qkv_bias": False,
+  "scale_embeddings": True,
+}
+_FAMILIES |= {"gemma2": _GEMMA, "gemma3_text": {**_GEMMA, "qk_norm": True}}
+_CLASSES = {
+  "qwen2": "Qwen2ForCausalLM",
+  "qwen3": "Qwen3ForCausalLM",
+  "llama": "LlamaForCausalLM",
+  "gemma2": "Gemma2ForCausalLM",
+  "gemma3_text": "Gemma3ForCausalLM",
+}
+# They say how a model was made or is served, or name it. Of "max_window_
+# layers" only the value without windows is left when they are off.
+_IGNORED = {
+  "_name_or_path",
+  "_sliding_window_pattern",
+  "architectures",
+  "attention_dropout",
+  "bos_token_id",
+  "cache_implementation",
+  "eos_token_id",
+  "initializer_range",
+  "max_window_layers",
+  "model_type",
+  "pad_token_id",
+  "pretraining_tp",
+  "transformers_version",
+  "use_cache",
+}
+_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
+
+
+def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
+  """The model that a config.json describes.
+
+  Its compute dtype is bfloat16 unless the file says that the weights are
+  float32; what else says how a model is run has the defaults.
+
+  Args:
+    config: the parsed file. Of a multimodal Gemma 3 the text model is taken.
+
+  Raises:
+    ValueError: an architecture or a field that is not supported, or a field
+      that is missing; the message names it.
+  """
+  if config.get("model_type") == "gemma3":
+    inherited = {k: config[k] for k in ("torch_dtype", "dtype") if k in config}
+    config = {**inherited, **config.get("text_config", {})}
+    config.setdefault("model_type", "gemma3_text")
+  kind = config.get("model_type")
+  if kind not in _FAMILIES:
+    raise ValueError(
+      f"model_type {kind!r} (architectures {config.get('architectures')}) is "
+      f"not supported; there are {', '.join(_FAMILIES)}"
+    )
+  given = _checked(config, kind)
+  heads, width = given["num_attention_heads"], given["head_dim"]
+  width = width or given["hidden_size"] // heads
+  scalar = int(given["query_pre_attn_scalar"])
+  dtype = str(given["torch_dtype"] or given["dtype"] or "bfloat16")
+  return ModelConfig(
+    vocab_size=given["vocab_size"],
+    d_model=given["hidden_size"],
+    n_layers=given["num_hidden_layers"],
+    n_heads=heads,
+    n_kv_heads=given["num_key_value_heads"] or heads,
+    head_width=width,
+    d_mlp=given["intermediate_size"],
+    norm_epsilon=given["rms_norm_eps"],
+    query_scalar=0 if scalar == width else scalar,
+    attention_softcap=float(given["attn_logit_softcapping"] or 0),
+    logit_softcap=float(given["final_logit_softcapping"] or 0),
+    tie_embeddings=given["tie_word_embeddings"],
+    max_positions=given["max_position_embeddings"],
+    dtype="float32" if dtype.endswith("float32") else "bfloat16",
+    **_FAMILIES[kind],
+    **_windows(given, kind),
+    **_rope(given),
+  )
+
+
+def _checked(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
+  """All fields that are understood, with defaults; refuses the others."""
+  given = {**_COMMON, **_DEFAULTS[kind]}
+  given |= {k: v for k, v in config.items() if v is not None or k in given}
+  missing = [name for name in _REQUIRED if given.get(name) is None]
+  if missing:
+    raise ValueError(f"config.json lacks {', '.join(missing)}")
+  known = {*_COMMON, *_REQUIRED, *_IGNORED}
+  # A switch that is off changes nothing, whatever it is for.
+  unknown = [k for k, v in given.items() if k not in known and v]
+  activation = given["hidden_activation"] or given["hidden_act"]
+  if kind.startswith("gemma"):
+    # Gemma's files have named it wrongly; its code has always used this one.
+    activation = given["hidden_activation"] or "gelu_pytorch_tanh"
+  wanted = _FAMILIES[kind].get("activation", "silu")
+  if _ACTIVATIONS.get(activation) != wanted:
+    unknown.append("hidden_act")
+    given["hidden_act"] = activation
+  if unknown:
+    raise ValueError(
+      f"config.json of a {kind} has "
+      + ", ".join(f"{name}={given[name]!r}" for name in unknown)
+      + ", which this program does not know how to compute; use a checkpoint "
+      "without, or remove the field if it changes nothing"
+    )
+  return given
+
+
+def _windows(given: Mapping[str, Any], kind: str) -> dict[str, int]:
+  """Sliding window and period of the global layers."""
+  is_on = given["use_sliding_window"] or not kind.startswith("qwen")
+  window, kinds = given["sliding_window"], given["layer_types"]
+  if not (is_on and window):
+    return {}
+  period = given["sliding_window_pattern"]
+  if kinds:
+    is_full = [x == "full_attention" for x in kinds]
+    period = is_full.index(True) + 1 if any(is_full) else 0
+  elif kind.startswith("qwen"):
+    kinds = ["full_attention until max_window_layers"]
+  expected = _layer_types(given["num_hidden_layers"], period)
+  if kinds and list(kinds) != expected:
+    raise ValueError(
+      f"config.json has layer_types={kinds}; sliding windows are supported "
+      "only in all layers, or in all but every n-th"
+    )
+  # All of them global: no layer has the window.
+  return (
+    {} if period == 1 else {"sliding_window": window, "window_period": period}
+  )
+
+
+def _layer_types(layers: int, period: int) -> list[str]:
+  return [
+    "sliding_attention" if not period or i % period else "full_attention"
+    for i in range(1, layers + 1)
+  ]
+
+
+def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
+  """Fields of the rotary embedding."""
+  parameters = dict(given["rope_parameters"] or {})
+  # By kind of layer, as of transformers 5.
+  whole = parameters.get("full_attention", parameters)
+  local = parameters.get("sliding_attention", {})
+  scaling = given["rope_scaling"] or whole
+  theta = float(whole.get("rope_theta", given["rope_theta"]))
+  fields: dict[str, Any] = {
+    "rope_theta": theta,
+    "rope_scaling": _scaling(scaling),
+  }
+  local_theta = local.get("rope_theta", given["rope_local_base_freq"])
+  if local.get("rope_type", "default") != "default":
+    raise ValueError(
+      f"config.json has rope_parameters.sliding_attention={local!r}; only "
+      "rope_type='default' is supported there"
+    )
+  if local_theta and float(local_theta) != theta:
+    fields["rope_local_theta"] = float(local_theta)
+  return fields
+
+
+def _scaling(scaling: Mapping[str, Any]) -> RopeScaling:
+  kind = scaling.get("rope_type", scaling.get("type", "default"))
+  if kind == "default":
+    return RopeScaling()
+  if kind == "linear":
+    return RopeScaling("linear", factor=float(scaling["factor"]))
+  if kind == "llama3":
+    return RopeScaling(
+      "llama3",
+      factor=float(scaling["factor"]),
+      low_frequency_factor=float(scaling["low_freq_factor"]),
+      high_frequency_factor=float(scaling["high_freq_factor"]),
+      original_positions=scaling["original_max_position_embeddings"],
+    )
+  raise ValueError(
+    f"config.json has rope_scaling of type {kind!r}; there are 'default', "
+    "'linear' and 'llama3'"
+  )
+
+
+def to_hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
+  """The config.json of a model, for weights of this dtype.
+
+  Raises:
+    ValueError: no supported architecture has this shape.
+  """
+  for kind, family in _FAMILIES.items():
+    written = _write(config, kind, dtype)
+    if all(getattr(config, k) == v for k, v in family.items()):
+      left = differences(from_hf_config(written), config)
+      if not left:
+        return written
+  raise ValueError(
+    "no supported architecture of Hugging Face has this shape: "
+    f"{config}; train a model of the zoo, or one like it"
+  )
+
+
+def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
+  is_gemma = kind.startswith("gemma")
+  written = {
+    "architectures": [_CLASSES[kind]],
+    "model_type": kind,
+    "vocab_size": config.vocab_size,
+    "hidden_size": config.d_model,
+    "num_hidden_layers": config.n_layers,
+    "num_attention_heads": config.n_heads,
+    "num_key_value_heads": config.n_kv_heads,
+    "head_dim": config.head_width,
+    "intermediate_size": config.d_mlp,
+    "hidden_activation" if is_gemma else "hidden_act": (
+      "gelu_pytorch_tanh" if is_gemma else "silu"
+    ),
+    "rms_norm_eps": config.norm_epsilon,
+    "rope_theta": config.rope_theta,
+    "rope_scaling": _write_scaling(config.rope_scaling),
+    "tie_word_embeddings": config.tie_embeddings,
+    "max_position_embeddings": config.max_positions,
+    "attention_bias": False,
+    "torch_dtype": dtype,
+  }
+  if kind == "llama":
+    written["mlp_bias"] = False
+  if is_gemma:
+    written |= {
+      "query_pre_attn_scalar": config.query_scalar or config.head_width,
+      "attn_logit_softcapping": config.attention_softcap or None,
+      "final_logit_softcapping": config.logit_softcap or None,
+      "sliding_window": config.sliding_window or None,
+      "layer_types": _layer_types(
+        config.n_layers, config.window_period if config.sliding_window else 1
+      ),
+    }
+  if kind == "gemma3_text":
+    written["rope_local_base_freq"] = config.rope_local_theta
+  return written
+
+
+def _write_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
+  if scaling.kind == "none":
+    return None
+  written = {"rope_type": scaling.kind, "factor": scaling.factor}
+  if scaling.kind == "llama3":
+    written |= {
+      "low_freq_factor": scaling.low_frequency_factor,
+      "high_freq_factor": scaling.high_frequency_factor,
+      "original_max_position_embeddings": scaling.original_positions,
+    }
+  return written

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where each parameter stands in a Hugging Face checkpoint, and how.
+
+A checkpoint holds a matrix as [outputs, inputs] with heads and head widths
+flattened, ours are [inputs.., outputs..], and stacked over layers. Nothing is
+read here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from srl_jax.models.config import ModelConfig
+from srl_jax.models.transformer import LanguageModel
+
+_STACKED = "blocks/"
+_LAYER = "model.layers.{}."
+# Number of axes that are summed over, for matrices.
+_MATRICES = {
+  "attention/q": ("self_attn.q_proj.weight", 1),
+  "attention/k": ("self_attn.k_proj.weight", 1),
+  "attention/v": ("self_attn.v_proj.weight", 1),
+  "attention/o": ("self_attn.o_proj.weight", 3),
+  "mlp/gate": ("mlp.gate_proj.weight", 1),
+  "mlp/up": ("mlp.up_proj.weight", 1),
+  "mlp/down": ("mlp.down_proj.weight", 1),
+}
+_VECTORS = {
+  "attention/q_bias": "self_attn.q_proj.bias",
+  "attention/k_bias": "self_attn.k_proj.bias",
+  "attention/v_bias": "self_attn.v_proj.bias",
+  "attention/q_norm/scale": "self_attn.q_norm.weight",
+  "attention/k_norm/scale": "self_attn.k_norm.weight",
+  "attention_norm/scale": "input_layernorm.weight",
+  "mlp_norm/scale": "post_attention_layernorm.weight",
+}
+# With norms on both sides the name that the others use is taken.
+_SANDWICH = {
+  "attention_out_norm/scale": "post_attention_layernorm.weight",
+  "mlp_norm/scale": "pre_feedforward_layernorm.weight",
+  "mlp_out_norm/scale": "post_feedforward_layernorm.weight",
+}
+_WHOLE = {
+  "embedding": ("model.embed_tokens.weight", "table"),
+  "head": ("lm_head.weight", "table"),
+  "final_norm/scale": ("model.norm.weight", "vector"),
+}
+
+
+class Place(NamedTuple):
+  """A parameter's place in a checkpoint.
+
+  Attributes:
+    name: of the tensor, or of each layer's, with "{}" for its number.
+    kind: "table" as it is, "vector" flat, "matrix" transposed and flat.
+    shape: of ours, without the axis of layers.
+    inputs: axes in front that a matrix is summed over.
+    layers: how many tensors it is stacked of; 0 if it is one alone.
+  """
+
+  name: str
+  kind: Literal["table", "vector", "matrix"]
+  shape: tuple[int, ...]
+  inputs: int
+  layers: int
+
+  @property
+  def names(self) -> list[str]:
+    """Of all its tensors, in order."""
+    if not self.layers:
+      return [self.name]
+    return [self.name.format(layer) for layer in range(self.layers)]
+
+  @property
+  def stored_shape(self) -> tuple[int, ...]:
+    """Of each tensor in the checkpoint."""
+    if self.kind == "table":
+      return self.shape
+    if self.kind == "vector":
+      return (math.prod(self.shape),)
+    inputs, outputs = self.shape[: self.inputs], self.shape[self.inputs :]
+    return (math.prod(outputs), math.prod(inputs))
+
+  def read(
+    self,
+    stored: Callable[[tuple[slice, ...]], np.ndarray],
+    index: Sequence[slice],
+  ) -> np.ndarray:
+    """Part of a layer's parameter, of no more of the tensor than it needs.
+
+    Args:
+      stored: returns a part of the tensor.
+      index: a slice of each axis of `shape`, without steps.
+    """
+    if self.kind == "table":
+      return stored(tuple(index))
+    if self.kind == "vector":
+      groups = [range(len(self.shape))]
+    else:
+      axes = range(len(self.shape))
+      groups = [axes[self.inputs :], axes[: self.inputs]]
+    # Flattened axes are cut along the first of them, and the rest here.
+    cuts, shapes = [], []
+    for group in groups:
+      first, *others = (self.shape[axis] for axis in group)
+      start, stop, _ = index[group[0]].indices(first)
+      step = math.prod(others)
+      cuts.append(slice(start * step, stop * step))
+      shapes.append((stop - start, *others))
+    part = stored(tuple(cuts))
+    firsts = {group[0] for group in groups}
+    rest = tuple(
+      slice(None) if axis in firsts else index[axis]
+      for axis in range(len(self.shape))
+    )
+    if self.kind == "vector":
+      return part.reshape(shapes[0])[rest]
+    return part.T.reshape(*shapes[1], *shapes[0])[rest]
+
+  def write(self, array: np.ndarray) -> np.ndarray:
+    """A layer's whole parameter as the checkpoint has it."""
+    if self.kind != "matrix":
+      return array.reshape(self.stored_shape)
+    return array.reshape(self.stored_shape[::-1]).T
+
+
+def places(config: ModelConfig) -> dict[str, Place]:
+  """The place of each parameter, adapters apart, by its path."""
+  model = LanguageModel(config)
+  abstract = jax.eval_shape(lambda: model.init(jax.random.key(0)))
+  boxed = traverse_util.flatten_dict(abstract, sep="/")
+  vectors = _VECTORS | (_SANDWICH if config.sandwich_norms else {})
+  found = {}
+  for path, box in boxed.items():
+    shape = box.value.shape
+    if path in _WHOLE:
+      name, kind = _WHOLE[path]
+      found[path] = Place(name, kind, shape, 0, 0)
+      continue
+    name = path.removeprefix(_STACKED)
+    layers, *shape = shape
+    if name in vectors:
+      stored = _LAYER + vectors[name]
+      found[path] = Place(stored, "vector", tuple(shape), 0, layers)
+    elif name in _MATRICES:
+      stored, inputs = _MATRICES[name]
+      stored = _LAYER + stored
+      found[path] = Place(stored, "matrix", tuple(shape), inputs, layers)
+  return found

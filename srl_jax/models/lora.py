@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Low-rank adapters (Hu et al. 2021), as parameters beside their matrices.
+
+The matrix "q" has the adapter "q_lora_a" [inputs, rank], "q_lora_b" [rank,
+outputs]; the layers add `scale * (x A) B` to x W. A tree of parameters that
+holds adapters trains these and nothing else: `split` tells the two apart for
+the update and the checkpoints, `merge` folds them into the matrices for
+sampling and export.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from srl_jax.models.config import LoraConfig
+
+# What is put behind the name of a matrix.
+A, B = "_lora_a", "_lora_b"
+
+
+def scale(config: LoraConfig) -> float:
+  """What A B is multiplied with."""
+  return config.alpha / config.rank
+
+
+def init_a(fan_in: int) -> Callable:
+  """PEFT's initialiser of A: uniform up to 1 / sqrt(fan-in)."""
+  bound = fan_in**-0.5
+
+  def init(key, shape, dtype):
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+  return init
+
+
+def products(product: str) -> tuple[str, str]:
+  """The einsums of x and A and of the result and B; "P" is the rank.
+
+  Of "...D,DF->...F" they are "...D,DP->...P" and "...P,PF->...F".
+  """
+  operands, out = product.split("->")
+  x, matrix = operands.split(",")
+  inputs = x.removeprefix("...")
+  outputs = matrix.removeprefix(inputs)
+  return f"{x},{inputs}P->...P", f"...P,P{outputs}->{out}"
+
+
+def adapters(params: Any) -> Any:
+  """The adapters among parameters, in their tree; {} if there are none."""
+  flat = traverse_util.flatten_dict(params)
+  found = {path: x for path, x in flat.items() if is_adapter(path[-1])}
+  return traverse_util.unflatten_dict(found)
+
+
+def split(params: Any) -> tuple[Any, Any]:
+  """What is trained, and what stays as it is: adapters, if there are any."""
+  trained = adapters(params)
+  if not trained:
+    return params, {}
+  flat = traverse_util.flatten_dict(params)
+  rest = {path: x for path, x in flat.items() if not is_adapter(path[-1])}
+  return trained, traverse_util.unflatten_dict(rest)
+
+
+def join(trained: Any, frozen: Any) -> Any:
+  """Puts together what `split` took apart."""
+  flatten = traverse_util.flatten_dict
+  return traverse_util.unflatten_dict(flatten(trained) | flatten(frozen))
+
+
+def is_adapter(name: str) -> bool:
+  """Whether a parameter of this name is part of an adapter."""
+  return name.endswith((A, B))
+
+
+def merge(params: Any, config: LoraConfig) -> Any:
+  """The same model without adapters: W + scale * A B.
+
+  Added up in float32 and rounded to the dtype of W.
+  """
+  if not config.rank:
+    return params
+  flat = traverse_util.flatten_dict(params)
+  merged = {}
+  for path, x in flat.items():
+    if is_adapter(path[-1]):
+      continue
+    a = flat.get((*path[:-1], path[-1] + A))
+    if a is not None:
+      b = flat[(*path[:-1], path[-1] + B)]
+      x = _add(x, a, b, scale(config))
+    merged[path] = x
+  return traverse_util.unflatten_dict(merged)
+
+
+def _add(w, a, b, factor):
+  """W + factor * A B; any leading axis of layers is common to all three."""
+  layers = a.ndim + b.ndim - 2 - w.ndim
+  product = lambda a, b: jnp.tensordot(a, b, 1)  # noqa: E731
+  for _ in range(layers):
+    product = jax.vmap(product)
+  delta = product(a.astype(jnp.float32), b.astype(jnp.float32))
+  return (w.astype(jnp.float32) + factor * delta).astype(w.dtype)

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adapters as PEFT stores them: adapter_config.json and one file of weights.
+
+PEFT's lora_A is [rank, inputs] and its lora_B [outputs, rank], of the
+projection's own name; the scaling alpha / rank is the same as here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import safetensors.numpy
+from flax import traverse_util
+
+from srl_jax.models import hf_layout, lora
+from srl_jax.models.transformer import LanguageModel
+from srl_jax.models.weights import finished_folder, gathered
+
+_PREFIX = "base_model.model."
+
+
+def save_adapters(
+  folder: str | os.PathLike, params: Any, model: LanguageModel, base: str
+) -> None:
+  """Writes a folder that `peft.PeftModel.from_pretrained` loads.
+
+  All processes must call it; the first one writes. The folder appears under
+  its name when all of it is written.
+
+  Args:
+    folder: what is there is replaced.
+    params: of the model, on its mesh.
+    model: says what they are.
+    base: the checkpoint that the adapters belong to; noted in the folder.
+
+  Raises:
+    ValueError: the model has no adapters.
+  """
+  config = model.config.lora
+  if not config.rank:
+    raise ValueError(
+      "the run trained all parameters (c.model.lora.rank=0), so there are no "
+      "adapters; export the whole model, without --adapter"
+    )
+  places = hf_layout.places(model.config)
+  tensors = {}
+  flat = traverse_util.flatten_dict(params, sep="/")
+  for path, place in places.items():
+    if path + lora.A not in flat:
+      continue
+    for part, name in ((lora.A, "lora_A"), (lora.B, "lora_B")):
+      for tensor, array in gathered(flat[path + part], place):
+        module = tensor.removesuffix(".weight")
+        # [inputs.., rank] to [rank, inputs]; [rank, outputs..] likewise.
+        rank_last = part == lora.A
+        matrix = (
+          array.reshape(-1, config.rank).T
+          if rank_last
+          else array.reshape(config.rank, -1).T
+        )
+        tensors[f"{_PREFIX}{module}.{name}.weight"] = np.ascontiguousarray(
+          matrix, np.float32
+        )
+  if jax.process_index() != 0:
+    return
+  modules = {name.rsplit(".", 3)[1] for name in tensors}
+  written = {
+    "peft_type": "LORA",
+    "task_type": "CAUSAL_LM",
+    "base_model_name_or_path": base,
+    "r": config.rank,
+    "lora_alpha": config.alpha,
+    "lora_dropout": 0.0,
+    "bias": "none",
+    "target_modules": sorted(modules),
+  }
+  with finished_folder(pathlib.Path(folder)) as unfinished:
+    text = json.dumps(written, indent=2) + "\n"
+    (unfinished / "adapter_config.json").write_text(text)
+    path = unfinished / "adapter_model.safetensors"
+    safetensors.numpy.save_file(tensors, path, {"format": "pt"})
+    path.chmod(0o644)
