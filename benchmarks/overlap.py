@@ -33,9 +33,8 @@ import jax
 import numpy as np
 
 from benchmarks import measuring
+from srl_jax import loading, optim, sharding, update
 from srl_jax import main as main_lib
-from srl_jax import optim, sharding, update
-from srl_jax import run as run_lib
 from srl_jax.config import RlConfig
 from srl_jax.reductions import reduce_metrics
 from srl_jax.stage import Run
@@ -66,7 +65,7 @@ class Variant:
   """A stage with its optimizer, ready to take steps."""
 
   def __init__(self, run: Run, config: RlConfig):
-    params = run_lib.initial_params(run)
+    params = loading.initial_params(run)
     self._stage = RlStage(run, "srl", config)
     self._updater = update.Updater(
       self._stage.loss_fn,
@@ -176,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   print(f"{args.config}\n{measuring.describe_machine()}", flush=True)
   mesh = sharding.make_mesh(config.mesh)
   with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):
-    run = run_lib.start(config, mesh, pathlib.Path(folder))
+    run = loading.load_run(config, mesh, pathlib.Path(folder))
     results = measure(
       run, variants(config.srl, args.parts), args.steps, args.repeats
     )

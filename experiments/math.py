@@ -9,20 +9,24 @@ Presets (`--config=experiments/math.py:NAME`):
   qwen2_5_7b         the paper's recipe: SRL on s1K-1.1; 64 TPU chips
   qwen2_5_3b         the same with the 3B model; 64 chips
   qwen2_5_0_5b       the same with the 0.5B model; 8 chips
+  qwen2_5_7b_lora    the same with adapters on the 7B model; 8 chips
+  checkpoint         the same from any checkpoint: checkpoint,weights=PATH
 
 The first four start from the student that ships with the package; the README
 says which weaknesses were planted in it, and what to expect.
 
-The others want three things of the user (the paths are settings):
-  data/s1K-1.1.jsonl        simplescaling/s1K-1.1    c.data.path
-  models/NAME/              its tokenizer and JSON   c.tokenizer.path
-  models/NAME.safetensors   the weights              c.weights
-Meshes, layouts and micro-batches are such that they fit TPU v5e, the chip with
-the least memory; `python -m launch.compile` shows how, without a TPU.
+The others want simplescaling/s1K-1.1 as c.data.path (data/s1K-1.1.jsonl) and
+take Qwen's Instruct models from the Hugging Face hub; a folder on disk is
+c.weights and c.tokenizer.path. Meshes, layouts and micro-batches are such that
+they fit TPU v5e, the chip with the least memory; `python -m launch.compile`
+shows how, without a TPU.
 """
+
+import dataclasses
 
 from srl_jax import config
 
+# The stages of each preset.
 PRESETS = {
   "embedded": ("srl",),
   "embedded_rlvr": ("rlvr",),
@@ -31,6 +35,36 @@ PRESETS = {
   "qwen2_5_7b": ("srl",),
   "qwen2_5_3b": ("srl",),
   "qwen2_5_0_5b": ("srl",),
+  "qwen2_5_7b_lora": ("srl",),
+  "checkpoint": ("srl",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """How a model is spread, so that it fits.
+
+  Attributes:
+    hub: its name on the Hugging Face hub.
+    chips: of TPU v5e.
+    tensor: how many of them hold the weights between them while sampling.
+    parts: of a round. No more than 16 trunks per device at a time: their
+      branches' keys and values are most of what sampling needs.
+    rows: trunks per chip and micro-batch.
+  """
+
+  hub: str
+  chips: int
+  tensor: int
+  parts: int
+  rows: int
+
+
+LAYOUTS = {
+  "qwen2_5_7b": Layout("Qwen/Qwen2.5-7B-Instruct", 64, 4, 1, 1),
+  "qwen2_5_3b": Layout("Qwen/Qwen2.5-3B-Instruct", 64, 2, 1, 1),
+  "qwen2_5_0_5b": Layout("Qwen/Qwen2.5-0.5B-Instruct", 8, 1, 2, 2),
+  "qwen2_5_7b_lora": Layout("Qwen/Qwen2.5-7B-Instruct", 8, 4, 8, 1),
 }
 
 
@@ -39,10 +73,18 @@ def get_config(argument=None):
   c = config.default_config()
   c.name = f"math:{preset}"
   c.stages = PRESETS[preset]
-  if preset.startswith("qwen"):
-    set_paper(c, preset)
-  else:
+  if preset.startswith("embedded"):
     set_embedded(c)
+  elif preset == "checkpoint":
+    if "weights" not in overrides:
+      raise ValueError(
+        "the preset 'checkpoint' wants a folder, or a name on the Hugging Face "
+        "hub: --config=experiments/math.py:checkpoint,weights=PATH"
+      )
+    config.use_checkpoint(c, overrides.pop("weights"))
+    set_paper(c)
+  else:
+    set_qwen(c, preset)
   config.override(c, overrides)
   return c
 
@@ -86,19 +128,41 @@ def set_embedded(c):
   c.log_every = 2
 
 
-def set_paper(c, model):
-  """Table of settings and Section 4 of the paper; lengths are ours."""
-  config.set_model(c, model)
-  c.weights = f"models/{model}.safetensors"
-  c.template = "chat"
+def set_qwen(c, preset):
+  """A model of the paper, or one like it, spread over TPU v5e chips."""
+  layout = LAYOUTS[preset]
+  config.set_model(c, preset.removesuffix("_lora"))
+  c.weights = layout.hub
   c.tokenizer.kind = "huggingface"
-  c.tokenizer.path = f"models/{model}"
+  c.tokenizer.path = layout.hub
+  set_paper(c)
+  # Stored and updated: split over all chips, and a trunk goes to each. While
+  # sampling, the chips of a `tensor` group hold the weights between them.
+  c.mesh.data = 1
+  c.mesh.fsdp = -1
+  c.mesh.tensor = layout.tensor
+  c.rules.batch = ("data", "fsdp", "tensor")
+  c.rollout_rules.embed = None
+  c.srl.parts_per_round = layout.parts
+  c.srl.trunks_per_micro_batch = layout.rows * layout.chips
+  if preset.endswith("_lora"):
+    # Adapters learn at rates some ten times those of all weights.
+    c.model.lora.rank = 32
+    c.model.lora.alpha = 32.0
+    c.model.param_dtype = "bfloat16"
+    c.srl.optim.learning_rate = 5e-6
+
+
+def set_paper(c):
+  """Table of settings and Section 4 of the paper; lengths are ours."""
+  c.template = "chat"
   c.data.format = "s1k"
   c.data.path = "data/s1K-1.1.jsonl"
   c.data.valid_size = 60
   # About 30 epochs of the steps of 1,000 solutions.
   c.srl.steps = 300
   c.srl.groups_per_batch = 512
+  c.srl.trunks_per_round = 256
   c.srl.sampling.samples = 8
   c.srl.sampling.max_new_tokens = 1024
   c.srl.instances.max_trunk_tokens = 2048
@@ -108,17 +172,3 @@ def set_paper(c, model):
   c.srl.validate_every = 10
   c.srl.validation_trunks = 0
   c.checkpoint.every_steps = 10
-  # Stored and updated: split over all chips, and a trunk goes to each. While
-  # sampling, the chips of a `tensor` group hold the weights between them.
-  c.mesh.data = 1
-  c.mesh.fsdp = -1
-  c.mesh.tensor = {"qwen2_5_7b": 4, "qwen2_5_3b": 2, "qwen2_5_0_5b": 1}[model]
-  c.rules.batch = ("data", "fsdp", "tensor")
-  c.rollout_rules.embed = None
-  c.srl.trunks_per_round = 256
-  chips = 8 if model == "qwen2_5_0_5b" else 64
-  # No more than 16 trunks per device at a time: their branches' keys and
-  # values are most of what sampling needs.
-  c.srl.parts_per_round = 2 if chips == 8 else 1
-  micro_batch = 2 * chips if chips == 8 else chips
-  c.srl.trunks_per_micro_batch = micro_batch

@@ -161,6 +161,23 @@ class Checkpointer:
     pool = self._restore_item(step, "pool", _PoolRestore())
     return state, pool, meta["user"]
 
+  def restore_params(self, step: int, abstract_params: Any) -> Any:
+    """Returns the parameters of a checkpoint alone, on any number of processes.
+
+    The rest of the state is not read. See `restore` for the errors.
+    """
+    self._check_step(self._steps, step)
+    saved = self._steps.item_metadata(step)["state"]
+    _check_abstract(
+      saved["params"],
+      abstract_params,
+      f"checkpoint {step} of {self._directory}",
+    )
+    rest = {name: x for name, x in saved.items() if name != "params"}
+    skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, rest)
+    args = ocp.args.StandardRestore({**skipped, "params": abstract_params})
+    return self._restore_item(step, "state", args)["params"]
+
   def save_best(self, step: int, params: Any, value: float) -> None:
     """Puts `params` into the best slot, in the background.
 

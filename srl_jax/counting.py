@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from srl_jax.models import LanguageModel, ModelConfig
+from srl_jax.models import LanguageModel, ModelConfig, lora
 from srl_jax.sharding import ShardingRules
 
 # Over a float32 array of logits: written; read for the maximum, for the sum
@@ -136,7 +136,10 @@ class Counter:
     model = LanguageModel(config)
     boxed = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     named = traverse_util.flatten_dict(boxed, sep="/")
-    self._boxes = list(named.values())
+    adapters = {k: x for k, x in named.items() if lora.is_adapter(k)}
+    self._boxes = [x for k, x in named.items() if k not in adapters]
+    self._adapters = list(adapters.values())
+    self._adapted = [x for k, x in named.items() if k + lora.A in named]
     # Of an embedding that is no head, only rows are looked up.
     self._table = named["embedding" if config.tie_embeddings else "head"]
     tables = ("embedding", "head")
@@ -202,19 +205,26 @@ class Counter:
       self._attention(rows, load.width - 1, rows),
     )
     # A product has two in the backward pass, and what is not kept is done
-    # twice. Products without batch are what "dots" keeps.
+    # twice. Products without batch are what "dots" keeps. A matrix that is
+    # not trained needs no gradient.
     remat = self._config.remat
     twice = remat == "full"
-    work = streams.times(3 + twice)
+    is_full = not self._adapters
+    work = streams.times(2 + is_full + twice)
     # Of the two products only that for the input has partial sums.
     work = work._replace(link_bytes=streams.link_bytes * (2 + twice))
-    return work.plus(
+    work = work.plus(
       attention.times(3 + (remat != "none")),
-      self._head(rows).times(3 + is_blocked),
+      self._head(rows).times(2 + is_full + is_blocked),
       self._sum(rows, "vocab"),
-      self._lookup(trunk + rows, self._stored_size).times(2),
+      self._lookup(trunk + rows, self._stored_size).times(1 + is_full),
       self._gather(self._blocks).times(2 + twice),
       self._gather([self._table]),
+    )
+    if not is_full:
+      adapters = self._adapt(trunk + rows).times(3 + twice)
+      return work.plus(adapters, self._scatter(self._adapters))
+    return work.plus(
       self._scatter(self._blocks),
       self._scatter([self._table]).times(chunks),
     )
@@ -226,7 +236,8 @@ class Counter:
       moment_bytes: of both moments of an element.
       param_bytes: of an element.
     """
-    stored = sum(map(self._layout.stored, self._boxes))
+    trained = self._adapters or self._boxes
+    stored = sum(map(self._layout.stored, trained))
     # Gradients are read for their norm and for the step.
     per_element = 2 * 4 + 2 * (moment_bytes + param_bytes)
     return Work(15 * stored, stored * per_element)
@@ -248,6 +259,12 @@ class Counter:
       self._sum(tokens, "mlp"),
     )
     return block.times(c.n_layers)
+
+  def _adapt(self, tokens: float) -> Work:
+    """All adapters on so many tokens."""
+    elements = sum(map(self._layout.used, self._adapters))
+    # What goes in and comes out is with the matrices already.
+    return Work(2.0 * tokens * elements, elements * self._size)
 
   def _lookup(self, tokens: float, size: int) -> Work:
     """Rows of the table, of elements of `size` bytes; see sharding.lookup."""
@@ -313,7 +330,10 @@ class Counter:
     here = sum(map(self._layout.stored, self._boxes))
     there = sum(map(at_rest.stored, self._boxes))
     received = max(here - there, 0.0) * self._size
-    return Work(0, there * self._stored_size + here * self._size, received)
+    # Merging adapters: a product over the rank for each element.
+    adapted = sum(map(at_rest.stored, self._adapted))
+    merged = 2.0 * self._config.lora.rank * adapted
+    return Work(merged, there * self._stored_size + here * self._size, received)
 
 
 # Levels of the recursion, as two texts of some hundred characters take.

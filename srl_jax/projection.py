@@ -14,27 +14,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from srl_jax import ahead_of_time, counting, sharding
+from srl_jax import ahead_of_time, counting, memory_plan, sharding
 from srl_jax import rollout as rollout_lib
-from srl_jax.ahead_of_time import Memory, Program, Widths
 from srl_jax.chips import Chip, parse_topology
 from srl_jax.config import Config, RlConfig
 from srl_jax.counting import Counter, Layout, Load, Work
+from srl_jax.memory_plan import Widths
 from srl_jax.ops import logprobs
-
-_GIB = 2**30
-# What to change when a program does not fit.
-_REMEDIES = {
-  "rollout": "lower c.{stage}.trunks_per_round or raise "
-  "c.{stage}.parts_per_round or c.mesh.tensor",
-  "reward": "lower c.{stage}.device_reward.max_text_bytes or chunk_cells, or "
-  "set c.{stage}.reward_on='host'",
-  "update: accumulate": "lower c.{stage}.trunks_per_micro_batch (a multiple "
-  "of {batch} here), c.{stage}.instances.points_per_trunk or "
-  "c.{stage}.loss.max_logits, or use more chips",
-  "update: finish": "raise c.mesh.fsdp, or set "
-  "c.{stage}.optim.moment_dtype='bfloat16'",
-}
 
 
 class Phase(NamedTuple):
@@ -84,18 +70,13 @@ def report(
   for line in _headlines(config, stage, topology, mesh, sizes):
     write(line)
   write("")
-  write(
-    f"GiB per chip, of {chip.memory_bytes / _GIB:.2f}   arguments  temporary"
-    "     output     beside      total"
-  )
+  write(memory_plan.header(chip.memory_bytes))
   fits = True
   names = []
   for program in ahead_of_time.programs(config, stage, mesh, sizes):
     names.append(program.name)
-    remedy = _REMEDIES[program.name].format(
-      stage=stage, batch=sharding.batch_devices(mesh, config.rules)
-    )
-    line, is_fit = try_program(program, mesh, chip, remedy)
+    remedy = program.remedy(stage, sharding.batch_devices(mesh, config.rules))
+    line, is_fit = memory_plan.try_program(program, chip.memory_bytes, remedy)
     write(line)
     fits &= is_fit
   write("")
@@ -112,7 +93,8 @@ def report(
 
 
 def _is_of(phase: Phase, programs: list[str]) -> bool:
-  return any(phase.name.startswith(name) for name in programs)
+  part = phase.name.partition(":")[0]
+  return any(name.startswith(part) for name in programs)
 
 
 def _headlines(config, stage, topology, mesh, sizes):
@@ -125,26 +107,6 @@ def _headlines(config, stage, topology, mesh, sizes):
     f"{sizes.points} branch points x {c.sampling.samples} samples of "
     f"{sizes.stem} + {c.sampling.max_new_tokens} tokens"
   )
-
-
-def try_program(
-  program: Program, mesh, chip: Chip, remedy: str
-) -> tuple[str, bool]:
-  """Compiles a program; its line of the table, and whether it fits."""
-  try:
-    memory = ahead_of_time.compile_program(program, mesh)
-  except ahead_of_time.DoesNotFitError as error:
-    return f"{program.name:20}  does not fit: {error}; {remedy}", False
-  line = f"{program.name:20}  {_columns(memory)}"
-  room = chip.memory_bytes - memory.total
-  if room < 0:
-    return f"{line}  does not fit; {remedy}", False
-  return f"{line}  fits ({memory.compile_s:.0f} s to compile)", True
-
-
-def _columns(memory: Memory) -> str:
-  parts = (*memory[:4], memory.total)
-  return " ".join(f"{x / _GIB:10.2f}" for x in parts)
 
 
 def _phases(

@@ -57,7 +57,7 @@ class OnDevice:
     rules: sharding.ShardingRules,
   ):
     """`target_width` is that of the longest target, in characters."""
-    self._width = target_width
+    self.width = target_width
     spec = rules.spec(("batch",))
     # Rows are sorted by length inside, which is not to cross devices.
     self.score = jax.shard_map(
@@ -67,7 +67,7 @@ class OnDevice:
 
   def targets(self, batch: TrunkBatch) -> Targets:
     """The expert's steps of a batch, as numpy arrays."""
-    return device_reward.encode_targets(batch, self._width)
+    return device_reward.encode_targets(batch, self.width)
 
 
 class _Queued(NamedTuple):

@@ -11,14 +11,14 @@ how a stage is trained is train.py's business.
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/results.json          what evaluation found, before and after
   workdir/solutions/            what the model wrote for every test problem
-  workdir/weights.safetensors   the final parameters; c.weights takes its path
+  workdir/model/                the final model as a Hugging Face checkpoint;
+                                c.weights takes its path
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.resources
 import itertools
 import json
 import pathlib
@@ -26,32 +26,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
-from srl_jax import evaluate, report, sharding, train
+from srl_jax import evaluate, loading, report, sharding, train
 from srl_jax.config import Config
-from srl_jax.data import batching, readers
-from srl_jax.data.templates import PlainTemplate, Special, make_template
-from srl_jax.models import LanguageModel, weights
+from srl_jax.data import batching
+from srl_jax.models import weights
 from srl_jax.reductions import describe_metrics
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout import SamplingConfig
 from srl_jax.rollout_metrics import RolloutMetrics
 from srl_jax.stage import Run, build_records
-from srl_jax.tokenizers import (
-  check_tokenizer_of_weights,
-  checkpoint_of,
-  make_tokenizer,
-)
 from srl_jax.update import GrpoMetrics, SftMetrics, StepMetrics
-
-ASSETS = importlib.resources.files("srl_jax") / "assets"
 
 # May differ between a run and its resumption: they change no number of it.
 _FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
 _METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, StepMetrics)
-# In the workdir: the tokenizer that a run trains for itself.
-_TOKENIZER = "tokenizer.model"
 
 
 def run(
@@ -70,12 +59,14 @@ def run(
   mesh = sharding.make_mesh(config.mesh)
   _claim_workdir(config, workdir, versions)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-    session = start(config, mesh, workdir)
+    session = loading.load_run(config, mesh, workdir)
     stages = train.make_stages(session, workdir)
     for stage in stages.values():
       stack.callback(stage.close)
-    params = initial_params(session)
+    params = loading.initial_params(session)
     print_summary(session, params)
+    updaters = train.make_updaters(session, stages, params)
+    train.print_memory_plan(session, stages, updaters)
     results_path = workdir / "results.json"
     results = (
       json.loads(results_path.read_text()) if results_path.exists() else {}
@@ -94,105 +85,21 @@ def run(
     params = train.train_stages(
       session,
       stages,
+      updaters,
       params,
       workdir,
       lambda stage, params: measure(f"after {stage}", params),
     )
     weights.save_params(
-      workdir / "weights.safetensors", params, session.policy.config
+      workdir / "model",
+      params,
+      session.policy,
+      dtype=session.policy.config.param_dtype,
+      files=loading.files_beside(session),
     )
     if jax.process_index() == 0:
       print(report.table(results), flush=True)
   return results
-
-
-def start(
-  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path
-) -> Run:
-  """Loads data and tokenizer and builds the model of a run."""
-  loaded = readers.load_trajectories(config.data)
-  if loaded.rejects and jax.process_index() == 0:
-    path = workdir / "rejects.jsonl"
-    readers.write_rejects(loaded.rejects, path)
-    print(f"{len(loaded.rejects)} records were refused; see {path}")
-  splits = loaded.splits
-  texts = [*splits["pretrain"], *splits["train"]]
-  tokenizer = _make_tokenizer(config, texts, workdir)
-  check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
-  model_config = config.model
-  if not model_config.vocab_size:
-    model_config = dataclasses.replace(
-      model_config, vocab_size=tokenizer.vocab_size
-    )
-  if model_config.vocab_size < tokenizer.vocab_size:
-    raise ValueError(
-      f"the tokenizer has {tokenizer.vocab_size} tokens and the model only "
-      f"{model_config.vocab_size} (c.model.vocab_size); they do not belong "
-      "together: set c.model.vocab_size=0 for a new model, or the tokenizer "
-      "that the weights were trained with"
-    )
-  template = make_template(
-    config.template, tokenizer, checkpoint_of(config.tokenizer)
-  )
-  for task in ("step", "solve"):
-    for name in template.stop(task):
-      tokenizer.special_id(name)
-  return Run(
-    config=config,
-    mesh=mesh,
-    policy=LanguageModel(model_config, config.rules),
-    tokenizer=tokenizer,
-    template=template,
-    pretrain=splits["pretrain"],
-    train=splits["train"],
-    valid=splits["valid"],
-    test=splits["test"],
-  )
-
-
-def _make_tokenizer(config, trajectories, workdir):
-  settings = config.tokenizer
-  if settings.path == "embedded":
-    path = str(ASSETS / "embedded" / "tokenizer.model")
-    settings = dataclasses.replace(settings, path=path)
-  if settings.train_vocab_size and not settings.path:
-    path = str(workdir / _TOKENIZER)
-    settings = dataclasses.replace(settings, path=path)
-  if settings.train_vocab_size and jax.process_count() > 1:
-    # One process trains it, the others read what it wrote.
-    if jax.process_index() == 0:
-      make_tokenizer(settings, _texts(trajectories))
-    multihost_utils.sync_global_devices("tokenizer")
-  return make_tokenizer(settings, _texts(trajectories))
-
-
-def _texts(trajectories):
-  """Yields all plain text that a model of these data will see."""
-  # The only wording whose control tokens a tokenizer made here has.
-  template = PlainTemplate()
-  for trajectory in trajectories:
-    segments = [template.problem(trajectory, "step")]
-    for number, step in enumerate(trajectory.steps, start=1):
-      segments.append(template.step(step, number))
-      if step.thought:
-        segments.append((f"<think>{step.thought}</think>",))
-    for segment in segments:
-      yield from (part for part in segment if not isinstance(part, Special))
-
-
-def initial_params(run: Run) -> Any:
-  """Parameters of the first stage, born on the mesh."""
-  source = run.config.weights
-  if source == "random":
-    return sharding.born_sharded(
-      run.policy.init,
-      run.key("weights"),
-      mesh=run.mesh,
-      rules=run.config.rules,
-    )
-  if source == "embedded":
-    source = str(ASSETS / "embedded" / "student_0.safetensors")
-  return weights.load_params(source, run.policy, run.mesh)
 
 
 def measure_all(
@@ -318,7 +225,7 @@ def _claim_workdir(config, workdir, versions):
       )
     if different and jax.process_index() == 0:
       # What an attempt left that failed before anything was measured.
-      (workdir / _TOKENIZER).unlink(missing_ok=True)
+      (workdir / loading.TOKENIZER).unlink(missing_ok=True)
   train.write_json(path, resolved)
   train.write_json(workdir / "versions.json", dict(versions))
   if jax.process_index() == 0:

@@ -44,7 +44,7 @@ class Sampler:
     mesh: jax.sharding.Mesh,
     rules: sharding.ShardingRules,
   ):
-    self._mesh, self._rules = mesh, rules
+    self._mesh, self.rules = mesh, rules
     self.config, self.stop_ids, self.pad_id = config, stop_ids, pad_id
     self.batch_devices = sharding.batch_devices(mesh, rules)
     self.prefill = jax.jit(functools.partial(rollout_lib.prefill, policy))
@@ -60,7 +60,7 @@ class Sampler:
 
   def start(self, params: Any, trunks: Trunks, key: jax.Array) -> Started:
     """Starts sampling this process's trunks; returns without waiting."""
-    trunks = sharding.put_batch(trunks, self._mesh, self._rules)
+    trunks = sharding.put_batch(trunks, self._mesh, self.rules)
     prefilled = self.prefill(params, trunks)
     # A small one: what is held on to here stays in memory.
     smallest = min(jax.tree.leaves(prefilled.trunk), key=lambda x: x.size)
@@ -69,4 +69,4 @@ class Sampler:
   def sample(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
     """Samples this process's trunks; returns its rows as numpy arrays."""
     branches = self.start(params, trunks, key).branches
-    return sharding.local_rows(branches, self._mesh, self._rules)
+    return sharding.local_rows(branches, self._mesh, self.rules)

@@ -30,9 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srl_jax import device_reward, evaluate, optim, sharding, update
+from srl_jax import device_reward, evaluate, loading, optim, sharding, update
 from srl_jax import main as main_lib
-from srl_jax import run as run_lib
 from srl_jax import step as step_lib
 from srl_jax.config import Config, RlConfig
 from srl_jax.stage import Run, StageData
@@ -194,7 +193,7 @@ def make_program(
   name, stage = _only_stage(config)
   mesh = sharding.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
-    run = run_lib.start(config, mesh, workdir)
+    run = loading.load_run(config, mesh, workdir)
     found = [_inputs(run, name, stage, member.seed) for member in members]
   params, inputs, keys = zip(*found, strict=True)
   params, inputs = (
@@ -282,7 +281,7 @@ def _inputs(run: Run, name: str, stage: RlConfig, seed: int):
     steps.append((batch.trunks, targets))
   keys = [run.key(name, "sample", step, 0) for step in range(stage.steps)]
   return (
-    jax.device_get(run_lib.initial_params(run)),
+    jax.device_get(loading.initial_params(run)),
     jax.tree.map(lambda *xs: np.stack(xs), *steps),
     jnp.stack(keys),
   )

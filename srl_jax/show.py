@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import os
 import pathlib
 import sys
@@ -22,9 +21,8 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import evaluate, report, scoring, sharding, strict
-from srl_jax import run as run_lib
-from srl_jax.config import Config, RlConfig
+from srl_jax import evaluate, loading, report, scoring, sharding
+from srl_jax.config import RlConfig
 from srl_jax.data import batching
 from srl_jax.data.trunks import TrunkRecord
 from srl_jax.models import weights
@@ -55,38 +53,28 @@ def draw_samples(
   if count < 1:
     raise ValueError(f"got samples={count}; ask for 1 or more")
   workdir = pathlib.Path(workdir)
-  config = _read_config(workdir)
+  config = loading.read_config(workdir)
   stages = [name for name in config.stages if name != "sft"]
   stage = getattr(config, stages[-1] if stages else "srl")
   # Of this machine, not of the one that trained.
   mesh = sharding.make_mesh(sharding.MeshConfig())
   with jax.set_mesh(mesh):
-    run = run_lib.start(config, mesh, workdir)
+    run = loading.load_run(config, mesh, workdir)
     params = _read_params(run, workdir, moment)
     records = build_records(run, run.test or run.valid, stage.instances, "test")
     return _draw(run, stage, params, records[:count])
 
 
-def _read_config(workdir: pathlib.Path) -> Config:
-  path = workdir / "config.json"
-  if not path.is_file():
-    raise ValueError(
-      f"there is no run in {workdir} (no config.json); give the --workdir of "
-      "a run of python -m srl_jax.main"
-    )
-  return strict.to_dataclass(Config, json.loads(path.read_text()), "config")
-
-
 def _read_params(run: Run, workdir: pathlib.Path, moment: Moment):
   if moment == "before":
-    return run_lib.initial_params(run)
-  path = workdir / "weights.safetensors"
-  if not path.is_file():
+    return loading.initial_params(run)
+  folder = workdir / "model"
+  if not folder.is_dir():
     raise ValueError(
-      f"the run in {workdir} is not finished (no {path.name}); run the command "
-      "that started it again, or ask for moment=before"
+      f"the run in {workdir} is not finished (no {folder.name}); run the "
+      "command that started it again, or ask for moment=before"
     )
-  return weights.load_params(path, run.policy, run.mesh)
+  return weights.load_params(folder, run.policy, run.mesh, run.key("weights"))
 
 
 def _draw(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -22,6 +22,7 @@ from srl_jax.data import batching, pipeline, prompts
 from srl_jax.data.schema import Trajectory
 from srl_jax.data.templates import Task, Template
 from srl_jax.data.trunks import InstanceConfig, TrunkRecord, build_trunks
+from srl_jax.memory_plan import Program
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import SamplingConfig
 from srl_jax.sampler import Sampler
@@ -106,6 +107,9 @@ class Stage(Protocol):
   columns: tuple[str, ...]
   loss_fn: update.LossFn
   uses_reference: bool
+
+  def planned(self, updater: update.Updater) -> Iterator[Program]:
+    """The programs of a step, before they run."""
 
   def take_step(
     self,

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from srl_jax import (
   device_reward,
   dynamic_sampling,
   evaluate,
+  memory_plan,
   rollout_metrics,
   sharding,
   update,
 )
 from srl_jax import step as step_lib
 from srl_jax.config import RlConfig
+from srl_jax.memory_plan import Program, Scalars
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES, Scorer
 from srl_jax.rounds import OnDevice, Rounds
@@ -149,6 +153,45 @@ class RlStage:
       run.mesh,
       run.config.rollout_rules,
     )
+
+  def planned(self, updater: update.Updater) -> Iterator[Program]:
+    """The programs of a step, or the one that it is, before they run."""
+    run, config, widths = self._run, self._config, self._data.widths
+    scalars = Scalars(run.key(self._name), jnp.int32(0))
+    sizes = memory_plan.Widths(
+      widths.trunk,
+      widths.points,
+      widths.stem,
+      self._on_device.width if self._on_device else 0,
+    )
+    if self._is_fused:
+      yield self._planned_fused(updater, sizes, scalars)
+      return
+    yield from memory_plan.rl_programs(
+      mesh=run.mesh,
+      rules=run.config.rules,
+      sampler=self._sampler,
+      reward=self._on_device,
+      updater=updater,
+      sizes=sizes,
+      trunks_per_part=config.trunks_per_round // config.parts_per_round,
+      parts=config.parts_per_round,
+      trunks_per_micro_batch=config.trunks_per_micro_batch,
+      scalars=scalars,
+      has_reference=self.uses_reference,
+    )
+
+  def _planned_fused(self, updater, sizes, scalars):
+    run, rows = self._run, self._config.trunks_per_round
+    self._fused = self._make_fused(updater)
+    place = memory_plan.Placer(run.mesh)
+    state = updater.abstract_state()
+    trunks = memory_plan.abstract_trunks(rows, sizes)
+    targets = memory_plan.abstract_targets(rows, sizes)
+    trunks, targets = place.rows((trunks, targets), run.config.rollout_rules)
+    reference = state.trained().params if self.uses_reference else None
+    args = (state, trunks, targets, *scalars, reference)
+    return Program("step", self._fused.program, args, 0, run.mesh)
 
   def next_batch(self, params: Any, step: int) -> Work:
     """Samples until the batch of a step is full; consumes data."""

@@ -7,14 +7,17 @@ The warm start of SRL, and a baseline.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from srl_jax import update
+from srl_jax import memory_plan, update
 from srl_jax.config import SftConfig
 from srl_jax.data import batching
+from srl_jax.memory_plan import Program, Scalars
 from srl_jax.reductions import reduce_metrics
 from srl_jax.stage import (
   Run,
@@ -82,6 +85,32 @@ class SftStage:
       step=step,
       passes=self.passes,
       reference=reference,
+    )
+
+  def planned(self, updater: update.Updater) -> Iterator[Program]:
+    """The programs of a step, before they run."""
+    run, rows = self._run, self._config.trunks_per_micro_batch
+    place = memory_plan.Placer(run.mesh)
+
+    def micro_batch(data):
+      # Empty rows have the shapes and dtypes of all rows.
+      batch = batching.collate(
+        [],
+        trunk_width=data.widths.trunk,
+        points=data.widths.points,
+        stem_width=data.widths.stem,
+      )
+      one = expert_batch(batch, data.widths.target)
+      abstract = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), one
+      )
+      return place.rows(abstract, run.config.rules)
+
+    yield from memory_plan.update_programs(
+      run.mesh,
+      updater,
+      map(micro_batch, self._data),
+      Scalars(run.key("sft"), jnp.int32(0)),
     )
 
   def next_batch(self, step: int) -> Work:

@@ -24,9 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import optim, update
+from srl_jax import memory_plan, optim, sharding, update
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
+from srl_jax.models import lora
 from srl_jax.reductions import reduce_metrics
 from srl_jax.stage import Run, Stage, Taken
 from srl_jax.stage_rl import RlStage
@@ -51,6 +52,7 @@ class _Pending:
 def train_stage(
   run: Run,
   stage: Stage,
+  updater: update.Updater,
   name: str,
   params: Any,
   directory: pathlib.Path,
@@ -62,6 +64,7 @@ def train_stage(
   Args:
     run: what stages share.
     stage: makes batches.
+    updater: takes the optimizer steps.
     name: its section in the config.
     params: where it starts; consumed.
     directory: of the stage's checkpoints.
@@ -75,27 +78,22 @@ def train_stage(
     Stopped: asked to stop before the last step, and all is saved.
   """
   config = getattr(run.config, name)
-  total = config.steps * stage.passes
-  optimizer = optim.make_optimizer(config.optim, total)
-  updater = update.Updater(
-    stage.loss_fn,
-    optimizer,
-    optim.learning_rate(config.optim, total),
-    params,
-    run.mesh,
-  )
-  reference = jax.tree.map(jnp.copy, params) if stage.uses_reference else None
+  trained, frozen = lora.split(params)
+  reference = jax.tree.map(jnp.copy, trained) if stage.uses_reference else None
   with contextlib.ExitStack() as stack:
     stack.callback(stage.close)
     saver = stack.enter_context(Checkpointer(directory, run.config.checkpoint))
     first = saver.latest_step() or 0
     if first:
-      del params
-      state, pool, meta = saver.restore(first, updater.abstract_state())
+      del params, trained
+      wanted = updater.abstract_state().trained()
+      state, pool, meta = saver.restore(first, wanted)
+      state = state._replace(params=lora.join(state.params, frozen))
       stage.set_state(meta["data"], pool)
       _say(f"{name}: resuming after step {first} of {config.steps}")
     else:
       state = updater.init(params)
+    del frozen
     if stage.description:
       _say(f"{name}: {stage.description}")
     workdir = directory.parent.parent
@@ -138,7 +136,7 @@ def train_stage(
         _say(f"{name} {done}/{config.steps}  " + _line(values))
         best = saver.best()
         if best is None or value > best[1]:
-          saver.save_best(done, state.params, value)
+          saver.save_best(done, state.trained().params, value)
           # A checkpoint of this step must not be complete before: resumed
           # from it, the run would not validate this step again.
           saver.wait()
@@ -147,7 +145,7 @@ def train_stage(
         finish(pending)
         pending = None
         data, pool = stage.get_state()
-        saver.save(done, state, pool, {"data": data})
+        saver.save(done, state.trained(), pool, {"data": data})
       if is_asked and not is_last:
         saver.wait()
         raise Stopped(
@@ -155,7 +153,8 @@ def train_stage(
           f"{directory}. Run the same command again to go on from there."
         )
     saver.wait()
-    return saver.restore_best(updater.abstract_state().params)
+    best = saver.restore_best(updater.abstract_state().trained().params)
+    return lora.join(best, lora.split(state.params)[1])
 
 
 def _step_values(pending: _Pending) -> dict[str, float]:
@@ -218,6 +217,41 @@ def make_stages(run: Run, workdir: pathlib.Path) -> dict[str, Stage]:
   }
 
 
+def make_updaters(
+  run: Run, stages: Mapping[str, Stage], params: Any
+) -> dict[str, update.Updater]:
+  """What takes the optimizer steps of each stage; `params` stay as they are."""
+  made = {}
+  for name, stage in stages.items():
+    config = getattr(run.config, name)
+    total = config.steps * stage.passes
+    made[name] = update.Updater(
+      stage.loss_fn,
+      optim.make_optimizer(config.optim, total),
+      optim.learning_rate(config.optim, total),
+      params,
+      run.mesh,
+    )
+  return made
+
+
+def print_memory_plan(
+  run: Run, stages: Mapping[str, Stage], updaters: Mapping[str, update.Updater]
+) -> None:
+  """Compiles what the stages will run, and says what memory it takes.
+
+  What does not fit is said at once, with what to change, and not in the middle
+  of a run. Steps find their programs compiled.
+  """
+  limit = memory_plan.device_bytes(jax.local_devices()[0])
+  parts = sharding.batch_devices(run.mesh, run.config.rules)
+  for name, stage in stages.items():
+    _say(f"{name}: {memory_plan.header(limit)}")
+    for program in stage.planned(updaters[name]):
+      remedy = program.remedy(name, parts)
+      _say(f"{name}: {memory_plan.try_program(program, limit, remedy)[0]}")
+
+
 def _marker(workdir, index, name):
   """The file that says that a stage is done."""
   return workdir / "stages" / f"{index}_{name}" / "done.json"
@@ -226,6 +260,7 @@ def _marker(workdir, index, name):
 def train_stages(
   run: Run,
   stages: Mapping[str, Stage],
+  updaters: Mapping[str, update.Updater],
   params: Any,
   workdir: pathlib.Path,
   after_stage: Callable[[str, Any], None],
@@ -235,6 +270,7 @@ def train_stages(
   Args:
     run: the run.
     stages: what `make_stages` returned.
+    updaters: what `make_updaters` returned.
     params: where the first stage starts.
     workdir: results go below it.
     after_stage: called with (stage name, parameters) after each stage, also
@@ -252,18 +288,20 @@ def train_stages(
     directory = marker.parent
     steps = getattr(run.config, name).steps
     if name not in stages:
+      trained, frozen = lora.split(params)
       abstract = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        params,
+        trained,
       )
       with Checkpointer(directory, run.config.checkpoint, read_only=True) as c:
-        params = c.restore_best(abstract)
+        params = lora.join(c.restore_best(abstract), frozen)
       _say(f"{name}: was finished before")
     else:
       with _stop_signal() as is_stopping:
         params = train_stage(
           run,
           stages[name],
+          updaters[name],
           name,
           params,
           directory,

@@ -7,6 +7,9 @@ shape: each adds the gradient of its loss numerator, and the optimizer step
 divides by the summed denominators, so that the result does not depend on how
 the batch was cut. Two programs are compiled, whatever that number is.
 
+Of parameters that hold adapters only these are trained (models/lora.py); the
+rest goes through a step as it is, in the same buffers.
+
 Which groups form a batch is decided in dynamic_sampling.py.
 """
 
@@ -24,6 +27,7 @@ import optax
 
 from srl_jax import rollout as rollout_lib
 from srl_jax import sharding
+from srl_jax.models import lora
 from srl_jax.ops import advantages, logprobs, losses
 from srl_jax.reductions import metric
 from srl_jax.types import Array, Branches, Ratio, Trunks
@@ -90,10 +94,19 @@ class MicroBatch(NamedTuple):
 
 
 class TrainState(NamedTuple):
-  """What an optimizer step maps to its successor."""
+  """What an optimizer step maps to its successor.
+
+  Attributes:
+    params: all of them.
+    opt_state: of those that are trained.
+  """
 
   params: Any
   opt_state: Any
+
+  def trained(self) -> TrainState:
+    """What a checkpoint has to hold: without what stays as it is."""
+    return self._replace(params=lora.split(self.params)[0])
 
 
 @flax.struct.dataclass
@@ -298,7 +311,8 @@ class StepFunctions(NamedTuple):
   Attributes:
     init: params -> TrainState.
     zeros: params -> sums, (float32 gradient, float32 denominator).
-    accumulate: (params, sums, micro-batch, reference) -> (sums, metrics).
+    accumulate: (params, sums, micro-batch, reference) -> (sums, metrics);
+      the reference is what is trained of the KL reference, or None.
     finish: (state, sums, step) -> (state, StepMetrics).
   """
 
@@ -316,30 +330,35 @@ def step_functions(
   """Makes them; `schedule` is only reported, the optimizer has its own."""
 
   def init(params):
-    return TrainState(params, optimizer.init(params))
+    return TrainState(params, optimizer.init(lora.split(params)[0]))
 
   def zeros(params):
     zero = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
-    return jax.tree.map(zero, params), jnp.float32(0)
+    return jax.tree.map(zero, lora.split(params)[0]), jnp.float32(0)
 
   def accumulate(params, sums, batch, reference):
-    def numerator(params):
-      loss, metrics = loss_fn(params, batch, reference)
+    trained, frozen = lora.split(params)
+    if reference is not None:
+      reference = lora.join(reference, frozen)
+
+    def numerator(trained):
+      loss, metrics = loss_fn(lora.join(trained, frozen), batch, reference)
       return loss.numerator, (loss.denominator, metrics)
 
-    grads, (denominator, metrics) = jax.grad(numerator, has_aux=True)(params)
+    grads, (denominator, metrics) = jax.grad(numerator, has_aux=True)(trained)
     grads = jax.tree.map(jnp.add, sums[0], grads)
     return (grads, sums[1] + denominator), metrics
 
   def finish(state, sums, step):
+    trained, frozen = lora.split(state.params)
     grads, denominator = sums
     grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
     metrics = StepMetrics(
       grad_norm=optax.tree.norm(grads),
       learning_rate=jnp.asarray(schedule(step)),
     )
-    params = optax.apply_updates(state.params, updates)
+    params = lora.join(optax.apply_updates(trained, updates), frozen)
     return TrainState(params, opt_state), metrics
 
   return StepFunctions(init, zeros, accumulate, finish)
@@ -365,18 +384,20 @@ class Updater:
     shardings = jax.tree.map(lambda x: x.sharding, params)
     params = jax.eval_shape(lambda x: x, params)
     whole = sharding.replicated(mesh)
+    of_trained, _ = lora.split(shardings)
     moments = optax.tree_map_params(
       optimizer,
       lambda _, param_sharding: param_sharding,
-      jax.eval_shape(optimizer.init, params),
-      shardings,
+      jax.eval_shape(optimizer.init, lora.split(params)[0]),
+      of_trained,
       transform_non_params=lambda _: whole,
     )
     state_shardings = TrainState(shardings, moments)
-    sums_shardings = (shardings, whole)
+    sums_shardings = (of_trained, whole)
     functions = step_functions(loss_fn, optimizer, schedule)
     self.functions = functions
     self.shardings = state_shardings
+    self._sums_shardings = sums_shardings
     self._abstract = jax.eval_shape(functions.init, params)
     self._init = jax.jit(
       functions.init, out_shardings=state_shardings, donate_argnums=0
@@ -400,11 +421,19 @@ class Updater:
     return self._init(params)
 
   def abstract_state(self) -> TrainState:
-    """Shapes, dtypes and shardings of the state, for restoring it."""
+    """Shapes, dtypes and shardings of the state."""
     return jax.tree.map(
       lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
       self._abstract,
       self.shardings,
+    )
+
+  def abstract_sums(self) -> Any:
+    """Likewise of the sums that `accumulate` adds to."""
+    return jax.tree.map(
+      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+      jax.eval_shape(self._zeros),
+      self._sums_shardings,
     )
 
   def step(
@@ -420,7 +449,7 @@ class Updater:
       state: consumed.
       batches: at least one, all of one shape.
       step: number of optimizer steps done before in this stage.
-      reference: parameters of the KL reference, or None.
+      reference: what is trained of the KL reference, or None.
 
     Returns:
       (new state, metrics of each micro-batch, metrics of the step), all still

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a run's model as a Hugging Face checkpoint, or its adapters for PEFT.
+
+  python -m srl_jax.export --workdir=/tmp/srl --out=/tmp/srl_hf
+  python -m srl_jax.export --workdir=/tmp/srl --out=DIR --stage=srl --step=200
+  python -m srl_jax.export --workdir=/tmp/srl --out=DIR --adapter
+
+Any machine will do, whatever mesh the run had: parameters are split over the
+devices that are here. A finished run has its result in workdir/model already;
+this is for other steps, other dtypes, runs still under way, and adapters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import logging
+
+from srl_jax import loading, sharding
+from srl_jax.checkpoint import Checkpointer
+from srl_jax.models import lora, peft, weights
+from srl_jax.stage import Run
+
+
+def export(
+  workdir: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  stage: str = "",
+  step: int = 0,
+  dtype: str = "",
+  adapter: bool = False,
+) -> None:
+  """Writes a checkpoint folder.
+
+  Args:
+    workdir: of a run.
+    out: the folder; must not exist.
+    stage: whose parameters; by default those of the last one that has any.
+    step: of a checkpoint; by default the best validated parameters.
+    dtype: of the weights; by default what the model computes in.
+    adapter: write the adapters alone, as PEFT does.
+
+  Raises:
+    ValueError: no run, no such stage or step, or out exists.
+  """
+  if out.exists():
+    raise ValueError(
+      f"--out={out} exists already; remove it, or give another folder"
+    )
+  config = loading.read_config(workdir)
+  # Of this machine, whatever the run had.
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=-1))
+  with jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, workdir)
+    params = _params(run, workdir, stage, step)
+    if adapter:
+      peft.save_adapters(out, params, run.policy, base=config.weights)
+      return
+    weights.save_params(
+      out,
+      params,
+      run.policy,
+      dtype=dtype or run.policy.config.dtype,
+      files=loading.files_beside(run),
+    )
+
+
+def _params(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
+  """All parameters, with what was trained as a checkpoint has it."""
+  folders = {
+    path.name.partition("_")[2]: path
+    for path in sorted((workdir / "stages").glob("*_*"))
+    if path.is_dir()
+  }
+  if not folders or (stage and stage not in folders):
+    raise ValueError(
+      f"the run in {workdir} has no checkpoints"
+      + (f" of --stage={stage}" if stage else "")
+      + f" (stages with some: {', '.join(folders) or 'none'})"
+    )
+  folder = folders[stage] if stage else list(folders.values())[-1]
+  params = loading.initial_params(run)
+  trained, frozen = lora.split(params)
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    trained,
+  )
+  del params, trained
+  with Checkpointer(folder, run.config.checkpoint, read_only=True) as saver:
+    if step:
+      found = saver.restore_params(step, abstract)
+    else:
+      found = saver.restore_best(abstract)
+  return lora.join(found, frozen)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command; exits with a message if there is nothing to export."""
+  parser = argparse.ArgumentParser(
+    prog="python -m srl_jax.export",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  add = parser.add_argument
+  add("--workdir", required=True, type=pathlib.Path, help="of a run")
+  add("--out", required=True, type=pathlib.Path, help="folder to write")
+  add("--stage", default="", help="sft, srl or rlvr; default: the last one")
+  add("--step", type=int, default=0, help="default: the best one validated")
+  add(
+    "--dtype",
+    default="",
+    choices=("float32", "bfloat16"),
+    help="of the weights; default: what the model computes in",
+  )
+  add("--adapter", action="store_true", help="the adapters alone, for PEFT")
+  args = parser.parse_args(argv)
+  # Libraries announce at level INFO which backends they did not find.
+  logging.set_verbosity(logging.WARNING)
+  try:
+    export(**vars(args))
+  except ValueError as error:
+    sys.exit(f"error: {error}")
+  print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+  main()

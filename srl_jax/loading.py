@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is made of: data, tokenizer, template, model, first parameters.
+
+What is done with them is decided in run.py. The commands that look at a run
+afterwards (show, export) load it here, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from srl_jax import sharding, strict
+from srl_jax.config import Config
+from srl_jax.data import readers
+from srl_jax.data.schema import Trajectory
+from srl_jax.data.templates import PlainTemplate, Special, make_template
+from srl_jax.models import LanguageModel, hf_files, weights
+from srl_jax.models.config import ModelConfig
+from srl_jax.models.hf_config import to_hf_config
+from srl_jax.stage import Run
+from srl_jax.tokenizers import (
+  Tokenizer,
+  TokenizerConfig,
+  check_tokenizer_of_weights,
+  checkpoint_of,
+  make_tokenizer,
+)
+
+EMBEDDED = str(importlib.resources.files("srl_jax") / "assets" / "embedded")
+# In the workdir: the tokenizer that a run trains for itself.
+TOKENIZER = "tokenizer.model"
+# What a checkpoint folder has beside the weights and config.json.
+_BESIDE = (
+  "tokenizer.json",
+  "tokenizer.model",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "merges.txt",
+  "chat_template.jinja",
+  "generation_config.json",
+)
+
+
+def read_config(workdir: pathlib.Path) -> Config:
+  """The config of a run.
+
+  Raises:
+    ValueError: there is no run.
+  """
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise ValueError(
+      f"there is no run in {workdir} (no config.json); give the --workdir of "
+      "a run of python -m srl_jax.main"
+    )
+  return strict.to_dataclass(Config, json.loads(path.read_text()), "config")
+
+
+def load_run(
+  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path
+) -> Run:
+  """Loads data and tokenizer and builds the model of a run.
+
+  Raises:
+    ValueError: one of them cannot be used, or they do not belong together.
+  """
+  config = resolved(config, workdir)
+  loaded = readers.load_trajectories(config.data)
+  if loaded.rejects and jax.process_index() == 0:
+    path = workdir / "rejects.jsonl"
+    readers.write_rejects(loaded.rejects, path)
+    print(f"{len(loaded.rejects)} records were refused; see {path}")
+  splits = loaded.splits
+  texts = [*splits["pretrain"], *splits["train"]]
+  tokenizer = _load_tokenizer(config.tokenizer, texts)
+  check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
+  template = make_template(
+    config.template, tokenizer, checkpoint_of(config.tokenizer)
+  )
+  for task in ("step", "solve"):
+    for name in template.stop(task):
+      tokenizer.special_id(name)
+  model_config = _model_config(config, tokenizer)
+  return Run(
+    config=config,
+    mesh=mesh,
+    policy=LanguageModel(model_config, config.rules),
+    tokenizer=tokenizer,
+    template=template,
+    pretrain=splits["pretrain"],
+    train=splits["train"],
+    valid=splits["valid"],
+    test=splits["test"],
+  )
+
+
+def resolved(config: Config, workdir: pathlib.Path) -> Config:
+  """The config with paths in place of names: of the package, or on a hub."""
+  tokenizer, source = config.tokenizer, config.weights
+  path = tokenizer.path
+  if path == "embedded":
+    path = os.path.join(EMBEDDED, TOKENIZER)
+  elif tokenizer.train_vocab_size and not path:
+    path = str(workdir / TOKENIZER)
+  elif tokenizer.kind == "huggingface" and not os.path.isfile(path):
+    path = str(hf_files.fetch(path, hf_files.SMALL_FILES))
+  if source == "embedded":
+    source = EMBEDDED
+  elif source != "random":
+    source = str(hf_files.fetch(source))
+  return dataclasses.replace(
+    config,
+    weights=source,
+    tokenizer=dataclasses.replace(tokenizer, path=path),
+  )
+
+
+def _load_tokenizer(
+  config: TokenizerConfig, trajectories: list[Trajectory]
+) -> Tokenizer:
+  if config.train_vocab_size and jax.process_count() > 1:
+    # One process trains it, the others read what it wrote.
+    if jax.process_index() == 0:
+      make_tokenizer(config, _texts(trajectories))
+    multihost_utils.sync_global_devices("tokenizer")
+  return make_tokenizer(config, _texts(trajectories))
+
+
+def _texts(trajectories: list[Trajectory]) -> Iterator[str]:
+  """Yields all plain text that a model of these data will see."""
+  # The only wording whose control tokens a tokenizer made here has.
+  template = PlainTemplate()
+  for trajectory in trajectories:
+    segments = [template.problem(trajectory, "step")]
+    for number, step in enumerate(trajectory.steps, start=1):
+      segments.append(template.step(step, number))
+      if step.thought:
+        segments.append((f"<think>{step.thought}</think>",))
+    for segment in segments:
+      yield from (part for part in segment if not isinstance(part, Special))
+
+
+def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
+  model_config = config.model
+  if not model_config.vocab_size:
+    model_config = dataclasses.replace(
+      model_config, vocab_size=tokenizer.vocab_size
+    )
+  if model_config.vocab_size < tokenizer.vocab_size:
+    raise ValueError(
+      f"the tokenizer has {tokenizer.vocab_size} tokens and the model only "
+      f"{model_config.vocab_size} (c.model.vocab_size); they do not belong "
+      "together: set c.model.vocab_size=0 for a new model, or the tokenizer "
+      "that the weights were trained with"
+    )
+  # Refuses a model that could not be written when it is trained.
+  to_hf_config(model_config, model_config.param_dtype)
+  return model_config
+
+
+def initial_params(run: Run) -> Any:
+  """Parameters of the first stage, born on the mesh."""
+  key = run.key("weights")
+  if run.config.weights == "random":
+    return sharding.born_sharded(
+      run.policy.init, key, mesh=run.mesh, rules=run.config.rules
+    )
+  return weights.load_params(run.config.weights, run.policy, run.mesh, key)
+
+
+def files_beside(run: Run) -> list[pathlib.Path]:
+  """The files that belong beside the weights of a run's model."""
+  path = pathlib.Path(run.config.tokenizer.path)
+  if run.config.tokenizer.kind == "byte":
+    return []
+  if path.is_file():
+    return [path]
+  return [path / name for name in _BESIDE if (path / name).is_file()]

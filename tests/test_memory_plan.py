@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says of its memory before it starts, and that it is what runs."""
+
+import logging
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax import memory_plan
+from srl_jax.memory_plan import Memory, Program
+from srl_jax.testing import tiny
+
+# Name of what is compiled, in JAX's log.
+COMPILED = re.compile(r"Finished XLA compilation of jit\((\w+)\)")
+PROGRAMS = ("prefill", "decode", "accumulate", "finish", "step")
+
+
+def compilations(caplog):
+  """What was compiled, program by program, in order."""
+  names = [COMPILED.search(record.message) for record in caplog.records]
+  return [x[1] for x in names if x and x[1] in PROGRAMS]
+
+
+def logged(runs, workdir, preset, caplog, **changes):
+  """Runs, and returns what was compiled before and after the plan was out."""
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    plan = []
+    events = {(preset, 0): lambda: plan.append(compilations(caplog))}
+    runs.run(workdir, preset, events=events, **changes)
+  before = plan[0]
+  return before, compilations(caplog)[len(before) :]
+
+
+SMALL = {
+  "sft__steps": 2,
+  "sft__validate_every": 0,
+  "srl__steps": 2,
+  "srl__validate_every": 0,
+  # No evaluation, whose rollouts are programs of their own.
+  "data__test_size": 0,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sft_runs_the_programs_of_its_plan(runs, tmp_path, caplog, capsys):
+  before, after = logged(runs, tmp_path / "run", "sft", caplog, **SMALL)
+  # Steps and solutions have shapes of their own.
+  assert before == ["accumulate", "accumulate", "finish"]
+  assert after == []
+  lines = capsys.readouterr().out.splitlines()
+  plan = [line for line in lines if "fits (" in line]
+  assert [line.split("   ")[0] for line in plan] == [
+    "sft: update: accumulate",
+    "sft: update: accumulate",
+    "sft: update: finish",
+  ]
+
+
+@pytest.fixture(scope="module")
+def start(runs):
+  """A model that knows the format, so that rewards differ."""
+  folder = runs.run(runs.folder / "plan_start", "sft").workdir
+  return {
+    "weights": str(folder / "model"),
+    "tokenizer__path": str(folder / "tokenizer.model"),
+    "tokenizer__train_vocab_size": 0,
+  }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("adapters", [0, 4])
+def test_rl_runs_the_programs_of_its_plan(
+  runs, start, tmp_path, caplog, adapters
+):
+  changes = SMALL | start | {"model__lora__rank": adapters}
+  before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
+  assert before == ["prefill", "decode", "accumulate", "finish"]
+  # Validation has as many points as the longest trajectory; so has training.
+  assert after == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fused_step_is_the_program_of_its_plan(runs, start, tmp_path, caplog):
+  changes = SMALL | start
+  changes |= {
+    "srl__reward_on": "device",
+    "srl__dynamic_sampling__refill": False,
+    "srl__passes": 1,
+  }
+  before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
+  assert before == ["step"]
+  # The sampler of the validation at the end.
+  assert after == ["prefill", "decode"]
+
+
+def test_what_lives_beside_a_program_counts():
+  class Known(Program):
+    def memory(self):
+      return Memory(40, 30, 10, self.beside_bytes, 3.0)
+
+  def line(beside_bytes):
+    program = Known("rollout", None, (), beside_bytes, None)
+    return memory_plan.try_program(program, 100, "lower something")
+
+  text, fits = line(20)
+  assert fits and text.endswith("fits (3 s to compile)")
+  text, fits = line(21)
+  assert not fits and text.endswith("does not fit; lower something")
+
+
+def test_memory_is_that_of_the_arrays():
+  mesh = tiny.small_mesh()
+  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  x = jax.ShapeDtypeStruct((3, 2**20), np.float32, sharding=here)
+  program = Program(
+    "rollout", jax.jit(lambda x: (x + 1, x[0]), donate_argnums=0), (x,), 7, mesh
+  )
+  memory = program.memory()
+  # The first result takes the place of the argument.
+  assert (memory.argument, memory.beside) == (3 * 2**22, 7)
+  # And a table of two pointers.
+  assert memory.output == pytest.approx(2**22, abs=64)
+  assert [y.shape for y in program.outputs()] == [(3, 2**20), (2**20,)]
+  assert {y.sharding for y in program.outputs()} == {here}
+  assert memory_plan.bytes_per_device(program.outputs()) == 4 * 2**22
+
+
+def test_every_program_has_a_remedy():
+  for name in (
+    "rollout: prefill",
+    "rollout: decode",
+    "reward",
+    "update: accumulate",
+    "update: finish",
+    "step",
+  ):
+    program = Program(name, None, (), 0, None)
+    assert "c.srl." in program.remedy("srl", 8).replace(
+      "c.mesh.fsdp", "c.srl.optim"
+    )
