@@ -7,6 +7,9 @@ import os
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Most of the time goes into compiling programs that run for milliseconds; see
+# srl_jax/testing/compilation.py. Processes that tests start inherit it.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 _FLAGS = ["--xla_force_host_platform_device_count=8"]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   # Takes a quarter of the compilation time of a training run. Later versions

@@ -12,15 +12,8 @@ import pytest
 from srl_jax import rollout as rollout_lib
 from srl_jax.rollout import SamplingConfig
 from srl_jax.testing import scripted
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import make_trunks, record
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 @functools.partial(

@@ -14,7 +14,6 @@ import pytest
 from srl_jax import rollout, update
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import SamplingConfig
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import (
   TINY,
   make_trunks,
@@ -39,12 +38,6 @@ G = 4
 # Float32 through two layers; log-probs are of size one. What they would show
 # is far larger: another temperature or position, 0.1 and more.
 LOGP = {"rtol": 1e-4, "atol": 3e-5}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 @functools.partial(jax.jit, static_argnames="config")

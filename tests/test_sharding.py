@@ -19,7 +19,6 @@ from srl_jax.ops import logprobs
 from srl_jax.rollout import SamplingConfig
 from srl_jax.sampler import Sampler
 from srl_jax.sharding import MESH_AXES, MeshConfig, ShardingRules
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import (
   TINY,
   make_trunks,
@@ -30,12 +29,6 @@ from srl_jax.testing.tiny import (
 from srl_jax.update import LossConfig, MicroBatch
 
 RULES = ShardingRules()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 def sizes(**fields):

@@ -15,7 +15,6 @@ import pytest
 from srl_jax import reductions, update
 from srl_jax.optim import OptimConfig, learning_rate
 from srl_jax.testing import scripted
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import make_trunks, record, small_mesh
 from srl_jax.types import Branches
@@ -28,12 +27,6 @@ P = np.array([0.4, 0.3, 0.2, 0.1])
 SCRIPT = scripted.after_token(np.log(np.stack([P, *[np.full(V, 0.25)] * 3])))
 # Logarithms and exponentials in float32.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):

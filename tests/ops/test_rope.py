@@ -4,18 +4,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from srl_jax.ops import rope
-from srl_jax.testing.compilation import quick_compilation
 
 rotate = jax.jit(rope.rotate, static_argnums=2)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 def test_angles_by_hand():
