@@ -34,4 +34,6 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole(runs):
   """A run of sft and srl that nothing interrupts."""
+  # What it compiles is counted.
+  runs.forget()
   return runs.run(runs.folder / "whole", "sft_srl")
