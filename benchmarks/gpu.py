@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import gc
 import json
 import os
@@ -38,59 +37,23 @@ import jax
 import jaxlib
 import optax
 
-from benchmarks import gpu_checks, gpu_parts, measuring
+from benchmarks import gpu_checks, gpu_parts, measuring, models
 from benchmarks.gpu_parts import OPTIMIZERS, Peaks
 from benchmarks.layouts import Workload
 from benchmarks.one_device import Engine
-from srl_jax.models import ModelConfig
+from srl_jax.models import zoo
 from srl_jax.types import Branches
 from srl_jax.update import LossConfig
 
-_QWEN2_5 = functools.partial(
-  ModelConfig,
-  vocab_size=151_936,
-  rope_theta=1e6,
-  max_positions=32_768,
-  dtype="bfloat16",
-  param_dtype="bfloat16",
-)
-_TINY = ModelConfig(
-  vocab_size=512,
-  d_model=128,
-  n_layers=4,
-  n_heads=4,
-  n_kv_heads=2,
-  head_width=32,
-  d_mlp=384,
-)
+_SHAPES = {
+  "0.5b": zoo.MODELS["qwen2_5_0_5b"],
+  "1.5b": zoo.MODELS["qwen2_5_1_5b"],
+  "7b": zoo.MODELS["qwen2_5_7b"],
+  "tiny": models.MODELS["tiny"],
+}
 MODELS = {
-  "0.5b": _QWEN2_5(
-    d_model=896,
-    n_layers=24,
-    n_heads=14,
-    n_kv_heads=2,
-    head_width=64,
-    d_mlp=4864,
-  ),
-  "1.5b": _QWEN2_5(
-    d_model=1536,
-    n_layers=28,
-    n_heads=12,
-    n_kv_heads=2,
-    head_width=128,
-    d_mlp=8960,
-  ),
-  "7b": _QWEN2_5(
-    vocab_size=152_064,
-    d_model=3584,
-    n_layers=28,
-    n_heads=28,
-    n_kv_heads=4,
-    head_width=128,
-    d_mlp=18_944,
-    tie_embeddings=False,
-  ),
-  "tiny": dataclasses.replace(_TINY, dtype="bfloat16", param_dtype="bfloat16"),
+  name: dataclasses.replace(shape, dtype="bfloat16", param_dtype="bfloat16")
+  for name, shape in _SHAPES.items()
 }
 
 
@@ -344,7 +307,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   report.part(
     "check: model against CPU",
-    lambda: gpu_checks.check_model(_TINY, sizes.check, device, reference),
+    lambda: gpu_checks.check_model(
+      _SHAPES["tiny"], sizes.check, device, reference
+    ),
   )
   report.part(
     "check: reward against difflib",

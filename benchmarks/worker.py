@@ -59,10 +59,12 @@ def run_ours(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
   import jax
 
   from benchmarks import measuring, ours
+  from srl_jax import strict
   from srl_jax.models import ModelConfig
 
   settings = ours.Settings(**spec["settings"])
-  contender = ours.Ours(ModelConfig(**spec["model"]), work, settings)
+  model = strict.to_dataclass(ModelConfig, spec["model"], path="model")
+  contender = ours.Ours(model, work, settings)
   jax.block_until_ready(contender.prefill())
   cost = measuring.timed(contender.prefill)
   turns.send(prefill_s=cost.wall_s, prefill_cpu_s=cost.cpu_s)

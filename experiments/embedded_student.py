@@ -8,8 +8,7 @@ well it does on hard problems: badly, as it was taught to. 24 minutes on one
 core of a laptop class machine.
 
   python -m srl_jax.main --config=experiments/embedded_student.py --workdir=W
-  cp W/weights.safetensors srl_jax/assets/embedded/student_0.safetensors
-  cp W/tokenizer.model srl_jax/assets/embedded/tokenizer.model
+  cp W/model/* srl_jax/assets/embedded
 
 Another seed, with the tokenizer of the first (its ids must not move):
   --config=experiments/embedded_student.py:seed=1,data.seed=1,\

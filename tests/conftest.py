@@ -8,7 +8,14 @@ import os
 import pytest
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-_FLAGS = ["--xla_force_host_platform_device_count=8"]
+# Most of the time goes into compiling programs that run for milliseconds; see
+# srl_jax/testing/compilation.py. Processes that tests start inherit it.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+_FLAGS = [
+  "--xla_force_host_platform_device_count=8",
+  # One piece compiles faster than 32 pieces, on two cores.
+  "--xla_cpu_parallel_codegen_split_count=1",
+]
 if importlib.metadata.version("jaxlib").startswith("0.10."):
   # Takes a quarter of the compilation time of a training run. Later versions
   # have no such flag, and end the process on an unknown one.
@@ -32,6 +39,8 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole(runs):
   """A run of sft and srl that nothing interrupts."""
+  # What it compiles is counted.
+  runs.forget()
   return runs.run(runs.folder / "whole", "sft_srl")
 
 

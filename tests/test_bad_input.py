@@ -13,7 +13,8 @@ from srl_jax.testing import checkpoints, experiment
 from srl_jax.testing import families as model_families
 
 # The package is imported once; each command then is a process of its own,
-# with the real command line, that is forked from here.
+# with the real command line, that is forked from here. To take the interpreter
+# down in an orderly way would take ten times as long as to refuse the input.
 SERVER = """
 import json, os, sys
 from srl_jax import main
@@ -25,7 +26,11 @@ for line in sys.stdin:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.argv = ["main", *arguments]
-    main.command()
+    try:
+      main.command()
+    except SystemExit as end:
+      sys.stdout.flush()
+      os._exit(end.code)
   _, status = os.waitpid(child, 0)
   print(os.waitstatus_to_exitcode(status), flush=True)
 """

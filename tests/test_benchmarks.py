@@ -11,7 +11,6 @@ from benchmarks import layouts, measuring, prefix_sharing
 from benchmarks.workload import Workload
 from srl_jax import update
 from srl_jax.models import ModelConfig
-from srl_jax.testing import compilation
 
 MODEL = ModelConfig(
   vocab_size=40,
@@ -36,14 +35,12 @@ WORK = Workload(
 @pytest.fixture(scope="module")
 def results():
   # Compares samples, log-probs and gradients of all layouts, or raises.
-  with compilation.quick_compilation():
-    return prefix_sharing.measure(MODEL, WORK, repeats=1)
+  return prefix_sharing.measure(MODEL, WORK, repeats=1)
 
 
 @pytest.fixture(scope="module")
 def bench():
-  with compilation.quick_compilation():
-    yield prefix_sharing.Bench(MODEL, WORK)
+  return prefix_sharing.Bench(MODEL, WORK)
 
 
 @pytest.mark.slow

@@ -172,6 +172,7 @@ def test_the_reward_by_hand():
       (good, True),
     ]
   ]
+  # Outside of jit.
   score = DeviceReward(RewardConfig(), CONFIG, tokenizer)
   targets = device_reward.encode_targets(make_batch([["abcd "]]), 4)
   found, is_scored_NKG = score(
@@ -208,11 +209,11 @@ def test_completions_too_long_are_left_to_the_caller():
     ]
   ]
   config = dataclasses.replace(CONFIG, max_text_bytes=118)
-  score = DeviceReward(RewardConfig(), config, tokenizer)
+  score = jax.jit(DeviceReward(RewardConfig(), config, tokenizer))
   batch = make_batch([["a" * 50]])
   branches = make_branches(completions, tokenizer, width=140)
-  found, is_scored_NKG = score(
-    branches, device_reward.encode_targets(batch, 50)
+  found, is_scored_NKG = jax.device_get(
+    score(branches, device_reward.encode_targets(batch, 50))
   )
   is_scored = [False, True, True, False, True]
   assert is_scored_NKG[0, 0].tolist() == is_scored
@@ -232,7 +233,7 @@ def test_a_small_text_buffer_takes_nothing_from_short_completions():
     rng, tokenizer, trunks=4, samples=4, chars=10, width=40
   )
   for config in (CONFIG, dataclasses.replace(CONFIG, max_text_bytes=250)):
-    score = DeviceReward(RewardConfig(), config, tokenizer)
+    score = jax.jit(DeviceReward(RewardConfig(), config, tokenizer))
     assert_scores_as_host(RewardConfig(), batch, branches, tokenizer, score, 50)
 
 

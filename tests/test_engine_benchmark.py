@@ -18,7 +18,6 @@ from benchmarks.workload import Workload
 from srl_jax.models import ModelConfig
 from srl_jax.ops import advantages
 from srl_jax.rounds import Round
-from srl_jax.testing import compilation
 from srl_jax.types import Branches, Decoding, Scores
 
 MODEL = ModelConfig(
@@ -122,9 +121,7 @@ def test_every_branch_of_every_layout_has_its_own_prompt(layout):
 
 @pytest.fixture(scope="module", params=ours.LAYOUTS)
 def contender(request):
-  with compilation.quick_compilation():
-    settings = ours.Settings(layout=request.param)
-    yield ours.Ours(MODEL, WORK, settings)
+  return ours.Ours(MODEL, WORK, ours.Settings(layout=request.param))
 
 
 def made_up_rounds(contender):
@@ -202,9 +199,8 @@ def test_a_step_samples_and_trains_the_predicted_tokens(contender):
 
 @pytest.mark.slow
 def test_sampling_alone_neither_scores_nor_trains():
-  with compilation.quick_compilation():
-    contender = ours.Ours(MODEL, WORK, ours.Settings(trains=False))
-    found = contender.step()
+  contender = ours.Ours(MODEL, WORK, ours.Settings(trains=False))
+  found = contender.step()
   assert found.keys() == {"rollout_s", "rollout_cpu_s", "sampled"}
   assert found["sampled"] == WORK.sampled_tokens
 

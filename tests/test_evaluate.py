@@ -20,7 +20,6 @@ from srl_jax.rewards import FAILURES, Completion, RewardConfig, Scorer
 from srl_jax.rollout import SamplingConfig
 from srl_jax.sampler import Sampler
 from srl_jax.sharding import ShardingRules
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.scripted import ScriptedSampler
 from srl_jax.testing.tiny import TINY, random_params, small_mesh
 from srl_jax.testing.trajectories import sums
@@ -355,8 +354,7 @@ def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
     )
     return [a.texts for a in attempts]
 
-  with quick_compilation():
-    few, many = texts(4), texts(6)
+  few, many = texts(4), texts(6)
   assert few == many
   assert len(set(few)) == 6
   [sampler] = samplers.values()

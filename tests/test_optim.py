@@ -7,13 +7,6 @@ import numpy as np
 import pytest
 
 from srl_jax.optim import OptimConfig, learning_rate, make_optimizer
-from srl_jax.testing.compilation import quick_compilation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 def rates(total, **fields):

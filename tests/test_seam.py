@@ -14,7 +14,6 @@ import pytest
 from srl_jax import rollout, update
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import SamplingConfig
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import (
   TINY,
   make_trunks,
@@ -39,12 +38,6 @@ G = 4
 # Float32 through two layers; log-probs are of size one. What they would show
 # is far larger: another temperature or position, 0.1 and more.
 LOGP = {"rtol": 1e-4, "atol": 3e-5}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -98,11 +91,9 @@ def test_samples_on_a_shared_trunk_are_those_of_separate_prompts(branches):
   np.testing.assert_allclose(flat.sampler_logp_NRC, want, **LOGP)
 
 
-# Slots take over from one another, and the ring goes round, grows, or both:
-# from 2 by way of 3 to all 6.
-@pytest.mark.parametrize(
-  ("slots", "cache_start"), [(3, 0), (0, 2), (3, 2), (2, 3), (1, 2)]
-)
+# Slots take over from one another, and the ring goes round, grows (from 2 by
+# way of 3 to all 6), or both.
+@pytest.mark.parametrize(("slots", "cache_start"), [(3, 0), (0, 2), (2, 3)])
 def test_slots_and_a_growing_cache_change_nothing(branches, slots, cache_start):
   got = sample(TRUNKS, slots=slots, cache_start=cache_start)
   for name in ("tokens_NRC", "length_NR", "stopped_NR", "is_completion_NRC"):

@@ -20,12 +20,11 @@ FUSED = {
 
 
 @pytest.fixture(scope="module")
-def fused(runs):
+def fused(whole):
   """Changes to the config; it starts from a model that knows the format."""
-  start = runs.run(runs.folder / "start", "sft").workdir
   return FUSED | {
-    "weights": str(start / "model"),
-    "tokenizer__path": str(start / "tokenizer.model"),
+    "weights": str(whole.workdir / "model"),
+    "tokenizer__path": str(whole.workdir / "tokenizer.model"),
     "tokenizer__train_vocab_size": 0,
   }
 

@@ -19,7 +19,6 @@ from srl_jax.ops import logprobs
 from srl_jax.rollout import SamplingConfig
 from srl_jax.sampler import Sampler
 from srl_jax.sharding import MESH_AXES, MeshConfig, ShardingRules
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import (
   TINY,
   make_trunks,
@@ -30,12 +29,6 @@ from srl_jax.testing.tiny import (
 from srl_jax.update import LossConfig, MicroBatch
 
 RULES = ShardingRules()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 def sizes(**fields):
@@ -182,17 +175,25 @@ TRUNKS = make_trunks(
   ]
 )
 SAMPLING = SamplingConfig(samples=2, max_new_tokens=4)
+VALUES = jax.tree.map(np.array, random_params(MODEL))
+
+
+def put_params(values, model, mesh, rules):
+  """The parameters where the rules say, with nothing compiled."""
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.device_put(values, sharding.tree_shardings(abstract, mesh, rules))
+
+
+def zeros(model):
+  """Parameters of a model; as good as others where only places matter."""
+  abstract = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
 
 
 def train(mesh):
   """Samples once and takes three steps; everything as numpy, by device."""
   with jax.set_mesh(mesh):
-    shardings = sharding.tree_shardings(
-      jax.eval_shape(MODEL.init, jax.random.key(0)), mesh, RULES
-    )
-    params = jax.device_put(
-      jax.tree.map(np.array, random_params(MODEL)), shardings
-    )
+    params = put_params(VALUES, MODEL, mesh, RULES)
     sampler = Sampler(
       MODEL, SAMPLING, stop_ids=(0, 20), pad_id=0, mesh=mesh, rules=RULES
     )
@@ -204,7 +205,7 @@ def train(mesh):
       params,
       mesh,
     )
-    reference = jax.tree.map(jnp.copy, params)
+    reference = put_params(VALUES, MODEL, mesh, RULES)
     state = updater.init(params)
     first = jax.tree.map(lambda x: x.sharding, state)
     sampled, metrics = [], []
@@ -273,7 +274,7 @@ def test_eight_devices_compute_what_one_computes(one, eight):
   moved = jax.tree.map(
     lambda a, b: np.abs(a - b).max(),
     jax.device_get(one.state.params),
-    jax.device_get(random_params(MODEL)),
+    VALUES,
   )
   # Three steps at a rate of 0.01: twenty times the tolerance below.
   assert min(jax.tree.leaves(moved)) > 0.02
@@ -335,12 +336,10 @@ def test_without_tensor_parallelism_odd_heads_are_fine():
   # Three key/value heads do not divide over two devices; other rules do.
   config = dataclasses.replace(TINY, n_heads=3, n_kv_heads=3)
   rules = ShardingRules(kv_heads=None)
-  params = sharding.born_sharded(
-    LanguageModel(config, rules).init,
-    jax.random.key(0),
-    mesh=small_mesh(2, 2, 2),
-    rules=rules,
-  )
+  model, mesh = LanguageModel(config, rules), small_mesh(2, 2, 2)
+  with pytest.raises(ValueError, match="partitioned 2 times"):
+    put_params(zeros(model), model, mesh, RULES)
+  params = put_params(zeros(model), model, mesh, rules)
   spec = params["blocks"]["attention"]["k"].sharding.spec
   assert spec == PartitionSpec(None, "fsdp", None, None)
 
@@ -387,12 +386,7 @@ def test_a_split_vocabulary_is_scored_where_its_rows_lie():
 def sample(mesh, rules, rollout_rules):
   """Samples with parameters that live as `rules` say."""
   with jax.set_mesh(mesh):
-    shardings = sharding.tree_shardings(
-      jax.eval_shape(MODEL.init, jax.random.key(0)), mesh, rules
-    )
-    params = jax.device_put(
-      jax.tree.map(np.array, random_params(MODEL)), shardings
-    )
+    params = put_params(VALUES, MODEL, mesh, rules)
     policy = LanguageModel(TINY, rollout_rules)
     sampler = Sampler(
       policy,
@@ -402,11 +396,11 @@ def sample(mesh, rules, rollout_rules):
       mesh=mesh,
       rules=rollout_rules,
     )
-    branches = sampler.sample(params, TRUNKS, jax.random.key(3))
     trunks = sharding.put_batch(TRUNKS, mesh, rollout_rules)
-    prefilled = sampler.prefill(params, trunks)
-    program = sampler.decode.lower(prefilled, trunks, jax.random.key(3))
-    return branches, program.compile().as_text()
+    arguments = sampler.prefill(params, trunks), trunks, jax.random.key(3)
+    program = sampler.decode.lower(*arguments).compile()
+    branches, _ = program(*arguments)
+    return jax.device_get(branches), program.as_text()
 
 
 def test_a_rollout_with_rules_of_its_own_draws_the_same_samples():
@@ -432,9 +426,7 @@ def test_weights_are_laid_out_in_the_compute_dtype():
   config = dataclasses.replace(TINY, dtype="bfloat16")
   policy = LanguageModel(config, ShardingRules(embed=None))
   with jax.set_mesh(mesh):
-    params = sharding.born_sharded(
-      policy.init, jax.random.key(0), mesh=mesh, rules=RULES
-    )
+    params = put_params(zeros(policy), policy, mesh, RULES)
     laid = jax.jit(policy.for_decoding)(params)
   gate = laid["layers_1"]["mlp"]["gate"]
   assert gate.dtype == jnp.bfloat16

@@ -15,25 +15,21 @@ import pytest
 from srl_jax import reductions, update
 from srl_jax.optim import OptimConfig, learning_rate
 from srl_jax.testing import scripted
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import make_trunks, record, small_mesh
 from srl_jax.types import Branches
 from srl_jax.update import LossConfig, MicroBatch
 
 MODEL = ScriptedModel()
+MESH = small_mesh()
+STEPS = 10
 V = 4
 # After token 0: probabilities 0.4, 0.3, 0.2, 0.1. After the others: uniform.
 P = np.array([0.4, 0.3, 0.2, 0.1])
-SCRIPT = scripted.after_token(np.log(np.stack([P, *[np.full(V, 0.25)] * 3])))
+LOGP_VV = np.log(np.stack([P, *[np.full(V, 0.25)] * 3])).astype(np.float32)
+SCRIPT = scripted.after_token(LOGP_VV)
 # Logarithms and exponentials in float32.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
@@ -67,13 +63,12 @@ def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
   tokens_NRC = np.zeros((*shape, width), np.int32)
   length_NR = np.zeros(shape, np.int32)
   logp_NRC = np.zeros((*shape, width), np.float32)
-  table = jax.nn.log_softmax(SCRIPT.after_token_VV)
   for n, r in np.ndindex(shape):
     if flat[n][r] is not None:
       tokens = [0, *flat[n][r]]
       length_NR[n, r] = len(tokens)
       tokens_NRC[n, r, : len(tokens)] = tokens
-      own = table[tokens[:-1], tokens[1:]]
+      own = LOGP_VV[tokens[:-1], tokens[1:]]
       logp_NRC[n, r, 1 : len(tokens)] = (
         own if sampler_logp is None else sampler_logp
       )
@@ -302,13 +297,13 @@ def test_sft_is_cross_entropy_of_the_experts_tokens():
   assert reductions.reduce_metrics([metrics])["accuracy"] == 0.25
 
 
-def make_updater(config=LossConfig(), optim=None, steps=10):
-  optim = optim or OptimConfig(learning_rate=0.1)
-  mesh = small_mesh()
-  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  # Copies, because the updater consumes them.
-  params = {"script": jax.device_put(jax.tree.map(np.array, SCRIPT), whole)}
+def first_params():
+  """Copies, because an updater consumes them."""
+  whole = jax.sharding.NamedSharding(MESH, jax.sharding.PartitionSpec())
+  return {"script": jax.device_put(jax.tree.map(np.array, SCRIPT), whole)}
 
+
+def new_updater(config=LossConfig(), optim=OptimConfig(learning_rate=0.1)):
   def loss_fn(params, batch, reference):
     script = params["script"]
     # The other table would move along.
@@ -316,14 +311,22 @@ def make_updater(config=LossConfig(), optim=None, steps=10):
     inner = update.grpo_loss(MODEL, config, 1.0)
     return inner(script._replace(at_position_PV=fixed), batch, reference)
 
-  updater = update.Updater(
+  return update.Updater(
     loss_fn,
-    make_plain(optim, steps),
-    learning_rate(optim, steps),
-    params,
-    mesh,
+    make_plain(optim, STEPS),
+    learning_rate(optim, STEPS),
+    first_params(),
+    MESH,
   )
-  return updater, updater.init(params)
+
+
+made_updater = functools.cache(new_updater)
+
+
+def start(*configs):
+  """An updater, whose programs tests share, and a state of the test's own."""
+  updater = made_updater(*configs)
+  return updater, updater.init(first_params())
 
 
 def make_plain(optim, steps):
@@ -388,7 +391,7 @@ def test_micro_batches_give_the_step_of_the_whole(config):
   parts.append(jax.tree.map(np.zeros_like, parts[0]))
   results = []
   for batches in ([whole], parts, parts[::-1]):
-    updater, state = make_updater(config)
+    updater, state = start(config)
     state, metrics, step = updater.step(state, batches, 0)
     of_batches = reductions.reduce_metrics(metrics)
     results.append((table_of(state), of_batches, step.grad_norm))
@@ -405,7 +408,7 @@ def test_micro_batches_give_the_step_of_the_whole(config):
 
 
 def test_a_step_is_the_averaged_gradient_times_the_rate():
-  updater, state = make_updater()
+  updater, state = start()
   state, _, metrics = updater.step(state, [ONE_TOKEN], 0)
   moved = table_of(state)[0] - np.log(P)
   # The gradient by hand, at a rate of 0.1; its norm is below the clip of 1.
@@ -415,9 +418,8 @@ def test_a_step_is_the_averaged_gradient_times_the_rate():
 
 
 def test_the_reported_norm_is_from_before_clipping():
-  updater, state = make_updater(
-    optim=OptimConfig(learning_rate=0.1, max_grad_norm=0.1)
-  )
+  clipped = OptimConfig(learning_rate=0.1, max_grad_norm=0.1)
+  updater, state = start(LossConfig(), clipped)
   state, _, metrics = updater.step(state, [ONE_TOKEN], 0)
   np.testing.assert_allclose(metrics.grad_norm, 0.5**0.5, **CLOSE)
   moved = table_of(state)[0] - np.log(P)
@@ -427,7 +429,7 @@ def test_the_reported_norm_is_from_before_clipping():
 def test_a_second_pass_over_a_batch_is_clipped():
   # One pass lifts token 1 by more than the clip interval; the second pulls
   # at neither sample any more.
-  updater, state = make_updater(optim=OptimConfig(learning_rate=2.0))
+  updater, state = start(LossConfig(), OptimConfig(learning_rate=2.0))
   state, [first], _ = updater.step(state, [ONE_TOKEN], 0)
   once = table_of(state)
   state, [second], step = updater.step(state, [ONE_TOKEN], 1)
@@ -445,7 +447,7 @@ def test_a_second_pass_over_a_batch_is_clipped():
 
 def test_the_rate_of_a_step_is_that_of_its_schedule():
   optim = OptimConfig(learning_rate=0.1, schedule="linear", warmup_ratio=0.2)
-  updater, state = make_updater(optim=optim)
+  updater, state = start(LossConfig(), optim)
   rates = []
   for step in range(4):
     state, _, metrics = updater.step(state, [ONE_TOKEN], step)
@@ -454,7 +456,7 @@ def test_the_rate_of_a_step_is_that_of_its_schedule():
 
 
 def test_a_batch_of_padding_changes_nothing():
-  updater, state = make_updater()
+  updater, state = start()
   empty = jax.tree.map(np.zeros_like, ONE_TOKEN)
   state, _, metrics = updater.step(state, [empty], 0)
   np.testing.assert_array_equal(table_of(state), SCRIPT.after_token_VV)
@@ -462,7 +464,8 @@ def test_a_batch_of_padding_changes_nothing():
 
 
 def test_two_programs_whatever_the_number_of_micro_batches():
-  updater, state = make_updater()
+  updater = new_updater()
+  state = updater.init(first_params())
   counts = []
   for step, batches in enumerate((1, 3, 2)):
     state, _, _ = updater.step(state, [ONE_TOKEN] * batches, step)
@@ -471,7 +474,7 @@ def test_two_programs_whatever_the_number_of_micro_batches():
 
 
 def test_the_old_state_is_given_up():
-  updater, state = make_updater()
+  updater, state = start()
   new, _, _ = updater.step(state, [ONE_TOKEN], 0)
   assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
   assert not any(x.is_deleted() for x in jax.tree.leaves(new))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tests compile."""
+"""How tests compile: quickly, unless what XLA makes of a program matters."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from collections.abc import Iterator
 
 import jax
 
+_FLAG = "jax_disable_most_optimizations"
 
-@contextlib.contextmanager
-def quick_compilation() -> Iterator[None]:
+
+def quick_compilation() -> contextlib.AbstractContextManager[None]:
   """Compiles without XLA's costly optimizations, which halves the time.
 
-  For tests that compile many small programs and run each for milliseconds.
+  For programs that run for milliseconds. tests/conftest.py makes it the rule.
   """
-  before = jax.config.read("jax_disable_most_optimizations")
-  jax.config.update("jax_disable_most_optimizations", True)
+  return _compilation(is_quick=True)
+
+
+def full_compilation() -> contextlib.AbstractContextManager[None]:
+  """Compiles as in training, for tests of memory, kernels and layouts."""
+  return _compilation(is_quick=False)
+
+
+@contextlib.contextmanager
+def _compilation(*, is_quick: bool) -> Iterator[None]:
+  before = jax.config.read(_FLAG)
+  jax.config.update(_FLAG, is_quick)
   try:
     yield
   finally:
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update(_FLAG, before)

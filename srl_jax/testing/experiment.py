@@ -27,8 +27,8 @@ import ml_collections
 import numpy as np
 
 from srl_jax import config as config_lib
+from srl_jax import optim, sharding, stage, update
 from srl_jax import run as run_lib
-from srl_jax import sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.stage_rl import RlStage
 from srl_jax.stage_sft import SftStage
@@ -94,15 +94,15 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   c.sft.validate_every = 8
   c.sft.alternate_solve = True
   c.sft.optim.learning_rate = 0.03
-  for stage in (c.srl, c.rlvr):
-    stage.steps = 6
-    stage.validate_every = 1
-    stage.groups_per_batch = 12
-    stage.trunks_per_round = 8
-    stage.trunks_per_micro_batch = 4
-    stage.sampling.samples = 4
-    stage.sampling.max_new_tokens = 8
-    stage.optim.learning_rate = 0.01
+  for rl in (c.srl, c.rlvr):
+    rl.steps = 6
+    rl.validate_every = 1
+    rl.groups_per_batch = 12
+    rl.trunks_per_round = 8
+    rl.trunks_per_micro_batch = 4
+    rl.sampling.samples = 4
+    rl.sampling.max_new_tokens = 8
+    rl.optim.learning_rate = 0.01
   c.srl.passes = 2
   c.srl.loss.kl_coefficient = 0.05
   config_lib.override(c, overrides)
@@ -147,6 +147,7 @@ class Runs:
     """Writes the data to a folder."""
     self.folder = folder
     self.data = write_data(folder / "data.jsonl")
+    self._programs: dict[Any, Any] = {}
 
   def config(self, preset: str, **changes: Any) -> config_lib.Config:
     """The strict config; in `changes` "__" stands for the dot of a path."""
@@ -211,8 +212,13 @@ class Runs:
       one_device,
       compilation.quick_compilation(),
       _compiled_in(self.folder / "compiled"),
+      _made_once(self._programs),
     ):
       yield
+
+  def forget(self) -> None:
+    """Makes the next run trace its programs again, as a new process would."""
+    self._programs.clear()
 
 
 @contextlib.contextmanager
@@ -232,6 +238,53 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
     for name, value in former.items():
       jax.config.update(name, value)
     jax.experimental.compilation_cache.compilation_cache.reset_cache()
+
+
+# What makes jitted functions, and what they are made of.
+_MAKERS = (
+  (stage, "Sampler"),
+  (update, "grpo_loss"),
+  (update, "sft_loss"),
+  (optim, "make_optimizer"),
+  (optim, "learning_rate"),
+  (update, "Updater"),
+)
+
+
+@contextlib.contextmanager
+def _made_once(made: dict[Any, Any]) -> Iterator[None]:
+  """Lets runs of this process use the programs of the ones before.
+
+  A compiled program that is read from a folder still has to be traced and
+  lowered first, which takes most of the time of a tiny run.
+  """
+
+  def kept(make):
+    def call(*args, **kwargs):
+      leaves, tree = jax.tree.flatten((args, kwargs))
+      key = (make, tree, *map(_identity, leaves))
+      try:
+        is_new = key not in made
+      except TypeError:  # Inside a program, of values that have no hash.
+        return make(*args, **kwargs)
+      if is_new:
+        made[key] = make(*args, **kwargs)
+      return made[key]
+
+    return call
+
+  with contextlib.ExitStack() as stack:
+    for module, name in _MAKERS:
+      once = kept(getattr(module, name))
+      stack.enter_context(mock.patch.object(module, name, once))
+    yield
+
+
+def _identity(leaf: Any) -> Any:
+  """What a program depends on: of an array not the values."""
+  if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+    return leaf.shape, leaf.dtype, leaf.sharding
+  return leaf
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 """The pass over the trunks with each kernel: on a mesh, for TPUs, at 32k."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from srl_jax import sharding
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.sharding import ShardingRules
-from srl_jax.testing.compilation import quick_compilation
+from srl_jax.testing.compilation import full_compilation
 from srl_jax.testing.tiny import TINY, random_params, small_mesh
 
 TOKENS_NS = np.random.default_rng(0).integers(1, 32, (4, 12))
@@ -38,6 +39,14 @@ def gradient(model):
   return jax.jit(jax.value_and_grad(lambda *arguments: loss(model, *arguments)))
 
 
+@functools.cache
+def params_and_gradient():
+  """Parameters, and the plain gradient in them, on one device."""
+  params = jax.tree.map(np.asarray, random_params(LanguageModel(TINY)))
+  want = gradient(model_with("plain"))(params, TOKENS_NS, POSITION_NS)
+  return params, want
+
+
 # A row of the four, and a key/value head of the two, per device; or a row and
 # both heads, where the axis of the heads splits the rows.
 @pytest.mark.parametrize(
@@ -48,19 +57,17 @@ def gradient(model):
   ],
 )
 def test_the_kernel_works_on_each_devices_part_of_a_mesh(rules, sizes, part):
-  params = jax.tree.map(np.asarray, random_params(LanguageModel(TINY)))
-  with quick_compilation():
-    want = gradient(model_with("plain"))(params, TOKENS_NS, POSITION_NS)
-    mesh = small_mesh(*sizes)
-    model = dataclasses.replace(model_with("splash"), rules=rules)
-    abstract = jax.eval_shape(model.init, jax.random.key(0))
-    with jax.set_mesh(mesh):
-      placed = jax.device_put(
-        params, sharding.tree_shardings(abstract, mesh, rules)
-      )
-      batch = sharding.put_batch((TOKENS_NS, POSITION_NS), mesh, rules)
-      lowered = gradient(model).lower(placed, *batch)
-      got = lowered.compile()(placed, *batch)
+  params, want = params_and_gradient()
+  mesh = small_mesh(*sizes)
+  model = dataclasses.replace(model_with("splash"), rules=rules)
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  with jax.set_mesh(mesh):
+    placed = jax.device_put(
+      params, sharding.tree_shardings(abstract, mesh, rules)
+    )
+    batch = sharding.put_batch((TOKENS_NS, POSITION_NS), mesh, rules)
+    lowered = gradient(model).lower(placed, *batch)
+    got = lowered.compile()(placed, *batch)
   assert f"tensor<{part}xf32>" in lowered.as_text()
   # Float32 through two layers, forward and back, in another order.
   jax.tree.map(
@@ -85,7 +92,8 @@ def compiled_gradient(model, length, where=None):
   params = nn.unbox(jax.eval_shape(model.init, key))
   rows = shape(np.zeros((1, length)), jnp.int32)
   lowered = gradient(model).lower(jax.tree.map(shape, params), rows, rows)
-  return lowered, lowered.compile()
+  with full_compilation():
+    return lowered, lowered.compile()
 
 
 SMALL = ModelConfig(

@@ -8,14 +8,6 @@ import numpy as np
 import pytest
 
 from srl_jax.ops.advantages import group_advantages, group_std
-from srl_jax.testing.compilation import quick_compilation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
-
 
 # The filter runs on the host, the advantage inside the update.
 BOTH = pytest.mark.parametrize("run", [lambda f: f, jax.jit], ids=["np", "jax"])

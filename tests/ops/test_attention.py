@@ -7,14 +7,6 @@ import numpy as np
 import pytest
 
 from srl_jax.ops import attention
-from srl_jax.testing.compilation import quick_compilation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
-
 
 N, R, T, H, M, E, S = 2, 3, 4, 2, 2, 6, 5
 SCORING = attention.Scoring(E**-0.5)

@@ -11,14 +11,6 @@ from jax.extend import core as extend_core
 
 from srl_jax.ops import logprobs
 from srl_jax.ops.logprobs import Head, token_logps
-from srl_jax.testing.compilation import quick_compilation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
-
 
 N, R, C, D, V = 2, 3, 7, 5, 12
 RNG = np.random.default_rng(0)

@@ -9,14 +9,6 @@ import numpy as np
 import pytest
 
 from srl_jax.ops import losses
-from srl_jax.testing.compilation import quick_compilation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
-
 
 # Logarithms and exponentials in float32 are good to some 1e-7.
 EXP = {"rtol": 1e-6, "atol": 1e-7}

@@ -6,22 +6,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from srl_jax.ops import rope
-from srl_jax.testing.compilation import quick_compilation
 
 
 @functools.partial(jax.jit, static_argnums=2)
 def rotate(x_NRTAE, position_NRT, theta):
   frequency_E = rope.frequencies(x_NRTAE.shape[-1], theta)
   return rope.rotate(x_NRTAE, position_NRT, frequency_E)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 def test_angles_by_hand():

@@ -7,14 +7,6 @@ import numpy as np
 import pytest
 
 from srl_jax.ops import sampling
-from srl_jax.testing.compilation import quick_compilation
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
-
 
 distribution = jax.jit(
   sampling.distribution, static_argnames=("temperature", "top_k", "top_p")
