@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding
 
 from srl_jax import device_reward, sharding, update
 from srl_jax.models import lora
-from srl_jax.rounds import OnDevice
+from srl_jax.rounds import QUEUED_PARTS, OnDevice
 from srl_jax.sampler import Sampler
 from srl_jax.sharding import ShardingRules
 from srl_jax.types import Trunks
@@ -302,19 +302,21 @@ def rollout_programs(
     trunks: abstract, of one part of a round.
     scalars: the key is used.
     beside_bytes: of what lives beside the parameters.
-    parts: of a round, all of which are queued at once.
+    parts: of a round; `rounds.QUEUED_PARTS` of them are queued at a time.
   """
   prefill = Program(
     "rollout: prefill", sampler.prefill, (params, trunks), beside_bytes, mesh
   )
   yield prefill
   prefilled = prefill.outputs()
-  waiting = (parts - 1) * bytes_per_device(prefilled)
+  waiting = min(parts, QUEUED_PARTS) - 1
   yield Program(
     "rollout: decode",
     sampler.decode,
     (prefilled, trunks, scalars.key),
-    beside_bytes + bytes_per_device(params) + waiting,
+    beside_bytes
+    + bytes_per_device(params)
+    + waiting * bytes_per_device(prefilled),
     mesh,
   )
 

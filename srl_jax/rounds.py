@@ -9,8 +9,8 @@ business.
 
 from __future__ import annotations
 
+import collections
 import time
-from collections.abc import Sequence
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -24,6 +24,10 @@ from srl_jax.rewards import Scorer
 from srl_jax.sampler import Sampler, Started
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Branches, Decoding, Scores, Trunks
+
+# Parts of a round that the device has at a time: one to work on, one to go on
+# with while the host scores. Every part brings trunks and weights of its own.
+QUEUED_PARTS = 2
 
 
 class Round(NamedTuple):
@@ -101,23 +105,33 @@ class Rounds:
     """Samples this process's rows and scores them."""
     parts = _split(batch, self._parts)
     begin_s = time.monotonic()
-    # All parts are queued at once; the device goes through them in order.
-    queued = [self._start(params, part, key) for part in parts]
-    # In a thread, for this one may be scoring when the device is done.
-    times = self._clock.submit(_device_times, begin_s, queued)
-    done = [
-      self._finish(part, *on_device)
-      for part, on_device in zip(parts, queued, strict=True)
-    ]
+    queued: collections.deque[_Queued] = collections.deque()
+    times, done = [], []
+
+    def start(part: TrunkBatch) -> None:
+      queued.append(self._start(params, part, key))
+      # In a thread, for this one may be scoring when the device is done.
+      before = times[-1] if times else None
+      times.append(
+        self._clock.submit(_device_times, begin_s, before, queued[-1])
+      )
+
+    for part in parts[:QUEUED_PARTS]:
+      start(part)
+    for i, part in enumerate(parts):
+      # A part's trunks and weights are freed before those of another are made.
+      done.append(self._finish(part, queued.popleft()))
+      for following in parts[i + QUEUED_PARTS :][:1]:
+        start(following)
     merge = lambda *xs: np.concatenate(xs)  # noqa: E731
     branches, scores, decoding, reward_s = zip(*done, strict=True)
-    prefill_s, decode_s = times.result()
+    prefill_s, decode_s, _ = zip(*(x.result() for x in times), strict=True)
     return Round(
       jax.tree.map(merge, *branches),
       jax.tree.map(merge, *scores),
       jax.tree.map(merge, *decoding),
-      prefill_s,
-      decode_s,
+      sum(prefill_s),
+      sum(decode_s),
       sum(reward_s),
     )
 
@@ -130,8 +144,8 @@ class Rounds:
     )
     return _Queued(started, self._on_device.program(started.branches, targets))
 
-  def _finish(self, part, started, scored):
-    arrays = (started.branches, started.decoding, scored)
+  def _finish(self, part, queued):
+    arrays = (queued.started.branches, queued.started.decoding, queued.scored)
     branches, decoding, scored = sharding.local_rows(
       arrays, self._mesh, self._rules
     )
@@ -157,21 +171,28 @@ class Rounds:
     )
 
 
+class _Times(NamedTuple):
+  """Seconds of a part's prefill and decoding, and when the device was done."""
+
+  prefill_s: float
+  decode_s: float
+  end_s: float
+
+
 def _device_times(
-  begin_s: float, queued: Sequence[_Queued]
-) -> tuple[float, float]:
-  """Seconds of prefill and of decoding, all parts together."""
-  prefill_s = decode_s = 0.0
-  for started, scored in queued:
-    jax.block_until_ready(started.prefilled)
-    prefilled_s = time.monotonic()
-    jax.block_until_ready(started.branches)
-    decoded_s = time.monotonic()
-    prefill_s += prefilled_s - begin_s
-    decode_s += decoded_s - prefilled_s
-    jax.block_until_ready(scored)
-    begin_s = time.monotonic()
-  return prefill_s, decode_s
+  begin_s: float, before: futures.Future[_Times] | None, queued: _Queued
+) -> _Times:
+  """Waits for a part, which begins when the part before it ends."""
+  if before is not None:
+    begin_s = before.result().end_s
+  jax.block_until_ready(queued.started.prefilled)
+  prefilled_s = time.monotonic()
+  jax.block_until_ready(queued.started.branches)
+  decoded_s = time.monotonic()
+  jax.block_until_ready(queued.scored)
+  return _Times(
+    prefilled_s - begin_s, decoded_s - prefilled_s, time.monotonic()
+  )
 
 
 def _split(batch: TrunkBatch, parts: int) -> list[TrunkBatch]:

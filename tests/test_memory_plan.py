@@ -8,8 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from srl_jax import memory_plan
+from srl_jax import memory_plan, sharding
 from srl_jax.memory_plan import Memory, Program
+from srl_jax.models import LanguageModel
+from srl_jax.rollout import SamplingConfig
+from srl_jax.sampler import Sampler
 from srl_jax.testing import tiny
 
 # Name of what is compiled, in JAX's log.
@@ -25,6 +28,7 @@ def compilations(caplog):
 
 def logged(runs, workdir, preset, caplog, **changes):
   """Runs, and returns what was compiled before and after the plan was out."""
+  runs.forget()
   with jax.log_compiles(), caplog.at_level(logging.WARNING):
     plan = []
     events = {(preset, 0): lambda: plan.append(compilations(caplog))}
@@ -108,6 +112,30 @@ def test_what_lives_beside_a_program_counts():
   assert fits and text.endswith("fits (3 s to compile)")
   text, fits = line(21)
   assert not fits and text.endswith("does not fit; lower something")
+
+
+def test_one_part_of_a_round_waits_while_another_is_decoded():
+  mesh, rules = tiny.small_mesh(), sharding.ShardingRules()
+  model = LanguageModel(tiny.TINY, rules)
+  sampler = Sampler(
+    model, SamplingConfig(), stop_ids=(0,), pad_id=0, mesh=mesh, rules=rules
+  )
+  params = sharding.born_sharded(
+    model.init, jax.random.key(0), mesh=mesh, rules=rules
+  )
+  trunks = memory_plan.Placer(mesh).rows(
+    memory_plan.abstract_trunks(2, memory_plan.Widths(8, 1, 1, 1)), rules
+  )
+
+  def beside(parts):
+    _, decode = memory_plan.rollout_programs(
+      mesh, sampler, params, trunks, memory_plan.Scalars(None, None), 7, parts
+    )
+    return decode.beside_bytes - 7 - memory_plan.bytes_per_device(params)
+
+  prefilled = jax.eval_shape(sampler.prefill, params, trunks)
+  waiting = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(prefilled))
+  assert [beside(parts) for parts in (1, 2, 8)] == [0, waiting, waiting]
 
 
 def test_memory_is_that_of_the_arrays():

@@ -384,7 +384,8 @@ def test_the_commands_of_the_readme_exist():
       if flag.startswith("--config."):
         assert_field_exists(flag.removeprefix("--config."))
       elif flag.startswith("--"):
-        known = re.search(rf"{flag}\b", help_of(module))
+        # absl lists a boolean flag as --[no]flag.
+        known = re.search(rf"--(\[no\])?{flag[2:]}\b", help_of(module))
         assert known, f"README: {module} has no {flag}"
       if flag == "--config":
         file = value.partition(":")[0]

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from srl_jax import loading, sharding, stage_rl, update
+from srl_jax import loading, rounds, sharding, stage_rl, update
 from srl_jax.device_reward import DeviceRewardConfig
 from srl_jax.testing import tiny
 
@@ -65,6 +65,28 @@ def test_parts_give_the_scores_of_the_whole(session):
     assert_same(parts, whole)
 
 
+def test_a_part_is_started_when_the_one_before_the_last_is_done(
+  session, monkeypatch
+):
+  events = []
+
+  def noted(name):
+    function = getattr(rounds.Rounds, name)
+
+    def call(self, *args):
+      result = function(self, *args)
+      events.append(name)
+      return result
+
+    monkeypatch.setattr(rounds.Rounds, name, call)
+
+  noted("_start")
+  noted("_finish")
+  a_round(session, parts_per_round=4)
+  in_turns = ["_start", "_finish"] * 3
+  assert events == ["_start", *in_turns, "_finish"]
+
+
 def test_what_is_too_long_for_the_device_is_scored_on_the_host(session):
   _, host = a_round(session, reward_on="host")
   # A completion of 8 tokens has up to 8 bytes and more.
@@ -83,6 +105,7 @@ def test_the_device_is_refused_where_it_cannot_score(session):
 
 def on_mesh(runs, mesh, measure, **changes):
   """What `measure` makes of a stage and its parameters on a mesh."""
+  runs.forget()
   config = runs.config(
     "srl",
     model__n_kv_heads=2,
