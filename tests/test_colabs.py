@@ -63,8 +63,9 @@ def quickstart():
   """The quickstart after all its cells have run; a cell that fails raises."""
   notebook = read("quickstart.ipynb")
   with pytest.MonkeyPatch.context() as patch:
-    # One device, as a reader has; not the eight of the tests.
+    # One device and fast programs, as a reader has; not those of the tests.
     patch.setenv("XLA_FLAGS", "")
+    patch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS")
     nbclient.NotebookClient(
       notebook,
       timeout=1200,

@@ -17,6 +17,7 @@ from srl_jax.device_reward import DeviceReward, DeviceRewardConfig, host_reason
 from srl_jax.rewards import FAILURES, RewardConfig, Scorer
 from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN
 from srl_jax.testing import texts
+from srl_jax.testing.compilation import full_compilation
 from srl_jax.testing.tiny import record, small_mesh
 from srl_jax.tokenizers import ByteTokenizer, SentencePieceTokenizer
 from srl_jax.types import Branches
@@ -319,8 +320,9 @@ def test_thousands_of_completions_score_as_on_the_host(tokenizer):
   config = DeviceRewardConfig(sizes=(32, 128, 600))
   score = jax.jit(DeviceReward(reward, config, tokenizer))
   rng = random.Random(3)
-  for _ in range(6):
-    batch, branches = fuzz_batch(
-      rng, tokenizer, trunks=64, samples=8, chars=500, width=800
-    )
-    assert_scores_as_host(reward, batch, branches, tokenizer, score, 600)
+  with full_compilation():
+    for _ in range(6):
+      batch, branches = fuzz_batch(
+        rng, tokenizer, trunks=64, samples=8, chars=500, width=800
+      )
+      assert_scores_as_host(reward, batch, branches, tokenizer, score, 600)

@@ -16,7 +16,6 @@ from srl_jax import export, loading, rollout, sharding, update
 from srl_jax.models import LanguageModel, LoraConfig, lora
 from srl_jax.rollout import SamplingConfig
 from srl_jax.testing import experiment, tiny
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.update import LossConfig, MicroBatch
 
 LORA = LoraConfig(rank=3, alpha=6.0)
@@ -32,12 +31,6 @@ G = 4
 # Adapters of this size make activations of some tens; float32 through two
 # layers, summed in another order.
 LOGP = {"rtol": 1e-3, "atol": 3e-3}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
 
 
 @functools.partial(jax.jit, static_argnames="model")

@@ -11,7 +11,6 @@ import pytest
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.rollout import SamplingConfig, rollout
 from srl_jax.testing import families
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.types import Trunks
 from tests.models.make_golden import NEW_TOKENS, PATH, TOKENS
@@ -29,7 +28,7 @@ def loaded(request, tmp_path_factory):
   families.write(folder, request.param)
   model = LanguageModel(hf_files.Checkpoint(folder).config)
   mesh = small_mesh()
-  with jax.set_mesh(mesh), quick_compilation():
+  with jax.set_mesh(mesh):
     params = weights.load_params(folder, model, mesh, jax.random.key(0))
     yield request.param, model, params
 

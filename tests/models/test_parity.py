@@ -15,7 +15,6 @@ from srl_jax import update
 from srl_jax.models import LanguageModel, LoraConfig, hf_files, peft, weights
 from srl_jax.rollout import SamplingConfig, rollout
 from srl_jax.testing import families
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import random_params, small_mesh
 from srl_jax.types import Trunks
 
@@ -43,7 +42,7 @@ def both(request, tmp_path_factory):
   theirs = load_theirs(transformers, folder)
   model = LanguageModel(hf_files.Checkpoint(folder).config)
   mesh = small_mesh()
-  with jax.set_mesh(mesh), quick_compilation():
+  with jax.set_mesh(mesh):
     params = weights.load_params(folder, model, mesh, jax.random.key(0))
     yield model, params, theirs
 

@@ -12,15 +12,7 @@ from flax import traverse_util
 
 from srl_jax.models import KeyValues, LanguageModel, ModelConfig
 from srl_jax.sharding import ShardingRules
-from srl_jax.testing.compilation import quick_compilation
 from srl_jax.testing.tiny import TINY, random_params
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quick():
-  with quick_compilation():
-    yield
-
 
 MODEL = LanguageModel(dataclasses.replace(TINY, tie_embeddings=False))
 PARAMS = random_params(MODEL)
