@@ -130,7 +130,7 @@ class ModelConfig:
   max_positions: int = 512
   dtype: Literal["float32", "bfloat16"] = "float32"
   param_dtype: Literal["float32", "bfloat16"] = "float32"
-  attention_logits: int = 1 << 27
+  attention_logits: int = 1 << 25
   attention_kernel: Literal["auto", "plain", "splash", "cudnn"] = "auto"
   remat: Literal["none", "full", "dots"] = "full"
   lora: LoraConfig = LoraConfig()
