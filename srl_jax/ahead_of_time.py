@@ -96,19 +96,6 @@ def programs(
   """Yields the programs of a stage, on a mesh of described devices."""
   section: RlConfig = getattr(config, stage)
   place = Placer(mesh)
-  policy = LanguageModel(config.model, config.rules)
-  boxed = jax.eval_shape(lambda: policy.init(jax.random.key(0)))
-  params = place.as_sharded(
-    nn.unbox(boxed), sharding.tree_shardings(boxed, mesh, config.rules)
-  )
-  total = section.steps * section.passes
-  updater = update.Updater(
-    update.grpo_loss(policy, section.loss, section.sampling.temperature),
-    optim.make_optimizer(section.optim, total),
-    optim.learning_rate(section.optim, total),
-    params,
-    mesh,
-  )
   sampler = Sampler(
     LanguageModel(config.model, config.rollout_rules),
     section.sampling,
@@ -123,7 +110,7 @@ def programs(
     rules=config.rules,
     sampler=sampler,
     reward=_reward(config, stage, mesh, sizes),
-    updater=updater,
+    updater=_updater(config, section, mesh),
     sizes=sizes,
     trunks_per_part=section.trunks_per_round // section.parts_per_round,
     parts=section.parts_per_round,
@@ -133,6 +120,30 @@ def programs(
       place.whole(jax.ShapeDtypeStruct((), jnp.int32)),
     ),
     has_reference=section.loss.kl_coefficient > 0,
+  )
+
+
+def training_bytes(config: Config, stage: str, mesh: jax.sharding.Mesh) -> int:
+  """Bytes per device of parameters, optimizer state and gradient sums."""
+  updater = _updater(config, getattr(config, stage), mesh)
+  return memory_plan.bytes_per_device(
+    (updater.abstract_state(), updater.abstract_sums())
+  )
+
+
+def _updater(config, section, mesh) -> update.Updater:
+  policy = LanguageModel(config.model, config.rules)
+  boxed = jax.eval_shape(lambda: policy.init(jax.random.key(0)))
+  params = Placer(mesh).as_sharded(
+    nn.unbox(boxed), sharding.tree_shardings(boxed, mesh, config.rules)
+  )
+  total = section.steps * section.passes
+  return update.Updater(
+    update.grpo_loss(policy, section.loss, section.sampling.temperature),
+    optim.make_optimizer(section.optim, total),
+    optim.learning_rate(section.optim, total),
+    params,
+    mesh,
   )
 
 

@@ -181,12 +181,13 @@ def bytes_per_device(tree: Any) -> int:
 def header(limit_bytes: int) -> str:
   """The head of a table of programs."""
   return (
-    f"of {_readable(limit_bytes):>10} a device"
+    f"of {readable(limit_bytes):>10} a device"
     "    arguments  temporary     output     beside      total"
   )
 
 
-def _readable(count: int) -> str:
+def readable(count: int) -> str:
+  """Bytes as MiB or GiB."""
   if count < 1000 * 2**20:
     return f"{count / 2**20:.1f} MiB"
   return f"{count / 2**30:.2f} GiB"
@@ -200,7 +201,7 @@ def try_program(
     memory = program.memory()
   except DoesNotFitError as error:
     return f"{program.name:22}  does not fit: {error}; {remedy}", False
-  columns = " ".join(f"{_readable(x):>10}" for x in (*memory[:4], memory.total))
+  columns = " ".join(f"{readable(x):>10}" for x in (*memory[:4], memory.total))
   line = f"{program.name:22}  {columns}"
   if memory.total > limit_bytes:
     return f"{line}  does not fit; {remedy}", False

@@ -8,11 +8,13 @@ a run cannot beat, not what it will take.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from srl_jax import ahead_of_time, counting, memory_plan, sharding
 from srl_jax import rollout as rollout_lib
@@ -69,6 +71,8 @@ def report(
   section = getattr(config, stage)
   for line in _headlines(config, stage, topology, mesh, sizes):
     write(line)
+  if config.model.lora.rank:
+    write(_saving(config, stage, mesh))
   write("")
   write(memory_plan.header(chip.memory_bytes))
   fits = True
@@ -106,6 +110,24 @@ def _headlines(config, stage, topology, mesh, sizes):
     f"{c.parts_per_round} part(s), {c.trunks_per_micro_batch} per micro-batch, "
     f"{sizes.points} branch points x {c.sampling.samples} samples of "
     f"{sizes.stem} + {c.sampling.max_new_tokens} tokens"
+  )
+
+
+def _saving(config: Config, stage: str, mesh: Mesh) -> str:
+  lora = config.model.lora
+  whole = dataclasses.replace(
+    config,
+    model=dataclasses.replace(
+      config.model, lora=dataclasses.replace(lora, rank=0)
+    ),
+  )
+  ours, full = (
+    memory_plan.readable(ahead_of_time.training_bytes(c, stage, mesh))
+    for c in (config, whole)
+  )
+  return (
+    f"weights, optimizer state and gradient sums of adapters of rank "
+    f"{lora.rank}: {ours} a device; of full fine-tuning: {full}"
   )
 
 

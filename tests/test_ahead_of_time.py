@@ -15,7 +15,9 @@ from srl_jax import ahead_of_time, chips, memory_plan, projection, sharding
 from srl_jax import config as config_lib
 from srl_jax.counting import Work
 from srl_jax.memory_plan import Program
-from srl_jax.testing import experiment
+from srl_jax.models import LanguageModel
+from srl_jax.models.config import LoraConfig
+from srl_jax.testing import experiment, tiny
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
@@ -36,8 +38,13 @@ def command(*arguments, preset="srl"):
 @pytest.mark.slow
 @needs_libtpu
 def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
-  assert command("--topology=v5e:2x2") == 0
+  # Large enough to have megabytes.
+  larger = ("--config.model.lora.rank=2", "--config.model.d_mlp=32768")
+  assert command("--topology=v5e:2x2", *larger) == 0
   lines = capsys.readouterr().out.splitlines()
+  [saving] = [line for line in lines if "adapters of rank 2: " in line]
+  ours, full = re.findall(r": ([\d.]+) MiB", saving)
+  assert 0 < float(ours) < float(full)
   fits = [line for line in lines if "  fits (" in line]
   assert [line.split("  ")[0] for line in fits] == [
     "rollout: prefill",
@@ -117,6 +124,29 @@ def test_what_the_data_would_decide_has_to_be_set(change, message):
   config = experiment.get_config(f"srl,{OVERRIDES},{change}")
   with pytest.raises(ValueError, match=message):
     ahead_of_time.widths(config_lib.to_config(config), "srl", 16, 64)
+
+
+def test_adapters_need_no_moments_for_the_model():
+  config = config_lib.to_config(experiment.get_config(f"srl,{OVERRIDES}"))
+  adapted = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, lora=LoraConfig(rank=2)),
+  )
+  mesh = tiny.small_mesh()
+
+  def parameters(c):
+    shapes = jax.eval_shape(LanguageModel(c.model).init, jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+  model = parameters(config)
+  adapters = parameters(adapted) - model
+  assert 0 < adapters < model
+  # Values, two moments and the sum, float32; and a counter or two.
+  ours, full = (
+    ahead_of_time.training_bytes(c, "srl", mesh) for c in (adapted, config)
+  )
+  assert full == pytest.approx(16 * model, abs=16)
+  assert ours == pytest.approx(4 * model + 16 * adapters, abs=16)
 
 
 def test_a_whole_solution_has_one_branch_point():
