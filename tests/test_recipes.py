@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of published shapes through the recipes, from first to last."""
+
+import dataclasses
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax import export, sharding
+from srl_jax import main as srl_main
+from srl_jax import run as run_lib
+from srl_jax.data import prepare
+from srl_jax.models import LanguageModel, hf_files, weights, zoo
+from srl_jax.testing import checkpoints, experiment, tiny
+
+RECIPES = pathlib.Path(__file__).parents[1] / "experiments" / "math.py"
+SHORT = {
+  "model.dtype": "float32",
+  "data.valid_size": 2,
+  "data.test_size": 0,
+  "sft.steps": 1,
+  "sft.trunks_per_batch": 2,
+  "sft.trunks_per_micro_batch": 2,
+  "sft.validation_trunks": 2,
+}
+for stage in ("srl", "rlvr"):
+  SHORT |= {
+    f"{stage}.steps": 1,
+    f"{stage}.trunks_per_round": 2,
+    f"{stage}.trunks_per_micro_batch": 2,
+    f"{stage}.sampling.max_new_tokens": 8,
+    f"{stage}.sampling.samples": 2,
+    f"{stage}.groups_per_batch": 2,
+    f"{stage}.validation_trunks": 2,
+    # Random weights write no answer that is better than another.
+    f"{stage}.dynamic_sampling.enabled": False,
+  }
+
+
+def run_recipe(runs, workdir, preset, **changes):
+  """All that was measured, by name."""
+  flags = [f"--config.{k}={v}" for k, v in (SHORT | changes).items()]
+  config = srl_main.load_config(f"{RECIPES}:{preset}", flags)
+  with runs.quickly():
+    run_lib.run(config, workdir, {})
+  values = {}
+  for row in experiment.metric_rows(workdir):
+    values |= row
+  return values
+
+
+def steps(count):
+  """Trajectories as those of s1K-1.1 are written."""
+  for i in range(count):
+    answer = f"\\boxed{{{2 * i + 1}}}"
+    yield {
+      "question": f"What is {i} plus {i + 1}?",
+      "solution": f"The sum is {answer}.",
+      "deepseek_attempt": (
+        f"1. **Add** the numbers {i} and {i + 1}.\n"
+        f"2. **State** the sum: {answer}"
+      ),
+      "cot_type": "math",
+      "source_type": "made up",
+      "metadata": "{}",
+    }
+
+
+def write_lines(path, records):
+  path.write_text("".join(json.dumps(record) + "\n" for record in records))
+  return path
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path):
+  # Of its 24 layers two, of its vocabulary what this tokenizer has, rounded.
+  shape = zoo.MODELS["qwen2_5_0_5b"]
+  shape = dataclasses.replace(shape, n_layers=2, vocab_size=1024)
+  files = checkpoints.write(tmp_path / "files", "qwen2_5")
+  folder = tmp_path / "checkpoint"
+  policy, mesh = LanguageModel(shape), tiny.small_mesh()
+  with jax.set_mesh(mesh):
+    params = sharding.born_sharded(
+      policy.init, jax.random.key(0), mesh=mesh, rules=policy.rules
+    )
+    beside = [x for x in files.iterdir() if x.name != "config.json"]
+    weights.save_params(folder, params, policy, dtype="bfloat16", files=beside)
+  found = run_recipe(
+    runs,
+    tmp_path / "run",
+    "qwen2_5_0_5b",
+    **{
+      "model.n_layers": 2,
+      "model.vocab_size": 1024,
+      "weights": folder,
+      "tokenizer.path": folder,
+      "stages": "('sft','srl','rlvr')",
+      "data.path": write_lines(tmp_path / "s1k.jsonl", steps(8)),
+      "srl.parts_per_round": 2,
+    },
+  )
+  # 2 trunks x 2 points x 2 samples to their limit, of which 2 groups train.
+  assert found["srl/tokens_sampled"] == 64
+  assert found["srl/tokens_trained"] == found["rlvr/tokens_trained"] == 32
+  assert found["sft/grad_norm"] > 0
+  # What it learnt is as large as it was.
+  saved = hf_files.Checkpoint(tmp_path / "run" / "model").config
+  assert dataclasses.replace(saved, dtype="bfloat16") == shape
+
+
+def gsm8k(count):
+  for i in range(count):
+    yield {
+      "question": f"Ann has {i} pens and buys {i + 1} more. How many has she?",
+      "answer": (
+        f"Ann buys {i + 1} pens.\nShe has {i}+{i + 1}=<<{i}+{i + 1}="
+        f"{2 * i + 1}>>{2 * i + 1} pens.\n#### {2 * i + 1}"
+      ),
+    }
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+def test_from_transformers_to_transformers(runs, tmp_path, capsys):
+  transformers = pytest.importorskip("transformers")
+  folder = checkpoints.write(tmp_path / "checkpoint", "qwen2_5")
+  vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+  transformers.Qwen2ForCausalLM(
+    transformers.Qwen2Config(
+      vocab_size=vocabulary,
+      hidden_size=56,
+      intermediate_size=96,
+      num_hidden_layers=3,
+      num_attention_heads=7,
+      num_key_value_heads=1,
+    )
+  ).save_pretrained(folder)
+  data = write_lines(tmp_path / "gsm8k.jsonl", gsm8k(12))
+  common = [f"--data.path={data}", "--template=chat"]
+  prepare.main(
+    [
+      *common,
+      "--data.format=gsm8k",
+      "--tokenizer.kind=huggingface",
+      f"--tokenizer.path={folder}",
+    ]
+  )
+  report = capsys.readouterr().out
+  [line] = [x for x in report.splitlines() if "in one piece" in x]
+  assert line.split()[-1] == "24", report
+  found = run_recipe(
+    runs,
+    tmp_path / "run",
+    f"checkpoint,weights={folder}",
+    **{"stages": "('sft','srl')", "data.format": "gsm8k", "data.path": data},
+  )
+  assert found["sft/tokens_trained"] > 0
+  assert found["srl/tokens_trained"] == 32
+
+  export.export(tmp_path / "run", tmp_path / "out", dtype="float32")
+  tokens_NS = np.arange(40).reshape(2, 20) + 7
+  before, after = (
+    logits_of_transformers(transformers, path, tokens_NS)
+    for path in (folder, tmp_path / "out")
+  )
+  assert np.abs(after - before).max() > 1e-4, "it was trained"
+  policy = LanguageModel(hf_files.Checkpoint(tmp_path / "out").config)
+  with jax.set_mesh(mesh := tiny.small_mesh()):
+    params = weights.load_params(
+      tmp_path / "run" / "model", policy, mesh, jax.random.key(0)
+    )
+    ours = our_logits(policy, params, tokens_NS)
+  np.testing.assert_allclose(ours, after[:, 1:], rtol=0, atol=2e-5)
+
+
+def logits_of_transformers(transformers, folder, tokens_NS):
+  import torch
+
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+  with torch.no_grad():
+    return model(torch.from_numpy(tokens_NS)).logits.numpy()
+
+
+def our_logits(policy, params, tokens_NS):
+  """Of all tokens but the first, which is the trunk."""
+  position_NS = np.broadcast_to(np.arange(tokens_NS.shape[1]), tokens_NS.shape)
+  trunk = policy.trunk(params, tokens_NS[:, :1], position_NS[:, :1])
+  hidden, _ = policy.branch(
+    params,
+    tokens_NS[:, None, 1:],
+    position_NS[:, None, 1:],
+    position_NS[:, :1] + 1,
+    trunk,
+  )
+  return policy.logits(params, hidden)[:, 0]
