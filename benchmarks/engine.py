@@ -32,7 +32,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from benchmarks import floor, measuring
 from benchmarks.floor import Operations
@@ -66,6 +66,12 @@ def add_work_flags(parser: argparse.ArgumentParser) -> None:
     "attention_logits",
   ):
     pieces.add_argument("--" + name, type=int, default=0, help=" ")
+  pieces.add_argument(
+    "--remat",
+    choices=get_args(get_type_hints(ModelConfig)["remat"]),
+    default=ModelConfig().remat,
+    help=" ",
+  )
 
 
 def ours_arguments(
@@ -73,6 +79,7 @@ def ours_arguments(
 ) -> tuple[ModelConfig, Workload, Settings]:
   """What the flags say, for `ours.Ours`."""
   model, work = MODELS[args.model], WORKS[args.work]
+  model = dataclasses.replace(model, remat=args.remat)
   if args.vocab_size:
     model = dataclasses.replace(model, vocab_size=args.vocab_size)
   given = {f.name: getattr(args, f.name) for f in dataclasses.fields(Workload)}
@@ -328,7 +335,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   specs = contenders(args)
   print(
     f"{args.work}, {args.model} model, vocabulary {model.vocab_size:,}, "
-    f"{args.cores or 'all'} cores, {work}, {settings}\n"
+    f"{args.cores or 'all'} cores, {work}, {settings}, remat {model.remat}\n"
     f"{measuring.describe_machine()}",
     flush=True,
   )
