@@ -12,8 +12,9 @@ from flax import linen as nn
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from benchmarks.models import MODELS
 from srl_jax import sharding
-from srl_jax.models import LanguageModel, ModelConfig
+from srl_jax.models import LanguageModel, zoo
 from srl_jax.sharding import ShardingRules
 from srl_jax.testing.compilation import full_compilation
 from srl_jax.testing.tiny import TINY, random_params, small_mesh
@@ -96,16 +97,7 @@ def compiled_gradient(model, length, where=None):
     return lowered, lowered.compile()
 
 
-SMALL = ModelConfig(
-  vocab_size=4096,
-  d_model=512,
-  n_layers=8,
-  n_heads=8,
-  n_kv_heads=2,
-  head_width=64,
-  d_mlp=1536,
-  max_positions=32_768,
-)
+SMALL = dataclasses.replace(MODELS["small"], max_positions=32_768)
 
 
 def temporary_gib(model, length):
@@ -126,27 +118,15 @@ def test_a_trunk_of_32k_tokens_fits_without_a_kernel():
 
 
 # Qwen2.5-0.5B, and two layers as those of Qwen2.5-7B.
-QWEN_HALF = ModelConfig(
-  vocab_size=151_936,
-  d_model=896,
-  n_layers=24,
-  n_heads=14,
-  n_kv_heads=2,
-  head_width=64,
-  d_mlp=4864,
-  max_positions=32_768,
-  dtype="bfloat16",
-  param_dtype="bfloat16",
+QWEN_HALF = dataclasses.replace(
+  zoo.MODELS["qwen2_5_0_5b"], param_dtype="bfloat16"
 )
 QWEN_7B_LAYERS = dataclasses.replace(
-  QWEN_HALF,
+  zoo.MODELS["qwen2_5_7b"],
   vocab_size=4096,
-  d_model=3584,
   n_layers=2,
-  n_heads=28,
-  n_kv_heads=4,
-  head_width=128,
-  d_mlp=18_944,
+  tie_embeddings=True,
+  param_dtype="bfloat16",
 )
 
 
