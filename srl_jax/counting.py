@@ -166,7 +166,7 @@ class Counter:
     rows = trunks * slots
     tokens = trunks * load.trunk
     trunk = self._stream(tokens).plus(
-      self._attention(tokens, load.trunk, tokens),
+      self._trunk_attention(tokens, load.trunk),
       self._lookup(tokens, self._size),
     )
     # The cache is read whole. The draw needs all logits.
@@ -200,7 +200,7 @@ class Counter:
     rows = trunks * load.branches * (load.width - 1)
     trunk = trunks * load.trunk
     streams = self._stream(trunk).plus(self._stream(rows))
-    attention = self._attention(trunk, load.trunk, trunk).plus(
+    attention = self._trunk_attention(trunk, load.trunk).plus(
       self._attention(rows, load.trunk, trunk),
       self._attention(rows, load.width - 1, rows),
     )
@@ -282,14 +282,27 @@ class Counter:
   def _attention(self, queries: float, keys: float, stored: float) -> Work:
     """Each of the queries against so many keys, of `stored` in all."""
     c = self._config
+    logits = queries * keys * c.n_heads / self._layout.parts("kv_heads")
+    # Logits are written and read in float32, weights in the compute dtype.
+    traffic = logits * 2 * (4 + self._size) * c.n_layers
+    return self._in_kernel(queries, keys, stored).plus(Work(0, traffic))
+
+  def _trunk_attention(self, tokens: float, length: int) -> Work:
+    """Of trunks of one length to themselves, in a kernel if there is one."""
+    if self._config.attention_kernel == "plain":
+      return self._attention(tokens, length, tokens)
+    # It skips what lies above the diagonal.
+    return self._in_kernel(tokens, length / 2, tokens)
+
+  def _in_kernel(self, queries: float, keys: float, stored: float) -> Work:
+    """The same with logits and weights that never leave the chip."""
+    c = self._config
     parts = self._layout.parts("kv_heads")
     heads, kv_heads = c.n_heads / parts, c.n_kv_heads / parts
-    logits = queries * keys * heads
-    # Logits are written and read in float32, weights in the compute dtype.
-    traffic = logits * 2 * (4 + self._size) + self._size * c.head_width * (
-      2 * queries * heads + 2 * stored * kv_heads
+    traffic = (
+      self._size * c.head_width * (2 * queries * heads + 2 * stored * kv_heads)
     )
-    work = Work(2 * 2 * logits * c.head_width, traffic)
+    work = Work(2 * 2 * queries * keys * heads * c.head_width, traffic)
     return work.times(c.n_layers)
 
   def _head(self, tokens: float) -> Work:

@@ -20,6 +20,7 @@ MODEL = ModelConfig(
   head_width=4,
   d_mlp=10,
   remat="none",
+  attention_kernel="plain",
 )
 # Of a block: q and o 8 x 16, k and v 8 x 8, gate, up and down 8 x 10.
 BLOCK = 2 * 128 + 2 * 64 + 3 * 80
@@ -72,6 +73,20 @@ def test_the_operations_of_a_rollout():
   row = 2 * (2 * BLOCK + TABLE) + 2 * 2 * 2 * (6 + 4) * 4 * 4
   assert work["decode"].flops == 4 * 12 * row
   assert work["lay out weights"] == Work(0, 2 * 4 * (2 * BLOCK + TABLE + SMALL))
+
+
+def test_a_kernel_halves_what_trunks_compute_and_keeps_their_logits():
+  plain = rollout(ONE, ONE)["trunks"]
+  model = dataclasses.replace(MODEL, attention_kernel="auto")
+  phases = Counter(model, ONE).rollout(LOAD, ONE, slots=3, cache=(4,))
+  kernel = phases["trunks"]
+  # 4 trunks, 2 layers, 4 heads, 6 x 6 pairs; logits and weights, float32,
+  # written and read.
+  pairs = 4 * 2 * 4 * 6 * 6
+  assert plain.flops - kernel.flops == 2 * 2 * 4 * pairs / 2
+  assert plain.memory_bytes - kernel.memory_bytes == 2 * (4 + 4) * pairs
+  # Branches attend by matrix products.
+  assert phases["decode"] == rollout(ONE, ONE)["decode"]
 
 
 def test_a_cache_that_grows_is_read_as_wide_as_it_is():
