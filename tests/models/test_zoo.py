@@ -49,6 +49,13 @@ def test_a_model_has_the_published_number_of_parameters(name, parameters):
   assert sum(x.size for x in jax.tree.leaves(params)) == parameters
 
 
+def test_the_largest_gemmas_divide_queries_by_the_width_per_head():
+  for name, config in MODELS.items():
+    per_head = config.d_model // config.n_heads
+    # All others by the root of what a head has.
+    assert config.query_scalar == (per_head if name.endswith("27b") else 0)
+
+
 def test_adapters_are_beside_the_published_parameters():
   config = dataclasses.replace(MODELS["qwen2_5_7b"], lora=LoraConfig(rank=16))
   params = jax.eval_shape(LanguageModel(config).init, jax.random.key(0))
