@@ -42,7 +42,8 @@ class SamplingConfig:
     top_k: keep that many most likely tokens; 0 keeps all.
     top_p: keep the most likely tokens that hold this mass; 1.0 keeps all.
     slots: how many branches of a trunk are decoded at a time, the others wait
-      for a free slot; 0 for all at once.
+      for a free slot; 0 for all at once. Where completions stay far below
+      the limit (metric `slot_occupancy`), a few take no more turns than all.
     cache_start: the branch cache starts with room for so many tokens, or
       somewhat more, and doubles when a branch needs it; 0 for all the room
       at once. Every width is a loop to compile.

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import layouts, measuring, prefix_sharing
+from benchmarks import layouts, measuring, prefix_sharing, slots
 from benchmarks.workload import Workload
 from srl_jax import update
 from srl_jax.models import ModelConfig
@@ -155,3 +155,33 @@ def test_the_loss_with_given_advantages_is_the_loss_of_the_package(bench):
   assert float(theirs.denominator) == WORK.branches
   # The same operations, fused differently.
   np.testing.assert_allclose(mine.numerator, theirs.numerator, rtol=1e-5)
+
+
+def measure_slots(**changes):
+  sizes = {"stops": 8, "slots": [0, 1], "caches": [0, 2], "repeats": 1}
+  return slots.measure(MODEL, WORK, **(sizes | changes))
+
+
+def test_slots_are_compared_on_the_same_completions():
+  found = measure_slots()
+  assert list(found) == ["cache 0", "cache 2"]
+  for of_cache in found.values():
+    all_at_once, one = of_cache
+    assert all_at_once.startswith("slots 0 (")
+    # One slot always has something to do until its trunk is done.
+    assert one.startswith("slots 1 (")
+    assert all(rate > 0 for rate in of_cache.values())
+
+
+def test_slots_that_change_completions_are_noticed(monkeypatch):
+  sample = slots.Variant.sample
+
+  def other(self):
+    found = sample(self)
+    tokens_NRC = found.branches.tokens_NRC + (self.slots == 1)
+    branches = found.branches._replace(tokens_NRC=tokens_NRC)
+    return found._replace(branches=branches)
+
+  monkeypatch.setattr(slots.Variant, "sample", other)
+  with pytest.raises(AssertionError):
+    measure_slots(caches=[0])
