@@ -10,6 +10,7 @@ business.
 from __future__ import annotations
 
 import collections
+import itertools
 import time
 from concurrent import futures
 from typing import Any, NamedTuple
@@ -116,12 +117,13 @@ class Rounds:
         self._clock.submit(_device_times, begin_s, before, queued[-1])
       )
 
-    for part in parts[:QUEUED_PARTS]:
+    waiting = iter(parts)
+    for part in itertools.islice(waiting, QUEUED_PARTS):
       start(part)
-    for i, part in enumerate(parts):
+    for part in parts:
       # A part's trunks and weights are freed before those of another are made.
       done.append(self._finish(part, queued.popleft()))
-      for following in parts[i + QUEUED_PARTS :][:1]:
+      for following in itertools.islice(waiting, 1):
         start(following)
     merge = lambda *xs: np.concatenate(xs)  # noqa: E731
     branches, scores, decoding, reward_s = zip(*done, strict=True)
