@@ -9,4 +9,5 @@ export JAX_PLATFORMS=cpu
 python -m ruff check .
 python -m ruff format --check .
 python -m pytest -q -n 2 "$@"
-python -m pytest -q -n 2 -m slow "$@"
+# By files: what the tests of one share is costly, and made once per worker.
+python -m pytest -q -n 2 --dist=loadfile -m slow "$@"

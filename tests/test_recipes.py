@@ -22,6 +22,7 @@ SHORT = {
   "data.valid_size": 2,
   "data.test_size": 0,
   "sft.steps": 1,
+  "sft.instances.max_trunk_tokens": 512,
   "sft.trunks_per_batch": 2,
   "sft.trunks_per_micro_batch": 2,
   "sft.validation_trunks": 2,
@@ -29,6 +30,7 @@ SHORT = {
 for stage in ("srl", "rlvr"):
   SHORT |= {
     f"{stage}.steps": 1,
+    f"{stage}.instances.max_trunk_tokens": 512,
     f"{stage}.trunks_per_round": 2,
     f"{stage}.trunks_per_micro_batch": 2,
     f"{stage}.sampling.max_new_tokens": 8,
@@ -77,9 +79,9 @@ def write_lines(path, records):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path):
-  # Of its 24 layers two, of its vocabulary what this tokenizer has, rounded.
+  # Of its 24 layers one, of its vocabulary what this tokenizer has, rounded.
   shape = zoo.MODELS["qwen2_5_0_5b"]
-  shape = dataclasses.replace(shape, n_layers=2, vocab_size=1024)
+  shape = dataclasses.replace(shape, n_layers=1, vocab_size=1024)
   files = checkpoints.write(tmp_path / "files", "qwen2_5")
   folder = tmp_path / "checkpoint"
   policy, mesh = LanguageModel(shape), tiny.small_mesh()
@@ -94,7 +96,7 @@ def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path):
     tmp_path / "run",
     "qwen2_5_0_5b",
     **{
-      "model.n_layers": 2,
+      "model.n_layers": 1,
       "model.vocab_size": 1024,
       "weights": folder,
       "tokenizer.path": folder,
