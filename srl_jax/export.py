@@ -87,10 +87,7 @@ def _params(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
   folder = folders[stage] if stage else list(folders.values())[-1]
   params = loading.initial_params(run)
   trained, frozen = lora.split(params)
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-    trained,
-  )
+  abstract = sharding.abstract(trained)
   del params, trained
   with Checkpointer(folder, run.config.checkpoint, read_only=True) as saver:
     if step:

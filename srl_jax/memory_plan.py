@@ -9,6 +9,7 @@ ones at hand (a run, before its first step) or described ones (launch.compile).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
@@ -112,7 +113,7 @@ class Program:
     Raises:
       DoesNotFitError: the compiler says so; the message has its bytes.
     """
-    compiled, seconds = self._compiled
+    compiled, seconds = self._compiled()
     found = compiled.memory_analysis()
     return Memory(
       argument=found.argument_size_in_bytes,
@@ -123,8 +124,12 @@ class Program:
     )
 
   def outputs(self) -> Any:
-    """What it returns: abstract arrays, with the shardings they will have."""
-    compiled, _ = self._compiled
+    """What it returns: abstract arrays, with the shardings they will have.
+
+    Raises:
+      DoesNotFitError: as `memory`.
+    """
+    compiled, _ = self._compiled()
     with jax.set_mesh(self.mesh):
       out = jax.eval_shape(self.jitted, *self.args)
     return jax.tree.map(
@@ -140,19 +145,30 @@ class Program:
     [text] = [x for name, x in REMEDIES.items() if self.name.startswith(name)]
     return text.format(stage=stage, batch=batch_devices)
 
-  @functools.cached_property
+  def is_compiled(self) -> bool:
+    """Whether the compiler found a way to run it."""
+    return not isinstance(self._outcome[0], DoesNotFitError)
+
   def _compiled(self) -> tuple[jax.stages.Compiled, float]:
+    compiled, seconds = self._outcome
+    if isinstance(compiled, DoesNotFitError):
+      raise compiled
+    return compiled, seconds
+
+  @functools.cached_property
+  def _outcome(self) -> tuple[jax.stages.Compiled | DoesNotFitError, float]:
+    """The compiled program or what the compiler said, and its time."""
     start_s = time.monotonic()
     # Set for nothing else: what is computed at once would be on these devices.
     with jax.set_mesh(self.mesh):
       lowered = self.jitted.lower(*self.args)
     try:
-      compiled = lowered.compile()
+      outcome = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
       if "RESOURCE_EXHAUSTED" not in str(error):
         raise
-      raise DoesNotFitError(_in_short(str(error))) from error
-    return compiled, time.monotonic() - start_s
+      outcome = DoesNotFitError(_in_short(str(error)))
+    return outcome, time.monotonic() - start_s
 
 
 def _in_short(message: str) -> str:
@@ -179,9 +195,9 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def header(limit_bytes: int) -> str:
-  """The head of a table of programs."""
+  """The head of a table of programs; all of it is per device."""
   return (
-    f"of {readable(limit_bytes):>10} a device"
+    f"memory (of {readable(limit_bytes):>10})"
     "    arguments  temporary     output     beside      total"
   )
 
@@ -288,19 +304,25 @@ class Scalars(NamedTuple):
 def rollout_programs(
   mesh: jax.sharding.Mesh,
   sampler: Sampler,
+  reward: OnDevice | None,
   params: Any,
   trunks: Trunks,
+  targets: device_reward.Targets,
   scalars: Scalars,
   beside_bytes: int,
   parts: int = 1,
 ) -> Iterator[Program]:
-  """The two halves of a rollout.
+  """The two halves of a rollout, and the reward of what they sample.
+
+  If one does not fit, those that read its results are left out.
 
   Args:
     mesh: where they run.
     sampler: whose programs they are.
+    reward: if it is computed on the device.
     params: abstract.
     trunks: abstract, of one part of a round.
+    targets: likewise, for the reward.
     scalars: the key is used.
     beside_bytes: of what lives beside the parameters.
     parts: of a round; `rounds.QUEUED_PARTS` of them are queued at a time.
@@ -309,17 +331,22 @@ def rollout_programs(
     "rollout: prefill", sampler.prefill, (params, trunks), beside_bytes, mesh
   )
   yield prefill
-  prefilled = prefill.outputs()
-  waiting = min(parts, QUEUED_PARTS) - 1
-  yield Program(
-    "rollout: decode",
-    sampler.decode,
-    (prefilled, trunks, scalars.key),
-    beside_bytes
-    + bytes_per_device(params)
-    + waiting * bytes_per_device(prefilled),
-    mesh,
-  )
+  at_rest = beside_bytes + bytes_per_device(params)
+  with contextlib.suppress(DoesNotFitError):
+    prefilled = prefill.outputs()
+    waiting = min(parts, QUEUED_PARTS) - 1
+    decode = Program(
+      "rollout: decode",
+      sampler.decode,
+      (prefilled, trunks, scalars.key),
+      at_rest + waiting * bytes_per_device(prefilled),
+      mesh,
+    )
+    yield decode
+    branches, _ = decode.outputs()
+    if reward is not None:
+      args = (branches, targets)
+      yield Program("reward", reward.program, args, at_rest, mesh)
 
 
 def update_programs(
@@ -382,18 +409,20 @@ def rl_programs(
   kept = bytes_per_device(state.opt_state)
   if has_reference:
     kept += bytes_per_device(lora.split(state.params)[0])
-  trunks = place.rows(abstract_trunks(trunks_per_part, sizes), sampler.rules)
-  rollout = list(
-    rollout_programs(mesh, sampler, state.params, trunks, scalars, kept, parts)
+  trunks, targets = place.rows(
+    (
+      abstract_trunks(trunks_per_part, sizes),
+      abstract_targets(trunks_per_part, sizes),
+    ),
+    sampler.rules,
   )
-  yield from rollout
-  branches, _ = rollout[-1].outputs()
-  if reward is not None:
-    targets = place.rows(
-      abstract_targets(trunks_per_part, sizes), sampler.rules
-    )
-    at_rest = kept + bytes_per_device(state.params)
-    yield Program("reward", reward.program, (branches, targets), at_rest, mesh)
+  params = state.params
+  yield from rollout_programs(
+    mesh, sampler, reward, params, trunks, targets, scalars, kept, parts
+  )
+  with jax.set_mesh(mesh):
+    prefilled = jax.eval_shape(sampler.prefill, params, trunks)
+    branches, _ = jax.eval_shape(sampler.decode, prefilled, trunks, scalars.key)
   batch = place.rows(
     _micro_batch(
       trunks_per_micro_batch, sizes, sampler.config.samples, branches

@@ -245,6 +245,13 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def abstract(tree: Any) -> Any:
+  """Shapes, dtypes and shardings of arrays."""
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+
+
 def born_sharded(
   init: Callable[..., Any],
   *args: Any,

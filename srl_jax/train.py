@@ -242,7 +242,11 @@ def print_memory_plan(
 
   What does not fit is said at once, with what to change, and not in the middle
   of a run. Steps find their programs compiled.
+
+  Raises:
+    memory_plan.DoesNotFitError: the compiler refuses one, so it cannot run.
   """
+  refused = []
   limit = memory_plan.device_bytes(jax.local_devices()[0])
   parts = sharding.batch_devices(run.mesh, run.config.rules)
   for name, stage in stages.items():
@@ -250,6 +254,13 @@ def print_memory_plan(
     for program in stage.planned(updaters[name]):
       remedy = program.remedy(name, parts)
       _say(f"{name}: {memory_plan.try_program(program, limit, remedy)[0]}")
+      if not program.is_compiled():
+        refused.append(f"{program.name!r} of {name}")
+  if refused:
+    raise memory_plan.DoesNotFitError(
+      f"there is too little memory for {', '.join(refused)}; the plan above "
+      "says what to change"
+    )
 
 
 def _marker(workdir, index, name):
@@ -289,10 +300,7 @@ def train_stages(
     steps = getattr(run.config, name).steps
     if name not in stages:
       trained, frozen = lora.split(params)
-      abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-        trained,
-      )
+      abstract = sharding.abstract(trained)
       with Checkpointer(directory, run.config.checkpoint, read_only=True) as c:
         params = lora.join(c.restore_best(abstract), frozen)
       _say(f"{name}: was finished before")

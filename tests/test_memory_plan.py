@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run says of its memory before it starts, and that it is what runs."""
 
+import itertools
 import logging
 import re
 
@@ -114,6 +115,29 @@ def test_what_lives_beside_a_program_counts():
   assert not fits and text.endswith("does not fit; lower something")
 
 
+def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
+  runs, start, tmp_path, capsys, monkeypatch
+):
+  compile_it = Program._outcome.func
+
+  def outcome(self):
+    if self.name == "rollout: prefill":
+      return memory_plan.DoesNotFitError("no room"), 0.0
+    return compile_it(self)
+
+  monkeypatch.setattr(Program, "_outcome", property(outcome))
+  with pytest.raises(ValueError, match="memory for 'rollout: prefill' of srl;"):
+    runs.run(tmp_path / "run", "srl", **SMALL | start)
+  plan = [x for x in capsys.readouterr().out.splitlines() if "fit" in x]
+  assert [re.split(r"  +", line)[0] for line in plan] == [
+    "srl: rollout: prefill",
+    "srl: update: accumulate",
+    "srl: update: finish",
+  ]
+  assert "does not fit: no room; lower c.srl.trunks_per_round or" in plan[0]
+  assert all("fits (" in line for line in plan[1:])
+
+
 def test_one_part_of_a_round_waits_while_another_is_decoded():
   mesh, rules = tiny.small_mesh(), sharding.ShardingRules()
   model = LanguageModel(tiny.TINY, rules)
@@ -128,9 +152,11 @@ def test_one_part_of_a_round_waits_while_another_is_decoded():
   )
 
   def beside(parts):
-    _, decode = memory_plan.rollout_programs(
-      mesh, sampler, params, trunks, memory_plan.Scalars(None, None), 7, parts
+    scalars = memory_plan.Scalars(None, None)
+    programs = memory_plan.rollout_programs(
+      mesh, sampler, None, params, trunks, None, scalars, 7, parts
     )
+    _, decode = itertools.islice(programs, 2)
     return decode.beside_bytes - 7 - memory_plan.bytes_per_device(params)
 
   prefilled = jax.eval_shape(sampler.prefill, params, trunks)

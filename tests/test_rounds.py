@@ -2,6 +2,8 @@
 """Scores of a round are the same on host and device, whole or in parts."""
 
 import dataclasses
+import time
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ import pytest
 
 from srl_jax import loading, rounds, sharding, stage_rl, update
 from srl_jax.device_reward import DeviceRewardConfig
+from srl_jax.sampler import Started
 from srl_jax.testing import tiny
 
 KEY = jax.random.key(0)
@@ -85,6 +88,21 @@ def test_a_part_is_started_when_the_one_before_the_last_is_done(
   a_round(session, parts_per_round=4)
   in_turns = ["_start", "_finish"] * 3
   assert events == ["_start", *in_turns, "_finish"]
+
+
+def test_a_part_begins_when_the_one_before_it_ends():
+  before = futures.Future()
+  before.set_result(rounds._Times(1.0, 1.0, time.monotonic() - 10))
+  started = Started(np.zeros(1), None, None)
+  queued = rounds._Queued(started, None)
+  # The round began a hundred seconds ago, the part before it ended ten.
+  begin_s = time.monotonic() - 100
+  first = rounds._device_times(begin_s, None, queued)
+  second = rounds._device_times(begin_s, before, queued)
+  assert 100 <= first.prefill_s < 105
+  assert 10 <= second.prefill_s < 15
+  assert first.decode_s < 5
+  assert first.end_s <= second.end_s
 
 
 def test_what_is_too_long_for_the_device_is_scored_on_the_host(session):
