@@ -43,7 +43,7 @@ from benchmarks.layouts import Workload
 from benchmarks.one_device import Engine
 from srl_jax.models import zoo
 from srl_jax.types import Branches
-from srl_jax.update import LossConfig
+from srl_jax.update.grpo import LossConfig
 
 _SHAPES = {
   "0.5b": zoo.MODELS["qwen2_5_0_5b"],

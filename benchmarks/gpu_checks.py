@@ -20,13 +20,12 @@ import optax
 from benchmarks import one_device
 from benchmarks.layouts import Workload
 from benchmarks.one_device import Engine
-from srl_jax import update
+from srl_jax.device_rewards import similarity, text
 from srl_jax.models import ModelConfig
-from srl_jax.ops import similarity, text
-from srl_jax.rollout import SamplingConfig
+from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import texts
 from srl_jax.types import Branches
-from srl_jax.update import LossConfig
+from srl_jax.update.grpo import LossConfig, branch_logps
 
 # Float32 sums of another order. Log-probs are of the order of 6 nats and
 # their error of 1e-6 to 1e-5; products rounded to tf32 or bf16 are 100 times
@@ -109,7 +108,7 @@ def log_probs_and_gradient(
   with engine.placed():
     batch = engine.put(batch)
     logps = jax.jit(
-      lambda params, batch: update.branch_logps(
+      lambda params, batch: branch_logps(
         engine.policy,
         params,
         batch.trunks,

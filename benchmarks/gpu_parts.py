@@ -21,10 +21,10 @@ from benchmarks import counts, one_device
 from benchmarks.layouts import Workload
 from benchmarks.one_device import Engine
 from srl_jax.models import ModelConfig
-from srl_jax.optim import OptimConfig, make_optimizer
-from srl_jax.rollout import SamplingConfig
+from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.types import Branches
-from srl_jax.update import LossConfig
+from srl_jax.update.grpo import LossConfig
+from srl_jax.update.optim import OptimConfig, make_optimizer
 
 
 class Peaks(NamedTuple):

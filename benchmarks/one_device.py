@@ -18,12 +18,14 @@ import optax
 
 from benchmarks import counts
 from benchmarks.layouts import Workload
-from srl_jax import sharding, update
+from srl_jax import sharding
 from srl_jax.models import LanguageModel, ModelConfig
-from srl_jax.rollout import SamplingConfig
-from srl_jax.sampler import Sampler
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler
 from srl_jax.types import Branches, Trunks
-from srl_jax.update import LossConfig, MicroBatch, Updater
+from srl_jax.update.batch import MicroBatch
+from srl_jax.update.grpo import LossConfig, grpo_loss
+from srl_jax.update.updater import Updater
 
 
 class Engine:
@@ -80,7 +82,7 @@ class Engine:
   ) -> Updater:
     """An updater with the GRPO loss at temperature 1."""
     return Updater(
-      update.grpo_loss(self.policy, loss, 1.0),
+      grpo_loss(self.policy, loss, 1.0),
       optimizer,
       lambda _: 0.0,
       self.params,

@@ -24,21 +24,24 @@ import numpy as np
 
 from benchmarks import layouts, prefix_sharing
 from benchmarks.workload import PAD_ID, Workload, given, words
-from srl_jax import dynamic_sampling, sharding, update
+from srl_jax import sharding
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.data.trunks import BranchPoint, TrunkRecord
-from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.ops import advantages
-from srl_jax.optim import OptimConfig, learning_rate, make_optimizer
 from srl_jax.rewards import Completion, RewardConfig, Scorer
-from srl_jax.rollout import SamplingConfig
-from srl_jax.rounds import Round, Rounds
-from srl_jax.sampler import Sampler
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.rounds import Round, Rounds
+from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers.protocol import TableTokenizer
-from srl_jax.update import LossConfig, MicroBatch
+from srl_jax.update import groups as dynamic_sampling
+from srl_jax.update.batch import MicroBatch
+from srl_jax.update.groups import DynamicSamplingConfig
+from srl_jax.update.grpo import LossConfig, grpo_loss
+from srl_jax.update.optim import OptimConfig, learning_rate, make_optimizer
+from srl_jax.update.updater import TrainState, Updater
 
 LAYOUTS = ("shared", "flat", "flat padded")
 # All groups train, whatever their rewards.
@@ -188,7 +191,7 @@ class Ours:
       self.policy.init, self.key, mesh=self.mesh, rules=self.rules
     )
     self.number = 0
-    self.state: Any = update.TrainState(params, None)
+    self.state: Any = TrainState(params, None)
     if settings.trains:
       self.updater = self._updater(params)
       self.state = self.updater.init(params)
@@ -197,10 +200,10 @@ class Ours:
     config = LossConfig()
     if self.settings.max_logits:
       config = dataclasses.replace(config, max_logits=self.settings.max_logits)
-    loss_fn = update.grpo_loss(self.policy, config, self.sampling.temperature)
+    loss_fn = grpo_loss(self.policy, config, self.sampling.temperature)
     if not self.is_shared:
       loss_fn = prefix_sharing.given_advantages(self.policy, config)
-    return update.Updater(
+    return Updater(
       loss_fn,
       make_optimizer(OPTIM, 1),
       learning_rate(OPTIM, 1),

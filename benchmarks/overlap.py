@@ -33,12 +33,14 @@ import jax
 import numpy as np
 
 from benchmarks import measuring
-from srl_jax import loading, optim, sharding, update
+from srl_jax import loading, sharding
 from srl_jax import main as main_lib
 from srl_jax.config import RlConfig
 from srl_jax.reductions import reduce_metrics
-from srl_jax.stage import Run
-from srl_jax.stage_rl import RlStage
+from srl_jax.train.rl import RlStage
+from srl_jax.train.stage import Run
+from srl_jax.update import optim
+from srl_jax.update.updater import Updater
 
 
 def variants(base: RlConfig, parts: Sequence[int]) -> dict[str, RlConfig]:
@@ -67,7 +69,7 @@ class Variant:
   def __init__(self, run: Run, config: RlConfig):
     params = loading.initial_params(run)
     self._stage = RlStage(run, "srl", config)
-    self._updater = update.Updater(
+    self._updater = Updater(
       self._stage.loss_fn,
       optim.make_optimizer(config.optim, config.steps),
       optim.learning_rate(config.optim, config.steps),

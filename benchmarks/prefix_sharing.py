@@ -36,29 +36,32 @@ from benchmarks import layouts, measuring
 from benchmarks.layouts import Rows
 from benchmarks.models import MODELS
 from benchmarks.workload import Workload
-from srl_jax import rollout, sharding, update
+from srl_jax import sharding
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.ops import advantages, losses
-from srl_jax.rollout import SamplingConfig
-from srl_jax.sampler import Sampler
+from srl_jax.rollout import decode as rollout
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler
 from srl_jax.types import Branches
-from srl_jax.update import MicroBatch
+from srl_jax.update.batch import LossFn, MicroBatch
+from srl_jax.update.grpo import LossConfig, branch_logps
+from srl_jax.update.updater import Updater
 
 
 def given_advantages(
-  policy: rollout.Policy, config: update.LossConfig | None = None
-) -> update.LossFn:
+  policy: rollout.Policy, config: LossConfig | None = None
+) -> LossFn:
   """The GRPO loss of the package, where `reward_NKG` holds the advantages.
 
   In flat layouts the samples of a group lie in different rows, so that no
   row knows its group's mean. Instead of metrics it returns the log-probs.
   """
-  config = config or update.LossConfig()
+  config = config or LossConfig()
 
   def loss_fn(params, batch, reference):
     del reference
     branches = batch.branches
-    logp_NRC, _ = update.branch_logps(
+    logp_NRC, _ = branch_logps(
       policy,
       params,
       batch.trunks,
@@ -104,7 +107,7 @@ class Bench:
       rules=rules,
     )
     rate = 1e-4
-    self.updater = update.Updater(
+    self.updater = Updater(
       given_advantages(self.policy),
       optax.adamw(rate),
       lambda _: rate,

@@ -25,8 +25,8 @@ import jax
 import numpy as np
 
 from benchmarks import measuring
-from srl_jax.device_reward import DeviceRewardConfig
-from srl_jax.ops import similarity
+from srl_jax.device_rewards import similarity
+from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.rewards import difflib_ratio, levenshtein_ratio
 from srl_jax.testing import texts
 

@@ -28,8 +28,8 @@ from benchmarks.models import MODELS
 from benchmarks.workload import FIRST_WORD, PAD_ID, Workload
 from srl_jax import sharding
 from srl_jax.models import LanguageModel, ModelConfig
-from srl_jax.rollout import SamplingConfig
-from srl_jax.sampler import Sampler, Started
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler, Started
 from srl_jax.testing.tiny import small_mesh
 
 

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 
 import jax
 
+from launch.tpu import projection
 from srl_jax import main as srl_main
-from srl_jax import projection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -22,16 +22,16 @@ from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import templates
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.trunks import InstanceConfig
-from srl_jax.device_reward import DeviceRewardConfig
-from srl_jax.dynamic_sampling import DynamicSamplingConfig
-from srl_jax.evaluate import EvalConfig
+from srl_jax.device_rewards.reward import DeviceRewardConfig
+from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
-from srl_jax.optim import OptimConfig
 from srl_jax.rewards import RewardConfig
-from srl_jax.rollout import SamplingConfig
+from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
-from srl_jax.update import LossConfig
+from srl_jax.update.groups import DynamicSamplingConfig
+from srl_jax.update.grpo import LossConfig
+from srl_jax.update.optim import OptimConfig
 
 
 def _check_stage(stage):

@@ -24,7 +24,7 @@ from absl import logging
 from srl_jax import loading, sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
-from srl_jax.stage import Run
+from srl_jax.train.stage import Run
 
 
 def export(

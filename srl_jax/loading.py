@@ -21,12 +21,10 @@ from jax.experimental import multihost_utils
 from srl_jax import sharding, strict
 from srl_jax.config import Config
 from srl_jax.data import readers
-from srl_jax.data.schema import Trajectory
 from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
-from srl_jax.stage import Run
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -34,6 +32,8 @@ from srl_jax.tokenizers import (
   checkpoint_of,
   make_tokenizer,
 )
+from srl_jax.train.stage import Run
+from srl_jax.trajectory import Trajectory
 
 EMBEDDED = str(importlib.resources.files("srl_jax") / "assets" / "embedded")
 # In the workdir: the tokenizer that a run trains for itself.

@@ -27,7 +27,7 @@ from absl import app, flags, logging
 
 from srl_jax import config as config_lib
 from srl_jax import run as run_lib
-from srl_jax.train import Stopped
+from srl_jax.train.loop import Stopped
 
 _CONFIG = flags.DEFINE_string(
   "config",

@@ -27,16 +27,22 @@ from typing import Any
 
 import jax
 
-from srl_jax import evaluate, loading, report, sharding, train
+from srl_jax import files, loading, sharding
 from srl_jax.config import Config
 from srl_jax.data import batching
+from srl_jax.evaluate.estimates import Estimate
+from srl_jax.evaluate.solve import solve_problems, summarise
+from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.models import weights
 from srl_jax.reductions import describe_metrics
+from srl_jax.report.table import table
 from srl_jax.rewards import RewardConfig, Scorer
-from srl_jax.rollout import SamplingConfig
-from srl_jax.rollout_metrics import RolloutMetrics
-from srl_jax.stage import Run, build_records
-from srl_jax.update import GrpoMetrics, SftMetrics, StepMetrics
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.metrics import RolloutMetrics
+from srl_jax.train import loop as train
+from srl_jax.train.stage import Run, build_records
+from srl_jax.update.grpo import GrpoMetrics, SftMetrics
+from srl_jax.update.updater import StepMetrics
 
 # May differ between a run and its resumption: they change no number of it.
 _FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
@@ -79,7 +85,7 @@ def run(
           params,
           workdir / "solutions" / f"{moment.replace(' ', '_')}.jsonl",
         )
-        train.write_json(results_path, results)
+        files.write_json(results_path, results)
 
     measure("before", params)
     params = train.train_stages(
@@ -98,7 +104,7 @@ def run(
       files=loading.files_beside(session),
     )
     if jax.process_index() == 0:
-      print(report.table(results), flush=True)
+      print(table(results), flush=True)
   return results
 
 
@@ -121,11 +127,11 @@ def measure_all(
       solution = dataclasses.asdict(attempt)
       solution["problem"] = run.test[attempt.problem].id
       lines.append(json.dumps(how | solution) + "\n")
-  train.write_text(solutions_path, "".join(lines))
+  files.write_text(solutions_path, "".join(lines))
   return {k: [e.value, e.low, e.high] for k, e in measured.items()}
 
 
-def _measure_steps(run: Run, params: Any) -> dict[str, evaluate.Estimate]:
+def _measure_steps(run: Run, params: Any) -> dict[str, Estimate]:
   config = run.config.evaluate
   measured = {}
   records = build_records(
@@ -142,7 +148,7 @@ def _measure_steps(run: Run, params: Any) -> dict[str, evaluate.Estimate]:
         max_new_tokens=config.max_turn_tokens,
         temperature=temperature,
       )
-      estimates = evaluate.evaluate_steps(
+      estimates = evaluate_steps(
         run.sampler(sampling, "step"),
         params,
         records,
@@ -167,7 +173,7 @@ def _solve(run: Run, params: Any):
   for mode, (samples, temperature) in itertools.product(
     config.modes, decodings
   ):
-    attempts = evaluate.solve_problems(
+    attempts = solve_problems(
       run.sampler,
       params,
       problems,
@@ -180,7 +186,7 @@ def _solve(run: Run, params: Any):
       tokenizer=run.tokenizer,
       max_positions=run.policy.config.max_positions,
     )
-    summary = evaluate.summarise(attempts, len(problems), samples)
+    summary = summarise(attempts, len(problems), samples)
     kind = ", greedy" if not temperature else ""
     yield (
       {"mode": mode, "temperature": temperature},
@@ -226,8 +232,8 @@ def _claim_workdir(config, workdir, versions):
     if different and jax.process_index() == 0:
       # What an attempt left that failed before anything was measured.
       (workdir / loading.TOKENIZER).unlink(missing_ok=True)
-  train.write_json(path, resolved)
-  train.write_json(workdir / "versions.json", dict(versions))
+  files.write_json(path, resolved)
+  files.write_json(workdir / "versions.json", dict(versions))
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_metrics(*_METRICS) + "\n")
 

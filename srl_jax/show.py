@@ -21,14 +21,16 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import evaluate, loading, report, scoring, sharding
+from srl_jax import loading, sharding
 from srl_jax.config import RlConfig
 from srl_jax.data import batching
 from srl_jax.data.trunks import TrunkRecord
+from srl_jax.evaluate.steps import sample_all
 from srl_jax.models import weights
-from srl_jax.report import Sample
+from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
-from srl_jax.stage import Run, build_records
+from srl_jax.rollout import scoring
+from srl_jax.train.stage import Run, build_records
 
 Moment = Literal["before", "after"]
 
@@ -92,7 +94,7 @@ def _draw(
     stem_width=widths.stem,
   )
   sampling = dataclasses.replace(stage.sampling, samples=1)
-  branches = evaluate.sample_all(
+  branches = sample_all(
     run.sampler(sampling, stage.instances.task),
     params,
     batch,
@@ -161,11 +163,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   except ValueError as error:
     sys.exit(f"error: {error}")
   if not args.html:
-    print(report.samples_text(samples, color=sys.stdout.isatty()))
+    print(samples_text(samples, color=sys.stdout.isatty()))
     return
   page = (
     '<!doctype html>\n<meta charset="utf-8">\n<title>Samples</title>\n'
-    + report.samples_html(samples)
+    + samples_html(samples)
   )
   pathlib.Path(args.html).write_text(page + "\n", encoding="utf-8")
   print(f"{len(samples)} samples are in {args.html}")

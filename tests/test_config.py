@@ -11,10 +11,10 @@ import pytest
 
 from srl_jax import config as config_lib
 from srl_jax.config import Config, RlConfig, SftConfig
-from srl_jax.dynamic_sampling import DynamicSamplingConfig
 from srl_jax.models import LanguageModel
-from srl_jax.rollout import SamplingConfig
+from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import families
+from srl_jax.update.groups import DynamicSamplingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 PRESETS = ("small", "large", "large_tpu")

@@ -5,15 +5,16 @@ import jax
 import numpy as np
 import pytest
 
-from srl_jax import update
-from srl_jax.data import batching, embedded, trunks
+from srl_jax.data import batching, trunks
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import InstanceConfig
+from srl_jax.domains import registers as embedded
 from srl_jax.loading import EMBEDDED
 from srl_jax.models import LanguageModel, ModelConfig, weights
-from srl_jax.stage_sft import expert_batch
 from srl_jax.testing import tiny
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
+from srl_jax.train.sft import expert_batch
+from srl_jax.update.grpo import branch_logps
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,7 @@ def nats_of():
 
   @jax.jit
   def logps(batch):
-    return update.branch_logps(
+    return branch_logps(
       model,
       params,
       batch.trunks,

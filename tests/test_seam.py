@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from srl_jax import rollout, update
 from srl_jax.models import LanguageModel
-from srl_jax.rollout import SamplingConfig
+from srl_jax.rollout import decode as rollout
+from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing.tiny import (
   TINY,
   make_trunks,
@@ -23,7 +23,8 @@ from srl_jax.testing.tiny import (
   separate_prompts,
   separate_rows,
 )
-from srl_jax.update import LossConfig, MicroBatch
+from srl_jax.update.batch import MicroBatch
+from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss
 
 MODEL = LanguageModel(TINY)
 PARAMS = random_params(MODEL)
@@ -54,7 +55,7 @@ def sample(trunks, **changes):
 
 @functools.partial(jax.jit, static_argnames="temperature")
 def logps(trunks, branches, temperature):
-  return update.branch_logps(
+  return branch_logps(
     MODEL, PARAMS, trunks, branches, temperature=temperature, max_logits=0
   )
 
@@ -142,7 +143,7 @@ def gradient_of(loss_fn):
   return jax.jit(jax.grad(numerator, has_aux=True))
 
 
-gradient = gradient_of(update.grpo_loss(MODEL, LossConfig(), 1.0))
+gradient = gradient_of(grpo_loss(MODEL, LossConfig(), 1.0))
 
 
 def assert_trees_close(got, want, **tolerance):
@@ -177,7 +178,7 @@ def test_the_first_update_has_ratio_one_and_the_gradient_of_reinforce(batch):
   weight_NRC = np.where(counted, (advantage_NR / length_NR)[..., None], 0)
 
   def reinforce(params):
-    logp_NRC, _ = update.branch_logps(
+    logp_NRC, _ = branch_logps(
       MODEL,
       params,
       batch.trunks,

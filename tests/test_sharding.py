@@ -13,11 +13,11 @@ from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 
-from srl_jax import optim, sharding, update
+from srl_jax import sharding
 from srl_jax.models import LanguageModel
 from srl_jax.ops import logprobs
-from srl_jax.rollout import SamplingConfig
-from srl_jax.sampler import Sampler
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import MESH_AXES, MeshConfig, ShardingRules
 from srl_jax.testing.tiny import (
   TINY,
@@ -26,7 +26,10 @@ from srl_jax.testing.tiny import (
   record,
   small_mesh,
 )
-from srl_jax.update import LossConfig, MicroBatch
+from srl_jax.update import optim
+from srl_jax.update.batch import MicroBatch
+from srl_jax.update.grpo import LossConfig, grpo_loss
+from srl_jax.update.updater import Updater
 
 RULES = ShardingRules()
 
@@ -198,8 +201,8 @@ def train(mesh):
       MODEL, SAMPLING, stop_ids=(0, 20), pad_id=0, mesh=mesh, rules=RULES
     )
     config = optim.OptimConfig(learning_rate=1e-2)
-    updater = update.Updater(
-      update.grpo_loss(MODEL, LossConfig(kl_coefficient=0.1), 1.0),
+    updater = Updater(
+      grpo_loss(MODEL, LossConfig(kl_coefficient=0.1), 1.0),
       optim.make_optimizer(config, 3),
       optim.learning_rate(config, 3),
       params,

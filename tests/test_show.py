@@ -5,7 +5,9 @@ import difflib
 
 import pytest
 
-from srl_jax import metrics, report, show
+from srl_jax import metrics, show
+from srl_jax.report.curves import plot_metrics
+from srl_jax.report.samples import samples_html, samples_text
 from srl_jax.rewards import FAILURES
 
 
@@ -66,8 +68,8 @@ def test_the_command_prints_or_writes_a_page(
     show.main([workdir, "--samples=8"])
     show.main([workdir, "--samples=8", f"--html={page}"])
   printed = capsys.readouterr().out
-  assert report.samples_text(drawn["after"]) in printed
-  assert report.samples_html(drawn["after"]) in page.read_text("utf-8")
+  assert samples_text(drawn["after"]) in printed
+  assert samples_html(drawn["after"]) in page.read_text("utf-8")
 
 
 def test_a_folder_without_a_finished_run_is_refused(runs, whole, tmp_path):
@@ -87,7 +89,7 @@ def test_a_folder_without_a_finished_run_is_refused(runs, whole, tmp_path):
 
 def test_curves_of_a_run_come_from_its_metrics(whole):
   found = metrics.read_rows(whole.workdir / "metrics.jsonl")
-  figure = report.plot_metrics(found, ["srl/reward", "srl/validation_reward"])
+  figure = plot_metrics(found, ["srl/reward", "srl/validation_reward"])
   reward, validation = (panel.lines[0].get_xdata() for panel in figure.axes)
   # The 6 steps of srl come after 16 of sft.
   assert list(validation) == list(range(16, 22))

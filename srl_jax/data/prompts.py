@@ -22,10 +22,10 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from srl_jax.data.schema import Trajectory
 from srl_jax.data.templates import Task, Template, encode_segment, to_segment
 from srl_jax.data.trunks import BranchPoint, TrunkRecord
 from srl_jax.tokenizers import Tokenizer
+from srl_jax.trajectory import Trajectory
 
 CAUSES = {
   "merge": "a merge across the end of a segment",

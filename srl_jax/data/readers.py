@@ -16,8 +16,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from srl_jax.data import embedded, s1k, schema
-from srl_jax.data.schema import RecordError, Step, Trajectory
+from srl_jax.data import s1k, schema
+from srl_jax.domains import registers as embedded
+from srl_jax.trajectory import RecordError, Step, Trajectory
 
 Format = Literal[
   "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "tfds"

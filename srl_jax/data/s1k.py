@@ -23,7 +23,8 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from srl_jax.data.schema import RecordError, Step, Trajectory, get
+from srl_jax.data.schema import get
+from srl_jax.trajectory import RecordError, Step, Trajectory
 
 _FIELD = "deepseek_attempt"
 # The colon may stand inside or outside of the bold title.

@@ -20,13 +20,13 @@ from collections.abc import Collection, Iterable
 from typing import Literal, Protocol, get_args
 
 from srl_jax.data.chat import ChatFormat
-from srl_jax.data.schema import Step, Trajectory
 from srl_jax.tokenizers import (
   Checkpoint,
   Tokenizer,
   split_control,
   stop_names,
 )
+from srl_jax.trajectory import Step, Trajectory
 
 # "plain": for small models from scratch. "chat": the checkpoint's own chat
 # template. "chatml": ChatML, for a tokenizer that has its control tokens but no

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from srl_jax.data.schema import Step, Trajectory
+from srl_jax.trajectory import Step, Trajectory
 
 _TEXT = tfds.features.Text
 _STEP_TEXTS = ("text", "title", "observation", "thought")

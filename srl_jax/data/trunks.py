@@ -22,7 +22,6 @@ from typing import Literal
 
 import numpy as np
 
-from srl_jax.data.schema import Step, Trajectory
 from srl_jax.data.templates import (
   Segment,
   Special,
@@ -30,6 +29,7 @@ from srl_jax.data.templates import (
   Template,
   encode_segment,
 )
+from srl_jax.trajectory import Step, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)

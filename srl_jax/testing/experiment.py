@@ -27,12 +27,14 @@ import ml_collections
 import numpy as np
 
 from srl_jax import config as config_lib
-from srl_jax import optim, sharding, stage, update
 from srl_jax import run as run_lib
+from srl_jax import sharding
 from srl_jax.checkpoint import Checkpointer
-from srl_jax.stage_rl import RlStage
-from srl_jax.stage_sft import SftStage
 from srl_jax.testing import compilation, tiny
+from srl_jax.train import loop, rl, sft, stage
+from srl_jax.train.rl import RlStage
+from srl_jax.train.sft import SftStage
+from srl_jax.update import optim
 
 PRESETS = {
   "sft": ("sft",),
@@ -94,15 +96,15 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   c.sft.validate_every = 8
   c.sft.alternate_solve = True
   c.sft.optim.learning_rate = 0.03
-  for rl in (c.srl, c.rlvr):
-    rl.steps = 6
-    rl.validate_every = 1
-    rl.groups_per_batch = 12
-    rl.trunks_per_round = 8
-    rl.trunks_per_micro_batch = 4
-    rl.sampling.samples = 4
-    rl.sampling.max_new_tokens = 8
-    rl.optim.learning_rate = 0.01
+  for stage_rl in (c.srl, c.rlvr):
+    stage_rl.steps = 6
+    stage_rl.validate_every = 1
+    stage_rl.groups_per_batch = 12
+    stage_rl.trunks_per_round = 8
+    stage_rl.trunks_per_micro_batch = 4
+    stage_rl.sampling.samples = 4
+    stage_rl.sampling.max_new_tokens = 8
+    stage_rl.optim.learning_rate = 0.01
   c.srl.passes = 2
   c.srl.loss.kl_coefficient = 0.05
   config_lib.override(c, overrides)
@@ -243,11 +245,11 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
 # What makes jitted functions, and what they are made of.
 _MAKERS = (
   (stage, "Sampler"),
-  (update, "grpo_loss"),
-  (update, "sft_loss"),
+  (rl, "grpo_loss"),
+  (sft, "sft_loss"),
   (optim, "make_optimizer"),
   (optim, "learning_rate"),
-  (update, "Updater"),
+  (loop, "Updater"),
 )
 
 
@@ -312,13 +314,14 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
 
     return call
 
-  sft, rl = noting(SftStage.take_step, "sft"), noting(RlStage.take_step, "")
+  of_sft = noting(SftStage.take_step, "sft")
+  of_rl = noting(RlStage.take_step, "")
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
     with (
       mock.patch.object(Checkpointer, "save", noting_save),
-      mock.patch.object(SftStage, "take_step", sft),
-      mock.patch.object(RlStage, "take_step", rl),
+      mock.patch.object(SftStage, "take_step", of_sft),
+      mock.patch.object(RlStage, "take_step", of_rl),
     ):
       yield
   finally:

@@ -16,7 +16,7 @@ from srl_jax.data.trunks import BranchPoint, TrunkRecord
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.sharding import MESH_AXES
 from srl_jax.types import Trunks
-from srl_jax.update import MicroBatch
+from srl_jax.update.batch import MicroBatch
 
 # Every width differs from the others and divides over a mesh of 2 x 2 x 2.
 TINY = ModelConfig(

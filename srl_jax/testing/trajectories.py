@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 
-from srl_jax.data.schema import Step, Trajectory
+from srl_jax.trajectory import Step, Trajectory
 
 
 def sums(count: int = 3, name: str = "sum") -> Trajectory:

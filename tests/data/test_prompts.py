@@ -6,12 +6,12 @@ import dataclasses
 import pytest
 
 from srl_jax.data import prompts
-from srl_jax.data.schema import Step
 from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import InstanceConfig, build_trunks
 from srl_jax.testing import checkpoints
 from srl_jax.testing.trajectories import AGENT, TITLED, sums, word_problems
 from srl_jax.tokenizers import TokenizerConfig, checkpoint_of, make_tokenizer
+from srl_jax.trajectory import Step
 
 
 def compare(folder, trajectories, name="chat", change=None, limit=0, **config):

@@ -9,8 +9,8 @@ import pytest
 
 from srl_jax.data import readers, schema
 from srl_jax.data.readers import DataConfig, load_trajectories
-from srl_jax.data.schema import Step
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
+from srl_jax.trajectory import Step
 
 GSM8K = {
   "question": "Ann has 3 bags of 4 nuts and eats 2. How many are left?",

@@ -9,7 +9,7 @@ import pytest
 from srl_jax.data import s1k
 from srl_jax.data.readers import DataConfig, load_trajectories, read_file
 from srl_jax.data.s1k import last_boxed, split_steps
-from srl_jax.data.schema import RecordError, Step
+from srl_jax.trajectory import RecordError, Step
 
 
 def test_text_before_the_first_step_belongs_to_it_and_after_to_the_last():

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from srl_jax.data import schema
+from srl_jax.trajectory import RecordError, Step, Trajectory
 
 GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
 
@@ -37,25 +38,25 @@ GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
   ],
 )
 def test_a_bad_record_names_field_and_cure(change, field, words):
-  with pytest.raises(schema.RecordError, match=re.escape(words)) as caught:
+  with pytest.raises(RecordError, match=re.escape(words)) as caught:
     schema.from_json({**GOOD, **change})
   assert caught.value.field == field
 
 
 @pytest.mark.parametrize("record", [[], "x", None, 3])
 def test_a_record_that_is_no_object_is_named(record):
-  with pytest.raises(schema.RecordError, match="an object with id, domain"):
+  with pytest.raises(RecordError, match="an object with id, domain"):
     schema.from_json(record)
 
 
 def test_json_round_trip_keeps_everything():
-  trajectory = schema.Trajectory(
+  trajectory = Trajectory(
     id="x",
     domain="software",
     problem="Naïve 🙂 \u2028?",
     steps=(
-      schema.Step("", title="Only a title"),
-      schema.Step("a", observation="b", thought="c"),
+      Step("", title="Only a title"),
+      Step("a", observation="b", thought="c"),
     ),
     answer="7",
     metadata={"source": "here"},

@@ -8,11 +8,11 @@ import zlib
 import numpy as np
 import pytest
 
-from srl_jax.data.schema import Step
 from srl_jax.data.templates import PlainTemplate, encode_segment, make_template
 from srl_jax.data.trunks import InstanceConfig, build_trunks
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer
+from srl_jax.trajectory import Step
 
 TOKENIZER = ByteTokenizer()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srl_jax.models import LanguageModel, hf_files, weights
-from srl_jax.rollout import SamplingConfig, rollout
+from srl_jax.rollout.decode import SamplingConfig, rollout
 from srl_jax.testing import families
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.types import Trunks

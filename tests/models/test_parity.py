@@ -11,12 +11,12 @@ import jax
 import numpy as np
 import pytest
 
-from srl_jax import update
 from srl_jax.models import LanguageModel, LoraConfig, hf_files, peft, weights
-from srl_jax.rollout import SamplingConfig, rollout
+from srl_jax.rollout.decode import SamplingConfig, rollout
 from srl_jax.testing import families
 from srl_jax.testing.tiny import random_params, small_mesh
 from srl_jax.types import Trunks
+from srl_jax.update.grpo import branch_logps
 
 pytestmark = [
   pytest.mark.parity,
@@ -180,7 +180,7 @@ def test_samples_have_the_log_probs_that_transformers_gives_them(both):
       stop_ids=(),
       pad_id=0,
     )
-    scored, _ = update.branch_logps(
+    scored, _ = branch_logps(
       model, params, trunks, branches, temperature=1.0, max_logits=100
     )
     return branches, scored

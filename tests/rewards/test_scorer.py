@@ -220,7 +220,7 @@ def test_workers_import_neither_jax_nor_the_main_module():
 
 def test_importing_rewards_and_tokenizers_does_not_import_jax():
   code = (
-    "import sys, srl_jax.rewards, srl_jax.tokenizers, srl_jax.data.embedded\n"
+    "import sys, srl_jax.rewards, srl_jax.tokenizers, srl_jax.domains.registers\n"
     "print([m for m in ('jax', 'flax', 'optax', 'orbax') if m in sys.modules])"
   )
   out = subprocess.run(

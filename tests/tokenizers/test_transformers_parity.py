@@ -3,12 +3,12 @@
 
 import pytest
 
-from srl_jax.data.schema import Step, Trajectory
 from srl_jax.data.templates import make_template, system_prompt
 from srl_jax.data.trunks import InstanceConfig, build_trunks
 from srl_jax.testing import checkpoints
 from srl_jax.testing.trajectories import word_problems
 from srl_jax.tokenizers import TokenizerConfig, checkpoint_of, make_tokenizer
+from srl_jax.trajectory import Step, Trajectory
 
 pytestmark = pytest.mark.parity
 

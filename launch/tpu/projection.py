@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does a stage fit a TPU topology, and how long would its step take there?
+
+Compiles the programs (ahead_of_time.py), counts their work (counting.py), and
+sets both against what the chip has (chips.py). Times are at peak rates: what
+a run cannot beat, not what it will take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from launch.tpu import ahead_of_time, counting
+from launch.tpu.chips import Chip, parse_topology
+from launch.tpu.counting import Counter, Layout, Load, Work
+from srl_jax import sharding
+from srl_jax.config import Config, RlConfig
+from srl_jax.ops import logprobs
+from srl_jax.rollout import decode as rollout_lib
+from srl_jax.train import memory as memory_plan
+from srl_jax.train.memory import Widths
+
+
+class Phase(NamedTuple):
+  """Part of a step.
+
+  Attributes:
+    name: of the phase; begins with that of its program.
+    count: how often a step has it.
+    work: of one time, per device.
+  """
+
+  name: str
+  count: int
+  work: Work
+
+
+def report(
+  config: Config,
+  stage: str,
+  topology: str,
+  *,
+  stem: int,
+  target: int,
+  write: Callable[[str], None],
+) -> bool:
+  """Compiles the programs of an RL stage and writes what came of it.
+
+  Args:
+    config: of the run.
+    stage: "srl" or "rlvr".
+    topology: such as "v5e:8x8".
+    stem: given tokens at the head of a branch.
+    target: characters of the longest expert step.
+    write: gets line by line, as soon as it is known.
+
+  Returns:
+    Whether everything fits.
+
+  Raises:
+    ValueError: unknown topology, no compiler, a mesh that does not fit it, or
+      a config that leaves widths to the data.
+  """
+  chip, sides = parse_topology(topology)
+  sizes = ahead_of_time.widths(config, stage, stem, target)
+  mesh = sharding.make_mesh(config.mesh, ahead_of_time.devices(topology))
+  section = getattr(config, stage)
+  for line in _headlines(config, stage, topology, mesh, sizes):
+    write(line)
+  if config.model.lora.rank:
+    write(_saving(config, stage, mesh))
+  write("")
+  write(memory_plan.header(chip.memory_bytes))
+  fits = True
+  names = []
+  for program in ahead_of_time.programs(config, stage, mesh, sizes):
+    names.append(program.name)
+    remedy = program.remedy(stage, sharding.batch_devices(mesh, config.rules))
+    line, is_fit = memory_plan.try_program(program, chip.memory_bytes, remedy)
+    write(line)
+    fits &= is_fit
+  write("")
+  link = chip.link_bytes_per_s(sides)
+  phases = [
+    p for p in _phases(config, section, mesh, sizes) if _is_of(p, names)
+  ]
+  for line in _table(phases, chip, link):
+    write(line)
+  write("")
+  for line in summary(phases, section, chip, link, mesh.size):
+    write(line)
+  return fits
+
+
+def _is_of(phase: Phase, programs: list[str]) -> bool:
+  part = phase.name.partition(":")[0]
+  return any(name.startswith(part) for name in programs)
+
+
+def _headlines(config, stage, topology, mesh, sizes):
+  c = getattr(config, stage)
+  axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+  yield f"{config.name}, stage {stage}, on {topology}: {axes}"
+  yield (
+    f"{c.trunks_per_round} trunks of {sizes.trunk} tokens per round in "
+    f"{c.parts_per_round} part(s), {c.trunks_per_micro_batch} per micro-batch, "
+    f"{sizes.points} branch points x {c.sampling.samples} samples of "
+    f"{sizes.stem} + {c.sampling.max_new_tokens} tokens"
+  )
+
+
+def _saving(config: Config, stage: str, mesh: Mesh) -> str:
+  lora = config.model.lora
+  whole = dataclasses.replace(
+    config,
+    model=dataclasses.replace(
+      config.model, lora=dataclasses.replace(lora, rank=0)
+    ),
+  )
+  ours, full = (
+    memory_plan.readable(ahead_of_time.training_bytes(c, stage, mesh))
+    for c in (config, whole)
+  )
+  return (
+    f"weights, optimizer state and gradient sums of adapters of rank "
+    f"{lora.rank}: {ours} a device; of full fine-tuning: {full}"
+  )
+
+
+def _phases(
+  config: Config, section: RlConfig, mesh, sizes: Widths
+) -> list[Phase]:
+  """The phases of a step for whose batch every group is kept."""
+  samples = section.sampling.samples
+  width = sizes.stem + section.sampling.max_new_tokens
+  branches = sizes.points * samples
+  groups = section.groups_per_batch
+
+  def load(trunks):
+    return Load(trunks, sizes.trunk, branches, width)
+
+  def layout(rules):
+    return Layout(dict(mesh.shape), rules)
+
+  at_rest, in_rollout = layout(config.rules), layout(config.rollout_rules)
+  per_part = section.trunks_per_round // section.parts_per_round
+  parts = section.parts_per_round * math.ceil(
+    groups / (section.trunks_per_round * sizes.points)
+  )
+  micro = section.trunks_per_micro_batch
+  passes = section.passes
+  batches = passes * math.ceil(groups / (micro * sizes.points))
+  rollout = Counter(config.model, in_rollout).rollout(
+    load(per_part),
+    at_rest,
+    slots=min(section.sampling.slots or branches, branches),
+    cache=rollout_lib.cache_widths(section.sampling.cache_start, width - 1),
+  )
+  update = Counter(config.model, at_rest)
+  pairs = per_part * branches / in_rollout.batch
+  optim = section.optim
+  return [
+    *(Phase(f"rollout: {k}", parts, work) for k, work in rollout.items()),
+    Phase(
+      "reward",
+      parts,
+      counting.reward(pairs, sizes.target, section.reward.function),
+    ),
+    Phase(
+      "update: accumulate",
+      batches,
+      update.accumulate(
+        load(micro),
+        **_pieces(config, section, at_rest, micro * branches, width - 1),
+      ),
+    ),
+    Phase(
+      "update: finish",
+      passes,
+      update.finish(
+        jnp.dtype(optim.moment_dtype).itemsize + 4,
+        jnp.dtype(config.model.param_dtype).itemsize,
+      ),
+    ),
+  ]
+
+
+def _pieces(
+  config: Config,
+  section: RlConfig,
+  layout: Layout,
+  branches: int,
+  positions: int,
+) -> dict[str, int | bool]:
+  """In which pieces `logprobs.token_logps` makes logits."""
+  vocab_parts = layout.parts("vocab")
+  limit = section.loss.max_logits * layout.batch * vocab_parts
+  vocab = config.model.vocab_size
+  if not limit or branches * positions * vocab <= limit:
+    return {"chunks": 1, "is_blocked": False}
+  width = logprobs.block_width(vocab // vocab_parts) * vocab_parts
+  chunk = max(1, limit // (branches * width))
+  return {"chunks": math.ceil(positions / chunk), "is_blocked": True}
+
+
+def _times(work: Work, chip: Chip, link: float) -> dict[str, float]:
+  """Seconds at each of the chip's peak rates."""
+  return {
+    "compute": work.flops / chip.flops_per_s,
+    "memory": work.memory_bytes / chip.memory_bytes_per_s,
+    "links": work.link_bytes / link,
+  }
+
+
+def _table(phases, chip, link):
+  yield (
+    "per chip and step         times     TFLOP  GB memory   GB links |"
+    " s compute   s memory    s links  binds"
+  )
+  for phase in phases:
+    work = phase.work.times(phase.count)
+    times = _times(work, chip, link)
+    numbers = (
+      work.flops / 1e12,
+      work.memory_bytes / 1e9,
+      work.link_bytes / 1e9,
+    )
+    yield (
+      f"{phase.name:24} {phase.count:6d} "
+      + " ".join(f"{x:9.1f} " for x in numbers)
+      + "| "
+      + " ".join(f"{x:9.2f} " for x in times.values())
+      + f" {max(times, key=times.get)}"
+    )
+
+
+def summary(phases, section, chip, link, chips):
+  bound = {}
+  for phase in phases:
+    times = _times(phase.work.times(phase.count), chip, link)
+    resource = max(times, key=times.get)
+    bound[phase.name, resource] = times[resource]
+  total = sum(bound.values())
+  (name, resource), most = max(bound.items(), key=lambda item: item[1])
+  tokens = (
+    section.groups_per_batch
+    * section.sampling.samples
+    * section.sampling.max_new_tokens
+  )
+  yield (
+    f"step at peak rates: {total:.1f} s, {tokens / total:,.0f} sampled "
+    f"tokens/s ({tokens / total / chips:,.0f} per chip); "
+    f"{most / total:.0%} of it is {name}, bound by {resource}"
+  )
+  yield (
+    "counted: completions of full length, every group kept, links of one torus "
+    "axis at a time; not counted: the host"
+  )

@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From sampled branches to rewards, on the device.
+
+The same `Scores` as `srl_jax.scoring` makes on the host with the same
+RewardConfig, as a function of arrays that can stand in the middle of a
+jitted program: tokens to bytes to code points, the format check, the
+similarity to the expert's step. Only for what `host_reason` has nothing
+against; other rewards stay on the host.
+
+Axes: those of types.py; B rows (branches), U bytes of a completion, X
+characters of an action, Y characters of a target.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srl_jax.data.batching import TrunkBatch
+from srl_jax.data.trunks import TrunkRecord
+from srl_jax.device_rewards import similarity, tags, text
+from srl_jax.rewards import FAILURES, RewardConfig
+from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, WHITESPACE
+from srl_jax.tokenizers import Tokenizer
+from srl_jax.types import Array, Branches, Scores
+
+# Counts what two texts have in common, by RewardConfig.function.
+_COUNTS = {
+  "difflib": similarity.matching_characters,
+  "levenshtein": similarity.common_subsequence,
+}
+
+# Targets of up to so many characters are compared faster on the device than
+# on the host, by platform; elsewhere: all. On CPU none are: of the host's pairs
+# per CPU second benchmarks/reward.py finds 0.32, 0.25 and 0.11 at 100, 400 and
+# 1,500 characters.
+FASTER_UP_TO = {"cpu": 0}
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceRewardConfig:
+  """Static sizes of the reward on the device.
+
+  Attributes:
+    sizes: lengths, in characters, that actions and targets are padded to, one
+      program each. The last is the longest pair that is compared on the
+      device.
+    max_text_bytes: longest completion, in UTF-8 bytes, thought included. Less
+      is used where max_new_tokens tokens cannot have as many.
+    chunk_cells: upper bound on pairs * action * target characters computed at
+      a time, which take about 6 bytes each; 0 chooses by platform.
+  """
+
+  sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048)
+  max_text_bytes: int = 16384
+  chunk_cells: int = 0
+
+  def __post_init__(self) -> None:
+    is_increasing = all(a < b for a, b in itertools.pairwise((0, *self.sizes)))
+    allowed = similarity.MAX_CHARS
+    if not (self.sizes and is_increasing):
+      raise ValueError(
+        f"sizes={self.sizes}; give one or more increasing lengths in "
+        "characters, such as (128, 512, 2048)"
+      )
+    if self.sizes[-1] > allowed:
+      raise ValueError(
+        f"sizes={self.sizes} goes beyond {allowed} characters; compare longer "
+        "texts on the host"
+      )
+    if self.max_text_bytes < 1 or self.chunk_cells < 0:
+      raise ValueError(
+        f"max_text_bytes={self.max_text_bytes} and chunk_cells="
+        f"{self.chunk_cells}; set the first to 1 or more, the second to 0 or "
+        "more"
+      )
+
+  def cells(self, platform: str = "") -> int:
+    """Returns chunk_cells, or what suits the platform, by default this one.
+
+    On CPU a chunk has to fit a core's cache: 4 times as many cells take twice
+    as long per pair (measured at 400 characters). Elsewhere it is to keep the
+    device busy; its temporaries are some 100 MB.
+    """
+    is_cpu = (platform or jax.default_backend()) == "cpu"
+    return self.chunk_cells or (1 << 20 if is_cpu else 1 << 24)
+
+
+def host_reason(
+  reward: RewardConfig,
+  device: DeviceRewardConfig,
+  records: Sequence[TrunkRecord] = (),
+) -> str:
+  """Says why rewards have to be computed on the host; "" if they do not.
+
+  A completion can still turn out too long when it is there: see DeviceReward.
+
+  Args:
+    reward: what is rewarded.
+    device: the sizes.
+    records: what the targets come from.
+  """
+  if reward.function not in _COUNTS:
+    return (
+      f"reward.function {reward.function!r} runs on the host only; on the "
+      f"device there are {' and '.join(_COUNTS)}"
+    )
+  if reward.autojunk:
+    return "reward.autojunk is on, which only the host knows; turn it off"
+  if reward.check == "solution" or reward.tags != "think":
+    return (
+      f"reward.check is {reward.check!r} and reward.tags {reward.tags!r}; on "
+      "the device there is only the check 'step' with the tags 'think'"
+    )
+  longest, name = max(
+    ((len(_target(p)), r.trajectory_id) for r in records for p in r.points),
+    default=(0, ""),
+  )
+  if longest > device.sizes[-1]:
+    return (
+      f"trajectory {name!r} has a target of {longest} characters, more than "
+      f"the largest of sizes={device.sizes}; add a larger one, or drop long "
+      "instances with max_target_tokens when building the trunks"
+    )
+  return ""
+
+
+class Targets(NamedTuple):
+  """The expert's texts, without white space around them.
+
+  Attributes:
+    code_NKY: int32 code points, 0 behind them.
+    length_NK: int32 characters.
+    is_real_NK: False at branch points that only fill up the row.
+  """
+
+  code_NKY: Array
+  length_NK: Array
+  is_real_NK: Array
+
+
+def target_width(records: Sequence[TrunkRecord]) -> int:
+  """Characters of the longest target, for encode_targets.
+
+  Take it from all records of a run, so that nothing is compiled twice.
+  """
+  points = (point for record in records for point in record.points)
+  return max((len(_target(point)) for point in points), default=1) or 1
+
+
+def encode_targets(batch: TrunkBatch, width: int) -> Targets:
+  """Lays the targets of a batch out as numpy arrays.
+
+  Raises:
+    ValueError: a target has more than width characters.
+  """
+  is_real_NK = np.asarray(batch.trunks.is_real_NK)
+  code_NKY = np.zeros((*is_real_NK.shape, width), np.int32)
+  length_NK = np.zeros(is_real_NK.shape, np.int32)
+  for n, record in enumerate(batch.records):
+    for k, point in enumerate(record.points):
+      target = _target(point)
+      if len(target) > width:
+        raise ValueError(
+          f"trajectory {record.trajectory_id!r} has a target of {len(target)} "
+          f"characters, more than width={width}; use target_width of all "
+          "records of the run"
+        )
+      length_NK[n, k] = len(target)
+      codes = np.frombuffer(target.encode("utf-32-le"), np.int32)
+      code_NKY[n, k, : len(target)] = codes
+  return Targets(code_NKY, length_NK, is_real_NK)
+
+
+def _target(point):
+  return point.target.strip(WHITESPACE)
+
+
+class _Completions(NamedTuple):
+  """What completions are, before they are compared with anything.
+
+  Attributes:
+    failure_B: 1 + index in FAILURES; 0 where the format is whole.
+    thought_chars_B: also where the format is broken.
+    action_chars_B: likewise.
+    action_BX: code points of the action; what does not fit is cut off.
+    text_bytes_B: UTF-8 bytes of the whole, also of what was cut off.
+  """
+
+  failure_B: jax.Array
+  thought_chars_B: jax.Array
+  action_chars_B: jax.Array
+  action_BX: jax.Array
+  text_bytes_B: jax.Array
+
+
+class DeviceReward:
+  """Scores branches, inside of jit or outside.
+
+  Rows do not depend on each other, but they are sorted by length: where N is
+  split over devices, call this inside shard_map, so that each device sorts
+  its own.
+  """
+
+  def __init__(
+    self,
+    reward: RewardConfig,
+    device: DeviceRewardConfig,
+    tokenizer: Tokenizer,
+  ) -> None:
+    """Makes the table of the tokenizer's bytes.
+
+    Raises:
+      ValueError: this reward runs on the host only.
+    """
+    reason = host_reason(reward, device)
+    if reason:
+      raise ValueError(f"{reason}; or compute rewards on the host")
+    self._broken_format_reward = reward.broken_format_reward
+    self._count = _COUNTS[reward.function]
+    self._device = device
+    spellings = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
+    self._table = text.make_token_table(spellings)
+    self._longest_token = max(map(len, spellings))
+
+  def __call__(
+    self, branches: Branches, targets: Targets
+  ) -> tuple[Scores, jax.Array]:
+    """Returns scores, and which branches have some.
+
+    Args:
+      branches: [N, R, ...], R = K * G.
+      targets: [N, K, ...].
+
+    Returns:
+      (scores, is_scored_NKG). Scores are those of scoring.score_branches.
+      At padding points is_scored_NKG is False and scores are nan, and so it
+      is where a completion has more than max_text_bytes or its action more
+      characters than the largest of sizes: score these on the host, or drop
+      their groups.
+    """
+    N, R, C = branches.tokens_NRC.shape
+    K = targets.length_NK.shape[1]
+    rows = lambda x: jnp.reshape(x, (N * R, *x.shape[2:]))  # noqa: E731
+    points = lambda x: rows(jnp.repeat(x, R // K, axis=1))  # noqa: E731
+    text_width = min(C * self._longest_token, self._device.max_text_bytes)
+    read = _in_chunks(
+      functools.partial(self._read, text_width=text_width),
+      max(1, self._device.cells() // text_width),
+      rows(branches.tokens_NRC),
+      rows(branches.is_completion_NRC),
+      rows(branches.stopped_NR),
+    )
+    is_whole_B = read.failure_B == 0
+    is_too_long_B = read.text_bytes_B > text_width
+    is_too_long_B |= is_whole_B & (read.action_chars_B > self._device.sizes[-1])
+    is_scored_B = points(targets.is_real_NK) & ~is_too_long_B
+    similarity_B = self._similarity(
+      read,
+      is_whole_B & is_scored_B,
+      points(targets.code_NKY),
+      points(targets.length_NK),
+    )
+    values_B = (
+      jnp.where(is_whole_B, similarity_B, self._broken_format_reward),
+      similarity_B,
+      read.thought_chars_B,
+      read.action_chars_B,
+    )
+    shape = (N, K, R // K)
+    is_scored_NKG = is_scored_B.reshape(shape)
+    values_NKG = (x.astype(jnp.float32).reshape(shape) for x in values_B)
+    scores = Scores(
+      *(jnp.where(is_scored_NKG, x, jnp.nan) for x in values_NKG),
+      failure_NKG=jnp.where(is_scored_B, read.failure_B, 0).reshape(shape),
+    )
+    return scores, is_scored_NKG
+
+  def _read(self, tokens_BC, is_completion_BC, stopped_B, *, text_width):
+    """Decodes completions and checks their format."""
+    place_C = jnp.arange(tokens_BC.shape[1])
+    last_B = jnp.max(jnp.where(is_completion_BC, place_C, -1), axis=1)
+    # The stop token that ended a completion is not part of its text.
+    is_stop_BC = stopped_B[:, None] & (place_C == last_B[:, None])
+    bytes_BU, text_bytes_B = text.spell(
+      self._table, tokens_BC, is_completion_BC & ~is_stop_BC, text_width
+    )
+    code_BU, is_character_BU = text.decode_utf8(bytes_BU, text_bytes_B)
+    parts = tags.split(
+      code_BU,
+      is_character_BU,
+      open_tag=THINK_OPEN,
+      close_tag=THINK_CLOSE,
+      whitespace=WHITESPACE,
+    )
+    width = min(text_width, self._device.sizes[-1])
+    action_BX, _ = text.compact(code_BU, parts.is_outside_BU, width)
+    return _Completions(
+      failure_B=_failure(parts, stopped_B),
+      thought_chars_B=parts.inside_chars_B,
+      action_chars_B=parts.outside_chars_B,
+      action_BX=action_BX,
+      text_bytes_B=text_bytes_B,
+    )
+
+  def _similarity(self, read, is_compared_B, target_BY, target_length_B):
+    """Similarity of actions and targets; nan where none is asked for."""
+    action_chars_B = jnp.where(is_compared_B, read.action_chars_B, 0)
+    count_B = similarity.by_length(
+      self._count,
+      read.action_BX,
+      action_chars_B,
+      target_BY,
+      target_length_B,
+      sizes=self._device.sizes,
+      chunk_cells=self._device.cells(),
+    )
+    ratio_B = similarity.ratio(count_B, action_chars_B + target_length_B)
+    return jnp.where(is_compared_B, ratio_B, jnp.nan)
+
+
+def _failure(parts: tags.Parts, stopped_B: jax.Array) -> jax.Array:
+  """What format.split objects to first: 1 + index in FAILURES, or 0.
+
+  Where it comes to the last two, there is one thought, and what is inside and
+  outside of all tags are its thought and action.
+  """
+  is_broken = {
+    "not_stopped": ~stopped_B,
+    "no_thought": ~parts.starts_with_open_B,
+    "thought_not_closed": parts.closes_B == 0,
+    "several_thoughts": (parts.opens_B > 1) | (parts.closes_B > 1),
+    "empty_thought": parts.inside_chars_B == 0,
+    "empty_action": parts.outside_chars_B == 0,
+  }
+  failure_B = jnp.zeros_like(parts.opens_B)
+  for name, is_broken_B in reversed(is_broken.items()):
+    code = 1 + FAILURES.index(name)
+    failure_B = jnp.where(is_broken_B, code, failure_B)
+  return failure_B
+
+
+def _in_chunks(function: Callable, rows: int, *arrays_B: jax.Array) -> Any:
+  """Applies a function of rows to about `rows` of them at a time."""
+  total = arrays_B[0].shape[0]
+  chunks = -(-total // rows)
+  rows = -(-total // chunks)
+
+  def split(x_B):
+    padding = [(0, chunks * rows - total)] + [(0, 0)] * (x_B.ndim - 1)
+    return jnp.pad(x_B, padding).reshape(chunks, rows, *x_B.shape[1:])
+
+  found = jax.lax.map(lambda xs: function(*xs), tuple(map(split, arrays_B)))
+  merge = lambda x: x.reshape(chunks * rows, *x.shape[2:])[:total]  # noqa: E731
+  return jax.tree.map(merge, found)

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded task: small register programs, made on the spot.
+
+A program is a list of lines, each a letter and an instruction, in blocks that
+end in ";", and then the digits that the four registers w, x, y, z start with.
+"z+x" sets z to (z + x) mod 10, "y-z" sets y to (y - z) mod 10. A step
+executes one block; hard problems have four blocks of three lines:
+
+  problem  ^Dz+xEw-yFx+w;Gy-zHz+wIx-y;?8652
+  thought  Dz+x2688658Ew-y8533658Fx+w6393958   each line, the values it reads
+           and the one it makes, the state after it, and so on
+  action   F3958                      the last letter and the state after it
+  answer   the state after the last line: 3271
+
+The expert's steps are the actions; the thoughts are known here (Step.thought)
+but the data of SRL do not show them. Nobody gets such a step right without
+working through its lines, which is what makes thinking worth learning.
+
+Splits share no problem: a hash of the problem's text says which split it may
+appear in. Everything follows from (split, seed, index) through SHA-512, so
+the data are the same on every machine and Python version.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+from srl_jax.trajectory import Step, Trajectory
+
+Split = Literal["pretrain", "train", "valid", "test"]
+
+REGISTERS = "wxyz"
+HARD_BLOCKS = 4
+HARD_LINES = 3  # of each block
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+# Percent of all problems that belong to each split.
+_SHARES: dict[Split, int] = {
+  "pretrain": 40,
+  "train": 40,
+  "valid": 10,
+  "test": 10,
+}
+
+
+class _Draws:
+  """Random numbers that follow from a name, the same everywhere for ever."""
+
+  def __init__(self, *name: object) -> None:
+    text = "/".join(map(str, name))
+    self._left = int.from_bytes(hashlib.sha512(text.encode()).digest(), "big")
+
+  def below(self, bound: int) -> int:
+    """Returns one of 0..bound-1; 512 bits are there to be used up."""
+    self._left, number = divmod(self._left, bound)
+    return number
+
+  def chance(self, probability: float) -> bool:
+    return self.below(1 << 32) < probability * (1 << 32)
+
+  def sample(self, items: str, count: int) -> str:
+    left = list(items)
+    return "".join(left.pop(self.below(len(left))) for _ in range(count))
+
+
+def split_of(problem: str) -> Split:
+  """Returns the only split in which a problem may appear."""
+  digest = hashlib.sha256(problem.encode()).digest()
+  place = int.from_bytes(digest[:8], "big") % 100
+  for split, share in _SHARES.items():
+    if place < share:
+      return split
+    place -= share
+  raise AssertionError("the shares add up to 100")
+
+
+def parse_problem(problem: str) -> tuple[str, list[list[str]]]:
+  """Returns the start state and, per block, its lines ("Dz+x")."""
+  program, state = problem[1:].split(";?")
+  return state, [
+    [block[at : at + 4] for at in range(0, len(block), 4)]
+    for block in program.split(";")
+  ]
+
+
+def execute(state: str, line: str) -> str:
+  """Returns the state after one line: 8652, "Dz+x" -> 8658."""
+  _, dest, op, source = line
+  values = dict(zip(REGISTERS, map(int, state), strict=True))
+  change = values[source] if op == "+" else -values[source]
+  values[dest] = (values[dest] + change) % 10
+  return "".join(map(str, values.values()))
+
+
+def _think(state: str, lines: list[str]) -> tuple[str, str]:
+  """Returns the thought that works through the lines, and the state."""
+  thought = ""
+  for line in lines:
+    before, state = state, execute(state, line)
+    at, other = REGISTERS.index(line[1]), REGISTERS.index(line[3])
+    thought += line + before[at] + before[other] + state[at] + state
+  return thought, state
+
+
+def _draw_problem(draws: _Draws, lines_per_block: Sequence[int]) -> str:
+  letter = draws.below(len(_LETTERS) - sum(lines_per_block) + 1)
+  problem = "^"
+  for lines in lines_per_block:
+    # Different registers change, so that what a thought leaves out cannot
+    # be right by luck unless the lines left out read a zero.
+    for dest in draws.sample(REGISTERS, lines):
+      source = draws.sample(REGISTERS.replace(dest, ""), 1)
+      problem += _LETTERS[letter] + dest + "+-"[draws.below(2)] + source
+      letter += 1
+    problem += ";"
+  return problem + "?" + "".join(str(draws.below(10)) for _ in REGISTERS)
+
+
+def _problem(
+  split: Split, seed: int, index: int, lines_per_block: Sequence[int]
+) -> str:
+  attempt = 0
+  while True:
+    shape = "-".join(map(str, lines_per_block))
+    draws = _Draws("problem", split, seed, index, shape, attempt)
+    problem = _draw_problem(draws, lines_per_block)
+    if split_of(problem) == split:
+      return problem
+    attempt += 1
+
+
+def _solve(problem: str) -> tuple[Step, ...]:
+  state, blocks = parse_problem(problem)
+  steps = []
+  for lines in blocks:
+    thought, state = _think(state, lines)
+    steps.append(Step(text=lines[-1][0] + state, thought=thought))
+  return tuple(steps)
+
+
+def generate(
+  split: Split,
+  count: int,
+  seed: int = 0,
+  *,
+  blocks: int = HARD_BLOCKS,
+  lines: int = HARD_LINES,
+) -> list[Trajectory]:
+  """Returns expert trajectories with their thoughts; domain "program".
+
+  Args:
+    split: "pretrain", "train", "valid" or "test"; no problem is in two.
+    count: how many; the first ones do not depend on it.
+    seed: another seed gives other problems.
+    blocks: blocks (and so steps) per problem.
+    lines: lines per block, 1 to 4; at most 26 in all.
+  """
+  if split not in _SHARES:
+    raise ValueError(
+      f"split {split!r} is unknown; it must be one of: {', '.join(_SHARES)}."
+    )
+  if count < 0:
+    raise ValueError(f"count is {count}; it must be 0 or more.")
+  _check_shape(blocks, lines)
+  trajectories = []
+  for index in range(count):
+    problem = _problem(split, seed, index, [lines] * blocks)
+    steps = _solve(problem)
+    trajectories.append(
+      Trajectory(
+        id=f"program{blocks}x{lines}-{split}-{seed}-{index}",
+        domain="program",
+        problem=problem,
+        steps=steps,
+        answer=steps[-1].text[1:],
+        metadata={"blocks": str(blocks)},
+      )
+    )
+  return trajectories
+
+
+def _check_shape(blocks: int, lines: int) -> None:
+  if blocks < 1 or not 1 <= lines <= 4 or blocks * lines > len(_LETTERS):
+    raise ValueError(
+      f"{blocks} blocks of {lines} lines are not possible; lines are 1 to 4 "
+      f"per block and at most {len(_LETTERS)} in all, for each has a letter."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainingConfig:
+  """How well, and how badly, the student is taught before SRL.
+
+  Easy problems have up to six blocks of one to three lines, 11 lines at most,
+  one less than hard ones have, and are solved right. Each step of a hard
+  problem is thought through to its end with probability
+  `finish_probability`. Otherwise the thought stops after the first
+  `stop_after` of its three lines, and the action reports the state reached so
+  far, which is right only if the others add or subtract a zero: 3% of the
+  time. So with the defaults a hard step is right 0.04 + 0.96 * 0.03 = 6.9% of
+  the time, and a hard problem once in 45,000 times: that is the support that
+  SRL and RLVR have.
+
+  Attributes:
+    easy_fraction: share of easy problems.
+    finish_probability: see above; per step.
+    stop_after: see above, 1 or 2; several are equally likely. Never 0: an
+      empty thought breaks the format.
+  """
+
+  easy_fraction: float = 0.6
+  finish_probability: float = 0.04
+  stop_after: tuple[int, ...] = (1,)
+
+  def __post_init__(self) -> None:
+    for name in ("easy_fraction", "finish_probability"):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(
+          f"{name} is {getattr(self, name)}; it must be from 0 to 1."
+        )
+    if not self.stop_after or not set(self.stop_after) <= {1, 2}:
+      raise ValueError(
+        f"stop_after is {self.stop_after}; give 1, 2 or both, as a tuple."
+      )
+
+  def step_accuracy(self) -> float:
+    """Returns how often a hard step of the examples is right (expected)."""
+    # One line left out reads a zero once in ten. Two lines read the same
+    # register with probability 2/9: 2/9 * 1/10 + 7/9 * 1/100 = 3/100.
+    luck = [{1: 0.03, 2: 0.1}[n] for n in self.stop_after]
+    missed = (1 - self.finish_probability) * sum(luck) / len(luck)
+    return self.finish_probability + missed
+
+
+def pretraining_examples(
+  count: int, seed: int = 0, config: PretrainingConfig | None = None
+) -> list[Trajectory]:
+  """Returns what the student is pre-trained on, planted weakness included.
+
+  The problems are of the split "pretrain". Thoughts are filled in. After a
+  wrong action the solution goes on from the state that was written, as the
+  student's own would. `answer` is the true one, and metadata counts the steps
+  that are right given the state before them.
+
+  Args:
+    count: how many; the first ones do not depend on it.
+    seed: another seed gives other problems and other slips.
+    config: default PretrainingConfig().
+  """
+  config = config or PretrainingConfig()
+  examples = []
+  for index in range(count):
+    draws = _Draws("example", seed, index)
+    is_easy = draws.chance(config.easy_fraction)
+    shape = [HARD_LINES] * HARD_BLOCKS
+    if is_easy:
+      shape = _draw_easy_shape(draws)
+    problem = _problem("pretrain", seed, index, shape)
+    expert = _solve(problem)
+    steps = expert if is_easy else _sloppy_steps(problem, draws, config)
+    examples.append(
+      Trajectory(
+        id=f"program-example-{seed}-{index}",
+        domain="program",
+        problem=problem,
+        steps=steps,
+        answer=expert[-1].text[1:],
+        metadata={
+          "blocks": str(len(steps)),
+          "kind": "easy" if is_easy else "hard",
+          "right_steps": str(_right_steps(problem, steps)),
+        },
+      )
+    )
+  return examples
+
+
+def _draw_easy_shape(draws: _Draws) -> list[int]:
+  """Returns the lines of each block."""
+  blocks = 1 + draws.below(6)
+  left = HARD_LINES * HARD_BLOCKS - 1
+  shape = []
+  for later in reversed(range(blocks)):
+    shape.append(1 + draws.below(min(HARD_LINES, left - later)))
+    left -= shape[-1]
+  return shape
+
+
+def _sloppy_steps(
+  problem: str, draws: _Draws, config: PretrainingConfig
+) -> tuple[Step, ...]:
+  state, blocks = parse_problem(problem)
+  steps = []
+  for lines in blocks:
+    done = len(lines)
+    if not draws.chance(config.finish_probability):
+      done = config.stop_after[draws.below(len(config.stop_after))]
+    thought, state = _think(state, lines[:done])
+    steps.append(Step(text=lines[-1][0] + state, thought=thought))
+  return tuple(steps)
+
+
+def _right_steps(problem: str, steps: tuple[Step, ...]) -> int:
+  state, blocks = parse_problem(problem)
+  right = 0
+  for lines, step in zip(blocks, steps, strict=True):
+    right += _think(state, lines)[1] == step.text[1:]
+    state = step.text[1:]
+  return right

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of single steps: sampled steps beside those of the expert."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from srl_jax import sharding
+from srl_jax.data import batching
+from srl_jax.data.batching import TrunkBatch, Widths
+from srl_jax.data.trunks import TrunkRecord
+from srl_jax.evaluate.estimates import Estimate, bootstrap
+from srl_jax.rewards import Scorer
+from srl_jax.rollout import scoring
+from srl_jax.rollout.sampler import Sampler
+from srl_jax.tokenizers import Tokenizer
+
+
+def evaluate_steps(
+  sampler: Sampler,
+  params: Any,
+  records: Sequence[TrunkRecord],
+  *,
+  key: jax.Array,
+  tokenizer: Tokenizer,
+  scorer: Scorer,
+  widths: Widths,
+  rows_per_batch: int,
+) -> dict[str, Estimate]:
+  """Samples the next step at every branch point and compares it.
+
+  Args:
+    sampler: at the temperature and group size to measure.
+    params: parameters.
+    records: trunks of task "step"; all processes give the same ones.
+    key: random key of the samples.
+    tokenizer: decodes.
+    scorer: the reward that is reported.
+    widths: of the padded batches; `batching.widths(records)` or more.
+    rows_per_batch: trunks decoded together.
+
+  Returns:
+    "reward", "similarity" (0 where the format is broken), "exact" (the action
+    is the expert's, character by character), "format_failure", and
+    "similarity_step_1", ... by step depth; intervals over trajectories.
+  """
+  sums: dict[str, np.ndarray] = {}
+
+  def add(name, row, value):
+    terms = sums.setdefault(name, np.zeros((2, len(records))))
+    terms[:, row] += value, 1
+
+  for first, batch, branches in _sampled(
+    sampler, params, records, key, widths, rows_per_batch
+  ):
+    scores = scoring.score_branches(batch, branches, tokenizer, scorer)
+    for n, record in enumerate(batch.records):
+      row = first + n
+      for k, point in enumerate(record.points):
+        for g in range(scores.reward_NKG.shape[-1]):
+          similarity = scores.similarity_NKG[n, k, g]
+          is_broken = bool(np.isnan(similarity))
+          similarity = 0.0 if is_broken else float(similarity)
+          add("reward", row, float(scores.reward_NKG[n, k, g]))
+          add("similarity", row, similarity)
+          add("exact", row, similarity == 1.0)
+          add("format_failure", row, is_broken)
+          add(f"similarity_step_{point.step + 1}", row, similarity)
+  names = sorted(sums, key=lambda name: (name.count("_"), len(name), name))
+  return {name: bootstrap(*sums[name]) for name in names}
+
+
+def _sampled(sampler, params, records, key, widths, rows_per_batch):
+  """Yields (index of the first record, batch, host branches of all rows)."""
+  for first in range(0, len(records), rows_per_batch):
+    batch = batching.collate(
+      records[first : first + rows_per_batch],
+      trunk_width=widths.trunk,
+      points=widths.points,
+      stem_width=widths.stem,
+    )
+    branches = sample_all(sampler, params, batch, key, rows_per_batch)
+    yield first, batch, branches
+
+
+def sample_all(
+  sampler: Sampler, params: Any, batch: TrunkBatch, key: jax.Array, rows: int
+) -> Any:
+  """Samples a batch that every process holds whole; so are the results.
+
+  Args:
+    sampler: the compiled sampler.
+    params: parameters.
+    batch: N trunks, at most `rows`.
+    key: random key.
+    rows: the batch is filled up with empty rows to this number, rounded up
+      to what the mesh needs.
+
+  Returns:
+    Branches of the N trunks as numpy arrays.
+  """
+  count = len(batch.records)
+  processes = jax.process_count()
+  multiple = math.lcm(processes, sampler.batch_devices)
+  fill = _rounded_up(max(rows, count), multiple) - count
+
+  def spread(x, fill_value):
+    tail = np.full((fill, *x.shape[1:]), fill_value, x.dtype)
+    return np.concatenate([x, tail])[jax.process_index() :: processes]
+
+  trunks = batch.trunks
+  filled = type(trunks)(*(spread(x, 0) for x in trunks))
+  filled = filled._replace(stem_length_NK=spread(trunks.stem_length_NK, 1))
+  branches = sharding.gather_rows(sampler.sample(params, filled, key))
+  return type(branches)(*(x[:count] for x in branches))
+
+
+def _rounded_up(number: int, multiple: int) -> int:
+  return -(-number // multiple) * multiple

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes JSON as `write_text` does."""
+  write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a file so that it appears whole or not at all (process 0)."""
+  if jax.process_index() != 0:
+    return
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_suffix(".tmp")
+  temporary.write_text(text)
+  os.replace(temporary, path)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics over the update steps, drawn with matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+
+
+def plot_metrics(
+  rows: Sequence[Mapping[str, float | None]], names: Sequence[str]
+) -> Figure:
+  """Draws metrics over the optimizer steps, a panel each.
+
+  Needs matplotlib, which the extra "colab" installs.
+
+  Args:
+    rows: of a run's metrics.jsonl, see `metrics.read_rows`.
+    names: metrics, such as "srl/reward"; rows without it are passed over.
+
+  Raises:
+    ValueError: no row has a metric of that name; lists the ones there are.
+  """
+  # Here, because training needs no matplotlib.
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(4.5 * len(names), 3), layout="constrained")
+  panels = figure.subplots(1, len(names), squeeze=False)[0]
+  for panel, name in zip(panels, names, strict=True):
+    points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+    if not points:
+      known = sorted({key for row in rows for key in row} - {"step"})
+      raise ValueError(
+        f"no row has the metric {name!r}; choose from {', '.join(known)}"
+      )
+    panel.plot(*zip(*points, strict=True), marker=".")
+    panel.set(title=name, xlabel="optimizer step")
+    panel.grid(alpha=0.3)
+  return figure

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results as a table: a row per metric, a column per moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  pass
+
+
+Results = Mapping[str, Mapping[str, Sequence[float]]]
+
+
+def table(results: Results) -> str:
+  """Lays results out, a row per metric and a column per moment.
+
+  Args:
+    results: {moment: {metric: [value, low, high]}}; the bounds are those of
+      the 95% interval.
+
+  Returns:
+    A table with values as "0.512 [0.480, 0.544]".
+  """
+  moments = list(results)
+  metrics: dict[str, None] = {}
+  for of_moment in results.values():
+    metrics.update(dict.fromkeys(of_moment))
+  rows = [["held-out test set", *moments]]
+  for metric in metrics:
+    cells = [_cell(results[moment].get(metric)) for moment in moments]
+    rows.append([metric, *cells])
+  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+  lines = [
+    "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
+    for row in rows
+  ]
+  lines.insert(1, "-" * len(lines[0]))
+  return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(estimate: Sequence[float] | None) -> str:
+  if estimate is None:
+    return "-"
+  value, low, high = estimate
+  return f"{value:.3f} [{low:.3f}, {high:.3f}]"

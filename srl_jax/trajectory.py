@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an expert trajectory is: a problem and the steps to its solution."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+
+class RecordError(ValueError):
+  """One record cannot be used; `field` is the place, the text the cure."""
+
+  def __init__(self, field: str, problem: str):
+    super().__init__(f"field {field!r}: {problem}")
+    self.field = field
+    self.problem = problem
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Step:
+  """One action of the expert.
+
+  Attributes:
+    text: the action itself, without number and title.
+    title: a short imperative name of the step, if it has one.
+    observation: what the environment answered to the action; "" if it
+      answered nothing, None if there is no environment.
+    thought: the expert's inner monologue before the action, if known.
+  """
+
+  text: str
+  title: str | None = None
+  observation: str | None = None
+  thought: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Trajectory:
+  """A problem and the expert's steps to its solution (paper section 3).
+
+  Attributes:
+    id: unique in its dataset; names the random numbers of its samples.
+    domain: chooses the wording of the system prompt ("math", "software"..).
+    problem: the question as the user would ask it.
+    steps: the expert's actions, in order; never empty.
+    answer: the reference answer, for answer rewards and evaluation.
+    metadata: anything else worth keeping; never shown to a model.
+  """
+
+  id: str
+  domain: str
+  problem: str
+  steps: tuple[Step, ...]
+  answer: str | None = None
+  metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    if not self.id:
+      raise RecordError("id", "is empty; give every trajectory its own name")
+    if not self.problem.strip():
+      raise RecordError("problem", "is empty; write the question there")
+    if not self.steps:
+      raise RecordError("steps", "is empty; at least one step is needed")
+    for number, step in enumerate(self.steps):
+      if not (step.text.strip() or (step.title or "").strip()):
+        raise RecordError(
+          f"steps[{number}].text", "is empty and so is the title; remove it"
+        )

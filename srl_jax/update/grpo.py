@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""GRPO and SFT losses on trunks with their branches (SRL, Section 3).
+
+The trunk is computed once and its branches hang off it, by the same model
+functions as in the sampler. A loss is a ratio whose numerator and denominator
+add over micro-batches. Which groups form a batch is decided in groups.py; how
+gradients become an update is decided in updater.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from srl_jax.ops import advantages, logprobs, losses
+from srl_jax.reductions import metric
+from srl_jax.rollout import decode as rollout_lib
+from srl_jax.types import Array, Branches, Ratio, Trunks
+from srl_jax.update.batch import LossFn
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+  """The GRPO objective; the defaults are the SRL paper's equation.
+
+  Attributes:
+    surrogate: "clipped" (PPO) or "truncated" importance weights.
+    clip_low: the ratio is clipped below at 1 - clip_low.
+    clip_high: and above at 1 + clip_high; larger than clip_low is DAPO's
+      clip-higher.
+    importance_cap: upper bound of the truncated importance weight.
+    aggregation: "sequence_mean" (the paper), "token_mean" (DAPO) or
+      "fixed_divisor" (Dr. GRPO).
+    divisor_tokens: the constant length of "fixed_divisor"; usually
+      max_new_tokens.
+    divide_by_group_std: False leaves advantages at the scale of the rewards
+      (Dr. GRPO).
+    kl_coefficient: weight of the k3 estimate of KL(policy || reference); the
+      reference is the policy at the start of the stage. 0 needs no reference.
+    max_logits: about so many logits of the vocabulary are held by a device at
+      a time; 0 for all at once. The result is the same.
+  """
+
+  surrogate: Literal["clipped", "truncated"] = "clipped"
+  clip_low: float = 0.2
+  clip_high: float = 0.2
+  importance_cap: float = 2.0
+  aggregation: Literal["sequence_mean", "token_mean", "fixed_divisor"] = (
+    "sequence_mean"
+  )
+  divisor_tokens: int = 0
+  divide_by_group_std: bool = True
+  kl_coefficient: float = 0.0
+  max_logits: int = 1 << 26
+
+  def __post_init__(self):
+    if self.aggregation == "fixed_divisor" and self.divisor_tokens < 1:
+      raise ValueError(
+        f"aggregation='fixed_divisor' with divisor_tokens="
+        f"{self.divisor_tokens}; set divisor_tokens to a length in tokens, "
+        "for example max_new_tokens"
+      )
+
+
+@flax.struct.dataclass
+class GrpoMetrics:
+  """Metrics of one micro-batch of a GRPO update."""
+
+  loss: Ratio = metric("ratio", "1", "loss, aggregated as configured")
+  entropy: Ratio = metric("ratio", "nats", "policy entropy per token")
+  clipped_share: Ratio = metric(
+    "ratio", "1", "share of tokens whose ratio left the clip interval"
+  )
+  ratio_max: Array = metric("max", "1", "largest policy/sampler ratio")
+  kl_reference: Ratio = metric("ratio", "nats", "k3 KL to the reference")
+  logp_gap: Ratio = metric(
+    "ratio", "nats", "mean |sampler - trainer log-prob| of fresh tokens"
+  )
+  logp_gap_max: Array = metric(
+    "max", "nats", "largest |sampler - trainer log-prob| of fresh tokens"
+  )
+  tokens_trained: Array = metric("sum", "tokens", "completion tokens in loss")
+
+
+@flax.struct.dataclass
+class SftMetrics:
+  """Metrics of one micro-batch of supervised fine-tuning."""
+
+  loss: Ratio = metric("ratio", "nats", "cross-entropy per target token")
+  accuracy: Ratio = metric("ratio", "1", "target tokens given more than 1/2")
+  tokens_trained: Array = metric("sum", "tokens", "target tokens in loss")
+
+
+def branch_logps(
+  policy: rollout_lib.Policy,
+  params: Any,
+  trunks: Trunks,
+  branches: Branches,
+  *,
+  temperature: float,
+  max_logits: int,
+) -> tuple[jax.Array, jax.Array]:
+  """Log-prob of every branch token, and the entropy it was drawn from.
+
+  Args:
+    policy: the model's functions.
+    params: its parameters; gradients flow through trunk and branches.
+    trunks: [N, ...].
+    branches: [N, R, ...] with R a multiple of K, ordered point by point.
+    temperature: the one the tokens were sampled at; 1 for greedy and SFT.
+    max_logits: see `logprobs.token_logps`.
+
+  Returns:
+    (log-probs, entropies) [N, R, C] in float32 nats; zero at the first token,
+    which is given, not predicted.
+  """
+  samples = branches.tokens_NRC.shape[1] // trunks.branch_at_NK.shape[1]
+  branch_at_NR = jnp.repeat(trunks.branch_at_NK, samples, axis=1)
+  trunk = policy.trunk(
+    params, trunks.tokens_NS, rollout_lib.trunk_positions(trunks)
+  )
+  # The last token predicts nothing.
+  tokens_NRC = branches.tokens_NRC[..., :-1]
+  slots_C = jnp.arange(tokens_NRC.shape[-1])
+  is_token_NRC = slots_C < branches.length_NR[..., None]
+  position_NRC = jnp.where(is_token_NRC, branch_at_NR[..., None] + slots_C, -1)
+  hidden_NRCD, _ = policy.branch(
+    params, tokens_NRC, position_NRC, branch_at_NR, trunk, None
+  )
+  logp_NRC, entropy_NRC = logprobs.token_logps(
+    policy.head(params),
+    hidden_NRCD,
+    branches.tokens_NRC[..., 1:],
+    temperature=temperature,
+    max_logits=max_logits,
+  )
+  first = ((0, 0), (0, 0), (1, 0))
+  return jnp.pad(logp_NRC, first), jnp.pad(entropy_NRC, first)
+
+
+def grpo_loss(
+  policy: rollout_lib.Policy, config: LossConfig, temperature: float
+) -> LossFn:
+  """GRPO with the configured surrogate and aggregation (SRL, Section 3)."""
+  surrogate = {
+    "clipped": functools.partial(
+      losses.clipped_surrogate,
+      clip_low=config.clip_low,
+      clip_high=config.clip_high,
+    ),
+    "truncated": functools.partial(
+      losses.truncated_importance, cap=config.importance_cap
+    ),
+  }[config.surrogate]
+  aggregate = {
+    "sequence_mean": losses.sequence_mean,
+    "token_mean": losses.token_mean,
+    "fixed_divisor": functools.partial(
+      losses.fixed_divisor, divisor_tokens=config.divisor_tokens
+    ),
+  }[config.aggregation]
+  logps = functools.partial(
+    branch_logps,
+    policy,
+    temperature=temperature,
+    max_logits=config.max_logits,
+  )
+
+  def loss_fn(params, batch, reference):
+    trunks, branches = batch.trunks, batch.branches
+    counted_NRC = branches.is_completion_NRC
+    # Zero where nothing is counted, as the sampler's are: exp would overflow
+    # on given tokens that are unlikely enough, and 0 * inf is nan.
+    only_counted = lambda x: jnp.where(counted_NRC, x, 0.0)  # noqa: E731
+    logp_NRC, entropy_NRC = logps(params, trunks, branches)
+    logp_NRC = only_counted(logp_NRC)
+    advantage_NKG = advantages.group_advantages(
+      batch.reward_NKG, divide_by_std=config.divide_by_group_std
+    )
+    advantage_NR = advantage_NKG.reshape(branches.length_NR.shape)
+    loss_NRC = surrogate(logp_NRC, branches.sampler_logp_NRC, advantage_NR)
+    kl_NRC = jnp.zeros_like(loss_NRC)
+    if config.kl_coefficient:
+      reference_NRC, _ = logps(reference, trunks, branches)
+      kl_NRC = losses.kl_k3(logp_NRC, only_counted(reference_NRC))
+      loss_NRC = loss_NRC + config.kl_coefficient * kl_NRC
+    loss = aggregate(loss_NRC, counted_NRC)
+    metrics = _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config)
+    return loss, jax.lax.stop_gradient(metrics)
+
+  return loss_fn
+
+
+def _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config):
+  counted_NRC = batch.branches.is_completion_NRC
+  samples = batch.reward_NKG.shape[-1]
+  is_fresh_NR = jnp.repeat(batch.is_fresh_NK, samples, axis=1)
+  fresh_NRC = counted_NRC & is_fresh_NR[..., None]
+  gap_NRC = logp_NRC - batch.branches.sampler_logp_NRC
+  ratio_NRC = jnp.exp(gap_NRC)
+  is_outside_NRC = (ratio_NRC < 1 - config.clip_low) | (
+    ratio_NRC > 1 + config.clip_high
+  )
+  fresh_gap_NRC = jnp.where(fresh_NRC, jnp.abs(gap_NRC), 0.0)
+  return GrpoMetrics(
+    loss=loss,
+    entropy=losses.token_mean(entropy_NRC, counted_NRC),
+    clipped_share=losses.token_mean(
+      is_outside_NRC.astype(jnp.float32), counted_NRC
+    ),
+    ratio_max=ratio_NRC.max(),
+    kl_reference=losses.token_mean(kl_NRC, counted_NRC),
+    logp_gap=losses.token_mean(fresh_gap_NRC, fresh_NRC),
+    logp_gap_max=fresh_gap_NRC.max(),
+    tokens_trained=counted_NRC.sum(),
+  )
+
+
+def sft_loss(policy: rollout_lib.Policy, *, max_logits: int) -> LossFn:
+  """Cross-entropy per target token of branches written by the expert."""
+
+  def loss_fn(params, batch, reference):
+    del reference
+    logp_NRC, _ = branch_logps(
+      policy,
+      params,
+      batch.trunks,
+      batch.branches,
+      temperature=1.0,
+      max_logits=max_logits,
+    )
+    counted_NRC = batch.branches.is_completion_NRC
+    loss = losses.token_mean(-logp_NRC, counted_NRC)
+    is_sure_NRC = (logp_NRC > jnp.log(0.5)).astype(jnp.float32)
+    metrics = SftMetrics(
+      loss=loss,
+      accuracy=losses.token_mean(is_sure_NRC, counted_NRC),
+      tokens_trained=counted_NRC.sum(),
+    )
+    return loss, jax.lax.stop_gradient(metrics)
+
+  return loss_fn

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation by hand: estimates, single steps, and whole solutions."""
+
+import dataclasses
+import math
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax.data import batching
+from srl_jax.data.templates import PlainTemplate
+from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.evaluate.estimates import bootstrap, pass_at_k
+from srl_jax.evaluate.solve import (
+  Attempt,
+  EvalConfig,
+  solve_problems,
+  summarise,
+)
+from srl_jax.evaluate.steps import evaluate_steps
+from srl_jax.models import LanguageModel
+from srl_jax.rewards import FAILURES, Completion, RewardConfig, Scorer
+from srl_jax.rollout import scoring
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler
+from srl_jax.sharding import ShardingRules
+from srl_jax.testing.scripted import ScriptedSampler
+from srl_jax.testing.tiny import TINY, random_params, small_mesh
+from srl_jax.testing.trajectories import sums
+from srl_jax.tokenizers import ByteTokenizer
+from srl_jax.trajectory import Step, Trajectory
+
+TOKENIZER = ByteTokenizer()
+TEMPLATE = PlainTemplate()
+STOP = TOKENIZER.special_id("</s>")
+KEY = None  # Scripted samplers draw nothing.
+
+
+@pytest.mark.parametrize(
+  ("correct", "samples", "k", "want"),
+  [
+    # 1 - C(3,2) / C(4,2); the biased 1 - (1 - 1/4)^2 would be 0.4375.
+    (1, 4, 2, 0.5),
+    (1, 4, 1, 0.25),
+    (1, 4, 4, 1.0),
+    (0, 4, 2, 0.0),
+    (4, 4, 2, 1.0),
+    # Two of four wrong: one pair of six is all wrong.
+    (2, 4, 2, 5 / 6),
+    (3, 4, 2, 1.0),
+    # 1 - C(30,8) / C(32,8).
+    (2, 32, 8, 1 - (24 * 23) / (32 * 31)),
+  ],
+)
+def test_pass_at_k_by_hand(correct, samples, k, want):
+  assert math.isclose(pass_at_k(correct, samples, k), want)
+
+
+def test_the_interval_of_a_share_is_about_that_of_the_binomial():
+  # 30 of 100: 0.3 +- 1.96 * sqrt(0.21 / 100) = 0.21 to 0.39.
+  estimate = bootstrap([1.0] * 30 + [0.0] * 70)
+  assert estimate.value == 0.3
+  # Resampling 2000 times leaves some 0.01.
+  np.testing.assert_allclose(
+    [estimate.low, estimate.high], [0.21, 0.39], atol=0.02
+  )
+  assert bootstrap([1.0] * 30 + [0.0] * 70) == estimate
+  assert str(bootstrap([0.5, 0.5])) == "0.500 [0.500, 0.500]"
+
+
+def test_a_ratio_is_of_sums_and_its_interval_is_over_problems():
+  # Sums 3 of 12; the mean of ratios would be (1/2 + 2/10) / 2 = 0.35.
+  estimate = bootstrap([1, 2], [2, 10])
+  assert estimate.value == 0.25
+  # The resamples are one problem, the other, or both.
+  assert (estimate.low, estimate.high) == (0.2, 0.5)
+
+
+def test_of_nothing_there_is_no_estimate():
+  assert math.isnan(bootstrap([], []).value)
+  assert math.isnan(bootstrap([0.0], [0.0]).value)
+
+
+def test_the_summary_of_attempts():
+  correct = {0: (True, False, False, False), 1: (False,) * 4}
+  attempts = [
+    Attempt(problem, sample, ("x",), is_correct, "answered")
+    for problem, samples in correct.items()
+    for sample, is_correct in enumerate(samples)
+  ]
+  got = {k: e.value for k, e in summarise(attempts, 2, 4).items()}
+  # The second problem pulls all of it down by half.
+  assert got == {"avg@4": 0.125, "pass@2": 0.25, "pass@4": 0.5}
+  first = [a for a in attempts if a.sample == 0]
+  got = summarise(first, 2, 1)
+  assert {k: e.value for k, e in got.items()} == {"accuracy": 0.5}
+
+
+def answers(table):
+  """A sampler function that looks the prompt up."""
+  return lambda prompt: Completion(*table[prompt])
+
+
+# Two steps to predict, "step 0" and "step 1 +1", and one, "step 0".
+RECORDS, _ = build_trunks(
+  [sums(2, "a"), sums(1, "b")], TEMPLATE, TOKENIZER, InstanceConfig()
+)
+STEP_ANSWERS = {
+  "What is a?\n<step>": ("<think>t</think>step 0", True),
+  # 6 of 9 characters in order, and 3 of them missing: 2 * 6 / 15.
+  "What is a?\nstep 0\n<step>": ("<think>tt</think>step 1", True),
+  # No thought.
+  "What is b?\n<step>": ("step 0", True),
+}
+
+
+def evaluate_scripted_steps(table, rows_per_batch, samples=1):
+  sampler = ScriptedSampler(
+    TOKENIZER, answers(table), stop_id=STOP, samples=samples
+  )
+  with Scorer(RewardConfig()) as scorer:
+    estimates = evaluate_steps(
+      sampler,
+      None,
+      RECORDS,
+      key=KEY,
+      tokenizer=TOKENIZER,
+      scorer=scorer,
+      widths=batching.widths(RECORDS),
+      rows_per_batch=rows_per_batch,
+    )
+  return {name: estimate.value for name, estimate in estimates.items()}
+
+
+@pytest.mark.parametrize("rows_per_batch", [1, 2, 5])
+def test_steps_are_compared_with_the_experts(rows_per_batch):
+  got = evaluate_scripted_steps(STEP_ANSWERS, rows_per_batch, samples=2)
+  assert set(got) == {
+    *("reward", "similarity", "exact", "format_failure"),
+    *("similarity_step_1", "similarity_step_2"),
+  }
+  # Rewards 1, 0.8 and -1; a broken format has similarity 0.
+  np.testing.assert_allclose(got["reward"], 0.8 / 3, rtol=1e-6)
+  np.testing.assert_allclose(got["similarity"], 1.8 / 3, rtol=1e-6)
+  np.testing.assert_allclose(got["exact"], 1 / 3)
+  np.testing.assert_allclose(got["format_failure"], 1 / 3)
+  np.testing.assert_allclose(got["similarity_step_1"], 0.5)
+  np.testing.assert_allclose(got["similarity_step_2"], 0.8, rtol=1e-6)
+
+
+def test_scores_are_laid_out_as_the_branches_are():
+  batch = batching.collate(RECORDS, trunk_width=30, points=3, stem_width=1)
+  table = STEP_ANSWERS | {"What is b?\n<step>": ("<think>ttt</think>st", False)}
+  sampler = ScriptedSampler(TOKENIZER, answers(table), stop_id=STOP, samples=2)
+  branches = sampler.sample(None, batch.trunks, KEY)
+  with Scorer(RewardConfig()) as scorer:
+    scores = scoring.score_branches(batch, branches, TOKENIZER, scorer)
+  nan = np.nan
+  np.testing.assert_allclose(
+    scores.reward_NKG,
+    [[[1, 1], [0.8, 0.8], [nan, nan]], [[-1, -1], [nan, nan], [nan, nan]]],
+    rtol=1e-6,
+  )
+  np.testing.assert_array_equal(
+    scores.thought_chars_NKG[:, :, 0], [[1, 2, nan], [3, nan, nan]]
+  )
+  np.testing.assert_array_equal(
+    scores.action_chars_NKG[:, :, 0], [[6, 6, nan], [2, nan, nan]]
+  )
+  assert np.isnan(scores.similarity_NKG[1]).all()
+  not_stopped = 1 + FAILURES.index("not_stopped")
+  assert scores.failure_NKG[:, :, 0].tolist() == [
+    [0, 0, 0],
+    [not_stopped, 0, 0],
+  ]
+
+
+def test_the_stop_token_is_not_part_of_the_text_and_others_are():
+  branches = types.SimpleNamespace(
+    tokens_NRC=np.array([[[65, 66, STOP, 0], [65, 66, 67, 68]]]),
+    is_completion_NRC=np.array([[[0, 1, 1, 0], [0, 1, 1, 1]]], bool),
+    stopped_NR=np.array([[True, False]]),
+  )
+  assert scoring.completion_texts(branches, TOKENIZER) == [
+    [Completion("B", True), Completion("BCD", False)]
+  ]
+
+
+ADD = Trajectory("add", "math", "1+2+3?", (Step("1+2=3"), Step("x")), "6")
+CUT = Trajectory("cut", "math", "2*2?", (Step("x"),), "4")
+NONE = Trajectory("none", "math", "7?", (Step("x"),), "7")
+LONG = Trajectory("long", "math", "8?", (Step("x"),), "8")
+
+
+class LongStem(PlainTemplate):
+  def stem(self, task, number, title=None):
+    return ("s" * 40, *super().stem(task, number, title))
+
+
+def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
+  config = EvalConfig(**{"max_turns": 3, "rows_per_batch": 2, **limits})
+  asked, sampler = [], ScriptedSampler(TOKENIZER, answers(table), stop_id=STOP)
+
+  def make_sampler(sampling, task):
+    asked.append((sampling, task))
+    return sampler
+
+  attempts = solve_problems(
+    make_sampler,
+    None,
+    [ADD, CUT, NONE, LONG],
+    mode=mode,
+    samples=samples,
+    temperature=0.5,
+    config=config,
+    key=KEY,
+    template=template,
+    tokenizer=TOKENIZER,
+    max_positions=512,
+  )
+  return attempts, asked, sampler.prompts
+
+
+TURNS = {
+  "1+2+3?\n<step>": ("<think>one and two</think>1+2=3", True),
+  "1+2+3?\n1+2=3\n<step>": ("<think>add three</think>#### 6", True),
+  # Cut by the limit; what is there counts, and is boxed.
+  "2*2?\n<step>": ("<think>four</think>so \\boxed{5}", False),
+  # Thinks and does nothing.
+  "7?\n<step>": ("<think>7 is 7</think>", True),
+  # Never comes to an end.
+  "8?\n<step>": ("<think>a</think>go", True),
+  "8?\ngo\n<step>": ("on", True),
+  "8?\ngo\non\n<step>": ("<think>b</think>8", True),
+}
+
+
+def test_turns_go_on_from_the_actions_and_drop_the_thoughts():
+  attempts, [(sampling, task)], prompts = solve("turns", TURNS)
+  # Each prompt is a key of the table: anything else in the context would
+  # have been a KeyError.
+  assert sorted(prompts) == sorted(TURNS)
+  assert task == "step"
+  assert (sampling.samples, sampling.temperature) == (1, 0.5)
+  assert sampling.max_new_tokens == EvalConfig().max_turn_tokens
+  add, cut, none, long = attempts
+  assert (add.is_correct, add.ending) == (True, "answered")
+  assert add.texts == (
+    "<think>one and two</think>1+2=3",
+    "<think>add three</think>#### 6",
+  )
+  assert (cut.is_correct, cut.ending) == (False, "answered")
+  assert (none.is_correct, none.ending) == (False, "no action")
+  # The last action is the answer, even if nothing marks it as one.
+  assert (long.is_correct, long.ending) == (True, "turn limit")
+  assert len(long.texts) == 3
+
+
+SOLVES = {
+  "1+2+3?\n<solve>": ("<think>a</think>1+2=3\n<think>b</think>3+3=6", True),
+  "2*2?\n<solve>": ("<think>4, or 5?</think>5", True),
+  "7?\n<solve>": ("", True),
+  "8?\n<solve>": ("<think>8</think>#### 8", False),
+}
+
+
+def test_solving_in_one_go_reads_the_answer_outside_the_thoughts():
+  attempts, [(sampling, task)], prompts = solve(
+    "solve", SOLVES, max_solve_tokens=300
+  )
+  assert sorted(prompts) == sorted(SOLVES)
+  assert task == "solve"
+  assert sampling.max_new_tokens == 300
+  assert [a.is_correct for a in attempts] == [True, False, False, True]
+  endings = [a.ending for a in attempts]
+  assert endings == ["answered", "answered", "no action", "answered"]
+
+
+def test_a_solution_that_fills_the_context_ends():
+  long = "go " * 59 + "go"
+  table = TURNS | {
+    "8?\n<step>": (f"<think>a</think>{long}", True),
+    f"8?\n{long}\n<step>": ("on", True),
+  }
+  # Problem and action are 183 tokens. 512 positions less a turn and a stem of
+  # one token have room for them, and just not.
+  attempts, _, _ = solve("turns", table, max_turn_tokens=328, max_turns=2)
+  assert attempts[3].ending == "turn limit"
+  attempts, _, prompts = solve("turns", table, max_turn_tokens=329)
+  assert attempts[3].ending == "context full"
+  assert len(attempts[3].texts) == 1
+  assert not any(prompt.startswith("8?\ngo") for prompt in prompts)
+  assert attempts[0].is_correct
+
+
+def test_limits_that_leave_no_room_for_a_problem_are_refused():
+  # Else every problem would end with its context full, and count as wrong.
+  with pytest.raises(ValueError, match=r"lower c\.evaluate\.max_solve_tokens"):
+    solve("solve", SOLVES, max_solve_tokens=511)
+  with pytest.raises(ValueError, match=r"lower c\.evaluate\.max_turn_tokens"):
+    solve("turns", TURNS, max_turn_tokens=512)
+  # Room for the stem, but for no token before it.
+  with pytest.raises(ValueError, match="leave no room for a problem"):
+    solve("turns", {}, template=LongStem(), max_turn_tokens=512 - 41)
+
+
+def test_every_sample_is_an_attempt_of_its_own():
+  attempts, _, _ = solve("turns", TURNS, samples=2)
+  assert [(a.problem, a.sample) for a in attempts] == [
+    (problem, sample) for problem in range(4) for sample in range(2)
+  ]
+  assert [a.is_correct for a in attempts] == [
+    True,
+    True,
+    *[False] * 4,
+    True,
+    True,
+  ]
+
+
+def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
+  # With a model and a compiled sampler: the bytes mean nothing, but they have
+  # to be the same ones, however many rows are decoded together.
+  model = LanguageModel(
+    dataclasses.replace(TINY, vocab_size=TOKENIZER.vocab_size)
+  )
+  params = random_params(model)
+  mesh = small_mesh()
+  samplers = {}
+
+  def make_sampler(sampling, task):
+    return samplers.setdefault(
+      (sampling, task),
+      Sampler(
+        model,
+        sampling,
+        stop_ids=(STOP,),
+        pad_id=0,
+        mesh=mesh,
+        rules=ShardingRules(),
+      ),
+    )
+
+  def texts(rows_per_batch):
+    attempts = solve_problems(
+      make_sampler,
+      params,
+      [ADD, CUT],
+      mode="turns",
+      samples=3,
+      temperature=1.0,
+      config=EvalConfig(
+        max_turns=2, max_turn_tokens=4, rows_per_batch=rows_per_batch
+      ),
+      key=jax.random.key(0),
+      template=TEMPLATE,
+      tokenizer=TOKENIZER,
+      max_positions=256,
+    )
+    return [a.texts for a in attempts]
+
+  few, many = texts(4), texts(6)
+  assert few == many
+  assert len(set(few)) == 6
+  [sampler] = samplers.values()
+  # One program for each number of rows, and none for the second turn.
+  assert sampler.decode._cache_size() == 2
+  assert sampler.config == SamplingConfig(samples=1, max_new_tokens=4)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs compiled for TPUs that are not here, and what is said of them."""
+
+import dataclasses
+import importlib.util
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from launch import compile as launch_compile
+from launch.tpu import ahead_of_time, chips, projection
+from launch.tpu.counting import Work
+from srl_jax import config as config_lib
+from srl_jax import sharding
+from srl_jax.models import LanguageModel
+from srl_jax.models.config import LoraConfig
+from srl_jax.testing import experiment, tiny
+from srl_jax.train import memory as memory_plan
+from srl_jax.train.memory import Program
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="the TPU compiler is part of libtpu (extra 'tpu')",
+)
+OVERRIDES = (
+  "model.vocab_size=304,model.n_kv_heads=2,mesh.data=1,mesh.fsdp=2,"
+  "mesh.tensor=2,rollout_rules.embed=None,srl.instances.max_trunk_tokens=32,"
+  "srl.instances.points_per_trunk=2,srl.reward_on=host"
+)
+
+
+def command(*arguments, preset="srl"):
+  config = f"--config={experiment.__file__}:{preset},{OVERRIDES}"
+  return launch_compile.main([config, *arguments])
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
+  # Large enough to have megabytes.
+  larger = ("--config.model.lora.rank=2", "--config.model.d_mlp=32768")
+  assert command("--topology=v5e:2x2", *larger) == 0
+  lines = capsys.readouterr().out.splitlines()
+  [saving] = [line for line in lines if "adapters of rank 2: " in line]
+  ours, full = re.findall(r": ([\d.]+) MiB", saving)
+  assert 0 < float(ours) < float(full)
+  fits = [line for line in lines if "  fits (" in line]
+  assert [line.split("  ")[0] for line in fits] == [
+    "rollout: prefill",
+    "rollout: decode",
+    "update: accumulate",
+    "update: finish",
+  ]
+  [summary] = [line for line in lines if line.startswith("step at peak rates")]
+  assert re.search(r"bound by (compute|memory|links)$", summary)
+
+
+@needs_libtpu
+def test_what_does_not_fit_is_said_with_its_bytes():
+  device = ahead_of_time.devices("v5e:2x2")[0]
+  mesh = sharding.make_mesh(sharding.MeshConfig(), [device])
+  here = NamedSharding(mesh, PartitionSpec())
+
+  def program(elements):
+    x = jax.ShapeDtypeStruct((elements,), jnp.float32, sharding=here)
+    return Program("add", jax.jit(lambda x: x + 1), (x,), 7, mesh)
+
+  memory = program(2**20).memory()
+  assert (memory.argument, memory.output) == (2**22, 2**22)
+  assert memory.total == memory.temporary + 2 * 2**22 + 7
+  with pytest.raises(memory_plan.DoesNotFitError, match=r"16\.00G.*15\.75G"):
+    # The argument alone, of 8 GiB, would fit; not so the result beside it.
+    program(2**31).memory()
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+  ("chip", "topology"),
+  [("v5e", "v5e:2x2"), ("v5p", "v5p:2x2x1"), ("v6e", "v6e:2x2")],
+)
+def test_the_memory_of_a_chip_is_what_the_compiler_allows(chip, topology):
+  device = ahead_of_time.devices(topology)[0]
+  x = jax.ShapeDtypeStruct(
+    (2**36,), jnp.float32, sharding=jax.sharding.SingleDeviceSharding(device)
+  )
+  with pytest.raises(jax.errors.JaxRuntimeError) as raised:
+    jax.jit(lambda x: x + 1).lower(x).compile()
+  [limit] = re.findall(r"available HBM \(([\d.]+)G\)", str(raised.value))
+  # Versions of libtpu differ by 0.01.
+  assert abs(chips.CHIPS[chip].memory_bytes / 2**30 - float(limit)) < 0.015
+
+
+def test_without_the_compiler_the_command_says_what_to_install(
+  monkeypatch, capsys
+):
+  monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+  assert command("--topology=v5e:2x2") == 1
+  error = capsys.readouterr().err
+  assert "pip install -c constraints.txt -e '.[tpu]'" in error
+
+
+@pytest.mark.parametrize("topology", ["v9z:2x2", "v5e", "v5e:2xtwo", "v5e:"])
+def test_an_unknown_topology_is_refused(topology):
+  with pytest.raises(ValueError, match=r"for example v5e:2x4, v5e:8x8"):
+    chips.parse_topology(topology)
+
+
+@needs_libtpu
+def test_a_shape_that_no_chip_comes_in_is_refused():
+  with pytest.raises(ValueError, match=r"topology=v5e:3x5: .*for example"):
+    ahead_of_time.devices("v5e:3x5")
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ("srl.instances.max_trunk_tokens=0", r"max_trunk_tokens is 0, so the data"),
+    ("srl.instances.points_per_trunk=0", r"srl\.instances\.points_per_trunk="),
+    ("model.vocab_size=0", r"c\.model\.vocab_size is 0, so the tokenizer"),
+  ],
+)
+def test_what_the_data_would_decide_has_to_be_set(change, message):
+  config = experiment.get_config(f"srl,{OVERRIDES},{change}")
+  with pytest.raises(ValueError, match=message):
+    ahead_of_time.widths(config_lib.to_config(config), "srl", 16, 64)
+
+
+def test_adapters_need_no_moments_for_the_model():
+  config = config_lib.to_config(experiment.get_config(f"srl,{OVERRIDES}"))
+  adapted = dataclasses.replace(
+    config,
+    model=dataclasses.replace(config.model, lora=LoraConfig(rank=2)),
+  )
+  mesh = tiny.small_mesh()
+
+  def parameters(c):
+    shapes = jax.eval_shape(LanguageModel(c.model).init, jax.random.key(0))
+    return sum(x.size for x in jax.tree.leaves(shapes))
+
+  model = parameters(config)
+  adapters = parameters(adapted) - model
+  assert 0 < adapters < model
+  # Values, two moments and the sum, float32; and a counter or two.
+  ours, full = (
+    ahead_of_time.training_bytes(c, "srl", mesh) for c in (adapted, config)
+  )
+  assert full == pytest.approx(16 * model, abs=16)
+  assert ours == pytest.approx(4 * model + 16 * adapters, abs=16)
+
+
+def test_a_whole_solution_has_one_branch_point():
+  config = experiment.get_config(
+    f"rlvr,{OVERRIDES},rlvr.instances.max_trunk_tokens=8"
+  )
+  found = ahead_of_time.widths(config_lib.to_config(config), "rlvr", 16, 64)
+  assert found == ahead_of_time.Widths(8, 1, 16, 64)
+
+
+def test_only_stages_that_sample_are_compiled(capsys):
+  assert command("--topology=v5e:2x2", preset="sft") == 1
+  assert "only those that sample (srl, rlvr)" in capsys.readouterr().err
+
+
+def test_links_of_a_closed_torus_are_twice_as_fast():
+  v5e, v5p = chips.CHIPS["v5e"], chips.CHIPS["v5p"]
+  assert v5e.link_bytes_per_s((8, 8)) == 50e9
+  assert v5e.link_bytes_per_s((16, 16)) == 100e9
+  assert v5p.link_bytes_per_s((4, 4, 4)) == 200e9
+
+
+def test_every_phase_takes_as_long_as_what_binds_it(capsys):
+  # 2 s of compute; and 1 s of memory, thrice, next to 0.5 s of compute.
+  chip = chips.Chip("toy", 100.0, 1, 10.0, 1.0, 4)
+  phases = [
+    projection.Phase("rollout", 1, Work(200, 1, 1)),
+    projection.Phase("update", 3, Work(50, 10, 0)),
+  ]
+  config = config_lib.to_config(experiment.get_config("srl"))
+  section = dataclasses.replace(config.srl, groups_per_batch=10)
+  # 10 groups of 4 samples of 8 tokens in 5 s.
+  [line, _] = projection.summary(phases, section, chip, 1.0, 4)
+  assert line == (
+    "step at peak rates: 5.0 s, 64 sampled tokens/s (16 per chip); 60% of it "
+    "is update, bound by memory"
+  )

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The counts against numbers made by hand, on one tiny model."""
+
+import dataclasses
+
+import pytest
+
+from launch.tpu import counting
+from launch.tpu.counting import Counter, Layout, Load, Work, product
+from srl_jax.models import LoraConfig, ModelConfig
+from srl_jax.sharding import ShardingRules
+
+# D 8, Q 4, H 2, E 4, F 10, V 20, 2 layers; float32, so 4 bytes each.
+MODEL = ModelConfig(
+  vocab_size=20,
+  d_model=8,
+  n_layers=2,
+  n_heads=4,
+  n_kv_heads=2,
+  head_width=4,
+  d_mlp=10,
+  remat="none",
+  attention_kernel="plain",
+)
+# Of a block: q and o 8 x 16, k and v 8 x 8, gate, up and down 8 x 10.
+BLOCK = 2 * 128 + 2 * 64 + 3 * 80
+TABLE = 20 * 8
+# 2 norms of 8 and biases of 16 + 8 + 8 in a block; 8 at the end.
+SMALL = 2 * (16 + 32) + 8
+# 4 trunks of 6 tokens, 3 branches of 5 tokens, of which 4 are run.
+LOAD = Load(trunks=4, trunk=6, branches=3, width=5)
+
+
+def layout(rules=ShardingRules(), data=1, fsdp=1, tensor=1):
+  return Layout({"data": data, "fsdp": fsdp, "tensor": tensor}, rules)
+
+
+ONE = layout()
+
+
+def rollout(where, at_rest, load=LOAD, slots=3, cache=(4,)):
+  return Counter(MODEL, where).rollout(load, at_rest, slots=slots, cache=cache)
+
+
+def accumulate(where, chunks=1, is_blocked=False, **changes):
+  model = dataclasses.replace(MODEL, **changes)
+  return Counter(model, where).accumulate(
+    LOAD, chunks=chunks, is_blocked=is_blocked
+  )
+
+
+def test_a_product_reads_its_operands_and_writes_its_result():
+  # [2, 3] x [3, 5]: 30 multiply-adds; 6 + 15 + 10 elements of 2 bytes.
+  assert product(2, 3, 5, 2) == Work(60, 62, 0)
+
+
+def test_work_adds_and_multiplies():
+  assert Work(1, 2, 3).plus(Work(1, 1, 1), Work(0, 0, 5)) == Work(2, 3, 9)
+  assert Work(1, 2, 3).times(2) == Work(2, 4, 6)
+
+
+def trunk_flops(trunks):
+  matrices = 2 * 2 * BLOCK * 6
+  # Logits and values: 6 x 6 pairs, 4 heads of 4, in 2 layers.
+  attention = 2 * 2 * 2 * 6 * 6 * 4 * 4
+  return trunks * (matrices + attention)
+
+
+def test_the_operations_of_a_rollout():
+  work = rollout(ONE, ONE)
+  assert work["trunks"].flops == trunk_flops(4)
+  # 4 turns of 12 rows; a row sees 6 trunk tokens, 4 of the cache.
+  row = 2 * (2 * BLOCK + TABLE) + 2 * 2 * 2 * (6 + 4) * 4 * 4
+  assert work["decode"].flops == 4 * 12 * row
+  assert work["lay out weights"] == Work(0, 2 * 4 * (2 * BLOCK + TABLE + SMALL))
+
+
+def test_a_kernel_halves_what_trunks_compute_and_keeps_their_logits():
+  plain = rollout(ONE, ONE)["trunks"]
+  model = dataclasses.replace(MODEL, attention_kernel="auto")
+  phases = Counter(model, ONE).rollout(LOAD, ONE, slots=3, cache=(4,))
+  kernel = phases["trunks"]
+  # 4 trunks, 2 layers, 4 heads, 6 x 6 pairs; logits and weights, float32,
+  # written and read.
+  pairs = 4 * 2 * 4 * 6 * 6
+  assert plain.flops - kernel.flops == 2 * 2 * 4 * pairs / 2
+  assert plain.memory_bytes - kernel.memory_bytes == 2 * (4 + 4) * pairs
+  # Branches attend by matrix products.
+  assert phases["decode"] == rollout(ONE, ONE)["decode"]
+
+
+def test_a_cache_that_grows_is_read_as_wide_as_it_is():
+  whole = rollout(ONE, ONE)["decode"].flops
+  halves = rollout(ONE, ONE, cache=(2, 4))["decode"].flops
+  # In the first 2 of 4 turns, 2 columns less for 12 rows.
+  assert whole - halves == 2 * 12 * 2 * 2 * 2 * 2 * 4 * 4
+
+
+def test_fewer_slots_take_more_turns_for_the_same_rows():
+  whole = rollout(ONE, ONE)["decode"]
+  queued = rollout(ONE, ONE, slots=1)["decode"]
+  assert queued.flops == whole.flops
+  # Weights, and keys and values of the trunks, are read three times as often.
+  assert queued.memory_bytes > whole.memory_bytes
+  # The second branch of a slot finds the cache as wide as the first left it:
+  # 2 + 2 columns fewer, once for 4 trunks.
+  grown = rollout(ONE, ONE, slots=1, cache=(2, 4))["decode"]
+  assert queued.flops - grown.flops == 2 * 4 * 2 * 2 * 2 * 2 * 4 * 4
+
+
+def test_a_turn_reads_weights_once_and_the_trunk_once_for_its_branches():
+  def of_decode(**changes):
+    load = LOAD._replace(**changes)
+    return rollout(ONE, ONE, load)["decode"].memory_bytes / 4
+
+  # A token more per trunk: keys and values of 2 heads of 4, in 2 layers, for
+  # each of 4 trunks; logits of 4 heads in 2 layers for 12 rows, four times.
+  more = of_decode(trunk=7) - of_decode()
+  assert more == 4 * (2 * 2 * 2 * 4) * 4 + 12 * 4 * 2 * 4 * 4
+
+
+def test_the_operations_of_a_gradient():
+  work = accumulate(ONE)
+  # Keys of a branch are its own 4 tokens.
+  row = 2 * (2 * BLOCK + TABLE) + 2 * 2 * 2 * (6 + 4) * 4 * 4
+  forward = trunk_flops(4) + 4 * 3 * 4 * row
+  assert work.flops == 3 * forward
+  assert work.link_bytes == 0
+
+
+def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
+  lora = LoraConfig(rank=3, targets=("q", "down"))
+  full, adapted = accumulate(ONE), accumulate(ONE, lora=lora)
+  rows, trunk = 4 * 3 * 4, 4 * 6
+  # q is 8 x 16 and down 10 x 8; in 2 layers.
+  elements = 2 * 3 * ((8 + 16) + (10 + 8))
+  saved = 2 * (trunk + rows) * 2 * BLOCK + 2 * rows * TABLE
+  spent = 3 * 2 * (trunk + rows) * elements
+  assert full.flops - adapted.flops == saved - spent
+  model = dataclasses.replace(MODEL, lora=lora)
+  counter = Counter(model, ONE)
+  # Two float32 moments, of the adapters alone.
+  finish = counter.finish(8, 4)
+  assert finish.memory_bytes == elements * (2 * 4 + 2 * (8 + 4))
+  work = counter.rollout(LOAD, ONE, slots=3, cache=(4,))
+  assert work["lay out weights"].flops == 2 * 3 * 2 * (8 * 16 + 10 * 8)
+  # Merged they cost nothing.
+  assert work["decode"] == rollout(ONE, ONE)["decode"]
+
+
+def test_what_is_not_kept_is_computed_twice():
+  def flops(remat, is_blocked=False):
+    return accumulate(ONE, is_blocked=is_blocked, remat=remat).flops
+
+  tokens = 4 * 6 + 4 * 3 * 4
+  head = 2 * TABLE * 4 * 3 * 4
+  attention = 2 * 2 * 2 * 4 * 4 * (4 * 6 * 6 + 4 * 3 * 4 * (6 + 4))
+  assert flops("none", True) - flops("none") == head
+  assert flops("dots") - flops("none") == attention
+  assert flops("full") - flops("dots") == 2 * 2 * BLOCK * tokens
+
+
+def test_every_chunk_of_positions_scatters_the_gradient_of_the_head():
+  one, three = (accumulate(layout(fsdp=4), n).link_bytes for n in (1, 3))
+  assert three - one == 2 * 0.75 * TABLE * 4
+
+
+def test_the_batch_divides_everything_but_the_weights():
+  one = accumulate(ONE)
+  four = accumulate(layout(data=4))
+  assert four.flops == one.flops / 4
+  assert four.memory_bytes > one.memory_bytes / 4
+  # Whole gradients are summed up: 2 * 3/4 of all parameters are received.
+  everything = 2 * BLOCK + TABLE + SMALL
+  assert four.link_bytes == 4 * 2 * 0.75 * everything
+
+
+def test_weights_split_over_the_batch_are_gathered_and_scattered():
+  work = accumulate(layout(fsdp=4))
+  matrices = 2 * BLOCK + TABLE
+  # Forward, backward (the head once for both), and gradients back; what is
+  # not split (norms, biases) is summed up whole.
+  moved = 3 * 0.75 * matrices - 0.75 * TABLE + 2 * 0.75 * SMALL
+  # Each of 18 tokens gets 3/4 of its row from others, and so do gradients.
+  moved += 2 * 0.75 * 18 * 8
+  assert work.link_bytes == pytest.approx(4 * moved)
+
+
+def test_decoding_with_weights_split_over_the_batch_gathers_every_turn():
+  split = layout(fsdp=4)
+  whole = layout(ShardingRules(embed=None), fsdp=4)
+  matrices = 2 * BLOCK + TABLE
+  ruinous = rollout(split, split)
+  # Per turn; and 3/4 of the rows of 3 tokens.
+  assert ruinous["decode"].link_bytes == 4 * 4 * 0.75 * (matrices + 3 * 8)
+  once = rollout(whole, split)
+  assert once["decode"].link_bytes == 0
+  assert once["lay out weights"].link_bytes == 4 * 0.75 * matrices
+
+
+def test_tensor_parallelism_sums_activations():
+  work = rollout(layout(tensor=2), ONE)
+  # After the embedding, and twice in each of 2 layers: [12, 8], of which an
+  # all-reduce of 2 receives all. And the other half of the logits.
+  moved = (12 * 8) * (1 + 2 * 2) + 12 * 10
+  assert work["decode"].link_bytes == 4 * 4 * moved
+  alone = rollout(ONE, ONE)
+  assert work["decode"].flops == alone["decode"].flops / 2
+
+
+def test_a_tensor_axis_of_the_batch_is_gathered_over():
+  rules = ShardingRules(batch=("data", "fsdp", "tensor"))
+  both = Counter(MODEL, layout(rules, fsdp=2, tensor=2))
+  work = both.accumulate(LOAD, chunks=1, is_blocked=False)
+  alone = accumulate(ONE)
+  assert work.flops == alone.flops / 4
+  # As with fsdp=4, but that biases are split over tensor too: gathered twice
+  # (half of them), scattered, and summed over fsdp.
+  biases, norms = 2 * 32, SMALL - 2 * 32
+  # Gradients of matrices, split along two axes, are summed up whole; the head
+  # is gathered once.
+  moved = (2 + 2) * 0.75 * (2 * BLOCK + TABLE) - 0.75 * TABLE
+  moved += 2 * 0.75 * norms
+  moved += biases * (3 * 0.5 + 2 * 0.5 * 0.5)
+  # Half of each row of 18 tokens is found elsewhere, after the parts of the
+  # vocabulary have been summed: half rows of all 72 tokens.
+  moved += 2 * (0.5 * 18 * 8 + 72 * 4)
+  assert work.link_bytes == pytest.approx(4 * moved)
+
+
+def test_the_optimizer_reads_and_writes_what_a_device_stores():
+  elements = 2 * BLOCK + TABLE + SMALL
+  work = Counter(MODEL, ONE).finish(moment_bytes=8, param_bytes=4)
+  # The gradient twice; parameter and moments in and out.
+  assert work.memory_bytes == elements * (2 * 4 + 2 * 12)
+  assert Counter(MODEL, layout(tensor=2)).finish(8, 4).flops < work.flops
+
+
+def test_rewards_read_their_grids():
+  # 2 pairs of 16 characters: int16 cells are made, doubled 4 times (read and
+  # written), and read at 20 levels.
+  assert counting.reward(2, 16, "difflib") == Work(0, 2 * 256 * 2 * 29, 0)
+  assert counting.reward(2, 16, "levenshtein").memory_bytes == 2 * 32 * 16 * 12

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: exact resume, compilation, selection, and its stops."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import signal
+import types
+
+import jax
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from srl_jax import loading, sharding
+from srl_jax.rewards import RewardConfig
+from srl_jax.testing import experiment, tiny
+from srl_jax.train import loop as train
+from srl_jax.train import rl as stage_rl
+from srl_jax.train import sft as stage_sft
+from srl_jax.update.groups import DynamicSamplingConfig
+from srl_jax.update.grpo import grpo_loss
+
+
+class PowerCutError(Exception):
+  """Stands for whatever may end a process."""
+
+
+def cut():
+  raise PowerCutError
+
+
+def terminate():
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def pieces(runs):
+  """The run `whole` once more, interrupted wherever that may matter."""
+  outcome = experiment.Outcome(runs.folder / "pieces")
+  said = []
+  for stage, step, event, error in (
+    # Saved at 8; goes on from there.
+    ("sft", 9, cut, PowerCutError),
+    # Not due for saving.
+    ("sft", 10, terminate, train.Stopped),
+    # The stage ends with this step.
+    ("sft", 15, terminate, train.Stopped),
+    ("srl", 3, cut, PowerCutError),
+    ("srl", 2, terminate, train.Stopped),
+  ):
+    with pytest.raises(error) as caught:
+      runs.run(
+        outcome.workdir,
+        "sft_srl",
+        events={(stage, step): event},
+        outcome=outcome,
+      )
+    said.append(str(caught.value))
+  runs.run(outcome.workdir, "sft_srl", outcome=outcome)
+  return outcome, said
+
+
+def assert_trees_equal(ours, theirs):
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_the_run_that_is_interrupted_carries_groups_over(whole):
+  # Without this the tests below would compare empty pools.
+  _, pool, _ = whole.saved["srl", 2]
+  assert len(pool["born_P"]) > 0
+  rows = whole.rows()
+  assert max(row.get("srl/rounds", 0) for row in rows) > 1
+  assert any(0 < row.get("srl/stale_share", 0) < 1 for row in rows)
+
+
+def test_stopped_anywhere_a_run_ends_with_the_same_bits(whole, pieces):
+  pieces, _ = pieces
+  assert len(whole.saved) == 8 + 3
+  assert whole.saved.keys() <= pieces.saved.keys()
+  for key, (state, pool, meta) in whole.saved.items():
+    other_state, other_pool, other_meta = pieces.saved[key]
+    assert_trees_equal(state, other_state)
+    assert_trees_equal(pool, other_pool)
+    assert meta == other_meta
+  weights = [
+    (x.workdir / "model/model.safetensors").read_bytes()
+    for x in (whole, pieces)
+  ]
+  assert weights[0] == weights[1]
+
+
+def test_stopped_anywhere_a_run_writes_the_same_metrics(whole, pieces):
+  pieces, _ = pieces
+  assert len(whole.rows()) == 16 + 2 + 6 + 6
+  assert pieces.rows() == whole.rows()
+  assert pieces.results == whole.results
+  assert list(whole.results) == ["before", "after sft", "after srl"]
+
+
+def test_sigterm_saves_and_says_how_to_go_on(pieces):
+  pieces, said = pieces
+  # 11 and 3 are odd: checkpoints are due every two steps.
+  assert {("sft", 11), ("srl", 3)} <= pieces.saved.keys()
+  stages = f"{pieces.workdir}/stages/"
+  rest = "Run the same command again to go on from there."
+  assert said[1] == (
+    f"sft: asked to stop; step 11 of 16 is saved in {stages}0_sft. {rest}"
+  )
+  assert said[2] == (
+    "sft: asked to stop; the stage is finished and saved in "
+    f"{stages}0_sft. {rest}"
+  )
+  assert said[4].startswith("srl: asked to stop; step 3 of 6 is saved")
+
+
+def test_nothing_compiles_after_the_second_step(whole):
+  sft, rl = whole.compiled["sft"], whole.compiled["srl"]
+  # SFT validates for the first time at step 8; the second step of its second
+  # task is step 3.
+  assert sft[4] == sft[7] < sft[8] == sft[15]
+  assert rl[0] < rl[2] == rl[5]
+  lines = (whole.workdir / "metrics.jsonl").read_text()
+  programs = re.findall(r'"srl/programs": ([\d.]+)', lines)
+  # Rollout, its accumulation and its optimizer step; three evaluations.
+  assert len(programs) == 6
+  assert len(set(programs[1:])) == 1
+
+
+def test_a_second_pass_over_a_batch_is_not_taken_for_a_fresh_one(whole):
+  # After a pass at this learning rate the log-probs differ by tenths; fresh
+  # ones differ by rounding, of which float32 leaves 1e-6.
+  rows = [row for row in whole.rows() if "srl/loss" in row]
+  assert max(row["srl/ratio_max"] for row in rows) > 1.1
+  assert max(row["srl/logp_gap_max"] for row in rows) < 1e-4
+
+
+def test_the_reference_is_the_policy_at_the_start_of_the_stage(whole):
+  # Two passes at this learning rate move the policy away from it, and the
+  # first step's mean is over a pass at distance 0 and one that is not.
+  kl = [r["srl/kl_reference"] for r in whole.rows() if "srl/loss" in r]
+  assert 0 < kl[0] < max(kl)
+
+
+@contextlib.contextmanager
+def started(runs, whole, workdir, preset, **changes):
+  """A run up to where its stages are trained, with the weights of `whole`."""
+  config = runs.config(
+    preset,
+    weights=str(whole.workdir / "model"),
+    tokenizer__path=str(whole.workdir / "tokenizer.model"),
+    **changes,
+  )
+  with runs.quickly():
+    mesh = sharding.make_mesh(config.mesh)
+    with jax.set_mesh(mesh):
+      session = loading.load_run(config, mesh, workdir)
+      yield session, loading.initial_params(session)
+
+
+def train_all(session, params, workdir):
+  """Trains the stages; returns the parameters after each."""
+  after = {}
+  stages = train.make_stages(session, workdir)
+  train.train_stages(
+    session,
+    stages,
+    train.make_updaters(session, stages, params),
+    params,
+    workdir,
+    lambda name, params: after.update({name: jax.device_get(params)}),
+  )
+  return after
+
+
+def test_a_stage_returns_the_best_parameters_not_the_last(
+  runs, whole, tmp_path, monkeypatch
+):
+  # The last is as good as the best and must not replace it.
+  values = iter([1.0, 3.0, 2.0, 3.0])
+  seen = []
+
+  def validate(self, params):
+    seen.append(jax.device_get(params))
+    return next(values), {}
+
+  monkeypatch.setattr(stage_sft.SftStage, "validate", validate)
+  changes = {"sft__steps": 4, "sft__validate_every": 1}
+  with started(runs, whole, tmp_path, "sft", **changes) as (session, params):
+    after = train_all(session, params, tmp_path)
+  assert_trees_equal(after["sft"], seen[1])
+  assert not np.array_equal(seen[1]["embedding"], seen[3]["embedding"])
+
+
+def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):
+  # The interrupted run began srl with what its own sft stage had returned.
+  with started(runs, whole, whole.workdir, "sft_srl") as (session, params):
+    assert not train.make_stages(session, whole.workdir)
+    after = train_all(session, params, whole.workdir)
+  final = (whole.workdir / "model/model.safetensors").read_bytes()
+  assert after["srl"]["embedding"].tobytes() in final
+  assert after["sft"]["embedding"].tobytes() not in final
+
+
+def test_rlvr_learns_from_answers_alone(runs, whole, tmp_path):
+  changes = {"rlvr__steps": 1}
+  with started(runs, whole, tmp_path, "rlvr", **changes) as (session, params):
+    train_all(session, params, tmp_path)
+  [row, _] = experiment.metric_rows(tmp_path)
+  # Answers are right or wrong, and a whole solution has one branch point.
+  assert 0 < row["rlvr/reward"] < 1
+  assert "rlvr/reward_step_2" not in row
+  assert row["rlvr/groups_sampled"] == 8 * row["rlvr/rounds"]
+
+
+def test_a_sampler_that_differs_from_the_trainer_stops_the_run(
+  runs, whole, tmp_path, monkeypatch
+):
+
+  def at_another_temperature(policy, config, temperature):
+    return grpo_loss(policy, config, 2 * temperature)
+
+  monkeypatch.setattr(stage_rl, "grpo_loss", at_another_temperature)
+  changes = {"srl__max_logp_gap": 0.1, "checkpoint__every_steps": 1}
+  with (
+    started(runs, whole, tmp_path, "srl", **changes) as (session, params),
+    pytest.raises(RuntimeError, match="sampler and trainer disagree by"),
+  ):
+    train_all(session, params, tmp_path)
+  # What they computed is not kept.
+  assert not os.listdir(tmp_path / "stages" / "0_srl" / "steps")
+
+
+def rl_stage(session, **changes):
+  config = session.config.srl
+  return stage_rl.RlStage(
+    session, "srl", dataclasses.replace(config, **changes)
+  )
+
+
+def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
+  limit = DynamicSamplingConfig(max_rounds=2)
+  half = RewardConfig(
+    function="srl_jax.testing.experiment:half", broken_format_reward=0.5
+  )
+  with started(runs, whole, tmp_path, "srl") as (session, params):
+    equal = rl_stage(session, dynamic_sampling=limit, reward=half)
+    with pytest.raises(RuntimeError) as caught:
+      equal.next_batch(params, 0)
+    assert re.match(
+      r"srl: after 2 rounds of sampling only 0 of 12 groups have rewards that "
+      r"differ \(kept 0.0% of \d+; .* mean reward 0.500\)",
+      str(caught.value),
+    )
+    assert "or raise c.srl.dynamic_sampling.max_rounds" in str(caught.value)
+    data, _ = equal.get_state()
+    assert data["grain"]["next_index"] == 2, "two batches were sampled"
+
+    random = session.policy.init(jax.random.key(0))
+    random = nn.unbox(random)
+    with pytest.raises(RuntimeError) as caught:
+      rl_stage(session, dynamic_sampling=limit).next_batch(random, 0)
+    assert "100.0% of the samples break the format" in str(caught.value)
+    assert "mostly: not_stopped" in str(caught.value)
+
+
+def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
+  keep_all = DynamicSamplingConfig(enabled=False)
+  with started(runs, whole, tmp_path, "srl") as (session, params):
+    stage = rl_stage(session, dynamic_sampling=keep_all)
+    stage.next_batch(params, 4)
+    assert "warning" not in capsys.readouterr().err
+    random = nn.unbox(session.policy.init(jax.random.key(0)))
+    stage = rl_stage(session, dynamic_sampling=keep_all)
+    stage.next_batch(random, 4)
+  [line] = capsys.readouterr().err.splitlines()
+  assert line.startswith(
+    "warning: 100% of the samples of srl step 4 break the format; most often: "
+    "not_stopped. Raise c.srl.sampling.max_new_tokens"
+  )
+
+
+def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
+  config = runs.config("sft", sft__instances__points_per_trunk=2)
+  mesh = sharding.make_mesh(config.mesh)
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    stage = stage_sft.SftStage(run, "sft", config.sft)
+    points = [
+      stage.next_batch(step).batches[0].trunks.branch_at_NK.shape[1]
+      for step in range(2)
+    ]
+  # Steps by two, then a whole solution, of which there is one.
+  assert points == [2, 1]
+
+
+class FakeStage:
+  """Takes steps of nothing, and notes when."""
+
+  description, passes, columns, uses_reference = "", 1, (), False
+  loss_fn = None
+
+  def __init__(self, seen):
+    self.seen = seen
+
+  def take_step(self, updater, state, step, reference):
+    del updater, reference
+    self.seen.append(f"take {step}")
+    return state, train.Taken({"tokens_trained": 1.0}, [[step]])
+
+  def validate(self, params):
+    self.seen.append("validate")
+    return 0.0, {}
+
+  def check(self, values):
+    pass
+
+  def programs(self):
+    return 0
+
+  def get_state(self):
+    return {}, {}
+
+  def close(self):
+    pass
+
+
+def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
+  runs, tmp_path, monkeypatch
+):
+  seen = []
+
+  def read(metrics):
+    seen.append(f"read {metrics[0]}")
+    return {}
+
+  monkeypatch.setattr(train, "reduce_metrics", read)
+  config = runs.config(
+    "srl", srl__steps=4, srl__validate_every=0, checkpoint__every_steps=100
+  )
+  mesh = tiny.small_mesh()
+  run = types.SimpleNamespace(config=config, mesh=mesh)
+  params = {"w": jax.device_put(np.zeros(2), sharding.replicated(mesh))}
+  stage = FakeStage(seen)
+  [updater] = train.make_updaters(run, {"srl": stage}, params).values()
+  train.train_stage(
+    run,
+    stage,
+    updater,
+    "srl",
+    params,
+    tmp_path / "stages" / "0_srl",
+    0,
+    lambda: False,
+  )
+  # Two steps are queued before any is waited for; the last has no next one.
+  expected = "take 0,take 1,read 0,take 2,read 1,take 3,read 2,read 3,validate"
+  assert seen == expected.split(",")

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run says of its memory before it starts, and that it is what runs."""
+
+import itertools
+import logging
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax import sharding
+from srl_jax.models import LanguageModel
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler
+from srl_jax.testing import tiny
+from srl_jax.train import memory as memory_plan
+from srl_jax.train.memory import Memory, Program
+
+# Name of what is compiled, in JAX's log.
+COMPILED = re.compile(r"Finished XLA compilation of jit\((\w+)\)")
+PROGRAMS = ("prefill", "decode", "accumulate", "finish", "step")
+
+
+def compilations(caplog):
+  """What was compiled, program by program, in order."""
+  names = [COMPILED.search(record.message) for record in caplog.records]
+  return [x[1] for x in names if x and x[1] in PROGRAMS]
+
+
+def logged(runs, workdir, preset, caplog, **changes):
+  """Runs, and returns what was compiled before and after the plan was out."""
+  runs.forget()
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    plan = []
+    events = {(preset, 0): lambda: plan.append(compilations(caplog))}
+    runs.run(workdir, preset, events=events, **changes)
+  before = plan[0]
+  return before, compilations(caplog)[len(before) :]
+
+
+SMALL = {
+  "sft__steps": 2,
+  "sft__validate_every": 0,
+  "srl__steps": 2,
+  "srl__validate_every": 0,
+  # No evaluation, whose rollouts are programs of their own.
+  "data__test_size": 0,
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sft_runs_the_programs_of_its_plan(runs, tmp_path, caplog, capsys):
+  before, after = logged(runs, tmp_path / "run", "sft", caplog, **SMALL)
+  # Steps and solutions have shapes of their own.
+  assert before == ["accumulate", "accumulate", "finish"]
+  assert after == []
+  lines = capsys.readouterr().out.splitlines()
+  plan = [line for line in lines if "fits (" in line]
+  assert [line.split("   ")[0] for line in plan] == [
+    "sft: update: accumulate",
+    "sft: update: accumulate",
+    "sft: update: finish",
+  ]
+
+
+@pytest.fixture(scope="module")
+def start(runs):
+  """A model that knows the format, so that rewards differ."""
+  folder = runs.run(runs.folder / "plan_start", "sft").workdir
+  return {
+    "weights": str(folder / "model"),
+    "tokenizer__path": str(folder / "tokenizer.model"),
+    "tokenizer__train_vocab_size": 0,
+  }
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("adapters", [0, 4])
+def test_rl_runs_the_programs_of_its_plan(
+  runs, start, tmp_path, caplog, adapters
+):
+  changes = SMALL | start | {"model__lora__rank": adapters}
+  before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
+  assert before == ["prefill", "decode", "accumulate", "finish"]
+  # Validation has as many points as the longest trajectory; so has training.
+  assert after == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_fused_step_is_the_program_of_its_plan(runs, start, tmp_path, caplog):
+  changes = SMALL | start
+  changes |= {
+    "srl__reward_on": "device",
+    "srl__dynamic_sampling__refill": False,
+    "srl__passes": 1,
+  }
+  before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
+  assert before == ["step"]
+  # The sampler of the validation at the end.
+  assert after == ["prefill", "decode"]
+
+
+def test_what_lives_beside_a_program_counts():
+  class Known(Program):
+    def memory(self):
+      return Memory(40, 30, 10, self.beside_bytes, 3.0)
+
+  def line(beside_bytes):
+    program = Known("rollout", None, (), beside_bytes, None)
+    return memory_plan.try_program(program, 100, "lower something")
+
+  text, fits = line(20)
+  assert fits and text.endswith("fits (3 s to compile)")
+  text, fits = line(21)
+  assert not fits and text.endswith("does not fit; lower something")
+
+
+def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
+  runs, start, tmp_path, capsys, monkeypatch
+):
+  compile_it = Program._outcome.func
+
+  def outcome(self):
+    if self.name == "rollout: prefill":
+      return memory_plan.DoesNotFitError("no room"), 0.0
+    return compile_it(self)
+
+  monkeypatch.setattr(Program, "_outcome", property(outcome))
+  with pytest.raises(ValueError, match="memory for 'rollout: prefill' of srl;"):
+    runs.run(tmp_path / "run", "srl", **SMALL | start)
+  plan = [x for x in capsys.readouterr().out.splitlines() if "fit" in x]
+  assert [re.split(r"  +", line)[0] for line in plan] == [
+    "srl: rollout: prefill",
+    "srl: update: accumulate",
+    "srl: update: finish",
+  ]
+  assert "does not fit: no room; lower c.srl.trunks_per_round or" in plan[0]
+  assert all("fits (" in line for line in plan[1:])
+
+
+def test_one_part_of_a_round_waits_while_another_is_decoded():
+  mesh, rules = tiny.small_mesh(), sharding.ShardingRules()
+  model = LanguageModel(tiny.TINY, rules)
+  sampler = Sampler(
+    model, SamplingConfig(), stop_ids=(0,), pad_id=0, mesh=mesh, rules=rules
+  )
+  params = sharding.born_sharded(
+    model.init, jax.random.key(0), mesh=mesh, rules=rules
+  )
+  trunks = memory_plan.Placer(mesh).rows(
+    memory_plan.abstract_trunks(2, memory_plan.Widths(8, 1, 1, 1)), rules
+  )
+
+  def beside(parts):
+    scalars = memory_plan.Scalars(None, None)
+    programs = memory_plan.rollout_programs(
+      mesh, sampler, None, params, trunks, None, scalars, 7, parts
+    )
+    _, decode = itertools.islice(programs, 2)
+    return decode.beside_bytes - 7 - memory_plan.bytes_per_device(params)
+
+  prefilled = jax.eval_shape(sampler.prefill, params, trunks)
+  waiting = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(prefilled))
+  assert [beside(parts) for parts in (1, 2, 8)] == [0, waiting, waiting]
+
+
+def test_memory_is_that_of_the_arrays():
+  mesh = tiny.small_mesh()
+  here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  x = jax.ShapeDtypeStruct((3, 2**20), np.float32, sharding=here)
+  program = Program(
+    "rollout", jax.jit(lambda x: (x + 1, x[0]), donate_argnums=0), (x,), 7, mesh
+  )
+  memory = program.memory()
+  # The first result takes the place of the argument.
+  assert (memory.argument, memory.beside) == (3 * 2**22, 7)
+  # And a table of two pointers.
+  assert memory.output == pytest.approx(2**22, abs=64)
+  assert [y.shape for y in program.outputs()] == [(3, 2**20), (2**20,)]
+  assert {y.sharding for y in program.outputs()} == {here}
+  assert memory_plan.bytes_per_device(program.outputs()) == 4 * 2**22
+
+
+def test_every_program_has_a_remedy():
+  for name in (
+    "rollout: prefill",
+    "rollout: decode",
+    "reward",
+    "update: accumulate",
+    "update: finish",
+    "step",
+  ):
+    program = Program(name, None, (), 0, None)
+    assert "c.srl." in program.remedy("srl", 8).replace(
+      "c.mesh.fsdp", "c.srl.optim"
+    )

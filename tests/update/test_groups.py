@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which groups are kept, how they wait, and how they become batches."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from srl_jax.testing.tiny import make_trunks, record
+from srl_jax.types import Branches
+from srl_jax.update.groups import (
+  DynamicSamplingConfig,
+  Groups,
+  Pool,
+  is_kept,
+  make_groups,
+  pack,
+)
+
+G, C = 2, 5
+DEFAULT = DynamicSamplingConfig()
+
+
+@pytest.mark.parametrize(
+  ("rewards", "epsilon", "kept"),
+  [
+    ([0.0, 0.0, 0.0, 0.0], 0.0, False),
+    ([0.1, 0.1, 0.1, 0.1], 0.0, False),
+    ([-1.0, -1.0, -1.0, -1.0], 1e-3, False),
+    ([1.0, 0.0, 0.0, 0.0], 1e-3, True),
+    # Population deviation sqrt(3)/4 = 0.433; the sample deviation is 0.5.
+    ([1.0, 0.0, 0.0, 0.0], 0.45, False),
+    ([1.0, 0.0, 0.0, 0.0], 0.42, True),
+    # Deviation exactly 0.5: "greater than".
+    ([1.0, 0.0, 0.0, 1.0], 0.5, False),
+    ([1.0, 0.0, 0.0, 1.0], 0.499, True),
+  ],
+)
+def test_the_filter_asks_for_more_deviation_than_epsilon(
+  rewards, epsilon, kept
+):
+  reward_PG = np.array([rewards], np.float32)
+  config = DynamicSamplingConfig(epsilon=epsilon)
+  assert is_kept(reward_PG, config).tolist() == [kept]
+
+
+def test_for_right_and_wrong_the_filter_is_some_but_not_all():
+  # RLVR keeps a group iff 0 < number correct < G.
+  reward_PG = np.tri(9, 8, -1, np.float32)
+  kept = is_kept(reward_PG, DEFAULT)
+  assert kept.tolist() == [0 < correct < 8 for correct in range(9)]
+
+
+def test_switched_off_the_filter_keeps_everything():
+  config = DynamicSamplingConfig(enabled=False)
+  assert is_kept(np.zeros((3, G), np.float32), config).all()
+
+
+@pytest.mark.parametrize("fields", [{"epsilon": -0.1}, {"max_rounds": 0}])
+def test_an_impossible_filter_is_refused(fields):
+  with pytest.raises(ValueError, match="set epsilon to 0 or more"):
+    DynamicSamplingConfig(**fields)
+
+
+def a_round(first_instance=1, *, step=3, round_index=0):
+  """Groups of two trunks with three and one points, numbered throughout."""
+  i = first_instance
+  trunks = make_trunks(
+    [
+      record([1, 2, 3], (1, [5], i), (2, [6, 7], i + 1), (3, [8], i + 2)),
+      record([4], (1, [9], i + 3)),
+    ]
+  )
+  number_NR = (
+    np.repeat(trunks.instance_NK, G, axis=1) * 10 + np.tile([0, 1], (2, 3))
+  ).astype(np.int32)
+  slots_C = np.arange(C)
+  branches = Branches(
+    tokens_NRC=number_NR[..., None] * 10 + slots_C,
+    length_NR=np.where(np.repeat(trunks.is_real_NK, G, axis=1), 4, 0),
+    is_completion_NRC=np.zeros((2, 6, C), bool),
+    sampler_logp_NRC=-number_NR[..., None] - slots_C / 10,
+    stopped_NR=np.zeros((2, 6), bool),
+  )
+  groups = make_groups(
+    trunks,
+    branches,
+    number_NR.reshape(2, 3, G) / 100,
+    np.array([[0, 1, 2], [0, 0, 0]]),
+    trunks.is_real_NK,
+    step=step,
+    round_index=round_index,
+  )
+  return trunks, branches, groups
+
+
+def test_groups_of_a_round_are_its_real_points_in_order():
+  _, branches, groups = a_round()
+  assert groups.count == 4
+  assert groups.branch_at_P.tolist() == [1, 2, 3, 1]
+  assert groups.stem_length_P.tolist() == [1, 2, 1, 1]
+  assert groups.depth_P.tolist() == [0, 1, 2, 0]
+  assert groups.born_P.tolist() == [3] * 4
+  assert groups.trunk_length_P.tolist() == [3, 3, 3, 1]
+  assert groups.trunk_PS.tolist() == [[1, 2, 3]] * 3 + [[4, 0, 0]]
+  np.testing.assert_array_equal(
+    groups.tokens_PGC,
+    [*branches.tokens_NRC[0].reshape(3, G, C), branches.tokens_NRC[1, :G]],
+  )
+  np.testing.assert_array_equal(
+    groups.sampler_logp_PGC[3], branches.sampler_logp_NRC[1, :G]
+  )
+  np.testing.assert_allclose(groups.reward_PG[1], [0.20, 0.21], rtol=1e-6)
+  assert groups.reward_PG.dtype == np.float32
+
+
+def test_trunks_are_told_apart_by_row_round_and_step():
+  ids = [
+    a_round(step=step, round_index=round_index)[2].trunk_id_P
+    for step in (0, 3, 100_000)
+    for round_index in (0, 1, 19)
+  ]
+  for of_round in ids:
+    assert of_round[0] == of_round[1] == of_round[2] != of_round[3]
+  assert len(np.unique(ids)) == 9 * 2
+
+
+def instances(groups):
+  """The numbers that a_round gave to its groups."""
+  return [int(x) // 100 for x in groups.tokens_PGC[:, 0, 0]]
+
+
+def test_the_oldest_groups_go_first_and_the_rest_is_carried_over():
+  pool = Pool()
+  assert len(pool) == 0
+  pool.add(a_round(1)[2])
+  pool.add(a_round(5, step=4)[2])
+  assert len(pool) == 8
+  assert instances(pool.take(3)) == [1, 2, 3]
+  assert len(pool) == 5
+  pool.add(a_round(9, step=5)[2])
+  taken = pool.take(6)
+  assert instances(taken) == [4, 5, 6, 7, 8, 9]
+  assert taken.born_P.tolist() == [3, 4, 4, 4, 4, 5]
+  assert instances(pool.take(3)) == [10, 11, 12]
+  assert len(pool) == 0
+
+
+def test_the_state_of_a_pool_goes_on_in_another():
+  pool = Pool()
+  pool.add(a_round()[2])
+  pool.take(1)
+  state = pool.get_state()
+  other = Pool()
+  other.set_state({name: np.copy(x) for name, x in state.items()})
+  for a, b in zip(other.take(3), pool.take(3), strict=True):
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, b)
+
+
+def test_an_empty_pool_has_an_empty_state():
+  pool = Pool()
+  pool.set_state(Pool().get_state())
+  assert len(pool) == 0
+  pool.add(a_round()[2])
+  assert len(pool) == 4
+  # Emptied by what was taken, it still knows its shapes.
+  pool.take(4)
+  other = Pool()
+  other.set_state(pool.get_state())
+  other.add(a_round()[2])
+  assert len(other) == 4
+
+
+def rows_of(batches):
+  """(trunk tokens, instances of its slots) of every row of all batches."""
+  rows = []
+  for batch in batches:
+    for n, length in enumerate(batch.trunks.length_N):
+      slots = np.flatnonzero(batch.trunks.is_real_NK[n])
+      # Slots are filled from the left.
+      assert slots.tolist() == list(range(len(slots)))
+      tokens_KGC = batch.branches.tokens_NRC[n].reshape(-1, G, C)
+      rows.append(
+        (
+          batch.trunks.tokens_NS[n, :length].tolist(),
+          [int(tokens_KGC[k, 0, 0]) // 100 for k in slots],
+        )
+      )
+  return rows
+
+
+def test_groups_of_one_trunk_go_back_into_one_row():
+  groups = a_round()[2]
+  # The pool may hold them in any order.
+  shuffled = groups.pick(np.array([3, 1, 0, 2]))
+  [batch] = pack(shuffled, trunks=2, points=3, step=3)
+  assert rows_of([batch]) == [([4], [4]), ([1, 2, 3], [2, 1, 3])]
+
+
+def test_a_trunk_with_more_groups_than_slots_gets_another_row():
+  batches = pack(a_round()[2], trunks=2, points=2, step=3)
+  assert len(batches) == 2
+  assert rows_of(batches) == [
+    ([1, 2, 3], [1, 2]),
+    ([1, 2, 3], [3]),
+    ([4], [4]),
+    ([], []),
+  ]
+
+
+def test_the_last_micro_batch_is_filled_up_with_empty_rows():
+  first, last = pack(a_round()[2], trunks=2, points=2, step=3)
+  for a, b in zip(
+    [*first.trunks, *first.branches],
+    [*last.trunks, *last.branches],
+    strict=True,
+  ):
+    assert (a.shape, a.dtype) == (b.shape, b.dtype)
+  assert last.trunks.length_N.tolist() == [1, 0]
+  assert not last.trunks.branch_at_NK[1].any()
+  assert not last.branches.length_NR[1].any()
+  assert not last.branches.is_completion_NRC[1].any()
+  assert not last.reward_NKG[1].any()
+  assert not last.is_fresh_NK[1].any()
+
+
+def test_every_value_of_a_group_lands_in_its_slot():
+  trunks, branches, groups = a_round()
+  [batch] = pack(groups, trunks=2, points=3, step=3)
+  np.testing.assert_array_equal(batch.trunks.tokens_NS, trunks.tokens_NS)
+  np.testing.assert_array_equal(batch.trunks.branch_at_NK, trunks.branch_at_NK)
+  np.testing.assert_array_equal(batch.trunks.is_real_NK, trunks.is_real_NK)
+  is_real_NR = np.repeat(trunks.is_real_NK, G, axis=1)
+  b = batch.branches
+  np.testing.assert_array_equal(b.length_NR, branches.length_NR)
+  for got, want in (
+    (b.tokens_NRC, branches.tokens_NRC),
+    (b.sampler_logp_NRC, branches.sampler_logp_NRC),
+  ):
+    np.testing.assert_array_equal(got[is_real_NR], want[is_real_NR])
+    assert not got[~is_real_NR].any()
+  # Completions begin after the stem: 2 tokens in the second point, else 1.
+  first_NR = b.is_completion_NRC.argmax(-1)
+  assert first_NR[is_real_NR].tolist() == [1, 1, 2, 2, 1, 1, 1, 1]
+  np.testing.assert_array_equal(
+    b.is_completion_NRC.sum(-1), (4 - first_NR) * is_real_NR
+  )
+  np.testing.assert_allclose(batch.reward_NKG[0, 2], [0.30, 0.31], rtol=1e-6)
+
+
+def test_only_groups_of_this_step_are_fresh():
+  pool = Pool()
+  pool.add(a_round(1, step=3)[2])
+  pool.add(a_round(5, step=4)[2])
+  [batch] = pack(pool.take(8), trunks=4, points=3, step=4)
+  assert batch.is_fresh_NK.tolist() == [
+    [False, False, False],
+    [False, False, False],
+    [True, True, True],
+    [True, False, False],
+  ]
+
+
+def test_through_filter_pool_and_packing_nothing_is_lost_or_doubled():
+  rng = np.random.default_rng(0)
+  pool, kept, packed = Pool(), [], []
+  for step in range(12):
+    for round_index in range(2):
+      groups = a_round(
+        1 + 4 * (2 * step + round_index), step=step, round_index=round_index
+      )[2]
+      chosen = groups.pick(rng.random(4) < 0.6)
+      kept += instances(chosen)
+      pool.add(chosen)
+    while len(pool) >= 5:
+      batches = pack(pool.take(5), trunks=2, points=2, step=step)
+      assert {x.trunks.length_N.shape for x in batches} == {(2,)}
+      packed += [i for _, slots in rows_of(batches) for i in slots]
+  packed += instances(pool.take(len(pool)))
+  assert sorted(packed) == sorted(kept)
+  assert collections.Counter(packed).most_common(1)[0][1] == 1
+  assert len(kept) > 40
+
+
+def test_groups_pick_by_mask_index_and_slice():
+  groups = a_round()[2]
+  for index in (np.array([0, 1, 0, 1], bool), [1, 3], slice(1, 4, 2)):
+    picked = groups.pick(np.array(index) if isinstance(index, list) else index)
+    assert isinstance(picked, Groups)
+    assert instances(picked) == [2, 4]
