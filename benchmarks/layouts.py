@@ -68,7 +68,7 @@ def make_trunks(work: Workload, vocab_size: int, rows: Rows) -> Trunks:
     stem_length_NK=np.full(step_NR.shape, work.stem_tokens, np.int32),
     # Its own name for every sample: a flat row holds one sample only, and is
     # to draw what the shared row draws.
-    instance_NK=rows.branch_NR.astype(np.uint32),
+    point_id_NK=rows.branch_NR.astype(np.uint32),
     is_real_NK=np.ones(step_NR.shape, bool),
   )
 

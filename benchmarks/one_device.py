@@ -109,7 +109,7 @@ def make_trunks(work: Workload, vocab_size: int) -> Trunks:
     branch_at_NK=np.tile(work.prompt_tokens.astype(np.int32), (n, 1)),
     stem_NKC=draw(n, k, work.stem_tokens),
     stem_length_NK=np.full((n, k), work.stem_tokens, np.int32),
-    instance_NK=np.arange(n * k, dtype=np.uint32).reshape(n, k),
+    point_id_NK=np.arange(n * k, dtype=np.uint32).reshape(n, k),
     is_real_NK=np.ones((n, k), bool),
   )
 

@@ -27,7 +27,7 @@ from benchmarks.workload import PAD_ID, Workload, given, words
 from srl_jax import sharding
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch
-from srl_jax.data.trunks import BranchPoint, TrunkRecord
+from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.ops import advantages
 from srl_jax.rewards import Completion, RewardConfig, Scorer
@@ -99,17 +99,17 @@ def trunk_batches(
       stem=stem_KC[k],
       target=target_NK[n][k],
       target_tokens=np.zeros(0, np.int32),
-      instance=instance,
+      point_id=instance,
     )
 
-  def record(n, points):
+  def trunk(n, points):
     tokens = tokens_NS[n, : max(p.at for p in points)]
-    return TrunkRecord(str(n), tokens, tuple(points), problem="", answer=None)
+    return Trunk(str(n), tokens, tuple(points), problem="", answer=None)
 
   if layout == "shared":
     batches = [
       [
-        record(n, [point(n, k, n * counts[1] + k) for k in range(counts[1])])
+        trunk(n, [point(n, k, n * counts[1] + k) for k in range(counts[1])])
         for n in range(counts[0])
       ]
     ]
@@ -117,21 +117,21 @@ def trunk_batches(
     batches = [
       [
         # A name of its own for every sample: a row holds only one.
-        record(n, [point(n, k, int(np.ravel_multi_index((n, k, g), counts)))])
+        trunk(n, [point(n, k, int(np.ravel_multi_index((n, k, g), counts)))])
         for n in range(counts[0])
         for g in range(counts[2])
       ]
       for k in range(counts[1])
     ]
   if layout == "flat padded":
-    batches = [[record for batch in batches for record in batch]]
-  return [_collate(records) for records in batches]
+    batches = [[trunk for batch in batches for trunk in batch]]
+  return [_collate(trunks) for trunks in batches]
 
 
-def _collate(records):
-  least = batching.widths(records)
+def _collate(trunks):
+  least = batching.widths(trunks)
   return batching.collate(
-    records,
+    trunks,
     trunk_width=least.trunk,
     points=least.points,
     stem_width=least.stem,
@@ -258,7 +258,7 @@ class Ours:
 
   def _update(self, batches):
     counted = sum(int(b.branches.is_completion_NRC.sum()) for b in batches)
-    self.state, metrics, _ = self.updater.step(
+    self.state, metrics, _ = self.updater.update(
       self.state, [self._put(batch) for batch in batches], self.number
     )
     jax.block_until_ready(self.state)

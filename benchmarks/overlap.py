@@ -71,8 +71,8 @@ class Variant:
     self._stage = RlStage(run, "srl", config)
     self._updater = Updater(
       self._stage.loss_fn,
-      optim.make_optimizer(config.optim, config.steps),
-      optim.learning_rate(config.optim, config.steps),
+      optim.make_optimizer(config.optim, config.update_steps),
+      optim.learning_rate(config.optim, config.update_steps),
       params,
       run.mesh,
     )

@@ -144,7 +144,7 @@ class Bench:
   def update(self, name: str) -> Any:
     """Takes one optimizer step, from the initial parameters."""
     state = self.updater.init(jax.tree.map(jnp.copy, self.params))
-    return self.updater.step(state, self.updating[name], 0)
+    return self.updater.update(state, self.updating[name], 0)
 
   def set_samples(self, of_branch: Branches, advantage_B: np.ndarray) -> None:
     """Lays the samples out as the update of each layout wants them."""

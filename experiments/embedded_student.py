@@ -31,10 +31,10 @@ def get_config(argument=None):
   # More than there are characters, bytes and control tokens: it takes fewer.
   c.tokenizer.train_vocab_size = 512
   c.tokenizer.max_piece_chars = 1
-  c.sft.steps = 3500
+  c.sft.update_steps = 3500
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 32
-  c.sft.instances.points_per_trunk = 4
+  c.sft.trunks.points_per_trunk = 4
   c.sft.alternate_solve = True
   c.sft.validate_every = 250
   c.sft.validation_trunks = 128

@@ -33,18 +33,18 @@ def get_config(argument=None):
   c.model.d_mlp = 384
   # A few per cent of the problems are longer.
   for stage in (c.sft, c.srl):
-    stage.instances.max_trunk_tokens = 224
-    stage.instances.max_target_tokens = 72
-    stage.instances.points_per_trunk = 4
+    stage.trunks.max_trunk_tokens = 224
+    stage.trunks.max_target_tokens = 72
+    stage.trunks.points_per_trunk = 4
     stage.trunks_per_micro_batch = 16
     stage.validation_trunks = 64
   c.sft.split = "pretrain"
-  c.sft.steps = 500
+  c.sft.update_steps = 500
   c.sft.trunks_per_batch = 16
   c.sft.validate_every = 100
   c.sft.optim.learning_rate = 3e-3
   c.sft.optim.warmup_ratio = 0.05
-  c.srl.steps = 150
+  c.srl.update_steps = 150
   c.srl.groups_per_batch = 32
   c.srl.trunks_per_round = 16
   c.srl.validate_every = 25
@@ -55,7 +55,7 @@ def get_config(argument=None):
   c.evaluate.max_turns = 8
   c.evaluate.max_turn_tokens = 72
   c.evaluate.step_trunks = 200
-  c.checkpoint.every_steps = 50
+  c.checkpoint.every_update_steps = 50
   c.log_every = 5
   config.override(c, overrides)
   return c

@@ -102,21 +102,21 @@ def set_embedded(c):
     stage.groups_per_batch = 32
     stage.validate_every = 10
     stage.optim.learning_rate = 5e-5
-  c.srl.steps = 30
+  c.srl.update_steps = 30
   c.srl.trunks_per_round = 8
   c.srl.trunks_per_micro_batch = 8
   c.srl.sampling.max_new_tokens = 48
   # One branch point per problem, so four times the problems per round. The
   # student hardly ever gets a whole problem right: groups are taken as they
   # come, for no number of rounds would fill a batch with ones that differ.
-  c.rlvr.steps = 60
+  c.rlvr.update_steps = 60
   c.rlvr.dynamic_sampling.enabled = False
   c.rlvr.trunks_per_round = 32
   c.rlvr.trunks_per_micro_batch = 32
   c.rlvr.sampling.max_new_tokens = 176
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 32
-  c.sft.instances.include_thoughts = False
+  c.sft.trunks.include_thoughts = False
   c.sft.validate_every = 10
   c.sft.optim.learning_rate = 3e-4
   c.evaluate.samples = 4
@@ -124,7 +124,7 @@ def set_embedded(c):
   c.evaluate.max_turn_tokens = 48
   c.evaluate.max_solve_tokens = 176
   c.evaluate.rows_per_batch = 100
-  c.checkpoint.every_steps = 10
+  c.checkpoint.every_update_steps = 10
   c.log_every = 2
 
 
@@ -160,15 +160,15 @@ def set_paper(c):
   c.data.path = "data/s1K-1.1.jsonl"
   c.data.valid_size = 60
   # About 30 epochs of the steps of 1,000 solutions.
-  c.srl.steps = 300
+  c.srl.update_steps = 300
   c.srl.groups_per_batch = 512
   c.srl.trunks_per_round = 256
   c.srl.sampling.samples = 8
   c.srl.sampling.max_new_tokens = 1024
-  c.srl.instances.max_trunk_tokens = 2048
-  c.srl.instances.points_per_trunk = 2
+  c.srl.trunks.max_trunk_tokens = 2048
+  c.srl.trunks.points_per_trunk = 2
   c.srl.optim.learning_rate = 5e-7
   c.srl.optim.max_grad_norm = 1.0
   c.srl.validate_every = 10
   c.srl.validation_trunks = 0
-  c.checkpoint.every_steps = 10
+  c.checkpoint.every_update_steps = 10

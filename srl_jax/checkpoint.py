@@ -32,18 +32,19 @@ class CheckpointConfig:
   """How often to save, and how many to keep.
 
   Attributes:
-    every_steps: `is_due` holds at multiples of it; 0 saves at the end only.
+    every_update_steps: `is_due` holds at its multiples; 0 saves at the end.
     keep: number of latest checkpoints kept; older ones are deleted once a
       newer one is complete. The best slot does not count.
   """
 
-  every_steps: int = 100
+  every_update_steps: int = 100
   keep: int = 2
 
   def __post_init__(self):
-    if self.every_steps < 0:
+    if self.every_update_steps < 0:
       raise ValueError(
-        f"every_steps is {self.every_steps}; use 0 (only at the end) or more"
+        f"every_update_steps is {self.every_update_steps}; use 0 (only at the "
+        "end) or more"
       )
     if self.keep < 1:
       raise ValueError(
@@ -82,7 +83,7 @@ class Checkpointer:
 
   def is_due(self, step: int) -> bool:
     """Returns whether `config` asks for a checkpoint after `step` steps."""
-    every = self._config.every_steps
+    every = self._config.every_update_steps
     return every > 0 and step > 0 and step % every == 0
 
   def save(

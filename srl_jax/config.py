@@ -21,7 +21,7 @@ from srl_jax import strict
 from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import templates
 from srl_jax.data.readers import DataConfig
-from srl_jax.data.trunks import InstanceConfig
+from srl_jax.data.trunks import TrunkConfig
 from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
@@ -35,7 +35,7 @@ from srl_jax.update.optim import OptimConfig
 
 
 def _check_stage(stage):
-  for name in ("steps", "trunks_per_micro_batch"):
+  for name in ("update_steps", "trunks_per_micro_batch"):
     if getattr(stage, name) < 1:
       raise ValueError(f"{name}={getattr(stage, name)}; set it to 1 or more")
 
@@ -53,7 +53,7 @@ class SftConfig:
   """A stage of supervised fine-tuning on expert steps or solutions.
 
   Attributes:
-    steps: optimizer steps.
+    update_steps: update steps, one per batch.
     trunks_per_batch: trajectories per optimizer step.
     trunks_per_micro_batch: of those, how many at a time; all processes
       together.
@@ -61,20 +61,20 @@ class SftConfig:
       which gives the stage's result; 0 validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
     max_logits: see LossConfig.
-    instances: which instances are made of a trajectory.
+    trunks: which branch points are made of a trajectory.
     split: "pretrain" keeps the trajectories of "train" for the RL stages.
     alternate_solve: every other step trains on whole solutions (task
       "solve") instead, for a model that shall do both.
     optim: the optimizer.
   """
 
-  steps: int = 100
+  update_steps: int = 100
   trunks_per_batch: int = 64
   trunks_per_micro_batch: int = 16
   validate_every: int = 0
   validation_trunks: int = 64
   max_logits: int = 1 << 26
-  instances: InstanceConfig = InstanceConfig(include_thoughts=True)
+  trunks: TrunkConfig = TrunkConfig(include_thoughts=True)
   split: Literal["pretrain", "train"] = "train"
   alternate_solve: bool = False
   optim: OptimConfig = OptimConfig(
@@ -96,7 +96,7 @@ class RlConfig:
   """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
 
   Attributes:
-    steps: optimizer batches; see passes.
+    update_steps: batches, each of them trained on; see passes.
     groups_per_batch: kept groups per batch (the paper's batch size B).
     passes: optimizer steps on each batch, all on the whole of it.
     trunks_per_round: trajectories sampled at a time; all processes together.
@@ -115,7 +115,7 @@ class RlConfig:
     max_logp_gap: the run stops when sampler and trainer disagree about a
       fresh token's log-prob by more than this many nats: they then compute
       different things, and no result would mean anything.
-    instances: task "step" is SRL, task "solve" is RLVR.
+    trunks: task "step" is SRL, task "solve" is RLVR.
     sampling: how completions are drawn.
     reward: how they are rewarded.
     dynamic_sampling: which groups are kept.
@@ -123,7 +123,7 @@ class RlConfig:
     optim: the optimizer.
   """
 
-  steps: int = 100
+  update_steps: int = 100
   groups_per_batch: int = 512
   passes: int = 1
   trunks_per_round: int = 64
@@ -135,7 +135,7 @@ class RlConfig:
   reward_on: Literal["auto", "device", "host"] = "auto"
   device_reward: DeviceRewardConfig = DeviceRewardConfig()
   fuse: bool = True
-  instances: InstanceConfig = InstanceConfig()
+  trunks: TrunkConfig = TrunkConfig()
   sampling: SamplingConfig = SamplingConfig()
   reward: RewardConfig = RewardConfig()
   dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
@@ -214,7 +214,7 @@ class Config:
   srl: RlConfig = RlConfig()
   rlvr: RlConfig = RlConfig(
     groups_per_batch=128,
-    instances=InstanceConfig(task="solve"),
+    trunks=TrunkConfig(task="solve"),
     reward=RewardConfig(function="answer"),
   )
   checkpoint: CheckpointConfig = CheckpointConfig()
@@ -260,7 +260,7 @@ def use_checkpoint(config: ml_collections.ConfigDict, source: str) -> None:
     ValueError: no such folder, or a model that is not supported.
   """
   folder = hf_files.fetch(source, ("config.json",))
-  config.model.update(_fields_of(hf_files.read_config(folder)))
+  config.model.update(_fields_of(hf_files.read_model_config(folder)))
   config.weights = source
   config.tokenizer.kind = "huggingface"
   config.tokenizer.path = source

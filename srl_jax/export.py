@@ -53,7 +53,7 @@ def export(
     raise ValueError(
       f"--out={out} exists already; remove it, or give another folder"
     )
-  config = loading.read_config(workdir)
+  config = loading.read_run_config(workdir)
   # Of this machine, whatever the run had.
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=-1))
   with jax.set_mesh(mesh):

@@ -29,8 +29,8 @@ from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
   check_tokenizer_of_weights,
-  checkpoint_of,
   make_tokenizer,
+  tokenizer_folder,
 )
 from srl_jax.train.stage import Run
 from srl_jax.trajectory import Trajectory
@@ -52,7 +52,7 @@ _BESIDE = (
 )
 
 
-def read_config(workdir: pathlib.Path) -> Config:
+def read_run_config(workdir: pathlib.Path) -> Config:
   """The config of a run.
 
   Raises:
@@ -86,7 +86,7 @@ def load_run(
   tokenizer = _load_tokenizer(config.tokenizer, texts)
   check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
   template = make_template(
-    config.template, tokenizer, checkpoint_of(config.tokenizer)
+    config.template, tokenizer, tokenizer_folder(config.tokenizer)
   )
   for task in ("step", "solve"):
     for name in template.stop(task):

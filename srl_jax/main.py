@@ -3,7 +3,7 @@
 
   python -m srl_jax.main --config=experiments/math.py --workdir=/tmp/run
   python -m srl_jax.main --config=experiments/math.py:embedded_rlvr,seed=1
-  python -m srl_jax.main --config=experiments/math.py --config.srl.steps=20
+  python -m srl_jax.main --config=experiments/math.py --config.log_every=5
 
 The same command goes on with a run that was interrupted.
 """

@@ -45,11 +45,13 @@ class MetricWriter:
     self._jsonl_path = directory / "metrics.jsonl"
     self._csv_path = directory / "metrics.csv"
     kept = [
-      row for row in read_rows(self._jsonl_path) if row["step"] < first_step
+      row
+      for row in read_rows(self._jsonl_path)
+      if row["update_step"] < first_step
     ]
     _replace(self._jsonl_path, "".join(map(_json_line, kept)))
     self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
-    self._columns = ["step"]
+    self._columns = ["update_step"]
     for row in kept:
       self._add_columns(row)
     self._csv = self._rewrite_csv()
@@ -69,7 +71,7 @@ class MetricWriter:
     """
     if not self._is_writer:
       return
-    row = {"step": int(step)}
+    row = {"update_step": int(step)}
     row.update({prefix + name: float(x) for name, x in values.items()})
     self._jsonl.write(_json_line(row))
     self._jsonl.flush()
@@ -81,8 +83,8 @@ class MetricWriter:
       self._csv.flush()
     for name, value in row.items():
       # A ratio of nothing is nan, and TensorBoard warns of each.
-      if name != "step" and math.isfinite(value):
-        self._tensorboard.add_scalar(name, value, row["step"])
+      if name != "update_step" and math.isfinite(value):
+        self._tensorboard.add_scalar(name, value, row["update_step"])
 
   def close(self) -> None:
     if self._is_writer:

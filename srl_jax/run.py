@@ -40,13 +40,13 @@ from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.metrics import RolloutMetrics
 from srl_jax.train import loop as train
-from srl_jax.train.stage import Run, build_records
+from srl_jax.train.stage import Run, build_split
 from srl_jax.update.grpo import GrpoMetrics, SftMetrics
-from srl_jax.update.updater import StepMetrics
+from srl_jax.update.updater import UpdateMetrics
 
 # May differ between a run and its resumption: they change no number of it.
 _FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
-_METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, StepMetrics)
+_METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, UpdateMetrics)
 
 
 def run(
@@ -134,13 +134,13 @@ def measure_all(
 def _measure_steps(run: Run, params: Any) -> dict[str, Estimate]:
   config = run.config.evaluate
   measured = {}
-  records = build_records(
+  trunks = build_split(
     run,
     run.test,
-    dataclasses.replace(run.config.srl.instances, task="step"),
+    dataclasses.replace(run.config.srl.trunks, task="step"),
     "test",
   )
-  records = records[: config.step_trunks or None]
+  trunks = trunks[: config.step_trunks or None]
   with Scorer(RewardConfig(workers=run.config.srl.reward.workers)) as scorer:
     for name, temperature in (("greedy", 0.0), ("sampled", config.temperature)):
       sampling = SamplingConfig(
@@ -151,11 +151,11 @@ def _measure_steps(run: Run, params: Any) -> dict[str, Estimate]:
       estimates = evaluate_steps(
         run.sampler(sampling, "step"),
         params,
-        records,
+        trunks,
         key=run.key("evaluate", "steps"),
         tokenizer=run.tokenizer,
         scorer=scorer,
-        widths=batching.widths(records),
+        widths=batching.widths(trunks),
         rows_per_batch=config.rows_per_batch,
       )
       for metric, estimate in estimates.items():

@@ -82,8 +82,8 @@ class ShardingRules:
     gathered to be multiplied with. Split otherwise it stays, and products
     yield parts of sums.
     """
-    gathered = {*self.mesh_axes("batch"), *self.mesh_axes("embed")}
-    return tuple(x for x in self.mesh_axes(axis) if x not in gathered)
+    batch_axes = {*self.mesh_axes("batch"), *self.mesh_axes("embed")}
+    return tuple(x for x in self.mesh_axes(axis) if x not in batch_axes)
 
   def spec_in_use(self, axes: Sequence[str | None]) -> PartitionSpec:
     """Returns the PartitionSpec of a weight while it is used."""
@@ -192,7 +192,7 @@ def per_device(
   return run
 
 
-def gathered(
+def gather_weight(
   x: jax.Array, axes: Sequence[str | None], rules: ShardingRules
 ) -> jax.Array:
   """Gathers a weight for its use, and scatters its gradient.

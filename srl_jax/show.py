@@ -24,13 +24,13 @@ from absl import logging
 from srl_jax import loading, sharding
 from srl_jax.config import RlConfig
 from srl_jax.data import batching
-from srl_jax.data.trunks import TrunkRecord
+from srl_jax.data.trunks import Trunk
 from srl_jax.evaluate.steps import sample_all
 from srl_jax.models import weights
 from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
 from srl_jax.rollout import scoring
-from srl_jax.train.stage import Run, build_records
+from srl_jax.train.stage import Run, build_split
 
 Moment = Literal["before", "after"]
 
@@ -55,7 +55,7 @@ def draw_samples(
   if count < 1:
     raise ValueError(f"got samples={count}; ask for 1 or more")
   workdir = pathlib.Path(workdir)
-  config = loading.read_config(workdir)
+  config = loading.read_run_config(workdir)
   stages = [name for name in config.stages if name != "sft"]
   stage = getattr(config, stages[-1] if stages else "srl")
   # Of this machine, not of the one that trained.
@@ -63,8 +63,8 @@ def draw_samples(
   with jax.set_mesh(mesh):
     run = loading.load_run(config, mesh, workdir)
     params = _read_params(run, workdir, moment)
-    records = build_records(run, run.test or run.valid, stage.instances, "test")
-    return _draw(run, stage, params, records[:count])
+    trunks = build_split(run, run.test or run.valid, stage.trunks, "test")
+    return _draw(run, stage, params, trunks[:count])
 
 
 def _read_params(run: Run, workdir: pathlib.Path, moment: Moment):
@@ -80,26 +80,26 @@ def _read_params(run: Run, workdir: pathlib.Path, moment: Moment):
 
 
 def _draw(
-  run: Run, stage: RlConfig, params, records: Sequence[TrunkRecord]
+  run: Run, stage: RlConfig, params, trunks: Sequence[Trunk]
 ) -> list[Sample]:
-  records = [
-    dataclasses.replace(record, points=(record.points[i % len(record.points)],))
-    for i, record in enumerate(records)
+  trunks = [
+    dataclasses.replace(trunk, points=(trunk.points[i % len(trunk.points)],))
+    for i, trunk in enumerate(trunks)
   ]
-  widths = batching.widths(records)
+  widths = batching.widths(trunks)
   batch = batching.collate(
-    records,
+    trunks,
     trunk_width=widths.trunk,
     points=widths.points,
     stem_width=widths.stem,
   )
   sampling = dataclasses.replace(stage.sampling, samples=1)
   branches = sample_all(
-    run.sampler(sampling, stage.instances.task),
+    run.sampler(sampling, stage.trunks.task),
     params,
     batch,
     run.key("show"),
-    len(records),
+    len(trunks),
   )
   with Scorer(dataclasses.replace(stage.reward, workers=0)) as scorer:
     scores = scoring.score_branches(batch, branches, run.tokenizer, scorer)
@@ -108,32 +108,32 @@ def _draw(
     _sample(
       run,
       stage,
-      record,
+      trunk,
       completion,
       float(scores.reward_NKG[n, 0, 0]),
       int(scores.failure_NKG[n, 0, 0]),
     )
-    for n, (record, [completion]) in enumerate(zip(records, texts, strict=True))
+    for n, (trunk, [completion]) in enumerate(zip(trunks, texts, strict=True))
   ]
 
 
 def _sample(
   run: Run,
   stage: RlConfig,
-  record: TrunkRecord,
+  trunk: Trunk,
   completion: Completion,
   reward: float,
   failure: int,
 ) -> Sample:
-  [point] = record.points
+  [point] = trunk.points
   thought, action = "", completion.text
   if not failure:
     thought, action, _ = format.split_lenient(
       completion.text, stage.reward.tags
     )
   return Sample(
-    heading=f"{record.trajectory_id}, step {point.step + 1}",
-    context=run.tokenizer.decode(record.tokens[: point.at]),
+    heading=f"{trunk.trajectory_id}, step {point.step + 1}",
+    context=run.tokenizer.decode(trunk.tokens[: point.at]),
     thought=thought,
     action=action,
     expert=point.target.strip(format.WHITESPACE),

@@ -43,7 +43,7 @@ class Trunks(NamedTuple):
     stem_NKC: the given tokens at the head of each branch (here C is the stem
       width).
     stem_length_NK: number of real stem tokens, at least one.
-    instance_NK: uint32 name of the step instance; the random numbers of its
+    point_id_NK: uint32 name of the step instance; the random numbers of its
       samples derive from it.
     is_real_NK: False for branch points that only fill up the row.
   """
@@ -53,7 +53,7 @@ class Trunks(NamedTuple):
   branch_at_NK: Array
   stem_NKC: Array
   stem_length_NK: Array
-  instance_NK: Array
+  point_id_NK: Array
   is_real_NK: Array
 
 
@@ -94,7 +94,7 @@ class Scores(NamedTuple):
 
   Attributes:
     reward_NKG: float32; the same axes as all others.
-    similarity_NKG: to the expert's step, nan where the format is broken.
+    value_NKG: value of the reward function; nan where the format is broken.
     thought_chars_NKG: length of the thought in characters.
     action_chars_NKG: length of the action in characters.
     failure_NKG: how the format is broken, as 1 + index in
@@ -102,7 +102,7 @@ class Scores(NamedTuple):
   """
 
   reward_NKG: Array
-  similarity_NKG: Array
+  value_NKG: Array
   thought_chars_NKG: Array
   action_chars_NKG: Array
   failure_NKG: Array

@@ -89,13 +89,13 @@ def message(status, said):
 
 
 def test_a_misspelt_field_is_answered_by_the_nearest(refused):
-  assert refused("--config.srl.stepz=3").startswith(
-    "config.srl.stepz does not exist; did you mean config.srl.steps? The "
-    "fields of config.srl are: steps, groups_per_batch"
+  assert refused("--config.srl.update_stepz=3").startswith(
+    "config.srl.update_stepz does not exist; did you mean "
+    "config.srl.update_steps? The fields of config.srl are: update_steps,"
   )
-  said = refused(preset="srl,srl.stepz=3")
-  assert said.startswith("config.srl.stepz does not exist; did you mean")
-  said = refused("--config.slr.steps=3")
+  said = refused(preset="srl,srl.update_stepz=3")
+  assert said.startswith("config.srl.update_stepz does not exist; did you mean")
+  said = refused("--config.slr.update_steps=3")
   assert "config.slr does not exist; did you mean config.srl?" in said
 
 
@@ -107,11 +107,11 @@ def test_a_misspelt_preset_is_answered_by_the_nearest(refused):
 
 
 def test_a_value_of_the_wrong_type_says_what_is_allowed(refused):
-  wrong = "config.srl.steps got 'many' of type str, allowed is int"
-  assert refused("--config.srl.steps=many") == wrong
-  assert refused(preset="srl,srl.steps=many") == wrong
-  assert refused("--config.srl.steps=2.5").startswith(
-    "config.srl.steps got 2.5"
+  wrong = "config.srl.update_steps got 'many' of type str, allowed is int"
+  assert refused("--config.srl.update_steps=many") == wrong
+  assert refused(preset="srl,srl.update_steps=many") == wrong
+  assert refused("--config.srl.update_steps=2.5").startswith(
+    "config.srl.update_steps got 2.5"
   )
   said = refused("--config.stages=sft,slr")
   assert said.startswith("config.stages[1] got 'slr'")
@@ -132,12 +132,12 @@ def test_a_mistake_in_an_experiment_file_is_named_by_its_line(
     "from srl_jax import config\n"
     "def get_config(argument=None):\n"
     "  c = config.default_config()\n"
-    "  c.srl.stepz = 3\n"
+    "  c.srl.update_stepz = 3\n"
     "  return c\n"
   )
   said = message(*command(f"--config={path}"))
   assert said.startswith(f"{path} line 4: AttributeError: ")
-  assert 'Did you mean "steps" instead of "stepz"?' in said
+  assert 'Did you mean "update_steps" instead of "update_stepz"?' in said
   path.write_text("def get_config(argument=None):\n  pass\n")
   assert "returned None; end it with 'return c'" in message(
     *command(f"--config={path}")
@@ -164,7 +164,9 @@ def test_a_misspelt_flag_is_answered_by_the_nearest(command, arguments, said):
 
 def test_words_that_are_no_options_are_named(refused):
   assert refused("steps=3").startswith("'steps=3' is not understood")
-  assert refused("--config.srl.steps", "3").startswith("'3' is not understood")
+  assert refused("--config.srl.update_steps", "3").startswith(
+    "'3' is not understood"
+  )
   said = refused("--num_processes=2", "--process_id=0")
   assert said.startswith("--num_processes and --process_id need --coordinator")
 
@@ -250,7 +252,7 @@ def test_a_context_longer_than_the_models_is_refused(refused):
   said = refused("--config.model.max_positions=12")
   assert said.startswith("srl needs a context of ")
   assert "the model was made for 12 (c.model.max_positions)" in said
-  assert "set c.srl.instances.max_trunk_tokens" in said
+  assert "set c.srl.trunks.max_trunk_tokens" in said
 
 
 def test_a_group_of_one_is_refused(refused):
@@ -266,7 +268,7 @@ def test_a_batch_that_does_not_divide_is_refused(refused):
   said = refused("--config.sft.trunks_per_batch=12", preset="sft")
   assert said.startswith("config.sft: trunks_per_batch=12 is not a multiple of")
   said = refused("--config.srl.trunks_per_round=64")
-  assert said.startswith("a batch of 64 trunks cannot be drawn from 48 records")
+  assert said.startswith("a batch of 64 trunks cannot be drawn from 48 trunks")
 
 
 def test_a_folder_of_another_run_is_refused(refused, tmp_path):

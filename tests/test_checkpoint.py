@@ -245,14 +245,14 @@ def test_a_reader_creates_and_removes_nothing(tmp_path):
 
 
 def test_checkpoints_are_due_at_multiples_only(tmp_path):
-  with open_at(tmp_path, every_steps=3) as checkpointer:
+  with open_at(tmp_path, every_update_steps=3) as checkpointer:
     due = [step for step in range(10) if checkpointer.is_due(step)]
   assert due == [3, 6, 9]
-  with open_at(tmp_path, every_steps=0) as checkpointer:
+  with open_at(tmp_path, every_update_steps=0) as checkpointer:
     assert not any(map(checkpointer.is_due, range(10)))
 
 
-@pytest.mark.parametrize("config", [{"every_steps": -1}, {"keep": 0}])
+@pytest.mark.parametrize("config", [{"every_update_steps": -1}, {"keep": 0}])
 def test_a_config_that_could_not_resume_is_refused(config):
   with pytest.raises(ValueError, match=r"is (-1|0); "):
     CheckpointConfig(**config)

@@ -29,9 +29,9 @@ PRESETS = ("small", "large", "large_tpu")
     ("seed=3", "small", {"seed": "3"}),
     ("large,seed=3", "large", {"seed": "3"}),
     (
-      "large_tpu,data.path=a=b.jsonl, srl.steps = 4,",
+      "large_tpu,data.path=a=b.jsonl, srl.update_steps = 4,",
       "large_tpu",
-      {"data.path": "a=b.jsonl", "srl.steps": "4"},
+      {"data.path": "a=b.jsonl", "srl.update_steps": "4"},
     ),
   ],
 )
@@ -68,7 +68,7 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
   config = overridden(
     seed="7",
     srl__optim__learning_rate="1e-3",
-    rlvr__steps="20",
+    rlvr__update_steps="20",
     srl__loss__divide_by_group_std="False",
     stages="('sft', 'srl')",
     data__format="jsonl",
@@ -81,7 +81,10 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
   )
   assert config.seed == 7
   assert config.srl.optim.learning_rate == 1e-3
-  assert (config.rlvr.steps, config.srl.steps) == (20, RlConfig().steps)
+  assert (config.rlvr.update_steps, config.srl.update_steps) == (
+    20,
+    RlConfig().update_steps,
+  )
   assert config.srl.loss.divide_by_group_std is False
   assert config.stages == ("sft", "srl")
   assert config.data.path == "runs/data v2.jsonl"
@@ -107,7 +110,10 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
       r"config\.srl\.sampling\.temperature\?",
     ),
     ({"slr.steps": "1"}, r"config\.slr does not exist; did you mean"),
-    ({"srl.steps.x": "1"}, r"config\.srl\.steps got .* allowed is int"),
+    (
+      {"srl.update_steps.x": "1"},
+      r"config\.srl\.update_steps got .* allowed is int",
+    ),
     ({"seed": "many"}, r"config\.seed got 'many' of type str, allowed is int"),
     ({"seed": "1.5"}, r"config\.seed got 1\.5 of type float"),
     ({"srl": "1"}, r"config\.srl got 1 of type int, allowed is the fields of"),
@@ -139,7 +145,7 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
   [
     (lambda: Config(stages=("srl", "srl")), "names a stage twice"),
     (lambda: Config(log_every=0), "log_every=0; set it to 1 or more"),
-    (lambda: SftConfig(steps=0), "steps=0; set it to 1 or more"),
+    (lambda: SftConfig(update_steps=0), "update_steps=0; set it to 1 or more"),
     (
       lambda: SftConfig(trunks_per_batch=10, trunks_per_micro_batch=4),
       "trunks_per_batch=10 is not a multiple of trunks_per_micro_batch=4",
@@ -182,7 +188,7 @@ def test_the_defaults_are_the_settings_of_the_paper():
   assert c.sft.optim.learning_rate == 5e-6
   assert c.sft.optim.schedule == "cosine"
   assert c.sft.optim.warmup_ratio == 0.3
-  assert (c.srl.instances.task, c.rlvr.instances.task) == ("step", "solve")
+  assert (c.srl.trunks.task, c.rlvr.trunks.task) == ("step", "solve")
   assert c.srl.reward.function == "difflib" and not c.srl.reward.autojunk
   assert c.rlvr.reward.function == "answer"
 

@@ -7,7 +7,7 @@ import pytest
 
 from srl_jax.data import batching, trunks
 from srl_jax.data.templates import PlainTemplate
-from srl_jax.data.trunks import InstanceConfig
+from srl_jax.data.trunks import TrunkConfig
 from srl_jax.domains import registers as embedded
 from srl_jax.loading import EMBEDDED
 from srl_jax.models import LanguageModel, ModelConfig, weights
@@ -40,15 +40,15 @@ def nats_of():
     )[0]
 
   def nats_of(trajectories):
-    records, _ = trunks.build_trunks(
+    found, _ = trunks.build_trunks(
       trajectories,
       PlainTemplate(),
       tokenizer,
-      InstanceConfig(include_thoughts=True),
+      TrunkConfig(include_thoughts=True),
     )
-    widths = batching.widths(records)
+    widths = batching.widths(found)
     batch = batching.collate(
-      records,
+      found,
       trunk_width=widths.trunk,
       points=widths.points,
       stem_width=widths.stem,

@@ -34,7 +34,7 @@ def test_files_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path):
     write_rows(writer, 0, 5)
     writer.write(5, {"only_after_the_checkpoint": 1.0})
   with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
-    file.write('{"step": 6, "srl/rew')
+    file.write('{"update_step": 6, "srl/rew')
   with metrics.MetricWriter(tmp_path / "parts", first_step=2) as writer:
     write_rows(writer, 2, 6)
   assert read_files(tmp_path / "parts") == read_files(tmp_path / "whole")
@@ -45,9 +45,13 @@ def test_rows_are_on_disk_before_the_writer_is_closed(tmp_path):
   write_rows(writer, 0, 1)
   jsonl, table = read_files(tmp_path)
   writer.close()
-  assert json.loads(jsonl) == {"step": 0, "srl/reward": 0.0, "srl/loss": 1.0}
+  assert json.loads(jsonl) == {
+    "update_step": 0,
+    "srl/reward": 0.0,
+    "srl/loss": 1.0,
+  }
   assert list(csv.reader(table.splitlines())) == [
-    ["step", "srl/reward", "srl/loss"],
+    ["update_step", "srl/reward", "srl/loss"],
     ["0", "0.0", "1.0"],
   ]
 
@@ -67,7 +71,7 @@ def test_a_number_that_is_not_finite_is_null_in_json_and_empty_in_csv(tmp_path):
       writer.write(step, {"loss": math.nan, "norm": math.inf, "reward": 1})
   first = read_files(tmp_path)
   for step, line in enumerate(first[0].splitlines()):
-    row = {"step": step, "loss": None, "norm": None, "reward": 1.0}
+    row = {"update_step": step, "loss": None, "norm": None, "reward": 1.0}
     assert json.loads(line) == row
   assert first[1].splitlines()[1:] == ["0,,,1.0", "1,,,1.0"]
   metrics.MetricWriter(tmp_path, first_step=2).close()
@@ -78,11 +82,13 @@ def test_a_fresh_start_leaves_no_rows_of_another_run(tmp_path):
   with metrics.MetricWriter(tmp_path) as writer:
     write_rows(writer, 0, 3)
   metrics.MetricWriter(tmp_path).close()
-  assert read_files(tmp_path) == ("", "step\n")
+  assert read_files(tmp_path) == ("", "update_step\n")
 
 
 def test_a_damaged_file_is_an_error_with_the_line(tmp_path):
-  (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"st\n{"step": 2}\n')
+  (tmp_path / "metrics.jsonl").write_text(
+    '{"update_step": 0}\n{"st\n{"update_step": 2}\n'
+  )
   with pytest.raises(ValueError, match=r"metrics.jsonl line 2 is not JSON"):
     metrics.MetricWriter(tmp_path, first_step=3)
 

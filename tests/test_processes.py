@@ -107,7 +107,7 @@ def test_two_processes_give_the_numbers_of_one(whole, two):
 def test_two_processes_write_nothing_twice(two):
   workdir, lines = two
   with open(workdir / "metrics.csv", newline="") as file:
-    steps = [int(row["step"]) for row in csv.DictReader(file)]
+    steps = [int(row["update_step"]) for row in csv.DictReader(file)]
   # 16 steps of sft and 2 validations, 6 and 6 of srl.
   assert len(steps) == 16 + 2 + 6 + 6
   assert len(list((workdir / "tensorboard").iterdir())) == 2, "one per stage"
@@ -135,7 +135,7 @@ def test_sigterm_stops_both_processes_together(runs, two, tmp_path):
   process.send_signal(signal.SIGTERM)
   status, lines = end(process)
   assert status == 143
-  stopped = [x for x in lines if "asked to stop; step" in x]
+  stopped = [x for x in lines if "asked to stop; update step" in x]
   assert [x[:4] for x in sorted(stopped)] == ["[0] ", "[1] "]
   status, lines = end(launch(runs, tmp_path, "sft_srl"))
   assert status == 0, "\n".join(lines)

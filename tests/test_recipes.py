@@ -21,8 +21,8 @@ SHORT = {
   "model.dtype": "float32",
   "data.valid_size": 2,
   "data.test_size": 0,
-  "sft.steps": 1,
-  "sft.instances.max_trunk_tokens": 512,
+  "sft.update_steps": 1,
+  "sft.trunks.max_trunk_tokens": 512,
   "sft.trunks_per_batch": 2,
   "sft.trunks_per_micro_batch": 2,
   "sft.validation_trunks": 2,
@@ -30,7 +30,7 @@ SHORT = {
 for stage in ("srl", "rlvr"):
   SHORT |= {
     f"{stage}.steps": 1,
-    f"{stage}.instances.max_trunk_tokens": 512,
+    f"{stage}.trunks.max_trunk_tokens": 512,
     f"{stage}.trunks_per_round": 2,
     f"{stage}.trunks_per_micro_batch": 2,
     f"{stage}.sampling.max_new_tokens": 8,
@@ -110,7 +110,7 @@ def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path):
   assert found["srl/tokens_trained"] == found["rlvr/tokens_trained"] == 32
   assert found["sft/grad_norm"] > 0
   # What it learnt is as large as it was.
-  saved = hf_files.Checkpoint(tmp_path / "run" / "model").config
+  saved = hf_files.TokenizerFolder(tmp_path / "run" / "model").config
   assert dataclasses.replace(saved, dtype="bfloat16") == shape
 
 
@@ -170,7 +170,7 @@ def test_from_transformers_to_transformers(runs, tmp_path, capsys):
     for path in (folder, tmp_path / "out")
   )
   assert np.abs(after - before).max() > 1e-4, "it was trained"
-  policy = LanguageModel(hf_files.Checkpoint(tmp_path / "out").config)
+  policy = LanguageModel(hf_files.TokenizerFolder(tmp_path / "out").config)
   with jax.set_mesh(mesh := tiny.small_mesh()):
     params = weights.load_params(
       tmp_path / "run" / "model", policy, mesh, jax.random.key(0)

@@ -211,7 +211,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(runs, by_command, tmp_path):
   status, output = process.end()
   assert status == 143
   last = output.splitlines()[-1]
-  assert last.startswith("srl: asked to stop; step ")
+  assert last.startswith("srl: asked to stop; update step ")
   assert last.endswith("Run the same command again to go on from there.")
   step = int(last.split("step ")[1].split()[0])
   output = go_on(runs, tmp_path, by_command)

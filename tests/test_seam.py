@@ -16,9 +16,9 @@ from srl_jax.rollout import decode as rollout
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing.tiny import (
   TINY,
+  make_trunk,
   make_trunks,
   random_params,
-  record,
   separate_batch,
   separate_prompts,
   separate_rows,
@@ -29,11 +29,11 @@ from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss
 MODEL = LanguageModel(TINY)
 PARAMS = random_params(MODEL)
 # Trunks, stems and completions of different lengths, and a padding point.
-RECORDS = [
-  record(range(1, 10), (3, [10], 1), (9, [11, 12], 2)),
-  record(range(5, 11), (4, [13, 10], 3)),
+TRUNKS_ON_HOST = [
+  make_trunk(range(1, 10), (3, [10], 1), (9, [11, 12], 2)),
+  make_trunk(range(5, 11), (4, [13, 10], 3)),
 ]
-TRUNKS = make_trunks(RECORDS)
+TRUNKS = make_trunks(TRUNKS_ON_HOST)
 STOPS = (0, 10, 20)
 G = 4
 # Float32 through two layers; log-probs are of size one. What they would show
@@ -107,7 +107,7 @@ def test_slots_and_a_growing_cache_change_nothing(branches, slots, cache_start):
 
 def test_samples_do_not_depend_on_padding_and_on_other_rows(branches):
   wider = make_trunks(
-    [record(range(20, 32), (12, [7], 9)), *RECORDS[::-1]],
+    [make_trunk(range(20, 32), (12, [7], 9)), *TRUNKS_ON_HOST[::-1]],
     trunk_width=14,
     points=3,
     stem_width=4,

@@ -21,9 +21,9 @@ from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import MESH_AXES, MeshConfig, ShardingRules
 from srl_jax.testing.tiny import (
   TINY,
+  make_trunk,
   make_trunks,
   random_params,
-  record,
   small_mesh,
 )
 from srl_jax.update import optim
@@ -171,10 +171,10 @@ def test_arrays_are_born_where_their_names_say():
 MODEL = LanguageModel(TINY)
 TRUNKS = make_trunks(
   [
-    record(range(1, 9), (3, [10], 1), (8, [11, 12], 2)),
-    record(range(5, 11), (4, [13, 10], 3)),
-    record([2, 4, 8], (3, [10], 4), (1, [12], 5)),
-    record([9, 9, 1, 3], (2, [10], 6), (4, [14], 7)),
+    make_trunk(range(1, 9), (3, [10], 1), (8, [11, 12], 2)),
+    make_trunk(range(5, 11), (4, [13, 10], 3)),
+    make_trunk([2, 4, 8], (3, [10], 4), (1, [12], 5)),
+    make_trunk([9, 9, 1, 3], (2, [10], 6), (4, [14], 7)),
   ]
 )
 SAMPLING = SamplingConfig(samples=2, max_new_tokens=4)
@@ -219,7 +219,7 @@ def train(mesh):
         TRUNKS, branches, rewards.astype(np.float32), TRUNKS.is_real_NK
       )
       placed = sharding.put_batch(batch, mesh, RULES)
-      state, of_batch, of_step = updater.step(
+      state, of_batch, of_step = updater.update(
         state, [placed, placed], step, reference
       )
       sampled.append(branches)
@@ -468,7 +468,7 @@ def test_gradients_stay_where_their_weights_are():
   def gradient(table, tokens):
     def loss(table):
       rows = sharding.lookup(table, tokens, rules)
-      scores = rows @ sharding.gathered(table, ("vocab", "embed"), rules).T
+      scores = rows @ sharding.gather_weight(table, ("vocab", "embed"), rules).T
       return jnp.sum(jnp.sin(scores))
 
     return jax.grad(loss)(table)

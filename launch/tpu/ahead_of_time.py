@@ -24,7 +24,7 @@ from srl_jax import sharding
 from srl_jax.config import Config, RlConfig
 from srl_jax.device_rewards import reward as device_reward
 from srl_jax.models import LanguageModel
-from srl_jax.rollout.rounds import OnDevice
+from srl_jax.rollout.rounds import DeviceScorer
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.train import memory as memory_plan
 from srl_jax.train.memory import Placer, Program, Scalars, Widths
@@ -75,7 +75,7 @@ def widths(config: Config, stage: str, stem: int, target: int) -> Widths:
   Raises:
     ValueError: a limit is missing, so that the data would decide.
   """
-  instances = getattr(config, stage).instances
+  instances = getattr(config, stage).trunks
   needed = {"max_trunk_tokens": instances.max_trunk_tokens}
   points = 1
   if instances.task == "step":
@@ -83,9 +83,9 @@ def widths(config: Config, stage: str, stem: int, target: int) -> Widths:
   for name, value in needed.items():
     if not value:
       raise ValueError(
-        f"c.{stage}.instances.{name} is 0, so the data decide how wide the "
+        f"c.{stage}.trunks.{name} is 0, so the data decide how wide the "
         "arrays are; set it, for example with "
-        f"--config.{stage}.instances.{name}=..."
+        f"--config.{stage}.trunks.{name}=..."
       )
   if not config.model.vocab_size:
     raise ValueError(
@@ -142,7 +142,7 @@ def _updater(config, section, mesh) -> Updater:
   params = Placer(mesh).as_sharded(
     nn.unbox(boxed), sharding.tree_shardings(boxed, mesh, config.rules)
   )
-  total = section.steps * section.passes
+  total = section.update_steps * section.passes
   return Updater(
     grpo_loss(policy, section.loss, section.sampling.temperature),
     optim.make_optimizer(section.optim, total),
@@ -163,7 +163,7 @@ class _Spelling:
     return b" " * (128 if token == 0 else 6)
 
 
-def _reward(config, stage, mesh, sizes) -> OnDevice | None:
+def _reward(config, stage, mesh, sizes) -> DeviceScorer | None:
   """The reward of a run on TPUs, if it is one for the device."""
   section = getattr(config, stage)
   reason = device_reward.host_reason(section.reward, section.device_reward)
@@ -176,4 +176,4 @@ def _reward(config, stage, mesh, sizes) -> OnDevice | None:
   reward = device_reward.DeviceReward(
     section.reward, of_tpu, _Spelling(config.model.vocab_size)
   )
-  return OnDevice(reward, sizes.target, mesh, config.rollout_rules)
+  return DeviceScorer(reward, sizes.target, mesh, config.rollout_rules)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trunk records -> padded arrays. No shuffling, no sharding, no device.
+"""Trunk trunks -> padded arrays. No shuffling, no sharding, no device.
 
 Axes: N trunks, S trunk positions, K branch points, C branch positions.
 """
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from srl_jax.data.trunks import TrunkRecord
+from srl_jax.data.trunks import Trunk
 from srl_jax.types import Trunks
 
 
@@ -19,11 +19,11 @@ class TrunkBatch(NamedTuple):
   """Arrays for the device and, in the same order, what the host keeps."""
 
   trunks: Trunks
-  records: tuple[TrunkRecord, ...]
+  sources: tuple[Trunk, ...]
 
 
 class Widths(NamedTuple):
-  """The smallest widths that hold some records, in tokens (points: count)."""
+  """The smallest widths that hold some trunks, in tokens (points: count)."""
 
   trunk: int
   points: int
@@ -31,62 +31,62 @@ class Widths(NamedTuple):
   target: int  # stem and target tokens together, as target_tokens() needs
 
 
-def widths(records: Sequence[TrunkRecord]) -> Widths:
+def widths(trunks: Sequence[Trunk]) -> Widths:
   """Returns the widths to pass to collate and target_tokens.
 
-  Take them from all records of a run, not of one batch, so that every batch
+  Take them from all trunks of a run, not of one batch, so that every batch
   has one shape and nothing is compiled twice.
   """
-  if not records:
-    raise ValueError("there are no records; see the drops of BuildReport")
-  points = [point for record in records for point in record.points]
+  if not trunks:
+    raise ValueError("there are no trunks; see the drops of BuildReport")
+  points = [point for trunk in trunks for point in trunk.points]
   return Widths(
-    trunk=max(len(record.tokens) for record in records),
-    points=max(len(record.points) for record in records),
+    trunk=max(len(trunk.tokens) for trunk in trunks),
+    points=max(len(trunk.points) for trunk in trunks),
     stem=max(len(point.stem) for point in points),
     target=max(len(p.stem) + len(p.target_tokens) for p in points),
   )
 
 
 def collate(
-  records: Sequence[TrunkRecord],
+  trunks: Sequence[Trunk],
   *,
   trunk_width: int,
   points: int,
   stem_width: int,
 ) -> TrunkBatch:
-  """Lays records out as Trunks [N, ...] of int32 arrays, right padded with 0.
+  """Lays trunks out as Trunks [N, ...] of int32 arrays, right padded with 0.
 
   Missing branch points have is_real False, branch_at 0 and one stem token.
 
   Raises:
-    ValueError: a record is longer, has more points or a longer stem than the
+    ValueError: a trunk is longer, has more points or a longer stem than the
       widths allow; names the trajectory and the width to raise.
   """
-  N, S, K, C = len(records), trunk_width, points, stem_width
-  trunks = Trunks(
+  N, S, K, C = len(trunks), trunk_width, points, stem_width
+  arrays = Trunks(
     tokens_NS=np.zeros((N, S), np.int32),
     length_N=np.zeros(N, np.int32),
     branch_at_NK=np.zeros((N, K), np.int32),
     stem_NKC=np.zeros((N, K, C), np.int32),
     stem_length_NK=np.ones((N, K), np.int32),
-    instance_NK=np.zeros((N, K), np.uint32),
+    point_id_NK=np.zeros((N, K), np.uint32),
     is_real_NK=np.zeros((N, K), bool),
   )
-  for n, record in enumerate(records):
-    length, count = len(record.tokens), len(record.points)
-    _check(length, S, "trunk tokens", "trunk_width", record)
-    _check(count, K, "branch points", "points", record)
-    trunks.tokens_NS[n, :length] = record.tokens
-    trunks.length_N[n] = length
-    trunks.is_real_NK[n, :count] = True
-    for k, point in enumerate(record.points):
-      _check(len(point.stem), C, "stem tokens", "stem_width", record)
-      trunks.branch_at_NK[n, k] = point.at
-      trunks.stem_NKC[n, k, : len(point.stem)] = point.stem
-      trunks.stem_length_NK[n, k] = len(point.stem)
-      trunks.instance_NK[n, k] = point.instance
-  return TrunkBatch(trunks, tuple(records))
+  for n, trunk in enumerate(trunks):
+    length, count = len(trunk.tokens), len(trunk.points)
+    _check(length, S, "trunk tokens", "trunk_width", trunk)
+    _check(count, K, "branch points", "points", trunk)
+    arrays.tokens_NS[n, :length] = trunk.tokens
+    arrays.length_N[n] = length
+    arrays.is_real_NK[n, :count] = True
+    for k, point in enumerate(trunk.points):
+      _check(len(point.stem), C, "stem tokens", "stem_width", trunk)
+      arrays.branch_at_NK[n, k] = point.at
+      arrays.stem_NKC[n, k, : len(point.stem)] = point.stem
+      arrays.stem_length_NK[n, k] = len(point.stem)
+      arrays.point_id_NK[n, k] = point.point_id
+  return TrunkBatch(arrays, tuple(trunks))
 
 
 def target_tokens(
@@ -103,20 +103,20 @@ def target_tokens(
   N, K = batch.trunks.branch_at_NK.shape
   tokens_NKC = np.zeros((N, K, width), np.int32)
   length_NK = np.zeros((N, K), np.int32)
-  for n, record in enumerate(batch.records):
-    for k, point in enumerate(record.points):
+  for n, trunk in enumerate(batch.sources):
+    for k, point in enumerate(trunk.points):
       stem, length = len(point.stem), len(point.stem) + len(point.target_tokens)
-      _check(length, width, "stem and target tokens", "width", record)
+      _check(length, width, "stem and target tokens", "width", trunk)
       tokens_NKC[n, k, :stem] = point.stem
       tokens_NKC[n, k, stem:length] = point.target_tokens
       length_NK[n, k] = length
   return tokens_NKC, length_NK
 
 
-def _check(got: int, allowed: int, what: str, name: str, record: TrunkRecord):
+def _check(got: int, allowed: int, what: str, name: str, trunk: Trunk):
   if got > allowed:
     raise ValueError(
-      f"trajectory {record.trajectory_id!r} has {got} {what}, more than"
+      f"trajectory {trunk.trajectory_id!r} has {got} {what}, more than"
       f" {name}={allowed}; raise {name} to {got}, or drop long instances with"
       " max_trunk_tokens / max_target_tokens when building the trunks"
     )

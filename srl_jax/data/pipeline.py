@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An endless, shuffled, resumable stream of batches, built on Grain.
 
-The stream is a function of (records, seed): each epoch is one shuffle, epoch
+The stream is a function of (trunks, seed): each epoch is one shuffle, epoch
 follows epoch, and global batch b is items [b*B, (b+1)*B). A batch may span two
-epochs and then hold a record twice; otherwise never. Process p of P takes the
+epochs and then hold a trunk twice; otherwise never. Process p of P takes the
 items i with i % P == p, so the union over processes does not depend on P, and
 a run may be resumed on another number of processes. Arrays are local rows;
 placing them on devices is not done here.
@@ -20,11 +20,11 @@ import grain
 import numpy as np
 
 from srl_jax.data.batching import TrunkBatch, collate
-from srl_jax.data.trunks import TrunkRecord
+from srl_jax.data.trunks import Trunk
 
 
 def make_batches(
-  records: Sequence[TrunkRecord],
+  trunks: Sequence[Trunk],
   *,
   seed: int,
   batch_size: int,
@@ -37,11 +37,11 @@ def make_batches(
   """Returns the iterator over this process's part of every global batch.
 
   Args:
-    records: the same on every process, in the same order.
+    trunks: the same on every process, in the same order.
     seed: names the order and the branch points drawn.
     batch_size: trunks per global batch, over all processes.
-    trunk_width: see collate; widths(records).trunk holds everything.
-    points: branch points per trunk. A record with more gets this many at
+    trunk_width: see collate; widths(trunks).trunk holds everything.
+    points: branch points per trunk. A trunk with more gets this many at
       random at each visit, determined by (seed, position in the stream).
     stem_width: see collate.
     process_index: this process.
@@ -50,12 +50,12 @@ def make_batches(
   Raises:
     ValueError: a batch is larger than the data, or cannot be divided.
   """
-  _check_sizes(len(records), batch_size, process_index, process_count)
+  _check_sizes(len(trunks), batch_size, process_index, process_count)
 
-  def draw(position: int, record: TrunkRecord) -> TrunkRecord:
-    return draw_points(record, points, seed, position)
+  def draw(position: int, trunk: Trunk) -> Trunk:
+    return draw_points(trunk, points, seed, position)
 
-  def to_batch(rows: Sequence[TrunkRecord]) -> TrunkBatch:
+  def to_batch(rows: Sequence[Trunk]) -> TrunkBatch:
     return collate(
       rows, trunk_width=trunk_width, points=points, stem_width=stem_width
     )
@@ -64,7 +64,7 @@ def make_batches(
   # other's epochs; mixing the bits first keeps them apart.
   shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
   dataset = (
-    grain.MapDataset.source(records)
+    grain.MapDataset.source(trunks)
     .shuffle(seed=shuffle_seed)
     .repeat()
     .map_with_index(draw)
@@ -75,8 +75,8 @@ def make_batches(
     "seed": seed,
     "batch_size": batch_size,
     "points": points,
-    "records": len(records),
-    "records_crc32": _fingerprint(records),
+    "trunks": len(trunks),
+    "trunks_crc32": _fingerprint(trunks),
   }
   return Batches(dataset, identity)
 
@@ -116,30 +116,28 @@ class Batches:
     self._iterator.set_state(state["grain"])
 
 
-def draw_points(
-  record: TrunkRecord, points: int, seed: int, position: int
-) -> TrunkRecord:
-  """Returns the record with at most `points` branch points, in trunk order.
+def draw_points(trunk: Trunk, points: int, seed: int, position: int) -> Trunk:
+  """Returns the trunk with at most `points` branch points, in trunk order.
 
   The trunk is cut after the last of them: nobody would see the rest.
   """
-  if len(record.points) <= points:
-    return record
+  if len(trunk.points) <= points:
+    return trunk
   rng = np.random.default_rng((seed, position))
-  chosen = sorted(rng.choice(len(record.points), points, replace=False))
-  kept = tuple(record.points[k] for k in chosen)
+  chosen = sorted(rng.choice(len(trunk.points), points, replace=False))
+  kept = tuple(trunk.points[k] for k in chosen)
   return dataclasses.replace(
-    record, points=kept, tokens=record.tokens[: kept[-1].at]
+    trunk, points=kept, tokens=trunk.tokens[: kept[-1].at]
   )
 
 
 def _check_sizes(
-  records: int, batch_size: int, process_index: int, process_count: int
+  trunks: int, batch_size: int, process_index: int, process_count: int
 ) -> None:
-  if batch_size < 1 or batch_size > records:
+  if batch_size < 1 or batch_size > trunks:
     raise ValueError(
-      f"a batch of {batch_size} trunks cannot be drawn from {records}"
-      f" records; use a batch size between 1 and {records}, or more data"
+      f"a batch of {batch_size} trunks cannot be drawn from {trunks}"
+      f" trunks; use a batch size between 1 and {trunks}, or more data"
     )
   if batch_size % process_count or not 0 <= process_index < process_count:
     raise ValueError(
@@ -149,12 +147,12 @@ def _check_sizes(
     )
 
 
-def _fingerprint(records: Sequence[TrunkRecord]) -> int:
+def _fingerprint(trunks: Sequence[Trunk]) -> int:
   """crc32 of all tokens and instance names: tells other data from the same."""
   crc = 0
-  for record in records:
-    crc = zlib.crc32(record.tokens, crc)
-    for point in record.points:
+  for trunk in trunks:
+    crc = zlib.crc32(trunk.tokens, crc)
+    for point in trunk.points:
       crc = zlib.crc32(point.target_tokens, crc)
-      crc = zlib.crc32(point.instance.to_bytes(4, "little"), crc)
+      crc = zlib.crc32(point.point_id.to_bytes(4, "little"), crc)
   return crc

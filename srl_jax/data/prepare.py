@@ -7,7 +7,7 @@
 Every prompt is compared with the same prompt rendered and tokenised in one
 piece, and what makes their ids differ is named. Without --out nothing is
 written. What is written are trajectories, not tokens: template, tokenizer and
-instance settings only shape the report and --show, and may differ when
+trunk settings only shape the report and --show, and may differ when
 training.
 """
 
@@ -32,20 +32,20 @@ from srl_jax.data.prompts import PromptReport
 from srl_jax.data.readers import DataConfig, LoadReport, Reject
 from srl_jax.data.trunks import (
   BuildReport,
-  InstanceConfig,
-  TrunkRecord,
+  Trunk,
+  TrunkConfig,
   build_trunks,
 )
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
-  checkpoint_of,
   make_tokenizer,
+  tokenizer_folder,
 )
 
 _CONFIGS = {
   "data": DataConfig,
-  "instances": InstanceConfig,
+  "trunks": TrunkConfig,
   "tokenizer": TokenizerConfig,
 }
 
@@ -77,24 +77,24 @@ def _run(args: argparse.Namespace) -> None:
     )
   tokenizer = make_tokenizer(configs["tokenizer"], _texts(loaded))
   template = templates.make_template(
-    args.template, tokenizer, checkpoint_of(configs["tokenizer"])
+    args.template, tokenizer, tokenizer_folder(configs["tokenizer"])
   )
   reports: dict[str, BuildReport] = {}
   compared: dict[str, PromptReport] = {}
   for split in filled:
     bar = tqdm(loaded.splits[split], f"tokenise {split}", unit="trajectory")
-    records, reports[split] = build_trunks(
-      bar, template, tokenizer, configs["instances"]
+    trunks, reports[split] = build_trunks(
+      bar, template, tokenizer, configs["trunks"]
     )
     compared[split] = prompts.compare(
-      tqdm(records, f"compare prompts of {split}", unit="trunk"),
+      tqdm(trunks, f"compare prompts of {split}", unit="trunk"),
       loaded.splits[split],
       template,
       tokenizer,
-      configs["instances"].task,
+      configs["trunks"].task,
     )
     if args.show is not None and split == args.split:
-      print(show(records, tokenizer, args.show))
+      print(show(trunks, tokenizer, args.show))
   print(summary(reports, compared, args.group_size))
   for split, report in compared.items():
     for warning in report.warnings():
@@ -104,35 +104,33 @@ def _run(args: argparse.Namespace) -> None:
     _write(loaded, pathlib.Path(args.out), args.as_, configs["data"])
 
 
-def show(
-  records: Sequence[TrunkRecord], tokenizer: Tokenizer, which: str
-) -> str:
-  """Returns one instance as the model sees it: its tokens, decoded, and ids.
+def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
+  """Returns a branch point as the model sees it: tokens, decoded, and ids.
 
   Args:
-    records: the trunks to look in.
+    trunks: the trunks to look in.
     tokenizer: the one they were made with.
-    which: the number of the instance from 0, in order, or its name, a
+    which: the number of the branch point from 0, in order, or its name, a
       trajectory id and a 0-based step: "p-17/2".
 
   Raises:
-    ValueError: there is no such instance.
+    ValueError: there is no such branch point.
   """
-  instances = [(r, p) for r in records for p in r.points]
-  names = [f"{r.trajectory_id}/{p.step}" for r, p in instances]
+  points = [(r, p) for r in trunks for p in r.points]
+  names = [f"{r.trajectory_id}/{p.step}" for r, p in points]
   if which in names:
     index = names.index(which)
-  elif which.isdecimal() and int(which) < len(instances):
+  elif which.isdecimal() and int(which) < len(points):
     index = int(which)
   else:
     raise ValueError(
-      f"--show={which} is no instance; give 0 to {len(instances) - 1} or a"
+      f"--show={which} is no branch point; give 0 to {len(points) - 1} or a"
       f" trajectory id and step such as {names[0] if names else 'p-17/2'}"
     )
-  record, point = instances[index]
-  parts = [f"instance {index} of {len(instances)}: {names[index]}"]
+  trunk, point = points[index]
+  parts = [f"branch point {index} of {len(points)}: {names[index]}"]
   for title, tokens in (
-    ("trunk, as far as the branch sees it", record.tokens[: point.at]),
+    ("trunk, as far as the branch sees it", trunk.tokens[: point.at]),
     ("stem, given at the head of the branch", point.stem),
     ("expert target, what SFT trains on", point.target_tokens),
   ):
@@ -159,7 +157,7 @@ def summary(
       "trajectories": report.trajectories,
       "without reference answer": report.without_answer,
       "trunks": report.trunks,
-      "instances": report.points,
+      "branch points": report.points,
       **{
         f"{name} tokens, min / median / p95 / max": " / ".join(
           f"{n:,}" for n in dataclasses.astuple(stats)
@@ -265,7 +263,7 @@ def _parser() -> argparse.ArgumentParser:
     "models without one), chatml, or plain (default: %(default)s)",
   )
   add("--group_size", type=int, default=8, help="samples per step, to count")
-  add("--show", help="print an instance: its number, or trajectory id/step")
+  add("--show", help="print a branch point: its number, or trajectory id/step")
   add(
     "--split",
     choices=readers.SPLITS,

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from srl_jax.data.templates import Task, Template, encode_segment, to_segment
-from srl_jax.data.trunks import BranchPoint, TrunkRecord
+from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Trajectory
 
@@ -63,7 +63,7 @@ class PromptReport:
 
 
 def compare(
-  records: Sequence[TrunkRecord],
+  trunks: Sequence[Trunk],
   trajectories: Sequence[Trajectory],
   template: Template,
   tokenizer: Tokenizer,
@@ -73,7 +73,7 @@ def compare(
   """Compares prompts with what they would be in one piece.
 
   Args:
-    records: trunks, made by build_trunks.
+    trunks: trunks, made by build_trunks.
     trajectories: what they were made of.
     template: the wording they were made with.
     tokenizer: likewise.
@@ -84,16 +84,16 @@ def compare(
     ValueError: the template gives another text for a whole prompt.
   """
   by_id = {trajectory.id: trajectory for trajectory in trajectories}
-  instances = ((r, p) for r in records for p in r.points)
+  points = ((r, p) for r in trunks for p in r.points)
   if limit:
-    count = sum(len(record.points) for record in records)
-    instances = itertools.islice(instances, 0, None, -(-count // limit) or 1)
+    count = sum(len(trunk.points) for trunk in trunks)
+    points = itertools.islice(points, 0, None, -(-count // limit) or 1)
   report = PromptReport()
-  for record, point in instances:
-    name = f"{record.trajectory_id}/{point.step}"
-    ids = [*record.tokens[: point.at].tolist(), *point.stem.tolist()]
+  for trunk, point in points:
+    name = f"{trunk.trajectory_id}/{point.step}"
+    ids = [*trunk.tokens[: point.at].tolist(), *point.stem.tolist()]
     text = tokenizer.decode(ids)
-    trajectory = by_id[record.trajectory_id]
+    trajectory = by_id[trunk.trajectory_id]
     whole = template.whole(trajectory, task, text)
     if whole != text:
       raise ValueError(_changed(name, text, whole))
@@ -103,7 +103,7 @@ def compare(
       cause = _cause(tokenizer, text, ids, whole_ids)
       report.different[cause] = report.different.get(cause, 0) + 1
       if cause not in report.examples:
-        where = _where(tokenizer, record, point, ids, whole_ids)
+        where = _where(tokenizer, trunk, point, ids, whole_ids)
         report.examples[cause] = f"{name} has {where}"
   return report
 
@@ -135,7 +135,7 @@ def _cause(tokenizer, text, ids, whole_ids):
 
 def _where(
   tokenizer: Tokenizer,
-  record: TrunkRecord,
+  trunk: Trunk,
   point: BranchPoint,
   ids: list[int],
   whole_ids: list[int],
@@ -143,7 +143,7 @@ def _where(
   """The first stretch of tokens that differs; "|" is where segments meet."""
   start = _first_difference(ids, whole_ids)
   ours, theirs = _meeting_again(tokenizer, ids[start:], whole_ids[start:])
-  boundaries = {p.at for p in record.points if p.at <= point.at}
+  boundaries = {p.at for p in trunk.points if p.at <= point.at}
   pieces = ""
   for i in range(start, start + ours):
     glue = " | " if i in boundaries else " + "

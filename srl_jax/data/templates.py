@@ -21,8 +21,8 @@ from typing import Literal, Protocol, get_args
 
 from srl_jax.data.chat import ChatFormat
 from srl_jax.tokenizers import (
-  Checkpoint,
   Tokenizer,
+  TokenizerFolder,
   split_control,
   stop_names,
 )
@@ -251,7 +251,7 @@ _TEXT = (
 
 
 def make_template(
-  name: Name, tokenizer: Tokenizer, checkpoint: Checkpoint | None = None
+  name: Name, tokenizer: Tokenizer, checkpoint: TokenizerFolder | None = None
 ) -> Template:
   """Returns the wording of a name.
 

@@ -33,7 +33,7 @@ from srl_jax.trajectory import Step, Trajectory
 
 
 @dataclasses.dataclass(frozen=True)
-class InstanceConfig:
+class TrunkConfig:
   """Which instances are made of a trajectory.
 
   Attributes:
@@ -89,7 +89,7 @@ class BranchPoint:
     target: the expert's text for the reward (task "step") or the reference
       answer, "" if unknown (task "solve").
     target_tokens: int32, what SFT trains on, the stop token included.
-    instance: uint32 name of the instance, from which the random numbers of
+    point_id: uint32 name of the branch point, from which the random numbers of
       its samples derive.
   """
 
@@ -98,11 +98,11 @@ class BranchPoint:
   stem: np.ndarray
   target: str
   target_tokens: np.ndarray
-  instance: int
+  point_id: int
 
 
 @dataclasses.dataclass(frozen=True)
-class TrunkRecord:
+class Trunk:
   """A tokenised trunk (int32) and its branch points, in order of `at`."""
 
   trajectory_id: str
@@ -135,7 +135,7 @@ class BuildReport:
 
   Attributes:
     trajectories: how many were given.
-    trunks: how many records were made.
+    trunks: how many trunks were made.
     points: how many instances they hold.
     without_answer: trajectories that have no reference answer.
     lengths: of "trunk", "stem" and "target", in tokens.
@@ -173,8 +173,8 @@ def build_trunks(
   trajectories: Iterable[Trajectory],
   template: Template,
   tokenizer,
-  config: InstanceConfig,
-) -> tuple[list[TrunkRecord], BuildReport]:
+  config: TrunkConfig,
+) -> tuple[list[Trunk], BuildReport]:
   """Tokenises trajectories into trunks; order is kept.
 
   Args:
@@ -184,26 +184,26 @@ def build_trunks(
     config: which instances to make.
 
   Returns:
-    The records, each with at least one branch point, and the report.
+    The trunks, each with at least one branch point, and the report.
 
   Raises:
     ValueError: the tokenizer lacks a control token of the template.
   """
   builder = _Builder(template, tokenizer, config)
-  records: list[TrunkRecord] = []
+  trunks: list[Trunk] = []
   count = without_answer = 0
   for trajectory in trajectories:
     count += 1
     without_answer += trajectory.answer is None
-    records.extend(builder.records(trajectory))
-  points = [point for record in records for point in record.points]
+    trunks.extend(builder.trunks(trajectory))
+  points = [point for trunk in trunks for point in trunk.points]
   report = BuildReport(
     trajectories=count,
-    trunks=len(records),
+    trunks=len(trunks),
     points=len(points),
     without_answer=without_answer,
     lengths={
-      "trunk": LengthStats.of([len(r.tokens) for r in records]),
+      "trunk": LengthStats.of([len(r.tokens) for r in trunks]),
       "stem": LengthStats.of([len(p.stem) for p in points]),
       "target": LengthStats.of([len(p.target_tokens) for p in points]),
     },
@@ -212,11 +212,11 @@ def build_trunks(
     context_tokens=sum(point.at for point in points),
     trunk_tokens=sum(
       _trunk_tokens([p.at for p in r.points], config.points_per_trunk)
-      for r in records
+      for r in trunks
     ),
     stem_tokens=sum(len(point.stem) for point in points),
   )
-  return records, report
+  return trunks, report
 
 
 def _trunk_tokens(at: list[int], drawn: int) -> float:
@@ -236,7 +236,7 @@ def _trunk_tokens(at: list[int], drawn: int) -> float:
 class _Builder:
   """Holds what is common to all trajectories of one build_trunks call."""
 
-  def __init__(self, template: Template, tokenizer, config: InstanceConfig):
+  def __init__(self, template: Template, tokenizer, config: TrunkConfig):
     self._template = template
     self._tokenizer = tokenizer
     self._config = config
@@ -244,8 +244,8 @@ class _Builder:
     self._end = self._encode(template.end())
     self.drops: dict[str, list[str]] = {}
 
-  def records(self, trajectory: Trajectory) -> list[TrunkRecord]:
-    """One record; with context_turns one per step; none if all is dropped."""
+  def trunks(self, trajectory: Trajectory) -> list[Trunk]:
+    """One trunk; with context_turns one per step; none if all is dropped."""
     config, template = self._config, self._template
     head = self._encode(template.problem(trajectory, config.task))
     if config.task == "solve":
@@ -260,20 +260,20 @@ class _Builder:
     if not config.context_turns:
       points = [self._step(trajectory, k) for k in range(end)]
       return self._make(trajectory, [head, *segments], points)
-    records = []
+    trunks = []
     for k in range(end):
       window = segments[max(0, k - config.context_turns) : k]
       # None in front keeps the lists parallel: the point is after all of them.
       points = [None] * len(window) + [self._step(trajectory, k)]
-      records += self._make(trajectory, [head, *window], points)
-    return records
+      trunks += self._make(trajectory, [head, *window], points)
+    return trunks
 
   def _make(
     self,
     trajectory: Trajectory,
     segments: list[list[int]],
     points: list[BranchPoint | None],
-  ) -> list[TrunkRecord]:
+  ) -> list[Trunk]:
     """Places points[i] after segments[i] and keeps those that fit."""
     kept = []
     tokens: list[int] = []
@@ -286,7 +286,7 @@ class _Builder:
     # What comes after the last branch point is seen by nobody.
     trunk = np.asarray(tokens[: kept[-1].at], np.int32)
     return [
-      TrunkRecord(
+      Trunk(
         trajectory.id, trunk, tuple(kept), trajectory.problem, trajectory.answer
       )
     ]
@@ -326,7 +326,7 @@ class _Builder:
       stem=self._stems[stem],
       target=target,
       target_tokens=np.asarray([*tokens, *self._end], np.int32),
-      instance=zlib.crc32(self._name(trajectory, index).encode("utf-8")),
+      point_id=zlib.crc32(self._name(trajectory, index).encode("utf-8")),
     )
 
   def _fits(self, trajectory: Trajectory, point: BranchPoint, at: int) -> bool:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srl_jax.data.batching import TrunkBatch
-from srl_jax.data.trunks import TrunkRecord
+from srl_jax.data.trunks import Trunk
 from srl_jax.device_rewards import similarity, tags, text
 from srl_jax.rewards import FAILURES, RewardConfig
 from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, WHITESPACE
@@ -96,7 +96,7 @@ class DeviceRewardConfig:
 def host_reason(
   reward: RewardConfig,
   device: DeviceRewardConfig,
-  records: Sequence[TrunkRecord] = (),
+  trunks: Sequence[Trunk] = (),
 ) -> str:
   """Says why rewards have to be computed on the host; "" if they do not.
 
@@ -105,7 +105,7 @@ def host_reason(
   Args:
     reward: what is rewarded.
     device: the sizes.
-    records: what the targets come from.
+    trunks: what the targets come from.
   """
   if reward.function not in _COUNTS:
     return (
@@ -120,7 +120,7 @@ def host_reason(
       "the device there is only the check 'step' with the tags 'think'"
     )
   longest, name = max(
-    ((len(_target(p)), r.trajectory_id) for r in records for p in r.points),
+    ((len(_target(p)), r.trajectory_id) for r in trunks for p in r.points),
     default=(0, ""),
   )
   if longest > device.sizes[-1]:
@@ -146,12 +146,12 @@ class Targets(NamedTuple):
   is_real_NK: Array
 
 
-def target_width(records: Sequence[TrunkRecord]) -> int:
+def target_width(trunks: Sequence[Trunk]) -> int:
   """Characters of the longest target, for encode_targets.
 
-  Take it from all records of a run, so that nothing is compiled twice.
+  Take it from all trunks of a run, so that nothing is compiled twice.
   """
-  points = (point for record in records for point in record.points)
+  points = (point for trunk in trunks for point in trunk.points)
   return max((len(_target(point)) for point in points), default=1) or 1
 
 
@@ -164,14 +164,14 @@ def encode_targets(batch: TrunkBatch, width: int) -> Targets:
   is_real_NK = np.asarray(batch.trunks.is_real_NK)
   code_NKY = np.zeros((*is_real_NK.shape, width), np.int32)
   length_NK = np.zeros(is_real_NK.shape, np.int32)
-  for n, record in enumerate(batch.records):
-    for k, point in enumerate(record.points):
+  for n, trunk in enumerate(batch.sources):
+    for k, point in enumerate(trunk.points):
       target = _target(point)
       if len(target) > width:
         raise ValueError(
-          f"trajectory {record.trajectory_id!r} has a target of {len(target)} "
+          f"trajectory {trunk.trajectory_id!r} has a target of {len(target)} "
           f"characters, more than width={width}; use target_width of all "
-          "records of the run"
+          "trunks of the run"
         )
       length_NK[n, k] = len(target)
       codes = np.frombuffer(target.encode("utf-32-le"), np.int32)

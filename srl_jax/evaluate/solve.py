@@ -22,7 +22,7 @@ import numpy as np
 
 from srl_jax.data import batching
 from srl_jax.data.templates import Template, encode_segment
-from srl_jax.data.trunks import BranchPoint, TrunkRecord
+from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.evaluate.estimates import Estimate, bootstrap, pass_at_k
 from srl_jax.evaluate.steps import _rounded_up, _sampled
 from srl_jax.rewards import answers, format
@@ -151,20 +151,20 @@ def solve_problems(
     open_rows = [row for row in open_rows if not row.ending]
     if not open_rows:
       break
-    records = [
+    trunks = [
       _turn_record(
         row, trajectories[row.problem], turn, task, template, tokenizer
       )
       for row in open_rows
     ]
-    widths = batching.widths(records)
+    widths = batching.widths(trunks)
     widths = widths._replace(trunk=_rounded_up(widths.trunk, _BUCKET))
     for first, batch, branches in _sampled(
-      sampler, params, records, key, widths, config.rows_per_batch
+      sampler, params, trunks, key, widths, config.rows_per_batch
     ):
       texts = scoring.completion_texts(branches, tokenizer)
       for row, (completion,) in zip(
-        open_rows[first : first + len(batch.records)], texts, strict=True
+        open_rows[first : first + len(batch.sources)], texts, strict=True
       ):
         _take_turn(row, completion, mode, turn, template, tokenizer)
   return [row.attempt(trajectories[row.problem]) for row in everything]
@@ -205,9 +205,9 @@ def _turn_record(row, trajectory, turn, task, template, tokenizer):
     ),
     target="",
     target_tokens=np.zeros(0, np.int32),
-    instance=zlib.crc32(name.encode()),
+    point_id=zlib.crc32(name.encode()),
   )
-  return TrunkRecord(
+  return Trunk(
     trajectory_id=trajectory.id,
     tokens=np.array(row.tokens, np.int32),
     points=(point,),

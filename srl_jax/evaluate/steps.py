@@ -13,7 +13,7 @@ import numpy as np
 from srl_jax import sharding
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch, Widths
-from srl_jax.data.trunks import TrunkRecord
+from srl_jax.data.trunks import Trunk
 from srl_jax.evaluate.estimates import Estimate, bootstrap
 from srl_jax.rewards import Scorer
 from srl_jax.rollout import scoring
@@ -24,7 +24,7 @@ from srl_jax.tokenizers import Tokenizer
 def evaluate_steps(
   sampler: Sampler,
   params: Any,
-  records: Sequence[TrunkRecord],
+  trunks: Sequence[Trunk],
   *,
   key: jax.Array,
   tokenizer: Tokenizer,
@@ -37,11 +37,11 @@ def evaluate_steps(
   Args:
     sampler: at the temperature and group size to measure.
     params: parameters.
-    records: trunks of task "step"; all processes give the same ones.
+    trunks: trunks of task "step"; all processes give the same ones.
     key: random key of the samples.
     tokenizer: decodes.
     scorer: the reward that is reported.
-    widths: of the padded batches; `batching.widths(records)` or more.
+    widths: of the padded batches; `batching.widths(trunks)` or more.
     rows_per_batch: trunks decoded together.
 
   Returns:
@@ -52,18 +52,18 @@ def evaluate_steps(
   sums: dict[str, np.ndarray] = {}
 
   def add(name, row, value):
-    terms = sums.setdefault(name, np.zeros((2, len(records))))
+    terms = sums.setdefault(name, np.zeros((2, len(trunks))))
     terms[:, row] += value, 1
 
   for first, batch, branches in _sampled(
-    sampler, params, records, key, widths, rows_per_batch
+    sampler, params, trunks, key, widths, rows_per_batch
   ):
     scores = scoring.score_branches(batch, branches, tokenizer, scorer)
-    for n, record in enumerate(batch.records):
+    for n, trunk in enumerate(batch.sources):
       row = first + n
-      for k, point in enumerate(record.points):
+      for k, point in enumerate(trunk.points):
         for g in range(scores.reward_NKG.shape[-1]):
-          similarity = scores.similarity_NKG[n, k, g]
+          similarity = scores.value_NKG[n, k, g]
           is_broken = bool(np.isnan(similarity))
           similarity = 0.0 if is_broken else float(similarity)
           add("reward", row, float(scores.reward_NKG[n, k, g]))
@@ -75,11 +75,11 @@ def evaluate_steps(
   return {name: bootstrap(*sums[name]) for name in names}
 
 
-def _sampled(sampler, params, records, key, widths, rows_per_batch):
-  """Yields (index of the first record, batch, host branches of all rows)."""
-  for first in range(0, len(records), rows_per_batch):
+def _sampled(sampler, params, trunks, key, widths, rows_per_batch):
+  """Yields (index of the first trunk, batch, host branches of all rows)."""
+  for first in range(0, len(trunks), rows_per_batch):
     batch = batching.collate(
-      records[first : first + rows_per_batch],
+      trunks[first : first + rows_per_batch],
       trunk_width=widths.trunk,
       points=widths.points,
       stem_width=widths.stem,
@@ -104,7 +104,7 @@ def sample_all(
   Returns:
     Branches of the N trunks as numpy arrays.
   """
-  count = len(batch.records)
+  count = len(batch.sources)
   processes = jax.process_count()
   multiple = math.lcm(processes, sampler.batch_devices)
   fill = _rounded_up(max(rows, count), multiple) - count

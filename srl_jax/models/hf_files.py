@@ -36,7 +36,7 @@ SMALL_FILES = ("*.json", "*.model", "*.jinja")
 _PATTERNS = (*SMALL_FILES, "*.safetensors")
 
 
-class Checkpoint:
+class HfCheckpoint:
   """The tensors of a folder: names, shapes, and parts of them on demand."""
 
   def __init__(self, folder: str | os.PathLike):
@@ -46,7 +46,7 @@ class Checkpoint:
       ValueError: something is missing or broken; the message lists it all.
     """
     self.folder = pathlib.Path(folder)
-    self.config = read_config(self.folder)
+    self.config = read_model_config(self.folder)
     self._files: dict[str, Any] = {}
     # {our name of a tensor: (file, its name there)}
     self._found: dict[str, tuple[str, str]] = {}
@@ -148,7 +148,7 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
     ) from error
 
 
-def read_config(folder: pathlib.Path) -> ModelConfig:
+def read_model_config(folder: pathlib.Path) -> ModelConfig:
   """The ModelConfig of a folder's config.json.
 
   Raises:

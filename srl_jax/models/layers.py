@@ -24,9 +24,14 @@ from srl_jax.ops.attention import (
   Source,
   attend,
   attend_causal,
-  laid_out,
+  source_of,
 )
-from srl_jax.sharding import ShardingRules, device_kind, gathered, per_device
+from srl_jax.sharding import (
+  ShardingRules,
+  device_kind,
+  gather_weight,
+  per_device,
+)
 
 # A window that ends before every context begins.
 _NO_WINDOW = 1 << 30
@@ -59,7 +64,9 @@ class Module(nn.Module):
     boxed = nn.with_logical_partitioning(init, tuple(axes))
     dtype = jnp.dtype(param_dtype or self.config.param_dtype)
     value = self.param(name, boxed, tuple(shape), dtype)
-    return gathered(jnp.asarray(value, self.config.dtype), axes, self.rules)
+    return gather_weight(
+      jnp.asarray(value, self.config.dtype), axes, self.rules
+    )
 
   def project(
     self,
@@ -169,7 +176,7 @@ class Attention(Module):
     frequency_E = _frequencies(c, is_local)
     q_NRTHME = rope.rotate(q_NRTHME, position_NRT, frequency_E)
     k_NRTHE = rope.rotate(k_NRTHE, position_NRT, frequency_E)
-    own = laid_out(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
+    own = source_of(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
     if cache is not None:
       write = jax.lax.dynamic_update_slice_in_dim
       own = Source(

@@ -19,7 +19,7 @@ from flax import traverse_util
 
 from srl_jax.models import hf_layout, lora
 from srl_jax.models.transformer import LanguageModel
-from srl_jax.models.weights import finished_folder, gathered
+from srl_jax.models.weights import finished_folder, hf_tensors
 
 _PREFIX = "base_model.model."
 
@@ -54,7 +54,7 @@ def save_adapters(
     if path + lora.A not in flat:
       continue
     for part, name in ((lora.A, "lora_A"), (lora.B, "lora_B")):
-      for tensor, array in gathered(flat[path + part], place):
+      for tensor, array in hf_tensors(flat[path + part], place):
         module = tensor.removesuffix(".weight")
         # [inputs.., rank] to [rank, inputs]; [rank, outputs..] likewise.
         rank_last = part == lora.A

@@ -24,7 +24,7 @@ from srl_jax.ops import attention, logprobs
 from srl_jax.sharding import (
   ShardingRules,
   constrain,
-  gathered,
+  gather_weight,
   lookup,
   parts,
 )
@@ -198,7 +198,7 @@ class Transformer(nn.Module):
   def head(self):
     table = self.embedding_VD if self.config.tie_embeddings else self.head_VD
     table = jnp.asarray(table, self.config.dtype)
-    return gathered(table, ("vocab", "embed"), self.rules)
+    return gather_weight(table, ("vocab", "embed"), self.rules)
 
 
 @dataclasses.dataclass(frozen=True)

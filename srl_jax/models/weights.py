@@ -31,7 +31,7 @@ from tqdm import tqdm
 from srl_jax.models import hf_layout, lora
 from srl_jax.models.config import differences
 from srl_jax.models.hf_config import to_hf_config
-from srl_jax.models.hf_files import INDEX, SINGLE, Checkpoint
+from srl_jax.models.hf_files import INDEX, SINGLE, HfCheckpoint
 from srl_jax.models.hf_layout import Place
 from srl_jax.models.transformer import LanguageModel
 from srl_jax.sharding import tree_shardings
@@ -58,7 +58,7 @@ def load_params(
     ValueError: the folder is incomplete or of another model; the message
       lists the fields and tensors that differ.
   """
-  checkpoint = Checkpoint(folder)
+  checkpoint = HfCheckpoint(folder)
   if differ := differences(checkpoint.config, model.config):
     raise ValueError(
       f"{folder} belongs to a model of another shape: {'; '.join(differ)}; "
@@ -200,7 +200,7 @@ def _write_tensors(folder, flat, places, names, dtype) -> None:
   counts = collections.Counter(names.values())
   pending: dict[str, np.ndarray] = {}
   for parameter, place in places.items():
-    for name, array in gathered(flat[parameter], place):
+    for name, array in hf_tensors(flat[parameter], place):
       if jax.process_index() != 0:
         continue
       pending[name] = np.ascontiguousarray(place.write(array), dtype)
@@ -228,7 +228,7 @@ def _plan_files(sizes: Mapping[str, int], limit: int) -> dict[str, str]:
   }
 
 
-def gathered(
+def hf_tensors(
   value: jax.Array, place: Place
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Yields (name of the tensor, whole array on the host), layer by layer.

@@ -63,7 +63,7 @@ class Scoring(NamedTuple):
   softcap: float = 0.0
 
 
-def laid_out(
+def source_of(
   k_NRTHE: jax.Array,
   v_NRTHE: jax.Array,
   position_NRT: jax.Array,
@@ -213,7 +213,7 @@ def attend_causal(
     start, stop = t * piece // pieces, t * (piece + 1) // pieces
     q, k, v, position = (x[:, :, :stop] for x in arrays)
     asking = position[:, :, start:]
-    keys = laid_out(k, v, position, asking)
+    keys = source_of(k, v, position, asking)
     if window:
       keys = keys._replace(first_NRT=asking - window + 1)
     outs.append(

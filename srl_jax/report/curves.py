@@ -30,9 +30,11 @@ def plot_metrics(
   figure = Figure(figsize=(4.5 * len(names), 3), layout="constrained")
   panels = figure.subplots(1, len(names), squeeze=False)[0]
   for panel, name in zip(panels, names, strict=True):
-    points = [(r["step"], r[name]) for r in rows if r.get(name) is not None]
+    points = [
+      (r["update_step"], r[name]) for r in rows if r.get(name) is not None
+    ]
     if not points:
-      known = sorted({key for row in rows for key in row} - {"step"})
+      known = sorted({key for row in rows for key in row} - {"update_step"})
       raise ValueError(
         f"no row has the metric {name!r}; choose from {', '.join(known)}"
       )

@@ -39,14 +39,14 @@ class Scored(NamedTuple):
 
   Attributes:
     reward: what is trained on.
-    similarity: the reward function's value; nan where the format is broken.
+    value: the reward function's value; nan where the format is broken.
     failure: "" or one of format.FAILURES.
     thought_chars: characters in think blocks, also where they are broken.
     action_chars: characters outside of them.
   """
 
   reward: float
-  similarity: float
+  value: float
   failure: str
   thought_chars: int
   action_chars: int

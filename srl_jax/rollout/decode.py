@@ -125,7 +125,7 @@ def rollout(
   """Samples `config.samples` completions at every real branch point.
 
   The branches of a trunk are ordered point by point: r = k * G + g. The
-  random numbers of a token follow from (key, instance, sample, position in
+  random numbers of a token follow from (key, point_id, sample, position in
   the completion) and from nothing else, so a sample does not depend on what
   else is in the batch, on how it is laid out or on the number of slots.
 
@@ -304,7 +304,7 @@ def _make_queue(trunks: Trunks, key: jax.Array, samples: int) -> _Queue:
     repeat(trunks.branch_at_NK),
     repeat(trunks.stem_NKC),
     repeat(trunks.stem_length_NK),
-    _branch_keys(key, trunks.instance_NK, samples),
+    _branch_keys(key, trunks.point_id_NK, samples),
     jnp.argsort(~is_real_NR, axis=1, stable=True),
     is_real_NR.sum(1),
   )
@@ -457,16 +457,16 @@ def trunk_positions(trunks: Trunks) -> jax.Array:
   return jnp.where(slots_S < trunks.length_N[:, None], slots_S, -1)
 
 
-def _branch_keys(key, instance_NK, samples):
+def _branch_keys(key, point_id_NK, samples):
   """One key per branch [N, R]; the position is folded in at each draw."""
 
-  def of_point(instance):
-    point_key = jax.random.fold_in(key, instance)
+  def of_point(point_id):
+    point_key = jax.random.fold_in(key, point_id)
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
     return fold(point_key, jnp.arange(samples))
 
-  key_NKG = jax.vmap(jax.vmap(of_point))(instance_NK)
-  return key_NKG.reshape(instance_NK.shape[0], -1)
+  key_NKG = jax.vmap(jax.vmap(of_point))(point_id_NK)
+  return key_NKG.reshape(point_id_NK.shape[0], -1)
 
 
 def _draw(config, temperature, logits_NRV, key_NR, position_NR):

@@ -17,7 +17,9 @@ class RolloutMetrics:
   """Metrics of one round of sampling, over all processes."""
 
   reward: Ratio = metric("ratio", "1", "mean reward")
-  similarity: Ratio = metric("ratio", "1", "mean, where the format is whole")
+  reward_well_formed: Ratio = metric(
+    "ratio", "1", "mean reward of completions whose format is whole"
+  )
   format_failure: Ratio = metric("ratio", "1", "share of broken formats")
   thought_chars: Ratio = metric("ratio", "characters", "mean thought length")
   action_chars: Ratio = metric("ratio", "characters", "mean action length")
@@ -66,7 +68,7 @@ def measure(
   is_scored_NKG = ~xp.isnan(scores.reward_NKG)
   is_real_NKG = trunks.is_real_NK[..., None] | is_scored_NKG
   is_whole_NKG = is_scored_NKG & (scores.failure_NKG == 0)
-  is_compared_NKG = is_whole_NKG & ~xp.isnan(scores.similarity_NKG)
+  is_compared_NKG = is_whole_NKG & ~xp.isnan(scores.value_NKG)
   is_real_NK = trunks.is_real_NK
   samples = scores.reward_NKG.shape[-1]
   groups = _sum(xp, is_real_NK)
@@ -82,7 +84,7 @@ def measure(
 
   return RolloutMetrics(
     reward=mean(scores.reward_NKG, is_scored_NKG),
-    similarity=mean(scores.similarity_NKG, is_compared_NKG),
+    reward_well_formed=mean(scores.value_NKG, is_compared_NKG),
     format_failure=mean(~is_whole_NKG, is_scored_NKG),
     thought_chars=mean(scores.thought_chars_NKG, is_whole_NKG),
     action_chars=mean(scores.action_chars_NKG, is_whole_NKG),

@@ -53,7 +53,7 @@ class Round(NamedTuple):
   reward_s: float
 
 
-class OnDevice:
+class DeviceScorer:
   """The compiled reward on a mesh, and the arrays it compares with."""
 
   def __init__(
@@ -95,7 +95,7 @@ class Rounds:
     mesh: jax.sharding.Mesh,
     rules: sharding.ShardingRules,
     *,
-    on_device: OnDevice | None = None,
+    on_device: DeviceScorer | None = None,
     parts: int = 1,
   ):
     """Args are the pieces, and in how many parts a batch is sampled."""
@@ -204,7 +204,7 @@ def _split(batch: TrunkBatch, parts: int) -> list[TrunkBatch]:
   return [
     TrunkBatch(
       Trunks(*(x[first : first + rows] for x in batch.trunks)),
-      batch.records[first : first + rows],
+      batch.sources[first : first + rows],
     )
     for first in range(0, rows * parts, rows)
   ]

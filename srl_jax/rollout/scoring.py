@@ -54,12 +54,12 @@ def score_branches(
     scorer: rewards texts.
     only_NKG: score these only; the others get what padding points get.
   """
-  trunks, points = batch.trunks.is_real_NK.shape
+  rows, points = batch.trunks.is_real_NK.shape
   samples = branches.length_NR.shape[1] // points
   texts = completion_texts(branches, tokenizer)
   places, completions, targets = [], [], []
-  for n, record in enumerate(batch.records):
-    for k, point in enumerate(record.points):
+  for n, trunk in enumerate(batch.sources):
+    for k, point in enumerate(trunk.points):
       for g in range(samples):
         if only_NKG is not None and not only_NKG[n, k, g]:
           continue
@@ -68,12 +68,12 @@ def score_branches(
         targets.append(point.target)
   scored = scorer.score(completions, targets)
   scores = Scores(
-    *(np.full((trunks, points, samples), np.nan, np.float32) for _ in range(4)),
-    np.zeros((trunks, points, samples), np.int32),
+    *(np.full((rows, points, samples), np.nan, np.float32) for _ in range(4)),
+    np.zeros((rows, points, samples), np.int32),
   )
   for place, one in zip(places, scored, strict=True):
     scores.reward_NKG[place] = one.reward
-    scores.similarity_NKG[place] = one.similarity
+    scores.value_NKG[place] = one.value
     scores.thought_chars_NKG[place] = one.thought_chars
     scores.action_chars_NKG[place] = one.action_chars
     if one.failure:

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from srl_jax.data import batching
-from srl_jax.data.trunks import BranchPoint, TrunkRecord
+from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.sharding import MESH_AXES
 from srl_jax.types import Trunks
@@ -49,11 +49,11 @@ def random_params(model: LanguageModel, seed: int = 0) -> Any:
   return jax.tree.unflatten(tree, [fill(*leaf) for leaf in leaves])
 
 
-def record(
+def make_trunk(
   tokens: Sequence[int], *points: tuple[int, Sequence[int], int]
-) -> TrunkRecord:
-  """A trunk of these tokens; points are (branch_at, stem, instance)."""
-  return TrunkRecord(
+) -> Trunk:
+  """A trunk of these tokens; points are (branch_at, stem, point_id)."""
+  return Trunk(
     trajectory_id=str(points[0][2]),
     tokens=np.array(tokens, np.int32),
     points=tuple(
@@ -63,9 +63,9 @@ def record(
         stem=np.array(stem, np.int32),
         target="",
         target_tokens=np.zeros(0, np.int32),
-        instance=instance,
+        point_id=point_id,
       )
-      for step, (at, stem, instance) in enumerate(points)
+      for step, (at, stem, point_id) in enumerate(points)
     ),
     problem="",
     answer=None,
@@ -73,16 +73,16 @@ def record(
 
 
 def make_trunks(
-  records: Sequence[TrunkRecord],
+  trunks: Sequence[Trunk],
   *,
   trunk_width: int = 0,
   points: int = 0,
   stem_width: int = 0,
 ) -> Trunks:
-  """Lays records out; each width is at least what they need."""
-  least = batching.widths(records)
+  """Lays trunks out; each width is at least what they need."""
+  least = batching.widths(trunks)
   return batching.collate(
-    records,
+    trunks,
     trunk_width=max(trunk_width, least.trunk),
     points=max(points, least.points),
     stem_width=max(stem_width, least.stem),
@@ -92,7 +92,7 @@ def make_trunks(
 def separate_prompts(trunks: Trunks) -> Trunks:
   """Each real branch point as a trunk of its own, cut where it branches off.
 
-  The flat layout of other systems: a full prompt for every step instance.
+  The flat layout of other systems: a full prompt for every step point_id.
   """
   rows, points = np.nonzero(trunks.is_real_NK)
   pick = lambda x_NK: x_NK[rows, points][:, None]  # noqa: E731
@@ -105,7 +105,7 @@ def separate_prompts(trunks: Trunks) -> Trunks:
     branch_at_NK=pick(trunks.branch_at_NK),
     stem_NKC=pick(trunks.stem_NKC),
     stem_length_NK=pick(trunks.stem_length_NK),
-    instance_NK=pick(trunks.instance_NK),
+    point_id_NK=pick(trunks.point_id_NK),
     is_real_NK=pick(trunks.is_real_NK),
   )
 

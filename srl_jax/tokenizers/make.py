@@ -10,11 +10,11 @@ import pathlib
 from collections.abc import Iterable
 
 from srl_jax.tokenizers.byte import ByteTokenizer
-from srl_jax.tokenizers.checkpoint import (
-  Checkpoint,
+from srl_jax.tokenizers.folder import (
+  TokenizerFolder,
   check_ids,
   find_tokenizer,
-  read_checkpoint,
+  read_tokenizer_folder,
 )
 from srl_jax.tokenizers.huggingface import HuggingFaceTokenizer
 from srl_jax.tokenizers.protocol import Tokenizer
@@ -106,15 +106,17 @@ def make_tokenizer(
     )
   if config.kind == "sentencepiece":
     return SentencePieceTokenizer(config.path)
-  return _of_checkpoint(read_checkpoint(config.path))
+  return _of_checkpoint(read_tokenizer_folder(config.path))
 
 
-def checkpoint_of(config: TokenizerConfig) -> Checkpoint | None:
+def tokenizer_folder(config: TokenizerConfig) -> TokenizerFolder | None:
   """What is known of the checkpoint that the tokenizer belongs to, if any."""
-  return read_checkpoint(config.path) if config.kind == "huggingface" else None
+  return (
+    read_tokenizer_folder(config.path) if config.kind == "huggingface" else None
+  )
 
 
-def _of_checkpoint(checkpoint: Checkpoint) -> Tokenizer:
+def _of_checkpoint(checkpoint: TokenizerFolder) -> Tokenizer:
   path = checkpoint.tokenizer_file
   if path.suffix == ".model":
     tokenizer = SentencePieceTokenizer(path, checkpoint.control)
@@ -142,10 +144,10 @@ def check_tokenizer_of_weights(
   if theirs is None:
     return
   if config.kind == "huggingface":
-    mine = read_checkpoint(config.path).tokenizer_file
+    mine = read_tokenizer_folder(config.path).tokenizer_file
     if mine.name == theirs.name and filecmp.cmp(mine, theirs, shallow=False):
       return
-  other = _of_checkpoint(read_checkpoint(weights))
+  other = _of_checkpoint(read_tokenizer_folder(weights))
   for i in range(max(tokenizer.vocab_size, other.vocab_size)):
     here, there = tokenizer.token_bytes(i), other.token_bytes(i)
     if here != there:

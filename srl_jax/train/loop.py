@@ -30,7 +30,7 @@ from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory as memory_plan
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
-from srl_jax.train.stage import Run, Stage, Taken
+from srl_jax.train.stage import Dispatched, Run, Stage
 from srl_jax.update import optim
 from srl_jax.update.updater import Updater, compiled_count
 
@@ -46,7 +46,7 @@ class _Pending:
   """Metrics of a dispatched step that nobody has waited for yet."""
 
   step: int
-  taken: Taken
+  taken: Dispatched
   start_s: float
 
 
@@ -91,7 +91,7 @@ def train_stage(
       state, pool, meta = saver.restore(first, wanted)
       state = state._replace(params=lora.join(state.params, frozen))
       stage.set_state(meta["data"], pool)
-      _say(f"{name}: resuming after step {first} of {config.steps}")
+      _say(f"{name}: resuming after step {first} of {config.update_steps}")
     else:
       state = updater.init(params)
     del frozen
@@ -102,7 +102,10 @@ def train_stage(
       MetricWriter(workdir, first_step=first_global_step + first)
     )
     progress = Progress(
-      name, total_steps=config.steps, first_step=first, columns=stage.columns
+      name,
+      total_steps=config.update_steps,
+      first_step=first,
+      columns=stage.columns,
     )
 
     def finish(pending: _Pending | None) -> None:
@@ -119,14 +122,14 @@ def train_stage(
         progress.show(pending.step + 1, values)
 
     pending = None
-    for step in range(first, config.steps):
+    for step in range(first, config.update_steps):
       start_s = time.monotonic()
       state, taken = stage.take_step(updater, state, step, reference)
       # The step before is logged while this one runs.
       finish(pending)
       pending = _Pending(step, taken, start_s)
       done = step + 1
-      is_last = done == config.steps
+      is_last = done == config.update_steps
       if is_last or (
         config.validate_every and done % config.validate_every == 0
       ):
@@ -134,7 +137,7 @@ def train_stage(
         pending = None
         value, values = stage.validate(state.params)
         writer.write(first_global_step + step, values, f"{name}/")
-        _say(f"{name} {done}/{config.steps}  " + _line(values))
+        _say(f"{name} {done}/{config.update_steps}  " + _line(values))
         best = saver.best()
         if best is None or value > best[1]:
           saver.save_best(done, state.trained().params, value)
@@ -150,8 +153,9 @@ def train_stage(
       if is_asked and not is_last:
         saver.wait()
         raise Stopped(
-          f"{name}: asked to stop; step {done} of {config.steps} is saved in "
-          f"{directory}. Run the same command again to go on from there."
+          f"{name}: asked to stop; update step {done} of "
+          f"{config.update_steps} is saved in {directory}. Run the same "
+          "command again to go on from there."
         )
     saver.wait()
     best = saver.restore_best(updater.abstract_state().trained().params)
@@ -225,7 +229,7 @@ def make_updaters(
   made = {}
   for name, stage in stages.items():
     config = getattr(run.config, name)
-    total = config.steps * stage.passes
+    total = config.update_steps * stage.passes
     made[name] = Updater(
       stage.loss_fn,
       optim.make_optimizer(config.optim, total),
@@ -298,7 +302,7 @@ def train_stages(
   for index, name in enumerate(run.config.stages):
     marker = _marker(workdir, index, name)
     directory = marker.parent
-    steps = getattr(run.config, name).steps
+    steps = getattr(run.config, name).update_steps
     if name not in stages:
       trained, frozen = lora.split(params)
       abstract = sharding.abstract(trained)

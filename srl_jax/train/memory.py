@@ -26,7 +26,7 @@ from jax.sharding import NamedSharding
 from srl_jax import sharding
 from srl_jax.device_rewards import reward as device_reward
 from srl_jax.models import lora
-from srl_jax.rollout.rounds import QUEUED_PARTS, OnDevice
+from srl_jax.rollout.rounds import QUEUED_PARTS, DeviceScorer
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import ShardingRules
 from srl_jax.types import Trunks
@@ -40,7 +40,7 @@ REMEDIES = {
   "reward": "lower c.{stage}.device_reward.max_text_bytes or chunk_cells, or "
   "set c.{stage}.reward_on='host'",
   "update: accumulate": "lower c.{stage}.trunks_per_micro_batch (a multiple "
-  "of {batch} here), c.{stage}.instances.points_per_trunk or "
+  "of {batch} here), c.{stage}.trunks.points_per_trunk or "
   "c.{stage}.loss.max_logits, or use more chips",
   "update: finish": "raise c.mesh.fsdp, or set "
   "c.{stage}.optim.moment_dtype='bfloat16' or c.model.lora.rank",
@@ -265,7 +265,7 @@ def abstract_trunks(rows: int, sizes: Widths, stem: int = 0) -> Trunks:
     branch_at_NK=_array(jnp.int32, n, k),
     stem_NKC=_array(jnp.int32, n, k, stem or sizes.stem),
     stem_length_NK=_array(jnp.int32, n, k),
-    instance_NK=_array(jnp.uint32, n, k),
+    point_id_NK=_array(jnp.uint32, n, k),
     is_real_NK=_array(jnp.bool_, n, k),
   )
 
@@ -307,7 +307,7 @@ class Scalars(NamedTuple):
 def rollout_programs(
   mesh: jax.sharding.Mesh,
   sampler: Sampler,
-  reward: OnDevice | None,
+  reward: DeviceScorer | None,
   params: Any,
   trunks: Trunks,
   targets: device_reward.Targets,
@@ -383,7 +383,7 @@ def rl_programs(
   mesh: jax.sharding.Mesh,
   rules: ShardingRules,
   sampler: Sampler,
-  reward: OnDevice | None,
+  reward: DeviceScorer | None,
   updater: Updater,
   sizes: Widths,
   trunks_per_part: int,

@@ -22,13 +22,13 @@ from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES, Scorer
 from srl_jax.rollout import metrics as rollout_metrics
-from srl_jax.rollout.rounds import OnDevice, Rounds
+from srl_jax.rollout.rounds import DeviceScorer, Rounds
 from srl_jax.train import memory as memory_plan
 from srl_jax.train.memory import Program, Scalars
 from srl_jax.train.stage import (
+  Dispatched,
   Run,
   StageData,
-  Taken,
   Work,
   check_finite,
   check_multiple,
@@ -60,7 +60,7 @@ class RlStage:
       ("trunks_per_micro_batch", run.config.rules),
     ):
       check_multiple(run, f"{name}.{field}", getattr(config, field), rules)
-    if config.instances.task == "solve":
+    if config.trunks.task == "solve":
       # Nobody can say whether a solution without a reference is right.
       run = dataclasses.replace(
         run,
@@ -72,14 +72,14 @@ class RlStage:
       run,
       name,
       run.train,
-      config.instances,
+      config.trunks,
       batch_size=config.trunks_per_round,
       validation_trunks=config.validation_trunks,
       new_tokens=config.sampling.max_new_tokens,
     )
     self._pool = dynamic_sampling.Pool()
     self._worst_failure = ""
-    self._sampler = run.sampler(config.sampling, config.instances.task)
+    self._sampler = run.sampler(config.sampling, config.trunks.task)
     self._scorer = Scorer(config.reward)
     self._on_device, why = _reward_on_device(run, name, config, self._data)
     self._rounds = Rounds(
@@ -106,7 +106,7 @@ class RlStage:
     state: TrainState,
     step: int,
     reference: Any,
-  ) -> tuple[TrainState, Taken]:
+  ) -> tuple[TrainState, Dispatched]:
     if self._is_fused:
       return self._take_fused(updater, state, step, reference)
     return update_on(
@@ -132,7 +132,7 @@ class RlStage:
       reference,
     )
     values = {"groups_carried": 0, "stale_share": 0.0}
-    return state, Taken(values, [[part] for part in metrics])
+    return state, Dispatched(values, [[part] for part in metrics])
 
   def _make_fused(self, updater):
     run, config, sampler = self._run, self._config, self._sampler
@@ -248,8 +248,8 @@ class RlStage:
     key = self._run.key(self._name, "sample", step, round_index)
     found = self._rounds.run(params, batch, key)
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
-    for n, record in enumerate(batch.records):
-      depth_NK[n, : len(record.points)] = [p.step for p in record.points]
+    for n, trunk in enumerate(batch.sources):
+      depth_NK[n, : len(trunk.points)] = [p.step for p in trunk.points]
     trunks, branches, scores, decoding, depth_NK = sharding.gather_rows(
       (batch.trunks, found.branches, found.scores, found.decoding, depth_NK)
     )
@@ -338,18 +338,18 @@ class RlStage:
 
 def _reward_on_device(
   run: Run, name: str, config: RlConfig, data: StageData
-) -> tuple[OnDevice | None, str]:
+) -> tuple[DeviceScorer | None, str]:
   """The reward on the device, or None; and in words where it is, and why."""
-  records = [*data.train, *data.valid]
+  trunks = [*data.train, *data.valid]
   reason = device_reward.host_reason(
-    config.reward, config.device_reward, records
+    config.reward, config.device_reward, trunks
   )
   if config.reward_on == "device" and reason:
     raise ValueError(
       f"c.{name}.reward_on='device' is not possible: {reason}; set it to "
       "'auto' or 'host'"
     )
-  width = device_reward.target_width(records)
+  width = device_reward.target_width(trunks)
   if not reason and config.reward_on == "host":
     reason = "as configured"
   if not reason and config.reward_on == "auto":
@@ -362,10 +362,10 @@ def _reward_on_device(
     config.reward, config.device_reward, run.tokenizer
   )
   rules = run.config.rollout_rules
-  return OnDevice(reward, width, run.mesh, rules), "device"
+  return DeviceScorer(reward, width, run.mesh, rules), "device"
 
 
-def _not_fusable(config: RlConfig, on_device: OnDevice | None) -> str:
+def _not_fusable(config: RlConfig, on_device: DeviceScorer | None) -> str:
   """Why a step cannot be one program; "" if it can."""
   if on_device is None:
     return "rewards are computed on the host"

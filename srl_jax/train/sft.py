@@ -20,9 +20,9 @@ from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory as memory_plan
 from srl_jax.train.memory import Program, Scalars
 from srl_jax.train.stage import (
+  Dispatched,
   Run,
   StageData,
-  Taken,
   Work,
   check_finite,
   check_multiple,
@@ -52,20 +52,20 @@ class SftStage:
       config.trunks_per_micro_batch,
       run.config.rules,
     )
-    tasks = [config.instances]
+    tasks = [config.trunks]
     if config.alternate_solve:
-      tasks.append(dataclasses.replace(config.instances, task="solve"))
+      tasks.append(dataclasses.replace(config.trunks, task="solve"))
     # Tasks take turns, because a batch of both would be padded to the longer.
     self._data = [
       StageData(
         run,
         name,
         getattr(run, config.split),
-        instances,
+        trunk_config,
         batch_size=config.trunks_per_batch,
         validation_trunks=config.validation_trunks,
       )
-      for instances in tasks
+      for trunk_config in tasks
     ]
     self.loss_fn = sft_loss(run.policy, max_logits=config.max_logits)
 
@@ -80,7 +80,7 @@ class SftStage:
     state: TrainState,
     step: int,
     reference: Any,
-  ) -> tuple[TrainState, Taken]:
+  ) -> tuple[TrainState, Dispatched]:
     return update_on(
       self.next_batch(step),
       updater,

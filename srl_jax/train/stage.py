@@ -20,7 +20,7 @@ from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.data import batching, pipeline, prompts
 from srl_jax.data.templates import Task, Template
-from srl_jax.data.trunks import InstanceConfig, TrunkRecord, build_trunks
+from srl_jax.data.trunks import Trunk, TrunkConfig, build_trunks
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
@@ -89,7 +89,7 @@ class Work(NamedTuple):
   values: dict[str, float]
 
 
-class Taken(NamedTuple):
+class Dispatched(NamedTuple):
   """What is known of a step that may still be running.
 
   Attributes:
@@ -119,7 +119,7 @@ class Stage(Protocol):
     state: TrainState,
     step: int,
     reference: Any,
-  ) -> tuple[TrainState, Taken]:
+  ) -> tuple[TrainState, Dispatched]:
     """Starts a step (all its passes); consumes data and the state."""
 
   def validate(self, params: Any) -> tuple[float, dict[str, float]]:
@@ -149,20 +149,20 @@ def update_on(
   step: int,
   passes: int,
   reference: Any,
-) -> tuple[TrainState, Taken]:
+) -> tuple[TrainState, Dispatched]:
   """Starts `passes` optimizer steps, each on the whole batch."""
   batches, of_batches, of_steps = work.batches, [], []
   for turn in range(passes):
     if turn == 1:
       # The first pass has moved the parameters away from the sampler's.
       batches = [b._replace(is_fresh_NK=b.is_fresh_NK & False) for b in batches]
-    state, metrics, of_step = updater.step(
+    state, metrics, of_step = updater.update(
       state, batches, step * passes + turn, reference
     )
     of_batches += metrics
     of_steps.append(of_step)
   values = work.values | {"micro_batches": len(of_batches)}
-  return state, Taken(values, [of_batches, of_steps])
+  return state, Dispatched(values, [of_batches, of_steps])
 
 
 class StageData:
@@ -173,19 +173,19 @@ class StageData:
     run: Run,
     name: str,
     trajectories: Sequence[Trajectory],
-    instances: InstanceConfig,
+    trunk_config: TrunkConfig,
     *,
     batch_size: int,
     validation_trunks: int,
     new_tokens: int = 0,
   ):
-    """Builds the records and checks that they fit the model.
+    """Builds the trunks and checks that they fit the model.
 
     Args:
       run: the run.
       name: of the stage, for messages.
       trajectories: what to train on.
-      instances: which instances are made of a trajectory.
+      trunk_config: which branch points are made of a trajectory.
       batch_size: trunks per batch, all processes together.
       validation_trunks: how many to validate on; 0 for all.
       new_tokens: what a completion may add to its stem; 0 for the expert's
@@ -195,13 +195,13 @@ class StageData:
       ValueError: nothing is left to train on, a context is longer than the
         model's, or the chat template changes the text of a prompt.
     """
-    train = build_records(run, trajectories, instances, "train")
-    _check_prompts(run, name, train, trajectories, instances.task)
-    valid = build_records(run, run.valid, instances, "valid")
+    train = build_split(run, trajectories, trunk_config, "train")
+    _check_prompts(run, name, train, trajectories, trunk_config.task)
+    valid = build_split(run, run.valid, trunk_config, "valid")
     self.train, self.valid = train, valid[: validation_trunks or None]
     widest = batching.widths([*train, *self.valid])
     self.widths = widest._replace(
-      points=min(instances.points_per_trunk or widest.points, widest.points)
+      points=min(trunk_config.points_per_trunk or widest.points, widest.points)
     )
     self.valid_widths = widest._replace(
       points=batching.widths(self.valid).points
@@ -224,35 +224,35 @@ class StageData:
 _PROMPTS_COMPARED = 64
 
 
-def build_records(
+def build_split(
   run: Run,
   trajectories: Sequence[Trajectory],
-  instances: InstanceConfig,
+  trunk_config: TrunkConfig,
   split: str,
-) -> list[TrunkRecord]:
+) -> list[Trunk]:
   """Tokenises a split; an error says why when nothing is left."""
-  records, report = build_trunks(
-    trajectories, run.template, run.tokenizer, instances
+  trunks, report = build_trunks(
+    trajectories, run.template, run.tokenizer, trunk_config
   )
-  if not records:
+  if not trunks:
     reasons = {reason: len(ids) for reason, ids in report.drops.items()}
     raise ValueError(
-      f"no instance is left in the {split} split ({len(trajectories)} "
+      f"no branch point is left in the {split} split ({len(trajectories)} "
       f"trajectories; dropped: {reasons}); raise max_trunk_tokens or "
       f"max_target_tokens, or set c.data.{split}_size"
     )
-  return records
+  return trunks
 
 
 def _check_prompts(
   run: Run,
   name: str,
-  records: Sequence[TrunkRecord],
+  trunks: Sequence[Trunk],
   trajectories: Sequence[Trajectory],
   task: Task,
 ) -> None:
   compared = prompts.compare(
-    records,
+    trunks,
     trajectories,
     run.template,
     run.tokenizer,
@@ -269,7 +269,7 @@ def _check_context(run: Run, name: str, tokens: int) -> None:
   if tokens > limit:
     raise ValueError(
       f"{name} needs a context of {tokens} tokens and the model was made for "
-      f"{limit} (c.model.max_positions); set c.{name}.instances."
+      f"{limit} (c.model.max_positions); set c.{name}.trunks."
       "max_trunk_tokens to drop the longest contexts, or lower max_new_tokens "
       "(in sft: max_target_tokens)"
     )

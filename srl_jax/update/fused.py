@@ -24,19 +24,19 @@ from srl_jax.types import Array, Branches, Scores, Trunks
 from srl_jax.update import groups as dynamic_sampling
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.groups import DynamicSamplingConfig
-from srl_jax.update.updater import StepFunctions, TrainState, Updater
+from srl_jax.update.updater import TrainState, UpdateFunctions, Updater
 
 # (branches, what to compare them with) -> scores, inside a program.
 ScoreFn = Callable[[Branches, Any], Scores]
 
 
-class StepMetrics(NamedTuple):
+class FusedMetrics(NamedTuple):
   """Metrics of a fused step; reduce each with `reductions.reduce_metrics`.
 
   Attributes:
     rollout: `rollout_metrics.RolloutMetrics`.
     batches: metrics of the loss, stacked over micro-batches.
-    step: `update.StepMetrics`.
+    step: `updater.UpdateMetrics`.
   """
 
   rollout: Any
@@ -46,7 +46,7 @@ class StepMetrics(NamedTuple):
 
 def fused_step(
   policy: Policy,
-  functions: StepFunctions,
+  functions: UpdateFunctions,
   score: ScoreFn,
   *,
   sampling: SamplingConfig,
@@ -56,7 +56,7 @@ def fused_step(
   trunks_per_micro_batch: int,
   temperature: jax.Array | None = None,
   epsilon: jax.Array | None = None,
-) -> Callable[..., tuple[TrainState, StepMetrics]]:
+) -> Callable[..., tuple[TrainState, FusedMetrics]]:
   """Returns the step as a pure function.
 
   step(state, trunks, targets, key, number, reference) -> (state, metrics):
@@ -93,7 +93,7 @@ def fused_step(
     measured = rollout_metrics.measure(
       trunks, branches, scores, kept_NK, decoding, xp=jnp
     )
-    return state, StepMetrics(measured, of_batches, of_step)
+    return state, FusedMetrics(measured, of_batches, of_step)
 
   return step
 
@@ -132,7 +132,7 @@ class FusedStepper:
 
   def __init__(
     self,
-    step: Callable[..., tuple[TrainState, StepMetrics]],
+    step: Callable[..., tuple[TrainState, FusedMetrics]],
     updater: Updater,
     mesh: jax.sharding.Mesh,
     rules: sharding.ShardingRules,
@@ -152,7 +152,7 @@ class FusedStepper:
     key: jax.Array,
     number: int,
     reference: Any = None,
-  ) -> tuple[TrainState, StepMetrics]:
+  ) -> tuple[TrainState, FusedMetrics]:
     """Starts a step on this process's rows; returns without waiting.
 
     `state` is consumed.

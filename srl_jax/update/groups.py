@@ -219,7 +219,7 @@ def pack(
       # The stems are the heads of the branches already.
       stem_NKC=np.zeros((count * trunks, points, 1), np.int32),
       stem_length_NK=stem_length_NK,
-      instance_NK=np.zeros((count * trunks, points), np.uint32),
+      point_id_NK=np.zeros((count * trunks, points), np.uint32),
       is_real_NK=is_used_NK,
     ),
     branches=Branches(

@@ -44,14 +44,14 @@ class TrainState(NamedTuple):
 
 
 @flax.struct.dataclass
-class StepMetrics:
+class UpdateMetrics:
   """Metrics of an optimizer step."""
 
   grad_norm: Array = metric("mean", "1", "global gradient norm, unclipped")
   learning_rate: Array = metric("mean", "1", "learning rate of the step")
 
 
-class StepFunctions(NamedTuple):
+class UpdateFunctions(NamedTuple):
   """The pieces of an optimizer step, as pure functions.
 
   Attributes:
@@ -59,7 +59,7 @@ class StepFunctions(NamedTuple):
     zeros: params -> sums, (float32 gradient, float32 denominator).
     accumulate: (params, sums, micro-batch, reference) -> (sums, metrics);
       the reference is what is trained of the KL reference, or None.
-    finish: (state, sums, step) -> (state, StepMetrics).
+    finish: (state, sums, step) -> (state, UpdateMetrics).
   """
 
   init: Callable[..., Any]
@@ -68,11 +68,11 @@ class StepFunctions(NamedTuple):
   finish: Callable[..., Any]
 
 
-def step_functions(
+def update_functions(
   loss_fn: LossFn,
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
-) -> StepFunctions:
+) -> UpdateFunctions:
   """Makes them; `schedule` is only reported, the optimizer has its own."""
 
   def init(params):
@@ -100,14 +100,14 @@ def step_functions(
     grads, denominator = sums
     grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, trained)
-    metrics = StepMetrics(
+    metrics = UpdateMetrics(
       grad_norm=optax.tree.norm(grads),
       learning_rate=jnp.asarray(schedule(step)),
     )
     params = lora.join(optax.apply_updates(trained, updates), frozen)
     return TrainState(params, opt_state), metrics
 
-  return StepFunctions(init, zeros, accumulate, finish)
+  return UpdateFunctions(init, zeros, accumulate, finish)
 
 
 class Updater:
@@ -140,7 +140,7 @@ class Updater:
     )
     state_shardings = TrainState(shardings, moments)
     sums_shardings = (of_trained, whole)
-    functions = step_functions(loss_fn, optimizer, schedule)
+    functions = update_functions(loss_fn, optimizer, schedule)
     self.functions = functions
     self.shardings = state_shardings
     self._sums_shardings = sums_shardings
@@ -182,13 +182,13 @@ class Updater:
       self._sums_shardings,
     )
 
-  def step(
+  def update(
     self,
     state: TrainState,
     batches: Sequence[MicroBatch],
     step: int,
     reference: Any = None,
-  ) -> tuple[TrainState, list[Any], StepMetrics]:
+  ) -> tuple[TrainState, list[Any], UpdateMetrics]:
     """One optimizer step on all micro-batches together.
 
     Args:

@@ -102,13 +102,13 @@ def test_every_branch_of_every_layout_has_its_own_prompt(layout):
   seen = []
   for batch in ours.trunk_batches(WORK, 40, layout):
     trunks = batch.trunks
-    for n, record in enumerate(batch.records):
-      for k, point in enumerate(record.points):
+    for n, trunk in enumerate(batch.sources):
+      for k, point in enumerate(trunk.points):
         at = trunks.branch_at_NK[n, k]
         prompt = np.concatenate(
           [trunks.tokens_NS[n, :at], trunks.stem_NKC[n, k]]
         )
-        at_n = int(record.trajectory_id)
+        at_n = int(trunk.trajectory_id)
         np.testing.assert_array_equal(
           prompt, made.prompt(WORK, at_n, point.step)
         )
@@ -134,10 +134,10 @@ def made_up_rounds(contender):
     n, k = batch.trunks.is_real_NK.shape
     tokens_NRC = np.zeros((n, k * samples, width), np.int32)
     found_NKG = np.zeros((n, k, samples), np.float32)
-    for row, record in enumerate(batch.records):
-      for column, point in enumerate(record.points):
+    for row, trunk in enumerate(batch.sources):
+      for column, point in enumerate(trunk.points):
         for sample in range(samples):
-          place = (int(record.trajectory_id), point.step)
+          place = (int(trunk.trajectory_id), point.step)
           branch = (*place, taken[place])
           taken[place] += 1
           tokens_NRC[row, column * samples + sample] = np.ravel_multi_index(

@@ -1,55 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Padded arrays hold exactly the records, and refuse what does not fit."""
+"""Padded arrays hold exactly the trunks, and refuse what does not fit."""
 
 import numpy as np
 import pytest
 
 from srl_jax.data.batching import collate, target_tokens, widths
 from srl_jax.data.templates import PlainTemplate
-from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 
-RECORDS, _ = build_trunks(
+TRUNKS, _ = build_trunks(
   [sums(3, "a"), sums(1, "longer")],
   PlainTemplate(),
   ByteTokenizer(),
-  InstanceConfig(step_title_hint=False),
+  TrunkConfig(step_title_hint=False),
 )
 
 
 def test_arrays_hold_every_token_and_padding_is_marked():
-  size = widths(RECORDS)
-  batch = collate(RECORDS, trunk_width=40, points=4, stem_width=3)
+  size = widths(TRUNKS)
+  batch = collate(TRUNKS, trunk_width=40, points=4, stem_width=3)
   t = batch.trunks
   assert t.tokens_NS.shape == (2, 40) and t.stem_NKC.shape == (2, 4, 3)
-  assert size == (len(RECORDS[0].tokens), 3, 1, 14)
+  assert size == (len(TRUNKS[0].tokens), 3, 1, 14)
   np.testing.assert_array_equal(
     t.is_real_NK, [[True, True, True, False], [True, False, False, False]]
   )
-  for n, record in enumerate(RECORDS):
-    assert t.length_N[n] == len(record.tokens)
-    np.testing.assert_array_equal(
-      t.tokens_NS[n, : t.length_N[n]], record.tokens
-    )
+  for n, trunk in enumerate(TRUNKS):
+    assert t.length_N[n] == len(trunk.tokens)
+    np.testing.assert_array_equal(t.tokens_NS[n, : t.length_N[n]], trunk.tokens)
     assert not t.tokens_NS[n, t.length_N[n] :].any()
-    for k, point in enumerate(record.points):
+    for k, point in enumerate(trunk.points):
       assert t.branch_at_NK[n, k] == point.at
-      assert t.instance_NK[n, k] == point.instance
+      assert t.point_id_NK[n, k] == point.point_id
       np.testing.assert_array_equal(t.stem_NKC[n, k, :1], point.stem)
   padding = ~t.is_real_NK
   assert (t.branch_at_NK[padding] == 0).all()
   assert (t.stem_length_NK[padding] == 1).all()
   dtypes = {name: getattr(t, name).dtype for name in t._fields}
-  assert dtypes.pop("instance_NK") == np.uint32
+  assert dtypes.pop("point_id_NK") == np.uint32
   assert dtypes.pop("is_real_NK") == np.bool_
   assert set(dtypes.values()) == {np.dtype(np.int32)}
 
 
 def test_target_tokens_are_stem_and_target():
-  batch = collate(RECORDS, trunk_width=40, points=3, stem_width=1)
+  batch = collate(TRUNKS, trunk_width=40, points=3, stem_width=1)
   tokens_NKC, length_NK = target_tokens(batch, 14)
-  point = RECORDS[0].points[2]
+  point = TRUNKS[0].points[2]
   want = [*point.stem, *point.target_tokens]
   assert length_NK[0, 2] == len(want) == 14
   assert tokens_NKC[0, 2].tolist() == want
@@ -67,17 +65,17 @@ def test_target_tokens_are_stem_and_target():
 )
 def test_what_does_not_fit_is_refused_with_the_width_to_set(change, words):
   fits = {"trunk_width": 40, "points": 3, "stem_width": 1}
-  collate(RECORDS, **fits)
+  collate(TRUNKS, **fits)
   with pytest.raises(ValueError, match=words):
-    collate(RECORDS, **{**fits, **change})
+    collate(TRUNKS, **{**fits, **change})
 
 
 def test_target_that_does_not_fit_is_refused():
-  batch = collate(RECORDS, trunk_width=40, points=3, stem_width=1)
+  batch = collate(TRUNKS, trunk_width=40, points=3, stem_width=1)
   with pytest.raises(ValueError, match="raise width to 14"):
     target_tokens(batch, 12)
 
 
 def test_widths_of_nothing_are_an_error():
-  with pytest.raises(ValueError, match="no records"):
+  with pytest.raises(ValueError, match="no trunks"):
     widths([])

@@ -10,22 +10,22 @@ import pytest
 from srl_jax.data.batching import widths
 from srl_jax.data.pipeline import draw_points, make_batches
 from srl_jax.data.templates import PlainTemplate
-from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 
-RECORDS, _ = build_trunks(
+TRUNKS, _ = build_trunks(
   [sums(1 + i % 5, f"r{i}") for i in range(10)],
   PlainTemplate(),
   ByteTokenizer(),
-  InstanceConfig(),
+  TrunkConfig(),
 )
 
 
-def batches(seed=0, batch_size=4, points=2, records=RECORDS, **process):
-  size = widths(records)
+def batches(seed=0, batch_size=4, points=2, trunks=TRUNKS, **process):
+  size = widths(trunks)
   return make_batches(
-    records,
+    trunks,
     seed=seed,
     batch_size=batch_size,
     trunk_width=size.trunk,
@@ -36,7 +36,7 @@ def batches(seed=0, batch_size=4, points=2, records=RECORDS, **process):
 
 
 def ids(batch):
-  return [record.trajectory_id for record in batch.records]
+  return [trunk.trajectory_id for trunk in batch.sources]
 
 
 def assert_equal(a, b):
@@ -49,7 +49,7 @@ def test_every_epoch_is_one_permutation_and_they_differ():
   stream = itertools.chain.from_iterable(map(ids, batches()))
   epochs = [list(itertools.islice(stream, 10)) for _ in range(4)]
   for epoch in epochs:
-    assert sorted(epoch) == sorted(r.trajectory_id for r in RECORDS)
+    assert sorted(epoch) == sorted(r.trajectory_id for r in TRUNKS)
   assert len(set(map(tuple, epochs))) == 4
 
 
@@ -112,8 +112,8 @@ def test_state_of_one_process_resumes_on_two():
     ({"seed": 1}, "seed"),
     ({"points": 1}, "points"),
     ({"batch_size": 2}, "batch_size"),
-    ({"records": RECORDS[1:]}, "records"),
-    ({"records": RECORDS[::-1]}, "records_crc32"),
+    ({"trunks": TRUNKS[1:]}, "trunks"),
+    ({"trunks": TRUNKS[::-1]}, "trunks_crc32"),
   ],
 )
 def test_state_of_another_stream_is_refused(other, name):
@@ -122,7 +122,7 @@ def test_state_of_another_stream_is_refused(other, name):
 
 
 def test_points_drawn_change_from_visit_to_visit_and_cover_all():
-  long = RECORDS[4]
+  long = TRUNKS[4]
   draws = [
     tuple(p.step for p in draw_points(long, 2, 0, i).points) for i in range(200)
   ]
@@ -137,9 +137,9 @@ def test_points_drawn_change_from_visit_to_visit_and_cover_all():
 
 def test_a_drawn_record_ends_at_its_last_branch_point():
   for position in range(9):
-    drawn = draw_points(RECORDS[4], 2, 0, position)
+    drawn = draw_points(TRUNKS[4], 2, 0, position)
     assert len(drawn.tokens) == drawn.points[-1].at
-  assert draw_points(RECORDS[1], 2, 0, 0) is RECORDS[1]
+  assert draw_points(TRUNKS[1], 2, 0, 0) is TRUNKS[1]
 
 
 @pytest.mark.parametrize("size", [0, 11])

@@ -11,7 +11,7 @@ from srl_jax.data import prepare, readers
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.schema import to_json
 from srl_jax.data.templates import PlainTemplate
-from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 
@@ -51,21 +51,21 @@ def test_what_is_prepared_loads_with_the_same_splits(
 
 def test_summary_table_holds_the_numbers_of_the_report(capsys, path):
   limits = {"max_trunk_tokens": 30, "points_per_trunk": 2}
-  flags = [f"--instances.{k}={v}" for k, v in limits.items()]
+  flags = [f"--trunks.{k}={v}" for k, v in limits.items()]
   run(path, "--template=plain", "--group_size=3", *flags)
   table = {
     line[:50].strip(): line[50:].strip()
     for line in capsys.readouterr().out.replace("  ", " " * 50).splitlines()
   }
   _, report = build_trunks(
-    DATA, PlainTemplate(), ByteTokenizer(), InstanceConfig(**limits)
+    DATA, PlainTemplate(), ByteTokenizer(), TrunkConfig(**limits)
   )
   flat, shared = report.prompt_tokens(3)
   stats = dataclasses.astuple(report.lengths["trunk"])
   dropped = len(report.drops["context over max_trunk_tokens=30"])
   assert dropped > 0
   assert table["trajectories"] == "12"
-  assert table["instances"] == str(report.points)
+  assert table["branch points"] == str(report.points)
   shown = table["trunk tokens, min / median / p95 / max"]
   assert shown == " / ".join(map(str, stats))
   assert table["prompt tokens, 3 samples, flat"] == f"{flat:,}"
@@ -109,10 +109,10 @@ def test_rejects_are_counted_by_field_with_a_case(capsys, path):
 
 @pytest.mark.parametrize("which", ["1", "s1/0"])
 def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
-  run(path, "--template=plain", "--instances.include_thoughts", "--show", which)
+  run(path, "--template=plain", "--trunks.include_thoughts", "--show", which)
   printed = capsys.readouterr().out
   # s0 has one step, so the next instance is the first step of s1.
-  assert "instance 1 of 30: s1/0\n" in printed
+  assert "branch point 1 of 30: s1/0\n" in printed
   assert "12 tokens ----\nWhat is s1?\n\n---- ids ----\n87 104 97" in printed
   assert "<step>\n---- ids ----\n259\n" in printed
   assert "<think>thought 0</think>step 0</s>\n" in printed
@@ -122,12 +122,12 @@ def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
 @pytest.mark.parametrize(
   ("args", "words"),
   [
-    (["--show=30"], "--show=30 is no instance; give 0 to 29 or .* s0/0"),
-    (["--show=s1/7"], "is no instance"),
+    (["--show=30"], "--show=30 is no branch point; give 0 to 29 or .* s0/0"),
+    (["--show=s1/7"], "is no branch point"),
     (["--show=0", "--split=test"], "--split=test is empty; choose from train"),
     (["--data.strict"], "2 of 14 records"),
     (["--data.valid_size=99"], "too few"),
-    (["--instances.context_turns=-1"], "context_turns=-1 is negative"),
+    (["--trunks.context_turns=-1"], "context_turns=-1 is negative"),
     (["--tokenizer.kind=huggingface"], "set tokenizer.path to a"),
     (["--template=chat"], "set c.tokenizer.kind='huggingface' and"),
   ],

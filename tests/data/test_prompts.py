@@ -7,10 +7,10 @@ import pytest
 
 from srl_jax.data import prompts
 from srl_jax.data.templates import PlainTemplate, make_template
-from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.testing import checkpoints
 from srl_jax.testing.trajectories import AGENT, TITLED, sums, word_problems
-from srl_jax.tokenizers import TokenizerConfig, checkpoint_of, make_tokenizer
+from srl_jax.tokenizers import TokenizerConfig, make_tokenizer, tokenizer_folder
 from srl_jax.trajectory import Step
 
 
@@ -18,13 +18,13 @@ def compare(folder, trajectories, name="chat", change=None, limit=0, **config):
   """Builds the prompts of trajectories and compares them."""
   of_folder = TokenizerConfig(kind="huggingface", path=str(folder))
   tokenizer = make_tokenizer(of_folder)
-  template = make_template(name, tokenizer, checkpoint_of(of_folder))
+  template = make_template(name, tokenizer, tokenizer_folder(of_folder))
   if change:
     change(template)
-  config = InstanceConfig(**config)
-  records, _ = build_trunks(trajectories, template, tokenizer, config)
+  config = TrunkConfig(**config)
+  trunks, _ = build_trunks(trajectories, template, tokenizer, config)
   return prompts.compare(
-    records, trajectories, template, tokenizer, config.task, limit
+    trunks, trajectories, template, tokenizer, config.task, limit
   )
 
 
@@ -145,6 +145,6 @@ def test_small_models_from_scratch_have_nothing_to_differ_from():
   tokenizer = make_tokenizer(TokenizerConfig())
   trajectories = [TITLED, *word_problems(5)]
   template = PlainTemplate()
-  records, _ = build_trunks(trajectories, template, tokenizer, InstanceConfig())
-  report = prompts.compare(records, trajectories, template, tokenizer, "step")
+  trunks, _ = build_trunks(trajectories, template, tokenizer, TrunkConfig())
+  report = prompts.compare(trunks, trajectories, template, tokenizer, "step")
   assert report.checked == report.equal

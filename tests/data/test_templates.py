@@ -15,8 +15,8 @@ from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.tokenizers import (
   ByteTokenizer,
   TokenizerConfig,
-  checkpoint_of,
   make_tokenizer,
+  tokenizer_folder,
 )
 
 CHATML = make_template("chatml", ByteTokenizer())
@@ -103,7 +103,7 @@ def of_checkpoint(folder, name="chat"):
   """The tokenizer of a checkpoint's folder, and a template with it."""
   config = TokenizerConfig(kind="huggingface", path=str(folder))
   tokenizer = make_tokenizer(config)
-  return tokenizer, make_template(name, tokenizer, checkpoint_of(config))
+  return tokenizer, make_template(name, tokenizer, tokenizer_folder(config))
 
 
 USER = (

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srl_jax.data.templates import PlainTemplate, encode_segment, make_template
-from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step
@@ -22,30 +22,30 @@ def build(*trajectories, template=None, **config):
     trajectories,
     template or PlainTemplate(),
     TOKENIZER,
-    InstanceConfig(**config),
+    TrunkConfig(**config),
   )
 
 
-def seen(record, point):
+def seen(trunk, point):
   """Context and stem of an instance, as text."""
-  return TOKENIZER.decode([*record.tokens[: point.at], *point.stem])
+  return TOKENIZER.decode([*trunk.tokens[: point.at], *point.stem])
 
 
 @pytest.mark.parametrize("template", ["plain", "chatml"])
 def test_each_branch_sees_the_tokens_of_its_own_prompt(template):
   template = make_template(template, TOKENIZER)
   trajectory = sums(4)
-  [record], _ = build(trajectory, template=template)
-  assert [p.step for p in record.points] == [0, 1, 2, 3]
-  for k, point in enumerate(record.points):
+  [trunk], _ = build(trajectory, template=template)
+  assert [p.step for p in trunk.points] == [0, 1, 2, 3]
+  for k, point in enumerate(trunk.points):
     segments = [template.problem(trajectory, "step")]
     segments += [
       template.step(s, i + 1) for i, s in enumerate(trajectory.steps[:k])
     ]
     flat = [t for s in segments for t in encode_segment(TOKENIZER, s)]
-    assert record.tokens[: point.at].tolist() == flat
+    assert trunk.tokens[: point.at].tolist() == flat
     assert point.target == trajectory.steps[k].text
-  assert len(record.tokens) == record.points[-1].at
+  assert len(trunk.tokens) == trunk.points[-1].at
 
 
 def test_targets_end_in_the_stop_token_and_may_begin_with_the_thought():
@@ -61,9 +61,9 @@ def test_targets_end_in_the_stop_token_and_may_begin_with_the_thought():
 
 
 def test_solve_is_one_branch_at_the_problem_with_the_whole_solution():
-  [record], _ = build(sums(2), task="solve", include_thoughts=True)
-  [point] = record.points
-  assert seen(record, point) == "What is sum?\n<solve>"
+  [trunk], _ = build(sums(2), task="solve", include_thoughts=True)
+  [point] = trunk.points
+  assert seen(trunk, point) == "What is sum?\n<solve>"
   assert point.target == "2"
   assert TOKENIZER.decode(point.target_tokens) == (
     "<think>thought 0</think>step 0\n<think>thought 1</think>step 1 +1</s>"
@@ -71,8 +71,8 @@ def test_solve_is_one_branch_at_the_problem_with_the_whole_solution():
 
 
 def test_solve_leaves_out_what_the_environment_answered():
-  [record], report = build(AGENT, task="solve")
-  [point] = record.points
+  [trunk], report = build(AGENT, task="solve")
+  [point] = trunk.points
   assert TOKENIZER.decode(point.target_tokens) == (
     "ls\ncat a.py\nrm a.py\nsubmit</s>"
   )
@@ -80,9 +80,9 @@ def test_solve_leaves_out_what_the_environment_answered():
 
 
 def test_excluding_the_last_step_gives_n_minus_one_instances():
-  [record], report = build(sums(3), sums(1, "one"), last_step="exclude")
-  assert [p.step for p in record.points] == [0, 1]
-  assert "step 1" not in seen(record, record.points[-1])
+  [trunk], report = build(sums(3), sums(1, "one"), last_step="exclude")
+  assert [p.step for p in trunk.points] == [0, 1]
+  assert "step 1" not in seen(trunk, trunk.points[-1])
   assert report.drops == {
     "no step is left by last_step='exclude'": ("one/step/0",)
   }
@@ -90,9 +90,9 @@ def test_excluding_the_last_step_gives_n_minus_one_instances():
 
 def test_title_hint_moves_the_title_from_target_to_stem():
   untitled = dataclasses.replace(TITLED, id="u", steps=(Step("x = 2"),))
-  [record, plain], _ = build(TITLED, untitled, step_title_hint=True)
-  assert seen(record, record.points[0]).endswith("1. **Isolate x**\n<step>")
-  assert record.points[0].target == "Subtract 1 from both sides."
+  [trunk, plain], _ = build(TITLED, untitled, step_title_hint=True)
+  assert seen(trunk, trunk.points[0]).endswith("1. **Isolate x**\n<step>")
+  assert trunk.points[0].target == "Subtract 1 from both sides."
   assert plain.points[0].target == "x = 2"
   assert "**" not in seen(plain, plain.points[0])
 
@@ -100,63 +100,63 @@ def test_title_hint_moves_the_title_from_target_to_stem():
 def test_a_title_without_text_leaves_nothing_to_predict_under_the_hint():
   steps = (Step("", title="Think"), *TITLED.steps)
   bare = dataclasses.replace(TITLED, steps=steps)
-  [record], report = build(bare, step_title_hint=True)
-  assert [p.step for p in record.points] == [1, 2]
+  [trunk], report = build(bare, step_title_hint=True)
+  assert [p.step for p in trunk.points] == [1, 2]
   assert report.drops == {
     "nothing to predict beyond the title": ("titled/step/0",)
   }
-  [record], report = build(bare)
-  assert record.points[0].target == "1. **Think**" and not report.drops
+  [trunk], report = build(bare)
+  assert trunk.points[0].target == "1. **Think**" and not report.drops
 
 
 def test_windowed_context_is_the_problem_and_the_last_turns():
-  records, report = build(AGENT, context_turns=2)
-  assert [len(r.points) for r in records] == [1, 1, 1, 1]
-  assert [seen(r, r.points[0]) for r in records] == [
+  trunks, report = build(AGENT, context_turns=2)
+  assert [len(r.points) for r in trunks] == [1, 1, 1, 1]
+  assert [seen(r, r.points[0]) for r in trunks] == [
     "Fix the bug.\n<step>",
     "Fix the bug.\nls\na.py\n<step>",
     "Fix the bug.\nls\na.py\ncat a.py\n1/0\n<step>",
     "Fix the bug.\ncat a.py\n1/0\nrm a.py\n\n<step>",
   ]
   assert report.trunks == report.points == 4
-  assert {r.trajectory_id for r in records} == {"agent"}
+  assert {r.trajectory_id for r in trunks} == {"agent"}
 
 
 def test_window_as_long_as_the_trajectory_changes_no_instance():
   [shared], _ = build(AGENT)
   windowed, _ = build(AGENT, context_turns=9)
-  for point, record in zip(shared.points, windowed, strict=True):
-    assert seen(shared, point) == seen(record, record.points[0])
-    assert point.instance == record.points[0].instance
+  for point, trunk in zip(shared.points, windowed, strict=True):
+    assert seen(shared, point) == seen(trunk, trunk.points[0])
+    assert point.point_id == trunk.points[0].point_id
 
 
 def test_instance_names_are_crc32_of_id_task_and_step():
-  [record], _ = build(sums(2))
-  assert record.points[1].instance == zlib.crc32(b"sum/step/1")
+  [trunk], _ = build(sums(2))
+  assert trunk.points[1].point_id == zlib.crc32(b"sum/step/1")
 
 
 def test_long_instances_are_dropped_one_by_one_and_listed():
   [full], _ = build(sums(4))
   limit = full.points[2].at
-  [record], report = build(sums(4), max_trunk_tokens=limit)
-  assert [p.step for p in record.points] == [0, 1, 2]
-  assert len(record.tokens) == limit
+  [trunk], report = build(sums(4), max_trunk_tokens=limit)
+  assert [p.step for p in trunk.points] == [0, 1, 2]
+  assert len(trunk.tokens) == limit
   assert report.drops == {
     f"context over max_trunk_tokens={limit}": ("sum/step/3",)
   }
   size = len(full.points[1].target_tokens)
-  [record], report = build(sums(4), max_target_tokens=size)
-  assert [p.step for p in record.points] == [0, 1]
+  [trunk], report = build(sums(4), max_target_tokens=size)
+  assert [p.step for p in trunk.points] == [0, 1]
   assert report.drops == {
     f"target over max_target_tokens={size}": ("sum/step/2", "sum/step/3")
   }
-  records, report = build(sums(4), max_trunk_tokens=1)
-  assert not records and report.lengths["trunk"].max == 0
+  trunks, report = build(sums(4), max_trunk_tokens=1)
+  assert not trunks and report.lengths["trunk"].max == 0
 
 
 def test_report_counts_flat_and_shared_prompt_tokens():
-  [record], report = build(sums(3))
-  at = [p.at for p in record.points]
+  [trunk], report = build(sums(3))
+  at = [p.at for p in trunk.points]
   assert at == [13, 20, 30]  # "What is sum?\n", "step 0\n", "step 1 +1\n"
   # Four samples, one stem token each: 4 * (13+20+30 + 3) against 30 + 4 * 3.
   assert report.prompt_tokens(4) == (264, 42)
@@ -164,8 +164,8 @@ def test_report_counts_flat_and_shared_prompt_tokens():
 
 @pytest.mark.parametrize("drawn", [1, 2, 3, 4])
 def test_expected_trunk_tokens_equal_the_mean_over_all_draws(drawn):
-  [record], report = build(sums(4), points_per_trunk=drawn)
-  at = [p.at for p in record.points]
+  [trunk], report = build(sums(4), points_per_trunk=drawn)
+  at = [p.at for p in trunk.points]
   visits = [max(c) for c in itertools.combinations(at, drawn)]
   want = np.mean(visits) * 4 / drawn
   np.testing.assert_allclose(report.trunk_tokens, want, rtol=1e-12)
@@ -183,4 +183,4 @@ def test_length_statistics_are_actual_lengths():
 )
 def test_impossible_config_is_refused(bad):
   with pytest.raises(ValueError, match=next(iter(bad))):
-    InstanceConfig(**bad)
+    TrunkConfig(**bad)

@@ -23,7 +23,7 @@ from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN
 from srl_jax.rollout import scoring
 from srl_jax.testing import texts
 from srl_jax.testing.compilation import full_compilation
-from srl_jax.testing.tiny import record, small_mesh
+from srl_jax.testing.tiny import make_trunk, small_mesh
 from srl_jax.tokenizers import ByteTokenizer, SentencePieceTokenizer
 from srl_jax.types import Branches
 
@@ -48,25 +48,25 @@ def tokenizer(request):
   return SentencePieceTokenizer(EMBEDDED / "tokenizer.model")
 
 
-def make_records(targets):
+def make_some_trunks(targets):
   """Trunks whose branch points have these targets."""
-  records = []
+  trunks = []
   for n, of_trunk in enumerate(targets):
     points = [(1, [2, 3], 10 * n + k) for k in range(len(of_trunk))]
-    made = record([1, 2], *points)
+    made = make_trunk([1, 2], *points)
     points = tuple(
       dataclasses.replace(point, target=target)
       for point, target in zip(made.points, of_trunk, strict=True)
     )
-    records.append(dataclasses.replace(made, points=points))
-  return records
+    trunks.append(dataclasses.replace(made, points=points))
+  return trunks
 
 
 def make_batch(targets):
   """A batch of them; trunks with fewer points than others are filled up."""
-  records = make_records(targets)
+  trunks = make_some_trunks(targets)
   return batching.collate(
-    records, trunk_width=2, points=max(map(len, targets)), stem_width=2
+    trunks, trunk_width=2, points=max(map(len, targets)), stem_width=2
   )
 
 
@@ -189,7 +189,7 @@ def test_the_reward_by_hand():
   expected = [np.float32(6 / 7), -1, -1, -1]
   assert found.reward_NKG[0, 0].tolist() == expected
   np.testing.assert_array_equal(
-    found.similarity_NKG[0, 0], [np.float32(6 / 7), np.nan, np.nan, np.nan]
+    found.value_NKG[0, 0], [np.float32(6 / 7), np.nan, np.nan, np.nan]
   )
   names = ["", *FAILURES]
   assert [names[i] for i in found.failure_NKG[0, 0]] == [
@@ -225,7 +225,7 @@ def test_completions_too_long_are_left_to_the_caller():
   assert is_scored_NKG[0, 0].tolist() == is_scored
   for field in found[:4]:
     is_number = ~np.isnan(field[0, 0])
-    is_number[2:3] |= field is found.similarity_NKG
+    is_number[2:3] |= field is found.value_NKG
     assert is_number.tolist() == is_scored
   assert found.reward_NKG[0, 0, [1, 2, 4]].tolist() == [1, -1, 0]
   assert found.failure_NKG[0, 0].tolist() == [0, 0, 2, 0, 0]
@@ -287,11 +287,11 @@ def test_rewards_that_need_the_host_say_so(fields, message):
 
 
 def test_targets_that_are_too_long_need_the_host():
-  records = make_records([["a", " " + "b" * 50 + "\n"], ["c"]])
-  assert host_reason(RewardConfig(), CONFIG, records) == ""
-  assert device_reward.target_width(records) == 50
-  records += make_records([["a" * 51]])
-  reason = host_reason(RewardConfig(), CONFIG, records)
+  trunks = make_some_trunks([["a", " " + "b" * 50 + "\n"], ["c"]])
+  assert host_reason(RewardConfig(), CONFIG, trunks) == ""
+  assert device_reward.target_width(trunks) == 50
+  trunks += make_some_trunks([["a" * 51]])
+  reason = host_reason(RewardConfig(), CONFIG, trunks)
   assert "'0' has a target of 51 characters, more than the largest" in reason
   batch = make_batch([["a" * 51]])
   with pytest.raises(ValueError, match="51 characters, more than width=50"):
@@ -299,7 +299,7 @@ def test_targets_that_are_too_long_need_the_host():
 
 
 def test_a_run_without_targets_has_a_width():
-  assert device_reward.target_width(make_records([["", " "]])) == 1
+  assert device_reward.target_width(make_some_trunks([["", " "]])) == 1
   assert device_reward.target_width([]) == 1
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from srl_jax.data import batching
 from srl_jax.data.templates import PlainTemplate
-from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.evaluate.estimates import bootstrap, pass_at_k
 from srl_jax.evaluate.solve import (
   Attempt,
@@ -105,7 +105,7 @@ def answers(table):
 
 # Two steps to predict, "step 0" and "step 1 +1", and one, "step 0".
 RECORDS, _ = build_trunks(
-  [sums(2, "a"), sums(1, "b")], TEMPLATE, TOKENIZER, InstanceConfig()
+  [sums(2, "a"), sums(1, "b")], TEMPLATE, TOKENIZER, TrunkConfig()
 )
 STEP_ANSWERS = {
   "What is a?\n<step>": ("<think>t</think>step 0", True),
@@ -169,7 +169,7 @@ def test_scores_are_laid_out_as_the_branches_are():
   np.testing.assert_array_equal(
     scores.action_chars_NKG[:, :, 0], [[6, 6, nan], [2, nan, nan]]
   )
-  assert np.isnan(scores.similarity_NKG[1]).all()
+  assert np.isnan(scores.value_NKG[1]).all()
   not_stopped = 1 + FAILURES.index("not_stopped")
   assert scores.failure_NKG[:, :, 0].tolist() == [
     [0, 0, 0],

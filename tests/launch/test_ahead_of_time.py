@@ -27,8 +27,8 @@ needs_libtpu = pytest.mark.skipif(
 )
 OVERRIDES = (
   "model.vocab_size=304,model.n_kv_heads=2,mesh.data=1,mesh.fsdp=2,"
-  "mesh.tensor=2,rollout_rules.embed=None,srl.instances.max_trunk_tokens=32,"
-  "srl.instances.points_per_trunk=2,srl.reward_on=host"
+  "mesh.tensor=2,rollout_rules.embed=None,srl.trunks.max_trunk_tokens=32,"
+  "srl.trunks.points_per_trunk=2,srl.reward_on=host"
 )
 
 
@@ -117,8 +117,8 @@ def test_a_shape_that_no_chip_comes_in_is_refused():
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ("srl.instances.max_trunk_tokens=0", r"max_trunk_tokens is 0, so the data"),
-    ("srl.instances.points_per_trunk=0", r"srl\.instances\.points_per_trunk="),
+    ("srl.trunks.max_trunk_tokens=0", r"max_trunk_tokens is 0, so the data"),
+    ("srl.trunks.points_per_trunk=0", r"srl\.trunks\.points_per_trunk="),
     ("model.vocab_size=0", r"c\.model\.vocab_size is 0, so the tokenizer"),
   ],
 )
@@ -153,7 +153,7 @@ def test_adapters_need_no_moments_for_the_model():
 
 def test_a_whole_solution_has_one_branch_point():
   config = experiment.get_config(
-    f"rlvr,{OVERRIDES},rlvr.instances.max_trunk_tokens=8"
+    f"rlvr,{OVERRIDES},rlvr.trunks.max_trunk_tokens=8"
   )
   found = ahead_of_time.widths(config_lib.to_config(config), "rlvr", 16, 64)
   assert found == ahead_of_time.Widths(8, 1, 16, 64)

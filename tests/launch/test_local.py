@@ -243,7 +243,7 @@ def test_two_processes_share_metrics_and_checkpoints(tmp_path):
   }
   # Only process 0 writes metrics.
   assert (tmp_path / "metrics.csv").read_text().split() == [
-    "step,process",
+    "update_step,process",
     "0,0.0",
   ]
   assert os.listdir(tmp_path / "steps" / "2" / "pool")

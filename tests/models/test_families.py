@@ -26,7 +26,7 @@ def loaded(request, tmp_path_factory):
   """(family, model, parameters)."""
   folder = tmp_path_factory.mktemp(request.param) / "model"
   families.write(folder, request.param)
-  model = LanguageModel(hf_files.Checkpoint(folder).config)
+  model = LanguageModel(hf_files.HfCheckpoint(folder).config)
   mesh = small_mesh()
   with jax.set_mesh(mesh):
     params = weights.load_params(folder, model, mesh, jax.random.key(0))
@@ -77,7 +77,7 @@ def test_greedy_continuations_are_those_of_transformers(loaded):
     branch_at_NK=np.full((2, 1), TOKENS.shape[1] - 1, np.int32),
     stem_NKC=TOKENS[:, None, -1:].astype(np.int32),
     stem_length_NK=np.ones((2, 1), np.int32),
-    instance_NK=np.zeros((2, 1), np.uint32),
+    point_id_NK=np.zeros((2, 1), np.uint32),
     is_real_NK=np.ones((2, 1), bool),
   )
   config = SamplingConfig(

@@ -40,7 +40,7 @@ def both(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp(request.param) / "model"
   families.write(folder, request.param, files=2)
   theirs = load_theirs(transformers, folder)
-  model = LanguageModel(hf_files.Checkpoint(folder).config)
+  model = LanguageModel(hf_files.HfCheckpoint(folder).config)
   mesh = small_mesh()
   with jax.set_mesh(mesh):
     params = weights.load_params(folder, model, mesh, jax.random.key(0))
@@ -159,7 +159,7 @@ def make_trunks():
     branch_at_NK=np.full((N, 1), S - 1, np.int32),
     stem_NKC=TOKENS[:, None, -1:].astype(np.int32),
     stem_length_NK=np.ones((N, 1), np.int32),
-    instance_NK=np.arange(N, dtype=np.uint32)[:, None],
+    point_id_NK=np.arange(N, dtype=np.uint32)[:, None],
     is_real_NK=np.ones((N, 1), bool),
   )
 

@@ -24,7 +24,7 @@ SPLIT = ShardingRules(embed="fsdp", kv_heads="tensor", head_width="data")
 
 
 def model_of(folder, rules=ShardingRules(), **changes):
-  config = hf_files.Checkpoint(folder).config
+  config = hf_files.HfCheckpoint(folder).config
   return LanguageModel(dataclasses.replace(config, **changes), rules)
 
 
@@ -84,20 +84,20 @@ def test_every_device_reads_its_share(tmp_path, family):
 
 def test_no_more_is_read_than_a_device_holds(gemma, monkeypatch):
   asked = {}
-  part = hf_files.Checkpoint.part
+  part = hf_files.HfCheckpoint.part
 
   def counting(self, name, index):
     found = part(self, name, index)
     asked[name] = asked.get(name, 0) + found.size
     return found
 
-  monkeypatch.setattr(hf_files.Checkpoint, "part", counting)
+  monkeypatch.setattr(hf_files.HfCheckpoint, "part", counting)
   # As a process of a pod does that holds one device of four.
   place = places(model_of(gemma).config)["blocks/mlp/gate"]
   index = (slice(None), slice(6, 12), slice(None))
   with weights.concurrent.futures.ThreadPoolExecutor(1) as pool:
     found = weights._read_share(
-      hf_files.Checkpoint(gemma), place, index, np.float32, pool
+      hf_files.HfCheckpoint(gemma), place, index, np.float32, pool
     )
   assert found.shape == (3, 6, 40)
   assert asked == dict.fromkeys(place.names, 6 * 40)
@@ -132,7 +132,7 @@ def edit(path, change):
 
 def test_all_that_is_wrong_is_said_at_once(broken):
   folder, said = broken
-  names = list(hf_files.Checkpoint(folder)._found)
+  names = list(hf_files.HfCheckpoint(folder)._found)
   norm = "model.norm.weight"
 
   def change(every):
@@ -267,7 +267,7 @@ def test_what_is_written_is_what_was_read(tmp_path, family):
   for name, x in found.items():
     np.testing.assert_array_equal(x, want[name], err_msg=name)
   assert (out / "tokenizer.json").is_file()
-  assert hf_files.Checkpoint(out).config == model.config
+  assert hf_files.HfCheckpoint(out).config == model.config
   assert_equal(load(out), params)
 
 

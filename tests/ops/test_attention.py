@@ -27,7 +27,7 @@ def normal(*shape):
 def source(k, v, position, limit_NRT):
   """A source of keys and values [.., X, H, E], laid out as it wants them."""
   if k.ndim == 5:
-    return attention.laid_out(k, v, position, limit_NRT)
+    return attention.source_of(k, v, position, limit_NRT)
   k, v = jnp.moveaxis(k, -3, -1), jnp.moveaxis(v, -3, -2)
   return attention.Source(k, v, position, limit_NRT)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from srl_jax.ops import attention, kernels
-from srl_jax.ops.attention import Scoring, laid_out
+from srl_jax.ops.attention import Scoring, source_of
 
 N, T, H, M, E = 3, 300, 2, 3, 16
 RNG = np.random.default_rng(0)
@@ -33,7 +33,7 @@ CAPPED, WINDOW = Scoring(0.2, softcap=2.0), 45
 
 
 def whole(q, k, v, at, scoring=SCORING, window=0):
-  keys = laid_out(k, v, at, at)
+  keys = source_of(k, v, at, at)
   if window:
     keys = keys._replace(first_NRT=at - window + 1)
   return attention.attend(q, [keys], scoring=scoring)
@@ -98,7 +98,7 @@ def test_splash_is_plain_attention(monkeypatch, block, dtype):
   late = np.where(ANYWHERE >= 0, ANYWHERE + 1, -1)
   other = value_and_grads(
     lambda q, k, v, at: attention.attend(
-      q, [laid_out(k, v, at, late)], scoring=SCORING
+      q, [source_of(k, v, at, late)], scoring=SCORING
     ),
     ANYWHERE,
   )

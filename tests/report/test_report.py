@@ -165,9 +165,9 @@ def test_the_end_of_a_long_context_is_shown():
 
 def rows():
   return [
-    {"step": 0, "srl/reward": -0.5, "srl/loss": 1.0},
-    {"step": 0, "srl/validation_reward": 0.1},
-    {"step": 1, "srl/reward": 0.25, "srl/loss": None},
+    {"update_step": 0, "srl/reward": -0.5, "srl/loss": 1.0},
+    {"update_step": 0, "srl/validation_reward": 0.1},
+    {"update_step": 1, "srl/reward": 0.25, "srl/loss": None},
   ]
 
 

@@ -57,7 +57,7 @@ def test_rewards_by_hand():
   ]
   assert [s.reward for s in scored[2:]] == [-1.0, -1.0]
   assert [s.failure for s in scored[2:]] == ["not_stopped", "no_thought"]
-  assert all(math.isnan(s.similarity) for s in scored[2:])
+  assert all(math.isnan(s.value) for s in scored[2:])
   # Lengths are reported for broken outputs as well.
   assert [(s.thought_chars, s.action_chars) for s in scored[2:]] == [
     (3, 5),
@@ -112,7 +112,7 @@ def test_answer_rewards_are_zero_or_one():
   assert [s.reward for s in scored] == [1.0, 1.0, 0.0, 0.0, 0.0]
   failures = ["", "", "", "not_stopped", "empty_action"]
   assert [s.failure for s in scored] == failures
-  assert [math.isnan(s.similarity) for s in scored] == [False] * 3 + [True] * 2
+  assert [math.isnan(s.value) for s in scored] == [False] * 3 + [True] * 2
 
 
 def test_check_can_be_chosen():
@@ -220,7 +220,8 @@ def test_workers_import_neither_jax_nor_the_main_module():
 
 def test_importing_rewards_and_tokenizers_does_not_import_jax():
   code = (
-    "import sys, srl_jax.rewards, srl_jax.tokenizers, srl_jax.domains.registers\n"
+    "import sys, srl_jax.rewards, srl_jax.tokenizers\n"
+    "import srl_jax.domains.registers\n"
     "print([m for m in ('jax', 'flax', 'optax', 'orbax') if m in sys.modules])"
   )
   out = subprocess.run(

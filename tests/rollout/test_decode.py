@@ -12,7 +12,7 @@ from srl_jax.rollout import decode as rollout_lib
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import scripted
 from srl_jax.testing.scripted import ScriptedModel
-from srl_jax.testing.tiny import make_trunks, record
+from srl_jax.testing.tiny import make_trunk, make_trunks
 
 
 @functools.partial(
@@ -48,7 +48,7 @@ def sample(*args, **kwargs):
 
 
 def test_the_example_of_the_docstring():
-  trunks = make_trunks([record([5, 6, 7], (2, [3], 0), (3, [1, 7], 1))])
+  trunks = make_trunks([make_trunk([5, 6, 7], (2, [3], 0), (3, [1, 7], 1))])
   got = sample(scripted.successor(10), trunks)
   assert got.tokens_NRC.tolist() == [[[3, 4, 5, 6, 7, 0], [1, 7, 8, 9, 0, 0]]]
   assert got.length_NR.tolist() == [[5, 4]]
@@ -73,7 +73,10 @@ def test_positions_go_on_from_the_branch_point():
   # What follows a token is the number of its position.
   script = scripted.at_position(30 * np.eye(12))
   trunks = make_trunks(
-    [record(range(7), (2, [9], 0), (7, [9, 9], 1)), record([1], (1, [9], 2))]
+    [
+      make_trunk(range(7), (2, [9], 0), (7, [9, 9], 1)),
+      make_trunk([1], (1, [9], 2)),
+    ]
   )
   got = sample(script, trunks, stops=())
   # The second stem ends at position 8.
@@ -86,7 +89,7 @@ def test_positions_go_on_from_the_branch_point():
 
 def test_a_stop_token_ends_its_own_row_only_and_padding_follows():
   trunks = make_trunks(
-    [record([1], (1, [8], 0), (1, [3], 1), (1, [4], 2), (1, [2], 3))]
+    [make_trunk([1], (1, [8], 0), (1, [3], 1), (1, [4], 2), (1, [2], 3))]
   )
   got = sample(scripted.successor(10), trunks, stops=(7, 5), pad=11)
   # The first passes both stop tokens by; of two stop tokens the first counts.
@@ -101,7 +104,7 @@ def test_a_stop_token_ends_its_own_row_only_and_padding_follows():
 
 
 def test_a_stop_token_in_the_stem_ends_nothing_and_at_the_limit_it_counts():
-  trunks = make_trunks([record([1], (1, [9, 1], 0), (1, [5], 1))])
+  trunks = make_trunks([make_trunk([1], (1, [9, 1], 0), (1, [5], 1))])
   got = sample(scripted.successor(10), trunks)
   assert got.tokens_NRC[0].tolist() == [
     [9, 1, 2, 3, 4, 5],
@@ -112,7 +115,7 @@ def test_a_stop_token_in_the_stem_ends_nothing_and_at_the_limit_it_counts():
 
 
 def test_points_that_fill_up_the_row_stay_empty():
-  trunks = make_trunks([record([1], (1, [3], 0))], points=3)
+  trunks = make_trunks([make_trunk([1], (1, [3], 0))], points=3)
   got = sample(scripted.successor(10), trunks, pad=11)
   assert got.length_NR.tolist() == [[5, 0, 0]]
   assert (got.tokens_NRC[0, 1:] == 11).all()
@@ -138,7 +141,7 @@ class CountingModel(ScriptedModel):
 def test_the_loop_ends_with_the_last_branch():
   policy = CountingModel()
   config = SamplingConfig(samples=1, max_new_tokens=40, temperature=0.0)
-  trunks = make_trunks([record([1], (1, [3], 0), (1, [6, 7], 1))])
+  trunks = make_trunks([make_trunk([1], (1, [3], 0), (1, [6, 7], 1))])
   got = sample(scripted.successor(10), trunks, config, policy=policy)
   jax.effects_barrier()
   # 3 is followed by six tokens up to the stop; the padding points of a row
@@ -157,7 +160,10 @@ RANDOM = scripted.after_token(
   np.random.default_rng(0).standard_normal((VOCAB, VOCAB))
 )
 MANY = make_trunks(
-  [record([1, 2, 3], (1, [1], 10), (3, [2, 3], 11)), record([4], (1, [0], 12))]
+  [
+    make_trunk([1, 2, 3], (1, [1], 10), (3, [2, 3], 11)),
+    make_trunk([4], (1, [0], 12)),
+  ]
 )
 
 
@@ -214,7 +220,7 @@ def test_the_one_most_likely_token_is_greedy_whatever_the_temperature():
 
 def test_ten_thousand_samples_follow_the_softmax_and_are_independent():
   config = SamplingConfig(samples=100, max_new_tokens=2)
-  trunks = make_trunks([record([1], (1, [2], n)) for n in range(100)])
+  trunks = make_trunks([make_trunk([1], (1, [2], n)) for n in range(100)])
   got = sample(RANDOM, trunks, config, stops=()).tokens_NRC.reshape(-1, 3)
   after = np.exp(log_softmax(RANDOM.after_token_VV))
   # All pairs of tokens: the second must not follow from the number that drew
@@ -231,7 +237,7 @@ RANDOMLY = SamplingConfig(samples=4, max_new_tokens=6)
 
 def test_the_same_key_gives_the_same_tokens_and_another_key_others():
   trunks = make_trunks(
-    [record([1], (1, [2], 7), (1, [2], 8)), record([1], (1, [2], 9))]
+    [make_trunk([1], (1, [2], 7), (1, [2], 8)), make_trunk([1], (1, [2], 9))]
   )
   one, again, other = (
     sample(RANDOM, trunks, RANDOMLY, seed=seed, stops=()).tokens_NRC
@@ -244,20 +250,20 @@ def test_the_same_key_gives_the_same_tokens_and_another_key_others():
   assert len(set(rows)) == 24 + 1, "twice four samples of the empty point"
 
 
-A = record([1, 2, 3], (1, [1], 10), (3, [2, 3], 11))
-B = record([4], (1, [0], 12))
-C = record([1] * 6, (6, [3], 13), (2, [0, 0, 0], 14))
+A = make_trunk([1, 2, 3], (1, [1], 10), (3, [2, 3], 11))
+B = make_trunk([4], (1, [0], 12))
+C = make_trunk([1] * 6, (6, [3], 13), (2, [0, 0, 0], 14))
 # How the points of A and B are found again: (row, point) of each layout.
 LAYOUTS = {
   "order of rows": ([B, A], {}, [(1, 0), (1, 1), (0, 0)]),
   "other rows": ([C, A, C, B], {}, [(1, 0), (1, 1), (3, 0)]),
   "order of points": (
-    [record([1, 2, 3], (3, [2, 3], 11), (1, [1], 10)), B],
+    [make_trunk([1, 2, 3], (3, [2, 3], 11), (1, [1], 10)), B],
     {},
     [(0, 1), (0, 0), (1, 0)],
   ),
   "separate prompts": (
-    [record([1], (1, [1], 10)), record([1, 2, 3], (3, [2, 3], 11)), B],
+    [make_trunk([1], (1, [1], 10)), make_trunk([1, 2, 3], (3, [2, 3], 11)), B],
     {},
     [(0, 0), (1, 0), (2, 0)],
   ),
@@ -287,15 +293,15 @@ def completions(trunks, points, samples=4):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_samples_do_not_depend_on_the_layout_of_the_batch(layout):
-  records, widths, points = LAYOUTS[layout]
+  trunks, widths, points = LAYOUTS[layout]
   want = completions(make_trunks([A, B]), [(0, 0), (0, 1), (1, 0)])
-  assert completions(make_trunks(records, **widths), points) == want
+  assert completions(make_trunks(trunks, **widths), points) == want
 
 
 QUEUE = make_trunks(
   [
-    record([1, 2, 3], (1, [1], 10), (3, [2, 3], 11), (2, [0, 1, 4], 15)),
-    record([4], (1, [0], 12)),
+    make_trunk([1, 2, 3], (1, [1], 10), (3, [2, 3], 11), (2, [0, 1, 4], 15)),
+    make_trunk([4], (1, [0], 12)),
   ],
 )
 
@@ -319,7 +325,9 @@ def test_samples_do_not_depend_on_the_number_of_slots(slots):
 def test_one_slot_runs_one_branch_after_the_other():
   config = dataclasses.replace(GREEDY, slots=1, max_new_tokens=40)
   policy = CountingModel()
-  trunks = make_trunks([record([1], (1, [3], 0), (1, [6, 7], 1), (1, [1], 2))])
+  trunks = make_trunks(
+    [make_trunk([1], (1, [3], 0), (1, [6, 7], 1), (1, [1], 2))]
+  )
   got = sample(scripted.successor(10), trunks, config, policy=policy)
   jax.effects_barrier()
   assert got.length_NR.tolist() == [[7, 4, 9]]
@@ -352,7 +360,7 @@ def drawn(key, instance, sample, place, logp_V):
 
 
 def test_the_key_is_that_of_instance_sample_and_position():
-  trunks = make_trunks([record([1], (1, [2, 2], 77))])
+  trunks = make_trunks([make_trunk([1], (1, [2, 2], 77))])
   got = sample(RANDOM, trunks, RANDOMLY, seed=5, stops=()).tokens_NRC[0]
   logp_VV = log_softmax(RANDOM.after_token_VV).astype(np.float32)
   for g in (0, 3):

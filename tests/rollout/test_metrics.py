@@ -5,7 +5,7 @@ import numpy as np
 
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rollout import metrics as rollout_metrics
-from srl_jax.testing.tiny import make_trunks, record
+from srl_jax.testing.tiny import make_trunk, make_trunks
 from srl_jax.types import Branches, Decoding, Scores
 
 
@@ -13,7 +13,10 @@ def test_a_round_of_three_groups_by_hand():
   # Two trunks of 3 and 1 tokens, laid out 2 x 3; three points and a padding
   # one, two samples each, of 2 + 2 tokens at most.
   trunks = make_trunks(
-    [record([1, 2, 3], (1, [7], 0), (3, [7, 8], 1)), record([4], (1, [7], 2))]
+    [
+      make_trunk([1, 2, 3], (1, [7], 0), (3, [7, 8], 1)),
+      make_trunk([4], (1, [7], 2)),
+    ]
   )
   length_NR = np.array([[3, 2, 4, 3], [2, 3, 0, 0]], np.int32)
   stem_NR = np.array([[1, 1, 2, 2], [1, 1, 0, 0]])
@@ -47,7 +50,7 @@ def test_a_round_of_three_groups_by_hand():
   )
   want = {
     "reward": (0.5 + 1 - 1 - 1 + 0.25 + 0.25) / 6,
-    "similarity": (0.5 + 1 + 0.25 + 0.25) / 4,
+    "reward_well_formed": (0.5 + 1 + 0.25 + 0.25) / 4,
     "format_failure": 2 / 6,
     "thought_chars": 1,
     "action_chars": 3,

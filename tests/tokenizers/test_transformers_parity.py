@@ -4,10 +4,10 @@
 import pytest
 
 from srl_jax.data.templates import make_template, system_prompt
-from srl_jax.data.trunks import InstanceConfig, build_trunks
+from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.testing import checkpoints
 from srl_jax.testing.trajectories import word_problems
-from srl_jax.tokenizers import TokenizerConfig, checkpoint_of, make_tokenizer
+from srl_jax.tokenizers import TokenizerConfig, make_tokenizer, tokenizer_folder
 from srl_jax.trajectory import Step, Trajectory
 
 pytestmark = pytest.mark.parity
@@ -26,7 +26,7 @@ def checkpoint(request, families):
   folder = str(families(request.param))
   config = TokenizerConfig(kind="huggingface", path=folder)
   theirs = transformers.AutoTokenizer.from_pretrained(folder)
-  return request.param, make_tokenizer(config), checkpoint_of(config), theirs
+  return request.param, make_tokenizer(config), tokenizer_folder(config), theirs
 
 
 def test_texts_have_their_ids(checkpoint):
@@ -73,11 +73,11 @@ def test_prompts_for_a_base_model_have_their_ids(checkpoint):
 
 def prompts(template, tokenizer):
   """Yields the ids of a prompt, and the user's text in it."""
-  records, _ = build_trunks(TRAJECTORIES, template, tokenizer, InstanceConfig())
-  for trajectory, record in zip(TRAJECTORIES, records, strict=True):
-    for point in record.points:
+  trunks, _ = build_trunks(TRAJECTORIES, template, tokenizer, TrunkConfig())
+  for trajectory, trunk in zip(TRAJECTORIES, trunks, strict=True):
+    for point in trunk.points:
       steps = trajectory.steps[: point.step]
       parts = [f"Problem:\n{trajectory.problem.strip()}", "Solution so far:"]
       parts += [step.text.strip() for step in steps]
       user = "\n\n".join([*parts, "Write the next step."])
-      yield [*record.tokens[: point.at].tolist(), *point.stem.tolist()], user
+      yield [*trunk.tokens[: point.at].tolist(), *point.stem.tolist()], user

@@ -106,13 +106,13 @@ def test_sigterm_saves_and_says_how_to_go_on(pieces):
   stages = f"{pieces.workdir}/stages/"
   rest = "Run the same command again to go on from there."
   assert said[1] == (
-    f"sft: asked to stop; step 11 of 16 is saved in {stages}0_sft. {rest}"
+    f"sft: asked to stop; update step 11 of 16 is saved in {stages}0_sft. {rest}"
   )
   assert said[2] == (
     "sft: asked to stop; the stage is finished and saved in "
     f"{stages}0_sft. {rest}"
   )
-  assert said[4].startswith("srl: asked to stop; step 3 of 6 is saved")
+  assert said[4].startswith("srl: asked to stop; update step 3 of 6 is saved")
 
 
 def test_nothing_compiles_after_the_second_step(whole):
@@ -186,7 +186,7 @@ def test_a_stage_returns_the_best_parameters_not_the_last(
     return next(values), {}
 
   monkeypatch.setattr(stage_sft.SftStage, "validate", validate)
-  changes = {"sft__steps": 4, "sft__validate_every": 1}
+  changes = {"sft__update_steps": 4, "sft__validate_every": 1}
   with started(runs, whole, tmp_path, "sft", **changes) as (session, params):
     after = train_all(session, params, tmp_path)
   assert_trees_equal(after["sft"], seen[1])
@@ -204,7 +204,7 @@ def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):
 
 
 def test_rlvr_learns_from_answers_alone(runs, whole, tmp_path):
-  changes = {"rlvr__steps": 1}
+  changes = {"rlvr__update_steps": 1}
   with started(runs, whole, tmp_path, "rlvr", **changes) as (session, params):
     train_all(session, params, tmp_path)
   [row, _] = experiment.metric_rows(tmp_path)
@@ -222,7 +222,7 @@ def test_a_sampler_that_differs_from_the_trainer_stops_the_run(
     return grpo_loss(policy, config, 2 * temperature)
 
   monkeypatch.setattr(stage_rl, "grpo_loss", at_another_temperature)
-  changes = {"srl__max_logp_gap": 0.1, "checkpoint__every_steps": 1}
+  changes = {"srl__max_logp_gap": 0.1, "checkpoint__every_update_steps": 1}
   with (
     started(runs, whole, tmp_path, "srl", **changes) as (session, params),
     pytest.raises(RuntimeError, match="sampler and trainer disagree by"),
@@ -282,7 +282,7 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
 
 
 def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
-  config = runs.config("sft", sft__instances__points_per_trunk=2)
+  config = runs.config("sft", sft__trunks__points_per_trunk=2)
   mesh = sharding.make_mesh(config.mesh)
   with runs.quickly(), jax.set_mesh(mesh):
     run = loading.load_run(config, mesh, tmp_path)
@@ -307,7 +307,7 @@ class FakeStage:
   def take_step(self, updater, state, step, reference):
     del updater, reference
     self.seen.append(f"take {step}")
-    return state, train.Taken({"tokens_trained": 1.0}, [[step]])
+    return state, train.Dispatched({"tokens_trained": 1.0}, [[step]])
 
   def validate(self, params):
     self.seen.append("validate")
@@ -337,7 +337,10 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
 
   monkeypatch.setattr(train, "reduce_metrics", read)
   config = runs.config(
-    "srl", srl__steps=4, srl__validate_every=0, checkpoint__every_steps=100
+    "srl",
+    srl__update_steps=4,
+    srl__validate_every=0,
+    checkpoint__every_update_steps=100,
   )
   mesh = tiny.small_mesh()
   run = types.SimpleNamespace(config=config, mesh=mesh)

@@ -19,15 +19,15 @@ from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import experiment, tiny
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss
-from srl_jax.update.updater import Updater, step_functions
+from srl_jax.update.updater import Updater, update_functions
 
 LORA = LoraConfig(rank=3, alpha=6.0)
 MODEL = LanguageModel(dataclasses.replace(tiny.TINY, lora=LORA))
 PLAIN = LanguageModel(tiny.TINY)
 PARAMS = tiny.random_params(MODEL)
 RECORDS = [
-  tiny.record(range(1, 10), (3, [10], 1), (9, [11, 12], 2)),
-  tiny.record(range(5, 11), (4, [13, 10], 3)),
+  tiny.make_trunk(range(1, 10), (3, [10], 1), (9, [11, 12], 2)),
+  tiny.make_trunk(range(5, 11), (4, [13, 10], 3)),
 ]
 TRUNKS = tiny.make_trunks(RECORDS)
 G = 4
@@ -88,7 +88,7 @@ def test_merged_is_the_same_model():
 
 
 def functions(model, loss=LossConfig()):
-  return step_functions(
+  return update_functions(
     grpo_loss(model, loss, 1.0),
     optax.sgd(0.1),
     optax.constant_schedule(0.1),
@@ -176,7 +176,7 @@ def test_a_step_moves_adapters_and_nothing_else(batch, sizes):
     # As many rows as devices want.
     wide = jax.tree.map(lambda x: np.concatenate([x] * -(-rows // 2)), batch)
     wide = sharding.put_batch(wide, mesh, rules)
-    state, _, metrics = updater.step(state, [wide], 0)
+    state, _, metrics = updater.update(state, [wide], 0)
   assert metrics.grad_norm > 0
   trained, frozen = lora.split(state.params)
   before, frozen_before = lora.split(PARAMS)
@@ -211,7 +211,7 @@ def changes(runs):
     "tokenizer__train_vocab_size": 0,
     "model__lora__rank": 4,
     "model__lora__alpha": 8.0,
-    "sft__steps": 4,
+    "sft__update_steps": 4,
     "sft__validate_every": 2,
   }
 
@@ -284,7 +284,9 @@ def test_adapters_are_exported_alone_or_merged(runs, whole, changes, tmp_path):
 
 
 def test_adapters_of_a_run_that_has_none_are_refused(runs, tmp_path):
-  run = runs.run(tmp_path / "run", "sft", sft__steps=2, sft__validate_every=0)
+  run = runs.run(
+    tmp_path / "run", "sft", sft__update_steps=2, sft__validate_every=0
+  )
   with pytest.raises(ValueError, match="there are no adapters; export"):
     export.export(run.workdir, tmp_path / "out", adapter=True)
   assert not (tmp_path / "out").exists()

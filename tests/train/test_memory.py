@@ -40,9 +40,9 @@ def logged(runs, workdir, preset, caplog, **changes):
 
 
 SMALL = {
-  "sft__steps": 2,
+  "sft__update_steps": 2,
   "sft__validate_every": 0,
-  "srl__steps": 2,
+  "srl__update_steps": 2,
   "srl__validate_every": 0,
   # No evaluation, whose rollouts are programs of their own.
   "data__test_size": 0,

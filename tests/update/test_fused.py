@@ -30,10 +30,10 @@ SAMPLING = SamplingConfig(samples=4, max_new_tokens=5)
 STOPS, PAD = (3, 4, 5), 0
 TRUNKS = tiny.make_trunks(
   [
-    tiny.record([5, 6, 7, 8, 9], (2, [3], 10), (5, [1, 4], 11)),
-    tiny.record([9, 8, 7], (3, [2], 12)),
-    tiny.record([1, 2, 3, 4], (1, [6], 13), (4, [7, 8], 14)),
-    tiny.record([4, 4], (2, [9], 15)),
+    tiny.make_trunk([5, 6, 7, 8, 9], (2, [3], 10), (5, [1, 4], 11)),
+    tiny.make_trunk([9, 8, 7], (3, [2], 12)),
+    tiny.make_trunk([1, 2, 3, 4], (1, [6], 13), (4, [7, 8], 14)),
+    tiny.make_trunk([4, 4], (2, [9], 15)),
   ]
 )
 
@@ -51,15 +51,13 @@ def score(branches, targets, xp=jnp):
   hit_NRC = branches.is_completion_NRC & (branches.tokens_NRC % 4 == target_NR1)
   tokens_NKG = branches.is_completion_NRC.sum(-1).reshape(shape)
   is_broken_NKG = tokens_NKG == broken_length_NK[..., None]
-  similarity_NKG = xp.where(
-    is_broken_NKG, xp.nan, hit_NRC.any(-1).reshape(shape)
-  )
-  reward_NKG = xp.where(is_broken_NKG, -1.0, similarity_NKG)
+  value_NKG = xp.where(is_broken_NKG, xp.nan, hit_NRC.any(-1).reshape(shape))
+  reward_NKG = xp.where(is_broken_NKG, -1.0, value_NKG)
   real_NK1 = real_NK[..., None]
   hide = lambda x: xp.where(real_NK1, x, xp.nan).astype(xp.float32)  # noqa: E731
   return Scores(
     reward_NKG=hide(reward_NKG),
-    similarity_NKG=hide(similarity_NKG),
+    value_NKG=hide(value_NKG),
     thought_chars_NKG=hide(2.0 * tokens_NKG),
     action_chars_NKG=hide(1.0 * tokens_NKG),
     failure_NKG=xp.where(real_NK1, is_broken_NKG, 0).astype(xp.int32),
@@ -160,7 +158,7 @@ def in_pieces(dynamic, key):
   )
   batches = dynamic_sampling.pack(groups, trunks=2, points=2, step=0)
   batches = [sharding.put_batch(batch, MESH, RULES) for batch in batches]
-  state, of_batches, of_step = updater.step(state, batches, 0)
+  state, of_batches, of_step = updater.update(state, batches, 0)
   measured = rollout_metrics.measure(
     TRUNKS, branches, scores, kept_NK, decoding
   )

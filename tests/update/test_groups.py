@@ -6,7 +6,7 @@ import collections
 import numpy as np
 import pytest
 
-from srl_jax.testing.tiny import make_trunks, record
+from srl_jax.testing.tiny import make_trunk, make_trunks
 from srl_jax.types import Branches
 from srl_jax.update.groups import (
   DynamicSamplingConfig,
@@ -67,12 +67,12 @@ def a_round(first_instance=1, *, step=3, round_index=0):
   i = first_instance
   trunks = make_trunks(
     [
-      record([1, 2, 3], (1, [5], i), (2, [6, 7], i + 1), (3, [8], i + 2)),
-      record([4], (1, [9], i + 3)),
+      make_trunk([1, 2, 3], (1, [5], i), (2, [6, 7], i + 1), (3, [8], i + 2)),
+      make_trunk([4], (1, [9], i + 3)),
     ]
   )
   number_NR = (
-    np.repeat(trunks.instance_NK, G, axis=1) * 10 + np.tile([0, 1], (2, 3))
+    np.repeat(trunks.point_id_NK, G, axis=1) * 10 + np.tile([0, 1], (2, 3))
   ).astype(np.int32)
   slots_C = np.arange(C)
   branches = Branches(

@@ -15,7 +15,7 @@ import pytest
 from srl_jax import reductions
 from srl_jax.testing import scripted
 from srl_jax.testing.scripted import ScriptedModel
-from srl_jax.testing.tiny import make_trunks, record, small_mesh
+from srl_jax.testing.tiny import make_trunk, make_trunks, small_mesh
 from srl_jax.types import Branches
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss, sft_loss
@@ -45,8 +45,8 @@ def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
     trunk: its tokens.
     points: of each trunk.
   """
-  records = [
-    record(
+  trunks = [
+    make_trunk(
       trunk,
       *[
         (1, [0], 10 * n + k) for k, group in enumerate(row) if group is not None
@@ -54,7 +54,7 @@ def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
     )
     for n, row in enumerate(rows)
   ]
-  trunks = make_trunks(records, points=points)
+  trunks = make_trunks(trunks, points=points)
   samples = np.shape(rewards)[-1]
   flat = [
     [completion for group in row for completion in group or [None] * samples]
@@ -394,7 +394,7 @@ def test_micro_batches_give_the_step_of_the_whole(config):
   results = []
   for batches in ([whole], parts, parts[::-1]):
     updater, state = start(config)
-    state, metrics, step = updater.step(state, batches, 0)
+    state, metrics, step = updater.update(state, batches, 0)
     of_batches = reductions.reduce_metrics(metrics)
     results.append((table_of(state), of_batches, step.grad_norm))
   before = np.asarray(SCRIPT.after_token_VV)
@@ -411,7 +411,7 @@ def test_micro_batches_give_the_step_of_the_whole(config):
 
 def test_a_step_is_the_averaged_gradient_times_the_rate():
   updater, state = start()
-  state, _, metrics = updater.step(state, [ONE_TOKEN], 0)
+  state, _, metrics = updater.update(state, [ONE_TOKEN], 0)
   moved = table_of(state)[0] - np.log(P)
   # The gradient by hand, at a rate of 0.1; its norm is below the clip of 1.
   np.testing.assert_allclose(moved, [0, 0.05, -0.05, 0], **CLOSE)
@@ -422,7 +422,7 @@ def test_a_step_is_the_averaged_gradient_times_the_rate():
 def test_the_reported_norm_is_from_before_clipping():
   clipped = OptimConfig(learning_rate=0.1, max_grad_norm=0.1)
   updater, state = start(LossConfig(), clipped)
-  state, _, metrics = updater.step(state, [ONE_TOKEN], 0)
+  state, _, metrics = updater.update(state, [ONE_TOKEN], 0)
   np.testing.assert_allclose(metrics.grad_norm, 0.5**0.5, **CLOSE)
   moved = table_of(state)[0] - np.log(P)
   np.testing.assert_allclose(np.linalg.norm(moved), 0.1 * 0.1, **CLOSE)
@@ -432,9 +432,9 @@ def test_a_second_pass_over_a_batch_is_clipped():
   # One pass lifts token 1 by more than the clip interval; the second pulls
   # at neither sample any more.
   updater, state = start(LossConfig(), OptimConfig(learning_rate=2.0))
-  state, [first], _ = updater.step(state, [ONE_TOKEN], 0)
+  state, [first], _ = updater.update(state, [ONE_TOKEN], 0)
   once = table_of(state)
-  state, [second], step = updater.step(state, [ONE_TOKEN], 1)
+  state, [second], step = updater.update(state, [ONE_TOKEN], 1)
   first, second = (reductions.reduce_metrics([m]) for m in (first, second))
   assert first["clipped_share"] == 0
   np.testing.assert_allclose(first["ratio_max"], 1.0, **CLOSE)
@@ -452,7 +452,7 @@ def test_the_rate_of_a_step_is_that_of_its_schedule():
   updater, state = start(LossConfig(), optim)
   rates = []
   for step in range(4):
-    state, _, metrics = updater.step(state, [ONE_TOKEN], step)
+    state, _, metrics = updater.update(state, [ONE_TOKEN], step)
     rates.append(float(metrics.learning_rate))
   np.testing.assert_allclose(rates, [0.05, 0.1, 0.1, 0.0875], **CLOSE)
 
@@ -460,7 +460,7 @@ def test_the_rate_of_a_step_is_that_of_its_schedule():
 def test_a_batch_of_padding_changes_nothing():
   updater, state = start()
   empty = jax.tree.map(np.zeros_like, ONE_TOKEN)
-  state, _, metrics = updater.step(state, [empty], 0)
+  state, _, metrics = updater.update(state, [empty], 0)
   np.testing.assert_array_equal(table_of(state), SCRIPT.after_token_VV)
   assert metrics.grad_norm == 0
 
@@ -470,14 +470,14 @@ def test_two_programs_whatever_the_number_of_micro_batches():
   state = updater.init(first_params())
   counts = []
   for step, batches in enumerate((1, 3, 2)):
-    state, _, _ = updater.step(state, [ONE_TOKEN] * batches, step)
+    state, _, _ = updater.update(state, [ONE_TOKEN] * batches, step)
     counts.append(compiled_count(updater.accumulate, updater.finish))
   assert counts == [2, 2, 2]
 
 
 def test_the_old_state_is_given_up():
   updater, state = start()
-  new, _, _ = updater.step(state, [ONE_TOKEN], 0)
+  new, _, _ = updater.update(state, [ONE_TOKEN], 0)
   assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
   assert not any(x.is_deleted() for x in jax.tree.leaves(new))
 

@@ -29,7 +29,7 @@ def test_sums_are_float32_whatever_the_parameters():
   )
   state = updater.init(params)
   one = jnp.ones((), jnp.bfloat16)
-  state, _, metrics = updater.step(state, [one] * 300, 0)
+  state, _, metrics = updater.update(state, [one] * 300, 0)
   assert metrics.grad_norm == 300
 
 
@@ -47,7 +47,9 @@ def test_make_optimizer_fits_the_updater():
     loss_fn, make_optimizer(optim, 1), learning_rate(optim, 1), params, mesh
   )
   abstract = updater.abstract_state()
-  state, _, _ = updater.step(updater.init(params), [jnp.array([0.2, -0.1])], 0)
+  state, _, _ = updater.update(
+    updater.init(params), [jnp.array([0.2, -0.1])], 0
+  )
   np.testing.assert_allclose(state.params["x"], [-0.1, 0.1], rtol=1e-4)
   for got, want in zip(
     jax.tree.leaves(state), jax.tree.leaves(abstract), strict=True

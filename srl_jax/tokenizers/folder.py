@@ -25,7 +25,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 @dataclasses.dataclass(frozen=True)
-class Checkpoint:
+class TokenizerFolder:
   """What is known of the tokens of a checkpoint, besides their ids.
 
   Attributes:
@@ -68,7 +68,7 @@ class Checkpoint:
     return ""
 
 
-def read_checkpoint(path: str) -> Checkpoint:
+def read_tokenizer_folder(path: str) -> TokenizerFolder:
   """Reads the files of a checkpoint; all but the tokenizer's may be missing.
 
   Args:
@@ -93,7 +93,7 @@ def read_checkpoint(path: str) -> Checkpoint:
     )
     for role in ("bos", "eos")
   }
-  return Checkpoint(
+  return TokenizerFolder(
     folder=folder,
     tokenizer_file=tokenizer_file,
     special_tokens={
@@ -114,12 +114,14 @@ def read_checkpoint(path: str) -> Checkpoint:
   )
 
 
-def stop_names(checkpoint: Checkpoint, tokenizer: Tokenizer) -> tuple[str, ...]:
+def stop_names(
+  checkpoint: TokenizerFolder, tokenizer: Tokenizer
+) -> tuple[str, ...]:
   """Returns the control tokens at which generation stops."""
   return tuple(tokenizer.token_bytes(i).decode() for i in checkpoint.stop_ids)
 
 
-def check_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
+def check_ids(checkpoint: TokenizerFolder, tokenizer: Tokenizer) -> None:
   """Raises ValueError unless the files agree about the control tokens.
 
   They disagree when a tokenizer was put beside another model's files. The
@@ -135,7 +137,7 @@ def check_ids(checkpoint: Checkpoint, tokenizer: Tokenizer) -> None:
     )
 
 
-def _disagreements(checkpoint: Checkpoint, tokenizer: Tokenizer):
+def _disagreements(checkpoint: TokenizerFolder, tokenizer: Tokenizer):
   file = checkpoint.tokenizer_file.name
   known = {x: tokenizer.special_id(x) for x in tokenizer.control_names}
   for name, i in checkpoint.control.items():

@@ -15,9 +15,9 @@ from srl_jax.tokenizers import (
   SentencePieceTokenizer,
   TokenizerConfig,
   check_tokenizer_of_weights,
-  checkpoint_of,
   make_tokenizer,
   stop_names,
+  tokenizer_folder,
 )
 
 FAMILIES = tuple(checkpoints.FAMILIES)
@@ -96,7 +96,7 @@ def test_a_sentencepiece_model_by_itself_knows_no_chat(families):
   path = str(families("gemma3") / "tokenizer.model")
   config = TokenizerConfig(kind="sentencepiece", path=path)
   assert "<start_of_turn>" not in make_tokenizer(config).control_names
-  assert checkpoint_of(config) is None
+  assert tokenizer_folder(config) is None
 
 
 def test_control_tokens_may_lie_past_the_pieces_of_the_model(
@@ -146,12 +146,12 @@ def test_stop_ids_are_those_of_generation_or_else_of_the_config(
   folder = shutil.copytree(families("qwen2_5"), tmp_path / "stops")
   change(folder / "generation_config.json", eos_token_id=generation)
   change(folder / "config.json", eos_token_id=model)
-  assert checkpoint_of(config_of(folder)).stop_ids == ids
+  assert tokenizer_folder(config_of(folder)).stop_ids == ids
 
 
 def test_stop_ids_are_known_by_their_names(families):
   folder = families("llama3_1")
-  names = stop_names(checkpoint_of(config_of(folder)), read(folder))
+  names = stop_names(tokenizer_folder(config_of(folder)), read(folder))
   assert names == ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
 
 
@@ -186,7 +186,7 @@ def test_a_text_begins_with_bos_if_the_checkpoint_says_so(
 ):
   folder = shutil.copytree(families(family), tmp_path / "changed")
   change(folder / "tokenizer_config.json", **settings)
-  assert checkpoint_of(config_of(folder)).first_token() == first
+  assert tokenizer_folder(config_of(folder)).first_token() == first
 
 
 def test_the_chat_template_is_a_string_a_named_one_or_a_file(
@@ -196,7 +196,7 @@ def test_the_chat_template_is_a_string_a_named_one_or_a_file(
 
   def template(**settings):
     change(folder / "tokenizer_config.json", **settings)
-    return checkpoint_of(config_of(folder)).chat_template
+    return tokenizer_folder(config_of(folder)).chat_template
 
   assert template(chat_template="a") == "a"
   named = [
