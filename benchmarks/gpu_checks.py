@@ -119,7 +119,7 @@ def log_probs_and_gradient(
     )(engine.params, batch)
     updater = engine.updater(LossConfig(), optax.sgd(1.0))
     sums, _ = updater.accumulate(
-      engine.params, engine.zero_sums(updater), batch, None
+      engine.params, {}, updater.zeros(), batch, None
     )
   gradient = jax.tree.map(lambda x: np.asarray(x / sums[1]), sums[0])
   return np.asarray(logps), gradient

@@ -196,7 +196,7 @@ def gradient_program(
   with engine.placed():
     updater = engine.updater(loss, optax.sgd(0.0))
     # Sums are donated: each call gets those of the call before.
-    sums = [engine.zero_sums(updater)]
+    sums = [updater.zeros()]
     program = updater.accumulate.lower(
       engine.params, sums[0], batch, None
     ).compile()
@@ -228,7 +228,7 @@ def measure_optimizer(
   """The optimizer step that follows the gradients; consumes the engine."""
   with engine.placed():
     updater = engine.updater(LossConfig(), optimizer)
-    sums = engine.zero_sums(updater)
+    sums = updater.zeros()
     state = [updater.init(engine.params)]
     engine.params = None
 

@@ -89,13 +89,6 @@ class Engine:
       self.mesh,
     )
 
-  def zero_sums(self, updater: Updater) -> tuple[Any, jax.Array]:
-    """What the first micro-batch is added to; placed as `Updater` does."""
-    shardings = (updater.shardings.params, sharding.replicated(self.mesh))
-    return jax.jit(updater.functions.zeros, out_shardings=shardings)(
-      self.params
-    )
-
 
 def make_trunks(work: Workload, vocab_size: int) -> Trunks:
   """Random trunks; the branches of a step see the steps before it."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One GRPO step of this package on a workload, by the code that trains.
 
-Rounds samples and scores, the pool packs, Updater updates, as a stage does
-where rewards are computed on the host, except that every group is kept and
+`sample_and_score` samples and scores, `pack` packs, Updater updates, as a stage
+does where rewards are computed on the host, except that every group is kept and
 that random completions are taken for well-formed actions: they are to cost
 what real ones do.
 
@@ -32,11 +32,11 @@ from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.ops import advantages
 from srl_jax.rewards import Completion, RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.rounds import Round, Rounds
+from srl_jax.rollout.rounds import Round, sample_and_score
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers.protocol import TableTokenizer
-from srl_jax.update import groups as dynamic_sampling
+from srl_jax.update import groups as groups_lib
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig, grpo_loss
@@ -178,20 +178,15 @@ class Ours:
       mesh=self.mesh,
       rules=self.rules,
     )
-    self.rounds = Rounds(
-      self.sampler,
-      ActionScorer(RewardConfig()),
-      Words(model.vocab_size),
-      self.mesh,
-      self.rules,
-    )
+    self.scorer = ActionScorer(RewardConfig())
+    self.words = Words(model.vocab_size)
     self.batches = trunk_batches(work, model.vocab_size, settings.layout)
     self.key = jax.random.key(work.seed)
     params = sharding.born_sharded(
       self.policy.init, self.key, mesh=self.mesh, rules=self.rules
     )
     self.number = 0
-    self.state: Any = TrainState(params, None)
+    self.state: Any = TrainState(params, {}, None)
     if settings.trains:
       self.updater = self._updater(params)
       self.state = self.updater.init(params)
@@ -223,7 +218,15 @@ class Ours:
     clock = Clock()
     key = jax.random.fold_in(self.key, self.number)
     rounds = [
-      self.rounds.run(self.state.params, batch, key) for batch in self.batches
+      sample_and_score(
+        self.sampler,
+        self.state.params,
+        batch,
+        key,
+        scorer=self.scorer,
+        tokenizer=self.words,
+      )
+      for batch in self.batches
     ]
     wall_s, cpu_s = clock.split()
     # The reward is Python on one thread: its time on the clock is CPU time.
@@ -272,20 +275,20 @@ class Ours:
     if not self.is_shared:
       return self._flat_batches(rounds)
     [trunks], [done] = [batch.trunks for batch in self.batches], rounds
-    groups = dynamic_sampling.make_groups(
+    groups = groups_lib.make_groups(
       trunks,
       done.branches,
       done.scores.reward_NKG,
       np.zeros(trunks.is_real_NK.shape, np.int32),
-      dynamic_sampling.is_kept(done.scores.reward_NKG, KEEP_ALL),
-      step=self.number,
+      groups_lib.is_kept(done.scores.reward_NKG, KEEP_ALL),
+      update_step=self.number,
       round_index=0,
     )
-    return dynamic_sampling.pack(
+    return groups_lib.pack(
       groups,
       trunks=self.settings.trunks_per_micro_batch or self.work.trajectories,
       points=self.work.steps,
-      step=self.number,
+      update_step=self.number,
     )
 
   def _flat_batches(self, rounds):

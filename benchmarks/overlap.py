@@ -27,7 +27,6 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
@@ -38,9 +37,7 @@ from srl_jax import main as main_lib
 from srl_jax.config import RlConfig
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train.rl import RlStage
-from srl_jax.train.stage import Run
-from srl_jax.update import optim
-from srl_jax.update.updater import Updater
+from srl_jax.train.stage import Dispatched, Run
 
 
 def variants(base: RlConfig, parts: Sequence[int]) -> dict[str, RlConfig]:
@@ -69,14 +66,8 @@ class Variant:
   def __init__(self, run: Run, config: RlConfig):
     params = loading.initial_params(run)
     self._stage = RlStage(run, "srl", config)
-    self._updater = Updater(
-      self._stage.loss_fn,
-      optim.make_optimizer(config.optim, config.update_steps),
-      optim.learning_rate(config.optim, config.update_steps),
-      params,
-      run.mesh,
-    )
-    self._state = self._updater.init(params)
+    self._stage.prepare(params)
+    self._state = self._stage.updater.init(params)
     self._step = 0
 
   def steps(self, count: int) -> list[dict[str, float]]:
@@ -84,14 +75,14 @@ class Variant:
     found, pending = [], None
     for _ in range(count):
       start_s = time.perf_counter()
-      self._state, taken = self._stage.take_step(
-        self._updater, self._state, self._step, None
+      self._state, dispatched = self._stage.take_update(
+        self._state, self._step, None
       )
       queued_s = time.perf_counter() - start_s
       self._step += 1
       if pending:
         found.append(_read(*pending))
-      pending = (taken, queued_s)
+      pending = (dispatched, queued_s)
     found.append(_read(*pending))
     return found
 
@@ -100,13 +91,13 @@ class Variant:
     self._stage.close()
 
 
-def _read(taken: Any, queued_s: float) -> dict[str, float]:
-  values = dict(taken.values)
-  for metrics in taken.metrics:
+def _read(dispatched: Dispatched, queued_s: float) -> dict[str, float]:
+  values = dict(dispatched.values)
+  for metrics in dispatched.metrics:
     values |= reduce_metrics(metrics)
   # Waiting for samples is work of the device; the rest of the time that it
   # takes to queue a step is the host's.
-  waited_s = values.get("prefill_s", 0.0) + values.get("decode_s", 0.0)
+  waited_s = values.get("rollout_s", 0.0) - values.get("reward_s", 0.0)
   return values | {"queued_s": queued_s, "host_s": queued_s - waited_s}
 
 

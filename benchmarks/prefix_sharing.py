@@ -61,7 +61,7 @@ def given_advantages(
   def loss_fn(params, batch, reference):
     del reference
     branches = batch.branches
-    logp_NRC, _ = branch_logps(
+    logp_NRC, *_ = branch_logps(
       policy,
       params,
       batch.trunks,
@@ -162,20 +162,11 @@ class Bench:
         for rows in layout.updating
       ]
 
-  def zero_sums(self) -> tuple[Any, jax.Array]:
-    """What the first micro-batch is added to; placed as `Updater` does."""
-
-    def zeros(x):
-      return jax.device_put(np.zeros(x.shape, x.dtype), x.sharding)
-
-    denominator = jax.device_put(np.float32(0), sharding.replicated(self.mesh))
-    return jax.tree.map(zeros, self.params), denominator
-
   def gradient(self, name: str) -> tuple[Any, np.ndarray]:
     """Gradient of the mean loss, and log-probs [branch, C]."""
-    sums, found = self.zero_sums(), []
+    sums, found = self.updater.zeros(), []
     for batch in self.updating[name]:
-      sums, logp = self.updater.accumulate(self.params, sums, batch, None)
+      sums, logp = self.updater.accumulate(self.params, {}, sums, batch, None)
       found.append(logp)
     gradient = jax.tree.map(lambda x: np.asarray(x / sums[1]), sums[0])
     return gradient, self.by_branch(found, self.layouts[name].updating)
@@ -230,7 +221,7 @@ class Bench:
   def _update_bytes(self, batch):
     program = self.updater.accumulate
     return measuring.compiled_bytes(
-      program.lower(self.params, self.zero_sums(), batch, None)
+      program.lower(self.params, {}, self.updater.zeros(), batch, None)
     )
 
 

@@ -29,8 +29,9 @@ from benchmarks.workload import FIRST_WORD, PAD_ID, Workload
 from srl_jax import sharding
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.sampler import Sampler, Started
+from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
+from srl_jax.types import Branches, Decoding
 
 
 class Variant:
@@ -58,7 +59,7 @@ class Variant:
       policy.init, self._key, mesh=mesh, rules=rules
     )
 
-  def sample(self) -> Started:
+  def sample(self) -> tuple[Branches, Decoding]:
     """Starts sampling; the first call compiles."""
     return self._sampler.start(self._params, self._trunks, self._key)
 
@@ -81,12 +82,12 @@ def measure(
   tokens = sampled = None
   for cache, count in itertools.product(caches, slots):
     variant = Variant(model, work, stops, count, cache)
-    found = jax.device_get(variant.sample())
+    branches, decoding = jax.device_get(variant.sample())
     if tokens is None:
-      tokens = found.branches.tokens_NRC
-      sampled = float(found.branches.is_completion_NRC.sum())
-    np.testing.assert_array_equal(found.branches.tokens_NRC, tokens)
-    busy, turns = (int(x.sum()) for x in found.decoding)
+      tokens = branches.tokens_NRC
+      sampled = float(branches.is_completion_NRC.sum())
+    np.testing.assert_array_equal(branches.tokens_NRC, tokens)
+    busy, turns = (int(x.sum()) for x in decoding)
     row = f"slots {count} ({busy / turns:.0%} busy)"
     variants[f"cache {cache}", row] = variant
   costs = [

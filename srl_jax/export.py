@@ -67,7 +67,7 @@ def export(
       params,
       run.policy,
       dtype=dtype or run.policy.config.dtype,
-      files=loading.files_beside(run),
+      files=run.files,
     )
 
 
@@ -86,15 +86,13 @@ def _params(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
     )
   folder = folders[stage] if stage else list(folders.values())[-1]
   params = loading.initial_params(run)
-  trained, frozen = lora.split(params)
-  abstract = sharding.abstract(trained)
-  del params, trained
-  with Checkpointer(folder, run.config.checkpoint, read_only=True) as saver:
+  abstract = sharding.abstract(lora.trained(params))
+  with Checkpointer(folder, run.checkpoint, read_only=True) as saver:
     if step:
       found = saver.restore_params(step, abstract)
     else:
       found = saver.restore_best(abstract)
-  return lora.join(found, frozen)
+  return lora.with_trained(params, found)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

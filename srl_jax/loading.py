@@ -93,11 +93,17 @@ def load_run(
       tokenizer.special_id(name)
   model_config = _model_config(config, tokenizer)
   return Run(
-    config=config,
+    seed=config.seed,
     mesh=mesh,
+    rules=config.rules,
+    rollout_rules=config.rollout_rules,
     policy=LanguageModel(model_config, config.rules),
     tokenizer=tokenizer,
     template=template,
+    weights=config.weights,
+    files=_tokenizer_files(config.tokenizer),
+    checkpoint=config.checkpoint,
+    log_every=config.log_every,
     pretrain=splits["pretrain"],
     train=splits["train"],
     valid=splits["valid"],
@@ -172,18 +178,17 @@ def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
 def initial_params(run: Run) -> Any:
   """Parameters of the first stage, born on the mesh."""
   key = run.key("weights")
-  if run.config.weights == "random":
+  if run.weights == "random":
     return sharding.born_sharded(
-      run.policy.init, key, mesh=run.mesh, rules=run.config.rules
+      run.policy.init, key, mesh=run.mesh, rules=run.rules
     )
-  return weights.load_params(run.config.weights, run.policy, run.mesh, key)
+  return weights.load_params(run.weights, run.policy, run.mesh, key)
 
 
-def files_beside(run: Run) -> list[pathlib.Path]:
-  """The files that belong beside the weights of a run's model."""
-  path = pathlib.Path(run.config.tokenizer.path)
-  if run.config.tokenizer.kind == "byte":
-    return []
+def _tokenizer_files(config: TokenizerConfig) -> tuple[pathlib.Path, ...]:
+  path = pathlib.Path(config.path)
+  if config.kind == "byte":
+    return ()
   if path.is_file():
-    return [path]
-  return [path / name for name in _BESIDE if (path / name).is_file()]
+    return (path,)
+  return tuple(path / name for name in _BESIDE if (path / name).is_file())

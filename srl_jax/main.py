@@ -26,7 +26,7 @@ import ml_collections
 from absl import app, flags, logging
 
 from srl_jax import config as config_lib
-from srl_jax import run as run_lib
+from srl_jax.run import train_and_evaluate
 from srl_jax.train.loop import Stopped
 
 _CONFIG = flags.DEFINE_string(
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
       )
     # While a stage is trained, train.py listens for it instead and saves.
     signal.signal(signal.SIGTERM, _stop)
-    run_lib.run(config, workdir, versions())
+    train_and_evaluate(config, workdir, versions())
   except Stopped as stopped:
     print(stopped, flush=True)
     sys.exit(143)

@@ -31,7 +31,7 @@ from srl_jax import files, loading, sharding
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.evaluate.estimates import Estimate
-from srl_jax.evaluate.solve import solve_problems, summarise
+from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.models import weights
 from srl_jax.reductions import describe_metrics
@@ -39,7 +39,7 @@ from srl_jax.report.table import table
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.metrics import RolloutMetrics
-from srl_jax.train import loop as train
+from srl_jax.train import loop
 from srl_jax.train.stage import Run, build_split
 from srl_jax.update.grpo import GrpoMetrics, SftMetrics
 from srl_jax.update.updater import UpdateMetrics
@@ -49,7 +49,7 @@ _FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
 _METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, UpdateMetrics)
 
 
-def run(
+def train_and_evaluate(
   config: Config, workdir: pathlib.Path, versions: Mapping[str, str]
 ) -> dict[str, Any]:
   """Carries out a run, from wherever an earlier attempt left it.
@@ -60,19 +60,21 @@ def run(
   Raises:
     ValueError: unusable input, config or working directory.
     RuntimeError: training went wrong; see the message.
-    train.Stopped: on SIGTERM, after saving.
+    loop.Stopped: on SIGTERM, after saving.
   """
   mesh = sharding.make_mesh(config.mesh)
   _claim_workdir(config, workdir, versions)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
-    session = loading.load_run(config, mesh, workdir)
-    stages = train.make_stages(session, workdir)
+    run = loading.load_run(config, mesh, workdir)
+    configs = {name: getattr(config, name) for name in config.stages}
+    stages = loop.make_stages(run, configs, workdir)
     for stage in stages.values():
       stack.callback(stage.close)
-    params = loading.initial_params(session)
-    print_summary(session, params)
-    updaters = train.make_updaters(session, stages, params)
-    train.print_memory_plan(session, stages, updaters)
+    params = loading.initial_params(run)
+    print_summary(config, run, params)
+    for stage in stages.values():
+      stage.prepare(params)
+    loop.print_memory_plan(stages)
     results_path = workdir / "results.json"
     results = (
       json.loads(results_path.read_text()) if results_path.exists() else {}
@@ -80,18 +82,17 @@ def run(
 
     def measure(moment: str, params: Any) -> None:
       if moment not in results:
+        name = f"{moment.replace(' ', '_')}.jsonl"
         results[moment] = measure_all(
-          session,
-          params,
-          workdir / "solutions" / f"{moment.replace(' ', '_')}.jsonl",
+          config, run, params, workdir / "solutions" / name
         )
         files.write_json(results_path, results)
 
     measure("before", params)
-    params = train.train_stages(
-      session,
+    params = loop.train_stages(
+      run,
+      configs,
       stages,
-      updaters,
       params,
       workdir,
       lambda stage, params: measure(f"after {stage}", params),
@@ -99,9 +100,9 @@ def run(
     weights.save_params(
       workdir / "model",
       params,
-      session.policy,
-      dtype=session.policy.config.param_dtype,
-      files=loading.files_beside(session),
+      run.policy,
+      dtype=run.policy.config.param_dtype,
+      files=run.files,
     )
     if jax.process_index() == 0:
       print(table(results), flush=True)
@@ -109,7 +110,7 @@ def run(
 
 
 def measure_all(
-  run: Run, params: Any, solutions_path: pathlib.Path
+  config: Config, run: Run, params: Any, solutions_path: pathlib.Path
 ) -> dict[str, list[float]]:
   """Everything `config.evaluate` asks for, on the test split.
 
@@ -119,9 +120,9 @@ def measure_all(
   """
   if not run.test:
     return {}
-  measured = _measure_steps(run, params)
+  measured = _measure_steps(config, run, params)
   lines = []
-  for how, attempts, summary in _solve(run, params):
+  for how, attempts, summary in _solve(config.evaluate, run, params):
     measured |= summary
     for attempt in attempts:
       solution = dataclasses.asdict(attempt)
@@ -131,21 +132,26 @@ def measure_all(
   return {k: [e.value, e.low, e.high] for k, e in measured.items()}
 
 
-def _measure_steps(run: Run, params: Any) -> dict[str, Estimate]:
-  config = run.config.evaluate
+def _measure_steps(
+  config: Config, run: Run, params: Any
+) -> dict[str, Estimate]:
+  settings = config.evaluate
   measured = {}
   trunks = build_split(
     run,
     run.test,
-    dataclasses.replace(run.config.srl.trunks, task="step"),
+    dataclasses.replace(config.srl.trunks, task="step"),
     "test",
   )
-  trunks = trunks[: config.step_trunks or None]
-  with Scorer(RewardConfig(workers=run.config.srl.reward.workers)) as scorer:
-    for name, temperature in (("greedy", 0.0), ("sampled", config.temperature)):
+  trunks = trunks[: settings.step_trunks or None]
+  with Scorer(RewardConfig(workers=config.srl.reward.workers)) as scorer:
+    for name, temperature in (
+      ("greedy", 0.0),
+      ("sampled", settings.temperature),
+    ):
       sampling = SamplingConfig(
         samples=1,
-        max_new_tokens=config.max_turn_tokens,
+        max_new_tokens=settings.max_turn_tokens,
         temperature=temperature,
       )
       estimates = evaluate_steps(
@@ -156,16 +162,15 @@ def _measure_steps(run: Run, params: Any) -> dict[str, Estimate]:
         tokenizer=run.tokenizer,
         scorer=scorer,
         widths=batching.widths(trunks),
-        rows_per_batch=config.rows_per_batch,
+        rows_per_batch=settings.rows_per_batch,
       )
       for metric, estimate in estimates.items():
         measured[f"step {metric}, {name}"] = estimate
   return measured
 
 
-def _solve(run: Run, params: Any):
+def _solve(config: EvalConfig, run: Run, params: Any):
   """Yields (mode and temperature, attempts, their summary)."""
-  config = run.config.evaluate
   problems = run.test[: config.problems or None]
   decodings = [(1, 0.0)]
   if config.samples:
@@ -195,16 +200,16 @@ def _solve(run: Run, params: Any):
     )
 
 
-def print_summary(run: Run, params: Any) -> None:
+def print_summary(config: Config, run: Run, params: Any) -> None:
   """The first lines of a run: what it is, on what, with what."""
   if jax.process_index() != 0:
     return
   count = sum(x.size for x in jax.tree.leaves(params))
   device = jax.devices()[0]
   print(
-    f"srl_jax: {run.config.name} on {jax.device_count()} x "
+    f"srl_jax: {config.name} on {jax.device_count()} x "
     f"{device.device_kind} ({jax.process_count()} process(es)), "
-    f"{count / 1e6:.2f}M parameters, stages {' -> '.join(run.config.stages)}, "
+    f"{count / 1e6:.2f}M parameters, stages {' -> '.join(config.stages)}, "
     f"{len(run.train)} / {len(run.valid)} / {len(run.test)} trajectories to "
     "train / validate / test",
     flush=True,

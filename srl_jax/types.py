@@ -62,7 +62,7 @@ class Branches(NamedTuple):
 
   Attributes:
     tokens_NRC: stem and completion.
-    length_NR: number of real tokens, stem included; 0 for an empty slot.
+    length_NR: number of real tokens, stem included; 0 for an empty branch.
     is_completion_NRC: True on completion tokens (stop token included), which
       are the ones that are sampled, scored and trained.
     sampler_logp_NRC: float32, nats; log-prob of each completion token under
@@ -75,6 +75,36 @@ class Branches(NamedTuple):
   is_completion_NRC: Array
   sampler_logp_NRC: Array
   stopped_NR: Array
+
+
+def completion_mask(
+  stem_length_NR: Array, length_NR: Array, width: int
+) -> Array:
+  """True on the completion tokens of branches [..., C]: all after the stem."""
+  position_C = np.arange(width)
+  return (position_C >= stem_length_NR[..., None]) & (
+    position_C < length_NR[..., None]
+  )
+
+
+def make_branches(
+  *,
+  tokens_NRC: Array,
+  stem_length_NR: Array,
+  length_NR: Array,
+  sampler_logp_NRC: Array,
+  stopped_NR: Array,
+) -> Branches:
+  """Makes branches; numpy and JAX arrays alike, of any leading axes."""
+  return Branches(
+    tokens_NRC=tokens_NRC,
+    length_NR=length_NR,
+    is_completion_NRC=completion_mask(
+      stem_length_NR, length_NR, tokens_NRC.shape[-1]
+    ),
+    sampler_logp_NRC=sampler_logp_NRC,
+    stopped_NR=stopped_NR,
+  )
 
 
 class Decoding(NamedTuple):

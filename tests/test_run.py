@@ -124,7 +124,7 @@ def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(
     "srl", **{"srl__trunks_per_micro_batch": 8, f"srl__{field}": 12}
   )
   with pytest.raises(ValueError) as caught:
-    run_lib.run(config, tmp_path, {})
+    run_lib.train_and_evaluate(config, tmp_path, {})
   assert str(caught.value) == (
     f"c.srl.{field}=12 does not divide over 8 devices (mesh {{'data': 8, "
     "'fsdp': 1, 'tensor': 1}) and 1 processes; make it a multiple of 8, or "

@@ -74,7 +74,7 @@ def test_the_sampler_stores_the_log_probs_that_the_trainer_computes(
   temperature,
 ):
   sampled = sample(TRUNKS, temperature=temperature)
-  logp_NRC, entropy_NRC = logps(TRUNKS, sampled, temperature)
+  logp_NRC, entropy_NRC, _ = logps(TRUNKS, sampled, temperature)
   is_drawn = sampled.is_completion_NRC
   np.testing.assert_allclose(
     np.asarray(logp_NRC)[is_drawn], sampled.sampler_logp_NRC[is_drawn], **LOGP
@@ -178,7 +178,7 @@ def test_the_first_update_has_ratio_one_and_the_gradient_of_reinforce(batch):
   weight_NRC = np.where(counted, (advantage_NR / length_NR)[..., None], 0)
 
   def reinforce(params):
-    logp_NRC, _ = branch_logps(
+    logp_NRC, *_ = branch_logps(
       MODEL,
       params,
       batch.trunks,

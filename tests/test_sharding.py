@@ -358,7 +358,7 @@ def test_a_split_vocabulary_is_scored_where_its_rows_lie():
   tokens_NRC = rng.integers(0, 8192, (2, 3, 5))
 
   def total(table_VD, hidden_NRCD, devices):
-    logp_NRC, _ = logprobs.token_logps(
+    logp_NRC, *_ = logprobs.token_logps(
       logprobs.Head(table_VD, devices),
       hidden_NRCD,
       tokens_NRC,

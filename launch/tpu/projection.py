@@ -20,11 +20,13 @@ from launch.tpu import ahead_of_time, counting
 from launch.tpu.chips import Chip, parse_topology
 from launch.tpu.counting import Counter, Layout, Load, Work
 from srl_jax import sharding
-from srl_jax.config import Config, RlConfig
+from srl_jax.config import Config
 from srl_jax.ops import logprobs
-from srl_jax.rollout import decode as rollout_lib
-from srl_jax.train import memory as memory_plan
-from srl_jax.train.memory import Widths
+from srl_jax.rollout.slots import cache_widths
+from srl_jax.train import memory
+from srl_jax.train.pieces import RlConfig
+from srl_jax.train.rl import RlStage
+from srl_jax.train.stage import StageData
 
 
 class Phase(NamedTuple):
@@ -68,28 +70,26 @@ def report(
       a config that leaves widths to the data.
   """
   chip, sides = parse_topology(topology)
-  sizes = ahead_of_time.widths(config, stage, stem, target)
+  data = ahead_of_time.widths(config, stage, stem, target)
   mesh = sharding.make_mesh(config.mesh, ahead_of_time.devices(topology))
   section = getattr(config, stage)
-  for line in _headlines(config, stage, topology, mesh, sizes):
+  for line in _headlines(config, stage, topology, mesh, data):
     write(line)
+  built = ahead_of_time.build_stage(config, stage, mesh, data)
   if config.model.lora.rank:
-    write(_saving(config, stage, mesh))
+    write(_saving(config, stage, mesh, built))
   write("")
-  write(memory_plan.header(chip.memory_bytes))
+  write(memory.header(chip.memory_bytes))
   fits = True
   names = []
-  for program in ahead_of_time.programs(config, stage, mesh, sizes):
+  for program in built.plan():
     names.append(program.name)
-    remedy = program.remedy(stage, sharding.batch_devices(mesh, config.rules))
-    line, is_fit = memory_plan.try_program(program, chip.memory_bytes, remedy)
+    line, is_fit = memory.try_program(program, chip.memory_bytes)
     write(line)
     fits &= is_fit
   write("")
   link = chip.link_bytes_per_s(sides)
-  phases = [
-    p for p in _phases(config, section, mesh, sizes) if _is_of(p, names)
-  ]
+  phases = [p for p in _phases(config, section, mesh, data) if _is_of(p, names)]
   for line in _table(phases, chip, link):
     write(line)
   write("")
@@ -103,8 +103,8 @@ def _is_of(phase: Phase, programs: list[str]) -> bool:
   return any(name.startswith(part) for name in programs)
 
 
-def _headlines(config, stage, topology, mesh, sizes):
-  c = getattr(config, stage)
+def _headlines(config, stage, topology, mesh, data: StageData):
+  c, sizes = getattr(config, stage), data.widths
   axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
   yield f"{config.name}, stage {stage}, on {topology}: {axes}"
   yield (
@@ -115,7 +115,7 @@ def _headlines(config, stage, topology, mesh, sizes):
   )
 
 
-def _saving(config: Config, stage: str, mesh: Mesh) -> str:
+def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:
   lora = config.model.lora
   whole = dataclasses.replace(
     config,
@@ -123,20 +123,21 @@ def _saving(config: Config, stage: str, mesh: Mesh) -> str:
       config.model, lora=dataclasses.replace(lora, rank=0)
     ),
   )
-  ours, full = (
-    memory_plan.readable(ahead_of_time.training_bytes(c, stage, mesh))
-    for c in (config, whole)
+  full = ahead_of_time.build_stage(whole, stage, mesh, adapters.data)
+  of_adapters, of_all = (
+    memory.readable(ahead_of_time.training_bytes(x)) for x in (adapters, full)
   )
   return (
     f"weights, optimizer state and gradient sums of adapters of rank "
-    f"{lora.rank}: {ours} a device; of full fine-tuning: {full}"
+    f"{lora.rank}: {of_adapters} a device; of full fine-tuning: {of_all}"
   )
 
 
 def _phases(
-  config: Config, section: RlConfig, mesh, sizes: Widths
+  config: Config, section: RlConfig, mesh, data: StageData
 ) -> list[Phase]:
-  """The phases of a step for whose batch every group is kept."""
+  """The phases of an update step for whose batch every group is kept."""
+  sizes = data.widths
   samples = section.sampling.samples
   width = sizes.stem + section.sampling.max_new_tokens
   branches = sizes.points * samples
@@ -160,7 +161,7 @@ def _phases(
     load(per_part),
     at_rest,
     slots=min(section.sampling.slots or branches, branches),
-    cache=rollout_lib.cache_widths(section.sampling.cache_start, width - 1),
+    cache=cache_widths(section.sampling.cache_start, width - 1),
   )
   update = Counter(config.model, at_rest)
   pairs = per_part * branches / in_rollout.batch
@@ -170,7 +171,7 @@ def _phases(
     Phase(
       "reward",
       parts,
-      counting.reward(pairs, sizes.target, section.reward.function),
+      counting.reward(pairs, data.target_chars, section.reward.function),
     ),
     Phase(
       "update: accumulate",

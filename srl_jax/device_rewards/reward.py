@@ -94,9 +94,7 @@ class DeviceRewardConfig:
 
 
 def host_reason(
-  reward: RewardConfig,
-  device: DeviceRewardConfig,
-  trunks: Sequence[Trunk] = (),
+  reward: RewardConfig, device: DeviceRewardConfig, target_chars: int = 0
 ) -> str:
   """Says why rewards have to be computed on the host; "" if they do not.
 
@@ -105,7 +103,7 @@ def host_reason(
   Args:
     reward: what is rewarded.
     device: the sizes.
-    trunks: what the targets come from.
+    target_chars: characters of the longest target.
   """
   if reward.function not in _COUNTS:
     return (
@@ -119,15 +117,11 @@ def host_reason(
       f"reward.check is {reward.check!r} and reward.tags {reward.tags!r}; on "
       "the device there is only the check 'step' with the tags 'think'"
     )
-  longest, name = max(
-    ((len(_target(p)), r.trajectory_id) for r in trunks for p in r.points),
-    default=(0, ""),
-  )
-  if longest > device.sizes[-1]:
+  if target_chars > device.sizes[-1]:
     return (
-      f"trajectory {name!r} has a target of {longest} characters, more than "
-      f"the largest of sizes={device.sizes}; add a larger one, or drop long "
-      "instances with max_target_tokens when building the trunks"
+      f"the longest target has {target_chars} characters, more than the "
+      f"largest of sizes={device.sizes}; add a larger one, or drop long "
+      "targets with max_target_tokens"
     )
   return ""
 
@@ -214,8 +208,15 @@ class DeviceReward:
     reward: RewardConfig,
     device: DeviceRewardConfig,
     tokenizer: Tokenizer,
+    platform: str = "",
   ) -> None:
     """Makes the table of the tokenizer's bytes.
+
+    Args:
+      reward: what is rewarded.
+      device: the sizes.
+      tokenizer: spells the tokens.
+      platform: what the program is for; "" for the default backend.
 
     Raises:
       ValueError: this reward runs on the host only.
@@ -226,6 +227,7 @@ class DeviceReward:
     self._broken_format_reward = reward.broken_format_reward
     self._count = _COUNTS[reward.function]
     self._device = device
+    self._cells = device.cells(platform)
     spellings = [tokenizer.token_bytes(i) for i in range(tokenizer.vocab_size)]
     self._table = text.make_token_table(spellings)
     self._longest_token = max(map(len, spellings))
@@ -253,7 +255,7 @@ class DeviceReward:
     text_width = min(C * self._longest_token, self._device.max_text_bytes)
     read = _in_chunks(
       functools.partial(self._read, text_width=text_width),
-      max(1, self._device.cells() // text_width),
+      max(1, self._cells // text_width),
       rows(branches.tokens_NRC),
       rows(branches.is_completion_NRC),
       rows(branches.stopped_NR),
@@ -320,7 +322,7 @@ class DeviceReward:
       target_BY,
       target_length_B,
       sizes=self._device.sizes,
-      chunk_cells=self._device.cells(),
+      chunk_cells=self._cells,
     )
     ratio_B = similarity.ratio(count_B, action_chars_B + target_length_B)
     return jnp.where(is_compared_B, ratio_B, jnp.nan)

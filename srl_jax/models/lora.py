@@ -73,6 +73,16 @@ def join(trained: Any, frozen: Any) -> Any:
   return traverse_util.unflatten_dict(flatten(trained) | flatten(frozen))
 
 
+def trained(params: Any) -> Any:
+  """What is trained of these parameters; see `split`."""
+  return split(params)[0]
+
+
+def with_trained(params: Any, trained: Any) -> Any:
+  """The parameters with another value of what is trained of them."""
+  return join(trained, split(params)[1])
+
+
 def is_adapter(name: str) -> bool:
   """Whether a parameter of this name is part of an adapter."""
   return name.endswith((A, B))

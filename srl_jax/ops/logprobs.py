@@ -39,6 +39,20 @@ class Head(NamedTuple):
   softcap: float = 0.0
 
 
+class TokenScores(NamedTuple):
+  """What a model says of given tokens; all of one shape.
+
+  Attributes:
+    logp: float32 nats, the log-prob of each token.
+    entropy: float32 nats, of the distribution that the token is drawn from.
+    is_top: True where no token is more likely than the given one.
+  """
+
+  logp: jax.Array
+  entropy: jax.Array
+  is_top: jax.Array
+
+
 def logits(head: Head, hidden_D: jax.Array) -> jax.Array:
   """Float32 logits [..., V] of hidden states [..., D]."""
   product = jnp.einsum(
@@ -61,7 +75,7 @@ def token_logps(
   *,
   temperature: float,
   max_logits: int,
-) -> tuple[jax.Array, jax.Array]:
+) -> TokenScores:
   """Log-prob of each token and entropy of the distribution it came from.
 
   Args:
@@ -75,7 +89,7 @@ def token_logps(
       stays as it is. 0 for all at once.
 
   Returns:
-    (log-probs, entropies), float32 nats, both [N, R, C].
+    Scores [N, R, C].
   """
   n, r, length, width = hidden_NRCD.shape
   vocab = head.table_VD.shape[0]
@@ -101,18 +115,20 @@ def token_logps(
     jnp.moveaxis(tokens.reshape(n, r, count, chunk), 2, 0),
   )
   scored = jax.lax.map(jax.checkpoint(score), chunks)
-  logp, entropy = (
-    jnp.moveaxis(x, 0, 2).reshape(n, r, count * chunk)[:, :, :length]
-    for x in scored
+  return TokenScores(
+    *(
+      jnp.moveaxis(x, 0, 2).reshape(n, r, count * chunk)[:, :, :length]
+      for x in scored
+    )
   )
-  return logp, entropy
 
 
 def _score(head, hidden_NRCD, tokens_NRC, temperature):
   logp = jax.nn.log_softmax(logits(head, hidden_NRCD) / temperature)
   chosen = jnp.take_along_axis(logp, tokens_NRC[..., None], axis=-1)[..., 0]
   entropy = -jnp.sum(jnp.exp(logp) * logp, axis=-1)
-  return chosen, jax.lax.stop_gradient(entropy)
+  is_top = chosen >= logp.max(axis=-1)
+  return TokenScores(chosen, jax.lax.stop_gradient(entropy), is_top)
 
 
 def block_width(vocab: int) -> int:
@@ -159,4 +175,6 @@ def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature, softcap):
   )
   normaliser = peak + jnp.log(total)
   entropy = normaliser - weighted / total
-  return chosen - normaliser, jax.lax.stop_gradient(entropy)
+  return TokenScores(
+    chosen - normaliser, jax.lax.stop_gradient(entropy), chosen >= peak
+  )

@@ -42,9 +42,10 @@ class RolloutMetrics:
   padded_share: Ratio = metric(
     "ratio", "1", "share of trunk and branch positions without a token"
   )
-  prefill_s: Array = metric("sum", "s", "time of the pass over the trunks")
-  decode_s: Array = metric("sum", "s", "time of the decoding loop")
-  reward_s: Array = metric("sum", "s", "time of scoring")
+  rollout_s: Array = metric(
+    "sum", "s", "time of sampling and scoring; 0 in a fused update step"
+  )
+  reward_s: Array = metric("sum", "s", "of which the host scored")
 
 
 def measure(
@@ -101,8 +102,7 @@ def measure(
       _sum(xp, decoding.busy_N), _sum(xp, decoding.slot_turns_N)
     ),
     padded_share=Ratio(positions - tokens, zero + positions),
-    prefill_s=zero,
-    decode_s=zero,
+    rollout_s=zero,
     reward_s=zero,
   )
 

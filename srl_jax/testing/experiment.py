@@ -27,11 +27,11 @@ import ml_collections
 import numpy as np
 
 from srl_jax import config as config_lib
-from srl_jax import run as run_lib
 from srl_jax import sharding
 from srl_jax.checkpoint import Checkpointer
+from srl_jax.run import train_and_evaluate
 from srl_jax.testing import compilation, tiny
-from srl_jax.train import loop, rl, sft, stage
+from srl_jax.train import rl, sft, stage
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
 from srl_jax.update import optim
@@ -184,7 +184,7 @@ class Runs:
     outcome = outcome or Outcome(workdir)
     config = self.config(preset, **changes)
     with self.quickly(), _watched(outcome, events or {}):
-      outcome.results = run_lib.run(config, workdir, {})
+      outcome.results = train_and_evaluate(config, workdir, {})
     return outcome
 
   def command(self, workdir: pathlib.Path, preset: str) -> list[str]:
@@ -249,7 +249,8 @@ _MAKERS = (
   (sft, "sft_loss"),
   (optim, "make_optimizer"),
   (optim, "learning_rate"),
-  (loop, "Updater"),
+  (rl, "Updater"),
+  (sft, "Updater"),
 )
 
 
@@ -305,24 +306,22 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
     outcome.saved[stage, step] = (*copies, meta)
     save(self, step, state, pool, meta)
 
-  def noting(take_step, name):
-    def call(self, updater, state, step, reference):
-      stage = name or self._name
-      outcome.compiled.setdefault(stage, []).append(len(compiled))
-      events.get((stage, step), lambda: None)()
-      return take_step(self, updater, state, step, reference)
+  def noting(take_update):
+    def call(self, state, update_step, reference):
+      outcome.compiled.setdefault(self.name, []).append(len(compiled))
+      events.get((self.name, update_step), lambda: None)()
+      return take_update(self, state, update_step, reference)
 
     return call
 
-  of_sft = noting(SftStage.take_step, "sft")
-  of_rl = noting(RlStage.take_step, "")
   jax.monitoring.register_event_duration_secs_listener(listen)
   try:
-    with (
-      mock.patch.object(Checkpointer, "save", noting_save),
-      mock.patch.object(SftStage, "take_step", of_sft),
-      mock.patch.object(RlStage, "take_step", of_rl),
-    ):
+    with contextlib.ExitStack() as stack:
+      patch = mock.patch.object
+      stack.enter_context(patch(Checkpointer, "save", noting_save))
+      for kind in (SftStage, RlStage):
+        take_update = noting(kind.take_update)
+        stack.enter_context(patch(kind, "take_update", take_update))
       yield
   finally:
     jax.monitoring.unregister_event_duration_listener(listen)

@@ -9,7 +9,6 @@ ones at hand (a run, before its first step) or described ones (launch.compile).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import math
@@ -21,48 +20,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 
 from srl_jax import sharding
-from srl_jax.device_rewards import reward as device_reward
-from srl_jax.models import lora
-from srl_jax.rollout.rounds import QUEUED_PARTS, DeviceScorer
-from srl_jax.rollout.sampler import Sampler
-from srl_jax.sharding import ShardingRules
-from srl_jax.types import Trunks
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import Updater
-
-# What to change when a program does not fit.
-REMEDIES = {
-  "rollout": "lower c.{stage}.trunks_per_round or raise "
-  "c.{stage}.parts_per_round or c.mesh.tensor",
-  "reward": "lower c.{stage}.device_reward.max_text_bytes or chunk_cells, or "
-  "set c.{stage}.reward_on='host'",
-  "update: accumulate": "lower c.{stage}.trunks_per_micro_batch (a multiple "
-  "of {batch} here), c.{stage}.trunks.points_per_trunk or "
-  "c.{stage}.loss.max_logits, or use more chips",
-  "update: finish": "raise c.mesh.fsdp, or set "
-  "c.{stage}.optim.moment_dtype='bfloat16' or c.model.lora.rank",
-  "step": "lower c.{stage}.trunks_per_round or trunks_per_micro_batch, or set "
-  "c.{stage}.fuse=False",
-}
-
-
-class Widths(NamedTuple):
-  """Static widths of a stage's arrays; letters as in types.py.
-
-  Attributes:
-    trunk: S.
-    points: K.
-    stem: given tokens at the head of a branch.
-    target: characters of the longest expert step.
-  """
-
-  trunk: int
-  points: int
-  stem: int
-  target: int
 
 
 class Memory(NamedTuple):
@@ -100,15 +61,17 @@ class Program:
     name: of the program.
     jitted: the function.
     args: its arguments.
-    beside_bytes: per device, of what lives on beside it meanwhile.
     mesh: where it runs.
+    remedy: what to change if it does not fit.
+    beside_bytes: per device, of what lives on beside it meanwhile.
   """
 
   name: str
   jitted: Any
   args: tuple
-  beside_bytes: int
   mesh: jax.sharding.Mesh
+  remedy: str
+  beside_bytes: int = 0
 
   def memory(self) -> Memory:
     """What memory it takes; compiles it.
@@ -142,11 +105,6 @@ class Program:
       out,
       compiled.output_shardings,
     )
-
-  def remedy(self, stage: str, batch_devices: int) -> str:
-    """What to change if it does not fit."""
-    [text] = [x for name, x in REMEDIES.items() if self.name.startswith(name)]
-    return text.format(stage=stage, batch=batch_devices)
 
   def is_compiled(self) -> bool:
     """Whether the compiler found a way to run it."""
@@ -212,226 +170,58 @@ def readable(count: int) -> str:
   return f"{count / 2**30:.2f} GiB"
 
 
-def try_program(
-  program: Program, limit_bytes: int, remedy: str
-) -> tuple[str, bool]:
+def try_program(program: Program, limit_bytes: int) -> tuple[str, bool]:
   """Compiles a program; its line of the table, and whether it fits."""
   try:
     memory = program.memory()
   except DoesNotFitError as error:
-    return f"{program.name:22}  does not fit: {error}; {remedy}", False
+    return f"{program.name:22}  does not fit: {error}; {program.remedy}", False
   columns = " ".join(f"{readable(x):>10}" for x in (*memory[:4], memory.total))
   line = f"{program.name:22}  {columns}"
   if memory.total > limit_bytes:
-    return f"{line}  does not fit; {remedy}", False
+    return f"{line}  does not fit; {program.remedy}", False
   return f"{line}  fits ({memory.compile_s:.0f} s to compile)", True
 
 
-class Placer:
-  """Gives abstract arrays their shardings on a mesh."""
-
-  def __init__(self, mesh: jax.sharding.Mesh):
-    self._mesh = mesh
-
-  def as_sharded(self, tree: Any, shardings: Any) -> Any:
-    """As an array of each of the shardings."""
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      tree,
-      shardings,
-    )
-
-  def whole(self, tree: Any) -> Any:
-    """On every device."""
-    everywhere = sharding.replicated(self._mesh)
-    return self.as_sharded(tree, jax.tree.map(lambda _: everywhere, tree))
-
-  def rows(self, tree: Any, rules: ShardingRules) -> Any:
-    """Split as a batch, as `sharding.put_batch` does."""
-    spec = NamedSharding(self._mesh, rules.spec(("batch",)))
-    return self.as_sharded(tree, jax.tree.map(lambda _: spec, tree))
-
-
-def _array(dtype, *shape):
-  return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def abstract_trunks(rows: int, sizes: Widths, stem: int = 0) -> Trunks:
-  """As `batching.collate` makes them, of all processes together."""
-  n, k = rows, sizes.points
-  return Trunks(
-    tokens_NS=_array(jnp.int32, n, sizes.trunk),
-    length_N=_array(jnp.int32, n),
-    branch_at_NK=_array(jnp.int32, n, k),
-    stem_NKC=_array(jnp.int32, n, k, stem or sizes.stem),
-    stem_length_NK=_array(jnp.int32, n, k),
-    point_id_NK=_array(jnp.uint32, n, k),
-    is_real_NK=_array(jnp.bool_, n, k),
-  )
-
-
-def _micro_batch(rows, sizes, samples, branches) -> MicroBatch:
-  """As `dynamic_sampling.pack` makes them; `branches` are a sampler's."""
-  points = (rows, sizes.points)
-  of_rows = lambda x: _array(x.dtype, rows, *x.shape[1:])  # noqa: E731
-  return MicroBatch(
-    # Stems are the heads of the branches already.
-    trunks=abstract_trunks(rows, sizes, stem=1),
-    branches=jax.tree.map(of_rows, branches),
-    reward_NKG=_array(jnp.float32, *points, samples),
-    is_fresh_NK=_array(jnp.bool_, *points),
-  )
-
-
-def abstract_targets(rows: int, sizes: Widths) -> device_reward.Targets:
-  """As `device_reward.encode_targets` makes them."""
-  points = (rows, sizes.points)
-  return device_reward.Targets(
-    code_NKY=_array(jnp.int32, *points, sizes.target),
-    length_NK=_array(jnp.int32, *points),
-    is_real_NK=_array(jnp.bool_, *points),
-  )
-
-
-class Scalars(NamedTuple):
-  """Of the runs' arguments those that are no arrays of a batch.
-
-  A jitted function is compiled anew for a scalar that is placed otherwise, so
-  a run gives its own, and described devices get abstract ones.
-  """
-
-  key: Any
-  number: Any
-
-
-def rollout_programs(
-  mesh: jax.sharding.Mesh,
-  sampler: Sampler,
-  reward: DeviceScorer | None,
-  params: Any,
-  trunks: Trunks,
-  targets: device_reward.Targets,
-  scalars: Scalars,
-  beside_bytes: int,
-  parts: int = 1,
-) -> Iterator[Program]:
-  """The two halves of a rollout, and the reward of what they sample.
-
-  If one does not fit, those that read its results are left out.
-
-  Args:
-    mesh: where they run.
-    sampler: whose programs they are.
-    reward: if it is computed on the device.
-    params: abstract.
-    trunks: abstract, of one part of a round.
-    targets: likewise, for the reward.
-    scalars: the key is used.
-    beside_bytes: of what lives beside the parameters.
-    parts: of a round; `rounds.QUEUED_PARTS` of them are queued at a time.
-  """
-  prefill = Program(
-    "rollout: prefill", sampler.prefill, (params, trunks), beside_bytes, mesh
-  )
-  yield prefill
-  at_rest = beside_bytes + bytes_per_device(params)
-  with contextlib.suppress(DoesNotFitError):
-    prefilled = prefill.outputs()
-    waiting = min(parts, QUEUED_PARTS) - 1
-    decode = Program(
-      "rollout: decode",
-      sampler.decode,
-      (prefilled, trunks, scalars.key),
-      at_rest + waiting * bytes_per_device(prefilled),
-      mesh,
-    )
-    yield decode
-    branches, _ = decode.outputs()
-    if reward is not None:
-      args = (branches, targets)
-      yield Program("reward", reward.program, args, at_rest, mesh)
-
-
 def update_programs(
-  mesh: jax.sharding.Mesh,
   updater: Updater,
-  batches: Iterable[Any],
-  scalars: Scalars,
+  batches: Iterable[MicroBatch],
   *,
+  mesh: jax.sharding.Mesh,
+  name: str,
+  rows_multiple: int,
   has_reference: bool = False,
 ) -> Iterator[Program]:
-  """Accumulation of one micro-batch of each shape, and the optimizer step."""
+  """Accumulation of one micro-batch of each shape, and the update itself.
+
+  Args:
+    updater: whose programs they are.
+    batches: abstract micro-batches, with shardings.
+    mesh: where they run.
+    name: of the stage, for remedies.
+    rows_multiple: what the rows of a micro-batch have to be a multiple of.
+    has_reference: whether the loss has a KL reference.
+  """
   state = updater.abstract_state()
-  trained = state.trained().params
-  reference = trained if has_reference else None
-  moments = bytes_per_device(state.opt_state)
+  reference = state.trained if has_reference else None
   sums = updater.abstract_sums()
   for batch in batches:
-    args = (state.params, sums, batch, reference)
-    yield Program("update: accumulate", updater.accumulate, args, moments, mesh)
+    yield Program(
+      "update: accumulate",
+      updater.accumulate,
+      (state.trained, state.frozen, sums, batch, reference),
+      mesh,
+      f"lower c.{name}.trunks_per_micro_batch (a multiple of {rows_multiple} "
+      f"here), c.{name}.trunks.points_per_trunk or the logits held at a time "
+      "(max_logits), or use more chips",
+      bytes_per_device(state.opt_state),
+    )
   yield Program(
     "update: finish",
     updater.finish,
-    (state, sums, scalars.number),
-    bytes_per_device(reference),
+    (state, sums, sharding.scalar_argument(jnp.int32(0), mesh)),
     mesh,
-  )
-
-
-def rl_programs(
-  *,
-  mesh: jax.sharding.Mesh,
-  rules: ShardingRules,
-  sampler: Sampler,
-  reward: DeviceScorer | None,
-  updater: Updater,
-  sizes: Widths,
-  trunks_per_part: int,
-  parts: int,
-  trunks_per_micro_batch: int,
-  scalars: Scalars,
-  has_reference: bool,
-) -> Iterator[Program]:
-  """The programs of a stage whose steps are taken piece by piece.
-
-  Args:
-    mesh: where they run.
-    rules: of the update; the sampler has its own.
-    sampler: as the run has it.
-    reward: likewise, if it is computed on the device.
-    updater: likewise.
-    sizes: widths of the arrays.
-    trunks_per_part: trunks of each part of a round, all processes together.
-    parts: of a round.
-    trunks_per_micro_batch: rows, likewise.
-    scalars: see there.
-    has_reference: whether the loss has a KL reference.
-  """
-  place = Placer(mesh)
-  state = updater.abstract_state()
-  kept = bytes_per_device(state.opt_state)
-  if has_reference:
-    kept += bytes_per_device(lora.split(state.params)[0])
-  trunks, targets = place.rows(
-    (
-      abstract_trunks(trunks_per_part, sizes),
-      abstract_targets(trunks_per_part, sizes),
-    ),
-    sampler.rules,
-  )
-  params = state.params
-  yield from rollout_programs(
-    mesh, sampler, reward, params, trunks, targets, scalars, kept, parts
-  )
-  with jax.set_mesh(mesh):
-    prefilled = jax.eval_shape(sampler.prefill, params, trunks)
-    branches, _ = jax.eval_shape(sampler.decode, prefilled, trunks, scalars.key)
-  batch = place.rows(
-    _micro_batch(
-      trunks_per_micro_batch, sizes, sampler.config.samples, branches
-    ),
-    rules,
-  )
-  yield from update_programs(
-    mesh, updater, [batch], scalars, has_reference=has_reference
+    f"raise c.mesh.fsdp, or set c.{name}.optim.moment_dtype='bfloat16' or "
+    "c.model.lora.rank",
+    bytes_per_device(reference),
   )

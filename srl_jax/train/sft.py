@@ -8,56 +8,100 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from srl_jax.config import SftConfig
+from srl_jax import sharding
 from srl_jax.data import batching
+from srl_jax.data.trunks import TrunkConfig
 from srl_jax.reductions import reduce_metrics
-from srl_jax.train import memory as memory_plan
-from srl_jax.train.memory import Program, Scalars
+from srl_jax.train import memory
+from srl_jax.train.memory import Program
 from srl_jax.train.stage import (
+  Batch,
   Dispatched,
   Run,
   StageData,
-  Work,
+  check_divides,
   check_finite,
   check_multiple,
+  check_positive,
+  load_data,
   local_part,
   update_on,
 )
-from srl_jax.types import Branches
+from srl_jax.types import make_branches
+from srl_jax.update import optim
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.grpo import sft_loss
+from srl_jax.update.optim import OptimConfig
 from srl_jax.update.updater import TrainState, Updater, compiled_count
+
+
+@dataclasses.dataclass(frozen=True)
+class SftConfig:
+  """A stage of supervised fine-tuning on expert steps or solutions.
+
+  Attributes:
+    update_steps: update steps, one per batch.
+    trunks_per_batch: trajectories per update step.
+    trunks_per_micro_batch: of those, how many at a time; all processes
+      together.
+    validate_every: steps between validations (cross-entropy), the best of
+      which gives the stage's result; 0 validates at the end only.
+    validation_trunks: trajectories per validation; 0 for all.
+    max_logits: see LossConfig.
+    trunks: which branch points are made of a trajectory.
+    split: "pretrain" keeps the trajectories of "train" for the RL stages.
+    alternate_solve: every other step trains on whole solutions (task
+      "solve") instead, for a model that shall do both.
+    optim: the optimizer.
+  """
+
+  update_steps: int = 100
+  trunks_per_batch: int = 64
+  trunks_per_micro_batch: int = 16
+  validate_every: int = 0
+  validation_trunks: int = 64
+  max_logits: int = 1 << 26
+  trunks: TrunkConfig = TrunkConfig(include_thoughts=True)
+  split: Literal["pretrain", "train"] = "train"
+  alternate_solve: bool = False
+  optim: OptimConfig = OptimConfig(
+    learning_rate=5e-6, schedule="cosine", warmup_ratio=0.3
+  )
+
+  def __post_init__(self):
+    check_positive(self, "update_steps", "trunks_per_micro_batch")
+    check_divides(self, "trunks_per_micro_batch", "trunks_per_batch")
 
 
 class SftStage:
   """Cross-entropy on the expert's targets, branch by branch."""
 
   description = ""
-  passes = 1
   columns = ("loss {loss:.4f}", "{tokens_per_s:,.0f} tokens/s")
   uses_reference = False
 
   def __init__(self, run: Run, name: str, config: SftConfig):
-    self._run, self._config = run, config
+    """Loads the data.
+
+    Raises:
+      ValueError: the settings do not fit data, model or mesh.
+    """
+    self._run = run
+    self.name, self.config = name, config
     # The batch is a multiple of it.
-    check_multiple(
-      run,
-      f"{name}.trunks_per_micro_batch",
-      config.trunks_per_micro_batch,
-      run.config.rules,
-    )
+    field = f"{name}.trunks_per_micro_batch"
+    check_multiple(run, field, config.trunks_per_micro_batch, run.rules)
     tasks = [config.trunks]
     if config.alternate_solve:
       tasks.append(dataclasses.replace(config.trunks, task="solve"))
     # Tasks take turns, because a batch of both would be padded to the longer.
     self._data = [
-      StageData(
+      load_data(
         run,
         name,
         getattr(run, config.split),
@@ -67,69 +111,63 @@ class SftStage:
       )
       for trunk_config in tasks
     ]
-    self.loss_fn = sft_loss(run.policy, max_logits=config.max_logits)
+    loss_fn = sft_loss(run.policy, max_logits=config.max_logits)
+    self._loss_fn = loss_fn
+    self._metrics = jax.jit(
+      lambda params, batch: loss_fn(params, batch, None)[1]
+    )
 
-    def metrics(params, batch):
-      return self.loss_fn(params, batch, None)[1]
+  def prepare(self, params: Any) -> None:
+    config = self.config
+    self.updater = Updater(
+      self._loss_fn,
+      optim.make_optimizer(config.optim, config.update_steps),
+      optim.learning_rate(config.optim, config.update_steps),
+      params,
+      self._run.mesh,
+    )
 
-    self._metrics = jax.jit(metrics)
+  def plan(self) -> Iterator[Program]:
+    run, rows = self._run, self.config.trunks_per_micro_batch
 
-  def take_step(
-    self,
-    updater: Updater,
-    state: TrainState,
-    step: int,
-    reference: Any,
+    def micro_batch(data: StageData):
+      one = expert_batch(data.empty_batch(), data.widths.target)
+      return sharding.abstract_batch(one, rows, run.mesh, run.rules)
+
+    return memory.update_programs(
+      self.updater,
+      map(micro_batch, self._data),
+      mesh=run.mesh,
+      name=self.name,
+      rows_multiple=sharding.batch_devices(run.mesh, run.rules),
+    )
+
+  def take_update(
+    self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
     return update_on(
-      self.next_batch(step),
-      updater,
+      self.next_batch(update_step),
+      self.updater,
       state,
-      step=step,
-      passes=self.passes,
+      update_step=update_step,
+      passes=1,
       reference=reference,
     )
 
-  def planned(self, updater: Updater) -> Iterator[Program]:
-    """The programs of a step, before they run."""
-    run, rows = self._run, self._config.trunks_per_micro_batch
-    place = memory_plan.Placer(run.mesh)
-
-    def micro_batch(data):
-      # Empty rows have the shapes and dtypes of all rows.
-      batch = batching.collate(
-        [],
-        trunk_width=data.widths.trunk,
-        points=data.widths.points,
-        stem_width=data.widths.stem,
-      )
-      one = expert_batch(batch, data.widths.target)
-      abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype), one
-      )
-      return place.rows(abstract, run.config.rules)
-
-    yield from memory_plan.update_programs(
-      run.mesh,
-      updater,
-      map(micro_batch, self._data),
-      Scalars(run.key("sft"), jnp.int32(0)),
-    )
-
-  def next_batch(self, step: int) -> Work:
-    """Makes the batch of a step; consumes data."""
-    data = self._data[step % len(self._data)]
+  def next_batch(self, update_step: int) -> Batch:
+    """Makes the batch of an update step; consumes data."""
+    data = self._data[update_step % len(self._data)]
     whole = expert_batch(next(data.batches), data.widths.target)
-    rows = self._config.trunks_per_micro_batch // jax.process_count()
+    rows = self.config.trunks_per_micro_batch // jax.process_count()
 
     def cut(first):
       return jax.tree.map(lambda x: x[first : first + rows], whole)
 
     firsts = range(0, len(whole.reward_NKG), rows)
-    return Work([self._run.put(cut(first)) for first in firsts], {})
+    return Batch([self._run.put(cut(first)) for first in firsts], {})
 
   def validate(self, params: Any) -> tuple[float, dict[str, float]]:
-    rows = self._config.trunks_per_micro_batch
+    rows = self.config.trunks_per_micro_batch
     parts = []
     for data in self._data:
       for first in range(0, len(data.valid), rows):
@@ -151,14 +189,14 @@ class SftStage:
   def check(self, values: dict[str, float]) -> None:
     check_finite(values)
 
-  def programs(self) -> int:
+  def compiled_count(self) -> int:
     return compiled_count(self._metrics)
 
-  def get_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  def get_state(self) -> tuple[dict[str, Any], Any]:
     streams = [data.batches.get_state() for data in self._data]
     return {"streams": streams}, {}
 
-  def set_state(self, data: dict[str, Any], pool: dict[str, Any]) -> None:
+  def set_state(self, data: dict[str, Any], pool: Any) -> None:
     del pool
     for own, state in zip(self._data, data["streams"], strict=True):
       own.batches.set_state(state)
@@ -170,15 +208,12 @@ class SftStage:
 def expert_batch(batch: batching.TrunkBatch, width: int) -> MicroBatch:
   """Branches as the expert wrote them, one per branch point."""
   tokens_NKC, length_NK = batching.target_tokens(batch, width)
-  slots_C = np.arange(width)
-  stem_NK1 = batch.trunks.stem_length_NK[..., None]
   return MicroBatch(
     trunks=batch.trunks,
-    branches=Branches(
+    branches=make_branches(
       tokens_NRC=tokens_NKC,
+      stem_length_NR=batch.trunks.stem_length_NK,
       length_NR=length_NK,
-      is_completion_NRC=(slots_C >= stem_NK1)
-      & (slots_C < length_NK[..., None]),
       sampler_logp_NRC=np.zeros(tokens_NKC.shape, np.float32),
       stopped_NR=length_NK > 0,
     ),

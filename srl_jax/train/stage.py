@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a stage of training is, and what all stages of a run share.
 
-A stage says what the batch of a step is and how good parameters are; the loop
-around it (train.py) is the same for all. The stages are in stage_sft.py and
-stage_rl.py.
+A stage says what the batch of an update step is and how good parameters are;
+the loop around it (loop.py) is the same for all. The stages are in sft.py and
+rl.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -17,40 +18,66 @@ import jax
 import numpy as np
 
 from srl_jax import sharding
-from srl_jax.config import Config
+from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import batching, pipeline, prompts
 from srl_jax.data.templates import Task, Template
 from srl_jax.data.trunks import Trunk, TrunkConfig, build_trunks
+from srl_jax.device_rewards.reward import target_width
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.train.memory import Program
 from srl_jax.trajectory import Trajectory
-from srl_jax.update.batch import LossFn, MicroBatch
+from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import TrainState, Updater
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """What all stages of a run share."""
+  """What all stages of a run share.
 
-  config: Config
+  Attributes:
+    seed: names every random number of the run.
+    mesh: the devices.
+    rules: which mesh axes each logical axis is split over, at rest and in the
+      update.
+    rollout_rules: the same while sampling.
+    policy: the model, with `rules`.
+    tokenizer: the tokenizer.
+    template: the wording of prompts.
+    weights: where the first stage starts: "random", or a checkpoint folder.
+    files: the tokenizer's files, which belong beside the weights of a model.
+    pretrain: trajectories set aside for a warm start.
+    train: trajectories to train on.
+    valid: trajectories to choose checkpoints with.
+    test: trajectories for the final number.
+    checkpoint: how often to save.
+    log_every: update steps between console lines.
+  """
+
+  seed: int
   mesh: jax.sharding.Mesh
+  rules: sharding.ShardingRules
+  rollout_rules: sharding.ShardingRules
   policy: LanguageModel
   tokenizer: Tokenizer
   template: Template
-  pretrain: list[Trajectory]
-  train: list[Trajectory]
-  valid: list[Trajectory]
-  test: list[Trajectory]
+  weights: str = "random"
+  files: tuple[pathlib.Path, ...] = ()
+  pretrain: Sequence[Trajectory] = ()
+  train: Sequence[Trajectory] = ()
+  valid: Sequence[Trajectory] = ()
+  test: Sequence[Trajectory] = ()
+  checkpoint: CheckpointConfig = CheckpointConfig()
+  log_every: int = 1
   _samplers: dict[tuple[SamplingConfig, Task], Sampler] = dataclasses.field(
     default_factory=dict
   )
 
   def key(self, *purpose: str | int) -> jax.Array:
     """The random key of a purpose; nothing is carried from step to step."""
-    key = jax.random.key(self.config.seed)
+    key = jax.random.key(self.seed)
     for part in purpose:
       number = zlib.crc32(part.encode()) if isinstance(part, str) else part
       key = jax.random.fold_in(key, number)
@@ -62,35 +89,30 @@ class Run:
       self._samplers[sampling, task] = self._make_sampler(sampling, task)
     return self._samplers[sampling, task]
 
-  @property
-  def sampling_policy(self) -> LanguageModel:
-    """The policy with the rules of the rollout."""
-    return LanguageModel(self.policy.config, self.config.rollout_rules)
-
   def _make_sampler(self, sampling, task):
     return Sampler(
-      self.sampling_policy,
+      LanguageModel(self.policy.config, self.rollout_rules),
       sampling,
       stop_ids=tuple(map(self.tokenizer.special_id, self.template.stop(task))),
       pad_id=self.tokenizer.pad_id,
       mesh=self.mesh,
-      rules=self.config.rollout_rules,
+      rules=self.rollout_rules,
     )
 
   def put(self, batch: Any) -> Any:
     """Places this process's rows on the mesh."""
-    return sharding.put_batch(batch, self.mesh, self.config.rules)
+    return sharding.put_batch(batch, self.mesh, self.rules)
 
 
-class Work(NamedTuple):
-  """The batch of a step, on the devices, and what is known of its making."""
+class Batch(NamedTuple):
+  """The batch of an update step, on the devices, and what is known of it."""
 
-  batches: list[MicroBatch]
+  micro_batches: list[MicroBatch]
   values: dict[str, float]
 
 
 class Dispatched(NamedTuple):
-  """What is known of a step that may still be running.
+  """What is known of an update step that may still be running.
 
   Attributes:
     values: metrics that are known already.
@@ -101,40 +123,47 @@ class Dispatched(NamedTuple):
   metrics: list[list[Any]]
 
 
+class StageConfig(Protocol):
+  """What the loop reads of a stage's configuration."""
+
+  update_steps: int
+  validate_every: int
+
+
 class Stage(Protocol):
   """What the loop needs of a stage."""
 
+  name: str
+  config: StageConfig
   description: str
-  passes: int
   columns: tuple[str, ...]
-  loss_fn: LossFn
   uses_reference: bool
+  updater: Updater
 
-  def planned(self, updater: Updater) -> Iterator[Program]:
-    """The programs of a step, before they run."""
+  def prepare(self, params: Any) -> None:
+    """Makes the updater for parameters like these, which stay as they are."""
 
-  def take_step(
-    self,
-    updater: Updater,
-    state: TrainState,
-    step: int,
-    reference: Any,
+  def plan(self) -> Iterator[Program]:
+    """The programs of an update step, before they run."""
+
+  def take_update(
+    self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
-    """Starts a step (all its passes); consumes data and the state."""
+    """Starts an update step (all its passes); consumes data and the state."""
 
   def validate(self, params: Any) -> tuple[float, dict[str, float]]:
     """How good parameters are (more is better), and metrics to log."""
 
   def check(self, values: dict[str, float]) -> None:
-    """Raises RuntimeError if a finished step's metrics are alarming."""
+    """Raises RuntimeError if a finished update step's metrics are alarming."""
 
-  def programs(self) -> int:
-    """How many programs are compiled, apart from the update's."""
+  def compiled_count(self) -> int:
+    """How many programs are compiled, apart from the updater's."""
 
-  def get_state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  def get_state(self) -> tuple[dict[str, Any], Any]:
     """JSON-able state of the data stream, and the pool."""
 
-  def set_state(self, data: dict[str, Any], pool: dict[str, Any]) -> None:
+  def set_state(self, data: dict[str, Any], pool: Any) -> None:
     """Goes on where get_state was called."""
 
   def close(self) -> None:
@@ -142,82 +171,111 @@ class Stage(Protocol):
 
 
 def update_on(
-  work: Work,
+  batch: Batch,
   updater: Updater,
   state: TrainState,
   *,
-  step: int,
+  update_step: int,
   passes: int,
   reference: Any,
 ) -> tuple[TrainState, Dispatched]:
-  """Starts `passes` optimizer steps, each on the whole batch."""
-  batches, of_batches, of_steps = work.batches, [], []
+  """Starts `passes` update steps, each on the whole batch."""
+  parts, of_batches, of_updates = batch.micro_batches, [], []
   for turn in range(passes):
     if turn == 1:
       # The first pass has moved the parameters away from the sampler's.
-      batches = [b._replace(is_fresh_NK=b.is_fresh_NK & False) for b in batches]
-    state, metrics, of_step = updater.update(
-      state, batches, step * passes + turn, reference
+      parts = [b._replace(is_fresh_NK=b.is_fresh_NK & False) for b in parts]
+    state, metrics, of_update = updater.update(
+      state, parts, update_step * passes + turn, reference
     )
     of_batches += metrics
-    of_steps.append(of_step)
-  values = work.values | {"micro_batches": len(of_batches)}
-  return state, Dispatched(values, [of_batches, of_steps])
+    of_updates.append(of_update)
+  values = batch.values | {"micro_batches": len(of_batches)}
+  return state, Dispatched(values, [of_batches, of_updates])
 
 
+@dataclasses.dataclass(frozen=True)
 class StageData:
-  """The tokenised trajectories of a stage and the stream of its batches."""
+  """The tokenised trajectories of a stage and the stream of its batches.
 
-  def __init__(
-    self,
-    run: Run,
-    name: str,
-    trajectories: Sequence[Trajectory],
-    trunk_config: TrunkConfig,
-    *,
-    batch_size: int,
-    validation_trunks: int,
-    new_tokens: int = 0,
-  ):
-    """Builds the trunks and checks that they fit the model.
+  Attributes:
+    widths: of the padded batches that are trained on.
+    valid_widths: of those that are validated on.
+    train: trunks to train on.
+    valid: trunks to validate on.
+    target_chars: characters of the longest target, for rewards on the device.
+    batches: the endless stream; None where programs are only compiled.
+  """
 
-    Args:
-      run: the run.
-      name: of the stage, for messages.
-      trajectories: what to train on.
-      trunk_config: which branch points are made of a trajectory.
-      batch_size: trunks per batch, all processes together.
-      validation_trunks: how many to validate on; 0 for all.
-      new_tokens: what a completion may add to its stem; 0 for the expert's
-        own targets.
+  widths: batching.Widths
+  valid_widths: batching.Widths
+  target_chars: int
+  train: Sequence[Trunk] = ()
+  valid: Sequence[Trunk] = ()
+  batches: pipeline.Batches | None = None
 
-    Raises:
-      ValueError: nothing is left to train on, a context is longer than the
-        model's, or the chat template changes the text of a prompt.
-    """
-    train = build_split(run, trajectories, trunk_config, "train")
-    _check_prompts(run, name, train, trajectories, trunk_config.task)
-    valid = build_split(run, run.valid, trunk_config, "valid")
-    self.train, self.valid = train, valid[: validation_trunks or None]
-    widest = batching.widths([*train, *self.valid])
-    self.widths = widest._replace(
-      points=min(trunk_config.points_per_trunk or widest.points, widest.points)
-    )
-    self.valid_widths = widest._replace(
-      points=batching.widths(self.valid).points
-    )
-    branch = widest.stem + new_tokens if new_tokens else widest.target
-    _check_context(run, name, widest.trunk + branch)
-    self.batches = pipeline.make_batches(
-      train,
-      seed=run.config.seed,
-      batch_size=batch_size,
-      trunk_width=widest.trunk,
+  def empty_batch(self) -> batching.TrunkBatch:
+    """A batch of no rows, which has the shapes and dtypes of all others."""
+    return batching.collate(
+      [],
+      trunk_width=self.widths.trunk,
       points=self.widths.points,
-      stem_width=widest.stem,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      stem_width=self.widths.stem,
     )
+
+
+def load_data(
+  run: Run,
+  name: str,
+  trajectories: Sequence[Trajectory],
+  trunk_config: TrunkConfig,
+  *,
+  batch_size: int,
+  validation_trunks: int,
+  new_tokens: int = 0,
+) -> StageData:
+  """Tokenises the trajectories of a stage and checks that they fit the model.
+
+  Args:
+    run: the run.
+    name: of the stage, for messages.
+    trajectories: what to train on.
+    trunk_config: which branch points are made of a trajectory.
+    batch_size: trunks per batch, all processes together.
+    validation_trunks: how many to validate on; 0 for all.
+    new_tokens: what a completion may add to its stem; 0 for the expert's own
+      targets.
+
+  Raises:
+    ValueError: nothing is left to train on, a context is longer than the
+      model's, or the chat template changes the text of a prompt.
+  """
+  train = build_split(run, trajectories, trunk_config, "train")
+  _check_prompts(run, name, train, trajectories, trunk_config.task)
+  valid = build_split(run, run.valid, trunk_config, "valid")
+  valid = valid[: validation_trunks or None]
+  widest = batching.widths([*train, *valid])
+  points = min(trunk_config.points_per_trunk or widest.points, widest.points)
+  branch = widest.stem + new_tokens if new_tokens else widest.target
+  _check_context(run, name, widest.trunk + branch)
+  batches = pipeline.make_batches(
+    train,
+    seed=run.seed,
+    batch_size=batch_size,
+    trunk_width=widest.trunk,
+    points=points,
+    stem_width=widest.stem,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  return StageData(
+    widths=widest._replace(points=points),
+    target_chars=target_width([*train, *valid]),
+    valid_widths=widest._replace(points=batching.widths(valid).points),
+    train=train,
+    valid=valid,
+    batches=batches,
+  )
 
 
 # About a second for prompts of 2,000 tokens; srl_jax.data.prepare compares all.
@@ -286,6 +344,22 @@ def check_multiple(
       f"c.{field}={trunks} does not divide over {devices} devices (mesh "
       f"{dict(run.mesh.shape)}) and {jax.process_count()} processes; make it a "
       f"multiple of {multiple}, or change c.mesh"
+    )
+
+
+def check_positive(config: StageConfig, *names: str) -> None:
+  """Raises ValueError unless these fields are 1 or more."""
+  for name in names:
+    if getattr(config, name) < 1:
+      raise ValueError(f"{name}={getattr(config, name)}; set it to 1 or more")
+
+
+def check_divides(config: StageConfig, small: str, large: str) -> None:
+  """Raises ValueError unless one field is a multiple of another."""
+  if getattr(config, large) % getattr(config, small):
+    raise ValueError(
+      f"{large}={getattr(config, large)} is not a multiple of {small}="
+      f"{getattr(config, small)}; change one of them"
     )
 
 

@@ -13,7 +13,7 @@ class MicroBatch(NamedTuple):
 
   Attributes:
     trunks: the trunks and their branch points.
-    branches: R = K * G branches of each; empty slots have length 0.
+    branches: R = K * G branches of each; empty ones have length 0.
     reward_NKG: float32; rewards of the groups (zeros in SFT).
     is_fresh_NK: True for groups sampled by the very parameters that the
       batch now updates, so that their ratio starts at 1.

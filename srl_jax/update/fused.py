@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One RL step as one program: sample, score, filter, update.
+"""A fused update step: sample, score, filter and update as one program.
 
 Possible where the reward is computed on the device and a round of sampling is
 a batch of its own (`DynamicSamplingConfig.refill=False`). The pieces are the
-sampler's and the updater's, so the numbers are those of the same step taken
-piece by piece; what goes is the host between them, and the copies to and from
-it. Groups that the filter drops keep their slots and count nothing.
+sampler's and the updater's, so the numbers are those of the same update step
+taken piece by piece; what goes is the host between them, and the copies to and
+from it. Groups that the filter drops keep their places and count nothing.
 """
 
 from __future__ import annotations
@@ -16,86 +16,71 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from srl_jax import sharding
-from srl_jax.rollout import decode as rollout_lib
 from srl_jax.rollout import metrics as rollout_metrics
-from srl_jax.rollout.decode import Policy, SamplingConfig
-from srl_jax.types import Array, Branches, Scores, Trunks
-from srl_jax.update import groups as dynamic_sampling
+from srl_jax.types import Array, Branches, Decoding, Scores, Trunks
 from srl_jax.update.batch import MicroBatch
-from srl_jax.update.groups import DynamicSamplingConfig
-from srl_jax.update.updater import TrainState, UpdateFunctions, Updater
+from srl_jax.update.groups import DynamicSamplingConfig, is_kept
+from srl_jax.update.updater import TrainState, UpdateFunctions
 
+# (params, trunks, random key) -> branches and how full the slots were.
+RolloutFn = Callable[[Any, Trunks, jax.Array], tuple[Branches, Decoding]]
 # (branches, what to compare them with) -> scores, inside a program.
 ScoreFn = Callable[[Branches, Any], Scores]
 
 
 class FusedMetrics(NamedTuple):
-  """Metrics of a fused step; reduce each with `reductions.reduce_metrics`.
+  """Metrics of a fused update step; see `reductions.reduce_metrics`.
 
   Attributes:
-    rollout: `rollout_metrics.RolloutMetrics`.
+    rollout: `rollout.metrics.RolloutMetrics`.
     batches: metrics of the loss, stacked over micro-batches.
-    step: `updater.UpdateMetrics`.
+    update: `updater.UpdateMetrics`.
   """
 
   rollout: Any
   batches: Any
-  step: Any
+  update: Any
 
 
-def fused_step(
-  policy: Policy,
-  functions: UpdateFunctions,
+def fused_update(
+  rollout: RolloutFn,
   score: ScoreFn,
+  functions: UpdateFunctions,
   *,
-  sampling: SamplingConfig,
-  stop_ids: tuple[int, ...],
-  pad_id: int,
-  dynamic: DynamicSamplingConfig,
+  dynamic_sampling: DynamicSamplingConfig,
   trunks_per_micro_batch: int,
-  temperature: jax.Array | None = None,
-  epsilon: jax.Array | None = None,
 ) -> Callable[..., tuple[TrainState, FusedMetrics]]:
-  """Returns the step as a pure function.
+  """Returns a fused update step as a pure function.
 
-  step(state, trunks, targets, key, number, reference) -> (state, metrics):
-  `trunks` are N trunks, a multiple of trunks_per_micro_batch; `targets` goes
-  to `score`; `key` is the random key of this round of sampling; `number`
-  counts the optimizer steps before. `temperature` and `epsilon` stand in for
-  those of the configs where they are to be arrays.
+  update(state, trunks, targets, key, update_step, reference) -> (state,
+  metrics): `trunks` are N trunks, a multiple of trunks_per_micro_batch;
+  `targets` goes to `score`; `key` is the random key of this round of sampling;
+  `update_step` counts the update steps before.
   """
 
-  def step(state, trunks, targets, key, number, reference):
-    branches, decoding = rollout_lib.rollout(
-      policy,
-      state.params,
-      trunks,
-      key,
-      config=sampling,
-      stop_ids=stop_ids,
-      pad_id=pad_id,
-      temperature=temperature,
-    )
+  def update(state, trunks, targets, key, update_step, reference):
+    branches, decoding = rollout(state.params, trunks, key)
     scores = score(branches, targets)
-    kept_NK = dynamic_sampling.is_kept(scores.reward_NKG, dynamic, epsilon)
+    kept_NK = is_kept(scores.reward_NKG, dynamic_sampling)
     batch = kept_batch(trunks, branches, scores.reward_NKG, kept_NK)
 
     def accumulate(sums, micro_batch):
-      return functions.accumulate(state.params, sums, micro_batch, reference)
+      return functions.accumulate(
+        state.trained, state.frozen, sums, micro_batch, reference
+      )
 
     sums, of_batches = jax.lax.scan(
       accumulate,
-      functions.zeros(state.params),
+      functions.zeros(state.trained),
       split_rows(batch, trunks_per_micro_batch),
     )
-    state, of_step = functions.finish(state, sums, number)
+    state, of_update = functions.finish(state, sums, update_step)
     measured = rollout_metrics.measure(
       trunks, branches, scores, kept_NK, decoding, xp=jnp
     )
-    return state, FusedMetrics(measured, of_batches, of_step)
+    return state, FusedMetrics(measured, of_batches, of_update)
 
-  return step
+  return update
 
 
 def kept_batch(
@@ -125,41 +110,3 @@ def split_rows(batch: MicroBatch, rows: int) -> MicroBatch:
     return jnp.moveaxis(x.reshape(rows, -1, *x.shape[1:]), 1, 0)
 
   return jax.tree.map(split, batch)
-
-
-class FusedStepper:
-  """The compiled fused step on a mesh; the counterpart of Sampler + Updater."""
-
-  def __init__(
-    self,
-    step: Callable[..., tuple[TrainState, FusedMetrics]],
-    updater: Updater,
-    mesh: jax.sharding.Mesh,
-    rules: sharding.ShardingRules,
-  ):
-    self._mesh, self._rules = mesh, rules
-    self.program = jax.jit(
-      step,
-      donate_argnums=0,
-      out_shardings=(updater.shardings, sharding.replicated(mesh)),
-    )
-
-  def step(
-    self,
-    state: TrainState,
-    trunks: Trunks,
-    targets: Any,
-    key: jax.Array,
-    number: int,
-    reference: Any = None,
-  ) -> tuple[TrainState, FusedMetrics]:
-    """Starts a step on this process's rows; returns without waiting.
-
-    `state` is consumed.
-    """
-    trunks, targets = sharding.put_batch(
-      (trunks, targets), self._mesh, self._rules
-    )
-    return self.program(
-      state, trunks, targets, key, jnp.int32(number), reference
-    )

@@ -13,9 +13,10 @@ Axes: P groups, S trunk positions, G samples, C branch positions.
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jax import tree
 
 from srl_jax.ops.advantages import group_std
 from srl_jax.types import Array, Branches, Trunks
@@ -54,38 +55,34 @@ class DynamicSamplingConfig:
       )
 
 
+# Fields of Trunks that have an entry per branch point.
+_OF_POINTS = (
+  "branch_at_NK",
+  "stem_NKC",
+  "stem_length_NK",
+  "point_id_NK",
+  "is_real_NK",
+)
+
+
 class Groups(NamedTuple):
-  """Groups of samples with their contexts, one row per group.
+  """Kept groups: a batch of one branch point per row, and where it came from.
 
   Attributes:
-    trunk_PS: trunk tokens.
-    trunk_length_P: number of real trunk tokens.
-    trunk_id_P: equal for groups of one row of one round: they share a trunk.
-    branch_at_P: trunk tokens that the group sees.
-    stem_length_P: given tokens at the head of its branches.
-    tokens_PGC: stem and completion.
-    length_PG: real tokens, stem included.
-    sampler_logp_PGC: see Branches.
-    reward_PG: float32.
+    batch: P trunks with K = 1 branch point of G branches each.
+    trunk_id_P: equal for groups of one trunk of one round: they share it.
     depth_P: 0-based index of the step that the group predicts.
-    born_P: optimizer step at which the group was sampled.
+    born_P: update step at which the group was sampled.
   """
 
-  trunk_PS: np.ndarray
-  trunk_length_P: np.ndarray
+  batch: MicroBatch
   trunk_id_P: np.ndarray
-  branch_at_P: np.ndarray
-  stem_length_P: np.ndarray
-  tokens_PGC: np.ndarray
-  length_PG: np.ndarray
-  sampler_logp_PGC: np.ndarray
-  reward_PG: np.ndarray
   depth_P: np.ndarray
   born_P: np.ndarray
 
   def pick(self, index: np.ndarray | slice) -> Groups:
     """The groups at these places."""
-    return Groups(*(x[index] for x in self))
+    return tree.map(lambda x_P: x_P[index], self)
 
   @property
   def count(self) -> int:
@@ -100,51 +97,50 @@ def make_groups(
   depth_NK: np.ndarray,
   kept_NK: np.ndarray,
   *,
-  step: int,
+  update_step: int,
   round_index: int,
 ) -> Groups:
   """Lists the kept groups of one round of sampling, row by row."""
   rows, points = np.nonzero(kept_NK)
-  samples = reward_NKG.shape[-1]
-  trunk_count, point_count = trunks.branch_at_NK.shape
+  trunk_count, point_count, samples = reward_NKG.shape
 
-  def of_group(x_NR):
-    grouped = x_NR.reshape(trunk_count, point_count, samples, *x_NR.shape[2:])
-    return grouped[rows, points]
+  def of_point(x_NK):
+    return x_NK[rows, points][:, None]
+
+  def of_branches(x_NR):
+    x_NKG = x_NR.reshape(trunk_count, point_count, samples, *x_NR.shape[2:])
+    return x_NKG[rows, points]
 
   # Unique while any group of this round can still be in the pool.
-  first_id = (step * 2**16 + round_index) * 2**24
+  first_id = (update_step * 2**16 + round_index) * 2**24
   return Groups(
-    trunk_PS=trunks.tokens_NS[rows],
-    trunk_length_P=trunks.length_N[rows],
+    MicroBatch(
+      trunks=Trunks(
+        tokens_NS=trunks.tokens_NS[rows],
+        length_N=trunks.length_N[rows],
+        **{name: of_point(getattr(trunks, name)) for name in _OF_POINTS},
+      ),
+      branches=tree.map(of_branches, branches),
+      reward_NKG=of_point(reward_NKG).astype(np.float32),
+      is_fresh_NK=np.ones((len(rows), 1), bool),
+    ),
     trunk_id_P=first_id + rows.astype(np.int64),
-    branch_at_P=trunks.branch_at_NK[rows, points],
-    stem_length_P=trunks.stem_length_NK[rows, points],
-    tokens_PGC=of_group(branches.tokens_NRC),
-    length_PG=of_group(branches.length_NR),
-    sampler_logp_PGC=of_group(branches.sampler_logp_NRC),
-    reward_PG=reward_NKG[rows, points].astype(np.float32),
     depth_P=depth_NK[rows, points],
-    born_P=np.full(len(rows), step, np.int64),
+    born_P=np.full(len(rows), update_step, np.int64),
   )
 
 
-def is_kept(
-  reward_G: Array,
-  config: DynamicSamplingConfig,
-  epsilon: Array | None = None,
-) -> Array:
+def is_kept(reward_G: Array, config: DynamicSamplingConfig) -> Array:
   """True for groups worth training on; numpy and JAX arrays alike.
 
   Args:
     reward_G: [..., G]; nan at padding, which is never kept.
     config: the filter.
-    epsilon: instead of that of config, if it is to be an array.
   """
   std = group_std(reward_G)
   if not config.enabled:
     return std >= 0
-  return std > (config.epsilon if epsilon is None else epsilon)
+  return std > config.epsilon
 
 
 class Pool:
@@ -161,8 +157,9 @@ class Pool:
     if self._groups is None:
       self._groups = groups
       return
-    pairs = zip(self._groups, groups, strict=True)
-    self._groups = Groups(*(np.concatenate(pair) for pair in pairs))
+    self._groups = tree.map(
+      lambda old, new: np.concatenate([old, new]), self._groups, groups
+    )
 
   def take(self, count: int) -> Groups:
     """Removes and returns the oldest `count` groups."""
@@ -171,21 +168,28 @@ class Pool:
     self._groups = self._groups.pick(slice(count, None))
     return taken
 
-  def get_state(self) -> dict[str, np.ndarray]:
-    """The pool as arrays for a checkpoint; {} if it never held anything."""
-    return {} if self._groups is None else dict(self._groups._asdict())
+  def get_state(self) -> Groups | dict[str, Any]:
+    """The groups, for a checkpoint; {} if the pool never held any."""
+    return {} if self._groups is None else self._groups
 
-  def set_state(self, state: dict[str, np.ndarray]) -> None:
-    """Goes on from what `get_state` returned."""
-    self._groups = Groups(**state) if state else None
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on from what `get_state` returned, as nested dicts of fields."""
+    if not state:
+      self._groups = None
+      return
+    batch = dict(state["batch"])
+    trunks = Trunks(**batch.pop("trunks"))
+    branches = Branches(**batch.pop("branches"))
+    batch = MicroBatch(trunks=trunks, branches=branches, **batch)
+    self._groups = Groups(**{**state, "batch": batch})
 
 
 def pack(
-  groups: Groups, *, trunks: int, points: int, step: int
+  groups: Groups, *, trunks: int, points: int, update_step: int
 ) -> list[MicroBatch]:
-  """Cuts groups into micro-batches of `trunks` rows with `points` slots each.
+  """Cuts groups into micro-batches of `trunks` rows of `points` groups each.
 
-  Groups with one trunk share a row, as far as it has slots; rows are in order
+  Groups of one trunk share a row, as far as it has room; rows are in order
   of their first group. The last micro-batch is filled up with empty rows; no
   groups at all make one of empty rows only.
 
@@ -193,55 +197,44 @@ def pack(
     groups: the batch.
     trunks: rows per micro-batch.
     points: groups per row.
-    step: the present optimizer step; groups born in it are fresh.
+    update_step: the present one; groups born in it are fresh.
   """
-  row_P, slot_P, rows = _assign(groups.trunk_id_P, points)
-  count = max(1, -(-rows // trunks))
-  samples, width = groups.tokens_PGC.shape[1:]
+  row_P, point_P, used = _assign(groups.trunk_id_P, points)
+  count = max(1, -(-used // trunks))
+  rows = count * trunks
 
-  def scatter(x_P, *leading):
-    place = (row_P, slot_P) if leading else (row_P,)
-    out = np.zeros((count * trunks, *leading, *x_P.shape[1:]), x_P.dtype)
-    out[place] = x_P
+  def by_row(x_P):
+    out = np.zeros((rows, *x_P.shape[1:]), x_P.dtype)
+    out[row_P] = x_P
     return out
 
-  branches = (count * trunks, points * samples)
-  stem_length_NK = scatter(groups.stem_length_P, points)
-  length_NR = scatter(groups.length_PG, points).reshape(branches)
-  slots_C = np.arange(width)
-  stem_NR1 = np.repeat(stem_length_NK, samples, axis=1)[..., None]
-  is_used_NK = scatter(np.ones(groups.count, bool), points)
+  def by_point(x_P):
+    out = np.zeros((rows, points, *x_P.shape[1:]), x_P.dtype)
+    out[row_P, point_P] = x_P
+    return out
+
+  def by_branch(x_PG):
+    return by_point(x_PG).reshape(rows, -1, *x_PG.shape[2:])
+
+  batch = groups.batch
   whole = MicroBatch(
     trunks=Trunks(
-      tokens_NS=scatter(groups.trunk_PS),
-      length_N=scatter(groups.trunk_length_P),
-      branch_at_NK=scatter(groups.branch_at_P, points),
-      # The stems are the heads of the branches already.
-      stem_NKC=np.zeros((count * trunks, points, 1), np.int32),
-      stem_length_NK=stem_length_NK,
-      point_id_NK=np.zeros((count * trunks, points), np.uint32),
-      is_real_NK=is_used_NK,
+      tokens_NS=by_row(batch.trunks.tokens_NS),
+      length_N=by_row(batch.trunks.length_N),
+      **{n: by_point(getattr(batch.trunks, n)[:, 0]) for n in _OF_POINTS},
     ),
-    branches=Branches(
-      tokens_NRC=scatter(groups.tokens_PGC, points).reshape(*branches, width),
-      length_NR=length_NR,
-      is_completion_NRC=(slots_C >= stem_NR1)
-      & (slots_C < length_NR[..., None]),
-      sampler_logp_NRC=scatter(groups.sampler_logp_PGC, points).reshape(
-        *branches, width
-      ),
-      stopped_NR=np.zeros(branches, bool),
-    ),
-    reward_NKG=scatter(groups.reward_PG, points),
-    is_fresh_NK=scatter(groups.born_P == step, points),
+    branches=tree.map(by_branch, batch.branches),
+    reward_NKG=by_point(batch.reward_NKG[:, 0]),
+    is_fresh_NK=by_point(groups.born_P == update_step),
   )
   return [
-    _rows(whole, slice(i * trunks, (i + 1) * trunks)) for i in range(count)
+    tree.map(lambda x, i=i: x[i * trunks : (i + 1) * trunks], whole)
+    for i in range(count)
   ]
 
 
 def _assign(trunk_id_P, points):
-  """Row and slot of every group, and the number of rows."""
+  """Row and point of every group, and the number of rows."""
   open_rows: dict[int, tuple[int, int]] = {}
   places = []
   rows = 0
@@ -251,14 +244,5 @@ def _assign(trunk_id_P, points):
       row, used, rows = rows, 0, rows + 1
     places.append((row, used))
     open_rows[trunk_id] = (row, used + 1)
-  row_P, slot_P = np.array(places, np.int64).reshape(-1, 2).T
-  return row_P, slot_P, rows
-
-
-def _rows(batch: MicroBatch, rows: slice) -> MicroBatch:
-  return MicroBatch(
-    trunks=Trunks(*(x[rows] for x in batch.trunks)),
-    branches=Branches(*(x[rows] for x in batch.branches)),
-    reward_NKG=batch.reward_NKG[rows],
-    is_fresh_NK=batch.is_fresh_NK[rows],
-  )
+  row_P, point_P = np.array(places, np.int64).reshape(-1, 2).T
+  return row_P, point_P, rows

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from srl_jax.ops import advantages, logprobs, losses
 from srl_jax.reductions import metric
-from srl_jax.rollout import decode as rollout_lib
+from srl_jax.rollout.decode import Policy, trunk_positions
 from srl_jax.types import Array, Branches, Ratio, Trunks
 from srl_jax.update.batch import LossFn
 
@@ -92,19 +92,24 @@ class SftMetrics:
   """Metrics of one micro-batch of supervised fine-tuning."""
 
   loss: Ratio = metric("ratio", "nats", "cross-entropy per target token")
-  accuracy: Ratio = metric("ratio", "1", "target tokens given more than 1/2")
+  accuracy: Ratio = metric(
+    "ratio", "1", "share of target tokens that are the most likely ones"
+  )
+  confident_share: Ratio = metric(
+    "ratio", "1", "share of target tokens given a probability above 1/2"
+  )
   tokens_trained: Array = metric("sum", "tokens", "target tokens in loss")
 
 
 def branch_logps(
-  policy: rollout_lib.Policy,
+  policy: Policy,
   params: Any,
   trunks: Trunks,
   branches: Branches,
   *,
   temperature: float,
   max_logits: int,
-) -> tuple[jax.Array, jax.Array]:
+) -> logprobs.TokenScores:
   """Log-prob of every branch token, and the entropy it was drawn from.
 
   Args:
@@ -116,23 +121,21 @@ def branch_logps(
     max_logits: see `logprobs.token_logps`.
 
   Returns:
-    (log-probs, entropies) [N, R, C] in float32 nats; zero at the first token,
-    which is given, not predicted.
+    Scores [N, R, C]; zero and False at the first token, which is given, not
+    predicted.
   """
   samples = branches.tokens_NRC.shape[1] // trunks.branch_at_NK.shape[1]
   branch_at_NR = jnp.repeat(trunks.branch_at_NK, samples, axis=1)
-  trunk = policy.trunk(
-    params, trunks.tokens_NS, rollout_lib.trunk_positions(trunks)
-  )
+  trunk = policy.trunk(params, trunks.tokens_NS, trunk_positions(trunks))
   # The last token predicts nothing.
   tokens_NRC = branches.tokens_NRC[..., :-1]
-  slots_C = jnp.arange(tokens_NRC.shape[-1])
-  is_token_NRC = slots_C < branches.length_NR[..., None]
-  position_NRC = jnp.where(is_token_NRC, branch_at_NR[..., None] + slots_C, -1)
+  place_C = jnp.arange(tokens_NRC.shape[-1])
+  is_token_NRC = place_C < branches.length_NR[..., None]
+  position_NRC = jnp.where(is_token_NRC, branch_at_NR[..., None] + place_C, -1)
   hidden_NRCD, _ = policy.branch(
     params, tokens_NRC, position_NRC, branch_at_NR, trunk, None
   )
-  logp_NRC, entropy_NRC = logprobs.token_logps(
+  scores = logprobs.token_logps(
     policy.head(params),
     hidden_NRCD,
     branches.tokens_NRC[..., 1:],
@@ -140,12 +143,10 @@ def branch_logps(
     max_logits=max_logits,
   )
   first = ((0, 0), (0, 0), (1, 0))
-  return jnp.pad(logp_NRC, first), jnp.pad(entropy_NRC, first)
+  return logprobs.TokenScores(*(jnp.pad(x, first) for x in scores))
 
 
-def grpo_loss(
-  policy: rollout_lib.Policy, config: LossConfig, temperature: float
-) -> LossFn:
+def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
   """GRPO with the configured surrogate and aggregation (SRL, Section 3)."""
   surrogate = {
     "clipped": functools.partial(
@@ -177,8 +178,8 @@ def grpo_loss(
     # Zero where nothing is counted, as the sampler's are: exp would overflow
     # on given tokens that are unlikely enough, and 0 * inf is nan.
     only_counted = lambda x: jnp.where(counted_NRC, x, 0.0)  # noqa: E731
-    logp_NRC, entropy_NRC = logps(params, trunks, branches)
-    logp_NRC = only_counted(logp_NRC)
+    scores = logps(params, trunks, branches)
+    logp_NRC = only_counted(scores.logp)
     advantage_NKG = advantages.group_advantages(
       batch.reward_NKG, divide_by_std=config.divide_by_group_std
     )
@@ -186,11 +187,13 @@ def grpo_loss(
     loss_NRC = surrogate(logp_NRC, branches.sampler_logp_NRC, advantage_NR)
     kl_NRC = jnp.zeros_like(loss_NRC)
     if config.kl_coefficient:
-      reference_NRC, _ = logps(reference, trunks, branches)
+      reference_NRC = logps(reference, trunks, branches).logp
       kl_NRC = losses.kl_k3(logp_NRC, only_counted(reference_NRC))
       loss_NRC = loss_NRC + config.kl_coefficient * kl_NRC
     loss = aggregate(loss_NRC, counted_NRC)
-    metrics = _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config)
+    metrics = _grpo_metrics(
+      loss, batch, logp_NRC, scores.entropy, kl_NRC, config
+    )
     return loss, jax.lax.stop_gradient(metrics)
 
   return loss_fn
@@ -221,12 +224,12 @@ def _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config):
   )
 
 
-def sft_loss(policy: rollout_lib.Policy, *, max_logits: int) -> LossFn:
+def sft_loss(policy: Policy, *, max_logits: int) -> LossFn:
   """Cross-entropy per target token of branches written by the expert."""
 
   def loss_fn(params, batch, reference):
     del reference
-    logp_NRC, _ = branch_logps(
+    scores = branch_logps(
       policy,
       params,
       batch.trunks,
@@ -235,11 +238,15 @@ def sft_loss(policy: rollout_lib.Policy, *, max_logits: int) -> LossFn:
       max_logits=max_logits,
     )
     counted_NRC = batch.branches.is_completion_NRC
-    loss = losses.token_mean(-logp_NRC, counted_NRC)
-    is_sure_NRC = (logp_NRC > jnp.log(0.5)).astype(jnp.float32)
+
+    def share(is_so_NRC):
+      return losses.token_mean(is_so_NRC.astype(jnp.float32), counted_NRC)
+
+    loss = losses.token_mean(-scores.logp, counted_NRC)
     metrics = SftMetrics(
       loss=loss,
-      accuracy=losses.token_mean(is_sure_NRC, counted_NRC),
+      accuracy=share(scores.is_top),
+      confident_share=share(scores.logp > jnp.log(0.5)),
       tokens_trained=counted_NRC.sum(),
     )
     return loss, jax.lax.stop_gradient(metrics)

@@ -28,38 +28,50 @@ from srl_jax.update.batch import LossFn, MicroBatch
 
 
 class TrainState(NamedTuple):
-  """What an optimizer step maps to its successor.
+  """What an update step maps to its successor.
 
   Attributes:
-    params: all of them.
-    opt_state: of those that are trained.
+    trained: the parameters that are trained: adapters if there are any, else
+      all.
+    frozen: all other parameters.
+    opt_state: of the optimizer, for the trained ones.
   """
 
-  params: Any
+  trained: Any
+  frozen: Any
   opt_state: Any
 
-  def trained(self) -> TrainState:
-    """What a checkpoint has to hold: without what stays as it is."""
-    return self._replace(params=lora.split(self.params)[0])
+  @property
+  def params(self) -> Any:
+    """All parameters, as the model takes them."""
+    return lora.join(self.trained, self.frozen)
+
+  def to_save(self) -> dict[str, Any]:
+    """What a checkpoint has to hold: all that an update step changes."""
+    return {"params": self.trained, "opt_state": self.opt_state}
+
+  def restored(self, saved: dict[str, Any]) -> TrainState:
+    """The state with what `to_save` returned in its place."""
+    return TrainState(saved["params"], self.frozen, saved["opt_state"])
 
 
 @flax.struct.dataclass
 class UpdateMetrics:
-  """Metrics of an optimizer step."""
+  """Metrics of an update step."""
 
   grad_norm: Array = metric("mean", "1", "global gradient norm, unclipped")
   learning_rate: Array = metric("mean", "1", "learning rate of the step")
 
 
 class UpdateFunctions(NamedTuple):
-  """The pieces of an optimizer step, as pure functions.
+  """The pieces of an update step, as pure functions.
 
   Attributes:
     init: params -> TrainState.
-    zeros: params -> sums, (float32 gradient, float32 denominator).
-    accumulate: (params, sums, micro-batch, reference) -> (sums, metrics);
-      the reference is what is trained of the KL reference, or None.
-    finish: (state, sums, step) -> (state, UpdateMetrics).
+    zeros: trained -> sums, (float32 gradient, float32 denominator).
+    accumulate: (trained, frozen, sums, micro-batch, reference) -> (sums,
+      metrics); the reference is what is trained of the KL reference, or None.
+    finish: (state, sums, update step) -> (state, UpdateMetrics).
   """
 
   init: Callable[..., Any]
@@ -76,14 +88,14 @@ def update_functions(
   """Makes them; `schedule` is only reported, the optimizer has its own."""
 
   def init(params):
-    return TrainState(params, optimizer.init(lora.split(params)[0]))
-
-  def zeros(params):
-    zero = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
-    return jax.tree.map(zero, lora.split(params)[0]), jnp.float32(0)
-
-  def accumulate(params, sums, batch, reference):
     trained, frozen = lora.split(params)
+    return TrainState(trained, frozen, optimizer.init(trained))
+
+  def zeros(trained):
+    zero = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
+    return jax.tree.map(zero, trained), jnp.float32(0)
+
+  def accumulate(trained, frozen, sums, batch, reference):
     if reference is not None:
       reference = lora.join(reference, frozen)
 
@@ -95,23 +107,22 @@ def update_functions(
     grads = jax.tree.map(jnp.add, sums[0], grads)
     return (grads, sums[1] + denominator), metrics
 
-  def finish(state, sums, step):
-    trained, frozen = lora.split(state.params)
+  def finish(state, sums, update_step):
     grads, denominator = sums
     grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
-    updates, opt_state = optimizer.update(grads, state.opt_state, trained)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
     metrics = UpdateMetrics(
       grad_norm=optax.tree.norm(grads),
-      learning_rate=jnp.asarray(schedule(step)),
+      learning_rate=jnp.asarray(schedule(update_step)),
     )
-    params = lora.join(optax.apply_updates(trained, updates), frozen)
-    return TrainState(params, opt_state), metrics
+    trained = optax.apply_updates(state.trained, updates)
+    return TrainState(trained, state.frozen, opt_state), metrics
 
   return UpdateFunctions(init, zeros, accumulate, finish)
 
 
 class Updater:
-  """The two compiled programs of an optimizer step.
+  """The two compiled programs of an update step.
 
   `accumulate` adds one micro-batch's gradient; `finish` divides, clips and
   applies. State and sums are donated where they are consumed, and keep the
@@ -127,87 +138,79 @@ class Updater:
     mesh: jax.sharding.Mesh,
   ):
     """Prepares the programs; `params` may be abstract, with shardings."""
-    shardings = jax.tree.map(lambda x: x.sharding, params)
+    trained, frozen = lora.split(jax.tree.map(lambda x: x.sharding, params))
     params = jax.eval_shape(lambda x: x, params)
+    abstract_trained, _ = lora.split(params)
     whole = sharding.replicated(mesh)
-    of_trained, _ = lora.split(shardings)
     moments = optax.tree_map_params(
       optimizer,
       lambda _, param_sharding: param_sharding,
-      jax.eval_shape(optimizer.init, lora.split(params)[0]),
-      of_trained,
+      jax.eval_shape(optimizer.init, abstract_trained),
+      trained,
       transform_non_params=lambda _: whole,
     )
-    state_shardings = TrainState(shardings, moments)
-    sums_shardings = (of_trained, whole)
-    functions = update_functions(loss_fn, optimizer, schedule)
-    self.functions = functions
-    self.shardings = state_shardings
-    self._sums_shardings = sums_shardings
-    self._abstract = jax.eval_shape(functions.init, params)
+    self.functions = update_functions(loss_fn, optimizer, schedule)
+    self.shardings = TrainState(trained, frozen, moments)
+    self._sums_shardings = (trained, whole)
+    self._abstract = jax.eval_shape(self.functions.init, params)
     self._init = jax.jit(
-      functions.init, out_shardings=state_shardings, donate_argnums=0
+      self.functions.init, out_shardings=self.shardings, donate_argnums=0
     )
-    self._zeros = jax.jit(
-      lambda: functions.zeros(params), out_shardings=sums_shardings
+    self.zeros = jax.jit(
+      lambda: self.functions.zeros(abstract_trained),
+      out_shardings=self._sums_shardings,
     )
     self.accumulate = jax.jit(
-      functions.accumulate,
-      donate_argnums=1,
-      out_shardings=(sums_shardings, whole),
+      self.functions.accumulate,
+      donate_argnums=2,
+      out_shardings=(self._sums_shardings, whole),
     )
     self.finish = jax.jit(
-      functions.finish,
+      self.functions.finish,
       donate_argnums=0,
-      out_shardings=(state_shardings, whole),
+      out_shardings=(self.shardings, whole),
     )
 
   def init(self, params: Any) -> TrainState:
-    """The state before the first step; `params` is consumed."""
+    """The state before the first update step; `params` is consumed."""
     return self._init(params)
 
   def abstract_state(self) -> TrainState:
     """Shapes, dtypes and shardings of the state."""
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      self._abstract,
-      self.shardings,
-    )
+    return sharding.as_sharded(self._abstract, self.shardings)
 
   def abstract_sums(self) -> Any:
-    """Likewise of the sums that `accumulate` adds to."""
-    return jax.tree.map(
-      lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-      jax.eval_shape(self._zeros),
-      self._sums_shardings,
-    )
+    """Shapes, dtypes and shardings of the sums that `accumulate` adds to."""
+    return sharding.as_sharded(jax.eval_shape(self.zeros), self._sums_shardings)
 
   def update(
     self,
     state: TrainState,
     batches: Sequence[MicroBatch],
-    step: int,
+    update_step: int,
     reference: Any = None,
   ) -> tuple[TrainState, list[Any], UpdateMetrics]:
-    """One optimizer step on all micro-batches together.
+    """Takes one update step on all micro-batches together.
 
     Args:
       state: consumed.
       batches: at least one, all of one shape.
-      step: number of optimizer steps done before in this stage.
+      update_step: number of update steps taken before in this stage.
       reference: what is trained of the KL reference, or None.
 
     Returns:
-      (new state, metrics of each micro-batch, metrics of the step), all still
-      being computed: reading a metric waits for it.
+      (new state, metrics of each micro-batch, metrics of the update step), all
+      still being computed: reading a metric waits for it.
     """
-    sums = self._zeros()
+    sums = self.zeros()
     metrics = []
     for batch in batches:
-      sums, of_batch = self.accumulate(state.params, sums, batch, reference)
+      sums, of_batch = self.accumulate(
+        state.trained, state.frozen, sums, batch, reference
+      )
       metrics.append(of_batch)
-    state, of_step = self.finish(state, sums, jnp.int32(step))
-    return state, metrics, of_step
+    state, of_update = self.finish(state, sums, jnp.int32(update_step))
+    return state, metrics, of_update
 
 
 def compiled_count(*jitted: Callable) -> int:

@@ -178,10 +178,9 @@ def test_slots_that_change_completions_are_noticed(monkeypatch):
   sample = slots.Variant.sample
 
   def other(self):
-    found = sample(self)
-    tokens_NRC = found.branches.tokens_NRC + (self.slots == 1)
-    branches = found.branches._replace(tokens_NRC=tokens_NRC)
-    return found._replace(branches=branches)
+    branches, decoding = sample(self)
+    tokens_NRC = branches.tokens_NRC + (self.slots == 1)
+    return branches._replace(tokens_NRC=tokens_NRC), decoding
 
   monkeypatch.setattr(slots.Variant, "sample", other)
   with pytest.raises(AssertionError):

@@ -155,7 +155,7 @@ def made_up_rounds(contender):
     )
     scores = Scores(found_NKG, *(None,) * 4)
     decoding = Decoding(np.zeros(n), np.ones(n))
-    rounds.append(Round(branches, scores, decoding, 0.0, 0.0, 0.0))
+    rounds.append(Round(branches, scores, decoding, 0.0, 0.0))
   return rounds, reward_NKG
 
 

@@ -18,7 +18,7 @@ from srl_jax import sharding
 from srl_jax.models import LanguageModel
 from srl_jax.models.config import LoraConfig
 from srl_jax.testing import experiment, tiny
-from srl_jax.train import memory as memory_plan
+from srl_jax.train import memory as memory_lib
 from srl_jax.train.memory import Program
 
 needs_libtpu = pytest.mark.skipif(
@@ -66,12 +66,12 @@ def test_what_does_not_fit_is_said_with_its_bytes():
 
   def program(elements):
     x = jax.ShapeDtypeStruct((elements,), jnp.float32, sharding=here)
-    return Program("add", jax.jit(lambda x: x + 1), (x,), 7, mesh)
+    return Program("add", jax.jit(lambda x: x + 1), (x,), mesh, "", 7)
 
   memory = program(2**20).memory()
   assert (memory.argument, memory.output) == (2**22, 2**22)
   assert memory.total == memory.temporary + 2 * 2**22 + 7
-  with pytest.raises(memory_plan.DoesNotFitError, match=r"16\.00G.*15\.75G"):
+  with pytest.raises(memory_lib.DoesNotFitError, match=r"16\.00G.*15\.75G"):
     # The argument alone, of 8 GiB, would fit; not so the result beside it.
     program(2**31).memory()
 
@@ -144,8 +144,12 @@ def test_adapters_need_no_moments_for_the_model():
   adapters = parameters(adapted) - model
   assert 0 < adapters < model
   # Values, two moments and the sum, float32; and a counter or two.
+  data = ahead_of_time.widths(config, "srl", 16, 64)
   ours, full = (
-    ahead_of_time.training_bytes(c, "srl", mesh) for c in (adapted, config)
+    ahead_of_time.training_bytes(
+      ahead_of_time.build_stage(c, "srl", mesh, data)
+    )
+    for c in (adapted, config)
   )
   assert full == pytest.approx(16 * model, abs=16)
   assert ours == pytest.approx(4 * model + 16 * adapters, abs=16)
@@ -156,7 +160,8 @@ def test_a_whole_solution_has_one_branch_point():
     f"rlvr,{OVERRIDES},rlvr.trunks.max_trunk_tokens=8"
   )
   found = ahead_of_time.widths(config_lib.to_config(config), "rlvr", 16, 64)
-  assert found == ahead_of_time.Widths(8, 1, 16, 64)
+  assert found.widths == ahead_of_time.Widths(8, 1, 16, 0)
+  assert found.target_chars == 64
 
 
 def test_only_stages_that_sample_are_compiled(capsys):

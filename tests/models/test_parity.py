@@ -180,7 +180,7 @@ def test_samples_have_the_log_probs_that_transformers_gives_them(both):
       stop_ids=(),
       pad_id=0,
     )
-    scored, _ = branch_logps(
+    scored, *_ = branch_logps(
       model, params, trunks, branches, temperature=1.0, max_logits=100
     )
     return branches, scored

@@ -29,7 +29,7 @@ WEIGHT_NRC = RNG.standard_normal((N, R, C)).astype(np.float32)
 @pytest.mark.parametrize("max_logits", [0, 1])
 def test_log_prob_and_entropy_by_hand(temperature, probability, max_logits):
   logits = np.log(np.array([1.0, 3.0], np.float32)).reshape(1, 1, 1, 2)
-  logp, entropy = token_logps(
+  logp, entropy, _ = token_logps(
     Head(jnp.eye(2)),
     jnp.asarray(logits),
     np.ones((1, 1, 1), np.int32),
@@ -44,7 +44,7 @@ def test_log_prob_and_entropy_by_hand(temperature, probability, max_logits):
 
 
 def weighted_sum(table_VD, hidden_NRCD, max_logits, devices):
-  logp, entropy = token_logps(
+  logp, entropy, _ = token_logps(
     Head(table_VD, devices),
     hidden_NRCD,
     TOKENS_NRC,
@@ -156,7 +156,8 @@ def test_bfloat16_states_are_scored_in_float32(max_logits):
   scored = [
     bfloat16_logps(np.full((N, R, C), token), max_logits) for token in range(V)
   ]
-  assert {x.dtype for x in jax.tree.leaves(scored)} == {np.dtype(np.float32)}
+  dtypes = {x.dtype for found in scored for x in (found.logp, found.entropy)}
+  assert dtypes == {np.dtype(np.float32)}
   # The probabilities of all tokens add up; bfloat16 would miss by some 1e-3.
-  total = sum(np.exp(logp) for logp, _ in scored)
+  total = sum(np.exp(logp) for logp, *_ in scored)
   np.testing.assert_allclose(total, 1.0, rtol=1e-5)

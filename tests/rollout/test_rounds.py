@@ -3,43 +3,54 @@
 
 import dataclasses
 import time
-from concurrent import futures
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from srl_jax import loading, sharding
 from srl_jax.device_rewards.reward import DeviceRewardConfig
-from srl_jax.rollout import rounds
-from srl_jax.rollout.sampler import Started
+from srl_jax.rollout import rounds, scoring
+from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing import tiny
 from srl_jax.train import rl as stage_rl
-from srl_jax.update.updater import Updater
 
 KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
-def session(runs):
+def start(runs):
   config = runs.config("srl")
   folder = runs.folder / "rounds"
   folder.mkdir()
   with runs.quickly():
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-      yield loading.load_run(config, mesh, folder)
+      yield loading.load_run(config, mesh, folder), config.srl
 
 
-def a_round(session, **changes):
-  """Scores of the first batch; `changes` are of the stage's config."""
-  config = dataclasses.replace(session.config.srl, **changes)
-  stage = stage_rl.RlStage(session, "srl", config)
-  params = loading.initial_params(session)
-  batch = next(stage._data.batches)
-  return stage, stage._rounds.run(params, batch, KEY)
+def a_round(start, **changes):
+  """The stage and its first round; `changes` are of its config."""
+  run, config = start
+  stage = stage_rl.RlStage(run, "srl", dataclasses.replace(config, **changes))
+  params = loading.initial_params(run)
+  stage.prepare(params)
+  return stage, first_round(stage, params)
+
+
+def first_round(stage, params):
+  pieces = stage.updates.pieces
+  return rounds.sample_and_score(
+    pieces.sampler,
+    params,
+    next(stage.data.batches),
+    KEY,
+    scorer=pieces.scorer,
+    tokenizer=pieces.run.tokenizer,
+    device_scorer=pieces.device_scorer,
+    parts=stage.config.parts_per_round,
+  )
 
 
 def assert_same(ours, theirs):
@@ -55,72 +66,70 @@ def assert_same(ours, theirs):
     )
 
 
-def test_the_device_gives_the_scores_of_the_host(session):
-  _, host = a_round(session, reward_on="host")
-  stage, device = a_round(session, reward_on="device")
+def test_the_device_gives_the_scores_of_the_host(start):
+  _, host = a_round(start, reward_on="host")
+  stage, device = a_round(start, reward_on="device")
   assert stage.description.startswith("rewards on the device")
   assert np.nanstd(host.scores.failure_NKG) > 0, "several ways to fail"
   # Lengths of broken completions are not reported by the host.
   assert_same(device, host)
 
 
-def test_parts_give_the_scores_of_the_whole(session):
+def test_parts_give_the_scores_of_the_whole(start):
   for reward_on in ("host", "device"):
-    _, whole = a_round(session, reward_on=reward_on)
-    _, parts = a_round(session, reward_on=reward_on, parts_per_round=4)
+    _, whole = a_round(start, reward_on=reward_on)
+    _, parts = a_round(start, reward_on=reward_on, parts_per_round=4)
     assert_same(parts, whole)
 
 
 def test_a_part_is_started_when_the_one_before_the_last_is_done(
-  session, monkeypatch
+  start, monkeypatch
 ):
   events = []
 
-  def noted(name):
-    function = getattr(rounds.Rounds, name)
+  def noted(owner, name):
+    function = getattr(owner, name)
 
-    def call(self, *args):
-      result = function(self, *args)
+    def call(*args, **kwargs):
       events.append(name)
-      return result
+      return function(*args, **kwargs)
 
-    monkeypatch.setattr(rounds.Rounds, name, call)
+    monkeypatch.setattr(owner, name, call)
 
-  noted("_start")
-  noted("_finish")
-  a_round(session, parts_per_round=4)
-  in_turns = ["_start", "_finish"] * 3
-  assert events == ["_start", *in_turns, "_finish"]
-
-
-def test_a_part_begins_when_the_one_before_it_ends():
-  before = futures.Future()
-  before.set_result(rounds._Times(1.0, 1.0, time.monotonic() - 10))
-  started = Started(np.zeros(1), None, None)
-  queued = rounds._Queued(started, None)
-  # The round began a hundred seconds ago, the part before it ended ten.
-  begin_s = time.monotonic() - 100
-  first = rounds._device_times(begin_s, None, queued)
-  second = rounds._device_times(begin_s, before, queued)
-  assert 100 <= first.prefill_s < 105
-  assert 10 <= second.prefill_s < 15
-  assert first.decode_s < 5
-  assert first.end_s <= second.end_s
+  noted(Sampler, "start")
+  noted(scoring, "score_branches")
+  a_round(start, parts_per_round=4, reward_on="host")
+  in_turns = ["start", "score_branches"] * 3
+  assert events == ["start", *in_turns, "score_branches"]
 
 
-def test_what_is_too_long_for_the_device_is_scored_on_the_host(session):
-  _, host = a_round(session, reward_on="host")
+def test_the_time_of_scoring_is_part_of_the_time_of_the_round(
+  start, monkeypatch
+):
+  score = scoring.score_branches
+
+  def slowly(*args):
+    time.sleep(0.2)
+    return score(*args)
+
+  monkeypatch.setattr(scoring, "score_branches", slowly)
+  _, found = a_round(start, parts_per_round=2, reward_on="host")
+  assert 0.4 <= found.reward_s <= found.rollout_s
+
+
+def test_what_is_too_long_for_the_device_is_scored_on_the_host(start):
+  _, host = a_round(start, reward_on="host")
   # A completion of 8 tokens has up to 8 bytes and more.
   tight = DeviceRewardConfig(sizes=(8,), max_text_bytes=6)
-  _, device = a_round(session, reward_on="device", device_reward=tight)
+  _, device = a_round(start, reward_on="device", device_reward=tight)
   assert_same(device, host)
 
 
-def test_the_device_is_refused_where_it_cannot_score(session):
-  reward = dataclasses.replace(session.config.srl.reward, function="answer")
+def test_the_device_is_refused_where_it_cannot_score(start):
+  reward = dataclasses.replace(start[1].reward, function="answer")
   with pytest.raises(ValueError, match="reward_on='device' is not"):
-    a_round(session, reward_on="device", reward=reward)
-  stage, _ = a_round(session, reward_on="auto", reward=reward)
+    a_round(start, reward_on="device", reward=reward)
+  stage, _ = a_round(start, reward_on="auto", reward=reward)
   assert stage.description.startswith("rewards on the host (reward.function")
 
 
@@ -137,30 +146,30 @@ def on_mesh(runs, mesh, measure, **changes):
     **changes,
   )
   with runs.quickly(), jax.set_mesh(mesh):
-    session = loading.load_run(config, mesh, runs.folder / "rounds")
-    stage = stage_rl.RlStage(session, "srl", config.srl)
-    params = loading.initial_params(session)
+    run = loading.load_run(config, mesh, runs.folder / "rounds")
+    stage = stage_rl.RlStage(run, "srl", config.srl)
+    params = loading.initial_params(run)
+    stage.prepare(params)
     found = jax.device_get(measure(stage, params, mesh))
     stage.close()
-    return stage._sampler.batch_devices, found
+    return stage.updates.pieces.sampler.batch_devices, found
 
 
 def completions(stage, params, mesh):
-  batch = next(stage._data.batches)
-  return stage._rounds.run(params, batch, KEY).branches
+  return first_round(stage, params).branches
 
 
-def metrics_of_a_fused_step(stage, params, mesh):
-  updater = Updater(stage.loss_fn, optax.sgd(1.0), lambda _: 1.0, params, mesh)
+def metrics_of_a_fused_update(stage, params, mesh):
   reference = jax.tree.map(jnp.copy, params)
-  _, taken = stage.take_step(updater, updater.init(params), 0, reference)
-  assert stage.programs() == 1
-  return taken.metrics
+  state = stage.updater.init(params)
+  _, dispatched = stage.take_update(state, 0, reference)
+  assert stage.compiled_count() == 1
+  return dispatched.metrics
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("measure", [completions, metrics_of_a_fused_step])
-def test_a_stage_samples_by_the_rules_of_the_rollout(session, runs, measure):
+@pytest.mark.parametrize("measure", [completions, metrics_of_a_fused_update])
+def test_a_stage_samples_by_the_rules_of_the_rollout(start, runs, measure):
   one, want = on_mesh(runs, tiny.small_mesh(), measure)
   two, got = on_mesh(
     runs,

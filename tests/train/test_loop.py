@@ -10,6 +10,7 @@ import types
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -21,6 +22,7 @@ from srl_jax.train import rl as stage_rl
 from srl_jax.train import sft as stage_sft
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import grpo_loss
+from srl_jax.update.updater import Updater
 
 
 class PowerCutError(Exception):
@@ -69,7 +71,7 @@ def assert_trees_equal(ours, theirs):
 def test_the_run_that_is_interrupted_carries_groups_over(whole):
   # Without this the tests below would compare empty pools.
   _, pool, _ = whole.saved["srl", 2]
-  assert len(pool["born_P"]) > 0
+  assert len(pool.born_P) > 0
   rows = whole.rows()
   assert max(row.get("srl/rounds", 0) for row in rows) > 1
   assert any(0 < row.get("srl/stale_share", 0) < 1 for row in rows)
@@ -106,7 +108,8 @@ def test_sigterm_saves_and_says_how_to_go_on(pieces):
   stages = f"{pieces.workdir}/stages/"
   rest = "Run the same command again to go on from there."
   assert said[1] == (
-    f"sft: asked to stop; update step 11 of 16 is saved in {stages}0_sft. {rest}"
+    f"sft: asked to stop; update step 11 of 16 is saved in {stages}0_sft. "
+    + rest
   )
   assert said[2] == (
     "sft: asked to stop; the stage is finished and saved in "
@@ -155,18 +158,21 @@ def started(runs, whole, workdir, preset, **changes):
   with runs.quickly():
     mesh = sharding.make_mesh(config.mesh)
     with jax.set_mesh(mesh):
-      session = loading.load_run(config, mesh, workdir)
-      yield session, loading.initial_params(session)
+      run = loading.load_run(config, mesh, workdir)
+      configs = {name: getattr(config, name) for name in config.stages}
+      yield run, configs, loading.initial_params(run)
 
 
-def train_all(session, params, workdir):
+def train_all(run, configs, params, workdir):
   """Trains the stages; returns the parameters after each."""
   after = {}
-  stages = train.make_stages(session, workdir)
+  stages = train.make_stages(run, configs, workdir)
+  for stage in stages.values():
+    stage.prepare(params)
   train.train_stages(
-    session,
+    run,
+    configs,
     stages,
-    train.make_updaters(session, stages, params),
     params,
     workdir,
     lambda name, params: after.update({name: jax.device_get(params)}),
@@ -187,17 +193,21 @@ def test_a_stage_returns_the_best_parameters_not_the_last(
 
   monkeypatch.setattr(stage_sft.SftStage, "validate", validate)
   changes = {"sft__update_steps": 4, "sft__validate_every": 1}
-  with started(runs, whole, tmp_path, "sft", **changes) as (session, params):
-    after = train_all(session, params, tmp_path)
+  with started(runs, whole, tmp_path, "sft", **changes) as (
+    run,
+    configs,
+    params,
+  ):
+    after = train_all(run, configs, params, tmp_path)
   assert_trees_equal(after["sft"], seen[1])
   assert not np.array_equal(seen[1]["embedding"], seen[3]["embedding"])
 
 
 def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):
   # The interrupted run began srl with what its own sft stage had returned.
-  with started(runs, whole, whole.workdir, "sft_srl") as (session, params):
-    assert not train.make_stages(session, whole.workdir)
-    after = train_all(session, params, whole.workdir)
+  with started(runs, whole, whole.workdir, "sft_srl") as (run, configs, params):
+    assert not train.make_stages(run, configs, whole.workdir)
+    after = train_all(run, configs, params, whole.workdir)
   final = (whole.workdir / "model/model.safetensors").read_bytes()
   assert after["srl"]["embedding"].tobytes() in final
   assert after["sft"]["embedding"].tobytes() not in final
@@ -205,8 +215,12 @@ def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):
 
 def test_rlvr_learns_from_answers_alone(runs, whole, tmp_path):
   changes = {"rlvr__update_steps": 1}
-  with started(runs, whole, tmp_path, "rlvr", **changes) as (session, params):
-    train_all(session, params, tmp_path)
+  with started(runs, whole, tmp_path, "rlvr", **changes) as (
+    run,
+    configs,
+    params,
+  ):
+    train_all(run, configs, params, tmp_path)
   [row, _] = experiment.metric_rows(tmp_path)
   # Answers are right or wrong, and a whole solution has one branch point.
   assert 0 < row["rlvr/reward"] < 1
@@ -224,19 +238,19 @@ def test_a_sampler_that_differs_from_the_trainer_stops_the_run(
   monkeypatch.setattr(stage_rl, "grpo_loss", at_another_temperature)
   changes = {"srl__max_logp_gap": 0.1, "checkpoint__every_update_steps": 1}
   with (
-    started(runs, whole, tmp_path, "srl", **changes) as (session, params),
+    started(runs, whole, tmp_path, "srl", **changes) as (run, configs, params),
     pytest.raises(RuntimeError, match="sampler and trainer disagree by"),
   ):
-    train_all(session, params, tmp_path)
+    train_all(run, configs, params, tmp_path)
   # What they computed is not kept.
   assert not os.listdir(tmp_path / "stages" / "0_srl" / "steps")
 
 
-def rl_stage(session, **changes):
-  config = session.config.srl
-  return stage_rl.RlStage(
-    session, "srl", dataclasses.replace(config, **changes)
-  )
+def rl_updates(run, configs, params, **changes):
+  config = dataclasses.replace(configs["srl"], **changes)
+  stage = stage_rl.RlStage(run, "srl", config)
+  stage.prepare(params)
+  return stage.updates
 
 
 def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
@@ -244,8 +258,10 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
   half = RewardConfig(
     function="srl_jax.testing.experiment:half", broken_format_reward=0.5
   )
-  with started(runs, whole, tmp_path, "srl") as (session, params):
-    equal = rl_stage(session, dynamic_sampling=limit, reward=half)
+  with started(runs, whole, tmp_path, "srl") as (run, configs, params):
+    equal = rl_updates(
+      run, configs, params, dynamic_sampling=limit, reward=half
+    )
     with pytest.raises(RuntimeError) as caught:
       equal.next_batch(params, 0)
     assert re.match(
@@ -254,30 +270,30 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
       str(caught.value),
     )
     assert "or raise c.srl.dynamic_sampling.max_rounds" in str(caught.value)
-    data, _ = equal.get_state()
+    data = equal.pieces.data.batches.get_state()
     assert data["grain"]["next_index"] == 2, "two batches were sampled"
 
-    random = session.policy.init(jax.random.key(0))
-    random = nn.unbox(random)
+    random = nn.unbox(run.policy.init(jax.random.key(0)))
+    updates = rl_updates(run, configs, params, dynamic_sampling=limit)
     with pytest.raises(RuntimeError) as caught:
-      rl_stage(session, dynamic_sampling=limit).next_batch(random, 0)
+      updates.next_batch(random, 0)
     assert "100.0% of the samples break the format" in str(caught.value)
     assert "mostly: not_stopped" in str(caught.value)
 
 
 def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
   keep_all = DynamicSamplingConfig(enabled=False)
-  with started(runs, whole, tmp_path, "srl") as (session, params):
-    stage = rl_stage(session, dynamic_sampling=keep_all)
-    stage.next_batch(params, 4)
+  with started(runs, whole, tmp_path, "srl") as (run, configs, params):
+    updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
+    updates.next_batch(params, 4)
     assert "warning" not in capsys.readouterr().err
-    random = nn.unbox(session.policy.init(jax.random.key(0)))
-    stage = rl_stage(session, dynamic_sampling=keep_all)
-    stage.next_batch(random, 4)
+    random = nn.unbox(run.policy.init(jax.random.key(0)))
+    updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
+    updates.next_batch(random, 4)
   [line] = capsys.readouterr().err.splitlines()
   assert line.startswith(
-    "warning: 100% of the samples of srl step 4 break the format; most often: "
-    "not_stopped. Raise c.srl.sampling.max_new_tokens"
+    "warning: 100% of the samples of srl update step 4 break the format; most "
+    "often: not_stopped. Raise c.srl.sampling.max_new_tokens"
   )
 
 
@@ -288,7 +304,7 @@ def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
     run = loading.load_run(config, mesh, tmp_path)
     stage = stage_sft.SftStage(run, "sft", config.sft)
     points = [
-      stage.next_batch(step).batches[0].trunks.branch_at_NK.shape[1]
+      stage.next_batch(step).micro_batches[0].trunks.branch_at_NK.shape[1]
       for step in range(2)
     ]
   # Steps by two, then a whole solution, of which there is one.
@@ -296,18 +312,20 @@ def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
 
 
 class FakeStage:
-  """Takes steps of nothing, and notes when."""
+  """Takes update steps of nothing, and notes when."""
 
-  description, passes, columns, uses_reference = "", 1, (), False
-  loss_fn = None
+  name, description, columns, uses_reference = "srl", "", (), False
 
-  def __init__(self, seen):
-    self.seen = seen
+  def __init__(self, config, params, seen):
+    self.config, self.seen = config, seen
+    schedule = optax.constant_schedule(0.0)
+    self.updater = Updater(None, optax.sgd(0.0), schedule, params, MESH)
 
-  def take_step(self, updater, state, step, reference):
-    del updater, reference
-    self.seen.append(f"take {step}")
-    return state, train.Dispatched({"tokens_trained": 1.0}, [[step]])
+  def take_update(self, state, update_step, reference):
+    del reference
+    self.seen.append(f"take {update_step}")
+    known = {"tokens_trained": 1.0}
+    return state, train.Dispatched(known, [[update_step]])
 
   def validate(self, params):
     self.seen.append("validate")
@@ -316,7 +334,7 @@ class FakeStage:
   def check(self, values):
     pass
 
-  def programs(self):
+  def compiled_count(self):
     return 0
 
   def get_state(self):
@@ -324,6 +342,9 @@ class FakeStage:
 
   def close(self):
     pass
+
+
+MESH = tiny.small_mesh()
 
 
 def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
@@ -342,16 +363,11 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
     srl__validate_every=0,
     checkpoint__every_update_steps=100,
   )
-  mesh = tiny.small_mesh()
-  run = types.SimpleNamespace(config=config, mesh=mesh)
-  params = {"w": jax.device_put(np.zeros(2), sharding.replicated(mesh))}
-  stage = FakeStage(seen)
-  [updater] = train.make_updaters(run, {"srl": stage}, params).values()
+  run = types.SimpleNamespace(checkpoint=config.checkpoint, log_every=1)
+  params = {"w": jax.device_put(np.zeros(2), sharding.replicated(MESH))}
   train.train_stage(
     run,
-    stage,
-    updater,
-    "srl",
+    FakeStage(config.srl, params, seen),
     params,
     tmp_path / "stages" / "0_srl",
     0,

@@ -9,17 +9,14 @@ import jax
 import numpy as np
 import pytest
 
-from srl_jax import sharding
-from srl_jax.models import LanguageModel
-from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.sampler import Sampler
+from srl_jax import loading
 from srl_jax.testing import tiny
-from srl_jax.train import memory as memory_plan
+from srl_jax.train import memory, rl
 from srl_jax.train.memory import Memory, Program
 
 # Name of what is compiled, in JAX's log.
 COMPILED = re.compile(r"Finished XLA compilation of jit\((\w+)\)")
-PROGRAMS = ("prefill", "decode", "accumulate", "finish", "step")
+PROGRAMS = ("prefill", "decode", "accumulate", "finish", "update")
 
 
 def compilations(caplog):
@@ -96,7 +93,7 @@ def test_a_fused_step_is_the_program_of_its_plan(runs, start, tmp_path, caplog):
     "srl__passes": 1,
   }
   before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
-  assert before == ["step"]
+  assert before == ["update"]
   # The sampler of the validation at the end.
   assert after == ["prefill", "decode"]
 
@@ -107,13 +104,13 @@ def test_what_lives_beside_a_program_counts():
       return Memory(40, 30, 10, self.beside_bytes, 3.0)
 
   def line(beside_bytes):
-    program = Known("rollout", None, (), beside_bytes, None)
-    return memory_plan.try_program(program, 100, "lower something")
+    program = Known("rollout", None, (), None, "lower it", beside_bytes)
+    return memory.try_program(program, 100)
 
   text, fits = line(20)
   assert fits and text.endswith("fits (3 s to compile)")
   text, fits = line(21)
-  assert not fits and text.endswith("does not fit; lower something")
+  assert not fits and text.endswith("does not fit; lower it")
 
 
 def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
@@ -123,7 +120,7 @@ def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
 
   def outcome(self):
     if self.name == "rollout: prefill":
-      return memory_plan.DoesNotFitError("no room"), 0.0
+      return memory.DoesNotFitError("no room"), 0.0
     return compile_it(self)
 
   monkeypatch.setattr(Program, "_outcome", property(outcome))
@@ -139,30 +136,25 @@ def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
   assert all("fits (" in line for line in plan[1:])
 
 
-def test_one_part_of_a_round_waits_while_another_is_decoded():
-  mesh, rules = tiny.small_mesh(), sharding.ShardingRules()
-  model = LanguageModel(tiny.TINY, rules)
-  sampler = Sampler(
-    model, SamplingConfig(), stop_ids=(0,), pad_id=0, mesh=mesh, rules=rules
-  )
-  params = sharding.born_sharded(
-    model.init, jax.random.key(0), mesh=mesh, rules=rules
-  )
-  trunks = memory_plan.Placer(mesh).rows(
-    memory_plan.abstract_trunks(2, memory_plan.Widths(8, 1, 1, 1)), rules
-  )
-
+def test_one_part_of_a_round_waits_while_another_is_decoded(
+  runs, start, tmp_path
+):
   def beside(parts):
-    scalars = memory_plan.Scalars(None, None)
-    programs = memory_plan.rollout_programs(
-      mesh, sampler, None, params, trunks, None, scalars, 7, parts
-    )
-    _, decode = itertools.islice(programs, 2)
-    return decode.beside_bytes - 7 - memory_plan.bytes_per_device(params)
+    config = runs.config("srl", srl__parts_per_round=parts, **start)
+    mesh = tiny.small_mesh()
+    with runs.quickly(), jax.set_mesh(mesh):
+      run = loading.load_run(config, mesh, tmp_path)
+      stage = rl.RlStage(run, "srl", config.srl)
+      stage.prepare(loading.initial_params(run))
+      prefill, decode = itertools.islice(stage.plan(), 2)
+      waiting = memory.bytes_per_device(prefill.outputs())
+      params = memory.bytes_per_device(prefill.args[0])
+    return decode.beside_bytes - prefill.beside_bytes - params, waiting
 
-  prefilled = jax.eval_shape(sampler.prefill, params, trunks)
-  waiting = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(prefilled))
-  assert [beside(parts) for parts in (1, 2, 8)] == [0, waiting, waiting]
+  assert beside(1)[0] == 0
+  for parts in (2, 8):
+    extra, waiting = beside(parts)
+    assert extra == waiting > 0
 
 
 def test_memory_is_that_of_the_arrays():
@@ -170,28 +162,18 @@ def test_memory_is_that_of_the_arrays():
   here = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   x = jax.ShapeDtypeStruct((3, 2**20), np.float32, sharding=here)
   program = Program(
-    "rollout", jax.jit(lambda x: (x + 1, x[0]), donate_argnums=0), (x,), 7, mesh
+    "rollout",
+    jax.jit(lambda x: (x + 1, x[0]), donate_argnums=0),
+    (x,),
+    mesh,
+    "",
+    7,
   )
-  memory = program.memory()
+  found = program.memory()
   # The first result takes the place of the argument.
-  assert (memory.argument, memory.beside) == (3 * 2**22, 7)
+  assert (found.argument, found.beside) == (3 * 2**22, 7)
   # And a table of two pointers.
-  assert memory.output == pytest.approx(2**22, abs=64)
+  assert found.output == pytest.approx(2**22, abs=64)
   assert [y.shape for y in program.outputs()] == [(3, 2**20), (2**20,)]
   assert {y.sharding for y in program.outputs()} == {here}
-  assert memory_plan.bytes_per_device(program.outputs()) == 4 * 2**22
-
-
-def test_every_program_has_a_remedy():
-  for name in (
-    "rollout: prefill",
-    "rollout: decode",
-    "reward",
-    "update: accumulate",
-    "update: finish",
-    "step",
-  ):
-    program = Program(name, None, (), 0, None)
-    assert "c.srl." in program.remedy("srl", 8).replace(
-      "c.mesh.fsdp", "c.srl.optim"
-    )
+  assert memory.bytes_per_device(program.outputs()) == 4 * 2**22

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused step gives the numbers of its pieces."""
+"""A fused update step gives the numbers of its pieces."""
 
 import functools
 from typing import NamedTuple
@@ -18,8 +18,8 @@ from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing import tiny
 from srl_jax.types import Scores
-from srl_jax.update import fused as step
-from srl_jax.update import groups as dynamic_sampling
+from srl_jax.update import groups as groups_lib
+from srl_jax.update.fused import fused_update
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.updater import Updater
@@ -127,49 +127,47 @@ def make_sampler():
 
 
 @functools.cache
-def make_stepper(dynamic, rows):
-  function = step.fused_step(
-    MODEL,
-    make_updater().functions,
+def make_program(dynamic, rows):
+  function = fused_update(
+    make_sampler().rollout,
     score_in_turns,
-    sampling=SAMPLING,
-    stop_ids=STOPS,
-    pad_id=PAD,
-    dynamic=dynamic,
+    make_updater().functions,
+    dynamic_sampling=dynamic,
     trunks_per_micro_batch=rows,
   )
-  return step.FusedStepper(function, make_updater(), MESH, RULES)
+  return jax.jit(function, donate_argnums=0)
 
 
 def in_pieces(dynamic, key):
   updater, state = make_updater(), first_state()
-  started = make_sampler().start(state.params, TRUNKS, key)
-  branches, decoding = jax.device_get(started[1:])
+  branches, decoding = jax.device_get(
+    make_sampler().start(state.params, TRUNKS, key)
+  )
   scores = score(branches, TARGETS, np)
-  kept_NK = dynamic_sampling.is_kept(scores.reward_NKG, dynamic)
-  groups = dynamic_sampling.make_groups(
+  kept_NK = groups_lib.is_kept(scores.reward_NKG, dynamic)
+  groups = groups_lib.make_groups(
     TRUNKS,
     branches,
     scores.reward_NKG,
     np.zeros_like(TRUNKS.branch_at_NK),
     kept_NK,
-    step=0,
+    update_step=0,
     round_index=0,
   )
-  batches = dynamic_sampling.pack(groups, trunks=2, points=2, step=0)
+  batches = groups_lib.pack(groups, trunks=2, points=2, update_step=0)
   batches = [sharding.put_batch(batch, MESH, RULES) for batch in batches]
-  state, of_batches, of_step = updater.update(state, batches, 0)
+  state, of_batches, of_update = updater.update(state, batches, 0)
   measured = rollout_metrics.measure(
     TRUNKS, branches, scores, kept_NK, decoding
   )
   values = reduce_metrics([measured])
-  values |= reduce_metrics(of_batches) | reduce_metrics([of_step])
+  values |= reduce_metrics(of_batches) | reduce_metrics([of_update])
   return state.params, values, scores.reward_NKG
 
 
 def fused(dynamic, key, *, rows=2, targets=TARGETS):
-  state, metrics = make_stepper(dynamic, rows).step(
-    first_state(), TRUNKS, targets, key, 0
+  state, metrics = make_program(dynamic, rows)(
+    first_state(), TRUNKS, targets, key, 0, None
   )
   values = {}
   for part in metrics:
@@ -226,10 +224,10 @@ def test_steps_are_queued_without_waiting_for_the_ones_before():
   state, metrics = first_state(), []
   for number in range(3):
     key = jax.random.key(number)
-    state, of_step = make_stepper(KEEP_SOME, 2).step(
-      state, TRUNKS, targets, key, number
+    state, of_update = make_program(KEEP_SOME, 2)(
+      state, TRUNKS, targets, key, number, None
     )
-    metrics.append(of_step.step.grad_norm)
+    metrics.append(of_update.update.grad_norm)
   # Had the third call waited for the state that it takes, this would be there.
   assert not metrics[1].is_ready()
   assert all(float(x) > 0 for x in metrics)

@@ -3,11 +3,12 @@
 
 import collections
 
+import jax
 import numpy as np
 import pytest
 
 from srl_jax.testing.tiny import make_trunk, make_trunks
-from srl_jax.types import Branches
+from srl_jax.types import make_branches
 from srl_jax.update.groups import (
   DynamicSamplingConfig,
   Groups,
@@ -62,9 +63,9 @@ def test_an_impossible_filter_is_refused(fields):
     DynamicSamplingConfig(**fields)
 
 
-def a_round(first_instance=1, *, step=3, round_index=0):
+def a_round(first_number=1, *, update_step=3, round_index=0):
   """Groups of two trunks with three and one points, numbered throughout."""
-  i = first_instance
+  i = first_number
   trunks = make_trunks(
     [
       make_trunk([1, 2, 3], (1, [5], i), (2, [6, 7], i + 1), (3, [8], i + 2)),
@@ -74,12 +75,12 @@ def a_round(first_instance=1, *, step=3, round_index=0):
   number_NR = (
     np.repeat(trunks.point_id_NK, G, axis=1) * 10 + np.tile([0, 1], (2, 3))
   ).astype(np.int32)
-  slots_C = np.arange(C)
-  branches = Branches(
-    tokens_NRC=number_NR[..., None] * 10 + slots_C,
+  place_C = np.arange(C)
+  branches = make_branches(
+    tokens_NRC=number_NR[..., None] * 10 + place_C,
+    stem_length_NR=np.repeat(trunks.stem_length_NK, G, axis=1),
     length_NR=np.where(np.repeat(trunks.is_real_NK, G, axis=1), 4, 0),
-    is_completion_NRC=np.zeros((2, 6, C), bool),
-    sampler_logp_NRC=-number_NR[..., None] - slots_C / 10,
+    sampler_logp_NRC=-number_NR[..., None] - place_C / 10,
     stopped_NR=np.zeros((2, 6), bool),
   )
   groups = make_groups(
@@ -88,7 +89,7 @@ def a_round(first_instance=1, *, step=3, round_index=0):
     number_NR.reshape(2, 3, G) / 100,
     np.array([[0, 1, 2], [0, 0, 0]]),
     trunks.is_real_NK,
-    step=step,
+    update_step=update_step,
     round_index=round_index,
   )
   return trunks, branches, groups
@@ -97,26 +98,29 @@ def a_round(first_instance=1, *, step=3, round_index=0):
 def test_groups_of_a_round_are_its_real_points_in_order():
   _, branches, groups = a_round()
   assert groups.count == 4
-  assert groups.branch_at_P.tolist() == [1, 2, 3, 1]
-  assert groups.stem_length_P.tolist() == [1, 2, 1, 1]
+  trunks_P1, branches_PG = groups.batch.trunks, groups.batch.branches
+  assert trunks_P1.branch_at_NK.tolist() == [[1], [2], [3], [1]]
+  assert trunks_P1.stem_length_NK.tolist() == [[1], [2], [1], [1]]
   assert groups.depth_P.tolist() == [0, 1, 2, 0]
   assert groups.born_P.tolist() == [3] * 4
-  assert groups.trunk_length_P.tolist() == [3, 3, 3, 1]
-  assert groups.trunk_PS.tolist() == [[1, 2, 3]] * 3 + [[4, 0, 0]]
+  assert trunks_P1.length_N.tolist() == [3, 3, 3, 1]
+  assert trunks_P1.tokens_NS.tolist() == [[1, 2, 3]] * 3 + [[4, 0, 0]]
   np.testing.assert_array_equal(
-    groups.tokens_PGC,
+    branches_PG.tokens_NRC,
     [*branches.tokens_NRC[0].reshape(3, G, C), branches.tokens_NRC[1, :G]],
   )
   np.testing.assert_array_equal(
-    groups.sampler_logp_PGC[3], branches.sampler_logp_NRC[1, :G]
+    branches_PG.sampler_logp_NRC[3], branches.sampler_logp_NRC[1, :G]
   )
-  np.testing.assert_allclose(groups.reward_PG[1], [0.20, 0.21], rtol=1e-6)
-  assert groups.reward_PG.dtype == np.float32
+  np.testing.assert_allclose(
+    groups.batch.reward_NKG[1], [[0.20, 0.21]], rtol=1e-6
+  )
+  assert groups.batch.reward_NKG.dtype == np.float32
 
 
 def test_trunks_are_told_apart_by_row_round_and_step():
   ids = [
-    a_round(step=step, round_index=round_index)[2].trunk_id_P
+    a_round(update_step=step, round_index=round_index)[2].trunk_id_P
     for step in (0, 3, 100_000)
     for round_index in (0, 1, 19)
   ]
@@ -125,25 +129,32 @@ def test_trunks_are_told_apart_by_row_round_and_step():
   assert len(np.unique(ids)) == 9 * 2
 
 
-def instances(groups):
+def numbers(groups):
   """The numbers that a_round gave to its groups."""
-  return [int(x) // 100 for x in groups.tokens_PGC[:, 0, 0]]
+  return [int(x) // 100 for x in groups.batch.branches.tokens_NRC[:, 0, 0]]
 
 
 def test_the_oldest_groups_go_first_and_the_rest_is_carried_over():
   pool = Pool()
   assert len(pool) == 0
   pool.add(a_round(1)[2])
-  pool.add(a_round(5, step=4)[2])
+  pool.add(a_round(5, update_step=4)[2])
   assert len(pool) == 8
-  assert instances(pool.take(3)) == [1, 2, 3]
+  assert numbers(pool.take(3)) == [1, 2, 3]
   assert len(pool) == 5
-  pool.add(a_round(9, step=5)[2])
+  pool.add(a_round(9, update_step=5)[2])
   taken = pool.take(6)
-  assert instances(taken) == [4, 5, 6, 7, 8, 9]
+  assert numbers(taken) == [4, 5, 6, 7, 8, 9]
   assert taken.born_P.tolist() == [3, 4, 4, 4, 4, 5]
-  assert instances(pool.take(3)) == [10, 11, 12]
+  assert numbers(pool.take(3)) == [10, 11, 12]
   assert len(pool) == 0
+
+
+def as_dicts(node):
+  """What a checkpoint makes of named tuples."""
+  if hasattr(node, "_asdict"):
+    return {name: as_dicts(x) for name, x in node._asdict().items()}
+  return np.copy(node)
 
 
 def test_the_state_of_a_pool_goes_on_in_another():
@@ -152,8 +163,10 @@ def test_the_state_of_a_pool_goes_on_in_another():
   pool.take(1)
   state = pool.get_state()
   other = Pool()
-  other.set_state({name: np.copy(x) for name, x in state.items()})
-  for a, b in zip(other.take(3), pool.take(3), strict=True):
+  other.set_state(as_dicts(state))
+  ours, theirs = other.take(3), pool.take(3)
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+  for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
 
@@ -167,24 +180,24 @@ def test_an_empty_pool_has_an_empty_state():
   # Emptied by what was taken, it still knows its shapes.
   pool.take(4)
   other = Pool()
-  other.set_state(pool.get_state())
+  other.set_state(as_dicts(pool.get_state()))
   other.add(a_round()[2])
   assert len(other) == 4
 
 
 def rows_of(batches):
-  """(trunk tokens, instances of its slots) of every row of all batches."""
+  """(trunk tokens, numbers of its groups) of every row of all batches."""
   rows = []
   for batch in batches:
     for n, length in enumerate(batch.trunks.length_N):
-      slots = np.flatnonzero(batch.trunks.is_real_NK[n])
-      # Slots are filled from the left.
-      assert slots.tolist() == list(range(len(slots)))
+      points = np.flatnonzero(batch.trunks.is_real_NK[n])
+      # Points are filled from the left.
+      assert points.tolist() == list(range(len(points)))
       tokens_KGC = batch.branches.tokens_NRC[n].reshape(-1, G, C)
       rows.append(
         (
           batch.trunks.tokens_NS[n, :length].tolist(),
-          [int(tokens_KGC[k, 0, 0]) // 100 for k in slots],
+          [int(tokens_KGC[k, 0, 0]) // 100 for k in points],
         )
       )
   return rows
@@ -194,12 +207,12 @@ def test_groups_of_one_trunk_go_back_into_one_row():
   groups = a_round()[2]
   # The pool may hold them in any order.
   shuffled = groups.pick(np.array([3, 1, 0, 2]))
-  [batch] = pack(shuffled, trunks=2, points=3, step=3)
+  [batch] = pack(shuffled, trunks=2, points=3, update_step=3)
   assert rows_of([batch]) == [([4], [4]), ([1, 2, 3], [2, 1, 3])]
 
 
-def test_a_trunk_with_more_groups_than_slots_gets_another_row():
-  batches = pack(a_round()[2], trunks=2, points=2, step=3)
+def test_a_trunk_with_more_groups_than_points_gets_another_row():
+  batches = pack(a_round()[2], trunks=2, points=2, update_step=3)
   assert len(batches) == 2
   assert rows_of(batches) == [
     ([1, 2, 3], [1, 2]),
@@ -210,7 +223,7 @@ def test_a_trunk_with_more_groups_than_slots_gets_another_row():
 
 
 def test_the_last_micro_batch_is_filled_up_with_empty_rows():
-  first, last = pack(a_round()[2], trunks=2, points=2, step=3)
+  first, last = pack(a_round()[2], trunks=2, points=2, update_step=3)
   for a, b in zip(
     [*first.trunks, *first.branches],
     [*last.trunks, *last.branches],
@@ -225,9 +238,9 @@ def test_the_last_micro_batch_is_filled_up_with_empty_rows():
   assert not last.is_fresh_NK[1].any()
 
 
-def test_every_value_of_a_group_lands_in_its_slot():
+def test_every_value_of_a_group_lands_in_its_place():
   trunks, branches, groups = a_round()
-  [batch] = pack(groups, trunks=2, points=3, step=3)
+  [batch] = pack(groups, trunks=2, points=3, update_step=3)
   np.testing.assert_array_equal(batch.trunks.tokens_NS, trunks.tokens_NS)
   np.testing.assert_array_equal(batch.trunks.branch_at_NK, trunks.branch_at_NK)
   np.testing.assert_array_equal(batch.trunks.is_real_NK, trunks.is_real_NK)
@@ -251,9 +264,9 @@ def test_every_value_of_a_group_lands_in_its_slot():
 
 def test_only_groups_of_this_step_are_fresh():
   pool = Pool()
-  pool.add(a_round(1, step=3)[2])
-  pool.add(a_round(5, step=4)[2])
-  [batch] = pack(pool.take(8), trunks=4, points=3, step=4)
+  pool.add(a_round(1, update_step=3)[2])
+  pool.add(a_round(5, update_step=4)[2])
+  [batch] = pack(pool.take(8), trunks=4, points=3, update_step=4)
   assert batch.is_fresh_NK.tolist() == [
     [False, False, False],
     [False, False, False],
@@ -268,16 +281,18 @@ def test_through_filter_pool_and_packing_nothing_is_lost_or_doubled():
   for step in range(12):
     for round_index in range(2):
       groups = a_round(
-        1 + 4 * (2 * step + round_index), step=step, round_index=round_index
+        1 + 4 * (2 * step + round_index),
+        update_step=step,
+        round_index=round_index,
       )[2]
       chosen = groups.pick(rng.random(4) < 0.6)
-      kept += instances(chosen)
+      kept += numbers(chosen)
       pool.add(chosen)
     while len(pool) >= 5:
-      batches = pack(pool.take(5), trunks=2, points=2, step=step)
+      batches = pack(pool.take(5), trunks=2, points=2, update_step=step)
       assert {x.trunks.length_N.shape for x in batches} == {(2,)}
-      packed += [i for _, slots in rows_of(batches) for i in slots]
-  packed += instances(pool.take(len(pool)))
+      packed += [i for _, found in rows_of(batches) for i in found]
+  packed += numbers(pool.take(len(pool)))
   assert sorted(packed) == sorted(kept)
   assert collections.Counter(packed).most_common(1)[0][1] == 1
   assert len(kept) > 40
@@ -288,4 +303,4 @@ def test_groups_pick_by_mask_index_and_slice():
   for index in (np.array([0, 1, 0, 1], bool), [1, 3], slice(1, 4, 2)):
     picked = groups.pick(np.array(index) if isinstance(index, list) else index)
     assert isinstance(picked, Groups)
-    assert instances(picked) == [2, 4]
+    assert numbers(picked) == [2, 4]

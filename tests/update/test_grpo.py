@@ -9,84 +9,15 @@ import functools
 
 import jax
 import numpy as np
-import optax
 import pytest
 
 from srl_jax import reductions
 from srl_jax.testing import scripted
+from srl_jax.testing.groups import CLOSE, SCRIPT, P, V, groups
 from srl_jax.testing.scripted import ScriptedModel
-from srl_jax.testing.tiny import make_trunk, make_trunks, small_mesh
-from srl_jax.types import Branches
-from srl_jax.update.batch import MicroBatch
 from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss, sft_loss
-from srl_jax.update.optim import OptimConfig, learning_rate
-from srl_jax.update.updater import Updater, compiled_count
 
 MODEL = ScriptedModel()
-MESH = small_mesh()
-STEPS = 10
-V = 4
-# After token 0: probabilities 0.4, 0.3, 0.2, 0.1. After the others: uniform.
-P = np.array([0.4, 0.3, 0.2, 0.1])
-LOGP_VV = np.log(np.stack([P, *[np.full(V, 0.25)] * 3])).astype(np.float32)
-SCRIPT = scripted.after_token(LOGP_VV)
-# Logarithms and exponentials in float32.
-CLOSE = {"rtol": 1e-5, "atol": 1e-6}
-
-
-def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
-  """A batch of completions, by hand.
-
-  Args:
-    rows: rows[n][k][g] is a completion; each follows the stem [0]. A group
-      None is a padding point.
-    rewards: [n][k][g]; anything for padding points.
-    sampler_logp: of all completion tokens; None for what the script gives.
-    trunk: its tokens.
-    points: of each trunk.
-  """
-  trunks = [
-    make_trunk(
-      trunk,
-      *[
-        (1, [0], 10 * n + k) for k, group in enumerate(row) if group is not None
-      ],
-    )
-    for n, row in enumerate(rows)
-  ]
-  trunks = make_trunks(trunks, points=points)
-  samples = np.shape(rewards)[-1]
-  flat = [
-    [completion for group in row for completion in group or [None] * samples]
-    for row in rows
-  ]
-  width = 1 + max(len(c or ()) for row in flat for c in row)
-  shape = (len(flat), len(flat[0]))
-  tokens_NRC = np.zeros((*shape, width), np.int32)
-  length_NR = np.zeros(shape, np.int32)
-  logp_NRC = np.zeros((*shape, width), np.float32)
-  for n, r in np.ndindex(shape):
-    if flat[n][r] is not None:
-      tokens = [0, *flat[n][r]]
-      length_NR[n, r] = len(tokens)
-      tokens_NRC[n, r, : len(tokens)] = tokens
-      own = LOGP_VV[tokens[:-1], tokens[1:]]
-      logp_NRC[n, r, 1 : len(tokens)] = (
-        own if sampler_logp is None else sampler_logp
-      )
-  slots_C = np.arange(width)
-  return MicroBatch(
-    trunks=trunks,
-    branches=Branches(
-      tokens_NRC=tokens_NRC,
-      length_NR=length_NR,
-      is_completion_NRC=(slots_C >= 1) & (slots_C < length_NR[..., None]),
-      sampler_logp_NRC=logp_NRC,
-      stopped_NR=length_NR > 0,
-    ),
-    reward_NKG=np.asarray(rewards, np.float32),
-    is_fresh_NK=trunks.is_real_NK,
-  )
 
 
 def value_and_gradient(batch, config=LossConfig(), temperature=1.0, **options):
@@ -292,194 +223,33 @@ def test_sft_is_cross_entropy_of_the_experts_tokens():
   got = reductions.reduce_metrics([metrics])
   np.testing.assert_allclose(got["loss"], -np.log(P).mean(), **CLOSE)
   assert got["tokens_trained"] == 4
-  assert got["accuracy"] == 0
-  # A policy sure of token 0 after 0: one of four.
-  sure = scripted.after_token(np.log([[0.7, 0.1, 0.1, 0.1]] * V))
-  _, metrics = jax.jit(loss_fn)(sure, batch, None)
-  assert reductions.reduce_metrics([metrics])["accuracy"] == 0.25
-
-
-def first_params():
-  """Copies, because an updater consumes them."""
-  whole = jax.sharding.NamedSharding(MESH, jax.sharding.PartitionSpec())
-  return {"script": jax.device_put(jax.tree.map(np.array, SCRIPT), whole)}
-
-
-def new_updater(config=LossConfig(), optim=OptimConfig(learning_rate=0.1)):
-  def loss_fn(params, batch, reference):
-    script = params["script"]
-    # The other table would move along.
-    fixed = jax.lax.stop_gradient(script.at_position_PV)
-    inner = grpo_loss(MODEL, config, 1.0)
-    return inner(script._replace(at_position_PV=fixed), batch, reference)
-
-  return Updater(
-    loss_fn,
-    make_plain(optim, STEPS),
-    learning_rate(optim, STEPS),
-    first_params(),
-    MESH,
-  )
-
-
-made_updater = functools.cache(new_updater)
-
-
-def start(*configs):
-  """An updater, whose programs tests share, and a state of the test's own."""
-  updater = made_updater(*configs)
-  return updater, updater.init(first_params())
-
-
-def make_plain(optim, steps):
-  """Gradient descent, so that a step is the gradient times the rate."""
-  return optax.chain(
-    optax.clip_by_global_norm(optim.max_grad_norm),
-    optax.sgd(learning_rate(optim, steps)),
-  )
-
-
-def table_of(state):
-  return np.asarray(state.params["script"].after_token_VV)
-
-
-# Three rows of completions of different lengths, in two points each.
-ROWS = [
-  [[[0, 0, 1], [2]], [[1, 1], [3, 0]]],
-  [[[2, 0], [0]], None],
-  [[[1], [0, 3, 3]], [[0], [0]]],
-]
-REWARDS = [[[0.3, 0.9], [1, 0]], [[0.2, 0.1], [0, 0]], [[0, 1], [0.5, 0.5]]]
-
-
-def rows_of(rows, rewards):
-  return groups(rows, rewards, points=2)
-
-
-def same_width(batches):
-  """Pads branches to one width, as pack does."""
-  width = max(b.branches.tokens_NRC.shape[-1] for b in batches)
-
-  def widen(x):
-    return np.pad(x, [(0, 0), (0, 0), (0, width - x.shape[-1])])
-
-  return [
-    b._replace(
-      branches=b.branches._replace(
-        tokens_NRC=widen(b.branches.tokens_NRC),
-        is_completion_NRC=widen(b.branches.is_completion_NRC),
-        sampler_logp_NRC=widen(b.branches.sampler_logp_NRC),
-      )
-    )
-    for b in batches
-  ]
 
 
 @pytest.mark.parametrize(
-  "config",
+  ("p", "right", "confident"),
+  # Of the tokens 0, 1, 2 and 3 after 0.
   [
-    LossConfig(),
-    LossConfig(aggregation="token_mean", max_logits=4),
-    LossConfig(aggregation="fixed_divisor", divisor_tokens=3),
+    ([0.40, 0.30, 0.20, 0.10], 0.25, 0.0),
+    ([0.49, 0.17, 0.17, 0.17], 0.25, 0.0),
+    ([0.17, 0.51, 0.16, 0.16], 0.25, 0.25),
+    # Both that are most likely, and none that is likelier than not.
+    ([0.45, 0.45, 0.05, 0.05], 0.5, 0.0),
   ],
-  ids=lambda config: config.aggregation,
 )
-def test_micro_batches_give_the_step_of_the_whole(config):
-  whole = rows_of(ROWS, REWARDS)
-  parts = same_width(
-    [rows_of([row], [r]) for row, r in zip(ROWS, REWARDS, strict=True)]
+def test_sft_tells_the_most_likely_tokens_from_the_confident_ones(
+  p, right, confident
+):
+  batch = groups(
+    [[[[0, 1]], [[2]]], [[[3]], None]], np.zeros((2, 2, 1)), points=2
   )
-  # The last micro-batch may be empty, as when it is filled up.
-  parts.append(jax.tree.map(np.zeros_like, parts[0]))
-  results = []
-  for batches in ([whole], parts, parts[::-1]):
-    updater, state = start(config)
-    state, metrics, step = updater.update(state, batches, 0)
-    of_batches = reductions.reduce_metrics(metrics)
-    results.append((table_of(state), of_batches, step.grad_norm))
-  before = np.asarray(SCRIPT.after_token_VV)
-  assert abs(results[0][0] - before).max() > 0.003
-  for table, of_batches, norm in results[1:]:
-    # Sums of 8 terms in another order.
-    np.testing.assert_allclose(table, results[0][0], **CLOSE)
-    np.testing.assert_allclose(norm, results[0][2], **CLOSE)
-    for name, value in of_batches.items():
-      np.testing.assert_allclose(
-        value, results[0][1][name], err_msg=name, **CLOSE
-      )
-
-
-def test_a_step_is_the_averaged_gradient_times_the_rate():
-  updater, state = start()
-  state, _, metrics = updater.update(state, [ONE_TOKEN], 0)
-  moved = table_of(state)[0] - np.log(P)
-  # The gradient by hand, at a rate of 0.1; its norm is below the clip of 1.
-  np.testing.assert_allclose(moved, [0, 0.05, -0.05, 0], **CLOSE)
-  np.testing.assert_allclose(metrics.grad_norm, 0.5**0.5, **CLOSE)
-  np.testing.assert_allclose(metrics.learning_rate, 0.1, **CLOSE)
-
-
-def test_the_reported_norm_is_from_before_clipping():
-  clipped = OptimConfig(learning_rate=0.1, max_grad_norm=0.1)
-  updater, state = start(LossConfig(), clipped)
-  state, _, metrics = updater.update(state, [ONE_TOKEN], 0)
-  np.testing.assert_allclose(metrics.grad_norm, 0.5**0.5, **CLOSE)
-  moved = table_of(state)[0] - np.log(P)
-  np.testing.assert_allclose(np.linalg.norm(moved), 0.1 * 0.1, **CLOSE)
-
-
-def test_a_second_pass_over_a_batch_is_clipped():
-  # One pass lifts token 1 by more than the clip interval; the second pulls
-  # at neither sample any more.
-  updater, state = start(LossConfig(), OptimConfig(learning_rate=2.0))
-  state, [first], _ = updater.update(state, [ONE_TOKEN], 0)
-  once = table_of(state)
-  state, [second], step = updater.update(state, [ONE_TOKEN], 1)
-  first, second = (reductions.reduce_metrics([m]) for m in (first, second))
-  assert first["clipped_share"] == 0
-  np.testing.assert_allclose(first["ratio_max"], 1.0, **CLOSE)
-  # Logits of tokens 1 and 2 moved by one up and down.
-  weights = P * np.exp([0, 1, -1, 0])
-  ratio = weights[1] / weights.sum() / 0.3
-  np.testing.assert_allclose(second["ratio_max"], ratio, **CLOSE)
-  assert second["clipped_share"] == 1
-  assert step.grad_norm == 0
-  np.testing.assert_array_equal(table_of(state), once)
-
-
-def test_the_rate_of_a_step_is_that_of_its_schedule():
-  optim = OptimConfig(learning_rate=0.1, schedule="linear", warmup_ratio=0.2)
-  updater, state = start(LossConfig(), optim)
-  rates = []
-  for step in range(4):
-    state, _, metrics = updater.update(state, [ONE_TOKEN], step)
-    rates.append(float(metrics.learning_rate))
-  np.testing.assert_allclose(rates, [0.05, 0.1, 0.1, 0.0875], **CLOSE)
-
-
-def test_a_batch_of_padding_changes_nothing():
-  updater, state = start()
-  empty = jax.tree.map(np.zeros_like, ONE_TOKEN)
-  state, _, metrics = updater.update(state, [empty], 0)
-  np.testing.assert_array_equal(table_of(state), SCRIPT.after_token_VV)
-  assert metrics.grad_norm == 0
-
-
-def test_two_programs_whatever_the_number_of_micro_batches():
-  updater = new_updater()
-  state = updater.init(first_params())
-  counts = []
-  for step, batches in enumerate((1, 3, 2)):
-    state, _, _ = updater.update(state, [ONE_TOKEN] * batches, step)
-    counts.append(compiled_count(updater.accumulate, updater.finish))
-  assert counts == [2, 2, 2]
-
-
-def test_the_old_state_is_given_up():
-  updater, state = start()
-  new, _, _ = updater.update(state, [ONE_TOKEN], 0)
-  assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
-  assert not any(x.is_deleted() for x in jax.tree.leaves(new))
+  script = scripted.after_token(np.log(np.array([p] * V, np.float32)))
+  # The first token of each completion, and one, which follows token 0 too.
+  for max_logits in (0, 1):
+    loss_fn = sft_loss(MODEL, max_logits=max_logits)
+    _, metrics = jax.jit(loss_fn)(script, batch, None)
+    got = reductions.reduce_metrics([metrics])
+    assert got["accuracy"] == right
+    assert got["confident_share"] == confident
 
 
 branch_logps = functools.partial(
@@ -488,8 +258,8 @@ branch_logps = functools.partial(
 
 
 def test_the_first_token_of_a_branch_is_given_and_scores_nothing():
-  batch = rows_of(ROWS, REWARDS)
-  logp_NRC, entropy_NRC = jax.jit(branch_logps)(
+  batch = groups([[[[0, 1], [2]]], [[[3, 0], [1]]]], np.zeros((2, 1, 2)))
+  logp_NRC, entropy_NRC, _ = jax.jit(branch_logps)(
     SCRIPT, batch.trunks, batch.branches
   )
   assert logp_NRC.shape == batch.branches.tokens_NRC.shape

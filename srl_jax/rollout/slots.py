@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which branch each slot of the decoder is at, and what it has made so far.
+
+Pure bookkeeping of `decode`: no model, no sampling. A slot whose branch has
+ended takes the next one from its trunk's queue.
+
+The cache of a slot is a ring: all slots write the same column at a turn, and
+what a branch has left behind is marked as empty when the next one moves in.
+The ring starts small and doubles when some branch grows out of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from srl_jax.types import Branches, Trunks, completion_mask, make_branches
+
+
+class Queue(NamedTuple):
+  """The branches of each trunk, and the order in which slots take them."""
+
+  branch_at_NR: jax.Array
+  stem_NRC: jax.Array
+  stem_length_NR: jax.Array
+  key_NR: jax.Array
+  order_NR: jax.Array
+  length_N: jax.Array
+
+
+class Slots(NamedTuple):
+  """What each slot is at: the token that it runs next, of which branch.
+
+  `branch_NB` is R in an idle slot, and the other entries are 0 there.
+  """
+
+  branch_NB: jax.Array
+  age_NB: jax.Array
+  token_NB: jax.Array
+
+
+class Ended(NamedTuple):
+  """Of branches that have ended: last turn, slot, length; zeros before."""
+
+  turn_NR: jax.Array
+  slot_NR: jax.Array
+  length_NR: jax.Array
+  is_stopped_NR: jax.Array
+
+
+@flax.struct.dataclass
+class State:
+  """The loop's state. The tapes hold what each slot made at each turn."""
+
+  turn: jax.Array
+  column: jax.Array
+  taken_N: jax.Array
+  busy_N: jax.Array
+  slots: Slots
+  ended: Ended
+  token_TNB: jax.Array
+  logp_TNB: jax.Array
+  cache: Any
+
+
+def make_queue(trunks: Trunks, key: jax.Array, samples: int) -> Queue:
+  """Lists `samples` branches of every point; the real ones come first."""
+  repeat = functools.partial(jnp.repeat, repeats=samples, axis=1)
+  is_real_NR = repeat(trunks.is_real_NK)
+  return Queue(
+    repeat(trunks.branch_at_NK),
+    repeat(trunks.stem_NKC),
+    repeat(trunks.stem_length_NK),
+    _branch_keys(key, trunks.point_id_NK, samples),
+    jnp.argsort(~is_real_NR, axis=1, stable=True),
+    is_real_NR.sum(1),
+  )
+
+
+def _branch_keys(key, point_id_NK, samples):
+  """One key per branch [N, R]; the position is folded in at each draw."""
+
+  def of_point(point_id):
+    point_key = jax.random.fold_in(key, point_id)
+    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+    return fold(point_key, jnp.arange(samples))
+
+  key_NKG = jax.vmap(jax.vmap(of_point))(point_id_NK)
+  return key_NKG.reshape(point_id_NK.shape[0], -1)
+
+
+def cache_widths(start: int, turns: int) -> list[int]:
+  """Returns widths that end with `turns`, each half of the next.
+
+  None is less than `start`; 0 gives the last one alone.
+  """
+  widths = [turns]
+  while start and -(-widths[0] // 2) >= start:
+    widths.insert(0, -(-widths[0] // 2))
+  return widths
+
+
+def first_state(queue: Queue, cache: Any, longest: int) -> State:
+  """The state before the first turn; a branch takes up to `longest` turns."""
+  n, r = queue.order_NR.shape
+  slots = cache.position.shape[1]
+  # A slot is never idle while a branch waits, so the last branch begins before
+  # the turns of all others, spread evenly over the slots, are over.
+  turns = longest if slots == r else (r - 1) * longest // slots + longest
+  zeros_NB = jnp.zeros((n, slots), jnp.int32)
+  zeros_NR = jnp.zeros((n, r), jnp.int32)
+  state = State(
+    turn=jnp.int32(0),
+    column=jnp.int32(0),
+    taken_N=zeros_NB[:, 0],
+    busy_N=zeros_NB[:, 0],
+    slots=Slots(zeros_NB + r, zeros_NB, zeros_NB),
+    ended=Ended(zeros_NR, zeros_NR, zeros_NR, zeros_NR > 0),
+    token_TNB=jnp.zeros((turns, n, slots), jnp.int32),
+    logp_TNB=jnp.zeros((turns, n, slots), jnp.float32),
+    cache=cache,
+  )
+  return refill(state, queue)
+
+
+def of_slots(x_NR: jax.Array, slots: Slots) -> jax.Array:
+  """The entries [N, B, ...] of the branches that the slots hold."""
+  take = lambda x_R, branch_B: x_R.at[branch_B].get(mode="clip")  # noqa: E731
+  return jax.vmap(take)(x_NR, slots.branch_NB)
+
+
+def given(queue: Queue, slots: Slots) -> jax.Array:
+  """The stem tokens that follow those which the slots run."""
+  stem_NBC = of_slots(queue.stem_NRC, slots)
+  next_NB = jnp.minimum(slots.age_NB + 1, stem_NBC.shape[2] - 1)
+  return jnp.take_along_axis(stem_NBC, next_NB[..., None], axis=2)[..., 0]
+
+
+def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
+  """Puts what the slots made on the tapes, and moves them on."""
+  branch_NB, age_NB, _ = state.slots
+  r = state.ended.turn_NR.shape[1]
+  is_live_NB = branch_NB < r
+  # Of each branch, the slot in which it ends now.
+  ends_NBR = is_done_NB[..., None] & (branch_NB[..., None] == jnp.arange(r))
+  ends_NR = ends_NBR.any(1)
+
+  def keep(old_NR, value_NB):
+    value_NR = jnp.sum(ends_NBR * value_NB[..., None], axis=1)
+    return jnp.where(ends_NR, value_NR.astype(old_NR.dtype), old_NR)
+
+  slot_B = jnp.arange(branch_NB.shape[1])
+  record = jax.lax.dynamic_update_index_in_dim
+  goes_on_NB = is_live_NB & ~is_done_NB
+  return state.replace(
+    turn=state.turn + 1,
+    column=(state.column + 1) % state.cache.position.shape[-1],
+    busy_N=state.busy_N + is_live_NB.sum(1),
+    slots=Slots(
+      jnp.where(goes_on_NB, branch_NB, r),
+      jnp.where(goes_on_NB, age_NB + 1, 0),
+      jnp.where(goes_on_NB, token_NB, 0),
+    ),
+    ended=Ended(
+      keep(state.ended.turn_NR, jnp.full_like(age_NB, state.turn)),
+      keep(state.ended.slot_NR, jnp.broadcast_to(slot_B, age_NB.shape)),
+      keep(state.ended.length_NR, age_NB + 2),
+      keep(state.ended.is_stopped_NR, is_stop_NB),
+    ),
+    token_TNB=record(state.token_TNB, token_NB, state.turn, 0),
+    logp_TNB=record(state.logp_TNB, logp_NB, state.turn, 0),
+  )
+
+
+def refill(state: State, queue: Queue) -> State:
+  """Gives the next branches of each trunk's queue to its idle slots."""
+  slots, r = state.slots, queue.order_NR.shape[1]
+  is_idle_NB = slots.branch_NB == r
+  place_NB = state.taken_N[:, None] + jnp.cumsum(is_idle_NB, axis=1) - 1
+  is_taken_NB = is_idle_NB & (place_NB < queue.length_N[:, None])
+  at_NB = jnp.minimum(place_NB, r - 1)
+  next_NB = jnp.take_along_axis(queue.order_NR, at_NB, axis=1)
+  branch_NB = jnp.where(is_taken_NB, next_NB, slots.branch_NB)
+  slots = slots._replace(branch_NB=branch_NB)
+  first_NB = of_slots(queue.stem_NRC[..., 0], slots)
+  return state.replace(
+    taken_N=state.taken_N + is_taken_NB.sum(1),
+    slots=slots._replace(
+      token_NB=jnp.where(is_taken_NB, first_NB, slots.token_NB)
+    ),
+    cache=state.cache.forget(is_taken_NB),
+  )
+
+
+def grow(state: State, width: int) -> State:
+  """Widens the cache once it is full; the oldest column comes to the front."""
+  full = state.cache.position.shape[-1]
+  return state.replace(
+    cache=state.cache.grow(width, state.column), column=jnp.int32(full)
+  )
+
+
+def assemble(
+  state: State, queue: Queue, max_new_tokens: int, pad_id: int
+) -> Branches:
+  """Finds the tokens of each branch on the tapes."""
+  ended = state.ended
+  width = queue.stem_NRC.shape[2] + max_new_tokens
+  position_C = jnp.arange(width)
+  is_token_NRC = position_C < ended.length_NR[..., None]
+  is_drawn_NRC = completion_mask(queue.stem_length_NR, ended.length_NR, width)
+  # The last token of a branch was made in its last turn.
+  first_turn_NR = ended.turn_NR - (ended.length_NR - 1)
+  turn_NRC = first_turn_NR[..., None] + position_C
+
+  def of_branches(tape_TNB, otherwise):
+    of_trunk = lambda tape_TB, turn_RC, slot_R: (  # noqa: E731
+      tape_TB.at[turn_RC, slot_R[:, None]].get(mode="clip")
+    )
+    found_NRC = jax.vmap(of_trunk, in_axes=(1, 0, 0))(
+      tape_TNB, turn_NRC, ended.slot_NR
+    )
+    return jnp.where(is_drawn_NRC, found_NRC, otherwise)
+
+  stem_NRC = jnp.pad(queue.stem_NRC, ((0, 0), (0, 0), (0, max_new_tokens)))
+  return make_branches(
+    tokens_NRC=of_branches(
+      state.token_TNB, jnp.where(is_token_NRC, stem_NRC, pad_id)
+    ),
+    stem_length_NR=queue.stem_length_NR,
+    length_NR=ended.length_NR,
+    sampler_logp_NRC=of_branches(state.logp_TNB, 0.0),
+    stopped_NR=ended.is_stopped_NR,
+  )

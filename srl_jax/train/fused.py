@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RL update steps that are one program each; see update/fused.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from srl_jax import sharding
+from srl_jax.train.memory import Program
+from srl_jax.train.pieces import Pieces
+from srl_jax.train.stage import Dispatched
+from srl_jax.update.fused import fused_update
+from srl_jax.update.groups import Pool
+from srl_jax.update.updater import TrainState
+
+
+class FusedUpdate:
+  """Samples, scores, filters and updates in one donated program."""
+
+  description = ", one program per update step"
+
+  def __init__(self, pieces: Pieces):
+    self.pieces = pieces
+    # A round is a batch of its own, so nothing ever waits here.
+    self.pool = Pool()
+    score = pieces.device_scorer.score
+    self._program = jax.jit(
+      fused_update(
+        pieces.sampler.rollout,
+        lambda branches, targets: score(branches, targets)[0],
+        pieces.updater.functions,
+        dynamic_sampling=pieces.config.dynamic_sampling,
+        trunks_per_micro_batch=pieces.config.trunks_per_micro_batch,
+      ),
+      donate_argnums=0,
+      out_shardings=(
+        pieces.updater.shardings,
+        sharding.replicated(pieces.run.mesh),
+      ),
+    )
+
+  def take(
+    self, state: TrainState, update_step: int, reference: Any
+  ) -> tuple[TrainState, Dispatched]:
+    """Starts an update step; returns without waiting."""
+    pieces = self.pieces
+    run = pieces.run
+    batch = next(pieces.data.batches)
+    trunks, targets = sharding.put_batch(
+      (batch.trunks, pieces.device_scorer.targets(batch)),
+      run.mesh,
+      run.rollout_rules,
+    )
+    state, metrics = self._program(
+      state,
+      trunks,
+      targets,
+      run.key(pieces.name, "sample", update_step, 0),
+      jnp.int32(update_step),
+      reference,
+    )
+    values = {"groups_carried": 0, "stale_share": 0.0}
+    return state, Dispatched(values, [[part] for part in metrics])
+
+  def compiled(self) -> list[Any]:
+    """The jitted functions of an update step."""
+    return [self._program]
+
+  def plan(self) -> Iterator[Program]:
+    """The program of an update step, before it runs."""
+    pieces = self.pieces
+    run, rows = pieces.run, pieces.config.trunks_per_round
+    state = pieces.updater.abstract_state()
+    args = (
+      state,
+      pieces.abstract_trunks(rows),
+      pieces.abstract_targets(rows),
+      pieces.abstract_key(),
+      sharding.scalar_argument(jnp.int32(0), run.mesh),
+      state.trained if pieces.uses_reference else None,
+    )
+    name = pieces.name
+    yield Program(
+      "fused update",
+      self._program,
+      args,
+      run.mesh,
+      f"lower c.{name}.trunks_per_round or trunks_per_micro_batch, or set "
+      f"c.{name}.fuse=False",
+    )

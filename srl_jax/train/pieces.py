@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of an RL stage, and the pieces of its update steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from srl_jax import sharding
+from srl_jax.data.trunks import TrunkConfig
+from srl_jax.device_rewards.reward import DeviceRewardConfig
+from srl_jax.device_rewards.scorer import DeviceScorer
+from srl_jax.rewards import RewardConfig, Scorer
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler
+from srl_jax.train.stage import Run, StageData, check_divides, check_positive
+from srl_jax.update.groups import DynamicSamplingConfig
+from srl_jax.update.grpo import LossConfig
+from srl_jax.update.optim import OptimConfig
+from srl_jax.update.updater import Updater
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig:
+  """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
+
+  Attributes:
+    update_steps: batches, each of them trained on; see passes.
+    groups_per_batch: kept groups per batch (the paper's batch size B).
+    passes: update steps on each batch, all on the whole of it.
+    trunks_per_round: trajectories sampled at a time; all processes together.
+    parts_per_round: in how many parts a round is sampled, so that the host
+      scores one while the device decodes the next; divides trunks_per_round.
+    trunks_per_micro_batch: rows per micro-batch of the update, likewise.
+    reward_on: "device" computes rewards in the program, "host" in Python,
+      "auto" on the device where that is possible and, by measurement, faster.
+    device_reward: static sizes of the reward on the device.
+    fuse: sample, score and update in one program where that is possible:
+      reward on the device, dynamic_sampling.refill=False, one pass.
+    validate_every: steps between validations (mean reward, at the sampling
+      temperature), the best of which gives the stage's result; 0 validates
+      at the end only.
+    validation_trunks: trajectories per validation; 0 for all.
+    max_logp_gap: the run stops when sampler and trainer disagree about a
+      fresh token's log-prob by more than this many nats: they then compute
+      different things, and no result would mean anything.
+    trunks: task "step" is SRL, task "solve" is RLVR.
+    sampling: how completions are drawn.
+    reward: how they are rewarded.
+    dynamic_sampling: which groups are kept.
+    loss: the objective.
+    optim: the optimizer.
+  """
+
+  update_steps: int = 100
+  groups_per_batch: int = 512
+  passes: int = 1
+  trunks_per_round: int = 64
+  parts_per_round: int = 1
+  trunks_per_micro_batch: int = 16
+  validate_every: int = 0
+  validation_trunks: int = 64
+  max_logp_gap: float = 1.0
+  reward_on: Literal["auto", "device", "host"] = "auto"
+  device_reward: DeviceRewardConfig = DeviceRewardConfig()
+  fuse: bool = True
+  trunks: TrunkConfig = TrunkConfig()
+  sampling: SamplingConfig = SamplingConfig()
+  reward: RewardConfig = RewardConfig()
+  dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+  loss: LossConfig = LossConfig()
+  optim: OptimConfig = OptimConfig()
+
+  def __post_init__(self):
+    check_positive(self, "update_steps", "trunks_per_micro_batch")
+    check_divides(self, "parts_per_round", "trunks_per_round")
+    s = self.sampling
+    if s.samples < 2:
+      raise ValueError(
+        f"sampling.samples={s.samples}: the advantage compares the samples of "
+        "a group, so a group needs at least 2; set sampling.samples=8, as the "
+        "paper does"
+      )
+    if s.temperature == 0 or s.top_k or s.top_p < 1:
+      raise ValueError(
+        f"sampling with temperature={s.temperature}, top_k={s.top_k}, "
+        f"top_p={s.top_p} draws from another distribution than the loss "
+        "scores, so their ratio means nothing; for training set temperature "
+        "above 0, top_k=0 and top_p=1.0"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+  """What the update steps of an RL stage are made of.
+
+  Attributes:
+    run: what all stages share.
+    name: of the stage.
+    config: of the stage.
+    data: the trunks and the stream of their batches.
+    sampler: draws completions.
+    scorer: rewards them on the host.
+    device_scorer: rewards them on the device; None if the host does.
+    updater: takes the update.
+  """
+
+  run: Run
+  name: str
+  config: RlConfig
+  data: StageData
+  sampler: Sampler
+  scorer: Scorer
+  device_scorer: DeviceScorer | None
+  updater: Updater
+
+  @property
+  def uses_reference(self) -> bool:
+    """Whether the loss has a KL reference."""
+    return self.config.loss.kl_coefficient > 0
+
+  def abstract_trunks(self, rows: int) -> Any:
+    """Trunks of the sampler, abstract."""
+    empty = self.data.empty_batch().trunks
+    return sharding.abstract_batch(
+      empty, rows, self.run.mesh, self.run.rollout_rules
+    )
+
+  def abstract_targets(self, rows: int) -> Any:
+    """Targets of the reward on the device, abstract."""
+    empty = self.device_scorer.targets(self.data.empty_batch())
+    return sharding.abstract_batch(
+      empty, rows, self.run.mesh, self.run.rollout_rules
+    )
+
+  def abstract_key(self) -> Any:
+    """A random key, as the argument of a program that is only compiled."""
+    return sharding.scalar_argument(self.run.key(self.name), self.run.mesh)
