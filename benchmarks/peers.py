@@ -13,12 +13,10 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from benchmarks.turns import Turns
 from benchmarks.workload import PAD_ID, STOP_ID, Workload, given, words
-
-if TYPE_CHECKING:
-  from benchmarks.worker import Turns
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 

@@ -14,6 +14,7 @@ import pytest
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import decode as rollout
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.testing.compilation import full_compilation, quick_compilation
 from srl_jax.testing.tiny import (
   TINY,
   make_trunk,
@@ -69,9 +70,22 @@ def branches():
   return sampled
 
 
+@pytest.fixture(params=["quick", "full"])
+def compilation(request):
+  """Programs as tests compile them, and as training does: see conftest.py."""
+  programs = (run, logps)
+  with {"quick": quick_compilation, "full": full_compilation}[request.param]():
+    # JAX does not compile anew for another setting.
+    for program in programs:
+      program.clear_cache()
+    yield
+  for program in programs:
+    program.clear_cache()
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_the_sampler_stores_the_log_probs_that_the_trainer_computes(
-  temperature,
+  temperature, compilation
 ):
   sampled = sample(TRUNKS, temperature=temperature)
   logp_NRC, entropy_NRC, _ = logps(TRUNKS, sampled, temperature)

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from srl_jax.data.schema import get
+from srl_jax.rewards.answers import last_boxed
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 _FIELD = "deepseek_attempt"
@@ -49,11 +50,11 @@ def parse(record: Any, default_id: str) -> Trajectory:
   solution = (get(record, "solution", str) or "").strip()
   grade = get(record, "deepseek_grade", str) or ""
   right = grade.strip().lower() == "yes"
-  answer = last_boxed(solution)
+  answer = _boxed(solution)
   if answer is None and 0 < len(solution) <= 40 and "\n" not in solution:
     answer = solution
   if answer is None and right:
-    answer = last_boxed(attempt)
+    answer = _boxed(attempt)
   metadata = {"source_type": get(record, "source_type", str), "grade": grade}
   return Trajectory(
     id=get(record, "id", str) or default_id,
@@ -63,6 +64,11 @@ def parse(record: Any, default_id: str) -> Trajectory:
     answer=answer,
     metadata={name: value for name, value in metadata.items() if value},
   )
+
+
+def _boxed(text: str) -> str | None:
+  inside = last_boxed(text)
+  return None if inside is None else inside.strip()
 
 
 def split_steps(text: str) -> tuple[Step, ...]:
@@ -111,18 +117,6 @@ def split_steps(text: str) -> tuple[Step, ...]:
     body = "\n\n".join(part for part in parts if part)
     steps.append(Step(body, title=head[3].strip().rstrip(":").rstrip()))
   return tuple(steps)
-
-
-def last_boxed(text: str) -> str | None:
-  r"""Returns the content of the last closed \boxed{...}, braces matched."""
-  for start in reversed([m.end() for m in re.finditer(r"\\boxed\s*{", text)]):
-    depth = 1
-    for end in range(start, len(text)):
-      if text[end - 1] != "\\":
-        depth += (text[end] == "{") - (text[end] == "}")
-      if not depth:
-        return text[start:end].strip()
-  return None
 
 
 def _heads(lines: list[str]) -> Iterator[tuple[int, re.Match[str]]]:
