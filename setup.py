@@ -56,8 +56,8 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     "colab": COLAB,
-    # Notebooks are executed by the tests, docs/ is built as a site, and programs
-    # are compiled for TPUs by the compiler in libtpu, which needs no TPU.
+    # The tests execute notebooks, build docs/ as a site, and compile programs
+    # for TPUs by the compiler in libtpu, which needs no TPU.
     "dev": [
       *COLAB,
       "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
