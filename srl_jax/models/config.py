@@ -11,17 +11,17 @@ Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-  """How positions are scaled for contexts longer than those of pre-training.
+  """How contexts longer than those first trained on are squeezed into them.
 
   Attributes:
     kind: "none"; "linear" divides all positions by factor (Chen et al. 2023;
       Gemma 3); "llama3" does so for long waves only (Llama 3.1).
-    factor: new context length over the original one.
-    low_frequency_factor: waves longer than original_positions /
-      low_frequency_factor are stretched by the whole factor.
-    high_frequency_factor: waves shorter than original_positions /
-      high_frequency_factor stay as they are; in between the two are mixed.
-    original_positions: longest context before scaling, in tokens.
+    factor: by how much longer contexts became.
+    low_frequency_factor: waves longer than original_positions over this are
+      stretched by the whole factor.
+    high_frequency_factor: waves shorter than original_positions over this
+      are left alone; in between the two are mixed.
+    original_positions: longest context before.
   """
 
   kind: Literal["none", "linear", "llama3"] = "none"
@@ -39,12 +39,12 @@ class RopeScaling:
 class LoraConfig:
   """Low-rank adapters (Hu et al. 2021): W + alpha / rank * A B.
 
-  With a rank above 0 only A and B are trained. A begins random and B zero.
+  With a rank above 0 only A and B are trained; A begins random, B zero.
 
   Attributes:
-    rank: rank of A B; 0 for no adapters, so that all parameters are trained.
-    alpha: scales the adapters, as in the formula.
-    targets: projections that get adapters.
+    rank: of A B; 0 for no adapters: all parameters are trained.
+    alpha: see the formula.
+    targets: which projections get adapters.
   """
 
   rank: int = 0
@@ -61,7 +61,7 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and numerics of the model; the defaults are the embedded student's.
+  """Shape and numerics of the model; by default the embedded student's.
 
   Attributes:
     vocab_size: rows of the embedding; 0 takes the tokenizer's.
@@ -71,39 +71,37 @@ class ModelConfig:
     n_kv_heads: key/value heads; divides n_heads.
     head_width: width of one head; even.
     d_mlp: hidden width of the feed-forward layer.
-    activation: activation of the feed-forward layer's gate; "gelu" is the
-      tanh approximation (Gemma).
+    activation: of the feed-forward layer's gate; "gelu" is the tanh
+      approximation (Gemma).
     rope_theta: base of the rotary embedding.
-    rope_local_theta: base of the rotary embedding in layers with a sliding
-      window, which are then not scaled (Gemma 3); 0 for that of all others.
-    rope_scaling: how the rotary embedding is scaled to longer contexts.
+    rope_local_theta: that of layers with a sliding window, which are then not
+      scaled (Gemma 3); 0 for the same as all others.
+    rope_scaling: of the rotary embedding.
     norm_epsilon: added to the mean square in the norms.
     norm_plus_one: norms scale by one plus their parameter (Gemma).
-    sandwich_norms: norms also behind attention and feed-forward layer (Gemma).
+    sandwich_norms: norms behind attention and feed-forward layer too (Gemma).
     qk_norm: norms on queries and keys, head by head (Qwen3, Gemma 3).
     qkv_bias: biases on query, key and value projections (Qwen2).
     query_scalar: attention logits are divided by its root; 0 for head_width.
-    attention_softcap: attention logits x become cap * tanh(x / cap); 0 is off.
-    logit_softcap: the same for the logits of tokens (Gemma 2); 0 is off.
-    sliding_window: number of positions that a token sees in a local layer, its
-      own included; 0 for all.
-    window_period: every n-th layer is global and the others are local; 0 if
-      all are local.
+    attention_softcap: attention logits x become cap * tanh(x / cap); 0: off.
+    logit_softcap: likewise the logits of tokens (Gemma 2).
+    sliding_window: how many positions a token sees in a local layer, its own
+      included; 0 for all.
+    window_period: every so many-th layer is global, the others are local; 0
+      if all are local.
     scale_embeddings: embeddings are multiplied by the root of d_model (Gemma).
     tie_embeddings: the output head is the embedding.
     max_positions: longest context that the model was made for, in tokens.
-    dtype: dtype of activations and matrix products.
-    param_dtype: dtype of the stored parameters; adapters are always float32.
-    attention_logits: number of attention logits per trunk that are held at a
-      time; 0 for all. It bounds the memory of long trunks and does not change
-      the result.
+    dtype: of activations and matrix products.
+    param_dtype: of the stored parameters; adapters are float32.
+    attention_logits: how many attention logits per trunk are held at a time;
+      0 for all. Bounds the memory of long trunks; the result is the same.
     attention_kernel: how a trunk attends to itself: "plain" (by matrix
       products), "splash" (TPU; interpreted elsewhere, for tests), "cudnn"
-      (NVIDIA, bfloat16) or "auto" (the platform's kernel where it applies,
-      else plain).
+      (NVIDIA, bfloat16) or "auto": the platform's where it can, else plain.
     remat: what the backward pass recomputes: "none", "full" (every block) or
       "dots" (all but the matrix products).
-    lora: low-rank adapters.
+    lora: adapters.
   """
 
   vocab_size: int = 0

@@ -35,13 +35,13 @@ class TokenizerConfig:
     kind: "huggingface" (the tokenizer.json of a checkpoint, or else its
       tokenizer.model), "sentencepiece" (a .model file by itself) or "byte"
       (one token per byte, no file).
-    path: the checkpoint's folder, or the file. With train_vocab_size it is
-      where the new tokenizer is written.
-    train_vocab_size: for "sentencepiece": 0 reads the file. A larger number
-      trains a model of at most that many pieces on the training texts, unless
-      the file exists already (a resumed run must keep its tokenizer).
-    max_piece_chars: longest piece that training may learn, in characters; 1
-      gives one token per character.
+    path: the checkpoint's folder, or the file; with train_vocab_size, where
+      the new one is written.
+    train_vocab_size: for "sentencepiece": 0 reads the file; more trains a
+      model of at most that many pieces on the training texts, unless path
+      exists already (a resumed run must keep its tokenizer).
+    max_piece_chars: longest piece that training may learn; 1 gives one token
+      per character.
   """
 
   kind: str = "byte"
