@@ -21,7 +21,9 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 AWAITED_FILES = (
   "docs/install.md",
   "docs/reference/configuration.md",
+  "experiments/objectives.py",
   "experiments/registers.py",
+  "experiments/targets.py",
   "srl_jax/domains/domain.py",
 )
 AWAITED_FIELDS = ("data.domain",)
