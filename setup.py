@@ -56,11 +56,13 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     "colab": COLAB,
-    # Notebooks are executed by the tests, and programs compiled for TPUs by
-    # the compiler in libtpu, which needs no TPU.
+    # The tests execute notebooks, build docs/ as a site, and compile programs
+    # for TPUs by the compiler in libtpu, which needs no TPU.
     "dev": [
       *COLAB,
       "libtpu; sys_platform == 'linux' and platform_machine == 'x86_64'",
+      "mkdocs>=1.6.1",
+      "mkdocs-material>=9.8.2",
       "nbclient>=0.11.0",
       "nbformat>=5.11.1",
       "pytest>=9.2.0",

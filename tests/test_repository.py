@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The repository's own rules: floors, licences, sizes, configs, README."""
+"""The repository's own rules: floors, licences, sizes, configs; CI."""
 
 import ast
 import dataclasses
 import functools
 import importlib.metadata
-import importlib.util
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
 import typing
@@ -77,10 +75,11 @@ def python_files(*folders):
 PACKAGE_FILES = list(python_files("srl_jax"))
 ALL_FILES = [
   *python_files(
-    "srl_jax", "tests", "launch", "experiments", "benchmarks", "tools"
+    "srl_jax", "tests", "launch", "experiments", "benchmarks", "docs", "tools"
   ),
   *ROOT.glob("*.py"),
   *ROOT.glob("*.sh"),
+  ROOT / "mkdocs.yml",
   ROOT / "pyproject.toml",
   ROOT / ".ci" / "run",
 ]
@@ -355,66 +354,6 @@ def test_every_config_field_is_read_somewhere():
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def readme_commands():
-  """Yields each `python -m module ...` of the README as a list of words."""
-  for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL):
-    for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
-      words = shlex.split(line, comments=True)
-      while "python" in words:
-        words = words[words.index("python") :]
-        if words[1:2] == ["-m"]:
-          end = words.index("--") if "--" in words else len(words)
-          yield words[2:end]
-        words = words[1:]
-
-
-@functools.cache
-def help_of(module):
-  done = subprocess.run(
-    [sys.executable, "-m", module, "--help"],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
-  return done.stdout + done.stderr
-
-
-def test_the_commands_of_the_readme_exist():
-  commands = list(readme_commands())
-  modules = {command[0] for command in commands}
-  assert {"srl_jax.main", "launch.local"} <= modules
-  for module, *arguments in commands:
-    if module in ("venv", "pip", "pytest"):
-      continue
-    assert importlib.util.find_spec(module), f"README names {module}"
-    for argument in arguments:
-      flag, _, value = argument.partition("=")
-      if flag.startswith("--config."):
-        assert_field_exists(flag.removeprefix("--config."))
-      elif flag.startswith("--"):
-        # absl lists a boolean flag as --[no]flag.
-        known = re.search(rf"--(\[no\])?{flag[2:]}\b", help_of(module))
-        assert known, f"README: {module} has no {flag}"
-      if flag == "--config":
-        file = value.partition(":")[0]
-        assert (ROOT / file).exists(), f"README names {file}"
-
-
-def assert_field_exists(dotted):
-  node = config_lib.default_config()
-  for name in dotted.split("."):
-    assert name in node, f"README names --config.{dotted}"
-    node = node[name]
-
-
-def test_the_files_that_the_readme_names_exist():
-  names = re.findall(r"`([\w./-]+/[\w.-]*\.\w+)`", README)
-  names += re.findall(r"\]\(([\w./-]+)\)", README)
-  assert names
-  for name in names:
-    assert (ROOT / name).exists(), f"README names {name}"
 
 
 def test_ci_runs_the_test_command_of_the_readme():

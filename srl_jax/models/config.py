@@ -175,7 +175,7 @@ RUNTIME_FIELDS = (
 
 
 def differences(there: ModelConfig, here: ModelConfig) -> list[str]:
-  """In words, what keeps weights of one from being those of the other."""
+  """Says in which fields two models differ so that weights do not fit both."""
   return [
     f"{field.name} is {getattr(there, field.name)!r} there and "
     f"{getattr(here, field.name)!r} here"

@@ -15,7 +15,7 @@ from typing import Any
 
 from srl_jax.models.config import ModelConfig, RopeScaling, differences
 
-# What transformers takes where the file says nothing.
+# The values that transformers takes for fields that the file does not have.
 _DEFAULTS: dict[str, dict[str, Any]] = {
   "qwen2": {},
   "qwen3": {"head_dim": 128},
@@ -73,7 +73,7 @@ _REQUIRED = (
   "num_attention_heads",
   "intermediate_size",
 )
-# What each architecture is, in fields of ModelConfig.
+# The fields of ModelConfig that each architecture fixes.
 _FAMILIES: dict[str, dict[str, Any]] = {
   "qwen2": {"qkv_bias": True},
   "qwen3": {"qkv_bias": False, "qk_norm": True},
@@ -94,8 +94,8 @@ _CLASSES = {
   "gemma2": "Gemma2ForCausalLM",
   "gemma3_text": "Gemma3ForCausalLM",
 }
-# They say how a model was made or is served, or name it. Of "max_window_
-# layers" only the value without windows is left when they are off.
+# These fields name a model, or say how it was made or is served.
+# "max_window_layers" means nothing once sliding windows are off.
 _IGNORED = {
   "_name_or_path",
   "_sliding_window_pattern",
@@ -116,13 +116,13 @@ _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
 
 
 def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
-  """The model that a config.json describes.
+  """Returns the model that a config.json describes.
 
-  Its compute dtype is bfloat16 unless the file says that the weights are
-  float32; what else says how a model is run has the defaults.
+  The compute dtype is bfloat16 unless the file says that the weights are
+  float32. All other fields that say how a model is run have their defaults.
 
   Args:
-    config: the parsed file. Of a multimodal Gemma 3 the text model is taken.
+    config: the parsed file. For a multimodal Gemma 3, its text model is taken.
 
   Raises:
     ValueError: an architecture or a field that is not supported, or a field
@@ -165,18 +165,18 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def _checked(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
-  """All fields that are understood, with defaults; refuses the others."""
+  """Returns the fields that are understood, with defaults; refuses others."""
   given = {**_COMMON, **_DEFAULTS[kind]}
   given |= {k: v for k, v in config.items() if v is not None or k in given}
   missing = [name for name in _REQUIRED if given.get(name) is None]
   if missing:
     raise ValueError(f"config.json lacks {', '.join(missing)}")
   known = {*_COMMON, *_REQUIRED, *_IGNORED}
-  # A switch that is off changes nothing, whatever it is for.
+  # A field that is off (null, false, 0) changes nothing, whatever it is for.
   unknown = [k for k, v in given.items() if k not in known and v]
   activation = given["hidden_activation"] or given["hidden_act"]
   if kind.startswith("gemma"):
-    # Gemma's files have named it wrongly; its code has always used this one.
+    # Gemma's files name a wrong activation; its code has always used this one.
     activation = given["hidden_activation"] or "gelu_pytorch_tanh"
   wanted = _FAMILIES[kind].get("activation", "silu")
   if _ACTIVATIONS.get(activation) != wanted:
@@ -210,7 +210,7 @@ def _windows(given: Mapping[str, Any], kind: str) -> dict[str, int]:
       f"config.json has layer_types={kinds}; sliding windows are supported "
       "only in all layers, or in all but every n-th"
     )
-  # All of them global: no layer has the window.
+  # With period 1 all layers are global, and none has the window.
   return (
     {} if period == 1 else {"sliding_window": window, "window_period": period}
   )
@@ -226,7 +226,7 @@ def _layer_types(layers: int, period: int) -> list[str]:
 def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of the rotary embedding."""
   parameters = dict(given["rope_parameters"] or {})
-  # By kind of layer, as of transformers 5.
+  # transformers 5 writes the parameters by kind of layer.
   whole = parameters.get("full_attention", parameters)
   local = parameters.get("sliding_attention", {})
   scaling = given["rope_scaling"] or whole
@@ -267,7 +267,7 @@ def _scaling(scaling: Mapping[str, Any]) -> RopeScaling:
 
 
 def to_hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
-  """The config.json of a model, for weights of this dtype.
+  """Returns the config.json of a model, for weights of this dtype.
 
   Raises:
     ValueError: no supported architecture has this shape.

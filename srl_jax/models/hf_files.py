@@ -2,9 +2,9 @@
 """Hugging Face checkpoint folders: which tensors they hold, and where.
 
 A folder holds config.json and one model.safetensors, or several files with
-model.safetensors.index.json. Heads of files are read when a folder is opened,
-and all that is wrong with it is reported together; parts of tensors are read
-on demand. What becomes of them is decided in weights.py.
+model.safetensors.index.json. Opening a folder reads the heads of its files and
+reports everything that is wrong with it at once. Parts of tensors are read on
+demand; weights.py decides what becomes of them.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from srl_jax.models.hf_layout import Place
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-# How a multimodal Gemma 3 names its text model, and what is left of it.
+# How a multimodal Gemma 3 names its text model, and the parts left out here.
 _PREFIXES = ("language_model.", "model.language_model.")
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.")
 # Constants that old checkpoints store beside the weights.
 _CONSTANTS = ("rotary_emb.inv_freq",)
-# What is fetched from the hub: without weights, and with them.
+# Files to fetch from the hub: without weights, and with them.
 SMALL_FILES = ("*.json", "*.model", "*.jinja")
 _PATTERNS = (*SMALL_FILES, "*.safetensors")
 
@@ -84,7 +84,7 @@ class HfCheckpoint:
     }
     problems = list(self.problems)
     missing = wanted.keys() - self._found.keys()
-    # What lies in a file that cannot be read is not missing besides.
+    # Tensors of a file that cannot be read are not reported as missing too.
     if not problems:
       problems += _listed("missing", missing)
     extra = self._found.keys() - wanted.keys()
@@ -116,11 +116,12 @@ class HfCheckpoint:
 
 
 def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
-  """A folder of this name, or what the Hugging Face hub has under it.
+  """Returns a folder: the one of this name, or a copy of it from the hub.
 
   Args:
-    source: a folder, or an owner/name of the hub; the folder comes first.
-    patterns: which files to fetch.
+    source: a folder, or owner/name on the Hugging Face hub; a folder that
+      exists comes first.
+    patterns: the files to fetch.
 
   Raises:
     ValueError: neither is there.
@@ -128,7 +129,7 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
   folder = pathlib.Path(source)
   if folder.is_dir():
     return folder
-  # Anything else, a file for example, is no name on the hub.
+  # Anything else, such as a file, cannot be a name on the hub.
   if folder.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
     raise ValueError(
       f"there is no checkpoint folder {source!r}; give a folder as "
@@ -139,7 +140,7 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
     return pathlib.Path(
       huggingface_hub.snapshot_download(source, allow_patterns=list(patterns))
     )
-  # Its errors have no common base: no network, no such name, no access.
+  # The hub's errors (no network, no such name, no access) share no base class.
   except Exception as error:
     raise ValueError(
       f"{source!r} is no folder here, and the Hugging Face hub did not give it "
@@ -149,7 +150,7 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
 
 
 def read_model_config(folder: pathlib.Path) -> ModelConfig:
-  """The ModelConfig of a folder's config.json.
+  """Returns the ModelConfig of a folder's config.json.
 
   Raises:
     ValueError: no such folder or file, or a model that is not supported.
@@ -190,7 +191,7 @@ def _file_names(folder: pathlib.Path) -> list[str]:
 
 
 def _our_name(tensor: str) -> str | None:
-  """The name that tensors of text models have; None for other parts."""
+  """Name of a tensor as text models have it; None for other parts."""
   if tensor.endswith(_CONSTANTS):
     return None
   if tensor.removeprefix("model.").startswith(_OTHER_PARTS):

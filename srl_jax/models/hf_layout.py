@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where each parameter stands in a Hugging Face checkpoint, and how.
 
-A checkpoint holds a matrix as [outputs, inputs] with heads and head widths
-flattened, ours are [inputs.., outputs..], and stacked over layers. Nothing is
-read here.
+A checkpoint holds a matrix as [outputs, inputs], with heads and head widths
+flattened. Ours are [inputs.., outputs..] and stacked over layers. This module
+reads no files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from srl_jax.models.transformer import LanguageModel
 
 _STACKED = "blocks/"
 _LAYER = "model.layers.{}."
-# Number of axes that are summed over, for matrices.
+# Name in the checkpoint, and number of axes that are summed over.
 _MATRICES = {
   "attention/q": ("self_attn.q_proj.weight", 1),
   "attention/k": ("self_attn.k_proj.weight", 1),
@@ -40,7 +40,7 @@ _VECTORS = {
   "attention_norm/scale": "input_layernorm.weight",
   "mlp_norm/scale": "post_attention_layernorm.weight",
 }
-# With norms on both sides the name that the others use is taken.
+# Models with norms on both sides give these names another meaning.
 _SANDWICH = {
   "attention_out_norm/scale": "post_attention_layernorm.weight",
   "mlp_norm/scale": "pre_feedforward_layernorm.weight",
@@ -57,11 +57,12 @@ class Place(NamedTuple):
   """A parameter's place in a checkpoint.
 
   Attributes:
-    name: of the tensor, or of each layer's, with "{}" for its number.
-    kind: "table" as it is, "vector" flat, "matrix" transposed and flat.
-    shape: of ours, without the axis of layers.
-    inputs: axes in front that a matrix is summed over.
-    layers: how many tensors it is stacked of; 0 if it is one alone.
+    name: name of the tensor; "{}" stands for the number of a layer.
+    kind: how the tensor is stored: "table" as it is, "vector" flattened,
+      "matrix" transposed and flattened.
+    shape: shape of our parameter, without the axis of layers.
+    inputs: number of leading axes that a matrix is summed over.
+    layers: number of tensors that our parameter stacks; 0 for a single one.
   """
 
   name: str
@@ -72,14 +73,14 @@ class Place(NamedTuple):
 
   @property
   def names(self) -> list[str]:
-    """Of all its tensors, in order."""
+    """Names of all its tensors, in order of the layers."""
     if not self.layers:
       return [self.name]
     return [self.name.format(layer) for layer in range(self.layers)]
 
   @property
   def stored_shape(self) -> tuple[int, ...]:
-    """Of each tensor in the checkpoint."""
+    """Shape of each tensor in the checkpoint."""
     if self.kind == "table":
       return self.shape
     if self.kind == "vector":
@@ -92,7 +93,7 @@ class Place(NamedTuple):
     stored: Callable[[tuple[slice, ...]], np.ndarray],
     index: Sequence[slice],
   ) -> np.ndarray:
-    """Part of a layer's parameter, of no more of the tensor than it needs.
+    """Reads part of a layer's parameter, and no more of the tensor than that.
 
     Args:
       stored: returns a part of the tensor.
@@ -105,7 +106,8 @@ class Place(NamedTuple):
     else:
       axes = range(len(self.shape))
       groups = [axes[self.inputs :], axes[: self.inputs]]
-    # Flattened axes are cut along the first of them, and the rest here.
+    # The file is cut along the first of the flattened axes; the others are
+    # cut here.
     cuts, shapes = [], []
     for group in groups:
       first, *others = (self.shape[axis] for axis in group)
@@ -124,14 +126,14 @@ class Place(NamedTuple):
     return part.T.reshape(*shapes[1], *shapes[0])[rest]
 
   def write(self, array: np.ndarray) -> np.ndarray:
-    """A layer's whole parameter as the checkpoint has it."""
+    """Returns a layer's whole parameter in the checkpoint's layout."""
     if self.kind != "matrix":
       return array.reshape(self.stored_shape)
     return array.reshape(self.stored_shape[::-1]).T
 
 
 def places(config: ModelConfig) -> dict[str, Place]:
-  """The place of each parameter, adapters apart, by its path."""
+  """Returns the place of each parameter by its path, without adapters."""
   model = LanguageModel(config)
   abstract = jax.eval_shape(lambda: model.init(jax.random.key(0)))
   boxed = traverse_util.flatten_dict(abstract, sep="/")

@@ -33,7 +33,7 @@ from srl_jax.sharding import (
   per_device,
 )
 
-# A window that ends before every context begins.
+# A window so long that it reaches beyond the start of every context.
 _NO_WINDOW = 1 << 30
 
 
@@ -54,10 +54,10 @@ class Module(nn.Module):
   ) -> jax.Array:
     """Declares a parameter and returns it in the compute dtype.
 
-    Without `init` it is a matrix that keeps the scale of its input: the
-    standard deviation is 1 / sqrt(fan-in), which at widths of some thousands
-    is the customary 0.02. At a width of 100, 0.02 leaves attention flat for
-    thousands of steps.
+    Without `init` the parameter is a matrix that keeps the scale of its input:
+    its standard deviation is 1 / sqrt(fan-in). At widths of some thousands
+    that is the customary 0.02; at a width of 100, 0.02 would leave attention
+    flat for thousands of update steps.
     """
     if init is None:
       init = nn.initializers.normal(fan_in**-0.5)
@@ -76,14 +76,15 @@ class Module(nn.Module):
     inputs: Sequence[tuple[int, str | None]],
     outputs: Sequence[tuple[int, str | None]],
   ) -> jax.Array:
-    """x times the matrix `name`, and times its adapter if it has one.
+    """Multiplies x by the matrix `name`, and by its adapter if it has one.
 
     Args:
-      name: of the matrix, among those that LoraConfig lists.
+      name: name of the matrix, one of those that LoraConfig lists.
       product: einsum of x and the matrix, such as "...D,DF->...F".
-      x: what is projected.
-      inputs: (length, logical axis) of the matrix's summed axes, first in it.
-      outputs: of the others.
+      x: the array to project.
+      inputs: (length, logical axis) of the axes that are summed over, which
+        come first in the matrix.
+      outputs: (length, logical axis) of the other axes of the matrix.
     """
     fan_in = math.prod(length for length, _ in inputs)
     shape, axes = zip(*inputs, *outputs, strict=True)
@@ -126,14 +127,14 @@ class RMSNorm(Module):
 
 
 class Cache(NamedTuple):
-  """What a branch has run so far, and where its next tokens go.
+  """Keys and values of a branch so far, and where its next tokens go.
 
   B is N * R here.
 
   Attributes:
-    k_BHEC: keys; `column` onwards is overwritten.
-    v_BHCE: values.
-    position_NRC: of the tokens, those about to be written included.
+    k_BHEC: keys; entries from `column` on are overwritten.
+    v_BHCE: values, likewise.
+    position_NRC: positions of the tokens, with those about to be written.
     column: first entry to write.
   """
 
@@ -157,11 +158,11 @@ class Attention(Module):
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
 
-    Without other sources the positions must rise along T. With a cache the
-    keys and values are all of the cache, these tokens' own written into it.
-    What is read is what was written, or XLA would copy the cache at every
-    turn of a decoding loop to keep the old one. `is_local` is None in a model
-    without sliding windows.
+    Without other sources the positions must rise along T. With a cache, the
+    keys and values returned are the whole cache, with those of these tokens
+    written into it. Attention reads this new cache: if it read the old one,
+    XLA would copy the cache at every turn of a decoding loop. `is_local` is
+    None in a model without sliding windows.
     """
     c = self.config
     kv_heads = (c.n_kv_heads, "kv_heads")
@@ -210,7 +211,7 @@ class Attention(Module):
       return self._attend_alone(self.config.sliding_window * bool(is_local))(
         *arrays
       )
-    # Kernels want to know the window when they are compiled.
+    # A kernel must know its window when it is compiled.
     return jax.lax.cond(
       is_local,
       self._attend_alone(self.config.sliding_window),
@@ -258,7 +259,7 @@ def _scoring(c: ModelConfig) -> Scoring:
 
 
 def _frequencies(c: ModelConfig, is_local: jax.Array | bool | None):
-  """Of the rotary embedding in a layer [E/2]."""
+  """Frequencies of the rotary embedding in a layer [E/2]."""
   frequency_E = rope.frequencies(c.head_width, c.rope_theta)
   scaling = c.rope_scaling
   if scaling.kind == "linear":
@@ -278,7 +279,7 @@ def _frequencies(c: ModelConfig, is_local: jax.Array | bool | None):
 
 
 def _first_seen(c: ModelConfig, position_NRT, is_local):
-  """The first position that each query sees; None for the very first."""
+  """First position that each query sees; None if it sees all before it."""
   if is_local is None or is_local is False:
     return None
   window = jnp.where(is_local, c.sliding_window, _NO_WINDOW)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Low-rank adapters (Hu et al. 2021), as parameters beside their matrices.
 
-The matrix "q" has the adapter "q_lora_a" [inputs, rank], "q_lora_b" [rank,
-outputs]; the layers add `scale * (x A) B` to x W. A tree of parameters that
-holds adapters trains these and nothing else: `split` tells the two apart for
-the update and the checkpoints, `merge` folds them into the matrices for
+The adapter of the matrix "q" is "q_lora_a" [inputs, rank] and "q_lora_b"
+[rank, outputs]; the layers add `scale * (x A) B` to x W. If a tree of
+parameters holds adapters, only these are trained. `split` separates them for
+the update and the checkpoints; `merge` folds them into the matrices for
 sampling and export.
 """
 
@@ -19,12 +19,12 @@ from flax import traverse_util
 
 from srl_jax.models.config import LoraConfig
 
-# What is put behind the name of a matrix.
+# Suffixes of the name of a matrix.
 A, B = "_lora_a", "_lora_b"
 
 
 def scale(config: LoraConfig) -> float:
-  """What A B is multiplied with."""
+  """The factor of A B."""
   return config.alpha / config.rank
 
 
@@ -39,9 +39,9 @@ def init_a(fan_in: int) -> Callable:
 
 
 def products(product: str) -> tuple[str, str]:
-  """The einsums of x and A and of the result and B; "P" is the rank.
+  """Einsums of x with A, and of their product with B; "P" is the rank.
 
-  Of "...D,DF->...F" they are "...D,DP->...P" and "...P,PF->...F".
+  Example: "...D,DF->...F" gives "...D,DP->...P" and "...P,PF->...F".
   """
   operands, out = product.split("->")
   x, matrix = operands.split(",")
@@ -51,14 +51,14 @@ def products(product: str) -> tuple[str, str]:
 
 
 def adapters(params: Any) -> Any:
-  """The adapters among parameters, in their tree; {} if there are none."""
+  """The part of a parameter tree that is adapters; {} if there are none."""
   flat = traverse_util.flatten_dict(params)
   found = {path: x for path, x in flat.items() if is_adapter(path[-1])}
   return traverse_util.unflatten_dict(found)
 
 
 def split(params: Any) -> tuple[Any, Any]:
-  """What is trained, and what stays as it is: adapters, if there are any."""
+  """(trained, frozen) parameters: if there are adapters, only they train."""
   trained = adapters(params)
   if not trained:
     return params, {}
@@ -89,9 +89,9 @@ def is_adapter(name: str) -> bool:
 
 
 def merge(params: Any, config: LoraConfig) -> Any:
-  """The same model without adapters: W + scale * A B.
+  """Returns the same model without adapters: W + scale * A B.
 
-  Added up in float32 and rounded to the dtype of W.
+  The sum is made in float32 and rounded to the dtype of W.
   """
   if not config.rank:
     return params

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adapters as PEFT stores them: adapter_config.json and one file of weights.
 
-PEFT's lora_A is [rank, inputs] and its lora_B [outputs, rank], of the
-projection's own name; the scaling alpha / rank is the same as here.
+PEFT's lora_A is [rank, inputs] and its lora_B is [outputs, rank], under the
+name of the projection. Its scaling, alpha / rank, is the same as here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def save_adapters(
 ) -> None:
   """Writes a folder that `peft.PeftModel.from_pretrained` loads.
 
-  All processes must call it; the first one writes. The folder appears under
-  its name when all of it is written.
+  All processes must call it; the first one writes. The folder gets its name
+  when everything in it is written.
 
   Args:
-    folder: what is there is replaced.
-    params: of the model, on its mesh.
-    model: says what they are.
+    folder: where to write; a folder that is there is replaced.
+    params: parameters of the model, on its mesh.
+    model: the model.
     base: the checkpoint that the adapters belong to; noted in the folder.
 
   Raises:
@@ -56,7 +56,8 @@ def save_adapters(
     for part, name in ((lora.A, "lora_A"), (lora.B, "lora_B")):
       for tensor, array in hf_tensors(flat[path + part], place):
         module = tensor.removesuffix(".weight")
-        # [inputs.., rank] to [rank, inputs]; [rank, outputs..] likewise.
+        # From [inputs.., rank] to [rank, inputs], and from [rank, outputs..]
+        # to [outputs, rank].
         rank_last = part == lora.A
         matrix = (
           array.reshape(-1, config.rank).T

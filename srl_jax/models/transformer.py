@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoder-only transformer (Qwen, Llama, Gemma), on trunks and branches.
 
-One set of weights, two passes. `trunk` runs the trunk tokens once and returns
-their keys and values. `branch` runs branch tokens that attend to those and to
-their own branch: with all tokens at once in the update, or token by token
-with a cache in the sampler. The same code computes both, so the two agree.
+One set of weights serves two passes. `trunk` runs the trunk tokens once and
+returns their keys and values. `branch` runs branch tokens, which attend to
+the trunk and to their own branch: all tokens at once in the update, or token
+by token with a cache in the sampler. Both use the same code, so they agree.
 
-Positions decide everything: -1 marks padding, wherever it lies.
+Positions decide who sees whom: -1 marks padding, wherever it lies.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _REMAT = {
 class KeyValues(NamedTuple):
   """Keys and values of all layers, with the positions of the tokens.
 
-  Of a trunk: k is [L, N, H, E, S], v [L, N, H, S, E], position [N, S]. Of
-  branches: [L, N * R, H, E, C], [L, N * R, H, C, E] and [N, R, C]. For
-  decoding, k and v are tuples of L arrays instead. Keys are already rotated;
-  position -1 marks an entry that holds no token.
+  For trunks, k is [L, N, H, E, S], v [L, N, H, S, E] and position [N, S]. For
+  branches they are [L, N * R, H, E, C], [L, N * R, H, C, E] and [N, R, C]. In
+  decoding, k and v are tuples of L arrays instead. Keys are already rotated.
+  Position -1 marks an entry that holds no token.
   """
 
   k: Any
@@ -49,12 +49,12 @@ class KeyValues(NamedTuple):
   position: jax.Array
 
   def forget(self, rows_NR: jax.Array) -> KeyValues:
-    """Empties the rows that are marked True."""
+    """Marks all entries of the rows that are True as empty."""
     is_gone_NR1 = rows_NR[..., None]
     return self._replace(position=jnp.where(is_gone_NR1, -1, self.position))
 
   def grow(self, width: int, oldest: jax.Array) -> KeyValues:
-    """Makes room for `width` columns; the `oldest` one comes to the front."""
+    """Widens the ring to `width` columns; column `oldest` becomes the first."""
 
     def wider(axis, fill=0):
       def of_array(x):
@@ -103,7 +103,7 @@ class _Block(nn.Module):
 class Transformer(nn.Module):
   """The module behind `LanguageModel`; see there for the methods.
 
-  Its layers are stacked ("blocks"), or apart ("layers_0", ...) for decoding.
+  Its layers are stacked ("blocks"), or separate ("layers_0", ...) for decoding.
   """
 
   config: ModelConfig
@@ -150,7 +150,7 @@ class Transformer(nn.Module):
 
   def trunk(self, tokens_NS, position_NS):
     _, (k, v) = self._run(tokens_NS[:, None], position_NS[:, None])
-    # The one branch of a trunk is the trunk.
+    # The trunk runs as the only branch of its row.
     return KeyValues(k, v, position_NS)
 
   def branch(
@@ -174,9 +174,9 @@ class Transformer(nn.Module):
 
   def _run(self, tokens, position, *views_and_kvs):
     trunk_view, cache_view, *kvs = views_and_kvs or (None,) * 4
-    # Looked up in the dtype of the parameters, so that the gradients of a
-    # frequent token are not added up in bfloat16; and where the table lies,
-    # so that they are never a whole table.
+    # The look-up is in the dtype of the parameters, so that the gradients of a
+    # frequent token are not summed in bfloat16, and on the devices that hold
+    # the table's parts, so that no device makes the gradient of a whole table.
     x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
     x_NRTD = x_NRTD.astype(self.config.dtype)
     if self.config.scale_embeddings:
@@ -214,7 +214,7 @@ class LanguageModel:
 
   def _apply(self, params, *args, method):
     is_stacked = "blocks" in params
-    # What is laid out for decoding has its adapters merged.
+    # Parameters laid out for decoding have their adapters merged.
     config = self.config if is_stacked else self._merged().config
     module = Transformer(config, self.rules, is_stacked)
     return module.apply({"params": params}, *args, method=method)
@@ -230,12 +230,12 @@ class LanguageModel:
     return module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
   def for_decoding(self, params: Any) -> Any:
-    """The same parameters as a decoding loop wants them.
+    """Returns the parameters in the form that suits a decoding loop.
 
-    In the compute dtype, split as these rules say, and layer by layer, so
-    that no turn of the loop casts them, sends them or copies a slice of them;
-    adapters are merged. The other methods take either form, and the numbers
-    computed are the same, up to the rounding of what is merged.
+    They are in the compute dtype, split as `rules` says, one array per layer,
+    and adapters are merged. So no turn of the loop casts them, sends them or
+    copies a slice of them. The other methods take either form and compute the
+    same numbers, up to the rounding of merged adapters.
     """
     params = lora.merge(params, self.config.lora)
     boxed = jax.eval_shape(lambda: self._merged().init(jax.random.key(0)))
@@ -255,8 +255,8 @@ class LanguageModel:
   ) -> KeyValues:
     """Keys and values of the trunks, computed once for all branches.
 
-    The positions of the tokens rise along S. Padding (-1) may lie anywhere,
-    but for cuDNN only right of them.
+    The positions of the tokens must rise along S. Padding (-1) may lie
+    anywhere; with the cuDNN kernel it must lie right of the tokens.
     """
     return self._apply(params, tokens_NS, position_NS, method="trunk")
 
@@ -272,9 +272,9 @@ class LanguageModel:
   ) -> tuple[jax.Array, KeyValues]:
     """Hidden states [N, R, T, D] of branch tokens, and their keys and values.
 
-    A token sees the trunk before `branch_at_NR`, the cached tokens of its
-    branch and the given ones, each up to its own position. With a cache, the
-    new ones are written into it at `column`, and all of it is returned.
+    A token sees the trunk before `branch_at_NR`, and the cached and the given
+    tokens of its own branch up to its own position. With a cache, the new keys
+    and values are written into it at `column`, and the whole cache is returned.
     """
     return self._apply(
       params,

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters from Hugging Face checkpoint folders onto the mesh, and back.
 
-Every process reads the parts of tensors that its own devices hold, straight
-into arrays born sharded, one parameter at a time, so that host memory stays
-near one parameter's share. Written are the same folders.
+Every process reads only the parts of tensors that its own devices hold,
+straight into sharded arrays. It reads one parameter at a time, so that host
+memory stays near one parameter's share. `save_params` writes such folders.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from srl_jax.models.hf_layout import Place
 from srl_jax.models.transformer import LanguageModel
 from srl_jax.sharding import tree_shardings
 
-# Files are read by so many threads: network disks are slow one by one.
+# Number of reading threads: network disks are slow one file at a time.
 _READERS = 8
 
 
@@ -50,9 +50,9 @@ def load_params(
 
   Args:
     folder: a checkpoint folder.
-    model: whose parameters they are; its param_dtype is what they become.
-    mesh: where they go.
-    key: of the random part of adapters, which no folder has.
+    model: the model; the parameters get its param_dtype.
+    mesh: the mesh to place them on.
+    key: random key of new adapters, which no folder holds.
 
   Raises:
     ValueError: the folder is incomplete or of another model; the message
@@ -78,7 +78,7 @@ def load_params(
   arrays = {}
   with (
     concurrent.futures.ThreadPoolExecutor(_READERS) as readers,
-    # Silent for what takes no time.
+    # The bar shows only if reading takes longer than `delay` seconds.
     tqdm(
       total=size,
       desc=f"weights of {pathlib.Path(folder).name}",
@@ -96,7 +96,7 @@ def load_params(
 
 
 def _adapters(model: LanguageModel, key: jax.Array, shardings) -> Any:
-  """New ones, born sharded; {} if the model has none."""
+  """New adapters, born sharded; {} if the model has none."""
 
   def init(key):
     return lora.adapters(nn.unbox(model.init(key)))
@@ -108,17 +108,17 @@ def _adapters(model: LanguageModel, key: jax.Array, shardings) -> Any:
 
 
 def _read(checkpoint, place, sharding, dtype, readers) -> jax.Array:
-  """One parameter, share by share of this process's devices."""
+  """Reads one parameter, share by share of this process's devices."""
   shape = (*((place.layers,) * bool(place.layers)), *place.shape)
   shares = sharding.addressable_devices_indices_map(shape)
   held: dict[str, np.ndarray] = {}
   arrays = []
   for device, index in shares.items():
-    # Devices that hold the same share have it read once.
+    # A share that several devices in a row hold is read once.
     if str(index) not in held:
       held = {str(index): _read_share(checkpoint, place, index, dtype, readers)}
     arrays.append(jax.device_put(held[str(index)], device))
-  # Before the next parameter is read: transfers hold on to host memory.
+  # Wait before the next parameter is read: transfers hold on to host memory.
   jax.block_until_ready(arrays)
   return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
 
@@ -155,17 +155,19 @@ def save_params(
 ) -> None:
   """Writes a checkpoint folder that transformers loads; adapters are merged.
 
-  All processes must call it, because parts of a tensor may lie with any of
-  them; the first one writes, layer by layer, and holds one file at a time.
-  The folder appears under its name when all of it is written.
+  All processes must call it, because any of them may hold parts of a tensor.
+  The first one writes, layer by layer, and holds one file at a time in memory.
+  The folder gets its name when everything in it is written.
 
   Args:
-    folder: what is there is replaced.
-    params: of the model, on its mesh.
-    model: says what they are.
+    folder: where to write; a folder that is there is replaced.
+    params: parameters of the model, on its mesh.
+    model: the model.
     dtype: "float32" or "bfloat16", of the weights in the files.
-    files: to put beside them (the tokenizer's, generation_config.json).
-    max_file_bytes: a new file is begun before one grows beyond.
+    files: files to copy beside the weights (the tokenizer's,
+      generation_config.json).
+    max_file_bytes: upper bound of the size of a file; a new one is begun
+      before it is passed.
 
   Raises:
     ValueError: no architecture of Hugging Face has this shape.
@@ -207,13 +209,13 @@ def _write_tensors(folder, flat, places, names, dtype) -> None:
       if len(pending) == counts[names[name]]:
         path = folder / names[name]
         safetensors.numpy.save_file(pending, path, {"format": "pt"})
-        # Written for the owner alone.
+        # save_file lets only the owner read the file.
         path.chmod(0o644)
         pending = {}
 
 
 def _plan_files(sizes: Mapping[str, int], limit: int) -> dict[str, str]:
-  """The file of each tensor, in the order in which they are written."""
+  """Assigns a file to each tensor, in the order in which they are written."""
   number, filled, of_tensor = 1, 0, {}
   for name, size in sizes.items():
     if filled and filled + size > limit:
@@ -233,7 +235,7 @@ def hf_tensors(
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Yields (name of the tensor, whole array on the host), layer by layer.
 
-  All processes must go through it together.
+  All processes must iterate over it together.
   """
   everywhere = NamedSharding(value.sharding.mesh, PartitionSpec())
   if not place.layers:
@@ -249,10 +251,10 @@ def hf_tensors(
 
 @contextlib.contextmanager
 def finished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A folder to write to, which takes its name when all went well.
+  """Yields a folder to write to, which gets its name if all goes well.
 
-  For the first process; the others get a name and leave it alone. What was
-  there before is replaced.
+  Only the first process writes; the others get the path and must not use it.
+  A folder that was there before is replaced.
   """
   unfinished = folder.with_name(f".{folder.name}.unfinished")
   if jax.process_index() != 0:

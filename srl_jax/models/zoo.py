@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shapes of published models, by name.
 
-As the config.json files of their checkpoints have them; `hf_config` reads
-those of other sizes. A variant is named only where its shape differs: the
-Instruct and Coder models of Qwen2.5 have that of the base model, the Math
-models another rotary base and context. Of Gemma 3 only the text model is
-here. Embeddings larger than the tokenizer's vocabulary are padding.
+The shapes are those of the config.json files of the checkpoints; `hf_config`
+reads other sizes. A variant has a name only where its shape differs: the
+Instruct and Coder models of Qwen2.5 have the shape of the base model, and the
+Math models have another rotary base and context. Gemma 3 is here as its text
+model only. Rows of an embedding beyond the tokenizer's vocabulary are padding.
 """
 
 from __future__ import annotations

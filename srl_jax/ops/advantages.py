@@ -17,7 +17,7 @@ def group_advantages(reward_G: Array, *, divide_by_std: bool = True) -> Array:
   deviation (divisor G - 1) they would be +-0.866.
 
   Args:
-    reward_G: [..., G] rewards of the samples of one step instance.
+    reward_G: [..., G] rewards of the samples of a group.
     divide_by_std: False keeps the scale of the rewards (Dr. GRPO).
 
   Returns:
@@ -36,8 +36,8 @@ def group_advantages(reward_G: Array, *, divide_by_std: bool = True) -> Array:
 def group_std(reward_G: Array) -> Array:
   """Population standard deviation, divisor G, of each group.
 
-  A group is kept by dynamic sampling when this is greater than epsilon. For
-  0/1 rewards that is: some, but not all, are correct.
+  Dynamic sampling keeps a group if this is greater than epsilon. With rewards
+  of 0 and 1 that means: some samples are correct, but not all.
   """
   shifted_G = reward_G - reward_G[..., :1]
   return shifted_G.std(-1)

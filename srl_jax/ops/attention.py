@@ -24,8 +24,8 @@ import jax.numpy as jnp
 # Finite, so that a query that sees nothing (padding) gives finite garbage and
 # a zero gradient instead of NaN.
 _MASKED = -1e30
-# A stream that sees only itself is cut into so many pieces, none shorter than
-# so many positions; each looks no further than to its own end. Four pieces
+# A stream that sees only itself is cut into _PIECES pieces of at least _PIECE
+# positions, and each piece looks no further than to its own end. Four pieces
 # compute 5/8 of the square; more take longer to compile than they save.
 _PIECES = 4
 _PIECE = 256
@@ -35,13 +35,15 @@ class Source(NamedTuple):
   """Keys and values, where they stand, and how far each query may look.
 
   Attributes:
-    k: [N, H, E, S] when shared by all branches, else [N * R, H, E, C].
-    v: [N, H, S, E] or [N * R, H, C, E].
-    position: of the keys, [N, S] or [N, R, C]; -1 for what holds no token.
-    limit_NRT: a query sees the keys at positions up to this one; T may be 1.
-      Its own position in its own stream, `branch_at` - 1 in the trunk, -1 for
-      none at all.
-    first_NRT: and from this one on (a sliding window); None for all.
+    k: keys: [N, H, E, S] if all branches share them, else [N * R, H, E, C].
+    v: values: [N, H, S, E] or [N * R, H, C, E].
+    position: positions of the keys, [N, S] or [N, R, C]; -1 marks an entry
+      that holds no token.
+    limit_NRT: last position that a query sees; T may be 1. It is the query's
+      own position in its own stream, `branch_at` - 1 in the trunk, and -1 for
+      a query that sees nothing.
+    first_NRT: first position that a query sees (a sliding window); None for
+      no such bound.
   """
 
   k: jax.Array
@@ -52,10 +54,10 @@ class Source(NamedTuple):
 
 
 class Scoring(NamedTuple):
-  """How a query and a key make a logit.
+  """How the logit of a query and a key is made.
 
   Attributes:
-    scale: of their product.
+    scale: factor of their product.
     softcap: logits x become cap * tanh(x / cap) (Gemma 2); 0 leaves them.
   """
 
@@ -69,7 +71,7 @@ def source_of(
   position_NRT: jax.Array,
   limit_NRT: jax.Array,
 ) -> Source:
-  """A source of keys and values as a projection makes them."""
+  """Makes a source of the keys and values that a projection returns."""
   k_NRHET = jnp.moveaxis(k_NRTHE, -3, -1)
   v_NRHTE = jnp.moveaxis(v_NRTHE, -3, -2)
   return Source(_merge(k_NRHET), _merge(v_NRHTE), position_NRT, limit_NRT)
@@ -84,7 +86,7 @@ def _split(x_B: jax.Array, branches: int) -> jax.Array:
 
 
 def is_visible(source: Source) -> jax.Array:
-  """True where a query may look at a key [N, R or 1, T or 1, X]."""
+  """Returns True where a query may see a key: [N, R or 1, T or 1, X]."""
   position = source.position
   key_NRX = position if position.ndim == 3 else position[:, None]
   key_NR1X = key_NRX[:, :, None, :]
@@ -103,18 +105,18 @@ def attend(
 ) -> jax.Array:
   """Softmax attention over the union of all sources.
 
-  The softmax is one over all keys; sources are never concatenated, so a
-  shared trunk is read once for its R branches, as one matrix product per
+  There is one softmax over all keys, but the sources are never concatenated.
+  So a shared trunk is read once for its R branches, in one matrix product per
   trunk and head.
 
   Args:
     q_NRTHME: queries, not yet scaled.
-    sources: at least one.
+    sources: one or more sources of keys and values.
     scoring: how logits are made.
-    max_logits: about so many logits per trunk are held at a time, in forward
-      and backward (they are computed anew there): branches, or positions of
-      a lone stream, are then done in blocks, one after the other. The result
-      is the same. 0 for all at once.
+    max_logits: upper bound, roughly, of the logits per trunk that are held at
+      a time, in the forward and in the backward pass (which computes them
+      again). Branches, or the positions of a lone stream, are computed in
+      blocks, one after the other. The result is the same. 0 for no bound.
 
   Returns:
     [N, R, T, H, M, E] in the dtype of the queries.
@@ -139,7 +141,8 @@ def attend(
 
   xs, static = [], []
   for source in sources:
-    # Arrays of single branches are cut along R, shared ones are not.
+    # Arrays that every branch has for itself are cut along R; shared ones are
+    # not.
     own = axis == 1 and source.position.ndim == 3
     limit, first = source.limit_NRT, source.first_NRT
     xs.append(
@@ -182,20 +185,20 @@ def attend_causal(
 ) -> jax.Array:
   """Attention of streams to themselves and to nothing else (the trunks).
 
-  Unlike in `attend`, order counts: the positions of the tokens rise along T,
-  so that no query sees a later index. The result is the same for every token;
-  what padding gets is finite and means nothing.
+  Unlike in `attend`, the order counts: the positions of the tokens must rise
+  along T, so that no query sees a later index. Tokens get the same result as
+  from `attend`; padding gets finite numbers without a meaning.
 
   Args:
     q_NRTHME: queries, not yet scaled.
     k_NRTHE: keys.
     v_NRTHE: values.
-    position_NRT: rising along T; -1, wherever it lies, for padding.
-    scoring: how logits are made; a kernel knows its own.
-    window: how many positions a token sees, its own included; 0 for all. A
-      kernel knows its own.
-    kernel: one of `kernels`, which works on [N, T, ..]; None for `attend`.
-    max_logits: see there; a kernel needs no bound.
+    position_NRT: positions, rising along T; -1 marks padding anywhere.
+    scoring: how logits are made; not used with a kernel, which has its own.
+    window: number of positions that a token sees, its own included; 0 for
+      all. Not used with a kernel, which has its own.
+    kernel: a function from `kernels.choose`, on [N, T, ..]; None for `attend`.
+    max_logits: see `attend`; a kernel needs no bound.
 
   Returns:
     [N, R, T, H, M, E] in the dtype of the queries.
@@ -243,7 +246,7 @@ def _attend(q_NRTHME, sources, scoring):
 
 
 def _rows(source: Source) -> str:
-  """The order in which one matrix product per key/value head comes out."""
+  """Order of the axes in which one product per key/value head comes out."""
   return "NHRTM" if source.position.ndim == 2 else "NRHTM"
 
 
@@ -252,7 +255,7 @@ def _reorder(x: jax.Array, axes: str, wanted: str) -> jax.Array:
 
 
 def _logits(q_NRTHME: jax.Array, source: Source, scoring: Scoring) -> jax.Array:
-  """Masked logits, in the order `_rows` and then along the keys."""
+  """Masked logits; their axes are those of `_rows`, then the keys."""
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   if source.position.ndim == 2:
     logits = product("NRTHME,NHEX->NHRTMX", q_NRTHME, source.k)
@@ -262,8 +265,8 @@ def _logits(q_NRTHME: jax.Array, source: Source, scoring: Scoring) -> jax.Array:
   logits *= scoring.scale
   if scoring.softcap:
     logits = scoring.softcap * jnp.tanh(logits / scoring.softcap)
-  # Masked last: arithmetic on _MASKED, fused and rounded once instead of
-  # twice, would leave a rest that overflows in exp.
+  # The mask comes last: arithmetic on _MASKED that is fused, and so rounded
+  # once instead of twice, would leave a remainder that overflows in exp.
   heads = [_rows(source).index(axis) for axis in "HM"]
   is_seen = jnp.expand_dims(is_visible(source), heads)
   return jnp.where(is_seen, logits, _MASKED)
@@ -272,8 +275,8 @@ def _logits(q_NRTHME: jax.Array, source: Source, scoring: Scoring) -> jax.Array:
 def _mix(weights: jax.Array, source: Source) -> jax.Array:
   product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   weights = weights.astype(source.v.dtype)
-  # In this order of the results a product is one; in another, XLA on CPU
-  # falls back to loops that take ten times as long.
+  # With the results in this order, XLA on CPU makes one matrix product; in
+  # another order it falls back to loops that take ten times as long.
   if source.position.ndim == 2:
     out = product("NHRTMX,NHXE->NHRTME", weights, source.v)
   else:

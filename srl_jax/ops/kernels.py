@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attention kernels of the platforms, for a stream that sees only itself.
 
-That is the pass over the trunks, where the work grows as S^2. The kernels
-hold a block of logits at a time, in forward and backward, skip what lies
-above the diagonal, and read the keys of a group of heads without a copy per
-head. They go by index where `attention.attend` goes by position, so they ask
-for a stream in order: the positions of its tokens rise along T. Padding never
-is seen; what padding itself gets is finite and means nothing.
+They serve the pass over the trunks, where the work grows as S^2. The kernels
+hold one block of logits at a time, in the forward and in the backward pass,
+skip what lies above the diagonal, and read the keys of a group of heads
+without a copy per head. They mask by index where `attention.attend` masks by
+position, so they need a stream in order: the positions of its tokens rise
+along T. No token sees padding; padding itself gets finite numbers without a
+meaning.
 
-Branches keep to matrix products: `attend` reads the trunk once for all R
-branches, as one product, and a softmax over two sources from two kernels
-would have to be put together from their log-sums, through which the gradients
-of neither kernel run.
+Branches do not use them. `attend` reads the trunk once for all R branches, in
+one matrix product. With kernels, a softmax over two sources would have to be
+combined from the log-sums of two kernels, and neither kernel passes gradients
+through its log-sum.
 
 Axes: N trunks, T positions, H key/value heads, M query heads per key/value
 head, E head width.
@@ -47,25 +48,27 @@ def choose(
   scoring: Scoring,
   window: int = 0,
 ) -> Callable[..., jax.Array] | None:
-  """The kernel to use, for `attention.attend_causal`.
+  """Chooses the kernel for `attention.attend_causal`.
 
   Args:
-    kernel: "plain", "splash", "cudnn", or "auto": the platform's if it can.
+    kernel: "plain", "splash", "cudnn", or "auto" for the platform's kernel
+      where it applies.
     device: kind of the devices, as JAX names it: "TPU v5 lite", "cpu".
-    dtype: of queries, keys and values.
-    head_width: of one head.
+    dtype: dtype of queries, keys and values.
+    head_width: width of one head.
     scoring: how logits are made.
-    window: how many positions a token sees, its own included; 0 for all.
+    window: number of positions that a token sees, its own included; 0 for
+      all.
 
   Returns:
-    A function of (queries, keys, values, positions), None for the plain way.
+    A function of (queries, keys, values, positions); None for "plain".
 
   Raises:
-    ValueError: cuDNN is asked for and cannot do it.
+    ValueError: "cudnn" is asked for and cannot run here.
   """
   is_tpu = device.startswith("TPU")
   if kernel == "splash" or (kernel == "auto" and is_tpu):
-    # Off a TPU it is interpreted: right, and slow.
+    # Without a TPU it is interpreted: correct, but slow.
     return functools.partial(
       splash, scoring=scoring, window=window, interpret=not is_tpu
     )
@@ -74,7 +77,7 @@ def choose(
   limits = {
     f"the device is {device!r}, not NVIDIA's": not device.startswith("NVIDIA"),
     f"dtype={dtype!r} is not 'bfloat16'": dtype != "bfloat16",
-    # From Hopper on 256; that was never tried.
+    # Hopper and later allow 256, which was never tried.
     f"head_width={head_width} is not a multiple of 8 up to 128": (
       head_width % 8 or head_width > 128
     ),
@@ -103,31 +106,32 @@ def splash(
 ) -> jax.Array:
   """JAX's splash attention for TPUs; padding may lie anywhere.
 
-  It differs from the plain way in rounding only: the queries are scaled
-  before they are multiplied.
+  It differs from the plain products in rounding only, because the queries are
+  scaled before they are multiplied.
 
   Args:
     q_NTHME: queries, not yet scaled.
     k_NTHE: keys.
     v_NTHE: values.
-    position_NT: rising along T, -1 for padding.
+    position_NT: positions, rising along T; -1 marks padding.
     scoring: how logits are made.
     window: see `choose`.
-    interpret: run it without a TPU.
+    interpret: True runs the kernel without a TPU.
   """
   n, t, h, m, e = q_NTHME.shape
-  # As few blocks as will do, as small as will do.
+  # The fewest blocks of at most _BLOCK, each as small as the lanes allow.
   block = -(-t // _BLOCK)
   block = -(-t // (block * _LANES)) * _LANES
   width = -(-t // block) * block
 
   def heads_first(x_NT):
-    """[N, T, .., E] as [N, heads, width, E]."""
+    """Lays [N, T, .., E] out as [N, heads, width, E]."""
     x_NTQE = x_NT.reshape(n, t, -1, e)
     x_NTQE = jnp.pad(x_NTQE, ((0, 0), (0, width - t), (0, 0), (0, 0)))
     return x_NTQE.swapaxes(1, 2)
 
-  # The fused backward would hold T / block copies of the queries' gradient.
+  # The fused backward pass would hold T / block copies of the gradient of the
+  # queries.
   sizes = splash_kernel.BlockSizes(
     block_q=block,
     block_kv=block,
@@ -147,7 +151,7 @@ def splash(
     attn_logits_soft_cap=scoring.softcap or None,
     interpret=interpret,
   )
-  # Tokens see tokens, and padding sees padding: itself if nothing else.
+  # Tokens see tokens and padding sees padding, so every query sees something.
   padded_NT = jnp.pad(position_NT, ((0, 0), (0, width - t)), constant_values=-1)
   segment_NT = (padded_NT >= 0).astype(jnp.int32)
   segments = splash_kernel.SegmentIds(segment_NT, segment_NT)
@@ -167,10 +171,10 @@ def cudnn(
   scale: float,
   window: int,
 ) -> jax.Array:
-  """Flash attention of cuDNN; padding may lie right of the tokens only.
+  """Flash attention of cuDNN; padding must lie right of the tokens.
 
-  There it is later than every token, and none sees it: the positions are not
-  looked at, and no lengths are needed.
+  There it comes after every token, so that no token sees it. Positions are not
+  read, and no lengths are needed.
   """
   del position_NT
   n, t, h, m, e = q_NTHME.shape

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Log-probs of given tokens without ever holding [tokens, V] in float32.
 
-The softmax over the vocabulary is summed up block by block, as blockwise
-attention does over keys (Milakov and Gimelshein 2018, online normaliser), and
-each block of logits is computed anew in the backward pass. So the gradient of
-a block of the output table is made at once for all tokens, and memory depends
-neither on tokens * V nor on how often a gradient of the table is added up.
+The softmax over the vocabulary is summed block by block, as blockwise attention
+does over keys (Milakov and Gimelshein 2018, online normaliser), and the
+backward pass computes each block of logits again. So the gradient of a block
+of the output table is made once, for all tokens. Memory depends neither on
+tokens * V nor on how often a gradient of the table is added to.
 
-Axes beside the legend's: Y devices that the vocabulary is split over, X blocks
-of each, W tokens of a block.
+Axes besides those of the legend: Y devices that the vocabulary is split over,
+X blocks on each, W rows of the vocabulary in a block.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Wide enough for full-speed matrix products, whatever the number of tokens.
+# Bounds of the width of a block. Even the narrowest is wide enough for matrix
+# products at full speed, whatever the number of tokens.
 _WIDEST = 8192
 _NARROWEST = 1024
 
@@ -28,8 +29,8 @@ class Head(NamedTuple):
 
   Attributes:
     table_VD: the logit of token v is the product of row v and the state.
-    vocab_parts: over how many devices the vocabulary is split, evenly.
-    batch_parts: likewise the batch.
+    vocab_parts: number of devices that the vocabulary is split over, evenly.
+    batch_parts: number of devices that the batch is split over.
     softcap: logits x become cap * tanh(x / cap) (Gemma 2); 0 leaves them.
   """
 
@@ -76,17 +77,17 @@ def token_logps(
   temperature: float,
   max_logits: int,
 ) -> TokenScores:
-  """Log-prob of each token and entropy of the distribution it came from.
+  """Log-prob of each token, and entropy of the distribution it came from.
 
   Args:
-    head: gradients flow into its table.
+    head: the output layer; gradients flow into its table.
     hidden_NRCD: states that predict `tokens_NRC`, position by position.
     tokens_NRC: the tokens to score.
     temperature: divides the logits, as it did when the tokens were drawn.
-    max_logits: about so many logits are held by a device at a time, in
-      forward and backward: the vocabulary is done in blocks if all at once
-      would be more, and if need be positions too, so that the sharding of N
-      stays as it is. 0 for all at once.
+    max_logits: upper bound, roughly, of the logits that a device holds at a
+      time, in the forward and in the backward pass. If all would be more, the
+      vocabulary is computed in blocks, and if that is not enough, positions in
+      chunks too; the sharding of N stays as it is. 0 for no bound.
 
   Returns:
     Scores [N, R, C].
@@ -132,7 +133,7 @@ def _score(head, hidden_NRCD, tokens_NRC, temperature):
 
 
 def block_width(vocab: int) -> int:
-  """The widest even division of the vocabulary, or all if none will do."""
+  """Widest allowed block that divides the vocabulary, else all of it."""
   for width in range(min(_WIDEST, vocab), _NARROWEST - 1, -1):
     if vocab % width == 0:
       return width
@@ -141,7 +142,7 @@ def block_width(vocab: int) -> int:
 
 def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature, softcap):
   blocks, devices, width, _ = table_XYWD.shape
-  # What the table's rows of the first block stand for.
+  # Token ids of the rows of the first block.
   first_YW = jnp.arange(devices)[:, None] * (blocks * width) + jnp.arange(width)
 
   def add(sums, xs):
@@ -167,7 +168,7 @@ def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature, softcap):
     return (highest, total, chosen, weighted), None
 
   zeros = jnp.zeros(tokens_NRC.shape, jnp.float32)
-  # Finite: no mass before the first block, and no nan either.
+  # The first peak is finite, so that an empty sum gives no NaN.
   (peak, total, chosen, weighted), _ = jax.lax.scan(
     jax.checkpoint(add),
     (zeros - 1e30, zeros, zeros, zeros),

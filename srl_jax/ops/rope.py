@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rotary position embedding (Su et al. 2021, RoFormer, Section 3.4.2).
 
-Pairs are (i, i + E/2), the layout of the Hugging Face checkpoints, not the
-interleaved pairs (2i, 2i + 1) of the paper; the two differ by a permutation
+Pairs are (i, i + E/2), which is the layout of Hugging Face checkpoints. The
+paper interleaves them as (2i, 2i + 1). The two layouts differ by a permutation
 of the head width.
 """
 
@@ -30,9 +30,10 @@ def stretch_long_waves(
 ) -> np.ndarray:
   """Llama 3.1's scaling of frequencies; see `models.config.RopeScaling`.
 
-  A wave that fits into the original context less than low_frequency_factor
-  times becomes `factor` times as long; one that fits more often than
-  high_frequency_factor stays; in between the frequencies are interpolated.
+  A wave that fits into the original context fewer than low_frequency_factor
+  times becomes `factor` times as long. A wave that fits more often than
+  high_frequency_factor times stays as it is. In between, the frequencies are
+  interpolated.
   """
   waves_E = original_positions * frequency_E / (2 * np.pi)
   spread = high_frequency_factor - low_frequency_factor
@@ -47,13 +48,15 @@ def rotate(
   """Rotates each head vector by an angle proportional to its position.
 
   Args:
-    x_NRTAE: heads, with any number of head axes A between T and E; E even.
-    position_NRT: positions in tokens; any value for padding.
-    frequency_E: angles per position, one for each pair [E/2].
+    x_NRTAE: head vectors, with any number of head axes A between T and E; E is
+      even.
+    position_NRT: positions in tokens; padding may have any value.
+    frequency_E: angle per position of each pair [E/2].
 
   Returns:
-    The rotated array, same shape and dtype; computed in float32, because bf16
-    cannot tell neighbouring positions apart beyond a few hundred.
+    The rotated array, of the same shape and dtype. It is computed in float32,
+    because bfloat16 cannot tell neighbouring positions beyond a few hundred
+    apart.
   """
   angle = position_NRT[..., None].astype(jnp.float32) * frequency_E
   head_axes = x_NRTAE.ndim - position_NRT.ndim - 1

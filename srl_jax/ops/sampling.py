@@ -13,7 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-# Two levels of about sqrt(V) each; 512 covers a vocabulary of 256k.
+# `draw` has two levels of about sqrt(V) each; 512 suits a vocabulary of 256k.
 _BLOCK = 512
 
 
@@ -25,13 +25,13 @@ def distribution(
   Args:
     logits_BV: any leading shape.
     temperature: divides the logits; greater than zero.
-    top_k: keep the k most likely tokens (ties at the border are kept); 0
-      keeps all.
-    top_p: keep the smallest set of most likely tokens that holds this mass
+    top_k: keeps the k most likely tokens, with ties at the border; 0 keeps
+      all.
+    top_p: keeps the smallest set of most likely tokens that holds this mass
       (Holtzman et al. 2019, nucleus sampling); 1.0 keeps all.
 
   Returns:
-    Log-probs renormalised over the kept tokens, -inf on the others.
+    Log-probs renormalised over the kept tokens; -inf for the others.
   """
   logp_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32) / temperature)
   if top_k == 0 and top_p >= 1.0:
@@ -54,10 +54,10 @@ def distribution(
 def draw(key_B: jax.Array, logp_BV: jax.Array) -> jax.Array:
   """Draws one token per row by inverting the cumulative distribution.
 
-  Two uniform numbers per row instead of the V of the Gumbel trick: first a
-  block of tokens by the mass of the blocks, then a token within it. Short
-  sums keep float32 exact enough at vocabularies of 150k, where one long
-  cumulative sum is not.
+  It takes two uniform numbers per row, instead of the V numbers of the Gumbel
+  trick: one chooses a block of tokens by the mass of the blocks, the other a
+  token within the block. Sums stay short, because one cumulative sum over a
+  vocabulary of 150k is not exact enough in float32.
 
   Args:
     key_B: one random key per row.
@@ -83,12 +83,12 @@ def _invert(mass_BX: jax.Array, uniform_B: jax.Array) -> jax.Array:
   cumulative_BX = jnp.cumsum(mass_BX, axis=-1)
   target_B1 = (uniform_B * cumulative_BX[:, -1])[:, None]
   index_B = jnp.sum(cumulative_BX <= target_B1, axis=-1)
-  # u * total can round up to total: then take the last cell with mass.
+  # u * total can round up to total; the last cell with mass is then right.
   width = mass_BX.shape[-1]
   last_B = width - 1 - jnp.argmax(mass_BX[:, ::-1] > 0, axis=-1)
   return jnp.minimum(index_B, last_B).astype(jnp.int32)
 
 
 def draw_greedy(logp_BV: jax.Array) -> jax.Array:
-  """The most likely token of each row, the smallest id among equals."""
+  """Returns the most likely token of each row; of equals, the smallest id."""
   return jnp.argmax(logp_BV, axis=-1).astype(jnp.int32)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from srl_jax.tokenizers.protocol import TableTokenizer
 
-# What the two templates of srl_jax.data.templates ask for.
+# Control tokens of the templates "plain" and "chatml" (srl_jax.data.templates).
 BYTE_SPECIALS = (
   "<pad>",
   "<s>",
@@ -21,10 +21,10 @@ BYTE_SPECIALS = (
 
 
 class ByteTokenizer(TableTokenizer):
-  """Ids 0 to 255 are the bytes, then come the control tokens in order."""
+  """Ids 0 to 255 are the bytes; the control tokens follow in order."""
 
   def __init__(self, specials: Sequence[str] = BYTE_SPECIALS) -> None:
-    """Makes the table; the first control token is the padding."""
+    """Makes the table; the first control token serves as padding."""
     if not specials or len(set(specials)) != len(specials):
       raise ValueError(
         f"specials must be one or more different names, got {specials!r}; "

@@ -4,11 +4,10 @@
   tokenizer_config.json    special tokens by role, the chat template
   chat_template.jinja      the chat template, where it has a file of its own
   generation_config.json   ids at which generation stops
-  config.json              likewise, where generation_config.json has none
+  config.json              the same, if generation_config.json has none
 
 The files that turn text into ids, tokenizer.json and tokenizer.model, have
-readers of their own; how a template is rendered is srl_jax.data.chat's
-business.
+readers of their own. srl_jax.data.chat renders the template.
 """
 
 from __future__ import annotations
@@ -26,19 +25,20 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 @dataclasses.dataclass(frozen=True)
 class TokenizerFolder:
-  """What is known of the tokens of a checkpoint, besides their ids.
+  """What the files of a checkpoint say about its tokens.
 
   Attributes:
-    folder: where its files are.
-    tokenizer_file: the tokenizer.json, or else the tokenizer.model.
+    folder: the checkpoint folder.
+    tokenizer_file: its tokenizer.json, or else its tokenizer.model.
     special_tokens: names by role ("bos_token": "<s>"), as a chat template
       sees them.
     control: id of each token that tokenizer_config.json flags as special.
-    chat_template: the source in Jinja; None if there is none.
-    add_bos: what tokenizer_config.json says of it; see `first_token`.
-    ids: per role, bos and eos, the ids that generation_config.json and
-      config.json name, in this order.
-    stop_ids: the ids at which generation stops.
+    chat_template: its source in Jinja; None if there is none.
+    add_bos: the field add_bos_token of tokenizer_config.json; see
+      `first_token`.
+    ids: for the roles "bos" and "eos", the ids that generation_config.json and
+      then config.json name.
+    stop_ids: ids at which generation stops.
   """
 
   folder: pathlib.Path
@@ -51,9 +51,9 @@ class TokenizerFolder:
   stop_ids: tuple[int, ...]
 
   def first_token(self) -> str:
-    """The token with which a text by itself, in no chat, begins; "" if none.
+    """Name of the token in front of a text outside of any chat; "" if none.
 
-    It is bos_token, if tokenizer_config.json says so, or what the
+    It is bos_token if tokenizer_config.json says so, else the token that the
     post-processor of tokenizer.json puts in front.
     """
     if self.add_bos:
@@ -69,7 +69,7 @@ class TokenizerFolder:
 
 
 def read_tokenizer_folder(path: str) -> TokenizerFolder:
-  """Reads the files of a checkpoint; all but the tokenizer's may be missing.
+  """Reads the files of a checkpoint; only the tokenizer's must be there.
 
   Args:
     path: the folder, or the tokenizer file in it.
@@ -124,10 +124,10 @@ def stop_names(
 def check_ids(checkpoint: TokenizerFolder, tokenizer: Tokenizer) -> None:
   """Raises ValueError unless the files agree about the control tokens.
 
-  They disagree when a tokenizer was put beside another model's files. The
-  control tokens of tokenizer_config.json must be the tokenizer's, with the same
-  ids; what the configs call bos or eos must be among them, and what
-  tokenizer_config.json calls so must be one of those.
+  They disagree if a tokenizer was put beside the files of another model. The
+  control tokens of tokenizer_config.json must be those of the tokenizer, with
+  the same ids. The ids that the configs name as bos or eos must be control
+  tokens, and the bos and eos of tokenizer_config.json must be among those ids.
   """
   for problem in _disagreements(checkpoint, tokenizer):
     raise ValueError(

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hugging Face `tokenizer.json` files, through the `tokenizers` library.
 
-Only that file is read, and no transformers; what the other files of a
-checkpoint say is checkpoint.py's business. Three families are understood:
-byte-level BPE (GPT-2, Llama 3, Qwen), models that write a space as a mark and
-fall back to bytes (Llama 2, Gemma), and plain models with byte fallback.
+This module reads only that file, and needs no transformers; folder.py reads
+the other files of a checkpoint. Three families are understood: byte-level BPE
+(GPT-2, Llama 3, Qwen), models that write a mark for a space and fall back to
+bytes (Llama 2, Gemma), and plain models with byte fallback.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _PAD_NAMES = (
 class HuggingFaceTokenizer(TableTokenizer):
   """A tokenizer.json whose tokens give back the text exactly.
 
-  Where a file would change the text, that part of it is left out: composing
-  accents (NFC, as in Qwen), a space put before the text (Llama 2), and
-  spaces swallowed by added tokens. The ids of text on which these do nothing
-  are the ids that Hugging Face gives.
+  The parts of a file that would change the text are left out: those that
+  compose accents (NFC, as in Qwen), put a space before the text (Llama 2), or
+  let added tokens swallow spaces. For text on which they would do nothing, the
+  ids are those of Hugging Face.
 
-  Control tokens are the added tokens flagged as special or named "<|..|>".
-  Other added tokens, such as "<think>" in Qwen3, are plain text.
+  Control tokens are the added tokens that are flagged as special or named
+  "<|..|>". Other added tokens, such as "<think>" in Qwen3, are plain text.
   """
 
   def __init__(
@@ -56,8 +56,8 @@ class HuggingFaceTokenizer(TableTokenizer):
 
     Args:
       path: the file.
-      control: added tokens that are control tokens though the file does not
-        flag them.
+      control: names of further added tokens that are control tokens, although
+        the file does not flag them.
 
     Raises:
       ValueError: not such a file, or its tokens cannot spell every text.
@@ -72,7 +72,7 @@ class HuggingFaceTokenizer(TableTokenizer):
       raise ValueError(
         f"{path}: the tokenizers library cannot read it: {error}"
       ) from error
-    # Special tokens in a text are then text, not control.
+    # This makes the names of special tokens in a text plain text.
     model.encode_special_tokens = True
 
     vocab = model.get_vocab(with_added_tokens=True)
@@ -125,7 +125,7 @@ class HuggingFaceTokenizer(TableTokenizer):
 
   @functools.cached_property
   def _unchanged(self) -> tokenizers.Tokenizer:
-    """The file as it is, with all that `_make_exact` takes out."""
+    """The original file, with everything that `_make_exact` takes out."""
     model = tokenizers.Tokenizer.from_file(self._path)
     model.no_truncation()
     model.no_padding()
@@ -171,7 +171,7 @@ def _is_byte_level(spec: dict[str, Any]) -> bool:
 
 
 def _make_exact(spec: dict[str, Any], control: Collection[str]) -> str | None:
-  """Takes out of spec what changes text; returns the space mark, if any.
+  """Removes what changes text from spec; returns the space mark, if any.
 
   It also flags the control tokens, so that no text becomes one.
   """
@@ -206,8 +206,8 @@ def _make_exact(spec: dict[str, Any], control: Collection[str]) -> str | None:
 def byte_characters() -> dict[str, int]:
   """Returns the byte behind each character of byte-level BPE (GPT-2).
 
-  Printable Latin-1 characters stand for themselves; the other bytes, in
-  order, for U+0100 and up.
+  Printable Latin-1 characters stand for themselves. The characters from U+0100
+  on stand for the other bytes, in order.
   """
   table = {}
   shifted = 0
@@ -228,7 +228,7 @@ def _byte_level(token: str, space_mark: str | None) -> bytes:
   try:
     return bytes(_BYTE_CHARACTERS[c] for c in token)
   except KeyError:
-    return token.encode()  # not made of byte characters: itself, as in HF
+    return token.encode()  # Not made of byte characters: kept, as in HF.
 
 
 def _byte_fallback(token: str, space_mark: str | None) -> bytes:

@@ -110,7 +110,7 @@ def make_tokenizer(
 
 
 def tokenizer_folder(config: TokenizerConfig) -> TokenizerFolder | None:
-  """What is known of the checkpoint that the tokenizer belongs to, if any."""
+  """Reads the checkpoint that the tokenizer belongs to; None without one."""
   return (
     read_tokenizer_folder(config.path) if config.kind == "huggingface" else None
   )
@@ -135,10 +135,10 @@ def check_tokenizer_of_weights(
   """Raises ValueError if weights are a checkpoint with other token ids.
 
   Args:
-    config: of the tokenizer.
-    tokenizer: the one that config describes.
+    config: config of the tokenizer.
+    tokenizer: the tokenizer that config describes.
     weights: where the parameters come from. Anything but a folder with a
-      tokenizer file of its own is accepted: there is nothing to compare.
+      tokenizer file of its own is accepted, as there is nothing to compare.
   """
   theirs = find_tokenizer(pathlib.Path(weights))
   if theirs is None:

@@ -5,8 +5,8 @@ Every tokenizer here is *exact*: the bytes of the tokens of a text, joined,
 are the UTF-8 of that text. Rewards compare characters, so a tokenizer that
 drops a space or folds an accent would change what is trained. It is also
 *safe*: a text never becomes a control token, whatever a user typed; control
-tokens come from `special_id` alone. Wording of prompts is not this package's
-business (see srl_jax.data.templates).
+tokens come from `special_id` alone. The wording of prompts is decided in
+srl_jax.data.templates.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class Tokenizer(Protocol):
 
   Attributes:
     vocab_size: ids are in [0, vocab_size). A model may have more rows.
-    pad_id: id to fill up rows with; masks hide it, so any valid id serves.
-    control_names: the names that `special_id` knows.
+    pad_id: id that fills up rows; masks hide it, so any valid id would do.
+    control_names: names that `special_id` knows.
   """
 
   vocab_size: int
@@ -42,10 +42,10 @@ class Tokenizer(Protocol):
     ...
 
   def token_bytes(self, token: int) -> bytes:
-    """Returns the bytes a token stands for.
+    """Returns the bytes of a token.
 
-    A control token stands for its name. An id without a token (models pad
-    their vocabulary, so they can sample one) stands for nothing.
+    Those of a control token are its name. An id without a token decodes to no
+    bytes: models pad their vocabulary, so they can sample such an id.
     """
     ...
 
@@ -56,17 +56,17 @@ class Tokenizer(Protocol):
   def encode_rendered(self, text: str) -> list[int]:
     """Returns the ids of a prompt in which control tokens are spelt out.
 
-    What the software that a checkpoint was trained with makes of a rendered
-    prompt, to compare with: not safe, for a name that a user typed becomes a
-    control token, too.
+    They are the ids that the software of the checkpoint gives for a rendered
+    prompt, and serve for comparison only. It is not safe: a control token's
+    name that a user typed becomes that control token.
     """
     ...
 
 
 def split_control(text: str, names: Collection[str]) -> list[str]:
-  """Cuts text at control tokens; each second part is the name of one.
+  """Cuts text at names of control tokens; every second part is a name.
 
-  The leftmost is taken first, and of several there the longest.
+  The leftmost name is taken first, and of several at one place the longest.
   """
   longest_first = sorted(names, key=len, reverse=True)
   pattern = "|".join(map(re.escape, longest_first)) or "(?!)"
@@ -76,9 +76,9 @@ def split_control(text: str, names: Collection[str]) -> list[str]:
 class TableTokenizer:
   """A tokenizer that is an encoder plus a table of bytes per id.
 
-  Subclasses implement `_encode_plain`. It is only called with text that does
-  not hold `space_mark`, the character by which some models write a space; a
-  real one is spelt with the byte tokens instead.
+  Subclasses implement `_encode_plain`. It never gets a text that contains
+  `space_mark`, the character that some models write for a space: where a text
+  contains that character itself, it is spelt with byte tokens.
   """
 
   def __init__(
@@ -92,11 +92,11 @@ class TableTokenizer:
     """Keeps the tables.
 
     Args:
-      table: bytes of each id; empty where an id has no token.
+      table: bytes of each id; empty for an id without a token.
       specials: id of each control token.
-      byte_ids: the id of the token of each single byte, 256 of them.
+      byte_ids: id of the token of each single byte; 256 ids.
       pad_id: see Tokenizer.
-      space_mark: the character that stands for a space inside the model.
+      space_mark: character that the model writes for a space.
     """
     self.vocab_size = len(table)
     self.pad_id = pad_id
@@ -111,7 +111,7 @@ class TableTokenizer:
     raise NotImplementedError
 
   def _encode_unchanged(self, text: str) -> list[int]:
-    """Ids by the tokenizer's file as it is, where we had to change it."""
+    """Ids by the tokenizer's original file, where a reader changes it."""
     return self.encode(text)
 
   def _spell(self, data: bytes) -> list[int]:
@@ -154,7 +154,7 @@ class TableTokenizer:
     return self._specials[name]
 
   def token_bytes(self, token: int) -> bytes:
-    """Returns the bytes of a token; none for an id past the vocabulary."""
+    """Returns the bytes of a token; b"" for ids beyond the vocabulary."""
     if token < 0:
       raise ValueError(f"token id {token} is negative; ids start at 0.")
     return self._table[token] if token < len(self._table) else b""
@@ -172,9 +172,9 @@ class TableTokenizer:
     return ids
 
 
-# Spaces that normalisers trim or merge, accents they compose, wide letters
-# they fold, characters outside any vocabulary, and a word that is lower-cased
-# by tokenizers made for retrieval.
+# It holds spaces that normalisers trim or merge, accents that they compose,
+# wide letters that they fold, characters outside of any vocabulary, and a word
+# that tokenizers made for retrieval lower-case.
 _PROBE = (
   "  Two  spaces\t\r\n e\u0301 Ａ ﬁ \u2581 \x00 🙂 你好 नमस्ते \\frac{1}{2}  "
 )

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What README and docs/ say exists: commands, flags, fields, files, links."""
+
+import functools
+import importlib.util
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from srl_jax import config as config_lib
+from srl_jax import main as srl_main
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
+# Written by others, and not here yet. What is here has to leave this list.
+AWAITED_FILES = (
+  "docs/install.md",
+  "docs/reference/configuration.md",
+  "experiments/objectives.py",
+  "experiments/registers.py",
+  "experiments/targets.py",
+  "srl_jax/domains/domain.py",
+)
+AWAITED_FIELDS = ("data.domain",)
+# Commands of others, which say themselves what they understand.
+OTHERS = ("venv", "pip", "pytest", "mkdocs")
+
+
+def name_of(path):
+  return str(path.relative_to(ROOT))
+
+
+@functools.cache
+def text_of(path):
+  return path.read_text(encoding="utf-8")
+
+
+def pages(select):
+  """Yields (page, what `select` finds in its text)."""
+  for path in PAGES:
+    for found in select(text_of(path)):
+      yield name_of(path), found
+
+
+def commands(text):
+  """Yields each `python -m module ...` as a list of words, module first."""
+  blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+  inline = re.findall(r"`(python -m [^`]+)`", text)
+  for block in [*blocks, *inline]:
+    for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
+      words = shlex.split(line, comments=True)
+      while "python" in words:
+        words = words[words.index("python") :]
+        if words[1:2] == ["-m"]:
+          end = words.index("--") if "--" in words else len(words)
+          yield words[2:end]
+        words = words[1:]
+
+
+COMMANDS = [
+  (page, command)
+  for page, command in pages(commands)
+  if command[0] not in OTHERS
+]
+
+
+@functools.cache
+def help_of(module):
+  done = subprocess.run(
+    [sys.executable, "-m", module, "--help"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  return done.stdout + done.stderr
+
+
+def unknown_flags(flags, help_text):
+  """Those of the flags that a --help does not name."""
+  # absl lists a boolean flag as --[no]flag.
+  return [
+    flag
+    for flag in flags
+    if not re.search(rf"--(\[no\])?{re.escape(flag[2:])}(?![\w.-])", help_text)
+  ]
+
+
+@pytest.mark.parametrize("module", sorted({c[0] for _, c in COMMANDS}))
+def test_a_command_that_is_named_exists_and_has_the_flags(module):
+  assert importlib.util.find_spec(module), f"there is no {module}"
+  flags = {}
+  for page, (name, *arguments) in COMMANDS:
+    for argument in arguments if name == module else ():
+      flag = argument.partition("=")[0]
+      if flag.startswith("--") and not flag.startswith("--config."):
+        flags.setdefault(flag, page)
+  unknown = unknown_flags(flags, help_of(module)) if flags else []
+  assert not unknown, [(flags[flag], module, flag) for flag in unknown]
+
+
+def test_an_unknown_flag_is_found():
+  help_text = (
+    "  --processes PROCESSES\n  --[no]multi_host: Join.\n  --data.path"
+  )
+  flags = ["--processes", "--multi_host", "--process", "--data", "--no_host"]
+  assert unknown_flags(flags, help_text) == ["--process", "--data", "--no_host"]
+
+
+def is_awaited(name):
+  return name in AWAITED_FILES and not (ROOT / name).exists()
+
+
+def test_an_experiment_that_is_named_can_be_loaded(monkeypatch):
+  # Would fetch a file of the checkpoint from the hub.
+  monkeypatch.setattr(config_lib, "use_checkpoint", lambda c, source: None)
+  loaded = set()
+  for page, (module, *arguments) in COMMANDS:
+    flags = dict(argument.partition("=")[::2] for argument in arguments)
+    if not flags.get("--config"):
+      continue
+    if is_awaited(flags["--config"].partition(":")[0]):
+      continue
+    fields = [a for a in arguments if a.startswith("--config.")]
+    try:
+      srl_main.load_config(flags["--config"], fields)
+    except ValueError as error:
+      raise AssertionError(f"{page}: {module} {arguments}: {error}") from error
+    loaded.add(flags["--config"].partition(",")[0])
+  assert len(loaded) >= 4, loaded
+
+
+# c.srl.update_steps in code font or in a code block; c.srl alone as well.
+FIELD = re.compile(r"(?<![\w./])c\.([a-z]\w*(?:\.[a-z]\w*)*)")
+
+
+def fields(text):
+  """Yields the config fields in blocks and in code font."""
+  for code in re.findall(r"```.*?```|`[^`\n]+`", text, re.DOTALL):
+    yield from FIELD.findall(code)
+    yield from re.findall(r"--config\.([\w.]+)", code)
+
+
+def has_field(dotted):
+  node = config_lib.default_config()
+  for name in dotted.split("."):
+    if not hasattr(node, "keys") or name not in node:
+      return False
+    node = node[name]
+  return True
+
+
+def test_every_config_field_that_is_named_exists():
+  found = list(pages(fields))
+  assert len(found) > 50
+  unknown = [
+    (page, field)
+    for page, field in found
+    if not has_field(field) and field not in AWAITED_FIELDS
+  ]
+  assert not unknown
+
+
+def files(text):
+  """Yields paths with a folder, in code font."""
+  yield from re.findall(r"`([\w./-]+/[\w.-]*\.\w+)`", text)
+
+
+def test_every_file_that_is_named_exists():
+  found = list(pages(files))
+  assert len(found) > 20
+  missing = [
+    (page, name)
+    for page, name in found
+    if not (ROOT / name).exists() and not is_awaited(name)
+  ]
+  assert not missing
+
+
+def test_every_link_of_the_readme_leads_to_a_file():
+  links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text_of(README))
+  assert len(links) > 10
+  for link in links:
+    assert (ROOT / link).exists() or is_awaited(link), f"README links to {link}"
+
+
+def test_the_readme_is_an_introduction():
+  count = len(text_of(README).splitlines())
+  assert count <= 130, f"README.md has {count} lines; move some to docs/"
+
+
+def test_nothing_is_awaited_that_is_here():
+  here = [name for name in AWAITED_FILES if (ROOT / name).exists()]
+  here += [field for field in AWAITED_FIELDS if has_field(field)]
+  assert not here, f"take them out of AWAITED in {__file__} and docs/hooks.py"
+
+
+def test_the_site_builds_without_a_broken_link(tmp_path):
+  if importlib.util.find_spec("mkdocs") is None:
+    pytest.skip(
+      "mkdocs is not installed: pip install -c constraints.txt -e '.[dev]'"
+    )
+  command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
+  done = subprocess.run(
+    [*command, f"--site-dir={tmp_path / 'site'}"],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 0, done.stdout + done.stderr
+  built = {path.name for path in (tmp_path / "site").iterdir()}
+  assert {"concepts", "benchmarks", "CHANGELOG"} <= built
