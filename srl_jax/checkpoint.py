@@ -7,24 +7,28 @@ save, one file per process) and `meta` (JSON: counters, iterator state). It
 appears under its final name by one rename after everything is written (in a
 bucket: by a marker file), so a process killed at any moment leaves the last
 complete checkpoint restorable.
-Beside them lies one `best` slot with the parameters of the best validation
-value so far. Not for: deciding what belongs to the state (train.py).
+Beside them lies `best`, with the parameters of the best validation value so
+far. What belongs to the state is decided elsewhere (update/updater.py).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import future as ocp_future
+
+from srl_jax.checkpoint_pool import (
+  PoolHandler,
+  PoolRestore,
+  PoolSave,
+  pack_pool,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class CheckpointConfig:
   Attributes:
     every_update_steps: `is_due` holds at its multiples; 0 saves at the end.
     keep: number of latest checkpoints kept; older ones are deleted once a
-      newer one is complete. The best slot does not count.
+      newer one is complete. `best` does not count.
   """
 
   every_update_steps: int = 100
@@ -106,14 +110,14 @@ class Checkpointer:
     """
     # A refusal has to come first: within Orbax it would leave half a save.
     _check_json(meta)
-    pool_bytes = _pack(pool)
+    pool_bytes = pack_pool(pool)
     if step in self._steps.all_steps():
       return
     self._steps.save(
       step,
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
-        pool=_PoolSave(pool_bytes),
+        pool=PoolSave(pool_bytes),
         meta=ocp.args.JsonSave(
           {"process_count": jax.process_count(), "user": meta}
         ),
@@ -159,7 +163,7 @@ class Checkpointer:
     state = self._restore_item(
       step, "state", ocp.args.StandardRestore(abstract_state)
     )
-    pool = self._restore_item(step, "pool", _PoolRestore())
+    pool = self._restore_item(step, "pool", PoolRestore())
     return state, pool, meta["user"]
 
   def restore_params(self, step: int, abstract_params: Any) -> Any:
@@ -180,16 +184,16 @@ class Checkpointer:
     return self._restore_item(step, "state", args)["params"]
 
   def save_best(self, step: int, params: Any, value: float) -> None:
-    """Puts `params` into the best slot, in the background.
+    """Saves `params` as the best ones, in the background.
 
     The former best stays until this one is complete. Whether `value` is
-    better is the caller's decision; see `best`. After a kill the slot may be
+    better is the caller's decision; see `best`. After a kill they may be
     ahead of the checkpoint that is resumed; the run then meets the same
     evaluation again and finds the value equal, not better.
     """
     self._best.wait_until_finished()
     # Numbered by saves: Orbax keeps the highest number, and after a resume a
-    # better value may come at a step below that of the slot.
+    # better value may come at a step below that of the best one.
     self._best.save(
       (self._best.latest_step() or 0) + 1,
       args=ocp.args.Composite(
@@ -199,7 +203,7 @@ class Checkpointer:
     )
 
   def best(self) -> tuple[int, float] | None:
-    """Returns step and value of the best slot, None while it is empty."""
+    """Returns step and value of the best parameters; None if there are none."""
     self._best.wait_until_finished()
     number = self._best.latest_step()
     if number is None:
@@ -209,7 +213,7 @@ class Checkpointer:
     return meta["step"], meta["value"]
 
   def restore_best(self, abstract_params: Any) -> Any:
-    """Returns the parameters of the best slot; see `restore`."""
+    """Returns the best parameters; see `restore`."""
     best = self.best()
     if best is None:
       raise ValueError(
@@ -261,7 +265,7 @@ def _manager(
   array_items: tuple[str, ...],
 ) -> ocp.CheckpointManager:
   handlers = {
-    name: _PoolHandler() if name == "pool" else ocp.StandardCheckpointHandler()
+    name: PoolHandler() if name == "pool" else ocp.StandardCheckpointHandler()
     for name in array_items
   }
   return ocp.CheckpointManager(
@@ -279,87 +283,6 @@ def _manager(
       ),
     ),
   )
-
-
-class _PoolHandler(ocp.AsyncCheckpointHandler):
-  """Writes one file per process, with what `_pack` made of its pool.
-
-  Orbax itself refuses arrays of size zero, which an empty pool consists of,
-  and writes numpy arrays from the first process only.
-  """
-
-  async def async_save(self, directory, args):
-    path = directory / _pool_name()
-
-    async def write():
-      path.write_bytes(args.data)
-
-    return [
-      ocp_future.CommitFutureAwaitingContractedSignals(
-        write(), name="pool_save"
-      )
-    ]
-
-  def save(self, directory, args):
-    (directory / _pool_name()).write_bytes(args.data)
-
-  def restore(self, directory, args):
-    del args
-    return _unpack((directory / _pool_name()).read_bytes())
-
-
-@ocp.args.register_with_handler(_PoolHandler, for_save=True)
-@dataclasses.dataclass
-class _PoolSave(ocp.args.CheckpointArgs):
-  data: bytes
-
-
-@ocp.args.register_with_handler(_PoolHandler, for_restore=True)
-@dataclasses.dataclass
-class _PoolRestore(ocp.args.CheckpointArgs):
-  pass
-
-
-def _pool_name() -> str:
-  return f"process_{jax.process_index()}.npz"
-
-
-def _pack(pool: Any) -> bytes:
-  """Returns a pool as the bytes of an .npz file with a `structure` entry."""
-  arrays: dict[str, np.ndarray] = {}
-
-  def skeleton(node: Any, path: str) -> Any:
-    if isinstance(node, tuple) and hasattr(node, "_asdict"):
-      node = node._asdict()
-    if isinstance(node, Mapping) and all(isinstance(k, str) for k in node):
-      return {k: skeleton(v, f"{path}[{k!r}]") for k, v in node.items()}
-    if isinstance(node, (list, tuple)):
-      return [skeleton(v, f"{path}[{i}]") for i, v in enumerate(node)]
-    if isinstance(node, (np.ndarray, np.generic)) and node.dtype != object:
-      arrays[f"array_{len(arrays)}"] = np.asarray(node)
-      return len(arrays) - 1
-    raise ValueError(
-      f"{path} is a {type(node).__name__}; a pool holds dicts with string"
-      " keys, lists, tuples and numpy arrays. Put plain values into meta"
-    )
-
-  structure = json.dumps(skeleton(pool, "pool"))
-  buffer = io.BytesIO()
-  np.savez(buffer, structure=np.array(structure), **arrays)
-  return buffer.getvalue()
-
-
-def _unpack(data: bytes) -> Any:
-  with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-
-    def fill(node: Any) -> Any:
-      if isinstance(node, dict):
-        return {name: fill(child) for name, child in node.items()}
-      if isinstance(node, list):
-        return [fill(child) for child in node]
-      return arrays[f"array_{node}"]
-
-    return fill(json.loads(arrays["structure"].item()))
 
 
 def _check_json(meta: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import loading, sharding
+from srl_jax import abstract, loading, sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
 from srl_jax.train.stage import Run
@@ -86,12 +86,12 @@ def _params(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
     )
   folder = folders[stage] if stage else list(folders.values())[-1]
   params = loading.initial_params(run)
-  abstract = sharding.abstract(lora.trained(params))
+  wanted = abstract.like(lora.trained(params))
   with Checkpointer(folder, run.checkpoint, read_only=True) as saver:
     if step:
-      found = saver.restore_params(step, abstract)
+      found = saver.restore_params(step, wanted)
     else:
-      found = saver.restore_best(abstract)
+      found = saver.restore_best(wanted)
   return lora.with_trained(params, found)
 
 

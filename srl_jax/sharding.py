@@ -245,49 +245,6 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
-def abstract(tree: Any) -> Any:
-  """Shapes, dtypes and shardings of arrays."""
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-  )
-
-
-def as_sharded(tree: Any, shardings: Any) -> Any:
-  """The same arrays, abstract, with these shardings."""
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    tree,
-    shardings,
-  )
-
-
-def abstract_batch(
-  tree: Any, rows: int, mesh: jax.sharding.Mesh, rules: ShardingRules
-) -> Any:
-  """A batch of `rows` rows like these, abstract, split as `put_batch` does."""
-  spec = NamedSharding(mesh, rules.spec(("batch",)))
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(
-      (rows, *x.shape[1:]), x.dtype, sharding=spec
-    ),
-    tree,
-  )
-
-
-def scalar_argument(value: jax.Array, mesh: jax.sharding.Mesh) -> Any:
-  """A key or a number as the argument of a program that is only compiled.
-
-  A jitted function is compiled anew for a scalar that is placed otherwise, so
-  a mesh of devices that are here gets the value itself. Devices that are only
-  described get an abstract one, on every device.
-  """
-  if mesh.devices.flat[0] in jax.devices():
-    return value
-  return jax.ShapeDtypeStruct(
-    value.shape, value.dtype, sharding=replicated(mesh)
-  )
-
-
 def born_sharded(
   init: Callable[..., Any],
   *args: Any,

@@ -261,7 +261,7 @@ def test_a_config_that_could_not_resume_is_refused(config):
 WRITER = """
   import asyncio, sys
   import jax.numpy as jnp, numpy as np
-  from srl_jax import checkpoint
+  from srl_jax import checkpoint, checkpoint_pool
 
   with checkpoint.Checkpointer(
     sys.argv[1], checkpoint.CheckpointConfig()
@@ -274,9 +274,8 @@ WRITER = """
 
     save(1)
     checkpointer.wait()
-    pool_handler = checkpoint._PoolHandler
 
-    class Stuck(checkpoint.ocp_future.CommitFutureAwaitingContractedSignals):
+    class Stuck(checkpoint_pool.ocp_future.CommitFutureAwaitingContractedSignals):
       def __init__(self, coroutine, name):
         async def write():
           print("writing", flush=True)
@@ -284,7 +283,7 @@ WRITER = """
           await coroutine
         super().__init__(write(), name=name)
 
-    checkpoint.ocp_future.CommitFutureAwaitingContractedSignals = Stuck
+    checkpoint_pool.ocp_future.CommitFutureAwaitingContractedSignals = Stuck
     save(2)
 """
 

@@ -27,6 +27,7 @@ FLOORS = {
   "config": 7,
   "train": 6,
   "checkpoint": 5,
+  "checkpoint_pool": 4,
   "evaluate": 5,
   "metrics": 5,
   "report": 5,
@@ -36,6 +37,7 @@ FLOORS = {
   "device_rewards": 2,
   "ops": 2,
   "reductions": 2,
+  "abstract": 3,
   "sharding": 2,
   "files": 1,
   "data": 0,
@@ -276,7 +278,7 @@ LOOPS = {"train_stage": 120, "rollout": 120}
 def test_files_and_functions_stay_short():
   for path in ALL_FILES:
     count = len(path.read_text(encoding="utf-8").splitlines())
-    assert count <= 510, f"{name_of(path)} has {count} lines"
+    assert count <= 400, f"{name_of(path)} has {count} lines"
   for path in PACKAGE_FILES:
     for node in ast.walk(parse(path)):
       if isinstance(node, ast.FunctionDef):

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from srl_jax import sharding
+from srl_jax import abstract, sharding
 from srl_jax.config import Config
 from srl_jax.data.batching import Widths
 from srl_jax.data.templates import PlainTemplate
@@ -133,7 +133,7 @@ def build_stage(
   built = RlStage(run, stage, getattr(config, stage), data)
   boxed = jax.eval_shape(lambda: policy.init(jax.random.key(0)))
   shardings = sharding.tree_shardings(boxed, mesh, config.rules)
-  built.prepare(sharding.as_sharded(nn.unbox(boxed), shardings))
+  built.prepare(abstract.with_shardings(nn.unbox(boxed), shardings))
   return built
 
 

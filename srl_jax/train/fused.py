@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srl_jax import sharding
+from srl_jax import abstract, sharding
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces
 from srl_jax.train.stage import Dispatched
@@ -80,7 +80,7 @@ class FusedUpdate:
       pieces.abstract_trunks(rows),
       pieces.abstract_targets(rows),
       pieces.abstract_key(),
-      sharding.scalar_argument(jnp.int32(0), run.mesh),
+      abstract.scalar(jnp.int32(0), run.mesh),
       state.trained if pieces.uses_reference else None,
     )
     name = pieces.name

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import files, sharding
+from srl_jax import abstract, files
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
@@ -277,9 +277,9 @@ def train_stages(
     marker = _marker(workdir, index, name)
     directory = marker.parent
     if name not in stages:
-      abstract = sharding.abstract(lora.trained(params))
+      wanted = abstract.like(lora.trained(params))
       with Checkpointer(directory, run.checkpoint, read_only=True) as saver:
-        params = lora.with_trained(params, saver.restore_best(abstract))
+        params = lora.with_trained(params, saver.restore_best(wanted))
       _say(f"{name}: was finished before")
     else:
       with _stop_signal() as is_stopping:

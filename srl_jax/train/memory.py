@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from srl_jax import sharding
+from srl_jax import abstract
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import Updater
 
@@ -219,7 +219,7 @@ def update_programs(
   yield Program(
     "update: finish",
     updater.finish,
-    (state, sums, sharding.scalar_argument(jnp.int32(0), mesh)),
+    (state, sums, abstract.scalar(jnp.int32(0), mesh)),
     mesh,
     f"raise c.mesh.fsdp, or set c.{name}.optim.moment_dtype='bfloat16' or "
     "c.model.lora.rank",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-from srl_jax import sharding
+from srl_jax import abstract
 from srl_jax.data.trunks import TrunkConfig
 from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.device_rewards.scorer import DeviceScorer
@@ -122,17 +122,13 @@ class Pieces:
   def abstract_trunks(self, rows: int) -> Any:
     """Trunks of the sampler, abstract."""
     empty = self.data.empty_batch().trunks
-    return sharding.abstract_batch(
-      empty, rows, self.run.mesh, self.run.rollout_rules
-    )
+    return abstract.batch(empty, rows, self.run.mesh, self.run.rollout_rules)
 
   def abstract_targets(self, rows: int) -> Any:
     """Targets of the reward on the device, abstract."""
     empty = self.device_scorer.targets(self.data.empty_batch())
-    return sharding.abstract_batch(
-      empty, rows, self.run.mesh, self.run.rollout_rules
-    )
+    return abstract.batch(empty, rows, self.run.mesh, self.run.rollout_rules)
 
   def abstract_key(self) -> Any:
     """A random key, as the argument of a program that is only compiled."""
-    return sharding.scalar_argument(self.run.key(self.name), self.run.mesh)
+    return abstract.scalar(self.run.key(self.name), self.run.mesh)

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import sharding
+from srl_jax import abstract, sharding
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES
 from srl_jax.rollout import metrics as rollout_metrics
@@ -241,9 +241,7 @@ class PiecewiseUpdate:
     )
     [batch] = self._pack(groups, 0)
     rows = pieces.config.trunks_per_micro_batch
-    return sharding.abstract_batch(
-      batch, rows, pieces.run.mesh, pieces.run.rules
-    )
+    return abstract.batch(batch, rows, pieces.run.mesh, pieces.run.rules)
 
   def _plan_rollout(self, params: Any, beside_bytes: int) -> Iterator[Program]:
     """The two halves of a rollout, and the reward of what they sample."""

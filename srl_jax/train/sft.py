@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from srl_jax import sharding
+from srl_jax import abstract, sharding
 from srl_jax.data import batching
 from srl_jax.data.trunks import TrunkConfig
 from srl_jax.reductions import reduce_metrics
@@ -132,7 +132,7 @@ class SftStage:
 
     def micro_batch(data: StageData):
       one = expert_batch(data.empty_batch(), data.widths.target)
-      return sharding.abstract_batch(one, rows, run.mesh, run.rules)
+      return abstract.batch(one, rows, run.mesh, run.rules)
 
     return memory.update_programs(
       self.updater,

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from srl_jax import sharding
+from srl_jax import abstract, sharding
 from srl_jax.models import lora
 from srl_jax.reductions import metric
 from srl_jax.types import Array
@@ -177,11 +177,13 @@ class Updater:
 
   def abstract_state(self) -> TrainState:
     """Shapes, dtypes and shardings of the state."""
-    return sharding.as_sharded(self._abstract, self.shardings)
+    return abstract.with_shardings(self._abstract, self.shardings)
 
   def abstract_sums(self) -> Any:
     """Shapes, dtypes and shardings of the sums that `accumulate` adds to."""
-    return sharding.as_sharded(jax.eval_shape(self.zeros), self._sums_shardings)
+    return abstract.with_shardings(
+      jax.eval_shape(self.zeros), self._sums_shardings
+    )
 
   def update(
     self,

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eight devices sample and train as one does, and every array stays put."""
+
+import functools
+import types
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax.sharding import PartitionSpec
+
+from srl_jax import sharding
+from srl_jax.models import LanguageModel
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.sampler import Sampler
+from srl_jax.sharding import ShardingRules
+from srl_jax.testing.tiny import (
+  TINY,
+  make_trunk,
+  make_trunks,
+  random_params,
+  small_mesh,
+)
+from srl_jax.update import optim
+from srl_jax.update.batch import MicroBatch
+from srl_jax.update.grpo import LossConfig, grpo_loss
+from srl_jax.update.updater import Updater
+
+RULES = ShardingRules()
+MODEL = LanguageModel(TINY)
+TRUNKS = make_trunks(
+  [
+    make_trunk(range(1, 9), (3, [10], 1), (8, [11, 12], 2)),
+    make_trunk(range(5, 11), (4, [13, 10], 3)),
+    make_trunk([2, 4, 8], (3, [10], 4), (1, [12], 5)),
+    make_trunk([9, 9, 1, 3], (2, [10], 6), (4, [14], 7)),
+  ]
+)
+SAMPLING = SamplingConfig(samples=2, max_new_tokens=4)
+VALUES = jax.tree.map(np.array, random_params(MODEL))
+
+
+def put_params(values, model, mesh, rules):
+  """The parameters where the rules say, with nothing compiled."""
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.device_put(values, sharding.tree_shardings(abstract, mesh, rules))
+
+
+def train(mesh):
+  """Samples once and takes three steps; everything as numpy, by device."""
+  with jax.set_mesh(mesh):
+    params = put_params(VALUES, MODEL, mesh, RULES)
+    sampler = Sampler(
+      MODEL, SAMPLING, stop_ids=(0, 20), pad_id=0, mesh=mesh, rules=RULES
+    )
+    config = optim.OptimConfig(learning_rate=1e-2)
+    updater = Updater(
+      grpo_loss(MODEL, LossConfig(kl_coefficient=0.1), 1.0),
+      optim.make_optimizer(config, 3),
+      optim.learning_rate(config, 3),
+      params,
+      mesh,
+    )
+    reference = put_params(VALUES, MODEL, mesh, RULES)
+    state = updater.init(params)
+    first = jax.tree.map(lambda x: x.sharding, state)
+    sampled, metrics = [], []
+    for step in range(3):
+      branches = sampler.sample(state.params, TRUNKS, jax.random.key(step))
+      rewards = np.random.default_rng(step).random((4, 2, 2))
+      batch = MicroBatch(
+        TRUNKS, branches, rewards.astype(np.float32), TRUNKS.is_real_NK
+      )
+      placed = sharding.put_batch(batch, mesh, RULES)
+      state, of_batch, of_step = updater.update(
+        state, [placed, placed], step, reference
+      )
+      sampled.append(branches)
+      metrics.append(jax.device_get((of_batch, of_step)))
+    return types.SimpleNamespace(
+      updater=updater,
+      sampled=sampled,
+      metrics=metrics,
+      state=state,
+      first=first,
+      last=jax.tree.map(lambda x: x.sharding, state),
+      programs=(
+        sampler.prefill._cache_size(),
+        sampler.decode._cache_size(),
+        updater.accumulate._cache_size(),
+        updater.finish._cache_size(),
+      ),
+    )
+
+
+@pytest.fixture(scope="module")
+def one():
+  return train(small_mesh())
+
+
+@pytest.fixture(scope="module")
+def eight():
+  return train(small_mesh(2, 2, 2))
+
+
+def assert_same_run(got, want):
+  for a, b in zip(got.sampled, want.sampled, strict=True):
+    np.testing.assert_array_equal(a.tokens_NRC, b.tokens_NRC)
+    np.testing.assert_array_equal(a.stopped_NR, b.stopped_NR)
+    # Float32 sums in another order, through two layers; later steps start
+    # from parameters that differ by as much.
+    np.testing.assert_allclose(
+      a.sampler_logp_NRC, b.sampler_logp_NRC, rtol=1e-3, atol=1e-4
+    )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-4),
+    got.metrics,
+    want.metrics,
+  )
+  # Adam's first steps have the size of the rate, 0.01, whatever the gradient,
+  # so a gradient near zero may turn rounding into some per cent of a step.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3),
+    jax.device_get(got.state.params),
+    jax.device_get(want.state.params),
+  )
+
+
+def test_eight_devices_compute_what_one_computes(one, eight):
+  moved = jax.tree.map(
+    lambda a, b: np.abs(a - b).max(),
+    jax.device_get(one.state.params),
+    VALUES,
+  )
+  # Three steps at a rate of 0.01: twenty times the tolerance below.
+  assert min(jax.tree.leaves(moved)) > 0.02
+  assert_same_run(eight, one)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "shape", [(4, 1, 2), (1, 4, 2), (4, 1, 1), (1, 4, 1), (1, 1, 2), (2, 2, 1)]
+)
+def test_every_mesh_computes_what_one_device_computes(one, shape):
+  assert_same_run(train(small_mesh(*shape)), one)
+
+
+def test_a_step_leaves_every_array_where_it_was(eight):
+  assert eight.first == eight.last
+  abstract = eight.updater.abstract_state()
+  assert jax.tree.map(lambda x: x.sharding, abstract) == eight.last
+
+
+def test_parameters_are_split_as_the_rules_say(eight):
+  leaves = traverse_util.flatten_dict(eight.state.params, sep="/")
+  specs = {name: x.sharding.spec for name, x in leaves.items()}
+  p = PartitionSpec
+  assert specs["embedding"] == p("tensor", "fsdp")
+  assert specs["blocks/attention/q"] == p(None, "fsdp", "tensor", None, None)
+  assert specs["blocks/attention/k"] == p(None, "fsdp", "tensor", None)
+  assert specs["blocks/attention/o"] == p(None, "tensor", None, None, "fsdp")
+  assert specs["blocks/mlp/gate"] == p(None, "fsdp", "tensor")
+  assert specs["blocks/mlp/down"] == p(None, "tensor", "fsdp")
+  for name, x in leaves.items():
+    parts = 4 if "/" not in name or x.ndim > 2 else 1
+    parts = 2 if name.endswith(("k_bias", "v_bias", "q_bias")) else parts
+    parts = 1 if name.endswith("scale") else parts
+    [size] = {s.data.size for s in x.addressable_shards}
+    assert size * parts == x.size, name
+
+
+def test_moments_live_with_their_parameters(eight):
+  [adam] = [
+    x
+    for x in jax.tree.leaves(
+      eight.state.opt_state, is_leaf=lambda x: hasattr(x, "mu")
+    )
+    if hasattr(x, "mu")
+  ]
+  of = lambda tree: jax.tree.map(lambda x: x.sharding, tree)  # noqa: E731
+  assert of(adam.mu) == of(adam.nu) == of(eight.state.params)
+  assert adam.count.sharding.is_fully_replicated
+  assert adam.count == 3
+
+
+@pytest.mark.parametrize("run", ["one", "eight"])
+def test_three_steps_need_one_program_each(run, request):
+  assert request.getfixturevalue(run).programs == (1, 1, 1, 1)
