@@ -9,14 +9,13 @@ turns the result into the frozen `Config` that the program uses.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import ml_collections
 
+from srl_jax import overrides as overrides_lib
 from srl_jax import strict
 from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import templates
@@ -25,6 +24,7 @@ from srl_jax.data.trunks import TrunkConfig
 from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
+from srl_jax.overrides import parse_argument as parse_argument
 from srl_jax.rewards import RewardConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
@@ -270,43 +270,6 @@ def _fields_of(model: ModelConfig) -> dict[str, Any]:
   return strict.to_config_dict(model).to_dict()
 
 
-def parse_argument(
-  argument: str | None, default: str, presets: Collection[str]
-) -> tuple[str, dict[str, str]]:
-  """Reads the part after the colon of `--config=file.py:preset,key=value`.
-
-  Args:
-    argument: that part, or None.
-    default: the preset when none is named.
-    presets: the ones that exist.
-
-  Returns:
-    The preset's name and the overrides, which `override` applies.
-
-  Raises:
-    ValueError: unknown preset; the message lists the known ones.
-  """
-  preset, overrides = default, {}
-  for index, part in enumerate((argument or "").split(",")):
-    key, equals, value = part.partition("=")
-    if equals:
-      overrides[key.strip()] = value.strip()
-    elif part and index == 0:
-      preset = part
-    elif part:
-      raise ValueError(
-        f"{part!r} in --config=...:{argument} is neither the preset, which "
-        "comes first, nor of the form key=value"
-      )
-  if preset not in presets:
-    near = difflib.get_close_matches(preset, presets, n=1)
-    raise ValueError(
-      f"there is no preset {preset!r}; choose one of {', '.join(presets)}"
-      + (f" (did you mean {near[0]!r}?)" if near else "")
-    )
-  return preset, overrides
-
-
 def override(
   config: ml_collections.ConfigDict, overrides: Mapping[str, str]
 ) -> None:
@@ -317,35 +280,7 @@ def override(
   Raises:
     ValueError: no such field; the message names the nearest.
   """
-  for path, text in overrides.items():
-    *parents, last = path.split(".")
-    node = config
-    for parent in parents:
-      node = node.get(parent)
-      if not isinstance(node, ml_collections.ConfigDict):
-        node = {}
-        break
-    if last not in node:
-      strict.to_dataclass(Config, _nested(path.split("."), text), "config")
-    with node.ignore_type():
-      node[last] = _read(text, node[last])
-
-
-def _read(text, present):
-  """The value that text means where now `present` stands."""
-  if isinstance(present, str):
-    # Rules are names or None. Nothing else is called so.
-    return None if text == "None" else text
-  if isinstance(present, bool) and text in ("true", "false"):
-    return text == "true"
-  try:
-    return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return tuple(text.split(",")) if isinstance(present, tuple) else text
-
-
-def _nested(names, value):
-  return value if not names else {names[0]: _nested(names[1:], value)}
+  overrides_lib.apply(Config, config, overrides)
 
 
 def to_config(config_dict: ml_collections.ConfigDict) -> Config:

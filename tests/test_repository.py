@@ -31,6 +31,7 @@ FLOORS = {
   "checkpoint": 5,
   "evaluate": 5,
   "metrics": 5,
+  "overrides": 5,
   "report": 5,
   "update": 4,
   "rollout": 4,
