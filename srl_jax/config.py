@@ -10,9 +10,12 @@ turns the result into the frozen `Config` that the program uses.
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+import runpy
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import jax
 import ml_collections
 
 from srl_jax import overrides as overrides_lib
@@ -172,6 +175,8 @@ class Config:
 
   Attributes:
     name: what the first line of output calls the run.
+    note: what is said before that line, if anything; an experiment that
+      chooses what it runs says here what it chose and why.
     seed: names every random number of the run.
     stages: what is trained, in order; each stage starts from the best
       parameters of the one before.
@@ -199,6 +204,7 @@ class Config:
   """
 
   name: str = "default"
+  note: str = ""
   seed: int = 0
   stages: tuple[Literal["sft", "srl", "rlvr"], ...] = ("srl",)
   weights: str = "random"
@@ -233,6 +239,26 @@ class Config:
 def default_config() -> ml_collections.ConfigDict:
   """Returns the defaults as a locked ConfigDict, for experiment files."""
   return strict.to_config_dict(Config())
+
+
+def base_config(
+  file: str, name: str, argument: str | None = None
+) -> ml_collections.ConfigDict:
+  """Returns what another experiment does, for an experiment that changes it.
+
+  Args:
+    file: __file__ of the experiment that asks; the other one lies beside it.
+    name: the other one, without ".py".
+    argument: its preset and overrides.
+  """
+  # By its path: experiments are run from any folder, and are no package.
+  path = pathlib.Path(file).with_name(f"{name}.py")
+  return runpy.run_path(str(path))["get_config"](argument)
+
+
+def has_accelerator() -> bool:
+  """Whether JAX finds a TPU or a GPU; not to be asked before processes join."""
+  return jax.default_backend() != "cpu"
 
 
 def set_model(config: ml_collections.ConfigDict, name: str) -> None:

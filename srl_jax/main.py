@@ -2,7 +2,7 @@
 """Command line: trains and evaluates what an experiment file describes.
 
   python -m srl_jax.main --config=experiments/math.py --workdir=/tmp/run
-  python -m srl_jax.main --config=experiments/math.py:embedded_rlvr,seed=1
+  python -m srl_jax.main --config=experiments/registers.py:rlvr,seed=1
   python -m srl_jax.main --config=experiments/math.py --config.log_every=5
 
 The same command goes on with a run that was interrupted.
@@ -76,10 +76,6 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   workdir = None
   try:
-    config = load_config(_CONFIG.value, argv[1:])
-    workdir = pathlib.Path(
-      _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
-    )
     is_several = _COORDINATOR.value or _MULTI_HOST.value
     if (_PROCESSES.value, _PROCESS.value) != (None, None) and not is_several:
       raise ValueError(
@@ -87,9 +83,14 @@ def main(argv: Sequence[str]) -> None:
         "too; python -m launch.local sets all three"
       )
     if is_several:
+      # Before the experiment is read: it may ask what devices there are.
       jax.distributed.initialize(
         _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
       )
+    config = load_config(_CONFIG.value, argv[1:])
+    workdir = pathlib.Path(
+      _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
+    )
     # While a stage is trained, train.py listens for it instead and saves.
     signal.signal(signal.SIGTERM, _stop)
     run_lib.run(config, workdir, versions())

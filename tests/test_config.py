@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from srl_jax import config as config_lib
+from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig
@@ -235,9 +236,51 @@ def test_every_experiment_builds_and_its_model_has_a_shape(
   for stage in {"srl", "rlvr"} & set(config.stages):
     section = getattr(config, stage)
     assert section.sampling.max_new_tokens < model.max_positions
+  # It ends in a table of results, and answers leave room for the problem.
+  assert config.data.test_size > 0
+  limits = {
+    "turns": config.evaluate.max_turn_tokens,
+    "solve": config.evaluate.max_solve_tokens,
+  }
+  for mode in config.evaluate.modes:
+    assert limits[mode] < model.max_positions
 
 
 @pytest.mark.parametrize(("get_config", "preset"), EXPERIMENTS[:1])
 def test_an_experiment_refuses_a_misspelt_override(get_config, preset):
   with pytest.raises(ValueError, match=r"did you mean config\.seed\?"):
     get_config(f"{preset},sede=1")
+
+
+MATH = ROOT / "experiments" / "math.py"
+
+
+@pytest.mark.parametrize(
+  ("backend", "preset", "name"),
+  [
+    ("cpu", "qwen2_5_7b", "registers:srl"),
+    ("tpu", "registers", "math:qwen2_5_7b"),
+    ("gpu", "registers", "math:qwen2_5_7b"),
+  ],
+)
+def test_the_bare_recipe_suits_the_machine_and_a_preset_pins_it(
+  monkeypatch, backend, preset, name
+):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  get_config = load(MATH)
+  config = get_config("log_every=3")
+  assert (config.name, config.log_every) == (name, 3)
+  has = "no" if backend == "cpu" else "an"
+  assert config.note.startswith(f"math: there is {has} accelerator, so th")
+  assert "experiments/math.py:registers" in config.note
+  assert "experiments/math.py:qwen2_5_7b" in config.note
+  pinned = get_config(preset)
+  assert pinned.name != name
+  assert pinned.note == ""
+
+
+def test_one_experiment_starts_from_another_in_whatever_folder(monkeypatch):
+  expected = load(ROOT / "experiments" / "registers.py")("srl")
+  monkeypatch.chdir(ROOT / "tests")
+  found = main.load_config("../experiments/math.py:registers")
+  assert found == config_lib.to_config(expected)
