@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import runpy
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
 import jax
 import ml_collections
@@ -35,6 +35,11 @@ from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
 from srl_jax.update.optim import OptimConfig
+
+StageName = Literal["sft", "srl", "rlvr"]
+# What evaluation reads of the section "srl" whether or not that stage runs:
+# which branch points single steps are measured at, and who scores them.
+_READ_BY_EVALUATION = ("srl.trunks", "srl.reward.workers")
 
 
 def _check_stage(stage):
@@ -206,7 +211,7 @@ class Config:
   name: str = "default"
   note: str = ""
   seed: int = 0
-  stages: tuple[Literal["sft", "srl", "rlvr"], ...] = ("srl",)
+  stages: tuple[StageName, ...] = ("srl",)
   weights: str = "random"
   template: templates.Name = "plain"
   log_every: int = 1
@@ -307,6 +312,31 @@ def override(
     ValueError: no such field; the message names the nearest.
   """
   overrides_lib.apply(Config, config, overrides)
+
+
+def check_overridden(config: Config, names: Iterable[str]) -> None:
+  """Refuses what a user has set of a stage that does not run.
+
+  Experiment files may fill in stages that they do not run, for others to use;
+  a user who sets one field means to change something.
+
+  Args:
+    config: the whole, with all overrides.
+    names: dotted names of the fields that were overridden.
+
+  Raises:
+    ValueError: nothing would read such a field.
+  """
+  idle = set(get_args(StageName)) - set(config.stages)
+  for name in names:
+    stage = name.partition(".")[0]
+    is_read = any(f"{name}.".startswith(f"{x}.") for x in _READ_BY_EVALUATION)
+    if stage in idle and not is_read:
+      raise ValueError(
+        f"config.{name} is set, but the stage {stage!r} does not run: "
+        f"config.stages is {config.stages}; set a field of "
+        f"{' or '.join(config.stages)}, or config.stages to what shall run"
+      )
 
 
 def to_config(config_dict: ml_collections.ConfigDict) -> Config:

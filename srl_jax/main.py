@@ -26,6 +26,7 @@ import ml_collections
 from absl import app, flags, logging
 
 from srl_jax import config as config_lib
+from srl_jax import overrides as overrides_lib
 from srl_jax import run as run_lib
 from srl_jax.train.loop import Stopped
 
@@ -141,7 +142,10 @@ def load_config(
       )
     fields[key.partition(".")[2]] = value
   config_lib.override(config, fields)
-  return config_lib.to_config(config)
+  converted = config_lib.to_config(config)
+  names = [*overrides_lib.names_in(argument), *fields]
+  config_lib.check_overridden(converted, names)
+  return converted
 
 
 def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:

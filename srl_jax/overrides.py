@@ -54,6 +54,12 @@ def parse_argument(
   return preset, overrides
 
 
+def names_in(argument: str) -> list[str]:
+  """The dotted names of the fields that such an argument sets."""
+  parts = (part.partition("=") for part in argument.split(","))
+  return [key.strip() for key, equals, _ in parts if equals]
+
+
 def apply(
   cls: type, config: ml_collections.ConfigDict, overrides: Mapping[str, str]
 ) -> None:

@@ -192,20 +192,39 @@ def _unknown_field(name: str, cls: Any, path: str, root: Any) -> str:
   )
 
 
+# So alike are names of which one may be meant for the other.
+_ALIKE = 0.75
+
+
 def _nearest_field(name: str, path: str, root: Any) -> str:
   """Returns the path whose last part looks most like `name`.
 
-  A right name in the wrong place is as common as a typing error, so the whole
-  tree is searched; a field of the same dataclass wins unless another one is
-  clearly nearer.
+  A right name in the wrong place is as common as a typing error. So the
+  section of that name is searched with all that is nested in it, then the one
+  around it, and so on up to the whole. A field of the same dataclass wins
+  unless another one is clearly nearer.
   """
 
   def nearness(candidate: str) -> float:
     parent, _, last = candidate.rpartition(".")
-    ratio = difflib.SequenceMatcher(None, name, last).ratio()
-    return ratio + (0.1 if parent == path else 0.0)
+    return _likeness(name, last) + (0.1 if parent == path else 0.0)
 
-  return max(_all_paths(*root), key=nearness)
+  candidates = list(_all_paths(*root))
+  section = path
+  while True:
+    inside = [x for x in candidates if x.startswith(f"{section}.")]
+    nearest = max(inside, key=nearness, default="")
+    if section == root[1] or (nearest and nearness(nearest) >= _ALIKE):
+      return nearest
+    section = section.rpartition(".")[0]
+
+
+def _likeness(name: str, field: str) -> float:
+  """From 0 to 1; "steps" and "us" are much like "update_steps"."""
+  words = field.split("_")
+  if name in words or name == "".join(word[:1] for word in words):
+    return 0.9 if name != field else 1.0
+  return difflib.SequenceMatcher(None, name, field).ratio()
 
 
 def _all_paths(cls: Any, path: str) -> Iterator[str]:

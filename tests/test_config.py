@@ -110,7 +110,23 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
       r"config\.srl\.temperature does not exist; did you mean "
       r"config\.srl\.sampling\.temperature\?",
     ),
-    ({"slr.steps": "1"}, r"config\.slr does not exist; did you mean"),
+    # In the stage that was meant, not in the first that has such a field.
+    (
+      {"rlvr.max_new_tokens": "1"},
+      r"did you mean config\.rlvr\.sampling\.max_new_tokens\?",
+    ),
+    (
+      {"rlvr.optim.temperature": "1"},
+      r"did you mean config\.rlvr\.sampling\.temperature\?",
+    ),
+    ({"rlvr.steps": "1"}, r"did you mean config\.rlvr\.update_steps\?"),
+    ({"rlvr.lr": "1"}, r"did you mean config\.rlvr\.optim\.learning_rate\?"),
+    # In no stage at all.
+    ({"srl.test_size": "1"}, r"did you mean config\.data\.test_size\?"),
+    (
+      {"slr.steps": "1"},
+      r"config\.slr does not exist; did you mean config\.srl",
+    ),
     (
       {"srl.update_steps.x": "1"},
       r"config\.srl\.update_steps got .* allowed is int",
@@ -129,6 +145,33 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
 def test_a_wrong_override_is_refused_by_its_path(overrides, message):
   with pytest.raises(ValueError, match=message):
     overridden(**overrides)
+
+
+@pytest.mark.parametrize(
+  ("stages", "argument", "flag"),
+  [
+    # Flags and argument may make up a run between them.
+    ("srl,rlvr", "rlvr.update_steps=3", "seed=1"),
+    # Evaluation reads these in a run of any stages.
+    ("sft", "srl.trunks.context_turns=2", "srl.reward.workers=1"),
+    ("sft", "srl.trunks.task=step", "sft.optim.beta1=0.8"),
+  ],
+)
+def test_an_override_that_something_reads_is_allowed(stages, argument, flag):
+  source = f"{ROOT / 'experiments' / 'registers.py'}:srl,{argument}"
+  flags = [f"--config.stages={stages}", f"--config.{flag}"]
+  config = main.load_config(source, flags)
+  assert config.stages == tuple(stages.split(","))
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["srl.update_steps", "srl.reward.function", "srl.trunk", "rlvr.trunks"],
+)
+def test_an_override_that_nothing_reads_is_refused(name):
+  message = rf"config\.{name} is set, .* config\.stages is \('sft',\); set a"
+  with pytest.raises(ValueError, match=message):
+    config_lib.check_overridden(Config(stages=("sft",)), ["seed", name])
 
 
 def test_a_misspelt_field_cannot_be_set_in_an_experiment_file():
