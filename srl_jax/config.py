@@ -61,17 +61,18 @@ class SftConfig:
   """A stage of supervised fine-tuning on expert steps or solutions.
 
   Attributes:
-    update_steps: update steps, one per batch.
-    trunks_per_batch: trajectories per optimizer step.
-    trunks_per_micro_batch: of those, how many at a time; all processes
-      together.
-    validate_every: steps between validations (cross-entropy), the best of
-      which gives the stage's result; 0 validates at the end only.
+    update_steps: number of update steps, one per batch.
+    trunks_per_batch: trajectories per batch.
+    trunks_per_micro_batch: trajectories whose gradient is computed at a time,
+      by all processes together.
+    validate_every: update steps between validations (cross-entropy), the best
+      of which gives the stage's result; 0 validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
-    max_logits: see LossConfig.
+    max_logits: about so many logits of the vocabulary are held by a device at
+      a time; 0 for all at once. The result is the same.
     trunks: which branch points are made of a trajectory.
     split: "pretrain" keeps the trajectories of "train" for the RL stages.
-    alternate_solve: every other step trains on whole solutions (task
+    alternate_solve: every other update step trains on whole solutions (task
       "solve") instead, for a model that shall do both.
     optim: the optimizer.
   """
@@ -104,21 +105,23 @@ class RlConfig:
   """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
 
   Attributes:
-    update_steps: batches, each of them trained on; see passes.
+    update_steps: number of batches that are sampled and trained on.
     groups_per_batch: kept groups per batch (the paper's batch size B).
-    passes: optimizer steps on each batch, all on the whole of it.
-    trunks_per_round: trajectories sampled at a time; all processes together.
+    passes: how many times the optimizer steps on each batch, each time on the
+      whole of it.
+    trunks_per_round: trajectories sampled at a time, by all processes together.
     parts_per_round: in how many parts a round is sampled, so that the host
       scores one while the device decodes the next; divides trunks_per_round.
-    trunks_per_micro_batch: rows per micro-batch of the update, likewise.
+    trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
+      processes together.
     reward_on: "device" computes rewards in the program, "host" in Python,
       "auto" on the device where that is possible and, by measurement, faster.
     device_reward: static sizes of the reward on the device.
     fuse: sample, score and update in one program where that is possible:
       reward on the device, dynamic_sampling.refill=False, one pass.
-    validate_every: steps between validations (mean reward, at the sampling
-      temperature), the best of which gives the stage's result; 0 validates
-      at the end only.
+    validate_every: update steps between validations (mean reward, at the
+      sampling temperature), the best of which gives the stage's result; 0
+      validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
     max_logp_gap: the run stops when sampler and trainer disagree about a
       fresh token's log-prob by more than this many nats: they then compute
@@ -182,7 +185,7 @@ class Config:
     name: what the first line of output calls the run.
     note: what is said before that line, if anything; an experiment that
       chooses what it runs says here what it chose and why.
-    seed: names every random number of the run.
+    seed: every random number of the run follows from it.
     stages: what is trained, in order; each stage starts from the best
       parameters of the one before.
     weights: where the first stage starts: "random", "embedded" (the small
@@ -191,16 +194,18 @@ class Config:
     template: wording of the prompts: "plain" (small models from scratch),
       "chat" (the checkpoint's own chat template), "chatml" (for a tokenizer
       with ChatML's control tokens and no template) or "text" (base models).
-    log_every: steps between console lines.
+    log_every: update steps between console lines.
     data: trajectories and their splits.
     tokenizer: the tokenizer.
-    model: shape of the model; ignored parts are an error, see main.
+    model: shape and numerics of the model.
     mesh: devices per mesh axis.
     rules: which mesh axes each logical axis is split over, at rest and in the
       update.
-    rollout_rules: likewise while sampling. Where they differ, parameters are
-      laid out anew once per round of sampling: gathered at every turn of the
-      decoding loop, weights split over the batch's devices would be ruinous.
+    rollout_rules: which mesh axes each logical axis is split over while
+      sampling. Where they differ from `rules`, parameters are laid out anew
+      once per round. Weights that are split over the devices of the batch
+      would be gathered at every turn of the decoding loop instead, which is
+      ruinously slow.
     sft: the stage "sft".
     srl: the stage "srl".
     rlvr: the stage "rlvr".

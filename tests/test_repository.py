@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {
   "main": 9,
   "export": 9,
+  "reference": 9,
   "show": 9,
   "run": 8,
   "train": 7,

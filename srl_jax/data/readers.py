@@ -39,14 +39,14 @@ class DataConfig:
       folder that srl_jax.data.prepare wrote.
     path: the file or folder.
     strict: any bad record is an error. Otherwise bad ones are set aside.
-    calculator_thoughts: gsm8k: the expressions in marks such as <<48/2=24>>
-      become the thoughts of the steps; steps without marks get "nothing to
-      compute". The marks themselves are left out either way.
+    calculator_thoughts: for "gsm8k": the expressions in marks such as
+      <<48/2=24>> become the thoughts of the steps; steps without marks get
+      "nothing to compute". The marks themselves are left out either way.
     train_size: trajectories to train on; 0 for all that the others leave.
     valid_size: held out to choose checkpoints and settings with.
     test_size: held out for the final number.
     pretrain_size: set aside for a warm start, not used by "train".
-    seed: embedded: another seed makes other problems.
+    seed: for "embedded": another seed makes other problems.
   """
 
   format: Format = "embedded"
