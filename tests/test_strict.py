@@ -141,7 +141,7 @@ class Described:
 
   Attributes:
     name: what it is called, on
-      two lines (as: here).
+      two: lines.
     sizes: how large.
   """
 
@@ -151,7 +151,7 @@ class Described:
 
 def test_fields_are_described_by_the_docstring():
   assert strict.field_texts(Described) == {
-    "name": "what it is called, on two lines (as: here).",
+    "name": "what it is called, on two: lines.",
     "sizes": "how large.",
   }
   assert strict.summary(Described) == (
