@@ -295,6 +295,19 @@ def test_an_experiment_refuses_a_misspelt_override(get_config, preset):
     get_config(f"{preset},sede=1")
 
 
+def test_presets_of_a_file_differ_in_more_than_their_names():
+  names = {}
+  for parameter in EXPERIMENTS:
+    get_config, preset = parameter.values
+    # These are another preset, and one that wants an argument.
+    if preset not in ("auto", "checkpoint"):
+      config = config_lib.to_config(get_config(preset))
+      anonymous = dataclasses.replace(config, name="")
+      file = parameter.id.partition(":")[0]
+      former = names.setdefault((file, anonymous), config.name)
+      assert former == config.name, f"{config.name} is {former}"
+
+
 MATH = ROOT / "experiments" / "math.py"
 
 
