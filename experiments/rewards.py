@@ -5,11 +5,11 @@ Presets (`--config=experiments/rewards.py:NAME`):
 
   difflib      The paper's ratio of matching blocks, on characters (the
                default).
-  autojunk     The same with difflib's own default for long texts, which calls
-               nearly every letter of a step of 200 characters junk: pairs of
-               steps that score 0.66 score 0.41.
-  levenshtein  The ratio of the longest common subsequence. Its order of two
-               samples is mostly difflib's, at a fraction of the work.
+  autojunk     The same with difflib's own default for long texts, which takes
+               nearly every letter of a step of 200 characters for junk: one
+               pair of steps scores 0.41 instead of 0.66.
+  levenshtein  The ratio of the longest common subsequence. It mostly orders
+               samples as difflib does, for a fraction of the work.
   no_penalty   difflib, and 0 instead of -1 where the format is broken.
 
 The step metrics of the table are difflib's in all of them. Each needs what
