@@ -3,7 +3,7 @@
 
 Everything ships with the package: expert trajectories, tokenizer, and a
 student of 0.28M parameters with planted weaknesses (README.md says which). No
-preset needs a file or an accelerator; one CPU core and 1 GB of memory do.
+preset needs a file or an accelerator; one CPU core and 1.2 GB of memory do.
 
 Presets (`--config=experiments/registers.py:NAME`), with what to expect on the
 200 held-out problems of the table at the end:
