@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     description="The fused step against its pieces.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
-  parser.add_argument("--config", default="experiments/math.py", help=" ")
+  parser.add_argument("--config", default="experiments/registers.py", help=" ")
   parser.add_argument("--parts", type=int, nargs="+", default=[1, 2, 4])
   parser.add_argument("--steps", type=int, default=3, help="per turn")
   parser.add_argument("--repeats", type=int, default=3, help="turns timed")

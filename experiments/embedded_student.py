@@ -3,9 +3,9 @@
 
 It learns easy register programs done right, and hard ones with a planted
 habit of stopping the thought early (`PretrainingConfig` in
-srl_jax/data/embedded.py says how often). The test table at the end shows how
-well it does on hard problems: badly, as it was taught to. 24 minutes on one
-core of a laptop class machine.
+srl_jax/domains/registers.py says how often). The test table at the end shows
+how well it does on hard problems: badly, as it was taught to. 24 minutes on one
+core of a laptop class machine; no files.
 
   python -m srl_jax.main --config=experiments/embedded_student.py --workdir=W
   cp W/model/* srl_jax/assets/embedded

@@ -1,137 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SRL on step-by-step maths: does it lift a model off problems it cannot solve?
+"""The paper's recipe: SRL on the step-by-step solutions of s1K-1.1.
+
+Does learning single steps of solutions that a model cannot find make it better
+at finding whole ones? What the paper reports, as the mean over AMC23, AIME24,
+AIME25 and Minerva: 27.6% after SRL (its columns average 26.9) instead of 24.6%
+for Qwen2.5-7B-Instruct, and 19.5% after SRL and RLVR instead of 16.4% for the
+3B model. The table at the end of a run is of 40 held-out problems of s1K.
 
 Presets (`--config=experiments/math.py:NAME`):
-  embedded           the embedded task, SRL; minutes on a laptop (the default)
-  embedded_rlvr      same student and problems, rewarded for final answers only
-  embedded_srl_rlvr  SRL first, RLVR after
-  embedded_sft       SFT on the expert's steps, which hold no thoughts
-  qwen2_5_7b         the paper's recipe: SRL on s1K-1.1; 64 TPU chips
-  qwen2_5_3b         the same with the 3B model; 64 chips
-  qwen2_5_0_5b       the same with the 0.5B model; 8 chips
-  qwen2_5_7b_lora    the same with adapters on the 7B model; 8 chips
-  checkpoint         the same from any checkpoint: checkpoint,weights=PATH
 
-The first four start from the student that ships with the package; the README
-says which weaknesses were planted in it, and what to expect.
+  auto             qwen2_5_7b on an accelerator, registers without one (the
+                   default); the first line of the run says which and why.
+  registers        The register programs of experiments/registers.py:srl. No
+                   files, no accelerator, 2 minutes on two cores.
+  qwen2_5_7b       The paper's model. 64 TPU v5e chips: up to 11.4 of their
+                   15.75 GiB, and at peak rates 35.5 s for an update step, so 3
+                   hours for all 300. v5p:4x4x4: 13.7 s; v6e:8x8: 12.4 s.
+  qwen2_5_3b       The paper's smaller model. 64 chips: 9.3 GiB, 19.8 s, 1.7
+                   hours.
+  qwen2_5_0_5b     8 chips: 8.9 GiB, 58.3 s, 5 hours.
+  qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.5 GiB, 243 s, 20 hours.
+  checkpoint       From any checkpoint that fits the devices as they are:
+                   checkpoint,weights=PATH. What it needs depends on it.
 
-The others want simplescaling/s1K-1.1 as c.data.path (data/s1K-1.1.jsonl) and
-take Qwen's Instruct models from the Hugging Face hub; a folder on disk is
-c.weights and c.tokenizer.path. Meshes, layouts and micro-batches are such that
-they fit TPU v5e, the chip with the least memory; `python -m launch.compile`
-shows how, without a TPU.
+Memory and times are by the TPU compiler and by counts, not measured
+(benchmarks/RESULTS.md; `python -m launch.compile` makes them for other
+topologies). No run can be faster, and the evaluation comes on top of it.
+
+All but registers read simplescaling/s1K-1.1 (.jsonl or .parquet) from
+c.data.path, data/s1K-1.1.jsonl unless told otherwise; Qwen's Instruct models
+come from the Hugging Face hub, or from a folder as c.weights and
+c.tokenizer.path. Of the solutions in numbered steps 60 are held out for
+validation, as in the paper, and 40 more for the table, which leaves nine in
+ten to train on; its intervals are wide, about 15 points to each side.
 """
 
 import dataclasses
 
 from srl_jax import config
 
-# The stages of each preset.
-PRESETS = {
-  "embedded": ("srl",),
-  "embedded_rlvr": ("rlvr",),
-  "embedded_srl_rlvr": ("srl", "rlvr"),
-  "embedded_sft": ("sft",),
-  "qwen2_5_7b": ("srl",),
-  "qwen2_5_3b": ("srl",),
-  "qwen2_5_0_5b": ("srl",),
-  "qwen2_5_7b_lora": ("srl",),
-  "checkpoint": ("srl",),
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """How a model is spread, so that it fits.
+  """A model, and how it is spread over TPU v5e chips so that it fits.
 
   Attributes:
+    model: its name in srl_jax.models.zoo.
     hub: its name on the Hugging Face hub.
-    chips: of TPU v5e.
+    chips: number of TPU v5e chips.
     tensor: how many of them hold the weights between them while sampling.
     parts: of a round. No more than 16 trunks per device at a time: their
       branches' keys and values are most of what sampling needs.
     rows: trunks per chip and micro-batch.
+    lora_rank: rank of the adapters; 0 to train all weights.
   """
 
+  model: str
   hub: str
   chips: int
   tensor: int
   parts: int
   rows: int
+  lora_rank: int = 0
 
 
+_7B = ("qwen2_5_7b", "Qwen/Qwen2.5-7B-Instruct")
+_3B = ("qwen2_5_3b", "Qwen/Qwen2.5-3B-Instruct")
+_0_5B = ("qwen2_5_0_5b", "Qwen/Qwen2.5-0.5B-Instruct")
 LAYOUTS = {
-  "qwen2_5_7b": Layout("Qwen/Qwen2.5-7B-Instruct", 64, 4, 1, 1),
-  "qwen2_5_3b": Layout("Qwen/Qwen2.5-3B-Instruct", 64, 2, 1, 1),
-  "qwen2_5_0_5b": Layout("Qwen/Qwen2.5-0.5B-Instruct", 8, 1, 2, 2),
-  "qwen2_5_7b_lora": Layout("Qwen/Qwen2.5-7B-Instruct", 8, 4, 8, 1),
+  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=1),
+  "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=1),
+  "qwen2_5_0_5b": Layout(*_0_5B, chips=8, tensor=1, parts=2, rows=2),
+  "qwen2_5_7b_lora": Layout(
+    *_7B, chips=8, tensor=4, parts=8, rows=1, lora_rank=32
+  ),
 }
+PRESETS = ("auto", "registers", *LAYOUTS, "checkpoint")
 
 
 def get_config(argument=None):
-  preset, overrides = config.parse_argument(argument, "embedded", PRESETS)
-  c = config.default_config()
-  c.name = f"math:{preset}"
-  c.stages = PRESETS[preset]
-  if preset.startswith("embedded"):
-    set_embedded(c)
-  elif preset == "checkpoint":
-    if "weights" not in overrides:
-      raise ValueError(
-        "the preset 'checkpoint' wants a folder, or a name on the Hugging Face "
-        "hub: --config=experiments/math.py:checkpoint,weights=PATH"
-      )
-    config.use_checkpoint(c, overrides.pop("weights"))
-    set_paper(c)
+  preset, overrides = config.parse_argument(argument, "auto", PRESETS)
+  note = ""
+  if preset == "auto":
+    preset, note = choose()
+  if preset == "registers":
+    c = config.base_config(__file__, "registers", "srl")
   else:
-    set_qwen(c, preset)
+    c = config.default_config()
+    c.name = f"math:{preset}"
+    if preset == "checkpoint":
+      set_checkpoint(c, overrides)
+    else:
+      set_layout(c, LAYOUTS[preset])
+  c.note = note
   config.override(c, overrides)
   return c
 
 
-def set_embedded(c):
-  """The embedded task."""
-  c.weights = "embedded"
-  c.tokenizer.kind = "sentencepiece"
-  c.tokenizer.path = "embedded"
-  c.data.format = "embedded"
-  c.data.train_size = 1000
-  c.data.valid_size = 64
-  c.data.test_size = 200
-  for stage in (c.srl, c.rlvr):
-    stage.groups_per_batch = 32
-    stage.validate_every = 10
-    stage.optim.learning_rate = 5e-5
-  c.srl.update_steps = 30
-  c.srl.trunks_per_round = 8
-  c.srl.trunks_per_micro_batch = 8
-  c.srl.sampling.max_new_tokens = 48
-  # One branch point per problem, so four times the problems per round. The
-  # student hardly ever gets a whole problem right: groups are taken as they
-  # come, for no number of rounds would fill a batch with ones that differ.
-  c.rlvr.update_steps = 60
-  c.rlvr.dynamic_sampling.enabled = False
-  c.rlvr.trunks_per_round = 32
-  c.rlvr.trunks_per_micro_batch = 32
-  c.rlvr.sampling.max_new_tokens = 176
-  c.sft.trunks_per_batch = 32
-  c.sft.trunks_per_micro_batch = 32
-  c.sft.trunks.include_thoughts = False
-  c.sft.validate_every = 10
-  c.sft.optim.learning_rate = 3e-4
-  c.evaluate.samples = 4
-  c.evaluate.max_turns = 4
-  c.evaluate.max_turn_tokens = 48
-  c.evaluate.max_solve_tokens = 176
-  c.evaluate.rows_per_batch = 100
-  c.checkpoint.every_update_steps = 10
-  c.log_every = 2
+def choose():
+  """The preset that suits this machine, and why, in two sentences."""
+  pins = (
+    "A preset pins either: experiments/math.py:qwen2_5_7b, "
+    "experiments/math.py:registers."
+  )
+  if config.has_accelerator():
+    return "qwen2_5_7b", (
+      "math: there is an accelerator, so this is the paper's recipe and not "
+      f"the register programs. {pins}"
+    )
+  return "registers", (
+    "math: there is no accelerator, so these are the register programs and "
+    f"not the paper's recipe. {pins}"
+  )
 
 
-def set_qwen(c, preset):
+def set_checkpoint(c, overrides):
+  """Any checkpoint, with its own shape and tokenizer."""
+  if "weights" not in overrides:
+    raise ValueError(
+      "the preset 'checkpoint' wants a folder, or a name on the Hugging Face "
+      "hub: --config=experiments/math.py:checkpoint,weights=PATH"
+    )
+  config.use_checkpoint(c, overrides.pop("weights"))
+  set_paper(c)
+
+
+def set_layout(c, layout):
   """A model of the paper, or one like it, spread over TPU v5e chips."""
-  layout = LAYOUTS[preset]
-  config.set_model(c, preset.removesuffix("_lora"))
+  config.set_model(c, layout.model)
   c.weights = layout.hub
   c.tokenizer.kind = "huggingface"
   c.tokenizer.path = layout.hub
@@ -145,10 +141,10 @@ def set_qwen(c, preset):
   c.rollout_rules.embed = None
   c.srl.parts_per_round = layout.parts
   c.srl.trunks_per_micro_batch = layout.rows * layout.chips
-  if preset.endswith("_lora"):
+  if layout.lora_rank:
     # Adapters learn at rates some ten times those of all weights.
-    c.model.lora.rank = 32
-    c.model.lora.alpha = 32.0
+    c.model.lora.rank = layout.lora_rank
+    c.model.lora.alpha = float(layout.lora_rank)
     c.model.param_dtype = "bfloat16"
     c.srl.optim.learning_rate = 5e-6
 
@@ -159,6 +155,7 @@ def set_paper(c):
   c.data.format = "s1k"
   c.data.path = "data/s1K-1.1.jsonl"
   c.data.valid_size = 60
+  c.data.test_size = 40
   # About 30 epochs of the steps of 1,000 solutions.
   c.srl.update_steps = 300
   c.srl.groups_per_batch = 512
@@ -171,4 +168,13 @@ def set_paper(c):
   c.srl.optim.max_grad_norm = 1.0
   c.srl.validate_every = 10
   c.srl.validation_trunks = 0
+  # A turn may be as long as in training, and a solution in one go as long as
+  # several turns, if the model's context leaves room for a problem. Single
+  # steps are sampled at all branch points of a trunk at once, so there are
+  # fewer trunks than in training.
+  c.evaluate.samples = 4
+  c.evaluate.rows_per_batch = 32
+  c.evaluate.max_turns = 16
+  c.evaluate.max_turn_tokens = 1024
+  c.evaluate.max_solve_tokens = min(4096, c.model.max_positions // 2)
   c.checkpoint.every_update_steps = 10

@@ -36,7 +36,8 @@ class CheckpointConfig:
   """How often to save, and how many to keep.
 
   Attributes:
-    every_update_steps: `is_due` holds at its multiples; 0 saves at the end.
+    every_update_steps: update steps between checkpoints; 0 saves only at the
+      end of a stage.
     keep: number of latest checkpoints kept; older ones are deleted once a
       newer one is complete. `best` does not count.
   """

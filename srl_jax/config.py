@@ -9,14 +9,16 @@ turns the result into the frozen `Config` that the program uses.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
-from collections.abc import Collection, Mapping
-from typing import Any, Literal
+import pathlib
+import runpy
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
+import jax
 import ml_collections
 
+from srl_jax import overrides as overrides_lib
 from srl_jax import strict
 from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import templates
@@ -24,11 +26,17 @@ from srl_jax.data.readers import DataConfig
 from srl_jax.data.trunks import TrunkConfig
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
+from srl_jax.overrides import parse_argument as parse_argument
 from srl_jax.rewards import RewardConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.train.pieces import RlConfig
 from srl_jax.train.sft import SftConfig
+
+StageName = Literal["sft", "srl", "rlvr"]
+# What evaluation reads of the section "srl" whether or not that stage runs:
+# which branch points single steps are measured at, and who scores them.
+_READ_BY_EVALUATION = ("srl.trunks", "srl.reward.workers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +45,9 @@ class Config:
 
   Attributes:
     name: what the first line of output calls the run.
-    seed: names every random number of the run.
+    note: what is said before that line, if anything; an experiment that
+      chooses what it runs says here what it chose and why.
+    seed: every random number of the run follows from it.
     stages: what is trained, in order; each stage starts from the best
       parameters of the one before.
     weights: where the first stage starts: "random", "embedded" (the small
@@ -46,16 +56,18 @@ class Config:
     template: wording of the prompts: "plain" (small models from scratch),
       "chat" (the checkpoint's own chat template), "chatml" (for a tokenizer
       with ChatML's control tokens and no template) or "text" (base models).
-    log_every: steps between console lines.
+    log_every: update steps between console lines.
     data: trajectories and their splits.
     tokenizer: the tokenizer.
-    model: shape of the model; ignored parts are an error, see main.
+    model: shape and numerics of the model.
     mesh: devices per mesh axis.
     rules: which mesh axes each logical axis is split over, at rest and in the
       update.
-    rollout_rules: likewise while sampling. Where they differ, parameters are
-      laid out anew once per round of sampling: gathered at every turn of the
-      decoding loop, weights split over the batch's devices would be ruinous.
+    rollout_rules: which mesh axes each logical axis is split over while
+      sampling. Where they differ from `rules`, parameters are laid out anew
+      once per round. Weights that are split over the devices of the batch
+      would be gathered at every turn of the decoding loop instead, which is
+      ruinously slow.
     sft: the stage "sft".
     srl: the stage "srl".
     rlvr: the stage "rlvr".
@@ -64,8 +76,9 @@ class Config:
   """
 
   name: str = "default"
+  note: str = ""
   seed: int = 0
-  stages: tuple[Literal["sft", "srl", "rlvr"], ...] = ("srl",)
+  stages: tuple[StageName, ...] = ("srl",)
   weights: str = "random"
   template: templates.Name = "plain"
   log_every: int = 1
@@ -98,6 +111,26 @@ class Config:
 def default_config() -> ml_collections.ConfigDict:
   """Returns the defaults as a locked ConfigDict, for experiment files."""
   return strict.to_config_dict(Config())
+
+
+def base_config(
+  file: str, name: str, argument: str | None = None
+) -> ml_collections.ConfigDict:
+  """Returns what another experiment does, for an experiment that changes it.
+
+  Args:
+    file: __file__ of the experiment that asks; the other one lies beside it.
+    name: the other one, without ".py".
+    argument: its preset and overrides.
+  """
+  # By its path: experiments are run from any folder, and are no package.
+  path = pathlib.Path(file).with_name(f"{name}.py")
+  return runpy.run_path(str(path))["get_config"](argument)
+
+
+def has_accelerator() -> bool:
+  """Whether JAX finds a TPU or a GPU; not to be asked before processes join."""
+  return jax.default_backend() != "cpu"
 
 
 def set_model(config: ml_collections.ConfigDict, name: str) -> None:
@@ -135,43 +168,6 @@ def _fields_of(model: ModelConfig) -> dict[str, Any]:
   return strict.to_config_dict(model).to_dict()
 
 
-def parse_argument(
-  argument: str | None, default: str, presets: Collection[str]
-) -> tuple[str, dict[str, str]]:
-  """Reads the part after the colon of `--config=file.py:preset,key=value`.
-
-  Args:
-    argument: that part, or None.
-    default: the preset when none is named.
-    presets: the ones that exist.
-
-  Returns:
-    The preset's name and the overrides, which `override` applies.
-
-  Raises:
-    ValueError: unknown preset; the message lists the known ones.
-  """
-  preset, overrides = default, {}
-  for index, part in enumerate((argument or "").split(",")):
-    key, equals, value = part.partition("=")
-    if equals:
-      overrides[key.strip()] = value.strip()
-    elif part and index == 0:
-      preset = part
-    elif part:
-      raise ValueError(
-        f"{part!r} in --config=...:{argument} is neither the preset, which "
-        "comes first, nor of the form key=value"
-      )
-  if preset not in presets:
-    near = difflib.get_close_matches(preset, presets, n=1)
-    raise ValueError(
-      f"there is no preset {preset!r}; choose one of {', '.join(presets)}"
-      + (f" (did you mean {near[0]!r}?)" if near else "")
-    )
-  return preset, overrides
-
-
 def override(
   config: ml_collections.ConfigDict, overrides: Mapping[str, str]
 ) -> None:
@@ -182,35 +178,32 @@ def override(
   Raises:
     ValueError: no such field; the message names the nearest.
   """
-  for path, text in overrides.items():
-    *parents, last = path.split(".")
-    node = config
-    for parent in parents:
-      node = node.get(parent)
-      if not isinstance(node, ml_collections.ConfigDict):
-        node = {}
-        break
-    if last not in node:
-      strict.to_dataclass(Config, _nested(path.split("."), text), "config")
-    with node.ignore_type():
-      node[last] = _read(text, node[last])
+  overrides_lib.apply(Config, config, overrides)
 
 
-def _read(text, present):
-  """The value that text means where now `present` stands."""
-  if isinstance(present, str):
-    # Rules are names or None. Nothing else is called so.
-    return None if text == "None" else text
-  if isinstance(present, bool) and text in ("true", "false"):
-    return text == "true"
-  try:
-    return ast.literal_eval(text)
-  except (SyntaxError, ValueError):
-    return tuple(text.split(",")) if isinstance(present, tuple) else text
+def check_overridden(config: Config, names: Iterable[str]) -> None:
+  """Refuses what a user has set of a stage that does not run.
 
+  Experiment files may fill in stages that they do not run, for others to use;
+  a user who sets one field means to change something.
 
-def _nested(names, value):
-  return value if not names else {names[0]: _nested(names[1:], value)}
+  Args:
+    config: the whole, with all overrides.
+    names: dotted names of the fields that were overridden.
+
+  Raises:
+    ValueError: nothing would read such a field.
+  """
+  idle = set(get_args(StageName)) - set(config.stages)
+  for name in names:
+    stage = name.partition(".")[0]
+    is_read = any(f"{name}.".startswith(f"{x}.") for x in _READ_BY_EVALUATION)
+    if stage in idle and not is_read:
+      raise ValueError(
+        f"config.{name} is set, but the stage {stage!r} does not run: "
+        f"config.stages is {config.stages}; set a field of "
+        f"{' or '.join(config.stages)}, or config.stages to what shall run"
+      )
 
 
 def to_config(config_dict: ml_collections.ConfigDict) -> Config:

@@ -2,7 +2,7 @@
 """Command line: trains and evaluates what an experiment file describes.
 
   python -m srl_jax.main --config=experiments/math.py --workdir=/tmp/run
-  python -m srl_jax.main --config=experiments/math.py:embedded_rlvr,seed=1
+  python -m srl_jax.main --config=experiments/registers.py:rlvr,seed=1
   python -m srl_jax.main --config=experiments/math.py --config.log_every=5
 
 The same command goes on with a run that was interrupted.
@@ -26,6 +26,7 @@ import ml_collections
 from absl import app, flags, logging
 
 from srl_jax import config as config_lib
+from srl_jax import overrides as overrides_lib
 from srl_jax.run import train_and_evaluate
 from srl_jax.train.loop import Stopped
 
@@ -76,10 +77,6 @@ def main(argv: Sequence[str]) -> None:
   logging.set_verbosity(logging.WARNING)
   workdir = None
   try:
-    config = load_config(_CONFIG.value, argv[1:])
-    workdir = pathlib.Path(
-      _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
-    )
     is_several = _COORDINATOR.value or _MULTI_HOST.value
     if (_PROCESSES.value, _PROCESS.value) != (None, None) and not is_several:
       raise ValueError(
@@ -87,9 +84,14 @@ def main(argv: Sequence[str]) -> None:
         "too; python -m launch.local sets all three"
       )
     if is_several:
+      # Before the experiment is read: it may ask what devices there are.
       jax.distributed.initialize(
         _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
       )
+    config = load_config(_CONFIG.value, argv[1:])
+    workdir = pathlib.Path(
+      _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
+    )
     # While a stage is trained, train.py listens for it instead and saves.
     signal.signal(signal.SIGTERM, _stop)
     train_and_evaluate(config, workdir, versions())
@@ -140,7 +142,10 @@ def load_config(
       )
     fields[key.partition(".")[2]] = value
   config_lib.override(config, fields)
-  return config_lib.to_config(config)
+  converted = config_lib.to_config(config)
+  names = [*overrides_lib.names_in(argument), *fields]
+  config_lib.check_overridden(converted, names)
+  return converted
 
 
 def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:

@@ -45,7 +45,7 @@ from srl_jax.update.grpo import GrpoMetrics, SftMetrics
 from srl_jax.update.updater import UpdateMetrics
 
 # May differ between a run and its resumption: they change no number of it.
-_FREE_TO_CHANGE = ("log_every", "checkpoint", "evaluate", "mesh")
+_FREE_TO_CHANGE = ("note", "log_every", "checkpoint", "evaluate", "mesh")
 _METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, UpdateMetrics)
 
 
@@ -62,6 +62,9 @@ def train_and_evaluate(
     RuntimeError: training went wrong; see the message.
     loop.Stopped: on SIGTERM, after saving.
   """
+  if config.note and jax.process_index() == 0:
+    # First of all, because it may explain an error that follows.
+    print(config.note, flush=True)
   mesh = sharding.make_mesh(config.mesh)
   _claim_workdir(config, workdir, versions)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
@@ -104,7 +107,7 @@ def train_and_evaluate(
       dtype=run.policy.config.param_dtype,
       files=run.files,
     )
-    if jax.process_index() == 0:
+    if run.test and jax.process_index() == 0:
       print(table(results), flush=True)
   return results
 
@@ -214,6 +217,13 @@ def print_summary(config: Config, run: Run, params: Any) -> None:
     "train / validate / test",
     flush=True,
   )
+  if not run.test:
+    print(
+      "warning: there is no test split (c.data.test_size=0), so nothing is "
+      "measured before and after training and no table comes at the end; set "
+      "c.data.test_size to hold problems out",
+      flush=True,
+    )
 
 
 def _claim_workdir(config, workdir, versions):

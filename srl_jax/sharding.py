@@ -25,7 +25,15 @@ _MeshAxes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How many devices each mesh axis has; -1 once: all that remain."""
+  """How many devices each mesh axis has; -1 once: all that remain.
+
+  The rules say what an axis is for; here is what the default ones say.
+
+  Attributes:
+    data: the batch is split over it, and parameters are copied along it.
+    fsdp: batch and parameters are both split over it.
+    tensor: heads, MLPs and vocabulary are split over it.
+  """
 
   data: int = -1
   fsdp: int = 1
@@ -34,7 +42,17 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-  """Mesh axes of each logical axis; None means replicated."""
+  """Mesh axes of each logical axis; None means replicated.
+
+  Attributes:
+    batch: rows (trunks) of a batch.
+    embed: the model width, in parameters.
+    kv_heads: key/value heads, with the query heads that belong to them.
+    mlp: hidden width of the feed-forward layers.
+    vocab: rows of the embedding and of the output head.
+    head_width: width of one head.
+    layers: the layers, which lie in one array.
+  """
 
   batch: _MeshAxes = ("data", "fsdp")
   embed: _MeshAxes = "fsdp"

@@ -128,9 +128,7 @@ def _sample(
   [point] = trunk.points
   thought, action = "", completion.text
   if not failure:
-    thought, action, _ = format.split_lenient(
-      completion.text, stage.reward.tags
-    )
+    thought, action, _ = format.split_lenient(completion.text)
   return Sample(
     heading=f"{trunk.trajectory_id}, step {point.step + 1}",
     context=run.tokenizer.decode(trunk.tokens[: point.at]),

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -55,6 +57,53 @@ def to_json(instance: Any) -> str:
   return json.dumps(dataclasses.asdict(instance), indent=2) + "\n"
 
 
+def field_texts(cls: type) -> dict[str, str]:
+  """What the docstring of a dataclass says of each field, as one line.
+
+  The docstring has to end in a section "Attributes:".
+  """
+  _, section = _docstring(cls)
+  paragraphs = re.findall(
+    r"^  (\w+): (.*?)(?=^  \w+: |\Z)", section, re.MULTILINE | re.DOTALL
+  )
+  return {name: " ".join(text.split()) for name, text in paragraphs}
+
+
+def summary(cls: type) -> str:
+  """What the docstring of a dataclass says before that, as one line."""
+  return " ".join(_docstring(cls)[0].split())
+
+
+def _docstring(cls: type) -> tuple[str, str]:
+  """What stands before and after "Attributes:"."""
+  # Not __doc__: 3.13 indents it less.
+  text, _, section = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
+  return text, section
+
+
+def describe_type(annotation: Any) -> str:
+  """Returns the allowed values of an annotation in words."""
+  return " or ".join(_described(annotation))
+
+
+def _described(annotation: Any) -> Iterator[str]:
+  for option in _options(annotation):
+    items = typing.get_args(option)
+    if option is None or option is type(None):
+      yield "None"
+    elif typing.get_origin(option) is typing.Literal:
+      yield from map(repr, items)
+    elif typing.get_origin(option) is tuple:
+      if len(items) == 2 and items[1] is Ellipsis:
+        yield f"tuple of {describe_type(items[0])}"
+      else:
+        yield f"tuple ({', '.join(map(describe_type, items))})"
+    elif dataclasses.is_dataclass(option):
+      yield f"the fields of {option.__name__}"
+    else:
+      yield getattr(option, "__name__", str(option))
+
+
 def _to_config_value(value: Any) -> Any:
   if dataclasses.is_dataclass(value):
     return to_config_dict(value)
@@ -84,7 +133,7 @@ def _build(cls, mapping, path, root):
     elif not _has_default(field):
       raise ValueError(
         f"{path}.{name} has no value; set it to"
-        f" {_describe(annotations[name])}, e.g. --{path}.{name}=..."
+        f" {describe_type(annotations[name])}, e.g. --{path}.{name}=..."
       )
   try:
     return cls(**values)
@@ -118,7 +167,7 @@ def _convert_tuple(annotation, value, path, root):
   if len(items) != len(value):
     raise ValueError(
       f"{path} got {len(value)} values {value!r}, allowed is"
-      f" {_describe(annotation)}; give exactly {len(items)}"
+      f" {describe_type(annotation)}; give exactly {len(items)}"
     )
   return tuple(
     _convert(item, part, f"{path}[{i}]", root)
@@ -150,27 +199,10 @@ def _has_default(field: dataclasses.Field) -> bool:
   return field.default is not missing or field.default_factory is not missing
 
 
-def _describe(annotation: Any) -> str:
-  """Returns the allowed values of an annotation in words."""
-  words = []
-  for option in _options(annotation):
-    if option is None or option is type(None):
-      words.append("None")
-    elif typing.get_origin(option) is typing.Literal:
-      words += [repr(x) for x in typing.get_args(option)]
-    elif typing.get_origin(option) is tuple:
-      words.append(str(option))
-    elif dataclasses.is_dataclass(option):
-      words.append(f"the fields of {option.__name__}")
-    else:
-      words.append(getattr(option, "__name__", str(option)))
-  return " or ".join(words)
-
-
 def _wrong_type(path: str, value: Any, annotation: Any) -> str:
   message = (
     f"{path} got {value!r} of type {type(value).__name__},"
-    f" allowed is {_describe(annotation)}"
+    f" allowed is {describe_type(annotation)}"
   )
   literals = [
     x
@@ -192,20 +224,39 @@ def _unknown_field(name: str, cls: Any, path: str, root: Any) -> str:
   )
 
 
+# So alike are names of which one may be meant for the other.
+_ALIKE = 0.75
+
+
 def _nearest_field(name: str, path: str, root: Any) -> str:
   """Returns the path whose last part looks most like `name`.
 
-  A right name in the wrong place is as common as a typing error, so the whole
-  tree is searched; a field of the same dataclass wins unless another one is
-  clearly nearer.
+  A right name in the wrong place is as common as a typing error. So the
+  section of that name is searched with all that is nested in it, then the one
+  around it, and so on up to the whole. A field of the same dataclass wins
+  unless another one is clearly nearer.
   """
 
   def nearness(candidate: str) -> float:
     parent, _, last = candidate.rpartition(".")
-    ratio = difflib.SequenceMatcher(None, name, last).ratio()
-    return ratio + (0.1 if parent == path else 0.0)
+    return _likeness(name, last) + (0.1 if parent == path else 0.0)
 
-  return max(_all_paths(*root), key=nearness)
+  candidates = list(_all_paths(*root))
+  section = path
+  while True:
+    inside = [x for x in candidates if x.startswith(f"{section}.")]
+    nearest = max(inside, key=nearness, default="")
+    if section == root[1] or (nearest and nearness(nearest) >= _ALIKE):
+      return nearest
+    section = section.rpartition(".")[0]
+
+
+def _likeness(name: str, field: str) -> float:
+  """From 0 to 1; "steps" and "us" are much like "update_steps"."""
+  words = field.split("_")
+  if name in words or name == "".join(word[:1] for word in words):
+    return 0.9 if name != field else 1.0
+  return difflib.SequenceMatcher(None, name, field).ratio()
 
 
 def _all_paths(cls: Any, path: str) -> Iterator[str]:

@@ -118,6 +118,16 @@ def test_a_value_of_the_wrong_type_says_what_is_allowed(refused):
   assert said.endswith("did you mean 'srl'?")
 
 
+def test_a_field_of_a_stage_that_does_not_run_is_refused(refused):
+  wrong = (
+    "config.rlvr.optim.beta1 is set, but the stage 'rlvr' does not run: "
+    "config.stages is ('srl',); set a field of srl, or config.stages to what "
+    "shall run"
+  )
+  assert refused("--config.rlvr.optim.beta1=0.8") == wrong
+  assert refused(preset="srl,rlvr.optim.beta1=0.8") == wrong
+
+
 def test_a_missing_experiment_says_where_it_was_looked_for(command):
   said = message(*command("--config=experiments/maths.py:srl"))
   assert said.startswith("--config=experiments/maths.py:srl: there is no file")

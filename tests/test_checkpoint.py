@@ -261,7 +261,8 @@ def test_a_config_that_could_not_resume_is_refused(config):
 WRITER = """
   import asyncio, sys
   import jax.numpy as jnp, numpy as np
-  from srl_jax import checkpoint, checkpoint_pool
+  from srl_jax import checkpoint
+  from srl_jax.checkpoint_pool import ocp_future
 
   with checkpoint.Checkpointer(
     sys.argv[1], checkpoint.CheckpointConfig()
@@ -275,7 +276,7 @@ WRITER = """
     save(1)
     checkpointer.wait()
 
-    class Stuck(checkpoint_pool.ocp_future.CommitFutureAwaitingContractedSignals):
+    class Stuck(ocp_future.CommitFutureAwaitingContractedSignals):
       def __init__(self, coroutine, name):
         async def write():
           print("writing", flush=True)
@@ -283,7 +284,7 @@ WRITER = """
           await coroutine
         super().__init__(write(), name=name)
 
-    checkpoint_pool.ocp_future.CommitFutureAwaitingContractedSignals = Stuck
+    ocp_future.CommitFutureAwaitingContractedSignals = Stuck
     save(2)
 """
 

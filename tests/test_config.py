@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from srl_jax import config as config_lib
+from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig
@@ -109,7 +110,23 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
       r"config\.srl\.temperature does not exist; did you mean "
       r"config\.srl\.sampling\.temperature\?",
     ),
-    ({"slr.steps": "1"}, r"config\.slr does not exist; did you mean"),
+    # In the stage that was meant, not in the first that has such a field.
+    (
+      {"rlvr.max_new_tokens": "1"},
+      r"did you mean config\.rlvr\.sampling\.max_new_tokens\?",
+    ),
+    (
+      {"rlvr.optim.temperature": "1"},
+      r"did you mean config\.rlvr\.sampling\.temperature\?",
+    ),
+    ({"rlvr.steps": "1"}, r"did you mean config\.rlvr\.update_steps\?"),
+    ({"rlvr.lr": "1"}, r"did you mean config\.rlvr\.optim\.learning_rate\?"),
+    # In no stage at all.
+    ({"srl.test_size": "1"}, r"did you mean config\.data\.test_size\?"),
+    (
+      {"slr.steps": "1"},
+      r"config\.slr does not exist; did you mean config\.srl",
+    ),
     (
       {"srl.update_steps.x": "1"},
       r"config\.srl\.update_steps got .* allowed is int",
@@ -128,6 +145,33 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
 def test_a_wrong_override_is_refused_by_its_path(overrides, message):
   with pytest.raises(ValueError, match=message):
     overridden(**overrides)
+
+
+@pytest.mark.parametrize(
+  ("stages", "argument", "flag"),
+  [
+    # Flags and argument may make up a run between them.
+    ("srl,rlvr", "rlvr.update_steps=3", "seed=1"),
+    # Evaluation reads these in a run of any stages.
+    ("sft", "srl.trunks.context_turns=2", "srl.reward.workers=1"),
+    ("sft", "srl.trunks.task=step", "sft.optim.beta1=0.8"),
+  ],
+)
+def test_an_override_that_something_reads_is_allowed(stages, argument, flag):
+  source = f"{ROOT / 'experiments' / 'registers.py'}:srl,{argument}"
+  flags = [f"--config.stages={stages}", f"--config.{flag}"]
+  config = main.load_config(source, flags)
+  assert config.stages == tuple(stages.split(","))
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["srl.update_steps", "srl.reward.function", "srl.trunk", "rlvr.trunks"],
+)
+def test_an_override_that_nothing_reads_is_refused(name):
+  message = rf"config\.{name} is set, .* config\.stages is \('sft',\); set a"
+  with pytest.raises(ValueError, match=message):
+    config_lib.check_overridden(Config(stages=("sft",)), ["seed", name])
 
 
 def test_a_misspelt_field_cannot_be_set_in_an_experiment_file():
@@ -235,9 +279,64 @@ def test_every_experiment_builds_and_its_model_has_a_shape(
   for stage in {"srl", "rlvr"} & set(config.stages):
     section = getattr(config, stage)
     assert section.sampling.max_new_tokens < model.max_positions
+  # It ends in a table of results, and answers leave room for the problem.
+  assert config.data.test_size > 0
+  limits = {
+    "turns": config.evaluate.max_turn_tokens,
+    "solve": config.evaluate.max_solve_tokens,
+  }
+  for mode in config.evaluate.modes:
+    assert limits[mode] < model.max_positions
 
 
 @pytest.mark.parametrize(("get_config", "preset"), EXPERIMENTS[:1])
 def test_an_experiment_refuses_a_misspelt_override(get_config, preset):
   with pytest.raises(ValueError, match=r"did you mean config\.seed\?"):
     get_config(f"{preset},sede=1")
+
+
+def test_presets_of_a_file_differ_in_more_than_their_names():
+  names = {}
+  for parameter in EXPERIMENTS:
+    get_config, preset = parameter.values
+    # These are another preset, and one that wants an argument.
+    if preset not in ("auto", "checkpoint"):
+      config = config_lib.to_config(get_config(preset))
+      anonymous = dataclasses.replace(config, name="")
+      file = parameter.id.partition(":")[0]
+      former = names.setdefault((file, anonymous), config.name)
+      assert former == config.name, f"{config.name} is {former}"
+
+
+MATH = ROOT / "experiments" / "math.py"
+
+
+@pytest.mark.parametrize(
+  ("backend", "preset", "name"),
+  [
+    ("cpu", "qwen2_5_7b", "registers:srl"),
+    ("tpu", "registers", "math:qwen2_5_7b"),
+    ("gpu", "registers", "math:qwen2_5_7b"),
+  ],
+)
+def test_the_bare_recipe_suits_the_machine_and_a_preset_pins_it(
+  monkeypatch, backend, preset, name
+):
+  monkeypatch.setattr(jax, "default_backend", lambda: backend)
+  get_config = load(MATH)
+  config = get_config("log_every=3")
+  assert (config.name, config.log_every) == (name, 3)
+  has = "no" if backend == "cpu" else "an"
+  assert config.note.startswith(f"math: there is {has} accelerator, so th")
+  assert "experiments/math.py:registers" in config.note
+  assert "experiments/math.py:qwen2_5_7b" in config.note
+  pinned = get_config(preset)
+  assert pinned.name != name
+  assert pinned.note == ""
+
+
+def test_one_experiment_starts_from_another_in_whatever_folder(monkeypatch):
+  expected = load(ROOT / "experiments" / "registers.py")("srl")
+  monkeypatch.chdir(ROOT / "tests")
+  found = main.load_config("../experiments/math.py:registers")
+  assert found == config_lib.to_config(expected)

@@ -20,38 +20,44 @@ RECIPES = pathlib.Path(__file__).parents[1] / "experiments" / "math.py"
 SHORT = {
   "model.dtype": "float32",
   "data.valid_size": 2,
-  "data.test_size": 0,
-  "sft.update_steps": 1,
-  "sft.trunks.max_trunk_tokens": 512,
-  "sft.trunks_per_batch": 2,
-  "sft.trunks_per_micro_batch": 2,
-  "sft.validation_trunks": 2,
+  "data.test_size": 2,
+  "evaluate.samples": 2,
+  "evaluate.max_turns": 2,
+  "evaluate.max_turn_tokens": 8,
+  "evaluate.max_solve_tokens": 8,
+  "evaluate.rows_per_batch": 4,
 }
-for stage in ("srl", "rlvr"):
-  SHORT |= {
-    f"{stage}.steps": 1,
-    f"{stage}.trunks.max_trunk_tokens": 512,
-    f"{stage}.trunks_per_round": 2,
-    f"{stage}.trunks_per_micro_batch": 2,
-    f"{stage}.sampling.max_new_tokens": 8,
-    f"{stage}.sampling.samples": 2,
-    f"{stage}.groups_per_batch": 2,
-    f"{stage}.validation_trunks": 2,
-    # Random weights write no answer that is better than another.
-    f"{stage}.dynamic_sampling.enabled": False,
-  }
+SHORT_STAGE = {
+  "update_steps": 1,
+  "trunks.max_trunk_tokens": 512,
+  "trunks_per_micro_batch": 2,
+  "validation_trunks": 2,
+}
+SHORT_SFT = SHORT_STAGE | {"trunks_per_batch": 2}
+SHORT_RL = SHORT_STAGE | {
+  "trunks_per_round": 2,
+  "sampling.max_new_tokens": 8,
+  "sampling.samples": 2,
+  "groups_per_batch": 2,
+  # Random weights write no answer that is better than another.
+  "dynamic_sampling.enabled": False,
+}
 
 
-def run_recipe(runs, workdir, preset, **changes):
-  """All that was measured, by name."""
-  flags = [f"--config.{k}={v}" for k, v in (SHORT | changes).items()]
+def run_recipe(runs, workdir, preset, stages, **changes):
+  """All that was measured in training, by name, and the results."""
+  fields = SHORT | {"stages": ",".join(stages)}
+  for stage in stages:
+    short = SHORT_SFT if stage == "sft" else SHORT_RL
+    fields |= {f"{stage}.{name}": value for name, value in short.items()}
+  flags = [f"--config.{k}={v}" for k, v in (fields | changes).items()]
   config = srl_main.load_config(f"{RECIPES}:{preset}", flags)
   with runs.quickly():
-    run_lib.run(config, workdir, {})
+    results = run_lib.run(config, workdir, {})
   values = {}
   for row in experiment.metric_rows(workdir):
     values |= row
-  return values
+  return values, results
 
 
 def steps(count):
@@ -78,7 +84,7 @@ def write_lines(path, records):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path):
+def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path, capsys):
   # Of its 24 layers one, of its vocabulary what this tokenizer has, rounded.
   shape = zoo.MODELS["qwen2_5_0_5b"]
   shape = dataclasses.replace(shape, n_layers=1, vocab_size=1024)
@@ -91,26 +97,39 @@ def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path):
     )
     beside = [x for x in files.iterdir() if x.name != "config.json"]
     weights.save_params(folder, params, policy, dtype="bfloat16", files=beside)
-  found = run_recipe(
+  found, results = run_recipe(
     runs,
     tmp_path / "run",
     "qwen2_5_0_5b",
+    ["sft", "srl", "rlvr"],
     **{
       "model.n_layers": 1,
       "model.vocab_size": 1024,
       "weights": folder,
       "tokenizer.path": folder,
-      "stages": "('sft','srl','rlvr')",
       "data.path": write_lines(tmp_path / "s1k.jsonl", steps(8)),
       "srl.parts_per_round": 2,
     },
   )
   # 2 trunks x 2 points x 2 samples to their limit, of which 2 groups train.
   assert found["srl/tokens_sampled"] == 64
-  assert found["srl/tokens_trained"] == found["rlvr/tokens_trained"] == 32
+  assert found["srl/tokens_trained"] == 32
+  # Of solutions by random weights some stop before the limit.
+  assert 16 < found["rlvr/tokens_trained"] <= 32
   assert found["sft/grad_norm"] > 0
+  # It ends in a table, in which every number was measured.
+  assert list(results) == ["before", "after sft", "after srl", "after rlvr"]
+  for of_moment in results.values():
+    assert {
+      "step similarity, greedy",
+      "turns accuracy, greedy",
+      "turns avg@2",
+      "solve pass@2",
+    } <= of_moment.keys()
+    assert np.isfinite(list(of_moment.values())).all()
+  assert "\nturns avg@2 " in capsys.readouterr().out.split("held-out test")[1]
   # What it learnt is as large as it was.
-  saved = hf_files.TokenizerFolder(tmp_path / "run" / "model").config
+  saved = hf_files.HfCheckpoint(tmp_path / "run" / "model").config
   assert dataclasses.replace(saved, dtype="bfloat16") == shape
 
 
@@ -154,12 +173,14 @@ def test_from_transformers_to_transformers(runs, tmp_path, capsys):
   report = capsys.readouterr().out
   [line] = [x for x in report.splitlines() if "in one piece" in x]
   assert line.split()[-1] == "24", report
-  found = run_recipe(
+  found, results = run_recipe(
     runs,
     tmp_path / "run",
     f"checkpoint,weights={folder}",
-    **{"stages": "('sft','srl')", "data.format": "gsm8k", "data.path": data},
+    ["sft", "srl"],
+    **{"data.format": "gsm8k", "data.path": data},
   )
+  assert results["after srl"]
   assert found["sft/tokens_trained"] > 0
   assert found["srl/tokens_trained"] == 32
 
@@ -170,7 +191,7 @@ def test_from_transformers_to_transformers(runs, tmp_path, capsys):
     for path in (folder, tmp_path / "out")
   )
   assert np.abs(after - before).max() > 1e-4, "it was trained"
-  policy = LanguageModel(hf_files.TokenizerFolder(tmp_path / "out").config)
+  policy = LanguageModel(hf_files.HfCheckpoint(tmp_path / "out").config)
   with jax.set_mesh(mesh := tiny.small_mesh()):
     params = weights.load_params(
       tmp_path / "run" / "model", policy, mesh, jax.random.key(0)

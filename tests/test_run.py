@@ -132,10 +132,25 @@ def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(
   )
 
 
-def test_a_run_without_a_test_split_measures_nothing(runs, tmp_path):
+def test_a_run_without_a_test_split_measures_nothing_and_says_so(
+  runs, tmp_path, capsys
+):
+  runs.run(tmp_path, "sft", data__test_size=0, sft__update_steps=1)
+  results = json.loads((tmp_path / "results.json").read_text())
+  assert results == {"before": {}, "after sft": {}}
+  lines = capsys.readouterr().out.splitlines()
+  assert lines[1].startswith("warning: there is no test split (c.data.test_si")
+  assert not any("held-out" in line for line in lines)
+
+
+def test_what_an_experiment_chose_is_said_first(runs, tmp_path, capsys):
   with pytest.raises(EnoughError):
-    runs.run(tmp_path, "sft", events={("sft", 0): enough}, data__test_size=0)
-  assert json.loads((tmp_path / "results.json").read_text()) == {"before": {}}
+    note = "tiny: for it is a test."
+    runs.run(tmp_path, "sft", events={("sft", 0): enough}, note=note)
+  assert capsys.readouterr().out.splitlines()[0] == note
+  # It is no reason to refuse the folder.
+  with pytest.raises(EnoughError):
+    runs.run(tmp_path, "sft", events={("sft", 0): enough}, note="")
 
 
 # Real processes from here on: the same command, ended and started again.

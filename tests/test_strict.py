@@ -133,6 +133,49 @@ def test_an_unknown_field_names_the_nearest_one(values, unknown, nearest):
     convert(**values)
 
 
+@dataclasses.dataclass(frozen=True)
+class Described:
+  """A class that says what it is.
+
+  In two paragraphs: name is not a field here.
+
+  Attributes:
+    name: what it is called, on
+      two: lines.
+    sizes: how large.
+  """
+
+  name: str = ""
+  sizes: tuple[int, ...] = ()
+
+
+def test_fields_are_described_by_the_docstring():
+  assert strict.field_texts(Described) == {
+    "name": "what it is called, on two: lines.",
+    "sizes": "how large.",
+  }
+  assert strict.summary(Described) == (
+    "A class that says what it is. In two paragraphs: name is not a field here."
+  )
+  assert strict.field_texts(Run) == {}
+
+
+@pytest.mark.parametrize(
+  ("annotation", "words"),
+  [
+    (int, "int"),
+    (str | None, "str or None"),
+    (Literal["a", "b"], "'a' or 'b'"),
+    (tuple[int, ...], "tuple of int"),
+    (tuple[Literal["a", "b"], ...], "tuple of 'a' or 'b'"),
+    (tuple[int, float], "tuple (int, float)"),
+    (Optimizer | None, "the fields of Optimizer or None"),
+  ],
+)
+def test_types_are_described_in_words(annotation, words):
+  assert strict.describe_type(annotation) == words
+
+
 def test_a_field_without_default_must_be_given():
   @dataclasses.dataclass(frozen=True)
   class Data:

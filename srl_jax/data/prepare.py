@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
 import pathlib
-import re
 import sys
 import textwrap
 import typing
@@ -27,6 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from srl_jax import strict
 from srl_jax.data import prompts, readers, schema, templates
 from srl_jax.data.prompts import PromptReport
 from srl_jax.data.readers import DataConfig, LoadReport, Reject
@@ -285,12 +284,7 @@ def _add_field(group, prefix: str, cls: type, field: dataclasses.Field) -> None:
     options = {"action": argparse.BooleanOptionalAction}
   elif typing.get_origin(kind) is typing.Literal:
     options = {"choices": typing.get_args(kind)}
-  paragraph = re.search(
-    rf"^  {field.name}: (.*?)(?=^  \w+: |\Z)",
-    inspect.getdoc(cls) or "",  # Not __doc__: 3.13 indents it less.
-    re.MULTILINE | re.DOTALL,
-  )
-  text = " ".join(paragraph[1].split()) if paragraph else ""
+  text = strict.field_texts(cls)[field.name]
   group.add_argument(
     f"--{prefix}.{field.name}",
     default=field.default,

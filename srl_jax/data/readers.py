@@ -39,20 +39,19 @@ class DataConfig:
       folder that srl_jax.data.prepare wrote.
     path: the file or folder.
     strict: any bad record is an error. Otherwise bad ones are set aside.
-    keep_calculator_marks: gsm8k: leave marks such as <<48/2=24>> in the steps.
-    calculator_thoughts: gsm8k: the marks' expressions become the thoughts of
-      the steps; steps without marks get "nothing to compute".
+    calculator_thoughts: for "gsm8k": the expressions in marks such as
+      <<48/2=24>> become the thoughts of the steps; steps without marks get
+      "nothing to compute". The marks themselves are left out either way.
     train_size: trajectories to train on; 0 for all that the others leave.
     valid_size: held out to choose checkpoints and settings with.
     test_size: held out for the final number.
     pretrain_size: set aside for a warm start, not used by "train".
-    seed: embedded: another seed makes other problems.
+    seed: for "embedded": another seed makes other problems.
   """
 
   format: Format = "embedded"
   path: str = ""
   strict: bool = False
-  keep_calculator_marks: bool = False
   calculator_thoughts: bool = False
   train_size: int = 0
   valid_size: int = 0
@@ -73,11 +72,10 @@ class DataConfig:
         f"data.path={self.path!r} is not read with data.format={self.format!r};"
         " set data.format to gsm8k, s1k, jsonl or tfds, or clear data.path"
       )
-    marks = self.keep_calculator_marks or self.calculator_thoughts
-    if marks and self.format != "gsm8k":
+    if self.calculator_thoughts and self.format != "gsm8k":
       raise ValueError(
-        "data.keep_calculator_marks and data.calculator_thoughts are for"
-        f" data.format='gsm8k', not {self.format!r}; set them to False"
+        "data.calculator_thoughts is for data.format='gsm8k', not"
+        f" {self.format!r}; set it to False"
       )
 
   def sizes(self) -> dict[str, int]:
@@ -238,7 +236,7 @@ _MARK = re.compile(r"<<([^<>]*)>>")
 
 
 def parse_gsm8k(
-  record: Any, default_id: str, *, keep_marks=False, thoughts=False
+  record: Any, default_id: str, *, thoughts: bool = False
 ) -> Trajectory:
   """Builds a trajectory from {"question": .., "answer": ..} of GSM8K.
 
@@ -258,9 +256,10 @@ def parse_gsm8k(
     raise RecordError("answer", "has no step before '####'; write one per line")
   steps = []
   for line in lines:
-    text = line if keep_marks else _MARK.sub("", line)
     thought = "; ".join(_MARK.findall(line)) or "nothing to compute"
-    steps.append(Step(text, thought=thought if thoughts else None))
+    steps.append(
+      Step(_MARK.sub("", line), thought=thought if thoughts else None)
+    )
   steps[-1] = dataclasses.replace(
     steps[-1], text=f"{steps[-1].text}\n#### {answer}"
   )
@@ -276,10 +275,7 @@ def parse_gsm8k(
 def _parser(config: DataConfig) -> Callable[[Any, str], Trajectory]:
   if config.format == "gsm8k":
     return lambda record, default_id: parse_gsm8k(
-      record,
-      default_id,
-      keep_marks=config.keep_calculator_marks,
-      thoughts=config.calculator_thoughts,
+      record, default_id, thoughts=config.calculator_thoughts
     )
   return {"s1k": s1k.parse, "jsonl": schema.from_json}[config.format]
 

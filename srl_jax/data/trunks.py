@@ -34,23 +34,26 @@ from srl_jax.trajectory import Step, Trajectory
 
 @dataclasses.dataclass(frozen=True)
 class TrunkConfig:
-  """Which instances are made of a trajectory.
+  """Which branch points are made of a trajectory.
 
   Attributes:
     task: "step" predicts each next step, "solve" the whole solution.
     last_step: whether the last step is a target too. Read literally the paper
-      builds instances for steps 1..N-1 only ("exclude"). The default keeps
-      the last one: a model that solves problems turn by turn must have learnt
-      to finish, and the last step is where the final answer stands.
+      predicts steps 1..N-1 only ("exclude"). The default keeps the last one: a
+      model that solves problems turn by turn must have learnt to finish, and
+      the last step is where the final answer stands
+      (experiments/targets.py compares the two).
     step_title_hint: give number and title of the step to predict and leave
-      them out of the target (paper, footnote 1). Untitled steps get no hint.
+      them out of the target (paper, footnote 1; experiments/targets.py).
+      Untitled steps get no hint.
     context_turns: 0 for all steps so far; m for the problem and the last m
-      steps only, as for agents: each instance is then a trunk of its own.
+      steps only, as for agents: each branch point then has a trunk of its own.
     include_thoughts: expert targets for SFT begin with the step's thought
       between think tags, where it is known.
-    max_trunk_tokens: instances with a longer context are dropped; 0: none.
-    max_target_tokens: instances whose expert target (stop token included) is
-      longer are dropped; 0: none.
+    max_trunk_tokens: branch points with a longer context are dropped; 0 drops
+      none.
+    max_target_tokens: branch points whose expert target (stop token included)
+      is longer are dropped; 0 drops none.
     points_per_trunk: how many steps of one trajectory share a batch, drawn
       anew at each visit; 0 for all. Fewer mix trajectories better, and share
       less: BuildReport.prompt_tokens says how much.

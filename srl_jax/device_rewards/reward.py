@@ -112,10 +112,9 @@ def host_reason(
     )
   if reward.autojunk:
     return "reward.autojunk is on, which only the host knows; turn it off"
-  if reward.check == "solution" or reward.tags != "think":
+  if reward.check == "solution":
     return (
-      f"reward.check is {reward.check!r} and reward.tags {reward.tags!r}; on "
-      "the device there is only the check 'step' with the tags 'think'"
+      "reward.check is 'solution'; on the device there is only the check 'step'"
     )
   if target_chars > device.sizes[-1]:
     return (

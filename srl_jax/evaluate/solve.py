@@ -45,13 +45,15 @@ class EvalConfig:
   """What is measured before and after training.
 
   Attributes:
-    modes: how whole solutions are found, of "turns" and "solve".
+    modes: how whole solutions are found: "turns" (step by step, thoughts
+      dropped), "solve" (in one go) or both.
     problems: how many problems of the test split; 0 for all.
     samples: solutions per problem for avg@n and pass@k; 0 for greedy only.
-    temperature: of those samples (greedy decoding is always reported).
-    max_turns: of "turns"; a solution without final answer ends there.
-    max_turn_tokens: limit of each turn.
-    max_solve_tokens: limit of a solution in one go.
+    temperature: temperature of those samples, and of the sampled single steps
+      (greedy decoding is always reported too).
+    max_turns: turns after which a solution without a final answer ends.
+    max_turn_tokens: limit of each turn, and of a single step, in tokens.
+    max_solve_tokens: limit of a solution in one go, in tokens.
     step_trunks: how many test trajectories the step metrics use; 0 for all.
     rows_per_batch: solutions or trunks decoded together.
   """

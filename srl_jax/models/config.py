@@ -42,8 +42,8 @@ class LoraConfig:
   With a rank above 0 only A and B are trained; A begins random, B zero.
 
   Attributes:
-    rank: of A B; 0 for no adapters: all parameters are trained.
-    alpha: see the formula.
+    rank: rank of the adapters; 0 for none, so that all parameters are trained.
+    alpha: what an adapter adds is multiplied by alpha / rank.
     targets: which projections get adapters.
   """
 
@@ -71,12 +71,12 @@ class ModelConfig:
     n_kv_heads: key/value heads; divides n_heads.
     head_width: width of one head; even.
     d_mlp: hidden width of the feed-forward layer.
-    activation: of the feed-forward layer's gate; "gelu" is the tanh
-      approximation (Gemma).
+    activation: activation of the feed-forward layer's gate; "gelu" is the
+      tanh approximation (Gemma).
     rope_theta: base of the rotary embedding.
-    rope_local_theta: that of layers with a sliding window, which are then not
-      scaled (Gemma 3); 0 for the same as all others.
-    rope_scaling: of the rotary embedding.
+    rope_local_theta: base of the rotary embedding in layers with a sliding
+      window, which are then not scaled (Gemma 3); 0 for that of all others.
+    rope_scaling: how the rotary embedding is scaled for longer contexts.
     norm_epsilon: added to the mean square in the norms.
     norm_plus_one: norms scale by one plus their parameter (Gemma).
     sandwich_norms: norms behind attention and feed-forward layer too (Gemma).
@@ -84,16 +84,16 @@ class ModelConfig:
     qkv_bias: biases on query, key and value projections (Qwen2).
     query_scalar: attention logits are divided by its root; 0 for head_width.
     attention_softcap: attention logits x become cap * tanh(x / cap); 0: off.
-    logit_softcap: likewise the logits of tokens (Gemma 2).
+    logit_softcap: the same for the logits of tokens (Gemma 2).
     sliding_window: how many positions a token sees in a local layer, its own
       included; 0 for all.
-    window_period: every so many-th layer is global, the others are local; 0
-      if all are local.
+    window_period: of so many layers the last is global, the others are local;
+      0 if all are local.
     scale_embeddings: embeddings are multiplied by the root of d_model (Gemma).
     tie_embeddings: the output head is the embedding.
     max_positions: longest context that the model was made for, in tokens.
-    dtype: of activations and matrix products.
-    param_dtype: of the stored parameters; adapters are float32.
+    dtype: dtype of activations and matrix products.
+    param_dtype: dtype of the stored parameters; adapters are float32.
     attention_logits: how many attention logits per trunk are held at a time;
       0 for all. Bounds the memory of long trunks; the result is the same.
     attention_kernel: how a trunk attends to itself: "plain" (by matrix

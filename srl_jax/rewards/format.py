@@ -11,13 +11,9 @@ file's business.
 from __future__ import annotations
 
 import re
-from typing import Literal, NamedTuple
-
-Tags = Literal["think", "solution"]
-TAGS: tuple[Tags, ...] = ("think", "solution")
+from typing import NamedTuple
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-SOLUTION_OPEN, SOLUTION_CLOSE = "<solution>", "</solution>"
 
 # Around thoughts and actions only these are trimmed, so that a device program
 # can do the same on code points.
@@ -30,7 +26,6 @@ FAILURES = (
   "thought_not_closed",
   "several_thoughts",  # more think tags than the one pair
   "empty_thought",
-  "no_solution",  # tags="solution": not exactly one <solution>..</solution>
   "empty_action",
 )
 
@@ -43,27 +38,24 @@ class Parsed(NamedTuple):
   failure: str
 
 
-def split(text: str, stopped: bool, tags: Tags = "think") -> Parsed:
+def split(text: str, stopped: bool) -> Parsed:
   """Splits a completion in training; strict.
 
   Allowed is: one closed think block at the start, with a thought in it, then
-  an action, then the stop token; white space may stand between. With tags
-  "solution" the action stands in <solution>..</solution>, as in the figure of
-  the paper, and nothing else follows.
+  an action, then the stop token; white space may stand between.
 
   Args:
     text: the completion, without its stop token.
     stopped: whether a stop token ended it.
-    tags: which tags are asked for.
 
   Returns:
     The parts; both are empty where the format is broken.
   """
-  failure, thought, action = _strict(text.strip(WHITESPACE), stopped, tags)
+  failure, thought, action = _strict(text.strip(WHITESPACE), stopped)
   return Parsed("", "", failure) if failure else Parsed(thought, action, "")
 
 
-def _strict(text: str, stopped: bool, tags: Tags) -> tuple[str, str, str]:
+def _strict(text: str, stopped: bool) -> tuple[str, str, str]:
   if not stopped:
     return "not_stopped", "", ""
   if not text.startswith(THINK_OPEN):
@@ -76,29 +68,18 @@ def _strict(text: str, stopped: bool, tags: Tags) -> tuple[str, str, str]:
   thought, action = thought.strip(WHITESPACE), action.strip(WHITESPACE)
   if not thought:
     return "empty_thought", "", ""
-  if tags == "solution":
-    is_wrapped = (
-      action.startswith(SOLUTION_OPEN)
-      and action.endswith(SOLUTION_CLOSE)
-      and action.count(SOLUTION_OPEN) == action.count(SOLUTION_CLOSE) == 1
-    )
-    if not is_wrapped:
-      return "no_solution", "", ""
-    action = action[len(SOLUTION_OPEN) : -len(SOLUTION_CLOSE)]
-    action = action.strip(WHITESPACE)
   return ("" if action else "empty_action"), thought, action
 
 
 _THINK_TAG = re.compile("(</?think>)")
 
 
-def split_lenient(text: str, tags: Tags = "think") -> Parsed:
+def split_lenient(text: str) -> Parsed:
   """Splits a completion at evaluation: think blocks may stand anywhere.
 
   The action is what stands outside of them. A block that never closes goes
   on to the end. A lone </think> closes a block that began with the text, as
-  with prompts that end in <think>. With tags "solution" the action is the
-  last <solution>..</solution> outside, if there is one.
+  with prompts that end in <think>.
 
   Returns:
     The parts; failure is "" or "empty_action".
@@ -116,13 +97,7 @@ def split_lenient(text: str, tags: Tags = "think") -> Parsed:
     else:
       (thoughts if inside else actions).append(part)
   thought = "\n".join(t.strip(WHITESPACE) for t in thoughts)
-  action = "".join(actions)
-  if tags == "solution":
-    head, close, _ = action.rpartition(SOLUTION_CLOSE)
-    _, opened, inner = head.rpartition(SOLUTION_OPEN)
-    if close and opened:
-      action = inner
-  action = action.strip(WHITESPACE)
+  action = "".join(actions).strip(WHITESPACE)
   return Parsed(
     thought.strip(WHITESPACE), action, "" if action else "empty_action"
   )

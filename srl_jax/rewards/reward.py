@@ -20,7 +20,7 @@ import importlib
 import math
 import traceback
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from srl_jax.rewards import answers, format, similarity
 
@@ -68,7 +68,6 @@ class RewardConfig:
     check: "step" wants exactly one think block and then the action; "solution"
       allows think blocks anywhere and only wants a complete output; "auto" is
       "solution" for "answer", else "step".
-    tags: "think", or "solution" for actions in <solution>..</solution>.
     broken_format_reward: the reward where the check "step" fails (paper,
       section 3.3: -1). An output that fails "solution" is simply wrong: 0.
     workers: processes that score in parallel; 0 scores in this one.
@@ -78,8 +77,7 @@ class RewardConfig:
 
   function: str = "difflib"
   autojunk: bool = False
-  check: str = "auto"
-  tags: format.Tags = "think"
+  check: Literal["auto", "step", "solution"] = "auto"
   broken_format_reward: float = -1.0
   workers: int = 0
   timeout_s: float = 300.0
@@ -95,16 +93,11 @@ class RewardConfig:
         f"reward.autojunk is on but reward.function is {self.function!r}; "
         "only difflib has it. Set reward.autojunk to False."
       )
-    for name, allowed in (
-      ("check", ("auto", "step", "solution")),
-      ("tags", format.TAGS),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(
-          f"reward.{name} is {getattr(self, name)!r}; it must be one of: "
-          + ", ".join(allowed)
-          + "."
-        )
+    if self.check not in ("auto", "step", "solution"):
+      raise ValueError(
+        f"reward.check is {self.check!r}; it must be one of: auto, step, "
+        "solution."
+      )
     if self.workers < 0 or self.timeout_s <= 0:
       raise ValueError(
         f"reward.workers is {self.workers} and reward.timeout_s "
@@ -162,10 +155,10 @@ def score_one(
   is_step = config.check == "step" or (
     config.check == "auto" and config.function != "answer"
   )
-  parsed = format.split_lenient(text, config.tags)
+  parsed = format.split_lenient(text)
   chars = len(parsed.thought), len(parsed.action)
   if is_step:
-    parsed = format.split(text, stopped, config.tags)
+    parsed = format.split(text, stopped)
   elif not stopped:
     parsed = parsed._replace(failure="not_stopped")
   if parsed.failure:

@@ -48,12 +48,16 @@ class SamplingConfig:
     temperature: divides the logits; 0 takes the most likely token.
     top_k: keep that many most likely tokens; 0 keeps all.
     top_p: keep the most likely tokens that hold this mass; 1.0 keeps all.
-    slots: how many branches of a trunk are decoded at a time, the others wait
-      for a free slot; 0 for all at once. Where completions stay far below
-      the limit (metric `slot_occupancy`), a few take no more turns than all.
+    slots: how many branches of a trunk are decoded at a time; the others wait
+      for a free slot. 0 decodes all at once, which is best where completions
+      run to their limit. Where most end far below it (metric
+      `slot_occupancy` below a half), half the branches or fewer take no more
+      turns, and each turn is cheaper: benchmarks/slots.py measures it.
     cache_start: the branch cache starts with room for so many tokens, or
       somewhat more, and doubles when a branch needs it; 0 for all the room
-      at once. Every width is a loop to compile.
+      at once. Every width is a loop to compile, so set it below the default
+      only where the usual completion is much shorter than that; see
+      benchmarks/slots.py.
   """
 
   samples: int = 8

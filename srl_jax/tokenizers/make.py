@@ -8,6 +8,7 @@ import filecmp
 import os
 import pathlib
 from collections.abc import Iterable
+from typing import Literal, get_args
 
 from srl_jax.tokenizers.byte import ByteTokenizer
 from srl_jax.tokenizers.folder import (
@@ -24,7 +25,7 @@ from srl_jax.tokenizers.sentencepiece_tokenizer import (
   train_sentencepiece,
 )
 
-_KINDS = ("byte", "sentencepiece", "huggingface")
+Kind = Literal["byte", "sentencepiece", "huggingface"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +45,16 @@ class TokenizerConfig:
       per character.
   """
 
-  kind: str = "byte"
+  kind: Kind = "byte"
   path: str = ""
   train_vocab_size: int = 0
   max_piece_chars: int = 16
 
   def __post_init__(self) -> None:
-    if self.kind not in _KINDS:
+    if self.kind not in get_args(Kind):
       raise ValueError(
         f"tokenizer.kind is {self.kind!r}; it must be one of: "
-        f"{', '.join(_KINDS)}."
+        f"{', '.join(get_args(Kind))}."
       )
     if self.kind == "byte" and self.path:
       raise ValueError(

@@ -25,21 +25,23 @@ class RlConfig:
   """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
 
   Attributes:
-    update_steps: batches, each of them trained on; see passes.
+    update_steps: number of batches that are sampled and trained on.
     groups_per_batch: kept groups per batch (the paper's batch size B).
-    passes: update steps on each batch, all on the whole of it.
-    trunks_per_round: trajectories sampled at a time; all processes together.
+    passes: how many times the optimizer steps on each batch, each time on the
+      whole of it.
+    trunks_per_round: trajectories sampled at a time, by all processes together.
     parts_per_round: in how many parts a round is sampled, so that the host
       scores one while the device decodes the next; divides trunks_per_round.
-    trunks_per_micro_batch: rows per micro-batch of the update, likewise.
+    trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
+      processes together.
     reward_on: "device" computes rewards in the program, "host" in Python,
       "auto" on the device where that is possible and, by measurement, faster.
     device_reward: static sizes of the reward on the device.
     fuse: sample, score and update in one program where that is possible:
       reward on the device, dynamic_sampling.refill=False, one pass.
-    validate_every: steps between validations (mean reward, at the sampling
-      temperature), the best of which gives the stage's result; 0 validates
-      at the end only.
+    validate_every: update steps between validations (mean reward, at the
+      sampling temperature), the best of which gives the stage's result; 0
+      validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
     max_logp_gap: the run stops when sampler and trainer disagree about a
       fresh token's log-prob by more than this many nats: they then compute

@@ -45,17 +45,18 @@ class SftConfig:
   """A stage of supervised fine-tuning on expert steps or solutions.
 
   Attributes:
-    update_steps: update steps, one per batch.
-    trunks_per_batch: trajectories per update step.
-    trunks_per_micro_batch: of those, how many at a time; all processes
-      together.
-    validate_every: steps between validations (cross-entropy), the best of
-      which gives the stage's result; 0 validates at the end only.
+    update_steps: number of update steps, one per batch.
+    trunks_per_batch: trajectories per batch.
+    trunks_per_micro_batch: trajectories whose gradient is computed at a time,
+      by all processes together.
+    validate_every: update steps between validations (cross-entropy), the best
+      of which gives the stage's result; 0 validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
-    max_logits: see LossConfig.
+    max_logits: about so many logits of the vocabulary are held by a device at
+      a time; 0 for all at once. The result is the same.
     trunks: which branch points are made of a trajectory.
     split: "pretrain" keeps the trajectories of "train" for the RL stages.
-    alternate_solve: every other step trains on whole solutions (task
+    alternate_solve: every other update step trains on whole solutions (task
       "solve") instead, for a model that shall do both.
     optim: the optimizer.
   """

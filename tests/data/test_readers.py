@@ -43,13 +43,11 @@ def test_gsm8k_lines_are_steps_and_the_last_one_holds_the_answer(tmp_path):
   assert (trajectory.problem, trajectory.answer) == (GSM8K["question"], "10")
 
 
-def test_gsm8k_marks_can_be_kept_or_become_thoughts(tmp_path):
+def test_gsm8k_marks_can_become_thoughts(tmp_path):
   path = write(tmp_path / "g.jsonl", GSM8K)
-  config = DataConfig(
-    "gsm8k", path, keep_calculator_marks=True, calculator_thoughts=True
-  )
+  config = DataConfig("gsm8k", path, calculator_thoughts=True)
   steps = load_trajectories(config).trajectories[0].steps
-  assert steps[0].text == "She has 3*4=<<3*4=12>>12 nuts."
+  assert steps[0].text == "She has 3*4=12 nuts."
   assert [s.thought for s in steps] == [
     "3*4=12",
     "12-2=10",
@@ -164,7 +162,7 @@ def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):
     ({"format": "csv"}, "one of embedded, embedded_student, gsm8k"),
     ({"format": "gsm8k", "valid_size": -1}, "must not be negative"),
     ({"path": "x.jsonl"}, "set data.format to gsm8k"),
-    ({"format": "s1k", "calculator_thoughts": True}, "set them to False"),
+    ({"format": "s1k", "calculator_thoughts": True}, "set it to False"),
   ],
 )
 def test_impossible_config_is_refused(config, words):

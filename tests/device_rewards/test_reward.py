@@ -161,9 +161,10 @@ def test_scores_are_those_of_the_host(tokenizer, function):
     reward, batch, branches, tokenizer, score, 50
   )
   # What was compared holds every failure there is, and more than failures.
-  failures = np.bincount(expected.failure_NKG.ravel(), minlength=8)
-  no_solution = 1 + FAILURES.index("no_solution")
-  assert (np.delete(failures, no_solution) > 0).all() and failures[0] > 100
+  failures = np.bincount(
+    expected.failure_NKG.ravel(), minlength=1 + len(FAILURES)
+  )
+  assert (failures > 0).all() and failures[0] > 100
   assert 0 < np.isnan(expected.reward_NKG).sum() < 150
 
 
@@ -277,8 +278,7 @@ def test_the_program_is_compiled_once_for_a_run():
     ({"function": "answer"}, "'answer' runs on the host only.*difflib and lev"),
     ({"function": "my.module:name"}, "runs on the host only"),
     ({"autojunk": True}, "autojunk is on, which only the host knows"),
-    ({"check": "solution"}, "check is 'solution' and reward.tags 'think'"),
-    ({"tags": "solution"}, "check is 'auto' and reward.tags 'solution'"),
+    ({"check": "solution"}, "on the device there is only the check 'step'"),
   ],
 )
 def test_rewards_that_need_the_host_say_so(fields, message):

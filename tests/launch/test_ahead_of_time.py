@@ -32,8 +32,8 @@ OVERRIDES = (
 )
 
 
-def command(*arguments, preset="srl"):
-  config = f"--config={experiment.__file__}:{preset},{OVERRIDES}"
+def command(*arguments):
+  config = f"--config={experiment.__file__}:srl,{OVERRIDES}"
   return launch_compile.main([config, *arguments])
 
 
@@ -165,7 +165,8 @@ def test_a_whole_solution_has_one_branch_point():
 
 
 def test_only_stages_that_sample_are_compiled(capsys):
-  assert command("--topology=v5e:2x2", preset="sft") == 1
+  config = f"--config={experiment.__file__}:sft"
+  assert launch_compile.main([config, "--topology=v5e:2x2"]) == 1
   assert "only those that sample (srl, rlvr)" in capsys.readouterr().err
 
 

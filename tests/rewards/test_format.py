@@ -57,27 +57,6 @@ def test_an_output_cut_by_the_length_limit_is_broken():
 @pytest.mark.parametrize(
   ("text", "expected"),
   [
-    ("<think>t</think><solution>a</solution>", ("t", "a", "")),
-    ("<think>t</think>\n<solution>\na\n</solution>\n", ("t", "a", "")),
-    ("<think>t</think>a", ("", "", "no_solution")),
-    ("<think>t</think><solution>a", ("", "", "no_solution")),
-    ("<think>t</think><solution>a</solution>b", ("", "", "no_solution")),
-    ("<think>t</think>b<solution>a</solution>", ("", "", "no_solution")),
-    (
-      "<think>t</think><solution>a</solution><solution>b</solution>",
-      ("", "", "no_solution"),
-    ),
-    ("<think>t</think><solution> </solution>", ("", "", "empty_action")),
-    ("<solution>a</solution>", ("", "", "no_thought")),
-  ],
-)
-def test_solution_tags_are_a_switch(text, expected):
-  assert split(text, True, "solution") == Parsed(*expected)
-
-
-@pytest.mark.parametrize(
-  ("text", "expected"),
-  [
     (GOOD, ("a thought", "the action", "")),
     ("just the action", ("", "just the action", "")),
     # As the paper shows: several blocks, anywhere.
@@ -95,14 +74,6 @@ def test_solution_tags_are_a_switch(text, expected):
 )
 def test_evaluation_takes_think_blocks_anywhere(text, expected):
   assert split_lenient(text) == Parsed(*expected)
-
-
-def test_lenient_solution_tags_take_the_last_block_if_any():
-  text = "<think><solution>no</solution></think>x<solution>a</solution>y"
-  assert split_lenient(text, "solution") == Parsed(
-    "<solution>no</solution>", "a", ""
-  )
-  assert split_lenient("<think>t</think>b", "solution").action == "b"
 
 
 def test_both_agree_where_the_strict_one_accepts():

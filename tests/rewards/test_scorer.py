@@ -88,12 +88,11 @@ def test_each_function_is_the_one_it_names():
   assert reward(function="levenshtein") != reward()
 
 
-def test_broken_format_reward_and_tags_are_settings():
-  config = RewardConfig(tags="solution", broken_format_reward=-0.5)
-  good = "<think>t</think><solution>a</solution>"
-  scored = score(config, [Completion(good, True), completion("a")], ["a", "a"])
+def test_the_reward_of_a_broken_format_is_a_setting():
+  config = RewardConfig(broken_format_reward=-0.5)
+  scored = score(config, [completion("a"), Completion("a", True)], ["a", "a"])
   assert [s.reward for s in scored] == [1.0, -0.5]
-  assert scored[1].failure == "no_solution"
+  assert scored[1].failure == "no_thought"
 
 
 def test_answer_rewards_are_zero_or_one():
@@ -278,7 +277,6 @@ def is_running(process):
   [
     ({"function": "diflib"}, "one of difflib, levenshtein, answer or your own"),
     ({"function": "answer", "autojunk": True}, "only difflib has it"),
-    ({"tags": "thinking"}, "one of: think, solution"),
     ({"check": "strict"}, "one of: auto, step, solution"),
     ({"workers": -1}, "workers must be 0 or more"),
     ({"timeout_s": 0}, "the timeout positive"),

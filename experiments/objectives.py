@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which GRPO objective? SRL on the register programs, same budget for each.
+
+Four passes are made over each batch: in the first one the policy is the one
+that sampled, and nothing is clipped or weighted; from the second one on the
+objectives differ in more than how they average.
+
+Presets (`--config=experiments/objectives.py:NAME`):
+
+  grpo     The paper's: clipped surrogate, mean over the tokens of a sequence,
+           advantages over the group's standard deviation (the default).
+  dapo     Mean over all tokens of the batch, and a higher bound of the clip
+           (Yu et al. 2025). Its dynamic sampling is part of all of them.
+  dr_grpo  Sums over tokens by a constant length, and advantages at the scale
+           of the rewards (Liu et al. 2025).
+  tis      REINFORCE with truncated importance weights instead of the clip.
+  kl       grpo with a penalty for leaving the student.
+
+No preset needs a file or an accelerator.
+"""
+
+from srl_jax import config
+
+PRESETS = ("grpo", "dapo", "dr_grpo", "tis", "kl")
+
+
+def get_config(argument=None):
+  preset, overrides = config.parse_argument(argument, "grpo", PRESETS)
+  c = config.base_config(__file__, "registers", "srl")
+  c.name = f"objectives:{preset}"
+  c.srl.update_steps = 10
+  c.srl.passes = 4
+  c.srl.validate_every = 2
+  c.evaluate.modes = ("turns",)
+  loss = c.srl.loss
+  if preset == "dapo":
+    loss.aggregation = "token_mean"
+    loss.clip_high = 0.28
+  elif preset == "dr_grpo":
+    loss.aggregation = "fixed_divisor"
+    loss.divisor_tokens = c.srl.sampling.max_new_tokens
+    loss.divide_by_group_std = False
+  elif preset == "tis":
+    loss.surrogate = "truncated"
+    loss.importance_cap = 2.0
+  elif preset == "kl":
+    loss.kl_coefficient = 0.04
+  config.override(c, overrides)
+  return c
