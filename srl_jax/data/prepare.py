@@ -99,6 +99,8 @@ def _run(args: argparse.Namespace) -> None:
   for split, report in compared.items():
     for warning in report.warnings():
       print(f"warning: {split} split: {warning}")
+  for warning in loaded.warnings:
+    print(f"warning: {warning}")
   print(rejects_summary(loaded.rejects), end="")
   if args.out:
     _write(loaded, pathlib.Path(args.out), args.as_, configs["data"])
@@ -217,7 +219,10 @@ def _write(
     written = folder
     for split, trajectories in loaded.splits.items():
       _write_jsonl(trajectories, folder / f"{split}.jsonl")
-  print(f"wrote {written}\nuse it: data.format={form} data.path={folder}")
+  domain = f" data.domain={config.domain}" if config.domain else ""
+  print(
+    f"wrote {written}\nuse it: data.format={form} data.path={folder}{domain}"
+  )
 
 
 def _write_jsonl(trajectories, path: pathlib.Path) -> None:

@@ -47,7 +47,7 @@ def test_tokens_have_their_roles(checkpoint):
 def test_prompts_of_a_chat_have_their_ids(checkpoint):
   family, tokenizer, files, theirs = checkpoint
   template = make_template("chat", tokenizer, files)
-  system = system_prompt("math", "step")
+  system = system_prompt(MATH, "step")
   for prompt, user in prompts(template, tokenizer):
     messages = [{"role": "user", "content": user}]
     if family == "gemma2":  # has no system role
@@ -66,7 +66,7 @@ def test_prompts_of_a_chat_have_their_ids(checkpoint):
 def test_prompts_for_a_base_model_have_their_ids(checkpoint):
   _, tokenizer, files, theirs = checkpoint
   template = make_template("text", tokenizer, files)
-  system = system_prompt("math", "step")
+  system = system_prompt(MATH, "step")
   for prompt, user in prompts(template, tokenizer):
     assert prompt == theirs(f"{system}\n\n{user}\n").input_ids
 

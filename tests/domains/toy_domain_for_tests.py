@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A domain as a user might write it: a counter that is to be moved to a goal.
+
+The problem is "from 2 to 0", and its steps are "-", to which the environment
+answers "1", and "-", to which it answers "0".
+"""
+
+from srl_jax.domains import Domain
+
+
+def move(value, action):
+  return value + {"+": 1, "-": -1}.get(action, 0)
+
+
+def parse_problem(problem):
+  """(start, goal)."""
+  _, start, _, goal = problem.split()
+  return int(start), int(goal)
+
+
+def moves_closer(action, target, *, context):
+  """1 if the action moves the counter towards the goal from where it is."""
+  del target
+  value, goal = parse_problem(context.problem)
+  if context.steps:
+    value = int(context.steps[-1].observation)
+  return float(abs(move(value, action) - goal) < abs(value - goal))
+
+
+class Counter:
+  """The environment."""
+
+  def reset(self, trajectory):
+    self._value, self._goal = parse_problem(trajectory.problem)
+
+  def step(self, action):
+    if action == "explode":
+      raise OSError("the counter exploded")
+    self._value = move(self._value, action)
+    return str(self._value), self.solved()
+
+  def solved(self):
+    return self._value == self._goal
+
+  def close(self):
+    pass
+
+
+TOY = Domain(
+  name="toy",
+  step_prompt="Move the counter by one.",
+  solve_prompt="Move the counter to its goal.",
+  steps_heading="Moves so far:",
+  is_final=lambda action: action == "stop",
+  reward="toy_domain_for_tests:moves_closer",
+  environment=Counter,
+)
+
+NOT_A_DOMAIN = 3
