@@ -36,6 +36,7 @@ from srl_jax.rollout.rounds import Round, Rounds
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers.protocol import TableTokenizer
+from srl_jax.trajectory import Step, Trajectory
 from srl_jax.update import groups as dynamic_sampling
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.groups import DynamicSamplingConfig
@@ -104,7 +105,8 @@ def trunk_batches(
 
   def trunk(n, points):
     tokens = tokens_NS[n, : max(p.at for p in points)]
-    return Trunk(str(n), tokens, tuple(points), problem="", answer=None)
+    trajectory = Trajectory(str(n), "general", "?", (Step("."),))
+    return Trunk(trajectory, tokens, tuple(points))
 
   if layout == "shared":
     batches = [

@@ -132,7 +132,7 @@ def _sample(
       completion.text, stage.reward.tags
     )
   return Sample(
-    heading=f"{trunk.trajectory_id}, step {point.step + 1}",
+    heading=f"{trunk.trajectory.id}, step {point.step + 1}",
     context=run.tokenizer.decode(trunk.tokens[: point.at]),
     thought=thought,
     action=action,

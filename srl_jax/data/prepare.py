@@ -88,7 +88,6 @@ def _run(args: argparse.Namespace) -> None:
     )
     compared[split] = prompts.compare(
       tqdm(trunks, f"compare prompts of {split}", unit="trunk"),
-      loaded.splits[split],
       template,
       tokenizer,
       configs["trunks"].task,
@@ -119,7 +118,7 @@ def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
     ValueError: there is no such branch point.
   """
   points = [(r, p) for r in trunks for p in r.points]
-  names = [f"{r.trajectory_id}/{p.step}" for r, p in points]
+  names = [f"{r.trajectory.id}/{p.step}" for r, p in points]
   if which in names:
     index = names.index(which)
   elif which.isdecimal() and int(which) < len(points):

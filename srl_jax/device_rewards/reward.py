@@ -120,7 +120,7 @@ def host_reason(
       "the device there is only the check 'step' with the tags 'think'"
     )
   longest, name = max(
-    ((len(_target(p)), r.trajectory_id) for r in trunks for p in r.points),
+    ((len(_target(p)), r.trajectory.id) for r in trunks for p in r.points),
     default=(0, ""),
   )
   if longest > device.sizes[-1]:
@@ -169,7 +169,7 @@ def encode_targets(batch: TrunkBatch, width: int) -> Targets:
       target = _target(point)
       if len(target) > width:
         raise ValueError(
-          f"trajectory {trunk.trajectory_id!r} has a target of {len(target)} "
+          f"trajectory {trunk.trajectory.id!r} has a target of {len(target)} "
           f"characters, more than width={width}; use target_width of all "
           "trunks of the run"
         )

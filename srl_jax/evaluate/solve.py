@@ -208,11 +208,9 @@ def _turn_record(row, trajectory, turn, task, template, tokenizer):
     point_id=zlib.crc32(name.encode()),
   )
   return Trunk(
-    trajectory_id=trajectory.id,
+    trajectory=trajectory,
     tokens=np.array(row.tokens, np.int32),
     points=(point,),
-    problem=trajectory.problem,
-    answer=trajectory.answer,
   )
 
 
