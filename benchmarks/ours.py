@@ -81,9 +81,9 @@ class Words(TableTokenizer):
 class ActionScorer(Scorer):
   """Scores random completions as if they ended, with a thought in front."""
 
-  def score(self, completions, targets):
+  def score(self, completions, targets, contexts=None):
     whole = [Completion(f"<think>a</think>{c.text}", True) for c in completions]
-    return super().score(whole, targets)
+    return super().score(whole, targets, contexts)
 
 
 def trunk_batches(

@@ -117,7 +117,8 @@ class RlConfig:
       different things, and no result would mean anything.
     trunks: task "step" is SRL, task "solve" is RLVR.
     sampling: how completions are drawn.
-    reward: how they are rewarded.
+    reward: how they are rewarded: by the domain's reward of single steps, or
+      its verdict on whole solutions, if nothing else is set.
     dynamic_sampling: which groups are kept.
     loss: the objective.
     optim: the optimizer.
@@ -137,7 +138,7 @@ class RlConfig:
   fuse: bool = True
   trunks: TrunkConfig = TrunkConfig()
   sampling: SamplingConfig = SamplingConfig()
-  reward: RewardConfig = RewardConfig()
+  reward: RewardConfig = RewardConfig(function="domain")
   dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
   loss: LossConfig = LossConfig()
   optim: OptimConfig = OptimConfig()
@@ -215,7 +216,6 @@ class Config:
   rlvr: RlConfig = RlConfig(
     groups_per_batch=128,
     trunks=TrunkConfig(task="solve"),
-    reward=RewardConfig(function="answer"),
   )
   checkpoint: CheckpointConfig = CheckpointConfig()
   evaluate: EvalConfig = EvalConfig()

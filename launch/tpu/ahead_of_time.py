@@ -23,7 +23,9 @@ from flax import linen as nn
 from srl_jax import sharding
 from srl_jax.config import Config, RlConfig
 from srl_jax.device_rewards import reward as device_reward
+from srl_jax.domains import find_domain
 from srl_jax.models import LanguageModel
+from srl_jax.rollout import scoring
 from srl_jax.rollout.rounds import DeviceScorer
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.train import memory as memory_plan
@@ -152,6 +154,19 @@ def _updater(config, section, mesh) -> Updater:
   )
 
 
+def with_reward(config: Config, stage: str) -> RlConfig:
+  """A stage's section with the reward of its domain, as far as it is known.
+
+  A domain that only the data name has the reward of "general".
+  """
+  section = getattr(config, stage)
+  name = config.data.domain or "general"
+  reward = scoring.resolve_reward(
+    section.reward, section.trunks.task, {name: find_domain(name)}, stage
+  )
+  return dataclasses.replace(section, reward=reward)
+
+
 class _Spelling:
   """Stands in for a tokenizer, of which the reward only wants the bytes."""
 
@@ -165,7 +180,7 @@ class _Spelling:
 
 def _reward(config, stage, mesh, sizes) -> DeviceScorer | None:
   """The reward of a run on TPUs, if it is one for the device."""
-  section = getattr(config, stage)
+  section = with_reward(config, stage)
   reason = device_reward.host_reason(section.reward, section.device_reward)
   longest = section.device_reward.sizes[-1]
   if reason or section.reward_on == "host" or sizes.target > longest:

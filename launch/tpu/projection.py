@@ -70,7 +70,7 @@ def report(
   chip, sides = parse_topology(topology)
   sizes = ahead_of_time.widths(config, stage, stem, target)
   mesh = sharding.make_mesh(config.mesh, ahead_of_time.devices(topology))
-  section = getattr(config, stage)
+  section = ahead_of_time.with_reward(config, stage)
   for line in _headlines(config, stage, topology, mesh, sizes):
     write(line)
   if config.model.lora.rank:

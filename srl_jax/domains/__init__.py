@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Iterable
 
 from srl_jax.domains.domain import Domain, Environment
 from srl_jax.domains.general import GENERAL
@@ -18,7 +19,14 @@ from srl_jax.domains.science import SCIENCE
 from srl_jax.domains.software import SOFTWARE
 from srl_jax.trajectory import Trajectory
 
-__all__ = ["DOMAINS", "Domain", "Environment", "domain_of", "find_domain"]
+__all__ = [
+  "DOMAINS",
+  "Domain",
+  "Environment",
+  "domain_of",
+  "domains_of",
+  "find_domain",
+]
 
 DOMAINS = {
   domain.name: domain
@@ -57,6 +65,11 @@ def domain_of(trajectory: Trajectory) -> Domain:
       f"of {', '.join(DOMAINS)}; call find_domain first if it is your own"
     )
   return domain
+
+
+def domains_of(trajectories: Iterable[Trajectory]) -> dict[str, Domain]:
+  """Returns the domains of trajectories by their names; see `domain_of`."""
+  return {t.domain: domain_of(t) for t in trajectories}
 
 
 def _import_domain(name: str) -> Domain:

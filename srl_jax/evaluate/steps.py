@@ -15,7 +15,7 @@ from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch, Widths
 from srl_jax.data.trunks import Trunk
 from srl_jax.evaluate.estimates import Estimate, bootstrap
-from srl_jax.rewards import Scorer
+from srl_jax.rewards import Scorer, format
 from srl_jax.rollout import scoring
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
@@ -46,9 +46,11 @@ def evaluate_steps(
 
   Returns:
     "reward", "similarity" (0 where the format is broken), "exact" (the action
-    is the expert's, character by character), "format_failure", and
-    "similarity_step_1", ... by step depth; intervals over trajectories.
+    is the target, character by character), "format_failure", and
+    "similarity_step_1", ... by step depth; intervals over trajectories. Where
+    the reward is no similarity, its mean is called "value" instead.
   """
+  kind = "similarity" if scorer.is_similarity else "value"
   sums: dict[str, np.ndarray] = {}
 
   def add(name, row, value):
@@ -59,18 +61,22 @@ def evaluate_steps(
     sampler, params, trunks, key, widths, rows_per_batch
   ):
     scores = scoring.score_branches(batch, branches, tokenizer, scorer)
+    texts = scoring.completion_texts(branches, tokenizer)
+    samples = scores.reward_NKG.shape[-1]
     for n, trunk in enumerate(batch.sources):
       row = first + n
       for k, point in enumerate(trunk.points):
-        for g in range(scores.reward_NKG.shape[-1]):
-          similarity = scores.value_NKG[n, k, g]
-          is_broken = bool(np.isnan(similarity))
-          similarity = 0.0 if is_broken else float(similarity)
+        target = point.target.strip(format.WHITESPACE)
+        for g in range(samples):
+          value = scores.value_NKG[n, k, g]
+          is_broken = bool(np.isnan(value))
+          value = 0.0 if is_broken else float(value)
+          action = format.split_lenient(texts[n][k * samples + g].text).action
           add("reward", row, float(scores.reward_NKG[n, k, g]))
-          add("similarity", row, similarity)
-          add("exact", row, similarity == 1.0)
+          add(kind, row, value)
+          add("exact", row, not is_broken and action == target)
           add("format_failure", row, is_broken)
-          add(f"similarity_step_{point.step + 1}", row, similarity)
+          add(f"{kind}_step_{point.step + 1}", row, value)
   names = sorted(sums, key=lambda name: (name.count("_"), len(name), name))
   return {name: bootstrap(*sums[name]) for name in names}
 

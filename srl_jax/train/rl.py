@@ -18,10 +18,12 @@ import numpy as np
 from srl_jax import sharding
 from srl_jax.config import RlConfig
 from srl_jax.device_rewards import reward as device_reward
+from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES, Scorer
 from srl_jax.rollout import metrics as rollout_metrics
+from srl_jax.rollout import scoring
 from srl_jax.rollout.rounds import DeviceScorer, Rounds
 from srl_jax.train import memory as memory_plan
 from srl_jax.train.memory import Program, Scalars
@@ -52,7 +54,7 @@ class RlStage:
   )
 
   def __init__(self, run: Run, name: str, config: RlConfig):
-    self._name, self._config = name, config
+    self._name = name
     self.passes = config.passes
     self.uses_reference = config.loss.kl_coefficient > 0
     for field, rules in (
@@ -67,7 +69,14 @@ class RlStage:
         train=[t for t in run.train if t.answer is not None],
         valid=[t for t in run.valid if t.answer is not None],
       )
-    self._run = run
+    reward = scoring.resolve_reward(
+      config.reward,
+      config.trunks.task,
+      domains_of([*run.train, *run.valid]),
+      name,
+    )
+    config = dataclasses.replace(config, reward=reward)
+    self._run, self._config = run, config
     self._data = StageData(
       run,
       name,

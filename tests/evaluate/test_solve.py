@@ -116,11 +116,11 @@ STEP_ANSWERS = {
 }
 
 
-def evaluate_scripted_steps(table, rows_per_batch, samples=1):
+def evaluate_scripted_steps(table, rows_per_batch, samples=1, **reward):
   sampler = ScriptedSampler(
     TOKENIZER, answers(table), stop_id=STOP, samples=samples
   )
-  with Scorer(RewardConfig()) as scorer:
+  with Scorer(RewardConfig(**reward)) as scorer:
     estimates = evaluate_steps(
       sampler,
       None,
@@ -148,6 +148,20 @@ def test_steps_are_compared_with_the_experts(rows_per_batch):
   np.testing.assert_allclose(got["format_failure"], 1 / 3)
   np.testing.assert_allclose(got["similarity_step_1"], 0.5)
   np.testing.assert_allclose(got["similarity_step_2"], 0.8, rtol=1e-6)
+
+
+def test_the_mean_of_a_users_reward_is_no_similarity():
+  got = evaluate_scripted_steps(
+    STEP_ANSWERS, 2, function="srl_jax.testing.experiment:half"
+  )
+  assert set(got) == {
+    *("reward", "value", "exact", "format_failure"),
+    *("value_step_1", "value_step_2"),
+  }
+  np.testing.assert_allclose(got["value"], 0.5 * 2 / 3)
+  np.testing.assert_allclose(got["value_step_2"], 0.5)
+  # The first action is the expert's, whatever the reward says of it.
+  np.testing.assert_allclose(got["exact"], 1 / 3)
 
 
 def test_scores_are_laid_out_as_the_branches_are():
