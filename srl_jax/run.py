@@ -121,11 +121,18 @@ def measure_all(
     return {}
   measured = _measure_steps(run, params)
   lines = []
-  for how, attempts, summary in _solve(run, params):
+  for how, episodes, summary in _solve(run, params):
     measured |= summary
-    for attempt in attempts:
-      solution = dataclasses.asdict(attempt)
-      solution["problem"] = run.test[attempt.problem].id
+    for episode in episodes:
+      solution = {
+        "problem": run.test[episode.problem].id,
+        "sample": episode.sample,
+        "texts": episode.texts,
+        "is_correct": episode.is_correct,
+        "ending": episode.ending,
+      }
+      if episode.observations:
+        solution["observations"] = episode.observations
       lines.append(json.dumps(how | solution) + "\n")
   files.write_text(solutions_path, "".join(lines))
   return {k: [e.value, e.low, e.high] for k, e in measured.items()}
@@ -164,7 +171,7 @@ def _measure_steps(run: Run, params: Any) -> dict[str, Estimate]:
 
 
 def _solve(run: Run, params: Any):
-  """Yields (mode and temperature, attempts, their summary)."""
+  """Yields (mode and temperature, episodes, their summary)."""
   config = run.config.evaluate
   problems = run.test[: config.problems or None]
   decodings = [(1, 0.0)]
@@ -173,7 +180,7 @@ def _solve(run: Run, params: Any):
   for mode, (samples, temperature) in itertools.product(
     config.modes, decodings
   ):
-    attempts = solve_problems(
+    episodes, _ = solve_problems(
       run.sampler,
       params,
       problems,
@@ -181,16 +188,17 @@ def _solve(run: Run, params: Any):
       samples=samples,
       temperature=temperature,
       config=config,
+      context_turns=run.config.srl.trunks.context_turns,
       key=run.key("evaluate", mode),
       template=run.template,
       tokenizer=run.tokenizer,
       max_positions=run.policy.config.max_positions,
     )
-    summary = summarise(attempts, len(problems), samples)
+    summary = summarise(episodes, len(problems), samples)
     kind = ", greedy" if not temperature else ""
     yield (
       {"mode": mode, "temperature": temperature},
-      attempts,
+      episodes,
       {f"{mode} {metric}{kind}": x for metric, x in summary.items()},
     )
 

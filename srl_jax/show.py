@@ -26,11 +26,11 @@ from srl_jax.config import RlConfig
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
 from srl_jax.domains import domains_of
-from srl_jax.evaluate.steps import sample_all
 from srl_jax.models import weights
 from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
 from srl_jax.rollout import scoring
+from srl_jax.rollout.batches import sample_all
 from srl_jax.train.stage import Run, build_split
 
 Moment = Literal["before", "after"]

@@ -16,7 +16,6 @@ import numpy as np
 
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.data.templates import Task
-from srl_jax.data.trunks import Trunk
 from srl_jax.domains import Domain
 from srl_jax.rewards import (
   FAILURES,
@@ -26,6 +25,7 @@ from srl_jax.rewards import (
   Scorer,
 )
 from srl_jax.tokenizers import Tokenizer
+from srl_jax.trajectory import Trajectory
 from srl_jax.types import Branches, Scores
 
 
@@ -110,7 +110,9 @@ def score_branches(
   for n, trunk in enumerate(batch.sources):
     for k, point in enumerate(trunk.points):
       # One for all samples, so that it goes to a worker once.
-      context = _context(trunk, point.step) if scorer.wants_context else None
+      context = None
+      if scorer.wants_context:
+        context = reward_context(trunk.trajectory, point.step)
       for g in range(samples):
         if only_NKG is not None and not only_NKG[n, k, g]:
           continue
@@ -133,9 +135,8 @@ def score_branches(
   return scores
 
 
-def _context(trunk: Trunk, step: int) -> RewardContext:
-  """Where the samples of a branch point are; their thoughts come later."""
-  trajectory = trunk.trajectory
+def reward_context(trajectory: Trajectory, step: int) -> RewardContext:
+  """Where the samples of a step are; their thoughts are put in later."""
   return RewardContext(
     thought="",
     problem=trajectory.problem,
