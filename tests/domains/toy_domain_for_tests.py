@@ -5,6 +5,8 @@ The problem is "from 2 to 0", and its steps are "-", to which the environment
 answers "1", and "-", to which it answers "0".
 """
 
+import os
+
 from srl_jax.domains import Domain
 
 
@@ -21,9 +23,12 @@ def parse_problem(problem):
 def moves_closer(action, target, *, context):
   """1 if the action moves the counter towards the goal from where it is."""
   del target
+  assert context.domain == "toy_domain_for_tests:TOY"
+  assert context.step == len(context.steps)
   value, goal = parse_problem(context.problem)
-  if context.steps:
-    value = int(context.steps[-1].observation)
+  for step in context.steps:
+    value = move(value, step.text)
+    assert str(value) == step.observation, context
   return float(abs(move(value, action) - goal) < abs(value - goal))
 
 
@@ -31,11 +36,11 @@ class Counter:
   """The environment."""
 
   def reset(self, trajectory):
+    if trajectory.id == os.environ.get("TOY_FAILS_AT"):
+      raise OSError("the counter is stuck")
     self._value, self._goal = parse_problem(trajectory.problem)
 
   def step(self, action):
-    if action == "explode":
-      raise OSError("the counter exploded")
     self._value = move(self._value, action)
     return str(self._value), self.solved()
 
