@@ -36,6 +36,7 @@ from srl_jax.rollout.rounds import Round, sample_and_score
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers.protocol import TableTokenizer
+from srl_jax.trajectory import Step, Trajectory
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.groups import DynamicSamplingConfig
@@ -80,9 +81,9 @@ class Words(TableTokenizer):
 class ActionScorer(Scorer):
   """Scores random completions as if they ended, with a thought in front."""
 
-  def score(self, completions, targets):
+  def score(self, completions, targets, contexts=None):
     whole = [Completion(f"<think>a</think>{c.text}", True) for c in completions]
-    return super().score(whole, targets)
+    return super().score(whole, targets, contexts)
 
 
 def trunk_batches(
@@ -104,7 +105,8 @@ def trunk_batches(
 
   def trunk(n, points):
     tokens = tokens_NS[n, : max(p.at for p in points)]
-    return Trunk(str(n), tokens, tuple(points), problem="", answer=None)
+    trajectory = Trajectory(str(n), "general", "?", (Step("."),))
+    return Trunk(trajectory, tokens, tuple(points))
 
   if layout == "shared":
     batches = [

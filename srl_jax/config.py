@@ -27,7 +27,6 @@ from srl_jax.data.trunks import TrunkConfig
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
 from srl_jax.overrides import parse_argument as parse_argument
-from srl_jax.rewards import RewardConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.train.pieces import RlConfig
@@ -93,7 +92,6 @@ class Config:
   rlvr: RlConfig = RlConfig(
     groups_per_batch=128,
     trunks=TrunkConfig(task="solve"),
-    reward=RewardConfig(function="answer"),
   )
   checkpoint: CheckpointConfig = CheckpointConfig()
   evaluate: EvalConfig = EvalConfig()

@@ -81,6 +81,9 @@ def load_run(
     path = workdir / "rejects.jsonl"
     readers.write_rejects(loaded.rejects, path)
     print(f"{len(loaded.rejects)} records were refused; see {path}")
+  if jax.process_index() == 0:
+    for warning in loaded.warnings:
+      print(f"warning: {warning}", flush=True)
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
   tokenizer = _load_tokenizer(config.tokenizer, texts)

@@ -31,7 +31,7 @@ from srl_jax import files, loading, sharding
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.evaluate.estimates import Estimate
-from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
+from srl_jax.evaluate.solve import solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.models import weights
 from srl_jax.reductions import describe_metrics
@@ -125,11 +125,18 @@ def measure_all(
     return {}
   measured = _measure_steps(config, run, params)
   lines = []
-  for how, attempts, summary in _solve(config.evaluate, run, params):
+  for how, episodes, summary in _solve(config, run, params):
     measured |= summary
-    for attempt in attempts:
-      solution = dataclasses.asdict(attempt)
-      solution["problem"] = run.test[attempt.problem].id
+    for episode in episodes:
+      solution = {
+        "problem": run.test[episode.problem].id,
+        "sample": episode.sample,
+        "texts": episode.texts,
+        "is_correct": episode.is_correct,
+        "ending": episode.ending,
+      }
+      if episode.observations:
+        solution["observations"] = episode.observations
       lines.append(json.dumps(how | solution) + "\n")
   files.write_text(solutions_path, "".join(lines))
   return {k: [e.value, e.low, e.high] for k, e in measured.items()}
@@ -172,33 +179,35 @@ def _measure_steps(
   return measured
 
 
-def _solve(config: EvalConfig, run: Run, params: Any):
-  """Yields (mode and temperature, attempts, their summary)."""
-  problems = run.test[: config.problems or None]
+def _solve(config: Config, run: Run, params: Any):
+  """Yields (mode and temperature, episodes, their summary)."""
+  settings = config.evaluate
+  problems = run.test[: settings.problems or None]
   decodings = [(1, 0.0)]
-  if config.samples:
-    decodings.append((config.samples, config.temperature))
+  if settings.samples:
+    decodings.append((settings.samples, settings.temperature))
   for mode, (samples, temperature) in itertools.product(
-    config.modes, decodings
+    settings.modes, decodings
   ):
-    attempts = solve_problems(
+    episodes, _ = solve_problems(
       run.sampler,
       params,
       problems,
       mode=mode,
       samples=samples,
       temperature=temperature,
-      config=config,
+      config=settings,
+      context_turns=config.srl.trunks.context_turns,
       key=run.key("evaluate", mode),
       template=run.template,
       tokenizer=run.tokenizer,
       max_positions=run.policy.config.max_positions,
     )
-    summary = summarise(attempts, len(problems), samples)
+    summary = summarise(episodes, len(problems), samples)
     kind = ", greedy" if not temperature else ""
     yield (
       {"mode": mode, "temperature": temperature},
-      attempts,
+      episodes,
       {f"{mode} {metric}{kind}": x for metric, x in summary.items()},
     )
 

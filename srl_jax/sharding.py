@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -385,3 +386,15 @@ def gather_rows(rows: Any) -> Any:
     return np.swapaxes(x_PN, 0, 1).reshape(-1, *x_PN.shape[2:])
 
   return jax.tree.map(gather, rows)
+
+
+def gather_objects(value: Any) -> list[Any]:
+  """Gives every process the picklable values of all processes, in order."""
+  if jax.process_count() == 1:
+    return [value]
+  data = np.frombuffer(pickle.dumps(value), np.uint8)
+  size_P = multihost_utils.process_allgather(np.array(len(data)))
+  data = np.pad(data, (0, int(size_P.max()) - len(data)))
+  # Pickles know where they end.
+  data_PB = multihost_utils.process_allgather(data)
+  return [pickle.loads(row.tobytes()) for row in data_PB]

@@ -24,11 +24,12 @@ from absl import logging
 from srl_jax import loading, sharding
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
-from srl_jax.evaluate.steps import sample_all
+from srl_jax.domains import domains_of
 from srl_jax.models import weights
 from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
 from srl_jax.rollout import scoring
+from srl_jax.rollout.batches import sample_all
 from srl_jax.train.pieces import RlConfig
 from srl_jax.train.stage import Run, build_split
 
@@ -56,13 +57,20 @@ def draw_samples(
     raise ValueError(f"got samples={count}; ask for 1 or more")
   workdir = pathlib.Path(workdir)
   config = loading.read_run_config(workdir)
-  stages = [name for name in config.stages if name != "sft"]
-  stage = getattr(config, stages[-1] if stages else "srl")
+  name = ["srl", *(x for x in config.stages if x != "sft")][-1]
+  stage = getattr(config, name)
   # Of this machine, not of the one that trained.
   mesh = sharding.make_mesh(sharding.MeshConfig())
   with jax.set_mesh(mesh):
     run = loading.load_run(config, mesh, workdir)
     params = _read_params(run, workdir, moment)
+    reward = scoring.resolve_reward(
+      stage.reward,
+      stage.trunks.task,
+      domains_of([*run.train, *run.valid]),
+      name,
+    )
+    stage = dataclasses.replace(stage, reward=reward)
     trunks = build_split(run, run.test or run.valid, stage.trunks, "test")
     return _draw(run, stage, params, trunks[:count])
 
@@ -130,7 +138,7 @@ def _sample(
   if not failure:
     thought, action, _ = format.split_lenient(completion.text)
   return Sample(
-    heading=f"{trunk.trajectory_id}, step {point.step + 1}",
+    heading=f"{trunk.trajectory.id}, step {point.step + 1}",
     context=run.tokenizer.decode(trunk.tokens[: point.at]),
     thought=thought,
     action=action,

@@ -40,7 +40,7 @@ class Trajectory:
 
   Attributes:
     id: unique in its dataset; names the random numbers of its samples.
-    domain: chooses the wording of the system prompt ("math", "software"..).
+    domain: name of its field of problems, see srl_jax.domains.
     problem: the question as the user would ask it.
     steps: the expert's actions, in order; never empty.
     answer: the reference answer, for answer rewards and evaluation.

@@ -13,6 +13,7 @@ from srl_jax import config as config_lib
 from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.models import LanguageModel
+from srl_jax.rewards import RewardConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import families
 from srl_jax.update.groups import DynamicSamplingConfig
@@ -233,8 +234,8 @@ def test_the_defaults_are_the_settings_of_the_paper():
   assert c.sft.optim.schedule == "cosine"
   assert c.sft.optim.warmup_ratio == 0.3
   assert (c.srl.trunks.task, c.rlvr.trunks.task) == ("step", "solve")
-  assert c.srl.reward.function == "difflib" and not c.srl.reward.autojunk
-  assert c.rlvr.reward.function == "answer"
+  assert c.srl.reward == c.rlvr.reward == RewardConfig(function="domain")
+  assert not c.srl.reward.autojunk
 
 
 def load(path):

@@ -51,7 +51,7 @@ ONLY = {
   "ops": {"types"},
   "data": {"domains", "rewards", "strict", "tokenizers", "trajectory", "types"},
   "domains": {"rewards", "strict", "trajectory", "types"},
-  "rewards": {"strict", "types"},
+  "rewards": {"strict", "trajectory", "types"},
   "tokenizers": {"strict", "types"},
   "trajectory": set(),
   "strict": set(),

@@ -9,6 +9,7 @@ of the run is read. What the programs have to compute is counted in counting.py.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import os
 from typing import Any
@@ -20,8 +21,11 @@ from srl_jax import abstract, sharding
 from srl_jax.config import Config
 from srl_jax.data.batching import Widths
 from srl_jax.data.templates import PlainTemplate
+from srl_jax.domains import find_domain
 from srl_jax.models import LanguageModel
+from srl_jax.rollout import scoring
 from srl_jax.train.memory import bytes_per_device
+from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
 from srl_jax.train.stage import Run, StageData
 
@@ -98,6 +102,19 @@ def widths(
   return StageData(found, found, target_chars)
 
 
+def with_reward(config: Config, stage: str) -> RlConfig:
+  """A stage's section with the reward of its domain, as far as it is known.
+
+  A domain that only the data name has the reward of "general".
+  """
+  section = getattr(config, stage)
+  name = config.data.domain or "general"
+  reward = scoring.resolve_reward(
+    section.reward, section.trunks.task, {name: find_domain(name)}, stage
+  )
+  return dataclasses.replace(section, reward=reward)
+
+
 class _Spelling:
   """Stands in for a tokenizer: the reward on the device wants the bytes."""
 
@@ -130,7 +147,7 @@ def build_stage(
     tokenizer=_Spelling(config.model.vocab_size),
     template=PlainTemplate(),
   )
-  built = RlStage(run, stage, getattr(config, stage), data)
+  built = RlStage(run, stage, with_reward(config, stage), data)
   boxed = jax.eval_shape(lambda: policy.init(jax.random.key(0)))
   shardings = sharding.tree_shardings(boxed, mesh, config.rules)
   built.prepare(abstract.with_shardings(nn.unbox(boxed), shardings))

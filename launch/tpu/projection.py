@@ -72,7 +72,7 @@ def report(
   chip, sides = parse_topology(topology)
   data = ahead_of_time.widths(config, stage, stem, target)
   mesh = sharding.make_mesh(config.mesh, ahead_of_time.devices(topology))
-  section = getattr(config, stage)
+  section = ahead_of_time.with_reward(config, stage)
   for line in _headlines(config, stage, topology, mesh, data):
     write(line)
   built = ahead_of_time.build_stage(config, stage, mesh, data)

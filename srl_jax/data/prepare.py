@@ -87,7 +87,6 @@ def _run(args: argparse.Namespace) -> None:
     )
     compared[split] = prompts.compare(
       tqdm(trunks, f"compare prompts of {split}", unit="trunk"),
-      loaded.splits[split],
       template,
       tokenizer,
       configs["trunks"].task,
@@ -98,6 +97,8 @@ def _run(args: argparse.Namespace) -> None:
   for split, report in compared.items():
     for warning in report.warnings():
       print(f"warning: {split} split: {warning}")
+  for warning in loaded.warnings:
+    print(f"warning: {warning}")
   print(rejects_summary(loaded.rejects), end="")
   if args.out:
     _write(loaded, pathlib.Path(args.out), args.as_, configs["data"])
@@ -116,7 +117,7 @@ def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
     ValueError: there is no such branch point.
   """
   points = [(r, p) for r in trunks for p in r.points]
-  names = [f"{r.trajectory_id}/{p.step}" for r, p in points]
+  names = [f"{r.trajectory.id}/{p.step}" for r, p in points]
   if which in names:
     index = names.index(which)
   elif which.isdecimal() and int(which) < len(points):
@@ -216,7 +217,10 @@ def _write(
     written = folder
     for split, trajectories in loaded.splits.items():
       _write_jsonl(trajectories, folder / f"{split}.jsonl")
-  print(f"wrote {written}\nuse it: data.format={form} data.path={folder}")
+  domain = f" data.domain={config.domain}" if config.domain else ""
+  print(
+    f"wrote {written}\nuse it: data.format={form} data.path={folder}{domain}"
+  )
 
 
 def _write_jsonl(trajectories, path: pathlib.Path) -> None:

@@ -25,7 +25,6 @@ from typing import Any
 from srl_jax.data.templates import Task, Template, encode_segment, to_segment
 from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.tokenizers import Tokenizer
-from srl_jax.trajectory import Trajectory
 
 CAUSES = {
   "merge": "a merge across the end of a segment",
@@ -64,7 +63,6 @@ class PromptReport:
 
 def compare(
   trunks: Sequence[Trunk],
-  trajectories: Sequence[Trajectory],
   template: Template,
   tokenizer: Tokenizer,
   task: Task,
@@ -74,7 +72,6 @@ def compare(
 
   Args:
     trunks: trunks, made by build_trunks.
-    trajectories: what they were made of.
     template: the wording they were made with.
     tokenizer: likewise.
     task: likewise.
@@ -83,18 +80,16 @@ def compare(
   Raises:
     ValueError: the template gives another text for a whole prompt.
   """
-  by_id = {trajectory.id: trajectory for trajectory in trajectories}
   points = ((r, p) for r in trunks for p in r.points)
   if limit:
     count = sum(len(trunk.points) for trunk in trunks)
     points = itertools.islice(points, 0, None, -(-count // limit) or 1)
   report = PromptReport()
   for trunk, point in points:
-    name = f"{trunk.trajectory_id}/{point.step}"
+    name = f"{trunk.trajectory.id}/{point.step}"
     ids = [*trunk.tokens[: point.at].tolist(), *point.stem.tolist()]
     text = tokenizer.decode(ids)
-    trajectory = by_id[trunk.trajectory_id]
-    whole = template.whole(trajectory, task, text)
+    whole = template.whole(trunk.trajectory, task, text)
     if whole != text:
       raise ValueError(_changed(name, text, whole))
     report.checked += 1

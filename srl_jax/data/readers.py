@@ -8,6 +8,7 @@ by a hash of the problem, so copies of one problem land on the same side.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
@@ -17,13 +18,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from srl_jax.data import s1k, schema
-from srl_jax.domains import registers as embedded
+from srl_jax.domains import DOMAINS, find_domain, registers
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 Format = Literal[
   "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "tfds"
 ]
 SPLITS = ("train", "valid", "test", "pretrain")
+# Formats that need no file: (sizes, seed) -> splits.
+_MADE = {
+  "embedded": registers.make_splits,
+  "embedded_student": registers.make_student_splits,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,8 @@ class DataConfig:
       documents, one file, or a folder with one file per split; "tfds" a
       folder that srl_jax.data.prepare wrote.
     path: the file or folder.
+    domain: of all trajectories: a name in srl_jax.domains.DOMAINS, or one's
+      own as "package.module:NAME"; "" leaves it to each record.
     strict: any bad record is an error. Otherwise bad ones are set aside.
     calculator_thoughts: for "gsm8k": the expressions in marks such as
       <<48/2=24>> become the thoughts of the steps; steps without marks get
@@ -51,6 +59,7 @@ class DataConfig:
 
   format: Format = "embedded"
   path: str = ""
+  domain: str = ""
   strict: bool = False
   calculator_thoughts: bool = False
   train_size: int = 0
@@ -67,7 +76,7 @@ class DataConfig:
       )
     if min(self.sizes().values()) < 0:
       raise ValueError(f"data sizes must not be negative: {self.sizes()}")
-    if self.format.startswith("embedded") and self.path:
+    if self.format in _MADE and self.path:
       raise ValueError(
         f"data.path={self.path!r} is not read with data.format={self.format!r};"
         " set data.format to gsm8k, s1k, jsonl or tfds, or clear data.path"
@@ -97,10 +106,14 @@ class Reject(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-  """Trajectories by split, in the order of the file, and what was refused."""
+  """Trajectories by split, in the order of the file, and what was refused.
+
+  `warnings` are lines to print: of records that are not taken as they are.
+  """
 
   splits: dict[str, list[Trajectory]]
   rejects: tuple[Reject, ...]
+  warnings: tuple[str, ...] = ()
 
   @property
   def trajectories(self) -> list[Trajectory]:
@@ -113,16 +126,22 @@ def load_trajectories(config: DataConfig) -> LoadReport:
 
   Raises:
     ValueError: missing or unusable file, no good record, splits larger than
-      the data, or, with config.strict, any bad record.
+      the data, no such domain, or, with config.strict, any bad record.
   """
+  if config.domain:
+    find_domain(config.domain)
+  return _with_domains(_load(config), config.domain)
+
+
+def _load(config: DataConfig) -> LoadReport:
   sizes = config.sizes()
-  if config.format.startswith("embedded"):
+  if config.format in _MADE:
     if not any(sizes.values()):
       raise ValueError(
         "embedded data are made on demand; set data.train_size (and"
         " valid_size, test_size) to how many trajectories you want"
       )
-    return LoadReport(_make_embedded(config), ())
+    return LoadReport(_MADE[config.format](sizes, config.seed), ())
   path = pathlib.Path(config.path).expanduser()
   if not config.path or not path.exists():
     raise ValueError(
@@ -141,16 +160,34 @@ def load_trajectories(config: DataConfig) -> LoadReport:
   return LoadReport(split_by_problem(trajectories, sizes), tuple(rejects))
 
 
-def _make_embedded(config: DataConfig) -> dict[str, list[Trajectory]]:
-  sizes, seed = config.sizes(), config.seed
-  if config.format == "embedded":
-    return {k: embedded.generate(k, n, seed) for k, n in sizes.items()}
-  return {
-    "train": embedded.pretraining_examples(sizes["train"], 2 * seed),
-    "valid": embedded.pretraining_examples(sizes["valid"], 2 * seed + 1),
-    "test": embedded.generate("valid", sizes["test"], seed),
-    "pretrain": [],
+def _with_domains(loaded: LoadReport, domain: str) -> LoadReport:
+  """Gives every trajectory a domain that exists.
+
+  A record's own name is only looked up: to import what a data file names
+  would let it run any code.
+  """
+  unknown: collections.Counter[str] = collections.Counter()
+
+  def of_known_domain(trajectory):
+    name = domain or trajectory.domain
+    if not domain and name not in DOMAINS:
+      unknown[name] += 1
+      name = "general"
+    return dataclasses.replace(trajectory, domain=name)
+
+  splits = {
+    split: [of_known_domain(trajectory) for trajectory in trajectories]
+    for split, trajectories in loaded.splits.items()
   }
+  warnings = loaded.warnings
+  if unknown:
+    names = ", ".join(f"{name!r} ({n})" for name, n in unknown.most_common(5))
+    warnings += (
+      f"{unknown.total()} records name domains that do not exist, which are "
+      f"taken for 'general': {names}; write one of {', '.join(DOMAINS)} there, "
+      "or set c.data.domain to the domain of all of them",
+    )
+  return LoadReport(splits, loaded.rejects, warnings)
 
 
 def read_file(

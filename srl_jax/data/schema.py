@@ -4,7 +4,7 @@
 One trajectory is one JSON object; a dataset file holds one per line:
 
   {"id": "p-17",                 optional; default: file name and line number
-   "domain": "math",             optional; default "general"
+   "domain": "math",             optional, see srl_jax.domains; "general"
    "problem": "What is 2+3*4?",  required, not empty
    "steps": [                    required, at least one
      "3*4 = 12",                 a plain string, or an object:

@@ -20,6 +20,8 @@ from collections.abc import Collection, Iterable
 from typing import Literal, Protocol, get_args
 
 from srl_jax.data.chat import ChatFormat
+from srl_jax.domains import Domain, domain_of
+from srl_jax.domains.general import GENERAL
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerFolder,
@@ -118,46 +120,13 @@ class PlainTemplate:
     return prompt
 
 
-_SUBJECT = {
-  "math": "mathematics problems",
-  "science": "science problems",
-  "software": "software engineering issues in a code repository",
-}
-_STEP_PROMPT = (
-  "You are a helpful assistant for {subject}. The user gives you a problem"
-  " and the part of its solution that exists so far, which may be empty. Write"
-  " the very next step of that solution and nothing after it; do not finish"
-  " the whole solution.\nFirst think it through between <think> and </think>:"
-  " an informal inner monologue, as long as you need, in which you may explore"
-  " and correct yourself. After </think> write that one step in the style of"
-  " the steps before it."
-)
-_AGENT_STEP_PROMPT = (
-  "You are a helpful assistant for {subject}. The user gives you an issue and"
-  " the most recent actions taken to resolve it, each with what the environment"
-  " answered. Choose the very next action, and that one only.\nFirst think it"
-  " through between <think> and </think>: an informal inner monologue, as long"
-  " as you need. After </think> write exactly one executable action in the form"
-  " of the actions before it."
-)
-_SOLVE_PROMPT = (
-  "You are a helpful assistant for {subject}. Reason step by step and give the"
-  " final answer in \\boxed{{}}. Scratch work may stand between <think> and"
-  " </think> anywhere in your solution."
-)
-_AGENT_SOLVE_PROMPT = (
-  "You are a helpful assistant for {subject}. Resolve the issue that the user"
-  " gives you. Scratch work may stand between <think> and </think>."
-)
-
-
 class ChatTemplate:
   """Problem and partial solution make up the user's turn of a chat."""
 
   def __init__(
     self, chat: ChatFormat, control: Collection[str], stops: Iterable[str] = ()
   ):
-    """Cuts the format for every system prompt.
+    """Cuts the format.
 
     Args:
       chat: what stands around the texts.
@@ -169,11 +138,11 @@ class ChatTemplate:
       ValueError: the format cannot be cut.
     """
     self._chat, self._control = chat, control
-    cuts = {prompt: chat.cut(prompt) for prompt in _system_prompts()}
-    self._heads = {prompt: head for prompt, (head, _) in cuts.items()}
-    self._tail, *others = {tail for _, tail in cuts.values()}
-    if others:
-      raise chat.error("writes the system message after the user's text")
+    # What stands before the user's text, by system prompt.
+    self._heads: dict[str, str] = {}
+    _, self._tail = chat.cut(GENERAL.step_prompt)
+    # Another prompt shows whether the tail is the same for all.
+    self._head(GENERAL.solve_prompt)
     if self._tail.rfind("<think>") > self._tail.rfind("</think>"):
       raise chat.error(
         "opens the think block itself (it ends in <think>), which the model "
@@ -198,12 +167,21 @@ class ChatTemplate:
   def _segment(self, text: str) -> Segment:
     return to_segment(text, self._control)
 
+  def _head(self, system: str) -> str:
+    if system not in self._heads:
+      self._heads[system], tail = self._chat.cut(system)
+      if tail != self._tail:
+        raise self._chat.error(
+          "writes the system message after the user's text"
+        )
+    return self._heads[system]
+
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
+    domain = domain_of(trajectory)
     text = f"Problem:\n{trajectory.problem.strip()}\n\n"
     if task == "step":
-      agent = trajectory.domain == "software"
-      text += "Recent actions:\n\n" if agent else "Solution so far:\n\n"
-    head = self._heads[system_prompt(trajectory.domain, task)]
+      text += f"{domain.steps_heading}\n\n"
+    head = self._head(system_prompt(domain, task))
     return (*self._segment(head), text)
 
   def step(self, step: Step, number: int) -> Segment:
@@ -233,9 +211,9 @@ class ChatTemplate:
     return self._stops
 
   def whole(self, trajectory: Trajectory, task: Task, prompt: str) -> str:
-    system = system_prompt(trajectory.domain, task)
+    system = system_prompt(domain_of(trajectory), task)
     end = len(prompt) - len(self._tail)
-    return self._chat.prompt(system, prompt[len(self._heads[system]) : end])
+    return self._chat.prompt(system, prompt[len(self._head(system)) : end])
 
 
 _CHATML = (
@@ -291,19 +269,9 @@ def make_template(
   return ChatTemplate(chat, tokenizer.control_names, stops)
 
 
-def _system_prompts() -> set[str]:
-  domains, tasks = (*_SUBJECT, "general"), get_args(Task)
-  return {system_prompt(*both) for both in itertools.product(domains, tasks)}
-
-
-def system_prompt(domain: str, task: Task) -> str:
-  """Returns the system prompt; an unknown domain gets the general wording."""
-  agent = domain == "software"
-  if task == "step":
-    prompt = _AGENT_STEP_PROMPT if agent else _STEP_PROMPT
-  else:
-    prompt = _AGENT_SOLVE_PROMPT if agent else _SOLVE_PROMPT
-  return prompt.format(subject=_SUBJECT.get(domain, "reasoning problems"))
+def system_prompt(domain: Domain, task: Task) -> str:
+  """Returns the system prompt of a task."""
+  return domain.step_prompt if task == "step" else domain.solve_prompt
 
 
 def to_segment(text: str, control: Collection[str]) -> Segment:

@@ -106,13 +106,14 @@ class BranchPoint:
 
 @dataclasses.dataclass(frozen=True)
 class Trunk:
-  """A tokenised trunk (int32) and its branch points, in order of `at`."""
+  """A tokenised trunk (int32) and its branch points, in order of `at`.
 
-  trajectory_id: str
+  The tokens are of the trajectory's problem and some of its steps.
+  """
+
+  trajectory: Trajectory
   tokens: np.ndarray
   points: tuple[BranchPoint, ...]
-  problem: str
-  answer: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -288,11 +289,7 @@ class _Builder:
       return []
     # What comes after the last branch point is seen by nobody.
     trunk = np.asarray(tokens[: kept[-1].at], np.int32)
-    return [
-      Trunk(
-        trajectory.id, trunk, tuple(kept), trajectory.problem, trajectory.answer
-      )
-    ]
+    return [Trunk(trajectory, trunk, tuple(kept))]
 
   def _step(self, trajectory: Trajectory, index: int) -> BranchPoint:
     step, number = trajectory.steps[index], index + 1

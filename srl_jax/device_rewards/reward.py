@@ -162,7 +162,7 @@ def encode_targets(batch: TrunkBatch, width: int) -> Targets:
       target = _target(point)
       if len(target) > width:
         raise ValueError(
-          f"trajectory {trunk.trajectory_id!r} has a target of {len(target)} "
+          f"trajectory {trunk.trajectory.id!r} has a target of {len(target)} "
           f"characters, more than width={width}; use target_width of all "
           "trunks of the run"
         )

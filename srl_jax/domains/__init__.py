@@ -1,2 +1,96 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of problems: all that is particular to each."""
+"""Fields of problems: all that is particular to each.
+
+A new one is a module here and an entry in DOMAINS, or a module of one's own
+that c.data.domain names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+
+from srl_jax.domains.domain import Domain, Environment
+from srl_jax.domains.general import GENERAL
+from srl_jax.domains.math import MATH
+from srl_jax.domains.registers import REGISTERS
+from srl_jax.domains.science import SCIENCE
+from srl_jax.domains.software import SOFTWARE
+from srl_jax.trajectory import Trajectory
+
+__all__ = [
+  "DOMAINS",
+  "Domain",
+  "Environment",
+  "domain_of",
+  "domains_of",
+  "find_domain",
+]
+
+DOMAINS = {
+  domain.name: domain
+  for domain in (GENERAL, MATH, SCIENCE, REGISTERS, SOFTWARE)
+}
+# Users' domains, by the names under which find_domain imported them.
+_IMPORTED: dict[str, Domain] = {}
+
+
+def find_domain(name: str) -> Domain:
+  """Returns a domain of DOMAINS, or imports a user's "package.module:NAME".
+
+  Call it with names out of a config only: no data file shall import code.
+
+  Raises:
+    ValueError: there is no such domain.
+  """
+  if name in DOMAINS:
+    return DOMAINS[name]
+  if name not in _IMPORTED:
+    _IMPORTED[name] = _import_domain(name)
+  return _IMPORTED[name]
+
+
+def domain_of(trajectory: Trajectory) -> Domain:
+  """Returns a trajectory's domain; imports nothing.
+
+  Raises:
+    ValueError: it is none of DOMAINS, and find_domain has not imported it.
+  """
+  name = trajectory.domain
+  domain = DOMAINS.get(name) or _IMPORTED.get(name)
+  if domain is None:
+    raise ValueError(
+      f"trajectory {trajectory.id!r} is of the domain {name!r}, which is none "
+      f"of {', '.join(DOMAINS)}; call find_domain first if it is your own"
+    )
+  return domain
+
+
+def domains_of(trajectories: Iterable[Trajectory]) -> dict[str, Domain]:
+  """Returns the domains of trajectories by their names; see `domain_of`."""
+  return {t.domain: domain_of(t) for t in trajectories}
+
+
+def _import_domain(name: str) -> Domain:
+  module, colon, attribute = name.partition(":")
+  if not colon:
+    near = difflib.get_close_matches(name, DOMAINS, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(
+      f"there is no domain {name!r}{hint}; choose one of {', '.join(DOMAINS)}, "
+      'or name your own as "package.module:NAME"'
+    )
+  try:
+    domain = getattr(importlib.import_module(module), attribute)
+  except Exception as error:
+    raise ValueError(
+      f"the domain {name!r} cannot be imported: {type(error).__name__}: "
+      f"{error}. Put the module where Python finds it (the folder you start "
+      "from, or PYTHONPATH)"
+    ) from error
+  if not isinstance(domain, Domain):
+    raise ValueError(
+      f"{name!r} is a {type(domain).__name__}; name a srl_jax.domains.Domain"
+    )
+  return domain

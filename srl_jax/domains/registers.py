@@ -25,14 +25,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from srl_jax.domains import general
 from srl_jax.trajectory import Step, Trajectory
+
+REGISTERS = general.of_subject("registers", "programs of four registers")
 
 Split = Literal["pretrain", "train", "valid", "test"]
 
-REGISTERS = "wxyz"
+REGISTER_NAMES = "wxyz"
 HARD_BLOCKS = 4
 HARD_LINES = 3  # of each block
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -88,7 +91,7 @@ def parse_problem(problem: str) -> tuple[str, list[list[str]]]:
 def execute(state: str, line: str) -> str:
   """Returns the state after one line: 8652, "Dz+x" -> 8658."""
   _, dest, op, source = line
-  values = dict(zip(REGISTERS, map(int, state), strict=True))
+  values = dict(zip(REGISTER_NAMES, map(int, state), strict=True))
   change = values[source] if op == "+" else -values[source]
   values[dest] = (values[dest] + change) % 10
   return "".join(map(str, values.values()))
@@ -99,7 +102,7 @@ def _think(state: str, lines: list[str]) -> tuple[str, str]:
   thought = ""
   for line in lines:
     before, state = state, execute(state, line)
-    at, other = REGISTERS.index(line[1]), REGISTERS.index(line[3])
+    at, other = REGISTER_NAMES.index(line[1]), REGISTER_NAMES.index(line[3])
     thought += line + before[at] + before[other] + state[at] + state
   return thought, state
 
@@ -110,12 +113,12 @@ def _draw_problem(draws: _Draws, lines_per_block: Sequence[int]) -> str:
   for lines in lines_per_block:
     # Different registers change, so that what a thought leaves out cannot
     # be right by luck unless the lines left out read a zero.
-    for dest in draws.sample(REGISTERS, lines):
-      source = draws.sample(REGISTERS.replace(dest, ""), 1)
+    for dest in draws.sample(REGISTER_NAMES, lines):
+      source = draws.sample(REGISTER_NAMES.replace(dest, ""), 1)
       problem += _LETTERS[letter] + dest + "+-"[draws.below(2)] + source
       letter += 1
     problem += ";"
-  return problem + "?" + "".join(str(draws.below(10)) for _ in REGISTERS)
+  return problem + "?" + "".join(str(draws.below(10)) for _ in REGISTER_NAMES)
 
 
 def _problem(
@@ -148,7 +151,7 @@ def generate(
   blocks: int = HARD_BLOCKS,
   lines: int = HARD_LINES,
 ) -> list[Trajectory]:
-  """Returns expert trajectories with their thoughts; domain "program".
+  """Returns expert trajectories with their thoughts.
 
   Args:
     split: "pretrain", "train", "valid" or "test"; no problem is in two.
@@ -171,7 +174,7 @@ def generate(
     trajectories.append(
       Trajectory(
         id=f"program{blocks}x{lines}-{split}-{seed}-{index}",
-        domain="program",
+        domain=REGISTERS.name,
         problem=problem,
         steps=steps,
         answer=steps[-1].text[1:],
@@ -263,7 +266,7 @@ def pretraining_examples(
     examples.append(
       Trajectory(
         id=f"program-example-{seed}-{index}",
-        domain="program",
+        domain=REGISTERS.name,
         problem=problem,
         steps=steps,
         answer=expert[-1].text[1:],
@@ -309,3 +312,25 @@ def _right_steps(problem: str, steps: tuple[Step, ...]) -> int:
     right += _think(state, lines)[1] == step.text[1:]
     state = step.text[1:]
   return right
+
+
+def make_splits(
+  sizes: Mapping[str, int], seed: int
+) -> dict[str, list[Trajectory]]:
+  """Returns hard problems with their expert's steps, split by split."""
+  return {split: generate(split, n, seed) for split, n in sizes.items()}
+
+
+def make_student_splits(
+  sizes: Mapping[str, int], seed: int
+) -> dict[str, list[Trajectory]]:
+  """Returns what the student is pre-trained on, and hard problems as a test.
+
+  Those are of the split "valid", so that "test" stays unseen.
+  """
+  return {
+    "train": pretraining_examples(sizes["train"], 2 * seed),
+    "valid": pretraining_examples(sizes["valid"], 2 * seed + 1),
+    "test": generate("valid", sizes["test"], seed),
+    "pretrain": [],
+  }

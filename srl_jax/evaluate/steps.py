@@ -3,20 +3,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from srl_jax import sharding
-from srl_jax.data import batching
-from srl_jax.data.batching import TrunkBatch, Widths
+from srl_jax.data.batching import Widths
 from srl_jax.data.trunks import Trunk
 from srl_jax.evaluate.estimates import Estimate, bootstrap
-from srl_jax.rewards import Scorer
-from srl_jax.rollout import scoring
+from srl_jax.rewards import Scorer, format
+from srl_jax.rollout import batches, scoring
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
 
@@ -46,79 +43,36 @@ def evaluate_steps(
 
   Returns:
     "reward", "similarity" (0 where the format is broken), "exact" (the action
-    is the expert's, character by character), "format_failure", and
-    "similarity_step_1", ... by step depth; intervals over trajectories.
+    is the target, character by character), "format_failure", and
+    "similarity_step_1", ... by step depth; intervals over trajectories. Where
+    the reward is no similarity, its mean is called "value" instead.
   """
+  kind = "similarity" if scorer.is_similarity else "value"
   sums: dict[str, np.ndarray] = {}
 
   def add(name, row, value):
     terms = sums.setdefault(name, np.zeros((2, len(trunks))))
     terms[:, row] += value, 1
 
-  for first, batch, branches in _sampled(
+  for first, batch, branches in batches.sample_batches(
     sampler, params, trunks, key, widths, rows_per_batch
   ):
     scores = scoring.score_branches(batch, branches, tokenizer, scorer)
+    texts = scoring.completion_texts(branches, tokenizer)
+    samples = scores.reward_NKG.shape[-1]
     for n, trunk in enumerate(batch.sources):
       row = first + n
       for k, point in enumerate(trunk.points):
-        for g in range(scores.reward_NKG.shape[-1]):
-          similarity = scores.value_NKG[n, k, g]
-          is_broken = bool(np.isnan(similarity))
-          similarity = 0.0 if is_broken else float(similarity)
+        target = point.target.strip(format.WHITESPACE)
+        for g in range(samples):
+          value = scores.value_NKG[n, k, g]
+          is_broken = bool(np.isnan(value))
+          value = 0.0 if is_broken else float(value)
+          action = format.split_lenient(texts[n][k * samples + g].text).action
           add("reward", row, float(scores.reward_NKG[n, k, g]))
-          add("similarity", row, similarity)
-          add("exact", row, similarity == 1.0)
+          add(kind, row, value)
+          add("exact", row, not is_broken and action == target)
           add("format_failure", row, is_broken)
-          add(f"similarity_step_{point.step + 1}", row, similarity)
+          add(f"{kind}_step_{point.step + 1}", row, value)
   names = sorted(sums, key=lambda name: (name.count("_"), len(name), name))
   return {name: bootstrap(*sums[name]) for name in names}
-
-
-def _sampled(sampler, params, trunks, key, widths, rows_per_batch):
-  """Yields (index of the first trunk, batch, host branches of all rows)."""
-  for first in range(0, len(trunks), rows_per_batch):
-    batch = batching.collate(
-      trunks[first : first + rows_per_batch],
-      trunk_width=widths.trunk,
-      points=widths.points,
-      stem_width=widths.stem,
-    )
-    branches = sample_all(sampler, params, batch, key, rows_per_batch)
-    yield first, batch, branches
-
-
-def sample_all(
-  sampler: Sampler, params: Any, batch: TrunkBatch, key: jax.Array, rows: int
-) -> Any:
-  """Samples a batch that every process holds whole; so are the results.
-
-  Args:
-    sampler: the compiled sampler.
-    params: parameters.
-    batch: N trunks, at most `rows`.
-    key: random key.
-    rows: the batch is filled up with empty rows to this number, rounded up
-      to what the mesh needs.
-
-  Returns:
-    Branches of the N trunks as numpy arrays.
-  """
-  count = len(batch.sources)
-  processes = jax.process_count()
-  multiple = math.lcm(processes, sampler.batch_devices)
-  fill = _rounded_up(max(rows, count), multiple) - count
-
-  def spread(x, fill_value):
-    tail = np.full((fill, *x.shape[1:]), fill_value, x.dtype)
-    return np.concatenate([x, tail])[jax.process_index() :: processes]
-
-  trunks = batch.trunks
-  filled = type(trunks)(*(spread(x, 0) for x in trunks))
-  filled = filled._replace(stem_length_NK=spread(trunks.stem_length_NK, 1))
-  branches = sharding.gather_rows(sampler.sample(params, filled, key))
-  return type(branches)(*(x[:count] for x in branches))
-
-
-def _rounded_up(number: int, multiple: int) -> int:
-  return -(-number // multiple) * multiple

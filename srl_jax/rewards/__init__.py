@@ -6,6 +6,7 @@ from srl_jax.rewards.format import FAILURES, Parsed, split, split_lenient
 from srl_jax.rewards.reward import (
   Completion,
   RewardConfig,
+  RewardContext,
   RewardError,
   Scored,
 )
@@ -21,6 +22,7 @@ __all__ = [
   "Completion",
   "Parsed",
   "RewardConfig",
+  "RewardContext",
   "RewardError",
   "Scored",
   "Scorer",

@@ -8,6 +8,12 @@ module and set reward.function to "package.module:name":
   def shorter_is_better(action: str, target: str) -> float:
     return difflib_ratio(action, target) - 0.001 * len(action)
 
+One that executes the action, or judges it in the state that the steps before
+have led to, also takes a parameter of the name `context`, a RewardContext:
+
+  def runs(action: str, target: str, *, context: RewardContext) -> float:
+    return float(executes([step.text for step in context.steps], action))
+
 Many completions and worker processes are srl_jax.rewards.scorer; advantages,
 filters and anything else to do with groups come later.
 """
@@ -17,14 +23,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import inspect
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from srl_jax.rewards import answers, format, similarity
+from srl_jax.trajectory import Step
 
-RewardFunction = Callable[[str, str], float]
+# (action, target), and the keyword `context` if it has such a parameter.
+RewardFunction = Callable[..., float]
 
 
 class Completion(NamedTuple):
@@ -32,6 +41,30 @@ class Completion(NamedTuple):
 
   text: str
   stopped: bool
+
+
+class RewardContext(NamedTuple):
+  """Where an action was taken, for reward functions that want to know.
+
+  Attributes:
+    thought: what the model thought before the action.
+    problem: the question.
+    steps: the steps before the action, with what the environment answered.
+    step: the action's number, from 0; how many steps there are in `steps`.
+    trajectory_id: id of the expert's trajectory.
+    domain: name of its domain.
+    answer: the reference answer, if there is one.
+    metadata: of the trajectory.
+  """
+
+  thought: str
+  problem: str
+  steps: tuple[Step, ...]
+  step: int
+  trajectory_id: str
+  domain: str
+  answer: str | None
+  metadata: Mapping[str, str]
 
 
 class Scored(NamedTuple):
@@ -62,12 +95,14 @@ class RewardConfig:
 
   Attributes:
     function: "difflib" (the paper's), "levenshtein", "answer" (final answer
-      right or wrong, 1 or 0) or one's own as "package.module:name".
+      right or wrong, 1 or 0), one's own as "package.module:name", or "domain"
+      for what the domain of the data says: its reward where the task is the
+      next step, its verdict where it is the whole solution.
     autojunk: difflib's heuristic for long texts; only with "difflib", only
       for comparison (see similarity.difflib_ratio).
     check: "step" wants exactly one think block and then the action; "solution"
       allows think blocks anywhere and only wants a complete output; "auto" is
-      "solution" for "answer", else "step".
+      "solution" for "answer" and a domain's verdict, else "step".
     broken_format_reward: the reward where the check "step" fails (paper,
       section 3.3: -1). An output that fails "solution" is simply wrong: 0.
     workers: processes that score in parallel; 0 scores in this one.
@@ -83,12 +118,13 @@ class RewardConfig:
   timeout_s: float = 300.0
 
   def __post_init__(self) -> None:
-    if self.function not in _BUILT_IN and ":" not in self.function:
+    known = (*_BUILT_IN, "domain")
+    if self.function not in known and ":" not in self.function:
       raise ValueError(
         f"reward.function is {self.function!r}; it must be one of "
-        f'{", ".join(_BUILT_IN)} or your own as "package.module:name".'
+        f'{", ".join(known)} or your own as "package.module:name".'
       )
-    if self.autojunk and self.function != "difflib":
+    if self.autojunk and self.function not in ("domain", "difflib"):
       raise ValueError(
         f"reward.autojunk is on but reward.function is {self.function!r}; "
         "only difflib has it. Set reward.autojunk to False."
@@ -110,6 +146,8 @@ _BUILT_IN = {
   "levenshtein": similarity.levenshtein_ratio,
   "answer": answers.answer_reward,
 }
+# Those whose value says how alike two texts are, from 0 to 1.
+SIMILARITIES = ("difflib", "levenshtein")
 
 
 def find_function(config: RewardConfig) -> RewardFunction:
@@ -118,6 +156,11 @@ def find_function(config: RewardConfig) -> RewardFunction:
   Raises:
     ValueError: a user's function cannot be imported or called.
   """
+  if config.function == "domain":
+    raise ValueError(
+      "reward.function 'domain' is known only where there are data; name the "
+      f"function itself, one of {', '.join(_BUILT_IN)} or your own"
+    )
   if config.function in _BUILT_IN:
     function = _BUILT_IN[config.function]
     if config.autojunk:
@@ -140,13 +183,24 @@ def find_function(config: RewardConfig) -> RewardFunction:
   return function
 
 
+def wants_context(function: RewardFunction) -> bool:
+  """Whether a reward function has a parameter of the name `context`."""
+  try:
+    return "context" in inspect.signature(function).parameters
+  except (TypeError, ValueError):  # It is written in C and does not say.
+    return False
+
+
 def score_one(
   config: RewardConfig,
   function: RewardFunction,
   completion: Completion,
   target: str,
+  context: RewardContext | None = None,
 ) -> Scored:
   """Returns the reward of one completion.
+
+  The context, if the function wants one, gets the thought put in.
 
   Raises:
     RewardError: the function raised, or returned no finite number.
@@ -165,16 +219,22 @@ def score_one(
     reward = config.broken_format_reward if is_step else 0.0
     return Scored(reward, math.nan, parsed.failure, *chars)
   target = target.strip(format.WHITESPACE)
+  more = {}
+  if context is not None:
+    more["context"] = context._replace(thought=parsed.thought)
   try:
-    value = float(function(parsed.action, target))
+    value = float(function(parsed.action, target, **more))
     problem = "" if math.isfinite(value) else f"it returned {value}"
   except Exception:
     problem = "it raised:\n" + traceback.format_exc(limit=-3).rstrip()
   if problem:
+    where = ""
+    if context is not None:
+      where = f"\n  at step {context.step + 1} of {context.trajectory_id!r}"
     raise RewardError(
       f"reward.function {config.function!r} failed: {problem}\n"
       f"  on the completion {shorten(text)}\n"
-      f"  with the target   {shorten(target)}"
+      f"  with the target   {shorten(target)}{where}"
     )
   return Scored(value, value, "", len(parsed.thought), len(parsed.action))
 

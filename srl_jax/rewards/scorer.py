@@ -8,13 +8,16 @@ import queue
 from collections.abc import Sequence
 
 from srl_jax.rewards.reward import (
+  SIMILARITIES,
   Completion,
   RewardConfig,
+  RewardContext,
   Scored,
   find_function,
   score_one,
+  wants_context,
 )
-from srl_jax.rewards.worker_process import WorkerProcess
+from srl_jax.rewards.worker_process import Row, WorkerProcess
 
 
 class Scorer:
@@ -26,6 +29,10 @@ class Scorer:
   Workers are fresh Python processes that import this package's host part
   only, never JAX, so they start in a fraction of a second and cannot touch an
   accelerator. They end with this process, however it ends.
+
+  Attributes:
+    wants_context: whether the function wants a context per completion.
+    is_similarity: whether its values are similarities, from 0 to 1.
   """
 
   def __init__(self, config: RewardConfig) -> None:
@@ -36,6 +43,8 @@ class Scorer:
     """
     self._config = config
     self._function = find_function(config)
+    self.wants_context = wants_context(self._function)
+    self.is_similarity = config.function in SIMILARITIES
     if config.workers and config.function.startswith("__main__:"):
       raise ValueError(
         f"reward.function {config.function!r} lives in the notebook or script "
@@ -66,29 +75,41 @@ class Scorer:
       self._threads.shutdown()
 
   def score(
-    self, completions: Sequence[Completion], targets: Sequence[str]
+    self,
+    completions: Sequence[Completion],
+    targets: Sequence[str],
+    contexts: Sequence[RewardContext] | None = None,
   ) -> list[Scored]:
     """Returns the rewards, in the order of the completions.
 
     Args:
       completions: what was written.
       targets: per completion the expert's text, or the reference answer.
+      contexts: per completion, if the function wants them; otherwise they go
+        nowhere. One object for all completions of a branch point is sent to a
+        worker only once per chunk.
 
     Raises:
       RewardError: the reward function failed; names the completion.
     """
-    if len(completions) != len(targets):
-      raise ValueError(
-        f"got {len(completions)} completions and {len(targets)} targets; give "
-        "one target per completion."
+    columns = [completions, targets]
+    if self.wants_context:
+      columns.append(contexts or ())
+    if len(set(map(len, columns))) > 1:
+      counts = ", ".join(
+        f"{len(column)} {name}"
+        for name, column in zip(
+          ("completions", "targets", "contexts"), columns, strict=False
+        )
       )
-    pairs = list(zip(completions, targets, strict=True))
+      raise ValueError(f"got {counts}; give one of each per completion.")
+    rows = list(zip(*columns, strict=True))
     if not self._threads:
-      return [score_one(self._config, self._function, *pair) for pair in pairs]
+      return [score_one(self._config, self._function, *row) for row in rows]
     # Small chunks, because long texts cost hundreds of times what short ones
-    # do; not single pairs, because a round trip costs 0.1 ms.
-    size = max(1, min(64, len(pairs) // (4 * len(self._workers))))
-    chunks = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    # do; not single ones, because a round trip costs 0.1 ms.
+    size = max(1, min(64, len(rows) // (4 * len(self._workers))))
+    chunks = [rows[i : i + size] for i in range(0, len(rows), size)]
     futures = [self._threads.submit(self._score_chunk, c) for c in chunks]
     try:
       return [scored for future in futures for scored in future.result()]
@@ -96,7 +117,7 @@ class Scorer:
       for future in futures:
         future.cancel()
 
-  def _score_chunk(self, chunk: list[tuple[Completion, str]]) -> list[Scored]:
+  def _score_chunk(self, chunk: list[Row]) -> list[Scored]:
     worker = self._free.get()
     try:
       return worker.score(chunk)

@@ -28,12 +28,12 @@ def main() -> None:
     config = receive(requests)
     function = find_function(config)
     while True:
-      pairs = receive(requests)
-      if pairs is None:
+      rows = receive(requests)
+      if rows is None:
         send(answers, True)
         continue
       try:
-        send(answers, [score_one(config, function, *pair) for pair in pairs])
+        send(answers, [score_one(config, function, *row) for row in rows])
       except RewardError as error:
         send(answers, str(error))
   except (EOFError, BrokenPipeError):

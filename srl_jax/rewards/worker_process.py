@@ -5,8 +5,8 @@ Not multiprocessing: its children import the main module again, which here
 would start JAX in each of them, and forked ones inherit JAX's threads. A
 worker is `python -m srl_jax.rewards.worker` with pickles in its stdin and
 stdout: first the config, then None, which is answered by True when the worker
-is ready, then lists of (completion, target), each answered by a list of Scored
-or by the text of an error.
+is ready, then lists of (completion, target) or (completion, target, context),
+each answered by a list of Scored or by the text of an error.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from typing import Any, BinaryIO
 from srl_jax.rewards.reward import (
   Completion,
   RewardConfig,
+  RewardContext,
   RewardError,
   Scored,
   shorten,
 )
+
+# A completion, what it is compared with, and where it was made, if wanted.
+Row = tuple[Completion, str] | tuple[Completion, str, RewardContext]
 
 
 def send(stream: BinaryIO, message: Any) -> None:
@@ -65,8 +69,8 @@ class WorkerProcess:
     self._is_ready = False
     return process
 
-  def score(self, pairs: list[tuple[Completion, str]]) -> list[Scored]:
-    """Returns the rewards of pairs of completion and target.
+  def score(self, rows: list[Row]) -> list[Scored]:
+    """Returns the rewards of a chunk.
 
     Raises:
       RewardError: the function failed, the process died, or it took more
@@ -78,14 +82,14 @@ class WorkerProcess:
       if not self._is_ready:
         self._is_ready = self._ask(None, limit_s)
       limit_s = self._config.timeout_s
-      answer = self._ask(pairs, limit_s)
+      answer = self._ask(rows, limit_s)
     except TimeoutError as error:
-      raise self._error(f"took more than {limit_s:g} s", pairs) from error
+      raise self._error(f"took more than {limit_s:g} s", rows) from error
     except (EOFError, OSError, pickle.UnpicklingError) as error:
       code = self._process.wait()
       why = " (-9: killed, as when memory runs out)" if code == -9 else ""
       reason = f"ended its worker process with exit code {code}{why}"
-      raise self._error(reason, pairs) from error
+      raise self._error(reason, rows) from error
     if isinstance(answer, str):
       raise RewardError(answer)
     return answer
@@ -112,13 +116,11 @@ class WorkerProcess:
     finally:
       timer.cancel()
 
-  def _error(
-    self, reason: str, pairs: list[tuple[Completion, str]]
-  ) -> RewardError:
+  def _error(self, reason: str, rows: list[Row]) -> RewardError:
     self.close()
     return RewardError(
-      f"reward.function {self._config.function!r} {reason} on {len(pairs)} "
-      f"completions, the first of which is\n  {shorten(pairs[0][0].text)}\n"
+      f"reward.function {self._config.function!r} {reason} on {len(rows)} "
+      f"completions, the first of which is\n  {shorten(rows[0][0].text)}\n"
       "Try it on them with reward.workers = 0; reward.timeout_s is the limit "
       "for one such chunk."
     )

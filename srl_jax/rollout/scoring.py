@@ -3,17 +3,66 @@
 
 Decodes the completions, hands them with the expert's targets to a Scorer
 (which may spread them over worker processes), and lays the results out as
-arrays. What a reward is, is decided in `srl_jax.rewards`.
+arrays. What a reward is, is decided in `srl_jax.rewards`; which one it is,
+by the config or by the domain of the data.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+
 import numpy as np
 
 from srl_jax.data.batching import TrunkBatch
-from srl_jax.rewards import FAILURES, Completion, Scorer
+from srl_jax.data.templates import Task
+from srl_jax.domains import Domain
+from srl_jax.rewards import (
+  FAILURES,
+  Completion,
+  RewardConfig,
+  RewardContext,
+  Scorer,
+)
 from srl_jax.tokenizers import Tokenizer
+from srl_jax.trajectory import Trajectory
 from srl_jax.types import Branches, Scores
+
+
+def resolve_reward(
+  reward: RewardConfig,
+  task: Task,
+  domains: Mapping[str, Domain],
+  stage: str,
+) -> RewardConfig:
+  """Puts the reward that the domain names in place of "domain".
+
+  Args:
+    reward: of a stage; it comes back as it is if it names a function itself.
+    task: "step" has the domain's reward, "solve" its verdict.
+    domains: of the data, by the names that they have there.
+    stage: its section in the config, for the message.
+
+  Raises:
+    ValueError: the domains name different rewards.
+  """
+  if reward.function != "domain":
+    return reward
+  named: dict[str, list[str]] = {}
+  for name, domain in domains.items():
+    function = domain.reward if task == "step" else domain.verdict
+    named.setdefault(function, []).append(name)
+  if len(named) > 1:
+    shown = ", ".join(f"{f!r} of {' and '.join(d)}" for f, d in named.items())
+    raise ValueError(
+      f"the domains of the data have different rewards: {shown}; set "
+      f"c.{stage}.reward.function to the one that is meant"
+    )
+  [function] = named
+  check = reward.check
+  if task == "solve" and check == "auto":
+    check = "solution"
+  return dataclasses.replace(reward, function=function, check=check)
 
 
 def completion_texts(
@@ -57,16 +106,21 @@ def score_branches(
   rows, points = batch.trunks.is_real_NK.shape
   samples = branches.length_NR.shape[1] // points
   texts = completion_texts(branches, tokenizer)
-  places, completions, targets = [], [], []
+  places, completions, targets, contexts = [], [], [], []
   for n, trunk in enumerate(batch.sources):
     for k, point in enumerate(trunk.points):
+      # One for all samples, so that it goes to a worker once.
+      context = None
+      if scorer.wants_context:
+        context = reward_context(trunk.trajectory, point.step)
       for g in range(samples):
         if only_NKG is not None and not only_NKG[n, k, g]:
           continue
         places.append((n, k, g))
         completions.append(texts[n][k * samples + g])
         targets.append(point.target)
-  scored = scorer.score(completions, targets)
+        contexts.append(context)
+  scored = scorer.score(completions, targets, contexts)
   scores = Scores(
     *(np.full((rows, points, samples), np.nan, np.float32) for _ in range(4)),
     np.zeros((rows, points, samples), np.int32),
@@ -79,3 +133,17 @@ def score_branches(
     if one.failure:
       scores.failure_NKG[place] = 1 + FAILURES.index(one.failure)
   return scores
+
+
+def reward_context(trajectory: Trajectory, step: int) -> RewardContext:
+  """Where the samples of a step are; their thoughts are put in later."""
+  return RewardContext(
+    thought="",
+    problem=trajectory.problem,
+    steps=trajectory.steps[:step],
+    step=step,
+    trajectory_id=trajectory.id,
+    domain=trajectory.domain,
+    answer=trajectory.answer,
+    metadata=trajectory.metadata,
+  )

@@ -18,6 +18,7 @@ import numpy as np
 
 from srl_jax.ops import logprobs
 from srl_jax.rewards import Completion
+from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Branches, Trunks
 
@@ -126,8 +127,11 @@ class ScriptedSampler:
   """Stands in for `sampler.Sampler`: a function answers each prompt.
 
   Attributes:
+    config: says how many samples there are and how long they may be, which
+      nobody checks.
     prompts: every prompt so far, as text: the trunk that the branch sees and
       the stem.
+    batches: the trunks that were sampled.
   """
 
   batch_devices = 1
@@ -138,19 +142,21 @@ class ScriptedSampler:
     answer: Callable[[str], Completion],
     *,
     stop_id: int,
-    samples: int = 1,
+    config: SamplingConfig = SamplingConfig(samples=1),
   ):
     self._tokenizer, self._answer = tokenizer, answer
-    self._stop_id, self._samples = stop_id, samples
+    self._stop_id, self.config = stop_id, config
     self.prompts: list[str] = []
+    self.batches: list[Trunks] = []
 
   def sample(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
     """Answers at every real branch point, for all samples alike."""
+    self.batches.append(trunks)
     rows = [
       self._branch(trunks, n, k)
       for n in range(len(trunks.length_N))
       for k in range(trunks.branch_at_NK.shape[1])
-      for _ in range(self._samples)
+      for _ in range(self.config.samples)
     ]
     width = max(len(tokens) for tokens, _, _ in rows)
     shape = (len(trunks.length_N), -1)

@@ -15,6 +15,7 @@ from srl_jax.data import batching
 from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.sharding import MESH_AXES
+from srl_jax.trajectory import Step, Trajectory
 from srl_jax.types import Trunks
 from srl_jax.update.batch import MicroBatch
 
@@ -54,7 +55,7 @@ def make_trunk(
 ) -> Trunk:
   """A trunk of these tokens; points are (branch_at, stem, point_id)."""
   return Trunk(
-    trajectory_id=str(points[0][2]),
+    trajectory=Trajectory(str(points[0][2]), "general", "?", (Step("."),)),
     tokens=np.array(tokens, np.int32),
     points=tuple(
       BranchPoint(
@@ -67,8 +68,6 @@ def make_trunk(
       )
       for step, (at, stem, point_id) in enumerate(points)
     ),
-    problem="",
-    answer=None,
   )
 
 

@@ -48,7 +48,8 @@ class RlConfig:
       different things, and no result would mean anything.
     trunks: task "step" is SRL, task "solve" is RLVR.
     sampling: how completions are drawn.
-    reward: how they are rewarded.
+    reward: how they are rewarded: by the domain's reward of single steps, or
+      its verdict on whole solutions, if nothing else is set.
     dynamic_sampling: which groups are kept.
     loss: the objective.
     optim: the optimizer.
@@ -68,7 +69,7 @@ class RlConfig:
   fuse: bool = True
   trunks: TrunkConfig = TrunkConfig()
   sampling: SamplingConfig = SamplingConfig()
-  reward: RewardConfig = RewardConfig()
+  reward: RewardConfig = RewardConfig(function="domain")
   dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
   loss: LossConfig = LossConfig()
   optim: OptimConfig = OptimConfig()

@@ -14,8 +14,10 @@ from typing import Any
 
 from srl_jax.device_rewards import reward as device_reward
 from srl_jax.device_rewards.scorer import DeviceScorer
+from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.rewards import Scorer
+from srl_jax.rollout import scoring
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, RlConfig
@@ -56,6 +58,13 @@ class RlStage:
       ("trunks_per_micro_batch", run.rules),
     ):
       check_multiple(run, f"{name}.{field}", getattr(config, field), rules)
+    reward = scoring.resolve_reward(
+      config.reward,
+      config.trunks.task,
+      domains_of([*run.train, *run.valid]),
+      name,
+    )
+    config = dataclasses.replace(config, reward=reward)
     self.name, self.config = name, config
     self.uses_reference = config.loss.kl_coefficient > 0
     self.data = data or _load(run, name, config)

@@ -251,7 +251,7 @@ def load_data(
       model's, or the chat template changes the text of a prompt.
   """
   train = build_split(run, trajectories, trunk_config, "train")
-  _check_prompts(run, name, train, trajectories, trunk_config.task)
+  _check_prompts(run, name, train, trunk_config.task)
   valid = build_split(run, run.valid, trunk_config, "valid")
   valid = valid[: validation_trunks or None]
   widest = batching.widths([*train, *valid])
@@ -306,12 +306,10 @@ def _check_prompts(
   run: Run,
   name: str,
   trunks: Sequence[Trunk],
-  trajectories: Sequence[Trajectory],
   task: Task,
 ) -> None:
   compared = prompts.compare(
     trunks,
-    trajectories,
     run.template,
     run.tokenizer,
     task,

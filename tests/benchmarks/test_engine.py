@@ -108,7 +108,7 @@ def test_every_branch_of_every_layout_has_its_own_prompt(layout):
         prompt = np.concatenate(
           [trunks.tokens_NS[n, :at], trunks.stem_NKC[n, k]]
         )
-        at_n = int(trunk.trajectory_id)
+        at_n = int(trunk.trajectory.id)
         np.testing.assert_array_equal(
           prompt, made.prompt(WORK, at_n, point.step)
         )
@@ -137,7 +137,7 @@ def made_up_rounds(contender):
     for row, trunk in enumerate(batch.sources):
       for column, point in enumerate(trunk.points):
         for sample in range(samples):
-          place = (int(trunk.trajectory_id), point.step)
+          place = (int(trunk.trajectory.id), point.step)
           branch = (*place, taken[place])
           taken[place] += 1
           tokens_NRC[row, column * samples + sample] = np.ravel_multi_index(

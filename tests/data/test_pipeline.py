@@ -36,7 +36,7 @@ def batches(seed=0, batch_size=4, points=2, trunks=TRUNKS, **process):
 
 
 def ids(batch):
-  return [trunk.trajectory_id for trunk in batch.sources]
+  return [trunk.trajectory.id for trunk in batch.sources]
 
 
 def assert_equal(a, b):
@@ -49,7 +49,7 @@ def test_every_epoch_is_one_permutation_and_they_differ():
   stream = itertools.chain.from_iterable(map(ids, batches()))
   epochs = [list(itertools.islice(stream, 10)) for _ in range(4)]
   for epoch in epochs:
-    assert sorted(epoch) == sorted(r.trajectory_id for r in TRUNKS)
+    assert sorted(epoch) == sorted(r.trajectory.id for r in TRUNKS)
   assert len(set(map(tuple, epochs))) == 4
 
 

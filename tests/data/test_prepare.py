@@ -107,6 +107,21 @@ def test_rejects_are_counted_by_field_with_a_case(capsys, path):
   assert f"{path}:14: field '(line)': is not JSON" in printed
 
 
+def test_domains_are_checked_and_named_again_in_what_to_type(
+  tmp_path, capsys, path
+):
+  with path.open("a") as file:
+    file.write('\n{"problem": "p", "steps": ["x"], "domain": "maths"}')
+  run(path)
+  said = "warning: 1 records name domains that do not exist, which are taken"
+  assert said in capsys.readouterr().out
+  out = tmp_path / "out"
+  run(path, "--data.domain=software", f"--out={out}", "--as=jsonl")
+  printed = capsys.readouterr().out
+  assert f"data.path={out} data.domain=software\n" in printed
+  assert said not in printed
+
+
 @pytest.mark.parametrize("which", ["1", "s1/0"])
 def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
   run(path, "--template=plain", "--trunks.include_thoughts", "--show", which)

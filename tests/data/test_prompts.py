@@ -23,9 +23,7 @@ def compare(folder, trajectories, name="chat", change=None, limit=0, **config):
     change(template)
   config = TrunkConfig(**config)
   trunks, _ = build_trunks(trajectories, template, tokenizer, config)
-  return prompts.compare(
-    trunks, trajectories, template, tokenizer, config.task, limit
-  )
+  return prompts.compare(trunks, template, tokenizer, config.task, limit)
 
 
 @pytest.mark.parametrize("name", ["chat", "text"])
@@ -146,5 +144,5 @@ def test_small_models_from_scratch_have_nothing_to_differ_from():
   trajectories = [TITLED, *word_problems(5)]
   template = PlainTemplate()
   trunks, _ = build_trunks(trajectories, template, tokenizer, TrunkConfig())
-  report = prompts.compare(trunks, trajectories, template, tokenizer, "step")
+  report = prompts.compare(trunks, template, tokenizer, "step")
   assert report.checked == report.equal

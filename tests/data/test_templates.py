@@ -10,6 +10,7 @@ from srl_jax.data.templates import (
   make_template,
   system_prompt,
 )
+from srl_jax.domains.math import MATH
 from srl_jax.testing import checkpoints
 from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.tokenizers import (
@@ -138,7 +139,7 @@ def test_a_checkpoints_own_template_stands_around_the_users_text(
   families, family, form
 ):
   tokenizer, template = of_checkpoint(families(family))
-  text_ = form.format(system=system_prompt("math", "step"), user=USER)
+  text_ = form.format(system=system_prompt(MATH, "step"), user=USER)
   assert prompt(template, TITLED, 1) == text_
   assert template.whole(TITLED, "step", text_) == text_
   # What is a control token is one, and what is text is text.
@@ -153,7 +154,7 @@ def test_a_checkpoints_own_template_stands_around_the_users_text(
 
 def test_a_text_for_a_base_model_has_no_roles(families, tmp_path):
   without = checkpoints.write(tmp_path, "gemma3", add_bos_token=False)
-  text_ = f"{system_prompt('math', 'step')}\n\n{USER}\n"
+  text_ = f"{system_prompt(MATH, 'step')}\n\n{USER}\n"
   for folder, first in (
     (families("qwen2_5"), ""),
     (families("llama3_1"), "<|begin_of_text|>"),

@@ -119,7 +119,7 @@ def test_windowed_context_is_the_problem_and_the_last_turns():
     "Fix the bug.\ncat a.py\n1/0\nrm a.py\n\n<step>",
   ]
   assert report.trunks == report.points == 4
-  assert {r.trajectory_id for r in trunks} == {"agent"}
+  assert {r.trajectory.id for r in trunks} == {"agent"}
 
 
 def test_window_as_long_as_the_trajectory_changes_no_instance():

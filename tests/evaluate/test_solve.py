@@ -14,7 +14,6 @@ from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.evaluate.estimates import bootstrap, pass_at_k
 from srl_jax.evaluate.solve import (
-  Attempt,
   EvalConfig,
   solve_problems,
   summarise,
@@ -24,6 +23,7 @@ from srl_jax.models import LanguageModel
 from srl_jax.rewards import FAILURES, Completion, RewardConfig, Scorer
 from srl_jax.rollout import scoring
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.episodes import Episode
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import ShardingRules
 from srl_jax.testing.scripted import ScriptedSampler
@@ -83,24 +83,29 @@ def test_of_nothing_there_is_no_estimate():
   assert math.isnan(bootstrap([0.0], [0.0]).value)
 
 
-def test_the_summary_of_attempts():
+def test_the_summary_of_episodes():
   correct = {0: (True, False, False, False), 1: (False,) * 4}
-  attempts = [
-    Attempt(problem, sample, ("x",), is_correct, "answered")
+  episodes = [
+    Episode(problem, sample, ("x",), ("x",), (), "answered", is_correct)
     for problem, samples in correct.items()
     for sample, is_correct in enumerate(samples)
   ]
-  got = {k: e.value for k, e in summarise(attempts, 2, 4).items()}
+  got = {k: e.value for k, e in summarise(episodes, 2, 4).items()}
   # The second problem pulls all of it down by half.
   assert got == {"avg@4": 0.125, "pass@2": 0.25, "pass@4": 0.5}
-  first = [a for a in attempts if a.sample == 0]
+  first = [a for a in episodes if a.sample == 0]
   got = summarise(first, 2, 1)
   assert {k: e.value for k, e in got.items()} == {"accuracy": 0.5}
 
 
-def answers(table):
-  """A sampler function that looks the prompt up."""
-  return lambda prompt: Completion(*table[prompt])
+def scripted(table, **sampling):
+  """A sampler that looks the prompt up."""
+  return ScriptedSampler(
+    TOKENIZER,
+    lambda prompt: Completion(*table[prompt]),
+    stop_id=STOP,
+    config=SamplingConfig(**sampling),
+  )
 
 
 # Two steps to predict, "step 0" and "step 1 +1", and one, "step 0".
@@ -116,11 +121,9 @@ STEP_ANSWERS = {
 }
 
 
-def evaluate_scripted_steps(table, rows_per_batch, samples=1):
-  sampler = ScriptedSampler(
-    TOKENIZER, answers(table), stop_id=STOP, samples=samples
-  )
-  with Scorer(RewardConfig()) as scorer:
+def evaluate_scripted_steps(table, rows_per_batch, samples=1, **reward):
+  sampler = scripted(table, samples=samples)
+  with Scorer(RewardConfig(**reward)) as scorer:
     estimates = evaluate_steps(
       sampler,
       None,
@@ -150,10 +153,24 @@ def test_steps_are_compared_with_the_experts(rows_per_batch):
   np.testing.assert_allclose(got["similarity_step_2"], 0.8, rtol=1e-6)
 
 
+def test_the_mean_of_a_users_reward_is_no_similarity():
+  got = evaluate_scripted_steps(
+    STEP_ANSWERS, 2, function="srl_jax.testing.experiment:half"
+  )
+  assert set(got) == {
+    *("reward", "value", "exact", "format_failure"),
+    *("value_step_1", "value_step_2"),
+  }
+  np.testing.assert_allclose(got["value"], 0.5 * 2 / 3)
+  np.testing.assert_allclose(got["value_step_2"], 0.5)
+  # The first action is the expert's, whatever the reward says of it.
+  np.testing.assert_allclose(got["exact"], 1 / 3)
+
+
 def test_scores_are_laid_out_as_the_branches_are():
   batch = batching.collate(RECORDS, trunk_width=30, points=3, stem_width=1)
   table = STEP_ANSWERS | {"What is b?\n<step>": ("<think>ttt</think>st", False)}
-  sampler = ScriptedSampler(TOKENIZER, answers(table), stop_id=STOP, samples=2)
+  sampler = scripted(table, samples=2)
   branches = sampler.sample(None, batch.trunks, KEY)
   with Scorer(RewardConfig()) as scorer:
     scores = scoring.score_branches(batch, branches, TOKENIZER, scorer)
@@ -201,13 +218,14 @@ class LongStem(PlainTemplate):
 
 def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
   config = EvalConfig(**{"max_turns": 3, "rows_per_batch": 2, **limits})
-  asked, sampler = [], ScriptedSampler(TOKENIZER, answers(table), stop_id=STOP)
+  asked, samplers = [], []
 
   def make_sampler(sampling, task):
     asked.append((sampling, task))
-    return sampler
+    samplers.append(scripted(table, **dataclasses.asdict(sampling)))
+    return samplers[-1]
 
-  attempts = solve_problems(
+  episodes, _ = solve_problems(
     make_sampler,
     None,
     [ADD, CUT, NONE, LONG],
@@ -215,12 +233,13 @@ def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
     samples=samples,
     temperature=0.5,
     config=config,
+    context_turns=0,
     key=KEY,
     template=template,
     tokenizer=TOKENIZER,
     max_positions=512,
   )
-  return attempts, asked, sampler.prompts
+  return episodes, asked, samplers[0].prompts
 
 
 TURNS = {
@@ -238,14 +257,14 @@ TURNS = {
 
 
 def test_turns_go_on_from_the_actions_and_drop_the_thoughts():
-  attempts, [(sampling, task)], prompts = solve("turns", TURNS)
+  episodes, [(sampling, task)], prompts = solve("turns", TURNS)
   # Each prompt is a key of the table: anything else in the context would
   # have been a KeyError.
   assert sorted(prompts) == sorted(TURNS)
   assert task == "step"
   assert (sampling.samples, sampling.temperature) == (1, 0.5)
   assert sampling.max_new_tokens == EvalConfig().max_turn_tokens
-  add, cut, none, long = attempts
+  add, cut, none, long = episodes
   assert (add.is_correct, add.ending) == (True, "answered")
   assert add.texts == (
     "<think>one and two</think>1+2=3",
@@ -267,14 +286,14 @@ SOLVES = {
 
 
 def test_solving_in_one_go_reads_the_answer_outside_the_thoughts():
-  attempts, [(sampling, task)], prompts = solve(
+  episodes, [(sampling, task)], prompts = solve(
     "solve", SOLVES, max_solve_tokens=300
   )
   assert sorted(prompts) == sorted(SOLVES)
   assert task == "solve"
   assert sampling.max_new_tokens == 300
-  assert [a.is_correct for a in attempts] == [True, False, False, True]
-  endings = [a.ending for a in attempts]
+  assert [a.is_correct for a in episodes] == [True, False, False, True]
+  endings = [a.ending for a in episodes]
   assert endings == ["answered", "answered", "no action", "answered"]
 
 
@@ -286,13 +305,13 @@ def test_a_solution_that_fills_the_context_ends():
   }
   # Problem and action are 183 tokens. 512 positions less a turn and a stem of
   # one token have room for them, and just not.
-  attempts, _, _ = solve("turns", table, max_turn_tokens=328, max_turns=2)
-  assert attempts[3].ending == "turn limit"
-  attempts, _, prompts = solve("turns", table, max_turn_tokens=329)
-  assert attempts[3].ending == "context full"
-  assert len(attempts[3].texts) == 1
+  episodes, _, _ = solve("turns", table, max_turn_tokens=328, max_turns=2)
+  assert episodes[3].ending == "turn limit"
+  episodes, _, prompts = solve("turns", table, max_turn_tokens=329)
+  assert episodes[3].ending == "context full"
+  assert len(episodes[3].texts) == 1
   assert not any(prompt.startswith("8?\ngo") for prompt in prompts)
-  assert attempts[0].is_correct
+  assert episodes[0].is_correct
 
 
 def test_limits_that_leave_no_room_for_a_problem_are_refused():
@@ -306,12 +325,12 @@ def test_limits_that_leave_no_room_for_a_problem_are_refused():
     solve("turns", {}, template=LongStem(), max_turn_tokens=512 - 41)
 
 
-def test_every_sample_is_an_attempt_of_its_own():
-  attempts, _, _ = solve("turns", TURNS, samples=2)
-  assert [(a.problem, a.sample) for a in attempts] == [
+def test_every_sample_is_an_episode_of_its_own():
+  episodes, _, _ = solve("turns", TURNS, samples=2)
+  assert [(a.problem, a.sample) for a in episodes] == [
     (problem, sample) for problem in range(4) for sample in range(2)
   ]
-  assert [a.is_correct for a in attempts] == [
+  assert [a.is_correct for a in episodes] == [
     True,
     True,
     *[False] * 4,
@@ -344,7 +363,7 @@ def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
     )
 
   def texts(rows_per_batch):
-    attempts = solve_problems(
+    episodes, _ = solve_problems(
       make_sampler,
       params,
       [ADD, CUT],
@@ -354,17 +373,19 @@ def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
       config=EvalConfig(
         max_turns=2, max_turn_tokens=4, rows_per_batch=rows_per_batch
       ),
+      context_turns=0,
       key=jax.random.key(0),
       template=TEMPLATE,
       tokenizer=TOKENIZER,
       max_positions=256,
     )
-    return [a.texts for a in attempts]
+    return [e.texts for e in episodes]
 
-  few, many = texts(4), texts(6)
+  few, many = texts(3), texts(6)
   assert few == many
   assert len(set(few)) == 6
   [sampler] = samplers.values()
-  # One program for each number of rows, and none for the second turn.
-  assert sampler.decode._cache_size() == 2
+  # For each number of rows one program of the first turn, in which samples
+  # share a trunk, and one of the second, in which they do not.
+  assert sampler.decode._cache_size() == 4
   assert sampler.config == SamplingConfig(samples=1, max_new_tokens=4)

@@ -4,6 +4,7 @@
 import math
 import os
 import pathlib
+import pickle
 import random
 import signal
 import subprocess
@@ -15,12 +16,15 @@ import pytest
 from srl_jax.rewards import (
   Completion,
   RewardConfig,
+  RewardContext,
   RewardError,
   Scored,
   Scorer,
   difflib_ratio,
   levenshtein_ratio,
 )
+from srl_jax.rewards.worker_process import WorkerProcess
+from srl_jax.trajectory import Step
 
 HERE = str(pathlib.Path(__file__).parent)
 USER = "reward_functions_for_tests:"
@@ -194,6 +198,72 @@ def test_a_function_must_return_a_finite_number(function, message):
     score(config, [completion("a")], ["a"])
 
 
+CONTEXT = RewardContext(
+  thought="",
+  problem="from 1 to 9",
+  steps=(Step("+", observation="2"), Step("+", observation="3")),
+  step=2,
+  trajectory_id="t-17",
+  domain="general",
+  answer="9",
+  metadata={"goal": "9"},
+)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_function_that_wants_a_context_gets_it_with_the_thought(workers):
+  config = RewardConfig(function=USER + "in_state", workers=workers)
+  completions = [completion("+", "up"), completion("-", "down")]
+  with Scorer(config) as scorer:
+    assert scorer.wants_context
+    scored = scorer.score(completions, ["+"] * 2, [CONTEXT] * 2)
+  # The answer, the step, the state after the action, the thought's length.
+  assert [s.reward for s in scored] == [9242.0, 0.0]
+
+
+def test_a_context_is_named_where_the_function_fails():
+  config = RewardConfig(function=USER + "in_state")
+  with Scorer(config) as scorer, pytest.raises(RewardError) as error:
+    scorer.score([completion("/")], ["+"], [CONTEXT])
+  message = str(error.value)
+  assert "KeyError: '/'" in message
+  assert message.endswith("with the target   '+'\n  at step 3 of 't-17'")
+
+
+@pytest.mark.parametrize("function", ["length", "no_signature"])
+def test_a_function_of_two_parameters_is_sent_no_context(function, monkeypatch):
+  sent = []
+  score_rows = WorkerProcess.score
+  monkeypatch.setattr(
+    WorkerProcess,
+    "score",
+    lambda self, rows: sent.extend(rows) or score_rows(self, rows),
+  )
+  config = RewardConfig(function=USER + function, workers=1)
+  with Scorer(config) as scorer:
+    assert not scorer.wants_context
+    [scored] = scorer.score([completion("four")], ["4"], [CONTEXT])
+  assert scored.reward > 0
+  assert [len(row) for row in sent] == [2]
+
+
+def test_a_context_goes_to_a_worker_once_per_chunk(monkeypatch):
+  sizes = []
+
+  def score_rows(self, rows):
+    sizes.append(len(pickle.dumps(rows)))
+    return [Scored(0.0, 0.0, "", 0, 0)] * len(rows)
+
+  monkeypatch.setattr(WorkerProcess, "score", score_rows)
+  context = CONTEXT._replace(problem="x" * 10_000)
+  config = RewardConfig(function=USER + "in_state", workers=1)
+  with Scorer(config) as scorer:
+    scorer.score([completion("+")] * 64, ["+"] * 64, [context] * 64)
+  # Four chunks of sixteen.
+  assert len(sizes) == 4
+  assert all(10_000 < size < 12_000 for size in sizes)
+
+
 def test_a_worker_that_dies_is_reported_and_replaced():
   config = RewardConfig(function=USER + "dies", workers=1)
   with Scorer(config) as scorer:
@@ -275,7 +345,11 @@ def is_running(process):
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"function": "diflib"}, "one of difflib, levenshtein, answer or your own"),
+    (
+      {"function": "diflib"},
+      "levenshtein, answer, domain or your own",
+    ),
+    ({"function": "domain"}, "only where there are data; name the function"),
     ({"function": "answer", "autojunk": True}, "only difflib has it"),
     ({"check": "strict"}, "one of: auto, step, solution"),
     ({"workers": -1}, "workers must be 0 or more"),
@@ -303,6 +377,10 @@ def test_functions_of_a_notebook_cannot_go_to_workers(monkeypatch):
 def test_every_completion_needs_a_target():
   with (
     Scorer(RewardConfig()) as scorer,
-    pytest.raises(ValueError, match="2 completions and 1 targets"),
+    pytest.raises(ValueError, match="2 completions, 1 targets; give one of"),
   ):
     scorer.score([completion("a")] * 2, ["a"])
+  with Scorer(RewardConfig(function=USER + "in_state")) as scorer:
+    for contexts in (None, [CONTEXT]):
+      with pytest.raises(ValueError, match=r"2 targets, [01] contexts; give"):
+        scorer.score([completion("a")] * 2, ["a"] * 2, contexts)

@@ -5,6 +5,7 @@ import pytest
 
 from srl_jax.data.templates import make_template, system_prompt
 from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.domains.math import MATH
 from srl_jax.testing import checkpoints
 from srl_jax.testing.trajectories import word_problems
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer, tokenizer_folder
@@ -47,7 +48,7 @@ def test_tokens_have_their_roles(checkpoint):
 def test_prompts_of_a_chat_have_their_ids(checkpoint):
   family, tokenizer, files, theirs = checkpoint
   template = make_template("chat", tokenizer, files)
-  system = system_prompt("math", "step")
+  system = system_prompt(MATH, "step")
   for prompt, user in prompts(template, tokenizer):
     messages = [{"role": "user", "content": user}]
     if family == "gemma2":  # has no system role
@@ -66,7 +67,7 @@ def test_prompts_of_a_chat_have_their_ids(checkpoint):
 def test_prompts_for_a_base_model_have_their_ids(checkpoint):
   _, tokenizer, files, theirs = checkpoint
   template = make_template("text", tokenizer, files)
-  system = system_prompt("math", "step")
+  system = system_prompt(MATH, "step")
   for prompt, user in prompts(template, tokenizer):
     assert prompt == theirs(f"{system}\n\n{user}\n").input_ids
 

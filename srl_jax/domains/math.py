@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mathematics problems, whose answers are numbers or expressions."""
+
+from srl_jax.domains import general
+
+MATH = general.of_subject("math", "mathematics problems")

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Issues in a code repository, resolved action by action."""
+
+from __future__ import annotations
+
+from srl_jax.domains.domain import Domain
+
+_SUBJECT = "software engineering issues in a code repository"
+
+
+def submits(action: str) -> bool:
+  """Whether an action hands the work in, as SWE-agent's do."""
+  return action.strip() == "submit" or "<function=submit>" in action
+
+
+SOFTWARE = Domain(
+  name="software",
+  step_prompt=(
+    f"You are a helpful assistant for {_SUBJECT}. The user gives you an issue"
+    " and the most recent actions taken to resolve it, each with what the"
+    " environment answered. Choose the very next action, and that one only.\n"
+    "First think it through between <think> and </think>: an informal inner"
+    " monologue, as long as you need. After </think> write exactly one"
+    " executable action in the form of the actions before it."
+  ),
+  solve_prompt=(
+    f"You are a helpful assistant for {_SUBJECT}. Resolve the issue that the"
+    " user gives you. Scratch work may stand between <think> and </think>."
+  ),
+  steps_heading="Recent actions:",
+  is_final=submits,
+)

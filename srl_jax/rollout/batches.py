@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples trunks that every process holds whole, batch by batch.
+
+So does evaluation: every process knows all problems and gets all completions.
+In training each process holds its own part of a batch; see rounds.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from srl_jax import sharding
+from srl_jax.data import batching
+from srl_jax.data.batching import TrunkBatch, Widths
+from srl_jax.data.trunks import Trunk
+from srl_jax.rollout.sampler import Sampler
+from srl_jax.types import Branches
+
+
+def sample_batches(
+  sampler: Sampler,
+  params: Any,
+  trunks: Sequence[Trunk],
+  key: jax.Array,
+  widths: Widths,
+  trunks_per_batch: int,
+) -> Iterator[tuple[int, TrunkBatch, Branches]]:
+  """Yields (index of the first trunk, batch, its branches) batch by batch.
+
+  Args:
+    sampler: the compiled sampler.
+    params: parameters.
+    trunks: the same on all processes.
+    key: random key.
+    widths: of the padded batches; `batching.widths(trunks)` or more.
+    trunks_per_batch: the last batch is filled up to it with empty rows.
+  """
+  for first in range(0, len(trunks), trunks_per_batch):
+    batch = batching.collate(
+      trunks[first : first + trunks_per_batch],
+      trunk_width=widths.trunk,
+      points=widths.points,
+      stem_width=widths.stem,
+    )
+    yield (
+      first,
+      batch,
+      sample_all(sampler, params, batch, key, trunks_per_batch),
+    )
+
+
+def sample_all(
+  sampler: Sampler, params: Any, batch: TrunkBatch, key: jax.Array, rows: int
+) -> Branches:
+  """Samples a batch that every process holds whole; so are the results.
+
+  Args:
+    sampler: the compiled sampler.
+    params: parameters.
+    batch: N trunks, at most `rows`.
+    key: random key.
+    rows: the batch is filled up with empty rows to this number, rounded up
+      to what the mesh needs.
+
+  Returns:
+    Branches of the N trunks as numpy arrays.
+  """
+  count = len(batch.sources)
+  processes = jax.process_count()
+  fill = fitting_rows(sampler, max(rows, count)) - count
+
+  def spread(x, fill_value):
+    tail = np.full((fill, *x.shape[1:]), fill_value, x.dtype)
+    return np.concatenate([x, tail])[jax.process_index() :: processes]
+
+  trunks = batch.trunks
+  filled = type(trunks)(*(spread(x, 0) for x in trunks))
+  filled = filled._replace(stem_length_NK=spread(trunks.stem_length_NK, 1))
+  branches = sharding.gather_rows(sampler.sample(params, filled, key))
+  return type(branches)(*(x[:count] for x in branches))
+
+
+def fitting_rows(sampler: Sampler, rows: int) -> int:
+  """Rounds up to rows that divide over the devices and processes."""
+  multiple = math.lcm(jax.process_count(), sampler.batch_devices)
+  return rounded_up(rows, multiple)
+
+
+def rounded_up(number: int, multiple: int) -> int:
+  """The smallest multiple that is not less than the number."""
+  return -(-number // multiple) * multiple

@@ -1,0 +1,353 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Episodes: contexts as in training, environments, endings, verdicts."""
+
+import dataclasses
+import sys
+import types
+import zlib
+
+import pytest
+
+from srl_jax import domains
+from srl_jax.data.templates import PlainTemplate, make_template
+from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.domains import DOMAINS
+from srl_jax.rewards import Completion
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.episodes import EpisodeStats, sample_episodes
+from srl_jax.testing.scripted import ScriptedSampler
+from srl_jax.testing.trajectories import AGENT, TITLED
+from srl_jax.tokenizers import ByteTokenizer
+from srl_jax.trajectory import Step, Trajectory
+
+TOKENIZER = ByteTokenizer()
+STOP = TOKENIZER.special_id("</s>")
+AGENTS = "some.module:AGENTS"
+
+
+class Replay:
+  """An environment that answers as the expert's did, whatever is done."""
+
+  made = ()
+
+  def __init__(self):
+    self.calls = []
+    self.made.append(self)
+
+  def reset(self, trajectory):
+    self.calls.append("reset")
+    self.name = trajectory.id
+    self._answers = iter([step.observation or "" for step in trajectory.steps])
+
+  def step(self, action):
+    self.calls.append(action)
+    return next(self._answers), action == "over"
+
+  def solved(self):
+    self.calls.append("solved")
+    return "right" in self.calls
+
+  def close(self):
+    self.calls.append("close")
+
+
+@pytest.fixture
+def use(monkeypatch):
+  """Makes AGENTS a domain with the environment Replay and other changes."""
+  monkeypatch.setattr(Replay, "made", [])
+
+  def of(**changes):
+    changes = {"environment": Replay, **changes}
+    domain = dataclasses.replace(DOMAINS["software"], name="agents", **changes)
+    monkeypatch.setitem(domains._IMPORTED, AGENTS, domain)
+
+  of()
+  return of
+
+
+def agent(*observations, name="agent"):
+  steps = tuple(Step(f"step {i}", None, x) for i, x in enumerate(observations))
+  return Trajectory(name, AGENTS, "Fix it.", steps, answer="done")
+
+
+def play(trajectories, answer, *, template=None, **changes):
+  """Episodes of a sampler that answers prompts, all of them, and the sampler.
+
+  `answer` is a function of the prompt, or the texts of successive branches.
+  """
+  if not callable(answer):
+    texts = iter(answer)
+    answer = lambda _: next(texts)  # noqa: E731
+  sampler = ScriptedSampler(
+    TOKENIZER,
+    lambda prompt: Completion(answer(prompt), True),
+    stop_id=STOP,
+    config=SamplingConfig(samples=1, max_new_tokens=20),
+  )
+  settings = {
+    "task": "step",
+    "samples": 1,
+    "turns": 3,
+    "context_turns": 0,
+    "rows_per_batch": 8,
+    "max_positions": 512,
+  }
+  episodes, stats = sample_episodes(
+    sampler,
+    None,
+    trajectories,
+    key=None,
+    template=template or PlainTemplate(),
+    tokenizer=TOKENIZER,
+    **settings | changes,
+  )
+  return episodes, sampler, stats
+
+
+@pytest.mark.parametrize("context_turns", [0, 1, 2])
+@pytest.mark.parametrize("name", ["plain", "chatml"])
+def test_an_episode_that_follows_the_expert_sees_the_trunks_of_training(
+  use, name, context_turns
+):
+  template = make_template(name, TOKENIZER)
+  expert = dataclasses.replace(AGENT, domain=AGENTS)
+  trunks, _ = build_trunks(
+    [expert], template, TOKENIZER, TrunkConfig(context_turns=context_turns)
+  )
+  points = [(trunk, point) for trunk in trunks for point in trunk.points]
+  actions = [step.text for step in expert.steps]
+  _, sampler, _ = play(
+    [expert],
+    [f"<think>t</think>{action}" for action in actions],
+    template=template,
+    turns=len(actions),
+    context_turns=context_turns,
+    max_positions=4096,
+  )
+  assert len(sampler.batches) == len(points) == 4
+  for sampled, (trunk, point) in zip(sampler.batches, points, strict=True):
+    [at] = sampled.branch_at_NK[0]
+    assert sampled.tokens_NS[0, :at].tolist() == (
+      trunk.tokens[: point.at].tolist()
+    )
+    stem = sampled.stem_NKC[0, 0, : sampled.stem_length_NK[0, 0]]
+    assert stem.tolist() == point.stem.tolist()
+
+
+def test_observations_enter_the_context_and_the_episode(use):
+  [episode], sampler, _ = play(
+    [agent("one", "", "three")], ["<think>a</think>x", "y", "z"]
+  )
+  assert sampler.prompts == [
+    "Fix it.\n<step>",
+    "Fix it.\nx\none\n<step>",
+    # An observation of nothing is a line of its own.
+    "Fix it.\nx\none\ny\n\n<step>",
+  ]
+  assert episode.texts == ("<think>a</think>x", "y", "z")
+  assert episode.actions == ("x", "y", "z")
+  assert episode.observations == ("one", "", "three")
+
+
+def test_samples_share_a_trunk_as_long_as_they_do_the_same():
+  # Of three samples at two problems, the first problem's third goes its own
+  # way, and the second's are through at once.
+  other = dataclasses.replace(TITLED, id="other", problem="Else?")
+  episodes, sampler, stats = play(
+    [TITLED, other],
+    ["a", "a", "b", "#### 1", "#### 2", "#### 1", "#### 2", "c", "c"],
+    samples=3,
+    turns=2,
+    rows_per_batch=6,
+  )
+  first, second = sampler.batches
+  assert first.branch_at_NK[:2].tolist() == [[17] * 3, [6] * 3]
+  assert second.is_real_NK.sum() == 3
+  lengths = second.length_N[second.length_N > 0].tolist()
+  assert lengths == [19, 19]
+  # Contexts of 17, 6 and 19 tokens.
+  assert stats == EpisodeStats(
+    completions=9,
+    context_tokens=3 * 17 + 3 * 6 + 3 * 19,
+    trunk_tokens=17 + 6 + 2 * 19,
+  )
+  assert [(e.problem, e.sample, e.texts) for e in episodes] == [
+    (0, 0, ("a", "#### 2")),
+    (0, 1, ("a", "c")),
+    (0, 2, ("b", "c")),
+    (1, 0, ("#### 1",)),
+    (1, 1, ("#### 2",)),
+    (1, 2, ("#### 1",)),
+  ]
+  assert [e.is_correct for e in episodes] == [True, *[False] * 3, True, False]
+
+
+def test_the_name_of_a_completion_is_problem_task_turn_and_sample():
+  # Whatever the layout: the random numbers follow from it.
+  named = set()
+  _, sampler, _ = play([TITLED], ["a", "b", "c", "d"], samples=2, turns=2)
+  for trunks in sampler.batches:
+    named |= set(trunks.point_id_NK[trunks.is_real_NK].tolist())
+  assert named == {
+    zlib.crc32(f"titled/step/{turn}/{sample}".encode())
+    for turn in range(2)
+    for sample in range(2)
+  }
+
+
+LONG = "x" * 500
+
+
+@pytest.mark.parametrize(
+  ("texts", "ending", "executed"),
+  [
+    (["x", "submit"], "answered", ["x", "submit"]),
+    (["right", "over"], "environment done", ["right", "over"]),
+    (["x", "y", "right"], "turn limit", ["x", "y", "right"]),
+    (["x", "<think>hm</think>"], "no action", ["x"]),
+    ([LONG], "context full", [LONG]),
+  ],
+)
+def test_an_environment_is_left_in_the_end_and_says_what_is_solved(
+  use, texts, ending, executed
+):
+  [episode], _, _ = play([agent("1", "2", "3")], texts)
+  assert episode.ending == ending
+  assert episode.is_correct == ("right" in texts)
+  assert list(episode.actions) == executed
+  assert len(episode.observations) == len(executed)
+  [replay] = Replay.made
+  assert replay.calls == ["reset", *executed, "solved", "close"]
+
+
+def test_nothing_is_made_for_an_episode_that_does_nothing(use):
+  [episode], _, _ = play([agent("1")], ["<think>right</think>"])
+  assert (episode.ending, episode.is_correct) == ("no action", False)
+  [episode], _, _ = play([agent("1")], [], max_positions=20)
+  assert (episode.ending, episode.texts) == ("context full", ())
+  assert not Replay.made
+
+
+def test_every_episode_has_an_environment_of_its_own_until_it_ends(use):
+  open_at_turn = []
+
+  def answer(prompt):
+    is_open = [replay for replay in Replay.made if "close" not in replay.calls]
+    open_at_turn.append(len(is_open))
+    return "submit" if "other" in prompt else "x"
+
+  other = dataclasses.replace(agent("1"), id="b", problem="other")
+  episodes, _, _ = play([agent("1", "2"), other], answer, samples=2, turns=2)
+  assert [e.ending for e in episodes] == ["turn limit"] * 2 + ["answered"] * 2
+  assert [replay.name for replay in Replay.made] == ["agent"] * 2 + ["b"] * 2
+  # Those that ended in the first turn are closed before the second.
+  assert open_at_turn == [0, 0, 0, 0, 2, 2]
+  assert all(replay.calls[-1] == "close" for replay in Replay.made)
+
+
+class Broken(Replay):
+  """Fails where it is told to."""
+
+  where = ""
+
+  def __getattribute__(self, name):
+    if name == type(self).where:
+      raise OSError("the disk is full")
+    return super().__getattribute__(name)
+
+
+@pytest.mark.parametrize("where", ["reset", "step", "solved", "close"])
+def test_an_exception_of_an_environment_names_domain_problem_and_action(
+  use, monkeypatch, where
+):
+  monkeypatch.setattr(Broken, "where", where)
+  use(environment=Broken)
+  trajectories = [agent("1", "2"), agent("1", "2", name="b")]
+  with pytest.raises(RuntimeError) as caught:
+    play(trajectories, ["rm -rf", "ls", "submit", "submit"])
+  message = str(caught.value)
+  for part in (
+    "the environment of the domain 'agents' failed at the problem 'agent' "
+    f"with the action {'rm -rf' if where in ('reset', 'step') else 'submit'!r}",
+    "OSError: the disk is full",
+    "raise OSError",  # where, in the user's code
+  ):
+    assert part in message
+  assert isinstance(caught.value.__cause__, OSError)
+  if where != "close":
+    # Nothing that was opened is left open.
+    assert all(replay.calls[-1] == "close" for replay in Replay.made)
+
+
+@pytest.mark.parametrize(
+  ("answer", "message"),
+  [
+    (None, "cannot unpack"),
+    ((None, True), r"step\(\) returned the observation None; it must be a str"),
+  ],
+)
+def test_an_environment_that_answers_no_text_is_an_error(use, answer, message):
+  class Silent(Replay):
+    def step(self, action):
+      return answer
+
+  use(environment=Silent)
+  with pytest.raises(RuntimeError, match=message):
+    play([agent("1")], ["x"])
+
+
+def verdict(text, reference, *, context):
+  """The length of what is known, if the last line is the reference."""
+  known = (context.thought, context.problem, len(context.steps))
+  if text == "fail":
+    raise KeyError("no such test")
+  assert known == ("a\nb", "Fix it.", 0), known
+  return {"x\ndone": 1.0, "x\nhalf": 0.5}[text] if reference == "done" else 9
+
+
+@pytest.mark.parametrize(
+  ("last", "is_correct"), [("done", True), ("half", False)]
+)
+def test_without_an_environment_the_domains_verdict_decides(
+  use, monkeypatch, last, is_correct
+):
+  module = types.SimpleNamespace(verdict=verdict)
+  monkeypatch.setitem(sys.modules, "verdicts_of_test", module)
+  use(environment=None, verdict="verdicts_of_test:verdict")
+  texts = ["<think>a</think>x", f"<think>b</think>{last}"]
+  [episode], _, _ = play([agent("1")], texts, turns=2)
+  assert episode.is_correct is is_correct
+  assert episode.observations == ()
+  # Nobody knows without a reference, and nobody is asked.
+  unknown = dataclasses.replace(agent("1"), answer=None)
+  [episode], _, _ = play([unknown], texts, turns=2)
+  assert episode.is_correct is False
+  with pytest.raises(RuntimeError) as caught:
+    play([agent("1")], ["fail"], turns=1)
+  assert (
+    "the verdict of the domain 'agents' failed at the problem 'agent' with "
+    "the action 'fail'; it raised:"
+  ) in str(caught.value)
+
+
+def test_a_verdict_that_cannot_be_found_is_an_error_before_anything_is_done(
+  use,
+):
+  use(environment=None, verdict="no_such_module:f")
+  with pytest.raises(ValueError, match="No module named 'no_such_module'"):
+    play([agent("1")], [])
+
+
+def test_a_solution_in_one_go_is_one_action(use):
+  [episode], sampler, _ = play(
+    [agent("1", "2")], ["<think>a</think>right\nover"], task="solve"
+  )
+  assert (episode.ending, episode.actions) == ("answered", ("right\nover",))
+  assert episode.observations == ("1",)
+  assert sampler.prompts == ["Fix it.\n<solve>"]
+
+
+def test_of_no_problems_there_are_no_episodes():
+  episodes, sampler, stats = play([], [])
+  assert episodes == [] and not sampler.batches
+  assert stats == EpisodeStats(0, 0, 0)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which reward a stage has, and what reward functions are told of a branch."""
+
+import dataclasses
+import itertools
+import types
+
+import numpy as np
+import pytest
+
+from srl_jax.data import batching
+from srl_jax.data.templates import PlainTemplate
+from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.domains import DOMAINS, domains_of
+from srl_jax.rewards import RewardConfig, Scored
+from srl_jax.rollout.scoring import resolve_reward, score_branches
+from srl_jax.testing.trajectories import AGENT, sums
+from srl_jax.tokenizers import ByteTokenizer
+from srl_jax.types import Branches
+
+TOY = dataclasses.replace(
+  DOMAINS["general"], name="toy", reward="a.b:steps", verdict="a.b:tests"
+)
+OF_DOMAIN = RewardConfig(function="domain", workers=3)
+
+
+def test_the_domain_names_the_reward_of_steps_and_the_verdict_on_solutions():
+  step = resolve_reward(OF_DOMAIN, "step", {"toy": TOY}, "srl")
+  assert step == RewardConfig(function="a.b:steps", workers=3)
+  solve = resolve_reward(OF_DOMAIN, "solve", {"toy": TOY}, "rlvr")
+  # Thoughts may stand anywhere in a solution, and nothing scores below 0.
+  assert solve == RewardConfig(
+    function="a.b:tests", check="solution", workers=3
+  )
+  strict = dataclasses.replace(OF_DOMAIN, check="step")
+  assert resolve_reward(strict, "solve", {"toy": TOY}, "rlvr").check == "step"
+
+
+def test_built_in_domains_have_the_papers_reward_and_compare_answers():
+  step = resolve_reward(OF_DOMAIN, "step", DOMAINS, "srl")
+  assert step.function == "difflib"
+  solve = resolve_reward(OF_DOMAIN, "solve", DOMAINS, "rlvr")
+  assert solve.function == "answer"
+
+
+def test_a_reward_that_the_config_names_stays():
+  config = RewardConfig(function="levenshtein")
+  assert resolve_reward(config, "step", {"toy": TOY}, "srl") is config
+
+
+def test_domains_of_different_rewards_are_an_error():
+  domains = domains_of([sums(), AGENT]) | {"my.module:TOY": TOY}
+  with pytest.raises(ValueError) as caught:
+    resolve_reward(OF_DOMAIN, "step", domains, "srl")
+  assert str(caught.value) == (
+    "the domains of the data have different rewards: 'difflib' of math and "
+    "software, 'a.b:steps' of my.module:TOY; set c.srl.reward.function to the "
+    "one that is meant"
+  )
+
+
+def test_a_setting_that_the_domains_reward_lacks_is_an_error():
+  on = dataclasses.replace(OF_DOMAIN, autojunk=True)
+  assert resolve_reward(on, "step", DOMAINS, "srl").autojunk
+  with pytest.raises(ValueError, match="only difflib has it"):
+    resolve_reward(on, "step", {"toy": TOY}, "srl")
+
+
+def contexts_of(wants_context):
+  """What a scorer is given for two samples at each step of an agent."""
+  given = []
+
+  def score(completions, targets, contexts):
+    given.extend(contexts)
+    return [Scored(0.0, 0.0, "", 0, 0)] * len(completions)
+
+  trunks, _ = build_trunks(
+    [AGENT], PlainTemplate(), ByteTokenizer(), TrunkConfig()
+  )
+  widths = batching.widths(trunks)
+  batch = batching.collate(
+    trunks,
+    trunk_width=widths.trunk,
+    points=widths.points + 1,
+    stem_width=widths.stem,
+  )
+  shape = (1, 2 * (widths.points + 1))
+  branches = Branches(
+    tokens_NRC=np.zeros((*shape, 1), np.int32),
+    length_NR=np.ones(shape, np.int32),
+    is_completion_NRC=np.zeros((*shape, 1), bool),
+    sampler_logp_NRC=np.zeros((*shape, 1), np.float32),
+    stopped_NR=np.zeros(shape, bool),
+  )
+  scorer = types.SimpleNamespace(score=score, wants_context=wants_context)
+  score_branches(batch, branches, ByteTokenizer(), scorer)
+  return given
+
+
+def test_a_context_holds_what_came_before_and_nothing_of_what_follows():
+  given = contexts_of(wants_context=True)
+  assert [context.step for context in given] == [0, 0, 1, 1, 2, 2, 3, 3]
+  for context in given:
+    # What the environment answered is in the steps.
+    assert context.steps == AGENT.steps[: context.step]
+    assert context.trajectory_id == "agent" and context.domain == "software"
+    assert (context.problem, context.answer) == ("Fix the bug.", None)
+  # One for all samples, which a message to a worker then holds once.
+  assert [a is b for a, b in itertools.pairwise(given)] == [
+    *(True, False) * 3,
+    True,
+  ]
+
+
+def test_no_context_is_made_for_a_function_that_wants_none():
+  assert contexts_of(wants_context=False) == [None] * 8
