@@ -8,6 +8,8 @@ import re
 
 import jax
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from srl_jax import config as config_lib
 from srl_jax import main
@@ -334,6 +336,22 @@ def test_the_bare_recipe_suits_the_machine_and_a_preset_pins_it(
   pinned = get_config(preset)
   assert pinned.name != name
   assert pinned.note == ""
+
+
+def test_processes_join_before_an_experiment_asks_for_devices(monkeypatch):
+  called = []
+
+  def load_config(*_):
+    called.append("load")
+    raise ValueError("this far and no further")
+
+  join = lambda *_: called.append("join")  # noqa: E731
+  monkeypatch.setattr(jax.distributed, "initialize", join)
+  monkeypatch.setattr(main, "load_config", load_config)
+  flags.FLAGS.mark_as_parsed()
+  with flagsaver.flagsaver(multi_host=True), pytest.raises(SystemExit):
+    main.main(["main"])
+  assert called == ["join", "load"]
 
 
 def test_one_experiment_starts_from_another_in_whatever_folder(monkeypatch):
