@@ -40,30 +40,33 @@ from srl_jax.train.rl import RlStage
 from srl_jax.train.stage import Dispatched, Run
 
 
-def variants(base: RlConfig, parts: Sequence[int]) -> dict[str, RlConfig]:
-  """The stage as it is measured, by name of the variant."""
+def variants(
+  base: RlConfig, parts: Sequence[int]
+) -> dict[str, tuple[str, RlConfig]]:
+  """By name of the variant: where rewards are computed, and the stage."""
   one_round = dataclasses.replace(base.dynamic_sampling, refill=False)
   # No reference model, which would be one more thing to keep.
   loss = dataclasses.replace(base.loss, kl_coefficient=0.0)
   base = dataclasses.replace(
     base, dynamic_sampling=one_round, passes=1, loss=loss
   )
-  device = dataclasses.replace(base, reward_on="device")
-  return {
-    "fused": dataclasses.replace(device, fuse=True),
-    "pieces": dataclasses.replace(device, fuse=False),
-  } | {
-    f"host, {count} part{'s' * (count > 1)}": dataclasses.replace(
-      base, reward_on="host", parts_per_round=count
-    )
-    for count in parts
+  found = {
+    "fused": ("device", dataclasses.replace(base, fuse=True)),
+    "pieces": ("device", dataclasses.replace(base, fuse=False)),
   }
+  for count in parts:
+    sampling = dataclasses.replace(base.sampling, parts_per_round=count)
+    name = f"host, {count} part{'s' * (count > 1)}"
+    found[name] = ("host", dataclasses.replace(base, sampling=sampling))
+  return found
 
 
 class Variant:
   """A stage with its optimizer, ready to take steps."""
 
-  def __init__(self, run: Run, config: RlConfig):
+  def __init__(self, run: Run, reward_on: str, config: RlConfig):
+    device_reward = dataclasses.replace(run.device_reward, on=reward_on)
+    run = dataclasses.replace(run, device_reward=device_reward)
     params = loading.initial_params(run)
     self._stage = RlStage(run, "srl", config)
     self._stage.prepare(params)
@@ -102,7 +105,10 @@ def _read(dispatched: Dispatched, queued_s: float) -> dict[str, float]:
 
 
 def measure(
-  run: Run, configs: dict[str, RlConfig], steps: int, repeats: int
+  run: Run,
+  configs: dict[str, tuple[str, RlConfig]],
+  steps: int,
+  repeats: int,
 ) -> dict[str, dict[str, float]]:
   """Returns {variant: {quantity: value}}, medians over turns.
 
@@ -111,7 +117,7 @@ def measure(
   Raises:
     AssertionError: they found different rewards.
   """
-  stages = {name: Variant(run, config) for name, config in configs.items()}
+  stages = {name: Variant(run, *config) for name, config in configs.items()}
   rewards: dict[str, list[float]] = {}
   costs: dict[str, list[tuple[float, ...]]] = {name: [] for name in stages}
   try:

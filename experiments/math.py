@@ -139,7 +139,7 @@ def set_layout(c, layout):
   c.mesh.tensor = layout.tensor
   c.rules.batch = ("data", "fsdp", "tensor")
   c.rollout_rules.embed = None
-  c.srl.parts_per_round = layout.parts
+  c.srl.sampling.parts_per_round = layout.parts
   c.srl.trunks_per_micro_batch = layout.rows * layout.chips
   if layout.lora_rank:
     # Adapters learn at rates some ten times those of all weights.
@@ -159,7 +159,7 @@ def set_paper(c):
   # About 30 epochs of the steps of 1,000 solutions.
   c.srl.update_steps = 300
   c.srl.groups_per_batch = 512
-  c.srl.trunks_per_round = 256
+  c.srl.sampling.trunks_per_round = 256
   c.srl.sampling.samples = 8
   c.srl.sampling.max_new_tokens = 1024
   c.srl.trunks.max_trunk_tokens = 2048

@@ -48,7 +48,7 @@ def get_config(argument=None):
     stage.validate_every = 10
     stage.optim.learning_rate = 5e-5
   c.srl.update_steps = 30
-  c.srl.trunks_per_round = 8
+  c.srl.sampling.trunks_per_round = 8
   c.srl.trunks_per_micro_batch = 8
   c.srl.sampling.max_new_tokens = 48
   # One branch point per problem, so four times the problems per round. The
@@ -56,7 +56,7 @@ def get_config(argument=None):
   # come, for no number of rounds would fill a batch with ones that differ.
   c.rlvr.update_steps = 60
   c.rlvr.dynamic_sampling.enabled = False
-  c.rlvr.trunks_per_round = 32
+  c.rlvr.sampling.trunks_per_round = 32
   c.rlvr.trunks_per_micro_batch = 32
   c.rlvr.sampling.max_new_tokens = 176
   c.sft.trunks_per_batch = 32

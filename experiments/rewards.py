@@ -15,7 +15,7 @@ Presets (`--config=experiments/rewards.py:NAME`):
 The step metrics of the table are difflib's in all of them. Each needs what
 experiments/math.py:qwen2_5_0_5b needs: 8 TPU v5e chips, 5 hours at their peak
 rates, and data/s1K-1.1.jsonl; autojunk is computed on the host, for which
-c.srl.reward.workers are set.
+c.reward_workers.count are set.
 """
 
 from srl_jax import config
@@ -29,7 +29,7 @@ def get_config(argument=None):
   c.name = f"rewards:{preset}"
   if preset == "autojunk":
     c.srl.reward.autojunk = True
-    c.srl.reward.workers = 8
+    c.reward_workers.count = 8
   elif preset == "levenshtein":
     c.srl.reward.function = "levenshtein"
   elif preset == "no_penalty":

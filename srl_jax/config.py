@@ -24,9 +24,11 @@ from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import templates
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.trunks import TrunkConfig
+from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
 from srl_jax.overrides import parse_argument as parse_argument
+from srl_jax.rewards import WorkersConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.train.pieces import RlConfig
@@ -34,8 +36,8 @@ from srl_jax.train.sft import SftConfig
 
 StageName = Literal["sft", "srl", "rlvr"]
 # What evaluation reads of the section "srl" whether or not that stage runs:
-# which branch points single steps are measured at, and who scores them.
-_READ_BY_EVALUATION = ("srl.trunks", "srl.reward.workers")
+# which branch points single steps are measured at.
+_READ_BY_EVALUATION = ("srl.trunks",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Config:
     sft: the stage "sft".
     srl: the stage "srl".
     rlvr: the stage "rlvr".
+    reward_workers: processes that compute rewards on the host.
+    device_reward: whether the device computes rewards, and at which sizes.
     checkpoint: how often to save.
     evaluate: what is measured before and after training.
   """
@@ -93,6 +97,8 @@ class Config:
     groups_per_batch=128,
     trunks=TrunkConfig(task="solve"),
   )
+  reward_workers: WorkersConfig = WorkersConfig()
+  device_reward: DeviceRewardConfig = DeviceRewardConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
   evaluate: EvalConfig = EvalConfig()
 

@@ -105,6 +105,8 @@ def load_run(
     template=template,
     weights=config.weights,
     files=_tokenizer_files(config.tokenizer),
+    reward_workers=config.reward_workers,
+    device_reward=config.device_reward,
     checkpoint=config.checkpoint,
     log_every=config.log_every,
     pretrain=splits["pretrain"],

@@ -154,7 +154,7 @@ def _measure_steps(
     "test",
   )
   trunks = trunks[: settings.step_trunks or None]
-  with Scorer(RewardConfig(workers=config.srl.reward.workers)) as scorer:
+  with Scorer(RewardConfig(), config.reward_workers) as scorer:
     for name, temperature in (
       ("greedy", 0.0),
       ("sampled", settings.temperature),

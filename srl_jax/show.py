@@ -101,7 +101,7 @@ def _draw(
     points=widths.points,
     stem_width=widths.stem,
   )
-  sampling = dataclasses.replace(stage.sampling, samples=1)
+  sampling = dataclasses.replace(stage.sampling.for_sampler(), samples=1)
   branches = sample_all(
     run.sampler(sampling, stage.trunks.task),
     params,
@@ -109,7 +109,7 @@ def _draw(
     run.key("show"),
     len(trunks),
   )
-  with Scorer(dataclasses.replace(stage.reward, workers=0)) as scorer:
+  with Scorer(stage.reward) as scorer:
     scores = scoring.score_branches(batch, branches, run.tokenizer, scorer)
   texts = scoring.completion_texts(branches, run.tokenizer)
   return [

@@ -60,13 +60,18 @@ def to_json(instance: Any) -> str:
 def field_texts(cls: type) -> dict[str, str]:
   """What the docstring of a dataclass says of each field, as one line.
 
-  The docstring has to end in a section "Attributes:".
+  The docstring has to end in a section "Attributes:". A subclass describes
+  the fields that it adds.
   """
-  _, section = _docstring(cls)
-  paragraphs = re.findall(
-    r"^  (\w+): (.*?)(?=^  \w+: |\Z)", section, re.MULTILINE | re.DOTALL
-  )
-  return {name: " ".join(text.split()) for name, text in paragraphs}
+  texts: dict[str, str] = {}
+  for base in reversed(inspect.getmro(cls)):
+    if dataclasses.is_dataclass(base):
+      _, section = _docstring(base)
+      paragraphs = re.findall(
+        r"^  (\w+): (.*?)(?=^  \w+: |\Z)", section, re.MULTILINE | re.DOTALL
+      )
+      texts |= {name: " ".join(text.split()) for name, text in paragraphs}
+  return texts
 
 
 def summary(cls: type) -> str:

@@ -277,7 +277,7 @@ def test_a_batch_that_does_not_divide_is_refused(refused):
   )
   said = refused("--config.sft.trunks_per_batch=12", preset="sft")
   assert said.startswith("config.sft: trunks_per_batch=12 is not a multiple of")
-  said = refused("--config.srl.trunks_per_round=64")
+  said = refused("--config.srl.sampling.trunks_per_round=64")
   assert said.startswith("a batch of 64 trunks cannot be drawn from 48 trunks")
 
 

@@ -16,8 +16,8 @@ from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rewards import RewardConfig
-from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import families
+from srl_jax.train.pieces import RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -156,7 +156,7 @@ def test_a_wrong_override_is_refused_by_its_path(overrides, message):
     # Flags and argument may make up a run between them.
     ("srl,rlvr", "rlvr.update_steps=3", "seed=1"),
     # Evaluation reads these in a run of any stages.
-    ("sft", "srl.trunks.context_turns=2", "srl.reward.workers=1"),
+    ("sft", "srl.trunks.context_turns=2", "reward_workers.count=1"),
     ("sft", "srl.trunks.task=step", "sft.optim.beta1=0.8"),
   ],
 )
@@ -200,16 +200,14 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
     (lambda: RlConfig(trunks_per_micro_batch=0), "trunks_per_micro_batch=0"),
     # The advantage of a group of one is always zero.
     (
-      lambda: RlConfig(sampling=SamplingConfig(samples=1)),
+      lambda: RoundConfig(samples=1),
       "a group needs at least 2; set sampling.samples=8",
     ),
     # Sampler and loss would speak of different distributions.
     (
-      lambda: RlConfig(sampling=SamplingConfig(temperature=0.0)),
+      lambda: RoundConfig(temperature=0.0),
       "for training set temperature above 0, top_k=0 and top_p=1.0",
     ),
-    (lambda: RlConfig(sampling=SamplingConfig(top_k=5)), "top_k=5"),
-    (lambda: RlConfig(sampling=SamplingConfig(top_p=0.9)), "top_p=0.9"),
   ],
 )
 def test_what_cannot_work_is_refused_at_construction(make, message):

@@ -7,7 +7,7 @@ import pytest
 
 from srl_jax.data import batching, trunks
 from srl_jax.data.templates import PlainTemplate
-from srl_jax.data.trunks import TrunkConfig
+from srl_jax.data.trunks import ExpertTrunkConfig
 from srl_jax.domains import registers as embedded
 from srl_jax.loading import EMBEDDED
 from srl_jax.models import LanguageModel, ModelConfig, weights
@@ -44,7 +44,7 @@ def nats_of():
       trajectories,
       PlainTemplate(),
       tokenizer,
-      TrunkConfig(include_thoughts=True),
+      ExpertTrunkConfig(),
     )
     widths = batching.widths(found)
     batch = batching.collate(

@@ -108,7 +108,7 @@ def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path, capsys):
       "weights": folder,
       "tokenizer.path": folder,
       "data.path": write_lines(tmp_path / "s1k.jsonl", steps(8)),
-      "srl.parts_per_round": 2,
+      "srl.sampling.parts_per_round": 2,
     },
   )
   # 2 trunks x 2 points x 2 samples to their limit, of which 2 groups train.

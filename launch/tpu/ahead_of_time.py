@@ -146,6 +146,7 @@ def build_stage(
     policy=policy,
     tokenizer=_Spelling(config.model.vocab_size),
     template=PlainTemplate(),
+    device_reward=config.device_reward,
   )
   built = RlStage(run, stage, with_reward(config, stage), data)
   boxed = jax.eval_shape(lambda: policy.init(jax.random.key(0)))

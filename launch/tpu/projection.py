@@ -22,6 +22,7 @@ from launch.tpu.counting import Counter, Layout, Load, Work
 from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.ops import logprobs
+from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.slots import cache_widths
 from srl_jax.train import memory
 from srl_jax.train.pieces import RlConfig
@@ -108,8 +109,9 @@ def _headlines(config, stage, topology, mesh, data: StageData):
   axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
   yield f"{config.name}, stage {stage}, on {topology}: {axes}"
   yield (
-    f"{c.trunks_per_round} trunks of {sizes.trunk} tokens per round in "
-    f"{c.parts_per_round} part(s), {c.trunks_per_micro_batch} per micro-batch, "
+    f"{c.sampling.trunks_per_round} trunks of {sizes.trunk} tokens per round "
+    f"in {c.sampling.parts_per_round} part(s), {c.trunks_per_micro_batch} per "
+    "micro-batch, "
     f"{sizes.points} branch points x {c.sampling.samples} samples of "
     f"{sizes.stem} + {c.sampling.max_new_tokens} tokens"
   )
@@ -150,9 +152,11 @@ def _phases(
     return Layout(dict(mesh.shape), rules)
 
   at_rest, in_rollout = layout(config.rules), layout(config.rollout_rules)
-  per_part = section.trunks_per_round // section.parts_per_round
-  parts = section.parts_per_round * math.ceil(
-    groups / (section.trunks_per_round * sizes.points)
+  per_part = (
+    section.sampling.trunks_per_round // section.sampling.parts_per_round
+  )
+  parts = section.sampling.parts_per_round * math.ceil(
+    groups / (section.sampling.trunks_per_round * sizes.points)
   )
   micro = section.trunks_per_micro_batch
   passes = section.passes
@@ -161,7 +165,7 @@ def _phases(
     load(per_part),
     at_rest,
     slots=min(section.sampling.slots or branches, branches),
-    cache=cache_widths(section.sampling.cache_start, width - 1),
+    cache=cache_widths(SamplingConfig().cache_start, width - 1),
   )
   update = Counter(config.model, at_rest)
   pairs = per_part * branches / in_rollout.batch

@@ -18,7 +18,7 @@ import dataclasses
 import math
 import zlib
 from collections.abc import Iterable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -48,8 +48,6 @@ class TrunkConfig:
       Untitled steps get no hint.
     context_turns: 0 for all steps so far; m for the problem and the last m
       steps only, as for agents: each branch point then has a trunk of its own.
-    include_thoughts: expert targets for SFT begin with the step's thought
-      between think tags, where it is known.
     max_trunk_tokens: branch points with a longer context are dropped; 0 drops
       none.
     max_target_tokens: branch points whose expert target (stop token included)
@@ -59,11 +57,13 @@ class TrunkConfig:
       less: BuildReport.prompt_tokens says how much.
   """
 
+  # Targets of SFT may begin with thoughts: see ExpertTrunkConfig.
+  include_thoughts: ClassVar[bool] = False
+
   task: Task = "step"
   last_step: Literal["include", "exclude"] = "include"
   step_title_hint: bool = False
   context_turns: int = 0
-  include_thoughts: bool = False
   max_trunk_tokens: int = 0
   max_target_tokens: int = 0
   points_per_trunk: int = 0
@@ -79,6 +79,18 @@ class TrunkConfig:
       value = getattr(self, field.name)
       if field.type == "int" and value < 0:
         raise ValueError(f"{field.name}={value} is negative; 0 means no limit")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExpertTrunkConfig(TrunkConfig):
+  """Which branch points are made of a trajectory for SFT.
+
+  Attributes:
+    include_thoughts: expert targets for SFT begin with the step's thought
+      between think tags, where it is known.
+  """
+
+  include_thoughts: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,11 @@ FASTER_UP_TO = {"cpu": 0}
 
 @dataclasses.dataclass(frozen=True)
 class DeviceRewardConfig:
-  """Static sizes of the reward on the device.
+  """Whether the device computes rewards, and at which static sizes.
 
   Attributes:
+    on: "device" computes rewards in the program, "host" in Python, "auto" on
+      the device where that is possible and, by measurement, faster.
     sizes: lengths, in characters, that actions and targets are padded to, one
       program each. The last is the longest pair that is compared on the
       device.
@@ -58,6 +60,7 @@ class DeviceRewardConfig:
       a time, which take about 6 bytes each; 0 chooses by platform.
   """
 
+  on: Literal["auto", "device", "host"] = "auto"
   sizes: tuple[int, ...] = (128, 256, 512, 1024, 2048)
   max_text_bytes: int = 16384
   chunk_cells: int = 0

@@ -9,6 +9,7 @@ from srl_jax.rewards.reward import (
   RewardContext,
   RewardError,
   Scored,
+  WorkersConfig,
 )
 from srl_jax.rewards.scorer import Scorer
 from srl_jax.rewards.similarity import (
@@ -26,6 +27,7 @@ __all__ = [
   "RewardError",
   "Scored",
   "Scorer",
+  "WorkersConfig",
   "answer_reward",
   "difflib_ratio",
   "extract_answers",

@@ -105,17 +105,12 @@ class RewardConfig:
       "solution" for "answer" and a domain's verdict, else "step".
     broken_format_reward: the reward where the check "step" fails (paper,
       section 3.3: -1). An output that fails "solution" is simply wrong: 0.
-    workers: processes that score in parallel; 0 scores in this one.
-    timeout_s: seconds after which a worker's chunk of at most 64 completions
-      is given up with an error.
   """
 
   function: str = "difflib"
   autojunk: bool = False
   check: Literal["auto", "step", "solution"] = "auto"
   broken_format_reward: float = -1.0
-  workers: int = 0
-  timeout_s: float = 300.0
 
   def __post_init__(self) -> None:
     known = (*_BUILT_IN, "domain")
@@ -134,10 +129,27 @@ class RewardConfig:
         f"reward.check is {self.check!r}; it must be one of: auto, step, "
         "solution."
       )
-    if self.workers < 0 or self.timeout_s <= 0:
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkersConfig:
+  """Which processes compute rewards on the host; it changes no reward.
+
+  Attributes:
+    count: number of processes that score in parallel; 0 scores in the
+      training process.
+    timeout_s: seconds after which a worker's chunk of at most 64 completions
+      is given up with an error.
+  """
+
+  count: int = 0
+  timeout_s: float = 300.0
+
+  def __post_init__(self) -> None:
+    if self.count < 0 or self.timeout_s <= 0:
       raise ValueError(
-        f"reward.workers is {self.workers} and reward.timeout_s "
-        f"{self.timeout_s}; workers must be 0 or more, the timeout positive."
+        f"reward_workers.count is {self.count} and reward_workers.timeout_s "
+        f"{self.timeout_s}; the count must be 0 or more, the timeout positive."
       )
 
 

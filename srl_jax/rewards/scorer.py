@@ -13,6 +13,7 @@ from srl_jax.rewards.reward import (
   RewardConfig,
   RewardContext,
   Scored,
+  WorkersConfig,
   find_function,
   score_one,
   wants_context,
@@ -23,7 +24,7 @@ from srl_jax.rewards.worker_process import Row, WorkerProcess
 class Scorer:
   """Scores completions; a context manager, because it may own processes.
 
-  with Scorer(RewardConfig(workers=2)) as scorer:
+  with Scorer(RewardConfig(), WorkersConfig(2)) as scorer:
     scored = scorer.score(completions, targets)
 
   Workers are fresh Python processes that import this package's host part
@@ -35,7 +36,9 @@ class Scorer:
     is_similarity: whether its values are similarities, from 0 to 1.
   """
 
-  def __init__(self, config: RewardConfig) -> None:
+  def __init__(
+    self, config: RewardConfig, workers: WorkersConfig = WorkersConfig()
+  ) -> None:
     """Finds the function and starts the workers.
 
     Raises:
@@ -45,19 +48,21 @@ class Scorer:
     self._function = find_function(config)
     self.wants_context = wants_context(self._function)
     self.is_similarity = config.function in SIMILARITIES
-    if config.workers and config.function.startswith("__main__:"):
+    if workers.count and config.function.startswith("__main__:"):
       raise ValueError(
         f"reward.function {config.function!r} lives in the notebook or script "
         "itself, where workers cannot import it; move it to a module, or set "
-        "reward.workers to 0."
+        "reward_workers.count to 0."
       )
-    self._workers = [WorkerProcess(config) for _ in range(config.workers)]
+    self._workers = [
+      WorkerProcess(config, workers.timeout_s) for _ in range(workers.count)
+    ]
     self._free: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
     for worker in self._workers:
       self._free.put(worker)
     self._threads = (
-      concurrent.futures.ThreadPoolExecutor(config.workers, "reward")
-      if config.workers
+      concurrent.futures.ThreadPoolExecutor(workers.count, "reward")
+      if workers.count
       else None
     )
 

@@ -51,9 +51,9 @@ _START_LIMIT_S = 120.0
 class WorkerProcess:
   """One worker; started again if it has died."""
 
-  def __init__(self, config: RewardConfig) -> None:
+  def __init__(self, config: RewardConfig, timeout_s: float = 300.0) -> None:
     """Starts the process without waiting for it."""
-    self._config = config
+    self._config, self._timeout_s = config, timeout_s
     self._is_ready = False
     self._process: subprocess.Popen[bytes] | None = self._start()
 
@@ -74,14 +74,14 @@ class WorkerProcess:
 
     Raises:
       RewardError: the function failed, the process died, or it took more
-        than the config's timeout_s.
+        than timeout_s.
     """
     self._process = self._process or self._start()
     limit_s = _START_LIMIT_S
     try:
       if not self._is_ready:
         self._is_ready = self._ask(None, limit_s)
-      limit_s = self._config.timeout_s
+      limit_s = self._timeout_s
       answer = self._ask(rows, limit_s)
     except TimeoutError as error:
       raise self._error(f"took more than {limit_s:g} s", rows) from error
@@ -121,8 +121,8 @@ class WorkerProcess:
     return RewardError(
       f"reward.function {self._config.function!r} {reason} on {len(rows)} "
       f"completions, the first of which is\n  {shorten(rows[0][0].text)}\n"
-      "Try it on them with reward.workers = 0; reward.timeout_s is the limit "
-      "for one such chunk."
+      "Try it on them with reward_workers.count = 0; reward_workers.timeout_s "
+      "is the limit for one such chunk."
     )
 
   def close(self) -> None:

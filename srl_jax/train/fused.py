@@ -73,7 +73,7 @@ class FusedUpdate:
   def plan(self) -> Iterator[Program]:
     """The program of an update step, before it runs."""
     pieces = self.pieces
-    run, rows = pieces.run, pieces.config.trunks_per_round
+    run, rows = pieces.run, pieces.config.sampling.trunks_per_round
     state = pieces.updater.abstract_state()
     args = (
       state,
@@ -89,6 +89,6 @@ class FusedUpdate:
       self._program,
       args,
       run.mesh,
-      f"lower c.{name}.trunks_per_round or trunks_per_micro_batch, or set "
-      f"c.{name}.fuse=False",
+      f"lower c.{name}.sampling.trunks_per_round or "
+      f"c.{name}.trunks_per_micro_batch, or set c.{name}.fuse=False",
     )

@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from srl_jax import abstract
 from srl_jax.data.trunks import TrunkConfig
-from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
@@ -21,6 +20,57 @@ from srl_jax.update.updater import Updater
 
 
 @dataclasses.dataclass(frozen=True)
+class RoundConfig:
+  """How an RL stage samples, round by round.
+
+  Attributes:
+    samples: completions per branch point (the group size G).
+    max_new_tokens: limit of each completion, its stop token included; stem
+      tokens do not count.
+    temperature: divides the logits.
+    slots: how many branches of a trunk are decoded at a time; the others wait
+      for a free slot. 0 decodes all at once. Where completions stay far below
+      the limit (metric `slot_occupancy`), few slots take no more turns than
+      many; see docs/performance.md.
+    trunks_per_round: trajectories sampled at a time, by all processes together.
+    parts_per_round: number of parts that a round is sampled in, so that the
+      host scores one while the device decodes the next; divides
+      trunks_per_round.
+  """
+
+  samples: int = 8
+  max_new_tokens: int = 256
+  temperature: float = 1.0
+  slots: int = 0
+  trunks_per_round: int = 64
+  parts_per_round: int = 1
+
+  def __post_init__(self):
+    check_divides(self, "parts_per_round", "trunks_per_round")
+    if self.samples < 2:
+      raise ValueError(
+        f"sampling.samples={self.samples}: the advantage compares the samples "
+        "of a group, so a group needs at least 2; set sampling.samples=8, as "
+        "the paper does"
+      )
+    if self.temperature <= 0:
+      raise ValueError(
+        f"sampling.temperature={self.temperature} draws from another "
+        "distribution than the loss scores, so their ratio means nothing; for "
+        "training set a temperature above 0"
+      )
+
+  def for_sampler(self) -> SamplingConfig:
+    """What the sampler needs of it; RL samples from the whole vocabulary."""
+    return SamplingConfig(
+      samples=self.samples,
+      max_new_tokens=self.max_new_tokens,
+      temperature=self.temperature,
+      slots=self.slots,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class RlConfig:
   """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
 
@@ -29,14 +79,8 @@ class RlConfig:
     groups_per_batch: kept groups per batch (the paper's batch size B).
     passes: how many times the optimizer steps on each batch, each time on the
       whole of it.
-    trunks_per_round: trajectories sampled at a time, by all processes together.
-    parts_per_round: in how many parts a round is sampled, so that the host
-      scores one while the device decodes the next; divides trunks_per_round.
     trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
       processes together.
-    reward_on: "device" computes rewards in the program, "host" in Python,
-      "auto" on the device where that is possible and, by measurement, faster.
-    device_reward: static sizes of the reward on the device.
     fuse: sample, score and update in one program where that is possible:
       reward on the device, dynamic_sampling.refill=False, one pass.
     validate_every: update steps between validations (mean reward, at the
@@ -58,17 +102,13 @@ class RlConfig:
   update_steps: int = 100
   groups_per_batch: int = 512
   passes: int = 1
-  trunks_per_round: int = 64
-  parts_per_round: int = 1
   trunks_per_micro_batch: int = 16
   validate_every: int = 0
   validation_trunks: int = 64
   max_logp_gap: float = 1.0
-  reward_on: Literal["auto", "device", "host"] = "auto"
-  device_reward: DeviceRewardConfig = DeviceRewardConfig()
   fuse: bool = True
   trunks: TrunkConfig = TrunkConfig()
-  sampling: SamplingConfig = SamplingConfig()
+  sampling: RoundConfig = RoundConfig()
   reward: RewardConfig = RewardConfig(function="domain")
   dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
   loss: LossConfig = LossConfig()
@@ -76,21 +116,6 @@ class RlConfig:
 
   def __post_init__(self):
     check_positive(self, "update_steps", "trunks_per_micro_batch")
-    check_divides(self, "parts_per_round", "trunks_per_round")
-    s = self.sampling
-    if s.samples < 2:
-      raise ValueError(
-        f"sampling.samples={s.samples}: the advantage compares the samples of "
-        "a group, so a group needs at least 2; set sampling.samples=8, as the "
-        "paper does"
-      )
-    if s.temperature == 0 or s.top_k or s.top_p < 1:
-      raise ValueError(
-        f"sampling with temperature={s.temperature}, top_k={s.top_k}, "
-        f"top_p={s.top_p} draws from another distribution than the loss "
-        "scores, so their ratio means nothing; for training set temperature "
-        "above 0, top_k=0 and top_p=1.0"
-      )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -109,7 +109,7 @@ class PiecewiseUpdate:
       scorer=pieces.scorer,
       tokenizer=run.tokenizer,
       device_scorer=pieces.device_scorer,
-      parts=config.parts_per_round,
+      parts=config.sampling.parts_per_round,
     )
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, trunk in enumerate(batch.sources):
@@ -219,7 +219,7 @@ class PiecewiseUpdate:
   def _abstract_part(self):
     """Abstract trunks of one part of a round, and a random key."""
     config = self.pieces.config
-    rows = config.trunks_per_round // config.parts_per_round
+    rows = config.sampling.trunks_per_round // config.sampling.parts_per_round
     return self.pieces.abstract_trunks(rows), self.pieces.abstract_key()
 
   def _abstract_micro_batch(self, branches):
@@ -249,11 +249,11 @@ class PiecewiseUpdate:
     name, mesh, parts = (
       pieces.name,
       pieces.run.mesh,
-      pieces.config.parts_per_round,
+      pieces.config.sampling.parts_per_round,
     )
     remedy = (
-      f"lower c.{name}.trunks_per_round or raise c.{name}.parts_per_round or "
-      "c.mesh.tensor"
+      f"lower c.{name}.sampling.trunks_per_round or raise "
+      f"c.{name}.sampling.parts_per_round or c.mesh.tensor"
     )
     trunks, key = self._abstract_part()
     prefill = Program(
@@ -285,8 +285,8 @@ class PiecewiseUpdate:
           pieces.device_scorer.program,
           (branches, pieces.abstract_targets(trunks.length_N.shape[0])),
           mesh,
-          f"lower c.{name}.device_reward.max_text_bytes or chunk_cells, or "
-          f"set c.{name}.reward_on='host'",
+          f"lower c.device_reward.max_text_bytes or chunk_cells, or "
+          f"set c.device_reward.on='host'",
           at_rest,
         )
 

@@ -53,11 +53,15 @@ class RlStage:
     Raises:
       ValueError: the settings do not fit data, model or mesh.
     """
-    for field, rules in (
-      ("trunks_per_round", run.rollout_rules),
-      ("trunks_per_micro_batch", run.rules),
+    for field, trunks, rules in (
+      (
+        "sampling.trunks_per_round",
+        config.sampling.trunks_per_round,
+        run.rollout_rules,
+      ),
+      ("trunks_per_micro_batch", config.trunks_per_micro_batch, run.rules),
     ):
-      check_multiple(run, f"{name}.{field}", getattr(config, field), rules)
+      check_multiple(run, f"{name}.{field}", trunks, rules)
     reward = scoring.resolve_reward(
       config.reward,
       config.trunks.task,
@@ -69,8 +73,10 @@ class RlStage:
     self.uses_reference = config.loss.kl_coefficient > 0
     self.data = data or _load(run, name, config)
     self._run = run
-    self._sampler = run.sampler(config.sampling, config.trunks.task)
-    self._scorer = Scorer(config.reward)
+    self._sampler = run.sampler(
+      config.sampling.for_sampler(), config.trunks.task
+    )
+    self._scorer = Scorer(config.reward, run.reward_workers)
     self._device_scorer, where = _device_scorer(run, name, config, self.data)
     self._is_fused = not _why_not_fused(config, self._device_scorer)
     self.description = f"rewards on the {where}" + (
@@ -118,7 +124,7 @@ class RlStage:
       tokenizer=self._run.tokenizer,
       scorer=self._scorer,
       widths=self.data.valid_widths,
-      rows_per_batch=self.config.trunks_per_round,
+      rows_per_batch=self.config.sampling.trunks_per_round,
     )
     values = {f"validation_{k}": e.value for k, e in estimates.items()}
     return estimates["reward"].value, values
@@ -161,7 +167,7 @@ def _load(run: Run, name: str, config: RlConfig) -> StageData:
     name,
     run.train,
     config.trunks,
-    batch_size=config.trunks_per_round,
+    batch_size=config.sampling.trunks_per_round,
     validation_trunks=config.validation_trunks,
     new_tokens=config.sampling.max_new_tokens,
   )
@@ -172,17 +178,17 @@ def _device_scorer(
 ) -> tuple[DeviceScorer | None, str]:
   """The reward on the device, or None; and in words where it is, and why."""
   reason = device_reward.host_reason(
-    config.reward, config.device_reward, data.target_chars
+    config.reward, run.device_reward, data.target_chars
   )
-  if config.reward_on == "device" and reason:
+  if run.device_reward.on == "device" and reason:
     raise ValueError(
-      f"c.{name}.reward_on='device' is not possible: {reason}; set it to "
-      "'auto' or 'host'"
+      f"c.device_reward.on='device' is not possible for {name}: {reason}; set "
+      "it to 'auto' or 'host'"
     )
   platform = run.mesh.devices.flat[0].platform
-  if not reason and config.reward_on == "host":
+  if not reason and run.device_reward.on == "host":
     reason = "as configured"
-  if not reason and config.reward_on == "auto":
+  if not reason and run.device_reward.on == "auto":
     longest = device_reward.FASTER_UP_TO.get(platform, data.target_chars)
     if data.target_chars > longest:
       reason = (
@@ -191,7 +197,7 @@ def _device_scorer(
   if reason:
     return None, f"host ({reason})"
   reward = device_reward.DeviceReward(
-    config.reward, config.device_reward, run.tokenizer, platform
+    config.reward, run.device_reward, run.tokenizer, platform
   )
   scorer = DeviceScorer(reward, data.target_chars, run.mesh, run.rollout_rules)
   return scorer, "device"

@@ -15,7 +15,7 @@ import numpy as np
 
 from srl_jax import abstract, sharding
 from srl_jax.data import batching
-from srl_jax.data.trunks import TrunkConfig
+from srl_jax.data.trunks import ExpertTrunkConfig
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
 from srl_jax.train.memory import Program
@@ -67,7 +67,7 @@ class SftConfig:
   validate_every: int = 0
   validation_trunks: int = 64
   max_logits: int = 1 << 26
-  trunks: TrunkConfig = TrunkConfig(include_thoughts=True)
+  trunks: ExpertTrunkConfig = ExpertTrunkConfig()
   split: Literal["pretrain", "train"] = "train"
   alternate_solve: bool = False
   optim: OptimConfig = OptimConfig(

@@ -22,8 +22,9 @@ from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import batching, pipeline, prompts
 from srl_jax.data.templates import Task, Template
 from srl_jax.data.trunks import Trunk, TrunkConfig, build_trunks
-from srl_jax.device_rewards.reward import target_width
+from srl_jax.device_rewards.reward import DeviceRewardConfig, target_width
 from srl_jax.models import LanguageModel
+from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
@@ -52,6 +53,8 @@ class Run:
     train: trajectories to train on.
     valid: trajectories to choose checkpoints with.
     test: trajectories for the final number.
+    reward_workers: processes that compute rewards on the host.
+    device_reward: whether the device computes rewards.
     checkpoint: how often to save.
     log_every: update steps between console lines.
   """
@@ -69,6 +72,8 @@ class Run:
   train: Sequence[Trajectory] = ()
   valid: Sequence[Trajectory] = ()
   test: Sequence[Trajectory] = ()
+  reward_workers: WorkersConfig = WorkersConfig()
+  device_reward: DeviceRewardConfig = DeviceRewardConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
   log_every: int = 1
   _samplers: dict[tuple[SamplingConfig, Task], Sampler] = dataclasses.field(

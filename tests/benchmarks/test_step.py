@@ -15,14 +15,15 @@ def test_all_variants_sample_one_round_for_one_pass(runs):
   assert base.loss.kl_coefficient > 0
   found = overlap.variants(base, [1, 2])
   assert [*found] == ["fused", "pieces", "host, 1 part", "host, 2 parts"]
-  for config in found.values():
+  for _, config in found.values():
     assert config.passes == 1
     assert not config.loss.kl_coefficient
     assert not config.dynamic_sampling.refill
-  assert found["fused"].fuse and not found["pieces"].fuse
-  assert found["pieces"].reward_on == "device"
-  assert found["host, 2 parts"].reward_on == "host"
-  assert found["host, 2 parts"].parts_per_round == 2
+  assert found["fused"][1].fuse and not found["pieces"][1].fuse
+  assert found["pieces"][0] == "device"
+  reward_on, two_parts = found["host, 2 parts"]
+  assert reward_on == "host"
+  assert two_parts.sampling.parts_per_round == 2
 
 
 class FakeVariant:
@@ -43,7 +44,7 @@ class FakeVariant:
 
 def test_variants_are_compared_and_their_steps_divided(monkeypatch):
   monkeypatch.setattr(overlap, "Variant", FakeVariant)
-  results = overlap.measure(None, {"a": 0.5, "b": 0.5}, steps=2, repeats=1)
+  results = overlap.measure(None, {"a": (0.5,), "b": (0.5,)}, steps=2, repeats=1)
   for values in results.values():
     assert values["host scoring, s"] == pytest.approx(0.001)
     assert values["host, not waiting, s"] == pytest.approx(0.002)
@@ -51,7 +52,7 @@ def test_variants_are_compared_and_their_steps_divided(monkeypatch):
     assert wall_s >= 0.01
     assert values["host, not waiting, share"] == pytest.approx(0.002 / wall_s)
   with pytest.raises(AssertionError, match="b"):
-    overlap.measure(None, {"a": 0.5, "b": 0.6}, steps=2, repeats=1)
+    overlap.measure(None, {"a": (0.5,), "b": (0.6,)}, steps=2, repeats=1)
 
 
 @pytest.mark.slow

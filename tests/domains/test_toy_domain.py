@@ -55,7 +55,7 @@ def trained(runs):
       sft__alternate_solve=False,
       sft__trunks__context_turns=1,
       srl__trunks__context_turns=1,
-      srl__reward__workers=1,
+      reward_workers__count=1,
       srl__update_steps=4,
       srl__validate_every=0,
       evaluate__max_turns=3,

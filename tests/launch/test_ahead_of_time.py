@@ -28,7 +28,7 @@ needs_libtpu = pytest.mark.skipif(
 OVERRIDES = (
   "model.vocab_size=304,model.n_kv_heads=2,mesh.data=1,mesh.fsdp=2,"
   "mesh.tensor=2,rollout_rules.embed=None,srl.trunks.max_trunk_tokens=32,"
-  "srl.trunks.points_per_trunk=2,srl.reward_on=host"
+  "srl.trunks.points_per_trunk=2,device_reward.on=host"
 )
 
 

@@ -20,6 +20,7 @@ from srl_jax.rewards import (
   RewardError,
   Scored,
   Scorer,
+  WorkersConfig,
   difflib_ratio,
   levenshtein_ratio,
 )
@@ -39,8 +40,8 @@ def completion(action, thought="t"):
   return Completion(f"<think>{thought}</think>{action}", True)
 
 
-def score(config, completions, targets):
-  with Scorer(config) as scorer:
+def score(config, completions, targets, workers=WorkersConfig()):
+  with Scorer(config, workers) as scorer:
     return scorer.score(completions, targets)
 
 
@@ -143,7 +144,7 @@ def test_workers_give_the_same_in_the_same_order():
   completions, targets = many()
   alone = score(RewardConfig(), completions, targets)
   assert len({s.reward for s in alone}) > 100  # so order is visible
-  with Scorer(RewardConfig(workers=2)) as scorer:
+  with Scorer(RewardConfig(), WorkersConfig(2)) as scorer:
     # By text, because nan is not equal to itself.
     assert repr(scorer.score(completions, targets)) == repr(alone)
     assert repr(scorer.score(completions[:1], targets[:1])) == repr(alone[:1])
@@ -151,8 +152,8 @@ def test_workers_give_the_same_in_the_same_order():
 
 
 def test_work_is_spread_over_the_workers():
-  config = RewardConfig(function=USER + "process_id", workers=2)
-  scored = score(config, [completion("a")] * 64, [""] * 64)
+  config = RewardConfig(function=USER + "process_id")
+  scored = score(config, [completion("a")] * 64, [""] * 64, WorkersConfig(2))
   ids = {s.reward for s in scored}
   assert len(ids) == 2 and os.getpid() not in ids
 
@@ -160,8 +161,13 @@ def test_work_is_spread_over_the_workers():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_users_function_may_print_and_read(workers, monkeypatch, capfd):
   monkeypatch.setattr("sys.stdin", open(os.devnull))  # noqa: SIM115
-  config = RewardConfig(function=USER + "length", workers=workers)
-  scored = score(config, [completion("four"), completion("x")], ["", ""])
+  config = RewardConfig(function=USER + "length")
+  scored = score(
+    config,
+    [completion("four"), completion("x")],
+    ["", ""],
+    WorkersConfig(workers),
+  )
   assert [s.reward for s in scored] == [4.0, 1.0]
   sys.stdin.close()
   out, err = capfd.readouterr()
@@ -170,9 +176,9 @@ def test_a_users_function_may_print_and_read(workers, monkeypatch, capfd):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_raising_function_names_its_completion(workers):
-  config = RewardConfig(function=USER + "raises_on_bad", workers=workers)
+  config = RewardConfig(function=USER + "raises_on_bad")
   completions = [completion("good")] * 9 + [completion("bad 17")]
-  with Scorer(config) as scorer:
+  with Scorer(config, WorkersConfig(workers)) as scorer:
     with pytest.raises(RewardError) as error:
       scorer.score(completions, ["the target"] * 10)
     message = str(error.value)
@@ -212,9 +218,9 @@ CONTEXT = RewardContext(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_function_that_wants_a_context_gets_it_with_the_thought(workers):
-  config = RewardConfig(function=USER + "in_state", workers=workers)
+  config = RewardConfig(function=USER + "in_state")
   completions = [completion("+", "up"), completion("-", "down")]
-  with Scorer(config) as scorer:
+  with Scorer(config, WorkersConfig(workers)) as scorer:
     assert scorer.wants_context
     scored = scorer.score(completions, ["+"] * 2, [CONTEXT] * 2)
   # The answer, the step, the state after the action, the thought's length.
@@ -239,8 +245,8 @@ def test_a_function_of_two_parameters_is_sent_no_context(function, monkeypatch):
     "score",
     lambda self, rows: sent.extend(rows) or score_rows(self, rows),
   )
-  config = RewardConfig(function=USER + function, workers=1)
-  with Scorer(config) as scorer:
+  config = RewardConfig(function=USER + function)
+  with Scorer(config, WorkersConfig(1)) as scorer:
     assert not scorer.wants_context
     [scored] = scorer.score([completion("four")], ["4"], [CONTEXT])
   assert scored.reward > 0
@@ -256,8 +262,8 @@ def test_a_context_goes_to_a_worker_once_per_chunk(monkeypatch):
 
   monkeypatch.setattr(WorkerProcess, "score", score_rows)
   context = CONTEXT._replace(problem="x" * 10_000)
-  config = RewardConfig(function=USER + "in_state", workers=1)
-  with Scorer(config) as scorer:
+  config = RewardConfig(function=USER + "in_state")
+  with Scorer(config, WorkersConfig(1)) as scorer:
     scorer.score([completion("+")] * 64, ["+"] * 64, [context] * 64)
   # Four chunks of sixteen.
   assert len(sizes) == 4
@@ -265,17 +271,17 @@ def test_a_context_goes_to_a_worker_once_per_chunk(monkeypatch):
 
 
 def test_a_worker_that_dies_is_reported_and_replaced():
-  config = RewardConfig(function=USER + "dies", workers=1)
-  with Scorer(config) as scorer:
+  config = RewardConfig(function=USER + "dies")
+  with Scorer(config, WorkersConfig(1)) as scorer:
     with pytest.raises(RewardError, match=r"exit code 7.*\n.*please die"):
       scorer.score([completion("please die")], [""])
     assert scorer.score([completion("live")], [""])[0].reward == 1.0
 
 
 def test_a_worker_that_hangs_is_given_up():
-  config = RewardConfig(function=USER + "sleeps", workers=1, timeout_s=2.0)
+  config = RewardConfig(function=USER + "sleeps")
   start = time.monotonic()
-  with Scorer(config) as scorer:
+  with Scorer(config, WorkersConfig(1, 2.0)) as scorer:
     with pytest.raises(RewardError, match=r"took more than 2 s.*\n.*sleep"):
       scorer.score([completion("sleep")], [""])
     assert scorer.score([completion("")._replace(text="x")], [""])
@@ -283,8 +289,10 @@ def test_a_worker_that_hangs_is_given_up():
 
 
 def test_workers_import_neither_jax_nor_the_main_module():
-  config = RewardConfig(function=USER + "modules", workers=1)
-  assert score(config, [completion("a")], [""])[0].reward == 0.0
+  config = RewardConfig(function=USER + "modules")
+  assert (
+    score(config, [completion("a")], [""], WorkersConfig(1))[0].reward == 0.0
+  )
 
 
 def test_importing_rewards_and_tokenizers_does_not_import_jax():
@@ -303,9 +311,9 @@ def test_workers_outlive_signals_but_not_their_parent():
   code = f"""
 import os, sys, time
 sys.path.insert(0, {HERE!r})
-from srl_jax.rewards import Completion, RewardConfig, Scorer
-config = RewardConfig(function={USER!r} + "process_id", workers=1)
-scorer = Scorer(config)
+from srl_jax.rewards import Completion, RewardConfig, Scorer, WorkersConfig
+config = RewardConfig(function={USER!r} + "process_id")
+scorer = Scorer(config, WorkersConfig(1))
 one = [Completion("<think>t</think>a", True)]
 print(int(scorer.score(one, [""])[0].reward), flush=True)
 sys.stdin.readline()
@@ -352,7 +360,6 @@ def is_running(process):
     ({"function": "domain"}, "only where there are data; name the function"),
     ({"function": "answer", "autojunk": True}, "only difflib has it"),
     ({"check": "strict"}, "one of: auto, step, solution"),
-    ({"workers": -1}, "workers must be 0 or more"),
     ({"timeout_s": 0}, "the timeout positive"),
     ({"function": "no_such_module:f"}, "No module named 'no_such_module'"),
     ({"function": USER + "nope"}, "has no attribute 'nope'"),
@@ -365,13 +372,19 @@ def test_mistakes_say_what_to_type(fields, message):
     Scorer(RewardConfig(**fields))
 
 
+@pytest.mark.parametrize("values", [(-1,), (1, 0.0)])
+def test_impossible_workers_are_refused(values):
+  with pytest.raises(ValueError, match="the count must be 0 or more"):
+    WorkersConfig(*values)
+
+
 def test_functions_of_a_notebook_cannot_go_to_workers(monkeypatch):
   main = sys.modules["__main__"]
   monkeypatch.setattr(main, "mine", lambda a, b: 0.5, raising=False)
   here = RewardConfig(function="__main__:mine")
   assert score(here, [completion("a")], ["a"])[0].reward == 0.5
-  with pytest.raises(ValueError, match=r"set reward\.workers to 0"):
-    Scorer(RewardConfig(function="__main__:mine", workers=1))
+  with pytest.raises(ValueError, match=r"set reward_workers\.count to 0"):
+    Scorer(RewardConfig(function="__main__:mine"), WorkersConfig(1))
 
 
 def test_every_completion_needs_a_target():

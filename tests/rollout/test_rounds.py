@@ -30,10 +30,15 @@ def start(runs):
       yield loading.load_run(config, mesh, folder), config.srl
 
 
-def a_round(start, **changes):
-  """The stage and its first round; `changes` are of its config."""
+def a_round(start, parts=1, reward=None, **device):
+  """The stage and its first round; `device` is of the reward on the device."""
   run, config = start
-  stage = stage_rl.RlStage(run, "srl", dataclasses.replace(config, **changes))
+  run = dataclasses.replace(run, device_reward=DeviceRewardConfig(**device))
+  sampling = dataclasses.replace(config.sampling, parts_per_round=parts)
+  config = dataclasses.replace(
+    config, sampling=sampling, reward=reward or config.reward
+  )
+  stage = stage_rl.RlStage(run, "srl", config)
   params = loading.initial_params(run)
   stage.prepare(params)
   return stage, first_round(stage, params)
@@ -49,7 +54,7 @@ def first_round(stage, params):
     scorer=pieces.scorer,
     tokenizer=pieces.run.tokenizer,
     device_scorer=pieces.device_scorer,
-    parts=stage.config.parts_per_round,
+    parts=stage.config.sampling.parts_per_round,
   )
 
 
@@ -67,8 +72,8 @@ def assert_same(ours, theirs):
 
 
 def test_the_device_gives_the_scores_of_the_host(start):
-  _, host = a_round(start, reward_on="host")
-  stage, device = a_round(start, reward_on="device")
+  _, host = a_round(start, on="host")
+  stage, device = a_round(start, on="device")
   assert stage.description.startswith("rewards on the device")
   assert np.nanstd(host.scores.failure_NKG) > 0, "several ways to fail"
   # Lengths of broken completions are not reported by the host.
@@ -76,9 +81,9 @@ def test_the_device_gives_the_scores_of_the_host(start):
 
 
 def test_parts_give_the_scores_of_the_whole(start):
-  for reward_on in ("host", "device"):
-    _, whole = a_round(start, reward_on=reward_on)
-    _, parts = a_round(start, reward_on=reward_on, parts_per_round=4)
+  for on in ("host", "device"):
+    _, whole = a_round(start, on=on)
+    _, parts = a_round(start, on=on, parts=4)
     assert_same(parts, whole)
 
 
@@ -98,7 +103,7 @@ def test_a_part_is_started_when_the_one_before_the_last_is_done(
 
   noted(Sampler, "start")
   noted(scoring, "score_branches")
-  a_round(start, parts_per_round=4, reward_on="host")
+  a_round(start, parts=4, on="host")
   in_turns = ["start", "score_branches"] * 3
   assert events == ["start", *in_turns, "score_branches"]
 
@@ -113,23 +118,23 @@ def test_the_time_of_scoring_is_part_of_the_time_of_the_round(
     return score(*args)
 
   monkeypatch.setattr(scoring, "score_branches", slowly)
-  _, found = a_round(start, parts_per_round=2, reward_on="host")
+  _, found = a_round(start, parts=2, on="host")
   assert 0.4 <= found.reward_s <= found.rollout_s
 
 
 def test_what_is_too_long_for_the_device_is_scored_on_the_host(start):
-  _, host = a_round(start, reward_on="host")
+  _, host = a_round(start, on="host")
   # A completion of 8 tokens has up to 8 bytes and more.
-  tight = DeviceRewardConfig(sizes=(8,), max_text_bytes=6)
-  _, device = a_round(start, reward_on="device", device_reward=tight)
+  tight = {"sizes": (8,), "max_text_bytes": 6}
+  _, device = a_round(start, on="device", **tight)
   assert_same(device, host)
 
 
 def test_the_device_is_refused_where_it_cannot_score(start):
   reward = dataclasses.replace(start[1].reward, function="answer")
-  with pytest.raises(ValueError, match="reward_on='device' is not"):
-    a_round(start, reward_on="device", reward=reward)
-  stage, _ = a_round(start, reward_on="auto", reward=reward)
+  with pytest.raises(ValueError, match="device_reward.on='device' is not"):
+    a_round(start, on="device", reward=reward)
+  stage, _ = a_round(start, on="auto", reward=reward)
   assert stage.description.startswith("rewards on the host (reward.function")
 
 
@@ -140,7 +145,7 @@ def on_mesh(runs, mesh, measure, **changes):
     "srl",
     model__n_kv_heads=2,
     model__vocab_size=284,
-    srl__reward_on="device",
+    device_reward__on="device",
     srl__passes=1,
     srl__dynamic_sampling__refill=False,
     **changes,

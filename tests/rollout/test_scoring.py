@@ -21,16 +21,16 @@ from srl_jax.types import Branches
 TOY = dataclasses.replace(
   DOMAINS["general"], name="toy", reward="a.b:steps", verdict="a.b:tests"
 )
-OF_DOMAIN = RewardConfig(function="domain", workers=3)
+OF_DOMAIN = RewardConfig(function="domain", broken_format_reward=-2.0)
 
 
 def test_the_domain_names_the_reward_of_steps_and_the_verdict_on_solutions():
   step = resolve_reward(OF_DOMAIN, "step", {"toy": TOY}, "srl")
-  assert step == RewardConfig(function="a.b:steps", workers=3)
+  assert step == RewardConfig(function="a.b:steps", broken_format_reward=-2.0)
   solve = resolve_reward(OF_DOMAIN, "solve", {"toy": TOY}, "rlvr")
   # Thoughts may stand anywhere in a solution, and nothing scores below 0.
   assert solve == RewardConfig(
-    function="a.b:tests", check="solution", workers=3
+    function="a.b:tests", check="solution", broken_format_reward=-2.0
   )
   strict = dataclasses.replace(OF_DOMAIN, check="step")
   assert resolve_reward(strict, "solve", {"toy": TOY}, "rlvr").check == "step"

@@ -88,7 +88,7 @@ def test_rl_runs_the_programs_of_its_plan(
 def test_a_fused_step_is_the_program_of_its_plan(runs, start, tmp_path, caplog):
   changes = SMALL | start
   changes |= {
-    "srl__reward_on": "device",
+    "device_reward__on": "device",
     "srl__dynamic_sampling__refill": False,
     "srl__passes": 1,
   }
@@ -132,7 +132,9 @@ def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
     "srl: update: accumulate",
     "srl: update: finish",
   ]
-  assert "does not fit: no room; lower c.srl.trunks_per_round or" in plan[0]
+  assert (
+    "does not fit: no room; lower c.srl.sampling.trunks_per_round or" in plan[0]
+  )
   assert all("fits (" in line for line in plan[1:])
 
 
@@ -140,7 +142,7 @@ def test_one_part_of_a_round_waits_while_another_is_decoded(
   runs, start, tmp_path
 ):
   def beside(parts):
-    config = runs.config("srl", srl__parts_per_round=parts, **start)
+    config = runs.config("srl", srl__sampling__parts_per_round=parts, **start)
     mesh = tiny.small_mesh()
     with runs.quickly(), jax.set_mesh(mesh):
       run = loading.load_run(config, mesh, tmp_path)
