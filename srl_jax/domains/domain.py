@@ -51,12 +51,13 @@ class Domain:
     solve_prompt: system prompt where it is to write a whole solution.
     steps_heading: stands between the problem and the steps so far.
     is_final: tells of an action whether it ends the solution.
-    verdict: name of the reward that says whether a final answer is right, 1
-      or less; as RewardConfig.function takes it, so it gets the solution and
-      the trajectory's answer. A trajectory without an answer is never right.
-    reward: name of the reward of single steps, likewise.
-    environment: makes what executes the actions of an episode, and then says
-      whether it is solved instead of the verdict; None where nothing answers.
+    verdict: name of the reward that says whether a solution is right: 1 if it
+      is, less if not. It is a name as RewardConfig.function takes it, and the
+      function gets the solution and the trajectory's answer; without an answer
+      nothing is right.
+    reward: name of the reward of single steps, as RewardConfig.function.
+    environment: makes what executes the actions of an episode, which then says
+      itself whether the problem is solved; None where nothing answers.
   """
 
   name: str

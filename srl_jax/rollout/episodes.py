@@ -96,8 +96,8 @@ def sample_episodes(
   """Lets the model solve problems; all processes get all episodes.
 
   The random numbers of a completion follow from key, problem, task, turn and
-  sample, so it does not depend on what else is sampled. An environment lives
-  in one process, which tells the others what it answers.
+  sample, so what else is sampled changes at most how its logits are rounded.
+  An environment lives in one process, which tells the others what it answers.
 
   Args:
     sampler: of one sample per branch point.

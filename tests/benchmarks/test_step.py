@@ -44,7 +44,9 @@ class FakeVariant:
 
 def test_variants_are_compared_and_their_steps_divided(monkeypatch):
   monkeypatch.setattr(overlap, "Variant", FakeVariant)
-  results = overlap.measure(None, {"a": (0.5,), "b": (0.5,)}, steps=2, repeats=1)
+  results = overlap.measure(
+    None, {"a": (0.5,), "b": (0.5,)}, steps=2, repeats=1
+  )
   for values in results.values():
     assert values["host scoring, s"] == pytest.approx(0.001)
     assert values["host, not waiting, s"] == pytest.approx(0.002)

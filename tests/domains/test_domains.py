@@ -24,7 +24,9 @@ MOVE = Trajectory("move", TOY, "from 1 to 0", (Step("-", observation="0"),))
 def nothing_is_imported(monkeypatch):
   monkeypatch.syspath_prepend(HERE)
   monkeypatch.setattr(domains, "_IMPORTED", {})
-  monkeypatch.delitem(sys.modules, "toy_domain_for_tests", raising=False)
+  sys.modules.pop("toy_domain_for_tests", None)
+  yield
+  sys.modules.pop("toy_domain_for_tests", None)
 
 
 def test_every_domain_has_its_own_name_and_wording():
