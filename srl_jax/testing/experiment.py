@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -291,12 +292,8 @@ def _identity(leaf: Any) -> Any:
 
 @contextlib.contextmanager
 def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
-  compiled = []
-
-  def listen(event, *_, **__):
-    if event == "/jax/core/compile/backend_compile_duration":
-      compiled.append(event)
-
+  compiled = _compiled()
+  first = len(compiled)
   save = Checkpointer.save
 
   def noting_save(self, step, state, pool, meta):
@@ -308,7 +305,7 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
   def noting(take_step, name):
     def call(self, updater, state, step, reference):
       stage = name or self._name
-      outcome.compiled.setdefault(stage, []).append(len(compiled))
+      outcome.compiled.setdefault(stage, []).append(len(compiled) - first)
       events.get((stage, step), lambda: None)()
       return take_step(self, updater, state, step, reference)
 
@@ -316,16 +313,25 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
 
   of_sft = noting(SftStage.take_step, "sft")
   of_rl = noting(RlStage.take_step, "")
+  with (
+    mock.patch.object(Checkpointer, "save", noting_save),
+    mock.patch.object(SftStage, "take_step", of_sft),
+    mock.patch.object(RlStage, "take_step", of_rl),
+  ):
+    yield
+
+
+@functools.cache  # JAX 0.7 cannot be told to stop listening.
+def _compiled() -> list[str]:
+  """An entry per program that this process compiles from now on."""
+  compiled = []
+
+  def listen(event, *_, **__):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(event)
+
   jax.monitoring.register_event_duration_secs_listener(listen)
-  try:
-    with (
-      mock.patch.object(Checkpointer, "save", noting_save),
-      mock.patch.object(SftStage, "take_step", of_sft),
-      mock.patch.object(RlStage, "take_step", of_rl),
-    ):
-      yield
-  finally:
-    jax.monitoring.unregister_event_duration_listener(listen)
+  return compiled
 
 
 def metric_rows(workdir: pathlib.Path) -> list[dict[str, float]]:
