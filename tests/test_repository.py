@@ -234,6 +234,23 @@ def test_every_library_that_is_imported_is_a_declared_dependency():
       assert names & declared, f"{name_of(path)} imports {top}: not in setup.py"
 
 
+# Extras that no default test needs.
+NOT_BY_DEFAULT = {"peft", "torch", "transformers", "trl"}
+
+
+def test_the_lowest_versions_are_the_lower_bounds():
+  bounds = {}
+  for node in ast.walk(parse(ROOT / "setup.py")):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+      found = re.match(r"([\w-]+)(?:\[\w+\])?>=([\w.]+)(;|$)", node.value)
+      if found and found[1] not in NOT_BY_DEFAULT:
+        bounds[found[1].lower().replace("_", "-")] = found[2]
+  assert len(bounds) > 25
+  text = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8")
+  pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", text, re.MULTILINE))
+  assert {name: pins.get(name) for name in bounds} == bounds
+
+
 def test_every_file_carries_its_licence():
   for path in ALL_FILES:
     lines = path.read_text(encoding="utf-8").splitlines()[:2]
