@@ -20,8 +20,6 @@ OUTSIDE = (
   "benchmarks/README.md",
   "benchmarks/RESULTS.md",
 )
-# Written by others, and not here yet; see tests/test_docs.py.
-AWAITED = ("install.md",)
 _UP_TO_OUTSIDE = re.compile(
   rf"\]\(\.\./((?:\.\./)*(?:{'|'.join(map(re.escape, OUTSIDE))}))"
 )
@@ -29,14 +27,10 @@ _INTO_DOCS = re.compile(r"\]\(((?:\.\./)*)docs/")
 
 
 def on_files(files, config):
-  """Adds the files of `OUTSIDE` as pages, and what is awaited."""
+  """Adds the files of `OUTSIDE` as pages."""
   for name in OUTSIDE:
     text = (ROOT / name).read_text(encoding="utf-8")
     files.append(File.generated(config, name, content=text))
-  for name in AWAITED:
-    if files.get_file_from_path(name) is None:
-      text = "# Not written yet\n"
-      files.append(File.generated(config, name, content=text))
   return files
 
 

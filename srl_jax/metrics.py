@@ -8,6 +8,7 @@ results (report.py).
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import math
 import os
@@ -17,12 +18,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import tensorboardX
 
 
 class MetricWriter:
   """Writes rows to metrics.jsonl, metrics.csv and TensorBoard event files.
 
+  Event files need the library tensorboardX; the others do without it.
   Only process 0 writes; elsewhere every method returns at once. A row is on
   its way to the disk when `write` returns, so killing the process loses none.
   Use as a context manager, or call `close`.
@@ -55,9 +56,7 @@ class MetricWriter:
     for row in kept:
       self._add_columns(row)
     self._csv = self._rewrite_csv()
-    self._tensorboard = tensorboardX.SummaryWriter(
-      str(directory / "tensorboard"), purge_step=first_step or None
-    )
+    self._tensorboard = _event_writer(directory / "tensorboard", first_step)
 
   def write(
     self, step: int, values: Mapping[str, float], prefix: str = ""
@@ -81,6 +80,8 @@ class MetricWriter:
     else:
       csv.writer(self._csv).writerow(self._cells(row))
       self._csv.flush()
+    if not self._tensorboard:
+      return
     for name, value in row.items():
       # A ratio of nothing is nan, and TensorBoard warns of each.
       if name != "update_step" and math.isfinite(value):
@@ -90,7 +91,8 @@ class MetricWriter:
     if self._is_writer:
       self._jsonl.close()
       self._csv.close()
-      self._tensorboard.close()
+      if self._tensorboard:
+        self._tensorboard.close()
 
   def __enter__(self) -> MetricWriter:
     return self
@@ -118,6 +120,27 @@ class MetricWriter:
       writer.writerows(map(self._cells, read_rows(self._jsonl_path)))
     os.replace(temporary, self._csv_path)
     return self._csv_path.open("a", encoding="utf-8", newline="")
+
+
+def _event_writer(directory: pathlib.Path, first_step: int) -> Any | None:
+  """A tensorboardX writer, or None after saying what is missing."""
+  try:
+    import tensorboardX
+  except ModuleNotFoundError:
+    _say_without_tensorboard()
+    return None
+  return tensorboardX.SummaryWriter(
+    str(directory), purge_step=first_step or None
+  )
+
+
+@functools.cache  # Once per run: every stage opens the files again.
+def _say_without_tensorboard() -> None:
+  print(
+    "tensorboardX is not installed: metrics go to metrics.csv and "
+    "metrics.jsonl only. For TensorBoard, type: pip install tensorboardX",
+    flush=True,
+  )
 
 
 class Progress:

@@ -17,9 +17,6 @@ from srl_jax import main as srl_main
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
-# Written by others, and not here yet. What is here has to leave this list.
-AWAITED_FILES = ("docs/install.md",)
-AWAITED_FIELDS = ()
 # Commands of others, which say themselves what they understand.
 OTHERS = ("venv", "pip", "pytest", "mkdocs")
 
@@ -104,10 +101,6 @@ def test_an_unknown_flag_is_found():
   assert unknown_flags(flags, help_text) == ["--process", "--data", "--no_host"]
 
 
-def is_awaited(name):
-  return name in AWAITED_FILES and not (ROOT / name).exists()
-
-
 def test_an_experiment_that_is_named_can_be_loaded(monkeypatch):
   # Would fetch a file of the checkpoint from the hub.
   monkeypatch.setattr(config_lib, "use_checkpoint", lambda c, source: None)
@@ -115,8 +108,6 @@ def test_an_experiment_that_is_named_can_be_loaded(monkeypatch):
   for page, (module, *arguments) in COMMANDS:
     flags = dict(argument.partition("=")[::2] for argument in arguments)
     if not flags.get("--config"):
-      continue
-    if is_awaited(flags["--config"].partition(":")[0]):
       continue
     fields = [a for a in arguments if a.startswith("--config.")]
     try:
@@ -150,11 +141,7 @@ def has_field(dotted):
 def test_every_config_field_that_is_named_exists():
   found = list(pages(fields))
   assert len(found) > 50
-  unknown = [
-    (page, field)
-    for page, field in found
-    if not has_field(field) and field not in AWAITED_FIELDS
-  ]
+  unknown = [(page, field) for page, field in found if not has_field(field)]
   assert not unknown
 
 
@@ -166,11 +153,7 @@ def files(text):
 def test_every_file_that_is_named_exists():
   found = list(pages(files))
   assert len(found) > 20
-  missing = [
-    (page, name)
-    for page, name in found
-    if not (ROOT / name).exists() and not is_awaited(name)
-  ]
+  missing = [(page, name) for page, name in found if not (ROOT / name).exists()]
   assert not missing
 
 
@@ -178,18 +161,12 @@ def test_every_link_of_the_readme_leads_to_a_file():
   links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text_of(README))
   assert len(links) > 10
   for link in links:
-    assert (ROOT / link).exists() or is_awaited(link), f"README links to {link}"
+    assert (ROOT / link).exists(), f"README links to {link}"
 
 
 def test_the_readme_is_an_introduction():
   count = len(text_of(README).splitlines())
   assert count <= 130, f"README.md has {count} lines; move some to docs/"
-
-
-def test_nothing_is_awaited_that_is_here():
-  here = [name for name in AWAITED_FILES if (ROOT / name).exists()]
-  here += [field for field in AWAITED_FIELDS if has_field(field)]
-  assert not here, f"take them out of AWAITED in {__file__} and docs/hooks.py"
 
 
 def test_the_site_builds_without_a_broken_link(tmp_path):

@@ -5,6 +5,7 @@ import csv
 import json
 import math
 import struct
+import sys
 
 import pytest
 from tensorboardX.proto import event_pb2
@@ -38,6 +39,22 @@ def test_files_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path):
   with metrics.MetricWriter(tmp_path / "parts", first_step=2) as writer:
     write_rows(writer, 2, 6)
   assert read_files(tmp_path / "parts") == read_files(tmp_path / "whole")
+
+
+def test_one_line_says_that_there_are_no_event_files(
+  tmp_path, monkeypatch, capsys
+):
+  with metrics.MetricWriter(tmp_path / "with") as writer:
+    write_rows(writer, 0, 3)
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  # As a run of two stages does.
+  for first, last in ((0, 2), (2, 3)):
+    with metrics.MetricWriter(tmp_path / "none", first_step=first) as writer:
+      write_rows(writer, first, last)
+  [line] = capsys.readouterr().out.splitlines()
+  assert "type: pip install tensorboardX" in line
+  assert read_files(tmp_path / "none") == read_files(tmp_path / "with")
+  assert not (tmp_path / "none" / "tensorboard").exists()
 
 
 def test_rows_are_on_disk_before_the_writer_is_closed(tmp_path):

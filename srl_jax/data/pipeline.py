@@ -14,13 +14,16 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 
 from srl_jax.data.batching import TrunkBatch, collate
 from srl_jax.data.trunks import Trunk
+from srl_jax.optional import needed_for
+
+if TYPE_CHECKING:
+  import grain
 
 
 def make_batches(
@@ -51,6 +54,9 @@ def make_batches(
     ValueError: a batch is larger than the data, or cannot be divided.
   """
   _check_sizes(len(trunks), batch_size, process_index, process_count)
+  # Imported on use: slow, and it brings JAX, which a host module must not load.
+  with needed_for("Batches of trunks", "grain"):
+    import grain
 
   def draw(position: int, trunk: Trunk) -> Trunk:
     return draw_points(trunk, points, seed, position)
@@ -78,16 +84,16 @@ def make_batches(
     "trunks": len(trunks),
     "trunks_crc32": _fingerprint(trunks),
   }
-  return Batches(dataset, identity)
+  # A batch takes some 50 microseconds per trunk, so no thread is needed.
+  options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+  return Batches(iter(dataset.to_iter_dataset(options)), identity)
 
 
 class Batches:
   """Iterates over batches for ever; its whole state is the batch number."""
 
-  def __init__(self, dataset: grain.MapDataset, identity: dict[str, Any]):
-    # A batch takes some 50 microseconds per trunk, so no thread is needed.
-    options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-    self._iterator = iter(dataset.to_iter_dataset(options))
+  def __init__(self, iterator: grain.DatasetIterator, identity: dict[str, Any]):
+    self._iterator = iterator
     self._identity = identity
 
   def __iter__(self) -> Batches:

@@ -19,6 +19,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from srl_jax.data import s1k, schema
 from srl_jax.domains import DOMAINS, find_domain, registers
+from srl_jax.optional import needed_for
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 Format = Literal[
@@ -378,7 +379,9 @@ def _decode_json(raw: bytes) -> Any:
 
 
 def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[int, dict, Callable]]:
-  import pyarrow.parquet  # A dependency of tensorflow_datasets; slow to import.
+  # Imported on use: slow, and other formats do not need it.
+  with needed_for("Parquet files", "pyarrow"):
+    import pyarrow.parquet
 
   table = pyarrow.parquet.read_table(path)
   for row, record in enumerate(table.to_pylist(), 1):

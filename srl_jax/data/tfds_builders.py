@@ -20,9 +20,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
+from srl_jax.optional import needed_for
 from srl_jax.trajectory import Step, Trajectory
+
+with needed_for("TFDS datasets", "tensorflow-datasets array_record"):
+  # What TFDS reads and writes the files with, and finds missing only then.
+  import array_record  # noqa: F401
+  import tensorflow_datasets as tfds
 
 _TEXT = tfds.features.Text
 _STEP_TEXTS = ("text", "title", "observation", "thought")

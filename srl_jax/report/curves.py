@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from srl_jax.optional import needed_for
+
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
 
@@ -24,8 +26,8 @@ def plot_metrics(
   Raises:
     ValueError: no row has a metric of that name; lists the ones there are.
   """
-  # Here, because training needs no matplotlib.
-  from matplotlib.figure import Figure
+  with needed_for("Plots of metrics", "matplotlib"):
+    from matplotlib.figure import Figure
 
   figure = Figure(figsize=(4.5 * len(names), 3), layout="constrained")
   panels = figure.subplots(1, len(names), squeeze=False)[0]

@@ -166,7 +166,8 @@ def find_function(config: RewardConfig) -> RewardFunction:
   """Returns the reward function that config names.
 
   Raises:
-    ValueError: a user's function cannot be imported or called.
+    ValueError: a user's function cannot be imported or called, or a library
+      for a built-in one is not installed.
   """
   if config.function == "domain":
     raise ValueError(
@@ -175,6 +176,8 @@ def find_function(config: RewardConfig) -> RewardFunction:
     )
   if config.function in _BUILT_IN:
     function = _BUILT_IN[config.function]
+    # A library that it needs is missed here, not at the first completion.
+    function("", "")
     if config.autojunk:
       return functools.partial(function, autojunk=True)
     return function

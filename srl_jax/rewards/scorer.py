@@ -7,6 +7,7 @@ import concurrent.futures
 import queue
 from collections.abc import Sequence
 
+from srl_jax.rewards import similarity
 from srl_jax.rewards.reward import (
   SIMILARITIES,
   Completion,
@@ -44,6 +45,8 @@ class Scorer:
     Raises:
       ValueError: the reward function cannot be found.
     """
+    if config.function == "difflib":
+      similarity.say_if_slow()
     self._config = config
     self._function = find_function(config)
     self.wants_context = wants_context(self._function)

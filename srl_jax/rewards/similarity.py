@@ -2,13 +2,33 @@
 """How alike two texts are, from 0 to 1, character by character.
 
 The ratios are of the C++ libraries cydifflib and Levenshtein; the first gives
-the very numbers of Python's difflib, about eight times faster.
+the very numbers of Python's difflib, about eight times faster, and Python's
+difflib takes its place where it is not installed.
 """
 
 from __future__ import annotations
 
-import cydifflib
-import Levenshtein
+import difflib
+import functools
+
+from srl_jax.optional import needed_for
+
+try:
+  from cydifflib import SequenceMatcher
+except ModuleNotFoundError:
+  from difflib import SequenceMatcher
+
+
+@functools.cache  # Once per process.
+def say_if_slow() -> None:
+  """Prints a line if cydifflib is not installed."""
+  if SequenceMatcher is difflib.SequenceMatcher:
+    print(
+      "cydifflib is not installed: similarities are computed by Python's own "
+      "difflib, which gives the same numbers about eight times more slowly. "
+      "For speed, type: pip install cydifflib",
+      flush=True,
+    )
 
 
 def difflib_ratio(
@@ -26,7 +46,7 @@ def difflib_ratio(
       1% of an expert text of 200 or more characters, which is nearly all of
       them. Only for comparison with work that left it on.
   """
-  return cydifflib.SequenceMatcher(None, prediction, expert, autojunk).ratio()
+  return SequenceMatcher(None, prediction, expert, autojunk).ratio()
 
 
 def matching_blocks(
@@ -37,7 +57,7 @@ def matching_blocks(
   Each is (start in prediction, start in expert, length), with length > 0 and
   both starts increasing.
   """
-  matcher = cydifflib.SequenceMatcher(None, prediction, expert, autojunk)
+  matcher = SequenceMatcher(None, prediction, expert, autojunk)
   blocks = matcher.get_matching_blocks()
   return [(a, b, size) for a, b, size in blocks if size]
 
@@ -48,4 +68,6 @@ def levenshtein_ratio(prediction: str, expert: str) -> float:
   Symmetric, and never below difflib_ratio, since the longest common
   subsequence is at least as long as any chain of matching blocks.
   """
+  with needed_for("Levenshtein similarities", "levenshtein"):
+    import Levenshtein
   return Levenshtein.ratio(prediction, expert)

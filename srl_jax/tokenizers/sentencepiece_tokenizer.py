@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import os
 import pathlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import sentencepiece as spm
 
@@ -72,7 +72,7 @@ class SentencePieceTokenizer(TableTokenizer):
     proto = read_file(path)
     model = _load(proto, path)
     if control:
-      proto = _with_control(proto, control)
+      proto = _with_control(proto, model, control)
       model = _load(proto, path)
     self._with_space_rules = model
     if model.decode(model.encode("  a  b")) != "  a  b":
@@ -142,25 +142,70 @@ def _load(proto: bytes, path: str) -> spm.SentencePieceProcessor:
     ) from error
 
 
-def _with_control(proto: bytes, control: Collection[str]) -> bytes:
-  """Makes pieces control tokens, so that no text can become one."""
-  # Imported here, as below: most models do not need it.
-  from sentencepiece import sentencepiece_model_pb2
+# What is changed in a model is changed in its bytes, by the wire format of
+# protocol buffers: sentencepiece's own message classes refuse to be imported
+# beside any protobuf older than the one that generated them.
+_PIECE, _NORMALIZER = 1, 3  # fields of ModelProto, both of them messages
+_IS_CONTROL = b"\x18\x03"  # SentencePiece.type = CONTROL
+# NormalizerSpec.add_dummy_prefix = remove_extra_whitespaces = false
+_NO_SPACE_RULES = b"\x18\x00\x20\x00"
 
-  model = sentencepiece_model_pb2.ModelProto.FromString(proto)
-  for piece in model.pieces:
-    if piece.piece in control and piece.type != piece.UNKNOWN:
-      piece.type = piece.CONTROL
-  return model.SerializeToString()
+
+def _with_control(
+  proto: bytes, model: spm.SentencePieceProcessor, control: Collection[str]
+) -> bytes:
+  """Makes pieces control tokens, so that no text can become one."""
+  changed = {model.piece_to_id(name) for name in control}
+  # Also the id of every name that is no piece.
+  changed.discard(model.unk_id())
+  parts = []
+  pieces = 0
+  for field, whole, message in _messages(proto):
+    if field == _PIECE:
+      if pieces in changed:
+        # Of a field that is there twice the last one counts.
+        whole = _message(_PIECE, message + _IS_CONTROL)
+      pieces += 1
+    parts.append(whole)
+  return b"".join(parts)
 
 
 def _without_space_rules(proto: bytes) -> bytes:
-  from sentencepiece import sentencepiece_model_pb2
+  # A message that is there twice is merged, field by field.
+  return proto + _message(_NORMALIZER, _NO_SPACE_RULES)
 
-  model = sentencepiece_model_pb2.ModelProto.FromString(proto)
-  model.normalizer_spec.add_dummy_prefix = False
-  model.normalizer_spec.remove_extra_whitespaces = False
-  return model.SerializeToString()
+
+def _messages(proto: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+  """Yields (number, field, content of the field) of a ModelProto."""
+  at = 0
+  while at < len(proto):
+    start = at
+    key, at = _varint(proto, at)
+    assert key & 7 == 2, "every field of a ModelProto is a message"
+    size, at = _varint(proto, at)
+    at += size
+    yield key >> 3, proto[start:at], proto[at - size : at]
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+  """Returns the number at a position, 7 bits a byte, and where it ends."""
+  number = shift = 0
+  while True:
+    byte = data[at]
+    number |= (byte & 0x7F) << shift
+    at, shift = at + 1, shift + 7
+    if byte < 0x80:
+      return number, at
+
+
+def _message(field: int, content: bytes) -> bytes:
+  """Returns a field that holds a message: its key, size and content."""
+  size = bytearray()
+  rest = len(content)
+  while rest >= 0x80:
+    size.append(rest & 0x7F | 0x80)
+    rest >>= 7
+  return bytes([field << 3 | 2, *size, rest]) + content
 
 
 def train_sentencepiece(

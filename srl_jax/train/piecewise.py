@@ -285,8 +285,8 @@ class PiecewiseUpdate:
           pieces.device_scorer.program,
           (branches, pieces.abstract_targets(trunks.length_N.shape[0])),
           mesh,
-          f"lower c.device_reward.max_text_bytes or chunk_cells, or "
-          f"set c.device_reward.on='host'",
+          "lower c.device_reward.max_text_bytes or chunk_cells, or "
+          "set c.device_reward.on='host'",
           at_rest,
         )
 

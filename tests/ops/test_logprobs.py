@@ -7,10 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.extend import core as extend_core
 
 from srl_jax.ops import logprobs
 from srl_jax.ops.logprobs import Head, token_logps
+
+try:
+  from jax.extend.core import jaxprs_in_params
+except ImportError:  # Where JAX 0.7 has it.
+  from jax.core import jaxprs_in_params
 
 N, R, C, D, V = 2, 3, 7, 5, 12
 RNG = np.random.default_rng(0)
@@ -104,7 +108,7 @@ def largest_array(jaxpr):
   inner = [
     largest_array(sub)
     for eqn in jaxpr.eqns
-    for sub in extend_core.jaxprs_in_params(eqn.params)
+    for sub in jaxprs_in_params(eqn.params)
   ]
   return max([*sizes, *inner, 0])
 

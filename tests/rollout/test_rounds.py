@@ -132,7 +132,7 @@ def test_what_is_too_long_for_the_device_is_scored_on_the_host(start):
 
 def test_the_device_is_refused_where_it_cannot_score(start):
   reward = dataclasses.replace(start[1].reward, function="answer")
-  with pytest.raises(ValueError, match="device_reward.on='device' is not"):
+  with pytest.raises(ValueError, match=r"device_reward\.on='device' is not"):
     a_round(start, on="device", reward=reward)
   stage, _ = a_round(start, on="auto", reward=reward)
   assert stage.description.startswith("rewards on the host (reward.function")

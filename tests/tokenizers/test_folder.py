@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import sentencepiece
@@ -67,6 +68,16 @@ def test_what_a_user_types_is_no_control_token(families, family):
       ids = tokenizer.encode(text)
       assert control.isdisjoint(ids), text
       assert tokenizer.decode(ids) == text
+
+
+def test_control_tokens_need_no_message_classes(families, monkeypatch):
+  # sentencepiece 0.2.3 has such as refuse every protobuf older than 7.36.
+  classes = "sentencepiece_model_pb2"
+  monkeypatch.delattr(sentencepiece, classes, raising=False)
+  monkeypatch.setitem(sys.modules, f"sentencepiece.{classes}", None)
+  tokenizer = read(families("gemma3"))
+  turn = tokenizer.special_id("<start_of_turn>")
+  assert turn not in tokenizer.encode("<start_of_turn>user")
 
 
 def test_tokenizer_json_comes_before_tokenizer_model(families, tmp_path):

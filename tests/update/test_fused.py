@@ -218,6 +218,10 @@ def test_nothing_kept_changes_nothing():
   assert values["grad_norm"] == 0
 
 
+@pytest.mark.skipif(
+  jax.__version_info__ < (0, 9),
+  reason="on a CPU, JAX before 0.9 runs this program before it returns",
+)
 def test_steps_are_queued_without_waiting_for_the_ones_before():
   # A reward that takes some tenths of a second; to queue takes milliseconds.
   targets = TARGETS._replace(turns_N=np.full(4, 10_000, np.int32))
