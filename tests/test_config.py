@@ -206,7 +206,7 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
     # Sampler and loss would speak of different distributions.
     (
       lambda: RoundConfig(temperature=0.0),
-      "for training set temperature above 0, top_k=0 and top_p=1.0",
+      "for training set a temperature above 0",
     ),
   ],
 )

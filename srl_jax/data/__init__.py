@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Expert trajectories in, batches of trunks out. numpy only, never JAX.
+"""Turns expert trajectories into batches of trunks, with numpy, without JAX.
 
-schema         Trajectory and Step, and their JSON form
+schema         the JSON form of a Trajectory and its Steps
 readers        files -> trajectories, with rejects and splits
 s1k            the parser of s1K-1.1's numbered, bold-titled steps
+chat           chat templates, rendered and cut around the user's text
 templates      trajectories -> segments of text and control tokens
 trunks         segments -> tokenised trunks with their branch points
+prompts        compares prompts with their text tokenised in one piece
 batching       trunks -> padded arrays
 pipeline       an endless, shuffled, resumable stream of batches
 tfds_builders  trajectories <-> TFDS datasets (array_record)

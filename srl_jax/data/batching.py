@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trunk trunks -> padded arrays. No shuffling, no sharding, no device.
+"""Pads trunks into arrays. No shuffling, no sharding, no device.
 
 Axes: N trunks, S trunk positions, K branch points, C branch positions.
 """
@@ -16,14 +16,14 @@ from srl_jax.types import Trunks
 
 
 class TrunkBatch(NamedTuple):
-  """Arrays for the device and, in the same order, what the host keeps."""
+  """Padded arrays for the device and their trunks, in the same order."""
 
   trunks: Trunks
   sources: tuple[Trunk, ...]
 
 
 class Widths(NamedTuple):
-  """The smallest widths that hold some trunks, in tokens (points: count)."""
+  """The smallest widths that hold some trunks, in tokens (points: a count)."""
 
   trunk: int
   points: int
@@ -34,8 +34,11 @@ class Widths(NamedTuple):
 def widths(trunks: Sequence[Trunk]) -> Widths:
   """Returns the widths to pass to collate and target_tokens.
 
-  Take them from all trunks of a run, not of one batch, so that every batch
-  has one shape and nothing is compiled twice.
+  Compute them from all trunks of a run, not from one batch. All batches then
+  have the same shape, and nothing is compiled twice.
+
+  Raises:
+    ValueError: there are no trunks.
   """
   if not trunks:
     raise ValueError("there are no trunks; see the drops of BuildReport")
@@ -55,13 +58,13 @@ def collate(
   points: int,
   stem_width: int,
 ) -> TrunkBatch:
-  """Lays trunks out as Trunks [N, ...] of int32 arrays, right padded with 0.
+  """Pads trunks into Trunks [N, ...] of int32 arrays, right padded with 0.
 
   Missing branch points have is_real False, branch_at 0 and one stem token.
 
   Raises:
-    ValueError: a trunk is longer, has more points or a longer stem than the
-      widths allow; names the trajectory and the width to raise.
+    ValueError: a trunk is longer, has more points or has a longer stem than
+      the widths allow. The message names the trajectory and the width to raise.
   """
   N, S, K, C = len(trunks), trunk_width, points, stem_width
   arrays = Trunks(
@@ -92,10 +95,11 @@ def collate(
 def target_tokens(
   batch: TrunkBatch, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Expert branches: stem and target tokens, right padded with 0.
+  """Returns the expert's branches: stem and target tokens, padded with 0.
 
   Returns:
-    (tokens_NKC, length_NK), int32, C = width; length 0 for padding points.
+    (tokens_NKC, length_NK), int32, right padded to C = width. Padding points
+    have length 0.
 
   Raises:
     ValueError: a branch is longer than width.

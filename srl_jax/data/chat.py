@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders a chat template in Jinja, and cuts it where the user's text stands.
+"""Renders chat templates in Jinja and cuts them around the user's text.
 
 A prompt is a system message and one user message, followed by the generation
-prompt. `cut` renders it with a probe in place of the user's text and returns
-what stands before and after, so that prompts can be put together in segments
-of which none has passed through Jinja; `prompt` renders a whole one, to
-compare with. What the texts say is templates.py's business.
+prompt. `cut` renders a prompt with a probe in place of the user's text and
+returns what comes before and after the probe. Prompts can then be built from
+segments, and the user's text never passes through Jinja. `prompt` renders a
+whole prompt, to compare with. The texts themselves come from templates.py.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import jinja2
 import jinja2.ext
 import jinja2.sandbox
 
-# What templates that ask for the date are told, so that the prompts of a run
-# do not depend on the day. Llama 3.1 and 3.2 fall back to this one.
+# The date for templates that ask for it, so that the prompts of a run do not
+# depend on the day. The templates of Llama 3.1 and 3.2 fall back to this date.
 TODAY = datetime.datetime(2024, 7, 26)
 
-# Holds what a template might escape, merge or take for markup. It has no white
-# space at its ends, which many templates trim and no text of ours has.
+# The probe holds what a template might escape, merge or take for markup. Its
+# ends have no white space: many templates trim it, and no text of ours has it.
 _BEGIN, _END = "Probe-7f3a-begins", "7f3a-probe-ends"
 _PROBE = (
   f"{_BEGIN}: \"a\" 'b' & <b>c</b> {{d}} {{{{e}}}} [f]  \\frac{{1}}{{2}}\n\n\n"
@@ -36,7 +36,7 @@ _SYSTEM = "System-7f3a"
 
 
 class ChatFormat:
-  """A chat template with the variables that it wants."""
+  """A chat template with the variables that it needs."""
 
   def __init__(
     self, source: str, special_tokens: Mapping[str, str], origin: str
@@ -46,10 +46,10 @@ class ChatFormat:
     Args:
       source: the template, in Jinja.
       special_tokens: variables of the template, such as "bos_token".
-      origin: where it comes from, for messages.
+      origin: where the template comes from, for messages.
 
     Raises:
-      ValueError: it is not valid Jinja.
+      ValueError: the template is not valid Jinja.
     """
     self.special_tokens = dict(special_tokens)
     self._origin = origin
@@ -58,17 +58,17 @@ class ChatFormat:
     except jinja2.TemplateError as error:
       raise self.error(f"is not valid Jinja ({error})") from error
     self._takes_system = True
-    with contextlib.suppress(ValueError):  # Gemma 2's raises an exception,
+    with contextlib.suppress(ValueError):  # Gemma 2's template raises one.
       text = self.prompt(_SYSTEM, _PROBE)
-      if _SYSTEM in text:  # others leave the message out.
+      if _SYSTEM in text:  # Other templates leave the message out.
         return
     self._takes_system = False
 
   def prompt(self, system: str, user: str) -> str:
     """Renders a prompt, generation prompt included.
 
-    Where the template takes no system message, its text comes first in the
-    user's.
+    If the template takes no system message, the system text is put at the
+    beginning of the user's.
     """
     messages = [_message("system", system), _message("user", user)]
     if not self._takes_system:
@@ -76,10 +76,11 @@ class ChatFormat:
     return self._render(messages, generation_prompt=True)
 
   def cut(self, system: str) -> tuple[str, str]:
-    """Returns what stands before and after the user's text.
+    """Returns the prompt's text before and after the user's text.
 
     Raises:
-      ValueError: the text is not where and what the template was given.
+      ValueError: the template leaves the user's text out, changes it, or
+        writes it more than once.
     """
     text = self.prompt(system, _PROBE)
     before, *after = text.split(_PROBE)
@@ -93,7 +94,11 @@ class ChatFormat:
     raise self.error(f"changes the user's text: {_PROBE!r} becomes {changed!r}")
 
   def ending(self) -> str:
-    """Returns what the template writes after the assistant's last text."""
+    """Returns what the template writes after the assistant's last text.
+
+    Raises:
+      ValueError: the template leaves the assistant's text out.
+    """
     messages = [_message("user", _PROBE), _message("assistant", _ANSWER)]
     text = self._render(messages, generation_prompt=False)
     if _ANSWER not in text:
@@ -101,7 +106,7 @@ class ChatFormat:
     return text.rpartition(_ANSWER)[2]
 
   def error(self, problem: str) -> ValueError:
-    """The error that says why the template cannot be used, and what to do."""
+    """Returns an error that says why the template is unusable, and the cure."""
     return ValueError(
       f"{self._origin}: the chat template {problem}, so that prompts cannot be "
       "laid out as trunk and branches; write another one to "
@@ -120,7 +125,7 @@ class ChatFormat:
         add_generation_prompt=generation_prompt,
         **self.special_tokens,
       )
-    except Exception as error:  # a template can raise anything
+    except Exception as error:  # A template can raise anything.
       raise self.error(f"cannot be rendered ({error})") from error
 
 
@@ -129,7 +134,7 @@ def _message(role: str, text: str) -> dict[str, str]:
 
 
 class _Generation(jinja2.ext.Extension):
-  """{% generation %} marks what the assistant says; here it does nothing."""
+  """Ignores the tag {% generation %}, which marks the assistant's text."""
 
   tags = frozenset({"generation"})
 
@@ -139,7 +144,7 @@ class _Generation(jinja2.ext.Extension):
 
 
 def _environment() -> jinja2.Environment:
-  """The sandbox in which transformers renders, but for the date."""
+  """The sandbox in which transformers renders, except for the date."""
   environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True,
     lstrip_blocks=True,

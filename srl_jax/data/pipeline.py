@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """An endless, shuffled, resumable stream of batches, built on Grain.
 
-The stream is a function of (trunks, seed): each epoch is one shuffle, epoch
-follows epoch, and global batch b is items [b*B, (b+1)*B). A batch may span two
-epochs and then hold a trunk twice; otherwise never. Process p of P takes the
-items i with i % P == p, so the union over processes does not depend on P, and
-a run may be resumed on another number of processes. Arrays are local rows;
-placing them on devices is not done here.
+The stream is a function of (trunks, seed). Each epoch is one shuffle, epoch
+follows epoch, and global batch b is items [b*B, (b+1)*B). Only a batch that
+spans two epochs can hold a trunk twice. Process p of P takes the items i with
+i % P == p. The union over processes therefore does not depend on P, and a run
+may be resumed on another number of processes. Batches are host arrays of this
+process's rows; other modules place them on devices.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ def make_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Batches:
-  """Returns the iterator over this process's part of every global batch.
+  """Returns an iterator over this process's part of every global batch.
 
   Args:
-    trunks: the same on every process, in the same order.
-    seed: names the order and the branch points drawn.
+    trunks: all trunks; every process passes the same ones in the same order.
+    seed: seed of the shuffles and of the branch points drawn.
     batch_size: trunks per global batch, over all processes.
-    trunk_width: see collate; widths(trunks).trunk holds everything.
-    points: branch points per trunk. A trunk with more gets this many at
-      random at each visit, determined by (seed, position in the stream).
-    stem_width: see collate.
-    process_index: this process.
+    trunk_width: padded trunk length in tokens; widths(trunks).trunk fits all.
+    points: branch points per trunk. From a trunk with more, each visit draws
+      this many at random, determined by (seed, position in the stream).
+    stem_width: padded stem length in tokens; widths(trunks).stem fits all.
+    process_index: index of this process.
     process_count: number of processes; must divide batch_size.
 
   Raises:
-    ValueError: a batch is larger than the data, or cannot be divided.
+    ValueError: a batch is larger than the data, or does not divide over the
+      processes.
   """
   _check_sizes(len(trunks), batch_size, process_index, process_count)
   # Imported on use: slow, and it brings JAX, which a host module must not load.
@@ -67,7 +68,7 @@ def make_batches(
     )
 
   # Grain adds the epoch to the seed, so neighbouring seeds would replay each
-  # other's epochs; mixing the bits first keeps them apart.
+  # other's epochs. Mixing the bits first keeps them apart.
   shuffle_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
   dataset = (
     grain.MapDataset.source(trunks)
@@ -90,7 +91,7 @@ def make_batches(
 
 
 class Batches:
-  """Iterates over batches for ever; its whole state is the batch number."""
+  """Iterates over batches endlessly; its only state is the batch number."""
 
   def __init__(self, iterator: grain.DatasetIterator, identity: dict[str, Any]):
     self._iterator = iterator
@@ -103,14 +104,14 @@ class Batches:
     return next(self._iterator)
 
   def get_state(self) -> dict[str, Any]:
-    """Returns a JSON-able dict: the position and what it is a position in."""
+    """Returns a dict for JSON: the position and what identifies the stream."""
     return {**self._identity, "grain": self._iterator.get_state()}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on where get_state was called, on any number of processes.
+    """Continues where get_state was called, on any number of processes.
 
     Raises:
-      ValueError: the state is one of other data or another seed.
+      ValueError: the state is from a stream of other data, sizes or seed.
     """
     for name, value in self._identity.items():
       if state.get(name) != value:
@@ -123,9 +124,9 @@ class Batches:
 
 
 def draw_points(trunk: Trunk, points: int, seed: int, position: int) -> Trunk:
-  """Returns the trunk with at most `points` branch points, in trunk order.
+  """Draws at most `points` branch points of a trunk and keeps their order.
 
-  The trunk is cut after the last of them: nobody would see the rest.
+  The trunk is cut after the last one drawn, because no branch sees the rest.
   """
   if len(trunk.points) <= points:
     return trunk
@@ -154,7 +155,7 @@ def _check_sizes(
 
 
 def _fingerprint(trunks: Sequence[Trunk]) -> int:
-  """crc32 of all tokens and instance names: tells other data from the same."""
+  """crc32 of all tokens and point ids, to tell whether data have changed."""
   crc = 0
   for trunk in trunks:
     crc = zlib.crc32(trunk.tokens, crc)

@@ -4,11 +4,11 @@
   python -m srl_jax.data.prepare --data.format=gsm8k --data.path=train.jsonl \\
     --data.valid_size=200 --out=prepared/gsm8k
 
-Every prompt is compared with the same prompt rendered and tokenised in one
-piece, and what makes their ids differ is named. Without --out nothing is
-written. What is written are trajectories, not tokens: template, tokenizer and
-trunk settings only shape the report and --show, and may differ when
-training.
+The command compares every prompt with the same prompt rendered and tokenised
+in one piece, and names what makes their token ids differ. Without --out it
+writes nothing. With --out it writes trajectories, not tokens: template,
+tokenizer and trunk settings only affect the report and --show, and training
+may use other ones.
 """
 
 from __future__ import annotations
@@ -105,13 +105,13 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
-  """Returns a branch point as the model sees it: tokens, decoded, and ids.
+  """Returns a branch point as the model sees it: decoded tokens and their ids.
 
   Args:
     trunks: the trunks to look in.
-    tokenizer: the one they were made with.
-    which: the number of the branch point from 0, in order, or its name, a
-      trajectory id and a 0-based step: "p-17/2".
+    tokenizer: the tokenizer that made the trunks.
+    which: the branch point, as its 0-based number in order, or as a trajectory
+      id and a 0-based step: "p-17/2".
 
   Raises:
     ValueError: there is no such branch point.
@@ -146,9 +146,10 @@ def summary(
   compared: Mapping[str, PromptReport],
   group_size: int,
 ) -> str:
-  """Returns a table with one column per split.
+  """Returns a table of the reports with one column per split.
 
-  group_size: samples per step, for the prompt tokens of a rollout.
+  `group_size` is the number of samples per step, from which the prompt tokens
+  of a rollout follow.
   """
   rows: dict[str, list[Any]] = {"": list(reports)}
   for split, report in reports.items():
@@ -178,7 +179,7 @@ def summary(
 
 
 def rejects_summary(rejects: Sequence[Reject]) -> str:
-  """Returns one line per field that records were refused for, with one case."""
+  """Returns a line per field that caused rejects: their count and the first."""
   by_field: dict[str, list[Reject]] = {}
   for reject in rejects:
     by_field.setdefault(reject.field, []).append(reject)
@@ -208,7 +209,7 @@ def _write(
     readers.write_rejects(loaded.rejects, folder / "rejects.jsonl")
     print(f"refused records: {folder / 'rejects.jsonl'}")
   if form == "tfds":
-    # Imported on use: a second that the other form need not pay.
+    # Imported here: the import takes a second, which only this form needs.
     from srl_jax.data import tfds_builders
 
     description = f"Made from {config.format} data: {config.path}"
@@ -234,7 +235,7 @@ def _write_jsonl(trajectories, path: pathlib.Path) -> None:
 
 
 def _texts(loaded: LoadReport):
-  """What a new tokenizer is trained on: problems and steps to learn from."""
+  """Yields the texts that a new tokenizer is trained on: problems and steps."""
   for trajectory in loaded.splits["pretrain"] + loaded.splits["train"]:
     yield trajectory.problem
     for step in trajectory.steps:
@@ -281,7 +282,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_field(group, prefix: str, cls: type, field: dataclasses.Field) -> None:
-  """Adds --prefix.field; type, choices and help come from the dataclass."""
+  """Adds the option --prefix.field as the dataclass declares it."""
   kind = typing.get_type_hints(cls)[field.name]
   options: dict[str, Any] = {"type": kind}
   if kind is bool:

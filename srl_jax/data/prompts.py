@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Are prompts what the checkpoint's own software would make of them?
+"""Compares our prompts with those that the checkpoint's own software makes.
 
-A prompt here is trunk[:at] + stem, tokenised segment by segment. Elsewhere it
-is rendered as a whole, and tokenised as a whole. The text has to be the same;
-ids can differ, and what makes them differ is named:
+Here a prompt is trunk[:at] + stem, tokenised segment by segment. Other software
+renders and tokenises a prompt in one piece. The texts must be equal. The token
+ids can differ, for one of these causes:
 
-  merge     two segments meet within what would be one token
+  merge     one token would span the boundary between two segments
   control   the problem or a step spells the name of a control token, which
-            stays text here and becomes control there
-  rewrite   the tokenizer's file rewrites the text before it cuts it: composes
-            accents (NFC), takes its mark for a space, eats white space
+            stays text here and becomes a control token in other software
+  rewrite   the tokenizer's file rewrites the text before it splits it: it
+            composes accents (NFC), takes its mark for a space, eats white space
 
-Training does not suffer from other ids, since sampler and update see the same
-ones; but the model has seen few such prompts before.
+Different ids do not disturb training, because sampler and update see the same
+ids. But the model has seen few such prompts before.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ CAUSES = {
 
 @dataclasses.dataclass
 class PromptReport:
-  """How many prompts have the ids of their text in one piece.
+  """How many prompts have the token ids of their text in one piece.
 
   Attributes:
-    checked: how many were compared.
-    different: per cause that occurs, how many have other ids.
-    examples: per cause, the first one.
+    checked: number of prompts compared.
+    different: cause -> number of prompts whose ids differ; only causes that
+      occur.
+    examples: cause -> description of the first such prompt.
   """
 
   checked: int = 0
@@ -49,11 +50,11 @@ class PromptReport:
 
   @property
   def equal(self) -> int:
-    """How many have the same ids."""
+    """Number of prompts whose ids are the same."""
     return self.checked - sum(self.different.values())
 
   def warnings(self) -> list[str]:
-    """Returns a line per cause."""
+    """Returns a warning per cause, one line each."""
     return [
       f"{count:,} of {self.checked:,} prompts have other ids than their text "
       f"in one piece, because of {CAUSES[cause]}: {self.examples[cause]}"
@@ -68,14 +69,14 @@ def compare(
   task: Task,
   limit: int = 0,
 ) -> PromptReport:
-  """Compares prompts with what they would be in one piece.
+  """Compares prompts with the same prompts rendered and tokenised in one piece.
 
   Args:
-    trunks: trunks, made by build_trunks.
-    template: the wording they were made with.
-    tokenizer: likewise.
-    task: likewise.
-    limit: compares at most so many, spread over all; 0 for all.
+    trunks: trunks made by build_trunks.
+    template: the template that made the trunks.
+    tokenizer: the tokenizer that made the trunks.
+    task: the task of the trunks.
+    limit: maximal number of prompts to compare, spread over all; 0 for all.
 
   Raises:
     ValueError: the template gives another text for a whole prompt.
@@ -135,7 +136,7 @@ def _where(
   ids: list[int],
   whole_ids: list[int],
 ) -> str:
-  """The first stretch of tokens that differs; "|" is where segments meet."""
+  """The first tokens that differ; "|" marks where two segments meet."""
   start = _first_difference(ids, whole_ids)
   ours, theirs = _meeting_again(tokenizer, ids[start:], whole_ids[start:])
   boundaries = {p.at for p in trunk.points if p.at <= point.at}
@@ -149,14 +150,14 @@ def _where(
   return f"{pieces or 'nothing'} for {in_one or 'nothing'}"
 
 
-# Tokens that an example shows at most.
+# Maximal number of tokens in an example.
 _SHOWN = 8
 
 
 def _meeting_again(
   tokenizer: Tokenizer, a: list[int], b: list[int]
 ) -> tuple[int, int]:
-  """How many tokens of each spell the same text, at the least."""
+  """The smallest numbers of tokens of a and of b that spell the same text."""
   lengths = [0, 0]
   counts = [0, 0]
   while max(counts) < _SHOWN:

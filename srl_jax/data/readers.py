@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files -> trajectories, with rejects and splits.
+"""Reads trajectories from data files, sets bad records aside, makes splits.
 
-One bad record never costs a good one: it becomes a Reject that says file,
-line, field and what to do, unless `strict` asks for an error. Splits are made
-by a hash of the problem, so copies of one problem land on the same side.
+A bad record never costs a good one. It becomes a Reject, which names file,
+line and field and says what to do; with `strict` it is an error. A hash of the
+problem decides the split, so copies of one problem land in the same split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Format = Literal[
   "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "tfds"
 ]
 SPLITS = ("train", "valid", "test", "pretrain")
-# Formats that need no file: (sizes, seed) -> splits.
+# Formats that need no file, with their functions (sizes, seed) -> splits.
 _MADE = {
   "embedded": registers.make_splits,
   "embedded_student": registers.make_student_splits,
@@ -38,24 +38,28 @@ class DataConfig:
   """Where the trajectories come from and how they are split.
 
   Attributes:
-    format: "embedded" needs no file, nor does "embedded_student" (what the
-      embedded student is pre-trained on, planted faults included; its "test"
-      are hard problems of the "valid" split); "gsm8k" and "s1k" read files of
-      these datasets (.jsonl or .parquet); "jsonl" the form that schema.py
-      documents, one file, or a folder with one file per split; "tfds" a
-      folder that srl_jax.data.prepare wrote.
-    path: the file or folder.
-    domain: of all trajectories: a name in srl_jax.domains.DOMAINS, or one's
-      own as "package.module:NAME"; "" leaves it to each record.
-    strict: any bad record is an error. Otherwise bad ones are set aside.
-    calculator_thoughts: for "gsm8k": the expressions in marks such as
-      <<48/2=24>> become the thoughts of the steps; steps without marks get
-      "nothing to compute". The marks themselves are left out either way.
-    train_size: trajectories to train on; 0 for all that the others leave.
-    valid_size: held out to choose checkpoints and settings with.
-    test_size: held out for the final number.
-    pretrain_size: set aside for a warm start, not used by "train".
-    seed: for "embedded": another seed makes other problems.
+    format: "embedded" and "embedded_student" need no file. The latter is the
+      data that the embedded student is pre-trained on, planted faults
+      included; its "test" split holds hard problems of the "valid" split.
+      "gsm8k" and "s1k" read files of these datasets (.jsonl or .parquet).
+      "jsonl" reads the form that schema.py documents, from one file or from a
+      folder with one file per split. "tfds" reads a folder that
+      srl_jax.data.prepare wrote.
+    path: path of the file or folder.
+    domain: domain of all trajectories, as a name in srl_jax.domains.DOMAINS or
+      as "package.module:NAME" for your own; "" takes each record's own.
+    strict: whether a bad record is an error. Otherwise it is set aside.
+    calculator_thoughts: whether the expressions in marks such as <<48/2=24>>
+      become the thoughts of the steps (only for "gsm8k"). Steps without marks
+      get "nothing to compute". The marks are left out of the text either way.
+    train_size: number of trajectories to train on; 0 for all that the other
+      splits leave.
+    valid_size: number of trajectories held out to choose checkpoints and
+      settings with.
+    test_size: number of trajectories held out for the final number.
+    pretrain_size: number of trajectories set aside for a warm start; "train"
+      does not use them.
+    seed: seed of the "embedded" formats; another seed makes other problems.
   """
 
   format: Format = "embedded"
@@ -89,12 +93,12 @@ class DataConfig:
       )
 
   def sizes(self) -> dict[str, int]:
-    """Returns {"train": train_size, ...} for the names in SPLITS."""
+    """Returns the size of each split: {"train": train_size, ...}."""
     return {name: getattr(self, f"{name}_size") for name in SPLITS}
 
 
 class Reject(NamedTuple):
-  """A record that was set aside; str() is the full message."""
+  """A record that was set aside; str() gives the full message."""
 
   path: str
   line: int
@@ -107,9 +111,9 @@ class Reject(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-  """Trajectories by split, in the order of the file, and what was refused.
+  """Trajectories by split, in the order of the file, and the bad records.
 
-  `warnings` are lines to print: of records that are not taken as they are.
+  `warnings` are lines to print about records that were changed.
   """
 
   splits: dict[str, list[Trajectory]]
@@ -118,16 +122,17 @@ class LoadReport(NamedTuple):
 
   @property
   def trajectories(self) -> list[Trajectory]:
-    """All of them, split after split."""
+    """All trajectories, split after split."""
     return [t for split in self.splits.values() for t in split]
 
 
 def load_trajectories(config: DataConfig) -> LoadReport:
-  """Loads and splits what config describes; every name in SPLITS is a key.
+  """Loads the configured trajectories; every name in SPLITS is a key.
 
   Raises:
-    ValueError: missing or unusable file, no good record, splits larger than
-      the data, no such domain, or, with config.strict, any bad record.
+    ValueError: the file is missing or unusable, no record is good, the splits
+      are larger than the data, there is no such domain, or config.strict is
+      set and a record is bad.
   """
   if config.domain:
     find_domain(config.domain)
@@ -164,8 +169,8 @@ def _load(config: DataConfig) -> LoadReport:
 def _with_domains(loaded: LoadReport, domain: str) -> LoadReport:
   """Gives every trajectory a domain that exists.
 
-  A record's own name is only looked up: to import what a data file names
-  would let it run any code.
+  A domain that a record names is only looked up in DOMAINS. Importing it would
+  let a data file run any code.
   """
   unknown: collections.Counter[str] = collections.Counter()
 
@@ -197,8 +202,12 @@ def read_file(
   """Reads a .jsonl or .parquet file record by record.
 
   Args:
-    path: the file.
-    parse: (record, default id) -> trajectory, or raises RecordError.
+    path: path of the file.
+    parse: a function (record, default id) -> trajectory that raises RecordError
+      for a bad record.
+
+  Returns:
+    The trajectories and the rejects, both in the order of the file.
   """
   trajectories: list[Trajectory] = []
   rejects: list[Reject] = []
@@ -224,7 +233,7 @@ def read_file(
 
 
 def write_rejects(rejects: Iterable[Reject], path: str | pathlib.Path) -> None:
-  """Writes one JSON object per reject: path, line, field, reason, record."""
+  """Writes rejects as JSON lines of path, line, field, reason and record."""
   with open(path, "w", encoding="utf-8") as file:
     for reject in rejects:
       file.write(json.dumps(reject._asdict()) + "\n")
@@ -233,15 +242,15 @@ def write_rejects(rejects: Iterable[Reject], path: str | pathlib.Path) -> None:
 def split_by_problem(
   trajectories: Sequence[Trajectory], sizes: Mapping[str, int]
 ) -> dict[str, list[Trajectory]]:
-  """Splits by a hash of the problem text, case and spacing ignored.
+  """Splits trajectories by a hash of the problem, ignoring case and spacing.
 
-  Problems are dealt in the order of their hashes, first to "test", then
-  "valid", "pretrain" and "train", each until it has its size; "train" of size
-  0 gets the rest. All trajectories of a problem go together, so a split may
-  be a little larger than asked. The order inside a split is that of the input.
+  Problems are dealt in the order of their hashes: first to "test", then to
+  "valid", "pretrain" and "train", each until it has its size. With size 0,
+  "train" gets the rest. All trajectories of a problem go to one split, so a
+  split may be a little larger than asked. Splits keep the order of the input.
 
   Raises:
-    ValueError: there are not enough trajectories.
+    ValueError: there are too few trajectories for these sizes.
   """
   groups: dict[bytes, list[int]] = {}
   for index, trajectory in enumerate(trajectories):
@@ -276,11 +285,14 @@ _MARK = re.compile(r"<<([^<>]*)>>")
 def parse_gsm8k(
   record: Any, default_id: str, *, thoughts: bool = False
 ) -> Trajectory:
-  """Builds a trajectory from {"question": .., "answer": ..} of GSM8K.
+  """Builds a trajectory from a GSM8K record {"question": .., "answer": ..}.
 
-  Each line of the solution is a step. The line "#### 72" is no step of its
-  own, since there is nothing to think about in it, but ends the last step: a
-  model trained step by step then says when it is done.
+  Each line of the solution is a step. The line "#### 72" needs no thought, so
+  it ends the last step instead of being one. A model trained step by step then
+  says when it is done.
+
+  Raises:
+    RecordError: the record does not have that form.
   """
   if not isinstance(record, dict):
     raise RecordError("(record)", "is no object with question and answer")
@@ -320,7 +332,7 @@ def _parser(config: DataConfig) -> Callable[[Any, str], Trajectory]:
 
 def _load_prepared(path: pathlib.Path, config: DataConfig) -> LoadReport:
   if config.format == "tfds":
-    # Imported on use: a second that other formats need not pay.
+    # Imported here: the import takes a second, which only this format needs.
     from srl_jax.data import tfds_builders
 
     return LoadReport(
@@ -342,7 +354,7 @@ def _load_prepared(path: pathlib.Path, config: DataConfig) -> LoadReport:
 
 
 def _check_rejects(trajectories, rejects, path, strict: bool) -> None:
-  """Raises ValueError if strict and there are rejects, or nothing is left."""
+  """Raises ValueError if nothing is left, or if strict and one is rejected."""
   if trajectories and not (strict and rejects):
     return
   if not rejects:

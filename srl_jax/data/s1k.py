@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""s1K-1.1: expert steps out of DeepSeek-R1's numbered, bold-titled solutions.
+r"""Parses s1K-1.1: DeepSeek-R1's solutions in numbered, bold-titled steps.
 
-A step begins with a line "3. **Title**" and lasts until step 4 begins:
+A step begins with a line such as "3. **Title**" and ends where step 4 begins:
 
   To find x, use the sine rule.        belongs to step 1, as in the paper
   1. **Set up**: Let ...               title "Set up", text "Let ..."
@@ -11,9 +11,9 @@ A step begins with a line "3. **Title**" and lasts until step 4 begins:
      ...
   The answer is \boxed{7}.             belongs to the last step
 
-Nothing inside a code block or display math begins a step. Solutions in
-another form are refused with the reason (paper section 4: they are excluded);
-so are those whose numbering leaves open where a step begins.
+No step begins inside a code block or display math. Solutions in another form
+are refused with the reason (paper section 4: they are excluded). Solutions
+whose numbering leaves open where a step begins are refused too.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ from srl_jax.rewards.answers import last_boxed
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 _FIELD = "deepseek_attempt"
-# The colon may stand inside or outside of the bold title.
+# The colon may be inside or outside of the bold title.
 _HEAD = re.compile(r"( *)(\d+)\.[ \t]+\*\*(?!\s)(.+?)\*\*[ \t]*:?[ \t]*(.*)")
 _FENCE = re.compile(r"\s*(`{3,}|~{3,})")
 _MATH = re.compile(r"(?<!\\)(?:\$\$|\\[\[\]])")
 
 
 def parse(record: Any, default_id: str) -> Trajectory:
-  """Builds a trajectory from one s1K-1.1 record; other columns are ignored.
+  """Builds a trajectory from one s1K-1.1 record; ignores its other columns.
 
-  The answer is the last \\boxed{} of `solution`; failing that, a `solution`
-  of one short line; failing that, the last \\boxed{} of an attempt that was
-  graded right; failing that, None.
+  The answer is the first of these that exists: the last \\boxed{} of
+  `solution`; a `solution` of one short line; the last \\boxed{} of an attempt
+  that was graded right; None.
 
   Raises:
-    RecordError: names the field, what is wrong and what to do.
+    RecordError: the record cannot be used; the message names the field, what
+      is wrong and what to do.
   """
   if not isinstance(record, dict):
     raise RecordError("(record)", "is no object; write one per line")
@@ -80,10 +81,10 @@ def split_steps(text: str) -> tuple[Step, ...]:
   lines = text.replace("\r\n", "\n").split("\n")
   starts: list[int] = []
   heads: list[re.Match[str]] = []
-  nested = 0  # Number that a list restarted inside the current step is at.
+  nested = 0  # Current number of a list that restarted inside this step.
   for index, head in _heads(lines):
     if heads and head[1] != heads[0][1]:
-      continue  # Deeper, or shallower than the first: not of this list.
+      continue  # Another indent than the first head: not in this list.
     number, expected = int(head[2]), len(heads) + 1
     if number == expected and not (nested and number == nested + 1):
       starts.append(index)
@@ -120,7 +121,7 @@ def split_steps(text: str) -> tuple[Step, ...]:
 
 
 def _heads(lines: list[str]) -> Iterator[tuple[int, re.Match[str]]]:
-  """Yields the lines that look like "1. **Title**" outside code and math."""
+  """Yields the lines that look like "1. **Title**", outside code and math."""
   fence = math = ""
   opened = 0
   for index, line in enumerate(lines):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an expert trajectory is, and its JSON form.
+"""The JSON form of an expert trajectory.
 
-One trajectory is one JSON object; a dataset file holds one per line:
+One trajectory is one JSON object. A data file holds one object per line:
 
   {"id": "p-17",                 optional; default: file name and line number
-   "domain": "math",             optional, see srl_jax.domains; "general"
+   "domain": "math",             optional, see srl_jax.domains; default: general
    "problem": "What is 2+3*4?",  required, not empty
    "steps": [                    required, at least one
      "3*4 = 12",                 a plain string, or an object:
@@ -15,8 +15,8 @@ One trajectory is one JSON object; a dataset file holds one per line:
    "answer": "14",               optional: the reference answer, a string
    "metadata": {"source": "x"}}  optional: strings, never seen by a model
 
-An optional field may be null. An unknown field is an error, because it is
-most often a misspelt one. This module knows nothing of files.
+An optional field may be null. An unknown field is an error, because most
+unknown fields are misspelt ones. This module does not open files.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
 
 
 def to_json(trajectory: Trajectory) -> dict[str, Any]:
-  """Returns the JSON object of the module docstring, without empty fields."""
+  """Returns a trajectory's JSON object, without its empty fields."""
   record = dataclasses.asdict(trajectory)
   record["steps"] = [_without_empty(step) for step in record["steps"]]
   record["metadata"] = dict(trajectory.metadata)
@@ -46,10 +46,11 @@ def from_json(record: Any, default_id: str = "") -> Trajectory:
 
   Args:
     record: the parsed object.
-    default_id: the id if the record has none.
+    default_id: the trajectory's id if the record has none.
 
   Raises:
-    RecordError: names the field, what was got and what to do.
+    RecordError: the object does not have that form; the message names the
+      field, what was got and what to do.
   """
   check_fields(record, _FIELDS)
   steps = get(record, "steps", list, required=True)
@@ -71,7 +72,7 @@ def from_json(record: Any, default_id: str = "") -> Trajectory:
 
 
 def check_fields(record: Any, allowed: tuple[str, ...], where: str = ""):
-  """Raises RecordError unless record is an object with allowed fields only."""
+  """Raises RecordError unless record is an object of allowed fields."""
   if not isinstance(record, dict):
     raise RecordError(
       where or "(record)",
@@ -88,9 +89,10 @@ def check_fields(record: Any, allowed: tuple[str, ...], where: str = ""):
 
 
 def get(record: dict, name: str, kind: type, *, required=False, where=""):
-  """Returns record[name], checked to be of `kind`; None if absent or null.
+  """Returns record[name] after checking its type; None if absent or null.
 
-  With `required` it must be there, and a string must not be blank.
+  With `required`, the field must be there and a string must not be blank.
+  Raises RecordError.
   """
   value = record.get(name)
   path = f"{where}.{name}" if where else name
@@ -125,7 +127,7 @@ def _step(value: Any, where: str) -> Step:
   return Step(
     text=get(value, "text", str, required=title is None, where=where) or "",
     title=title,
-    # An empty observation says that the environment answered nothing.
+    # "" means that the environment answered nothing; None, that there is none.
     observation=get(value, "observation", str, where=where),
     thought=get(value, "thought", str, where=where) or None,
   )

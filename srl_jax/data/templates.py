@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a trajectory is worded for a model: segments of text and control tokens.
+"""Templates word a trajectory as segments of text and control tokens.
 
-A trunk is `problem` followed by one `step` segment per expert step; a branch
-begins with a `stem` and goes on with what the model writes. Segments are
-tokenised one by one (`encode_segment`), so that the tokens of a shorter prompt
-are a prefix of those of a longer one. Nothing here knows lengths or ids.
+A trunk is a `problem` segment followed by one `step` segment per expert step.
+A branch begins with a `stem` segment, after which the model writes. Segments
+are tokenised one by one (`encode_segment`), so the tokens of a shorter prompt
+are a prefix of those of a longer one.
 
-So that a prompt has the ids that it would have in one piece, no segment begins
-with white space, and each ends in a line break, or before or after a control
-token: byte-level BPE (Qwen, Llama 3) never merges across the end of a run of
-line breaks. `prompts.py` counts how often that holds.
+A prompt should have the token ids that it would have if it were tokenised in
+one piece. Therefore no segment begins with white space, and each one ends in a
+line break or next to a control token: byte-level BPE (Qwen, Llama 3) never
+merges across the end of a run of line breaks. `prompts.py` counts how often
+the ids are equal.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from srl_jax.tokenizers import (
 )
 from srl_jax.trajectory import Step, Trajectory
 
-# "plain": for small models from scratch. "chat": the checkpoint's own chat
-# template. "chatml": ChatML, for a tokenizer that has its control tokens but no
-# template. "text": no roles, for base models.
+# "plain" is for small models from scratch. "chat" is the checkpoint's own chat
+# template. "chatml" is for a tokenizer with ChatML's control tokens and no
+# template. "text" has no roles and is for base models.
 Name = Literal["plain", "chatml", "chat", "text"]
 NAMES: tuple[Name, ...] = get_args(Name)
 
-# "step": the next step only (SRL). "solve": the whole solution in one go
-# (RLVR, SFT on trajectories, one-go evaluation).
+# "step" asks for the next step only (SRL). "solve" asks for the whole solution
+# in one go (RLVR, SFT on trajectories, evaluation in one go).
 Task = Literal["step", "solve"]
 
 
@@ -55,28 +56,29 @@ class Template(Protocol):
   """The wording of one family of models."""
 
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
-    """Head of the trunk: everything that comes before the first step."""
+    """Returns the head of the trunk: all that comes before the first step."""
 
   def step(self, step: Step, number: int) -> Segment:
-    """One more segment of the trunk; `number` counts from 1."""
+    """Returns a step's segment of the trunk; `number` counts from 1."""
 
   def stem(self, task: Task, number: int, title: str | None = None) -> Segment:
-    """Given tokens at the head of a branch; with `title`, the title hint."""
+    """Returns the head of a branch; `title`, if given, is the title hint."""
 
   def action(self, step: Step, number: int, hinted: bool = False) -> str:
-    """The expert's step as the model should write it and as it is compared.
+    """Returns the expert's step as the model should write it.
 
-    hinted: the title was given (paper, footnote 1), so it is left out.
+    Rewards compare with this text. With `hinted` the stem gives the title
+    (paper, footnote 1), so the action leaves it out.
     """
 
   def end(self) -> Segment:
-    """What closes an expert target; the first of `stop` is at its end."""
+    """Returns what closes an expert target; it ends in the first of `stop`."""
 
   def stop(self, task: Task) -> tuple[str, ...]:
-    """Control tokens that end a branch; expert targets end in the first."""
+    """Returns the tokens that end a branch; expert targets end in the first."""
 
   def whole(self, trajectory: Trajectory, task: Task, prompt: str) -> str:
-    """A prompt, worded anew in one piece from the user's text in it."""
+    """Renders a prompt again, in one piece, from the user's text in it."""
 
 
 def titled_action(step: Step, number: int, hinted: bool = False) -> str:
@@ -89,10 +91,10 @@ def titled_action(step: Step, number: int, hinted: bool = False) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PlainTemplate:
-  """No roles and no instructions: for small models trained from scratch."""
+  """No roles and no instructions, for small models trained from scratch."""
 
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
-    del task  # The stem tells the tasks apart, so they share their trunks.
+    del task  # The stem tells the tasks apart, so both share their trunks.
     return (trajectory.problem.strip() + "\n",)
 
   def step(self, step: Step, number: int) -> Segment:
@@ -121,27 +123,27 @@ class PlainTemplate:
 
 
 class ChatTemplate:
-  """Problem and partial solution make up the user's turn of a chat."""
+  """A chat template: the user's turn holds the problem and the steps so far."""
 
   def __init__(
     self, chat: ChatFormat, control: Collection[str], stops: Iterable[str] = ()
   ):
-    """Cuts the format.
+    """Cuts the chat format around the user's text.
 
     Args:
-      chat: what stands around the texts.
-      control: names of control tokens; elsewhere than in a user's text they
-        are control.
+      chat: the format, which gives the text around the user's.
+      control: names of control tokens. They are control tokens in the format
+        and plain text in the user's text.
       stops: control tokens that end a branch, besides the format's own.
 
     Raises:
       ValueError: the format cannot be cut.
     """
     self._chat, self._control = chat, control
-    # What stands before the user's text, by system prompt.
+    # System prompt -> the text before the user's text.
     self._heads: dict[str, str] = {}
     _, self._tail = chat.cut(GENERAL.step_prompt)
-    # Another prompt shows whether the tail is the same for all.
+    # A second system prompt checks that the tail does not depend on it.
     self._head(GENERAL.solve_prompt)
     if self._tail.rfind("<think>") > self._tail.rfind("</think>"):
       raise chat.error(
@@ -191,7 +193,7 @@ class ChatTemplate:
     return (text + "\n\n",)
 
   def stem(self, task: Task, number: int, title: str | None = None) -> Segment:
-    # Words come last, for many formats trim white space off the user's text.
+    # The user's text must end in a word: many formats trim white space off it.
     if task == "solve":
       words = "Write the solution."
     elif title is None:
@@ -231,15 +233,16 @@ _TEXT = (
 def make_template(
   name: Name, tokenizer: Tokenizer, checkpoint: TokenizerFolder | None = None
 ) -> Template:
-  """Returns the wording of a name.
+  """Returns the template of a name.
 
   Args:
-    name: see Name.
-    tokenizer: knows the control tokens.
-    checkpoint: what the tokenizer belongs to; "chat" and "text" need one.
+    name: one of NAMES.
+    tokenizer: the tokenizer, which knows the control tokens.
+    checkpoint: the tokenizer's folder; "chat" and "text" need one.
 
   Raises:
-    ValueError: the checkpoint has no template, or one that cannot be cut.
+    ValueError: "chat" or "text" without a checkpoint; a checkpoint without a
+      template, or with one that cannot be cut.
   """
   if name == "plain":
     return PlainTemplate()
@@ -270,20 +273,21 @@ def make_template(
 
 
 def system_prompt(domain: Domain, task: Task) -> str:
-  """Returns the system prompt of a task."""
+  """Returns a domain's system prompt for a task."""
   return domain.step_prompt if task == "step" else domain.solve_prompt
 
 
 def to_segment(text: str, control: Collection[str]) -> Segment:
-  """Splits a rendered prompt; each control token's name is one."""
+  """Splits a rendered prompt at the names of its control tokens."""
   parts = enumerate(split_control(text, control))
   return tuple(Special(part) if i % 2 else part for i, part in parts if part)
 
 
 def encode_segment(tokenizer, segment: Segment) -> list[int]:
-  """Token ids of a segment; texts that touch are one text.
+  """Returns the token ids of a segment; adjacent texts are joined first.
 
-  Raises ValueError for an unknown control token.
+  Raises:
+    ValueError: the tokenizer does not know a control token.
   """
   tokens: list[int] = []
   for kind, parts in itertools.groupby(segment, type):

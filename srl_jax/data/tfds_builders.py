@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trajectories <-> TFDS datasets in array_record files, without TensorFlow.
+"""Writes and reads TFDS datasets of trajectories without TensorFlow.
 
-`write` makes a dataset that any program can read, ours or not:
+`write` makes a dataset of array_record files that any program can read:
 
   source = tfds.data_source(
     "expert_trajectories", split="train", data_dir="folder/given/to/write")
   source[0]["problem"]  # bytes
 
-`read` gives trajectories back, in the order in which they were written. An
-absent text is stored as ""; only for observations does that make a
-difference, which `has_observation` keeps.
+`read` returns the trajectories in the order in which they were written. An
+absent text is stored as "". Only for observations does "" differ from an
+absent text, so `has_observation` keeps the difference.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ class ExpertTrajectories(tfds.core.GeneratorBasedBuilder):
   """Problems with the steps of an expert's solution."""
 
   VERSION = tfds.core.Version("1.0.0")
-  # Nothing is downloaded. Otherwise TFDS would look for checksums beside this
-  # file, by way of a package (importlib_resources) that it does not install.
+  # Nothing is downloaded. Without this line TFDS would look for checksums
+  # beside this file, with a package (importlib_resources) that it does not
+  # install.
   url_infos: Mapping[str, Any] = {}
 
   def __init__(
@@ -47,12 +48,12 @@ class ExpertTrajectories(tfds.core.GeneratorBasedBuilder):
     description: str = "",
     **kwargs: Any,
   ):
-    """Keeps what is to be written; without it, only reading is possible.
+    """Keeps the splits to write; without splits only reading is possible.
 
     Args:
-      splits: "train" and so on -> trajectories, none of them empty.
-      description: one line on what they were made from.
-      **kwargs: for TFDS, which gives data_dir and more when it reads.
+      splits: split name -> trajectories; no split may be empty.
+      description: one line on what the trajectories were made from.
+      **kwargs: arguments of TFDS, which passes data_dir and more when it reads.
     """
     self._splits = splits or {}
     self._description = description
@@ -95,15 +96,15 @@ def write(
   folder: str | pathlib.Path,
   description: str,
 ) -> pathlib.Path:
-  """Writes a TFDS dataset; empty splits are left out.
+  """Writes a TFDS dataset and leaves out empty splits.
 
   Args:
-    splits: "train" and so on -> trajectories.
-    folder: where to; the `data_dir` by which TFDS finds it again.
-    description: one line on what it was made from.
+    splits: split name -> trajectories.
+    folder: the folder to write to; TFDS calls it `data_dir`.
+    description: one line on what the dataset was made from.
 
   Returns:
-    The folder below, in which the files lie.
+    The subfolder that holds the files.
 
   Raises:
     ValueError: there is a dataset already.
@@ -116,7 +117,7 @@ def write(
   path = pathlib.Path(builder.data_path)
   if path.exists():
     raise ValueError(f"{path} exists already; remove it or write elsewhere")
-  # TFDS makes a folder for downloads in any case: not beside the data, please.
+  # TFDS always makes a folder for downloads; this keeps it away from the data.
   with tempfile.TemporaryDirectory() as downloads:
     builder.download_and_prepare(download_dir=downloads)
   return path
@@ -126,7 +127,7 @@ def read(folder: str | pathlib.Path) -> dict[str, list[Trajectory]]:
   """Reads every split of the TFDS dataset in or below a folder.
 
   Raises:
-    ValueError: there is none, more than one, or one of another kind.
+    ValueError: there is no dataset, more than one, or one of another kind.
   """
   found = [p.parent for p in pathlib.Path(folder).rglob("features.json")]
   if len(found) != 1:

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trajectories -> tokenised trunks with the branch points that hang off them.
+"""Tokenises trajectories into trunks and marks their branch points.
 
-Each expert step is one training instance (paper section 3): its context is
-the problem and the steps before it, its target the step. All instances of a
-trajectory share one trunk; instance k branches off after step k-1:
+Each expert step gives one training instance (paper section 3). Its context is
+the problem and the steps before it; its target is the step itself. All
+instances of a trajectory share one trunk, each as a branch point. Branch
+point k leaves the trunk after step k-1:
 
   trunk    problem | step 1 | step 2          (step 3 is only a target)
            ^at[0]    ^at[1]   ^at[2]
 
 Segments are tokenised one by one, so trunk.tokens[:at] are exactly the tokens
-of a prompt that ends there. Padding and batches are batching.py's business.
+of a prompt that ends there. Padding and batches are in batching.py.
 """
 
 from __future__ import annotations
@@ -34,27 +35,28 @@ from srl_jax.trajectory import Step, Trajectory
 
 @dataclasses.dataclass(frozen=True)
 class TrunkConfig:
-  """Which branch points are made of a trajectory.
+  """Which branch points a trajectory gives.
 
   Attributes:
     task: "step" predicts each next step, "solve" the whole solution.
-    last_step: whether the last step is a target too. Read literally the paper
-      predicts steps 1..N-1 only ("exclude"). The default keeps the last one: a
-      model that solves problems turn by turn must have learnt to finish, and
-      the last step is where the final answer stands
-      (experiments/targets.py compares the two).
-    step_title_hint: give number and title of the step to predict and leave
-      them out of the target (paper, footnote 1; experiments/targets.py).
-      Untitled steps get no hint.
-    context_turns: 0 for all steps so far; m for the problem and the last m
-      steps only, as for agents: each branch point then has a trunk of its own.
-    max_trunk_tokens: branch points with a longer context are dropped; 0 drops
-      none.
-    max_target_tokens: branch points whose expert target (stop token included)
-      is longer are dropped; 0 drops none.
+    last_step: whether the last step is a target too. Read literally, the paper
+      predicts steps 1..N-1 only ("exclude"). The default keeps the last step:
+      a model that solves problems turn by turn must learn to finish, and the
+      last step holds the final answer (experiments/targets.py compares the
+      two).
+    step_title_hint: puts the number and title of the step into the prompt and
+      leaves them out of the target (paper, footnote 1;
+      experiments/targets.py). Untitled steps get no hint.
+    context_turns: number of earlier steps in the context; 0 shows all of them.
+      With m > 0, as for agents, the context is the problem and the last m
+      steps, and each branch point has a trunk of its own.
+    max_trunk_tokens: longest context in tokens; branch points with a longer
+      one are dropped. 0 drops none.
+    max_target_tokens: longest expert target in tokens, stop token included;
+      branch points with a longer one are dropped. 0 drops none.
     points_per_trunk: how many steps of one trajectory share a batch, drawn
-      anew at each visit; 0 for all. Fewer mix trajectories better, and share
-      less: BuildReport.prompt_tokens says how much.
+      anew at each visit; 0 for all. Fewer steps mix trajectories better but
+      share less computation (see BuildReport.prompt_tokens).
   """
 
   # Targets of SFT may begin with thoughts: see ExpertTrunkConfig.
@@ -95,17 +97,17 @@ class ExpertTrunkConfig(TrunkConfig):
 
 @dataclasses.dataclass(frozen=True)
 class BranchPoint:
-  """One instance: where it leaves its trunk and what the expert did there.
+  """Where branches leave a trunk, and what the expert did there.
 
   Attributes:
     step: 0-based index of the step to predict; 0 for task "solve".
     at: number of trunk tokens that its branches see.
-    stem: int32, the given tokens at the head of its branches.
-    target: the expert's text for the reward (task "step") or the reference
-      answer, "" if unknown (task "solve").
-    target_tokens: int32, what SFT trains on, the stop token included.
-    point_id: uint32 name of the branch point, from which the random numbers of
-      its samples derive.
+    stem: the given tokens at the head of its branches, int32.
+    target: the text that the reward compares with. For task "step" it is the
+      expert's step; for "solve" the reference answer, or "" if unknown.
+    target_tokens: the tokens that SFT trains on, stop token included, int32.
+    point_id: uint32 name of the branch point; the random numbers of its
+      samples derive from it.
   """
 
   step: int
@@ -120,7 +122,7 @@ class BranchPoint:
 class Trunk:
   """A tokenised trunk (int32) and its branch points, in order of `at`.
 
-  The tokens are of the trajectory's problem and some of its steps.
+  The tokens spell the trajectory's problem and some of its steps.
   """
 
   trajectory: Trajectory
@@ -130,7 +132,7 @@ class Trunk:
 
 @dataclasses.dataclass(frozen=True)
 class LengthStats:
-  """Order statistics of some lengths, in tokens; all 0 if there are none."""
+  """Order statistics of lengths in tokens; all 0 without lengths."""
 
   min: int
   median: int
@@ -147,20 +149,21 @@ class LengthStats:
 
 @dataclasses.dataclass(frozen=True)
 class BuildReport:
-  """What build_trunks made, and what it left out and why.
+  """What build_trunks made, what it dropped, and why.
 
   Attributes:
-    trajectories: how many were given.
-    trunks: how many trunks were made.
-    points: how many instances they hold.
-    without_answer: trajectories that have no reference answer.
-    lengths: of "trunk", "stem" and "target", in tokens.
-    drops: reason -> the dropped instances, as "trajectory id/task/step".
-    points_per_trunk: as configured; 0 for all.
-    context_tokens: sum over instances of the trunk tokens they see.
-    trunk_tokens: expected trunk tokens processed for one visit of every
-      instance, with points_per_trunk of them on each visit of a trunk.
-    stem_tokens: sum over instances.
+    trajectories: number of trajectories given.
+    trunks: number of trunks made.
+    points: number of branch points on these trunks.
+    without_answer: number of trajectories without a reference answer.
+    lengths: length statistics of "trunk", "stem" and "target", in tokens.
+    drops: reason -> names of the dropped branch points, each written as
+      "trajectory id/task/step".
+    points_per_trunk: the configured number; 0 for all.
+    context_tokens: trunk tokens that a branch point sees, summed over all.
+    trunk_tokens: expected number of trunk tokens processed to visit every
+      branch point once, with points_per_trunk of them on each visit of a trunk.
+    stem_tokens: stem tokens of a branch point, summed over all.
   """
 
   trajectories: int
@@ -175,10 +178,10 @@ class BuildReport:
   stem_tokens: int
 
   def prompt_tokens(self, group_size: int = 1) -> tuple[int, int]:
-    """Prompt tokens of a rollout of every instance: (flat, shared).
+    """Returns the prompt tokens of one rollout of all points: (flat, shared).
 
-    Flat repeats context and stem for each of the group_size samples; shared
-    runs each trunk once and repeats only the stem.
+    "Flat" repeats context and stem for each of the group_size samples.
+    "Shared" runs each trunk once and repeats only the stem.
     """
     flat = group_size * (self.context_tokens + self.stem_tokens)
     shared = self.trunk_tokens + group_size * self.stem_tokens
@@ -191,13 +194,13 @@ def build_trunks(
   tokenizer,
   config: TrunkConfig,
 ) -> tuple[list[Trunk], BuildReport]:
-  """Tokenises trajectories into trunks; order is kept.
+  """Tokenises trajectories into trunks and keeps their order.
 
   Args:
     trajectories: any iterable; it is read once.
-    template: the wording (templates.py).
-    tokenizer: needs encode(text) and special_id(name).
-    config: which instances to make.
+    template: the wording of the prompts (templates.py).
+    tokenizer: an object with encode(text) and special_id(name).
+    config: which branch points to make.
 
   Returns:
     The trunks, each with at least one branch point, and the report.
@@ -236,11 +239,11 @@ def build_trunks(
 
 
 def _trunk_tokens(at: list[int], drawn: int) -> float:
-  """Expected trunk tokens for one visit of each of K points, n at a time.
+  """Expected trunk tokens to visit each of K points once, n at a time.
 
   A visit runs the trunk up to the last point drawn. The j-th point (from 0)
-  is the last of n drawn with probability C(j, n-1) / C(K, n), and it takes
-  K / n visits to see every point once.
+  is the last of the n drawn with probability C(j, n-1) / C(K, n). Seeing every
+  point once takes K / n visits.
   """
   if not drawn or drawn >= len(at):
     return at[-1]
@@ -250,7 +253,7 @@ def _trunk_tokens(at: list[int], drawn: int) -> float:
 
 
 class _Builder:
-  """Holds what is common to all trajectories of one build_trunks call."""
+  """The state that all trajectories of one build_trunks call share."""
 
   def __init__(self, template: Template, tokenizer, config: TrunkConfig):
     self._template = template
@@ -261,7 +264,7 @@ class _Builder:
     self.drops: dict[str, list[str]] = {}
 
   def trunks(self, trajectory: Trajectory) -> list[Trunk]:
-    """One trunk; with context_turns one per step; none if all is dropped."""
+    """One trunk, or one per step with context_turns; [] if all is dropped."""
     config, template = self._config, self._template
     head = self._encode(template.problem(trajectory, config.task))
     if config.task == "solve":
@@ -279,7 +282,7 @@ class _Builder:
     trunks = []
     for k in range(end):
       window = segments[max(0, k - config.context_turns) : k]
-      # None in front keeps the lists parallel: the point is after all of them.
+      # None for earlier segments: the point comes after the whole window.
       points = [None] * len(window) + [self._step(trajectory, k)]
       trunks += self._make(trajectory, [head, *window], points)
     return trunks
@@ -299,7 +302,7 @@ class _Builder:
         kept.append(dataclasses.replace(point, at=len(tokens)))
     if not kept:
       return []
-    # What comes after the last branch point is seen by nobody.
+    # No branch sees the tokens after the last branch point.
     trunk = np.asarray(tokens[: kept[-1].at], np.int32)
     return [Trunk(trajectory, trunk, tuple(kept))]
 
@@ -313,7 +316,7 @@ class _Builder:
   def _solve(self, trajectory: Trajectory) -> BranchPoint:
     parts: list[str | Special] = []
     for number, step in enumerate(trajectory.steps, 1):
-      # A one-go solution cannot contain what an environment would answer.
+      # A solution in one go cannot contain what an environment would answer.
       alone = dataclasses.replace(step, observation=None)
       parts += [self._thought(step), *self._template.step(alone, number)]
     if isinstance(parts[-1], str):
@@ -342,7 +345,7 @@ class _Builder:
     )
 
   def _fits(self, trajectory: Trajectory, point: BranchPoint, at: int) -> bool:
-    """Whether the point can be trained on; if not, the reason is noted."""
+    """Whether the point can be trained on; otherwise records the reason."""
     config = self._config
     reason = None
     if config.task == "step" and not point.target:

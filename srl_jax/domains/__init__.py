@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fields of problems: all that is particular to each.
+"""Domains: the fields of problems, with all that is particular to each.
 
-A new one is a module here and an entry in DOMAINS, or a module of one's own
-that c.data.domain names.
+To add one, write a module here and an entry in DOMAINS, or write your own
+module elsewhere and name it in c.data.domain.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _IMPORTED: dict[str, Domain] = {}
 def find_domain(name: str) -> Domain:
   """Returns a domain of DOMAINS, or imports a user's "package.module:NAME".
 
-  Call it with names out of a config only: no data file shall import code.
+  Call this only with names from a config: a data file must not import code.
 
   Raises:
     ValueError: there is no such domain.
@@ -52,10 +52,11 @@ def find_domain(name: str) -> Domain:
 
 
 def domain_of(trajectory: Trajectory) -> Domain:
-  """Returns a trajectory's domain; imports nothing.
+  """Returns a trajectory's domain without importing anything.
 
   Raises:
-    ValueError: it is none of DOMAINS, and find_domain has not imported it.
+    ValueError: the domain is not in DOMAINS, and find_domain has not imported
+      it.
   """
   name = trajectory.domain
   domain = DOMAINS.get(name) or _IMPORTED.get(name)
@@ -68,7 +69,7 @@ def domain_of(trajectory: Trajectory) -> Domain:
 
 
 def domains_of(trajectories: Iterable[Trajectory]) -> dict[str, Domain]:
-  """Returns the domains of trajectories by their names; see `domain_of`."""
+  """Returns the domains of trajectories, by name (see `domain_of`)."""
   return {t.domain: domain_of(t) for t in trajectories}
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a domain is: all that is particular to a field of problems.
+"""The Domain dataclass: all that is particular to a field of problems.
 
-A domain of one's own is a `Domain` in any importable module, and
+To add your own, put a `Domain` into any importable module and set
 c.data.domain="package.module:NAME". Data, templates, rewards and evaluation
-take everything from it and never ask which one it is.
+take everything from the domain and never ask which one it is.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from srl_jax.trajectory import Trajectory
 
 
 class Environment(Protocol):
-  """Executes the actions of one episode; an agent's domain has a class of it.
+  """Executes the actions of one episode; an agent's domain has such a class.
 
-  An instance is made when the episode's first action is there, and serves that
-  episode only.
+  An instance is made at the episode's first action and serves that episode
+  only.
   """
 
   def reset(self, trajectory: Trajectory) -> None:
-    """Prepares the state in which the problem is posed."""
+    """Prepares the problem's initial state."""
 
   def step(self, action: str) -> tuple[str, bool]:
-    """Executes an action; returns the observation and whether all is over."""
+    """Executes an action; returns (observation, whether the episode ends)."""
 
   def solved(self) -> bool:
     """Whether the problem is solved; asked once, when the episode has ended."""
 
   def close(self) -> None:
-    """Frees what the episode held."""
+    """Frees the episode's resources."""
 
 
 def marks_answer(action: str) -> bool:
@@ -46,18 +46,18 @@ class Domain:
   """A field of problems.
 
   Attributes:
-    name: what messages call it.
-    step_prompt: system prompt where the model is to write the next step.
-    solve_prompt: system prompt where it is to write a whole solution.
-    steps_heading: stands between the problem and the steps so far.
-    is_final: tells of an action whether it ends the solution.
-    verdict: name of the reward that says whether a solution is right: 1 if it
-      is, less if not. It is a name as RewardConfig.function takes it, and the
-      function gets the solution and the trajectory's answer; without an answer
-      nothing is right.
-    reward: name of the reward of single steps, as RewardConfig.function.
-    environment: makes what executes the actions of an episode, which then says
-      itself whether the problem is solved; None where nothing answers.
+    name: the domain's name in messages.
+    step_prompt: system prompt that asks for the next step.
+    solve_prompt: system prompt that asks for a whole solution.
+    steps_heading: line between the problem and the steps so far.
+    is_final: function that says whether an action ends the solution.
+    verdict: name of the reward of whole solutions, as in RewardConfig.function.
+      It gets the solution and the trajectory's answer; 1 means right, less
+      means wrong. A solution of a trajectory without an answer is never right.
+    reward: name of the reward of single steps, as in RewardConfig.function.
+    environment: makes the Environment of an episode, which then decides
+      instead of the verdict whether the problem is solved; None if the domain
+      has no environment.
   """
 
   name: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Problems of any field, and the wording that other domains build on."""
+"""The domain of general problems, and the wording that others build on."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mathematics problems, whose answers are numbers or expressions."""
+"""The domain of mathematics problems: answers are numbers or expressions."""
 
 from srl_jax.domains import general
 

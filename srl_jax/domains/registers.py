@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task: small register programs, made on the spot.
+"""The embedded task: small register programs, generated on demand.
 
-A program is a list of lines, each a letter and an instruction, in blocks that
-end in ";", and then the digits that the four registers w, x, y, z start with.
-"z+x" sets z to (z + x) mod 10, "y-z" sets y to (y - z) mod 10. A step
-executes one block; hard problems have four blocks of three lines:
+A program is a list of lines in blocks, followed by the start digits of the four
+registers w, x, y, z. Each line is a letter and an instruction, and each block
+ends in ";". "z+x" sets z to (z + x) mod 10, "y-z" sets y to (y - z) mod 10. A
+step executes one block. Hard problems have four blocks of three lines:
 
   problem  ^Dz+xEw-yFx+w;Gy-zHz+wIx-y;?8652
   thought  Dz+x2688658Ew-y8533658Fx+w6393958   each line, the values it reads
@@ -12,13 +12,13 @@ executes one block; hard problems have four blocks of three lines:
   action   F3958                      the last letter and the state after it
   answer   the state after the last line: 3271
 
-The expert's steps are the actions; the thoughts are known here (Step.thought)
-but the data of SRL do not show them. Nobody gets such a step right without
-working through its lines, which is what makes thinking worth learning.
+The expert's steps are the actions. The thoughts are known here (Step.thought),
+but the data of SRL do not show them. A model cannot get such a step right
+without working through its lines, which makes thinking worth learning.
 
-Splits share no problem: a hash of the problem's text says which split it may
-appear in. Everything follows from (split, seed, index) through SHA-512, so
-the data are the same on every machine and Python version.
+Splits share no problem: a hash of the problem's text decides the only split in
+which it may appear. Everything follows from (split, seed, index) through
+SHA-512, so the data are the same on every machine and Python version.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Split = Literal["pretrain", "train", "valid", "test"]
 
 REGISTER_NAMES = "wxyz"
 HARD_BLOCKS = 4
-HARD_LINES = 3  # of each block
+HARD_LINES = 3  # Lines of each block.
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 # Percent of all problems that belong to each split.
 _SHARES: dict[Split, int] = {
@@ -49,14 +49,14 @@ _SHARES: dict[Split, int] = {
 
 
 class _Draws:
-  """Random numbers that follow from a name, the same everywhere for ever."""
+  """Random numbers that follow from a name, the same on every machine."""
 
   def __init__(self, *name: object) -> None:
     text = "/".join(map(str, name))
     self._left = int.from_bytes(hashlib.sha512(text.encode()).digest(), "big")
 
   def below(self, bound: int) -> int:
-    """Returns one of 0..bound-1; 512 bits are there to be used up."""
+    """Returns one of 0..bound-1; uses up some of the 512 bits."""
     self._left, number = divmod(self._left, bound)
     return number
 
@@ -98,7 +98,7 @@ def execute(state: str, line: str) -> str:
 
 
 def _think(state: str, lines: list[str]) -> tuple[str, str]:
-  """Returns the thought that works through the lines, and the state."""
+  """Returns the thought that works through the lines, and the final state."""
   thought = ""
   for line in lines:
     before, state = state, execute(state, line)
@@ -111,8 +111,8 @@ def _draw_problem(draws: _Draws, lines_per_block: Sequence[int]) -> str:
   letter = draws.below(len(_LETTERS) - sum(lines_per_block) + 1)
   problem = "^"
   for lines in lines_per_block:
-    # Different registers change, so that what a thought leaves out cannot
-    # be right by luck unless the lines left out read a zero.
+    # Each line changes another register, so a thought that leaves lines out
+    # ends in a wrong state unless these lines read a zero.
     for dest in draws.sample(REGISTER_NAMES, lines):
       source = draws.sample(REGISTER_NAMES.replace(dest, ""), 1)
       problem += _LETTERS[letter] + dest + "+-"[draws.below(2)] + source
@@ -154,11 +154,14 @@ def generate(
   """Returns expert trajectories with their thoughts.
 
   Args:
-    split: "pretrain", "train", "valid" or "test"; no problem is in two.
-    count: how many; the first ones do not depend on it.
-    seed: another seed gives other problems.
-    blocks: blocks (and so steps) per problem.
-    lines: lines per block, 1 to 4; at most 26 in all.
+    split: "pretrain", "train", "valid" or "test"; no problem is in two splits.
+    count: number of trajectories; a smaller count gives the first of them.
+    seed: seed of the problems; another seed gives other problems.
+    blocks: blocks per problem, and so steps.
+    lines: lines per block, 1 to 4; at most 26 per problem.
+
+  Raises:
+    ValueError: the split, the count or the shape is not possible.
   """
   if split not in _SHARES:
     raise ValueError(
@@ -196,21 +199,22 @@ def _check_shape(blocks: int, lines: int) -> None:
 class PretrainingConfig:
   """How well, and how badly, the student is taught before SRL.
 
-  Easy problems have up to six blocks of one to three lines, 11 lines at most,
-  one less than hard ones have, and are solved right. Each step of a hard
-  problem is thought through to its end with probability
-  `finish_probability`. Otherwise the thought stops after the first
-  `stop_after` of its three lines, and the action reports the state reached so
-  far, which is right only if the others add or subtract a zero: 3% of the
+  Easy problems have up to six blocks of one to three lines, and at most 11
+  lines, one fewer than hard problems. Their solutions are right. In a hard
+  problem, the thought of each step works through all three lines with
+  probability `finish_probability`. Otherwise it stops after the first
+  `stop_after` lines, and the action reports the state reached so far. This
+  state is right only if the other lines add or subtract a zero: 3% of the
   time. So with the defaults a hard step is right 0.04 + 0.96 * 0.03 = 6.9% of
-  the time, and a hard problem once in 45,000 times: that is the support that
-  SRL and RLVR have.
+  the time, and a hard problem once in 45,000 times. This is the support that
+  SRL and RLVR start from.
 
   Attributes:
     easy_fraction: share of easy problems.
-    finish_probability: see above; per step.
-    stop_after: see above, 1 or 2; several are equally likely. Never 0: an
-      empty thought breaks the format.
+    finish_probability: probability that a hard step's thought is complete.
+    stop_after: number of lines, 1 or 2, after which an incomplete thought
+      stops; several values are equally likely. It is never 0, because an empty
+      thought breaks the format.
   """
 
   easy_fraction: float = 0.6
@@ -229,7 +233,7 @@ class PretrainingConfig:
       )
 
   def step_accuracy(self) -> float:
-    """Returns how often a hard step of the examples is right (expected)."""
+    """Returns the expected share of right steps in hard examples."""
     # One line left out reads a zero once in ten. Two lines read the same
     # register with probability 2/9: 2/9 * 1/10 + 7/9 * 1/100 = 3/100.
     luck = [{1: 0.03, 2: 0.1}[n] for n in self.stop_after]
@@ -240,17 +244,17 @@ class PretrainingConfig:
 def pretraining_examples(
   count: int, seed: int = 0, config: PretrainingConfig | None = None
 ) -> list[Trajectory]:
-  """Returns what the student is pre-trained on, planted weakness included.
+  """Returns the student's pre-training data, planted weakness included.
 
-  The problems are of the split "pretrain". Thoughts are filled in. After a
-  wrong action the solution goes on from the state that was written, as the
-  student's own would. `answer` is the true one, and metadata counts the steps
+  The problems are from the split "pretrain". Thoughts are filled in. After a
+  wrong action the solution continues from the state that was written, as the
+  student's own would. `answer` is the true one. The metadata counts the steps
   that are right given the state before them.
 
   Args:
-    count: how many; the first ones do not depend on it.
-    seed: another seed gives other problems and other slips.
-    config: default PretrainingConfig().
+    count: number of examples; a smaller count gives the first of them.
+    seed: seed of the examples; another seed gives other problems and slips.
+    config: the planted weakness; by default PretrainingConfig().
   """
   config = config or PretrainingConfig()
   examples = []
@@ -281,7 +285,7 @@ def pretraining_examples(
 
 
 def _draw_easy_shape(draws: _Draws) -> list[int]:
-  """Returns the lines of each block."""
+  """Returns the number of lines in each block."""
   blocks = 1 + draws.below(6)
   left = HARD_LINES * HARD_BLOCKS - 1
   shape = []
@@ -317,16 +321,16 @@ def _right_steps(problem: str, steps: tuple[Step, ...]) -> int:
 def make_splits(
   sizes: Mapping[str, int], seed: int
 ) -> dict[str, list[Trajectory]]:
-  """Returns hard problems with their expert's steps, split by split."""
+  """Returns hard problems with the expert's steps, split by split."""
   return {split: generate(split, n, seed) for split, n in sizes.items()}
 
 
 def make_student_splits(
   sizes: Mapping[str, int], seed: int
 ) -> dict[str, list[Trajectory]]:
-  """Returns what the student is pre-trained on, and hard problems as a test.
+  """Returns the student's pre-training data, with hard problems as a test.
 
-  Those are of the split "valid", so that "test" stays unseen.
+  The hard problems are from the split "valid", so that "test" stays unseen.
   """
   return {
     "train": pretraining_examples(sizes["train"], 2 * seed),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Science problems; s1K-1.1 tells them from those of mathematics."""
+"""The domain of science problems, which s1K-1.1 marks as such."""
 
 from srl_jax.domains import general
 

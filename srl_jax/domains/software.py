@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Issues in a code repository, resolved action by action."""
+"""The domain of issues in a code repository, resolved action by action."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _SUBJECT = "software engineering issues in a code repository"
 
 
 def submits(action: str) -> bool:
-  """Whether an action hands the work in, as SWE-agent's do."""
+  """Whether an action submits the work, in the form that SWE-agent uses."""
   return action.strip() == "submit" or "<function=submit>" in action
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good a model is: single steps and whole solutions."""
+"""Measures how good a model is at single steps and at whole solutions."""

@@ -30,12 +30,16 @@ def bootstrap(
   *,
   seed: int = 0,
 ) -> Estimate:
-  """Ratio of sums with a percentile bootstrap interval over its terms.
+  """Returns a ratio of sums with a percentile bootstrap interval.
 
   Args:
-    numerators: one term per problem (or trajectory).
-    denominators: likewise; ones if absent, which makes it a mean.
-    seed: of the resampling.
+    numerators: one term per problem (or trajectory); these are resampled.
+    denominators: one term per problem; if absent all are 1, and the ratio is a
+      mean.
+    seed: seed of the resampling.
+
+  Returns:
+    The estimate; all NaN if the denominators sum to 0.
   """
   top = np.asarray(numerators, np.float64)
   bottom = np.ones_like(top) if denominators is None else denominators
@@ -50,7 +54,7 @@ def bootstrap(
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
-  """Unbiased estimate of pass@k (Chen et al. 2021, Eq. 1).
+  """Returns the unbiased estimate of pass@k (Chen et al. 2021, Eq. 1).
 
   Example: 1 of 4 samples correct gives pass@2 = 1 - C(3,2)/C(4,2) = 0.5; the
   biased 1 - (1 - 1/4)^2 would be 0.4375.

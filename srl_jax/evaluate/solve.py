@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: single steps against the expert's, and whole solutions.
+"""Evaluates whole solutions of problems.
 
-Whole solutions are found in one of two ways. "turns" is what SRL trains: the
-model sees the problem and its own earlier actions, thinks, writes the next
-action, and its thought is dropped. "solve" lets it write everything in one
-go, with its thoughts left in context. The two can differ a lot, so both can
-be reported; the first is the default.
+The model finds a solution in one of two modes. "turns" is what SRL trains: at
+each turn the model sees the problem and its own earlier actions, thinks and
+writes the next action, and its thought is dropped. In the mode "solve" the
+model writes everything in one go, with its thoughts left in context. The
+results can differ a lot, so both are reported by default.
 
 Every number comes with a bootstrap interval over problems.
 """
@@ -35,17 +35,19 @@ class EvalConfig:
   """What is measured before and after training.
 
   Attributes:
-    modes: how whole solutions are found: "turns" (step by step, thoughts
+    modes: how the model finds whole solutions: "turns" (step by step, thoughts
       dropped), "solve" (in one go) or both.
-    problems: how many problems of the test split; 0 for all.
+    problems: number of problems of the test split to solve; 0 for all.
     samples: solutions per problem for avg@n and pass@k; 0 for greedy only.
-    temperature: temperature of those samples, and of the sampled single steps
-      (greedy decoding is always reported too).
-    max_turns: turns after which a solution without a final answer ends.
-    max_turn_tokens: limit of each turn, and of a single step, in tokens.
-    max_solve_tokens: limit of a solution in one go, in tokens.
-    step_trunks: how many test trajectories the step metrics use; 0 for all.
-    rows_per_batch: solutions or trunks decoded together.
+    temperature: temperature of these samples and of the sampled single steps.
+      Greedy decoding is always reported too.
+    max_turns: number of turns after which a solution without a final answer
+      ends.
+    max_turn_tokens: maximal length of each turn, and of a single step, in
+      tokens.
+    max_solve_tokens: maximal length of a solution in one go, in tokens.
+    step_trunks: number of test trajectories for the step metrics; 0 for all.
+    rows_per_batch: number of solutions or trunks decoded together.
   """
 
   modes: tuple[Mode, ...] = ("turns", "solve")
@@ -77,22 +79,23 @@ def solve_problems(
   """Lets the model solve problems; all processes get all episodes.
 
   Args:
-    make_sampler: (sampling config, task) to a compiled sampler.
-    params: parameters.
+    make_sampler: a function (sampling config, task) -> compiled sampler.
+    params: the model's parameters.
     trajectories: problems with reference answers, or of a domain with an
       environment.
     mode: "turns" or "solve".
     samples: solutions per problem.
-    temperature: 0 for greedy.
-    config: limits.
-    context_turns: how many of the last actions "turns" shows; 0 for all.
+    temperature: sampling temperature; 0 for greedy decoding.
+    config: the limits of turns and tokens.
+    context_turns: how many of the last actions the model sees in the mode
+      "turns"; 0 for all.
     key: random key.
-    template: wording.
-    tokenizer: tokens.
+    template: the wording of the prompts.
+    tokenizer: the tokenizer.
     max_positions: the model's context length in tokens.
 
   Returns:
-    See sample_episodes.
+    The episodes and the work that they took, as sample_episodes returns them.
 
   Raises:
     ValueError: the limits leave no room for any problem.
@@ -131,7 +134,7 @@ def solve_problems(
 def summarise(
   episodes: Sequence[Episode], problems: int, samples: int
 ) -> dict[str, Estimate]:
-  """Accuracy over problems: avg@n, and unbiased pass@k for k = 2, 4, ... n.
+  """Returns avg@n, and unbiased pass@k for k = 2, 4, ... n, over problems.
 
   With one sample per problem the only entry is "accuracy".
   """

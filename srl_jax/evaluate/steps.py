@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of single steps: sampled steps beside those of the expert."""
+"""Evaluates single steps: compares sampled steps with the expert's."""
 
 from __future__ import annotations
 
@@ -32,20 +32,21 @@ def evaluate_steps(
   """Samples the next step at every branch point and compares it.
 
   Args:
-    sampler: at the temperature and group size to measure.
-    params: parameters.
-    trunks: trunks of task "step"; all processes give the same ones.
+    sampler: a sampler with the temperature and group size to measure.
+    params: the model's parameters.
+    trunks: trunks of task "step"; all processes pass the same ones.
     key: random key of the samples.
-    tokenizer: decodes.
-    scorer: the reward that is reported.
-    widths: of the padded batches; `batching.widths(trunks)` or more.
+    tokenizer: the tokenizer that decodes the samples.
+    scorer: the scorer of the reported reward.
+    widths: widths of the padded batches; at least `batching.widths(trunks)`.
     rows_per_batch: trunks decoded together.
 
   Returns:
-    "reward", "similarity" (0 where the format is broken), "exact" (the action
-    is the target, character by character), "format_failure", and
-    "similarity_step_1", ... by step depth; intervals over trajectories. Where
-    the reward is no similarity, its mean is called "value" instead.
+    The means "reward", "similarity" (0 where the format is broken), "exact"
+    (the action equals the target, character by character), "format_failure",
+    and "similarity_step_1", ... by step depth, with intervals over
+    trajectories. If the reward is not a similarity, its means are called
+    "value" and "value_step_1", ... instead.
   """
   kind = "similarity" if scorer.is_similarity else "value"
   sums: dict[str, np.ndarray] = {}

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results for people: tables, samples, curves."""
+"""Shows results to people as tables, samples and curves."""

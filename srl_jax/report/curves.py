@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics over the update steps, drawn with matplotlib."""
+"""Draws metrics over the update steps with matplotlib."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 def plot_metrics(
   rows: Sequence[Mapping[str, float | None]], names: Sequence[str]
 ) -> Figure:
-  """Draws metrics over the optimizer steps, a panel each.
+  """Draws metrics over the update steps, one panel each.
 
   Needs matplotlib, which the extra "colab" installs.
 
   Args:
-    rows: of a run's metrics.jsonl, see `metrics.read_rows`.
-    names: metrics, such as "srl/reward"; rows without it are passed over.
+    rows: rows of a run's metrics.jsonl (see `metrics.read_rows`).
+    names: names of metrics, such as "srl/reward". A panel leaves out rows
+      without its metric.
 
   Raises:
-    ValueError: no row has a metric of that name; lists the ones there are.
+    ValueError: no row has a metric of that name; the message lists the names
+      that exist.
   """
   with needed_for("Plots of metrics", "matplotlib"):
     from matplotlib.figure import Figure

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples beside the steps of the expert, as text and as HTML."""
+"""Shows samples beside the expert's steps, as text and as HTML."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ class Sample(NamedTuple):
   """A sampled step beside the expert's.
 
   Attributes:
-    heading: which step it is.
-    context: what the model was given.
-    thought: what it thought; "" if the format is broken.
-    action: the step it wrote; all that it wrote if the format is broken.
-    expert: the step it is compared with.
-    reward: what it got.
-    failure: how the format is broken, "" if it is not.
+    heading: name of the trajectory and the step.
+    context: the text that the model was given.
+    thought: the model's thought; "" if the format is broken.
+    action: the step that the model wrote; its whole text if the format is
+      broken.
+    expert: the expert's step.
+    reward: the sample's reward.
+    failure: how the format is broken; "" if it is not.
   """
 
   heading: str
@@ -36,11 +37,11 @@ class Sample(NamedTuple):
 
 
 def samples_text(samples: Sequence[Sample], *, color: bool = False) -> str:
-  """Shows samples above the expert's steps, the matching blocks marked.
+  """Returns samples above the expert's steps, with matching blocks marked.
 
   Args:
-    samples: any number.
-    color: mark by the colours of a terminal instead of brackets.
+    samples: any number of samples.
+    color: marks by terminal colours instead of brackets.
   """
   mark = _bold_green if color else "⟦{}⟧".format
   return "\n\n".join(_sample_text(sample, mark) for sample in samples)
@@ -69,11 +70,11 @@ def _bold_green(text):
 
 
 def samples_html(samples: Sequence[Sample]) -> str:
-  """Shows samples beside the expert's steps, the matching blocks marked.
+  """Returns samples beside the expert's steps, with matching blocks marked.
 
   Returns:
-    HTML to be displayed in a notebook or put into a page; everything that a
-    model or an expert wrote is escaped.
+    HTML for a notebook or a page. All text of the model and the expert is
+    escaped.
   """
   return "\n".join(map(_sample_html, samples))
 
@@ -109,16 +110,16 @@ def _headline(sample: Sample) -> str:
 
 
 def _shortened(text: str, chars: int = 400) -> str:
-  """The end of a long text: the steps that the next one follows."""
+  """The end of a long text, which holds the most recent steps."""
   return text if len(text) <= chars else f"[...] {text[-chars:]}"
 
 
 def _marked_pair(
   sample: Sample, mark: Callable[[str], str], clean: Callable[[str], str]
 ) -> tuple[str, str]:
-  """Action and expert's step with their matching blocks marked.
+  """The action and the expert's step with their matching blocks marked.
 
-  Where the format is broken nothing was compared, so nothing is marked.
+  If the format is broken, nothing was compared and nothing is marked.
   """
   blocks = []
   if not sample.failure:
@@ -139,7 +140,7 @@ def _marked(text, spans, mark, clean):
 
 
 def _printable(text: str) -> str:
-  """Takes out what a terminal would obey instead of show."""
+  """Replaces characters that a terminal would obey instead of showing."""
 
   def shown(char):
     if char.isprintable() or char == "\n":

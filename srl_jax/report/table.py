@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results as a table: a row per metric, a column per moment."""
+"""Prints results as a table: a row per metric, a column per moment."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Results = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 def table(results: Results) -> str:
-  """Lays results out, a row per metric and a column per moment.
+  """Returns results as a table: a row per metric, a column per moment.
 
   Args:
-    results: {moment: {metric: [value, low, high]}}; the bounds are those of
+    results: {moment: {metric: [value, low, high]}}, where low and high bound
       the 95% interval.
 
   Returns:
-    A table with values as "0.512 [0.480, 0.544]".
+    A table of cells such as "0.512 [0.480, 0.544]".
   """
   moments = list(results)
   metrics: dict[str, None] = {}

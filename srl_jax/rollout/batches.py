@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples trunks that every process holds whole, batch by batch.
+"""Samples trunks batch by batch where every process holds the whole batch.
 
-So does evaluation: every process knows all problems and gets all completions.
-In training each process holds its own part of a batch; see rounds.py.
+Evaluation works like this: every process knows all problems and gets all
+completions. In training each process holds its own part of a batch (rounds.py).
 """
 
 from __future__ import annotations
@@ -30,15 +30,16 @@ def sample_batches(
   widths: Widths,
   trunks_per_batch: int,
 ) -> Iterator[tuple[int, TrunkBatch, Branches]]:
-  """Yields (index of the first trunk, batch, its branches) batch by batch.
+  """Yields (index of the batch's first trunk, batch, its sampled branches).
 
   Args:
     sampler: the compiled sampler.
-    params: parameters.
-    trunks: the same on all processes.
+    params: the model's parameters.
+    trunks: the trunks; every process passes the same ones.
     key: random key.
-    widths: of the padded batches; `batching.widths(trunks)` or more.
-    trunks_per_batch: the last batch is filled up to it with empty rows.
+    widths: widths of the padded batches; at least `batching.widths(trunks)`.
+    trunks_per_batch: trunks sampled together. Empty rows fill up the last
+      batch.
   """
   for first in range(0, len(trunks), trunks_per_batch):
     batch = batching.collate(
@@ -57,18 +58,18 @@ def sample_batches(
 def sample_all(
   sampler: Sampler, params: Any, batch: TrunkBatch, key: jax.Array, rows: int
 ) -> Branches:
-  """Samples a batch that every process holds whole; so are the results.
+  """Samples a batch that every process holds whole; all get all branches.
 
   Args:
     sampler: the compiled sampler.
-    params: parameters.
-    batch: N trunks, at most `rows`.
+    params: the model's parameters.
+    batch: N trunks, at most `rows`; every process passes the same ones.
     key: random key.
-    rows: the batch is filled up with empty rows to this number, rounded up
-      to what the mesh needs.
+    rows: number of rows to run. Empty rows fill up the batch to this number,
+      rounded up to what the mesh needs.
 
   Returns:
-    Branches of the N trunks as numpy arrays.
+    The branches of the N trunks as numpy arrays.
   """
   count = len(batch.sources)
   processes = jax.process_count()
@@ -86,11 +87,11 @@ def sample_all(
 
 
 def fitting_rows(sampler: Sampler, rows: int) -> int:
-  """Rounds up to rows that divide over the devices and processes."""
+  """Rounds a number of rows up until it divides over devices and processes."""
   multiple = math.lcm(jax.process_count(), sampler.batch_devices)
   return rounded_up(rows, multiple)
 
 
 def rounded_up(number: int, multiple: int) -> int:
-  """The smallest multiple that is not less than the number."""
+  """Returns the smallest multiple of `multiple` that is at least `number`."""
   return -(-number // multiple) * multiple

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Episodes: many problems, many samples, many turns.
+"""Samples episodes: many problems, many samples, many turns.
 
 At each turn the model sees the problem and its own actions so far, thinks, and
-writes the next action; its thought is dropped. Where the domain has an
-environment, it executes the action, and what it answers enters the context as
-it does in the trunks of training. All open episodes take a turn together, and
-those with the same context share a trunk (turns.py): at the first turn all
-samples of a problem, later those that have done the same.
+writes the next action. Its thought is dropped. If the domain has an
+environment, the environment executes the action, and its observation enters
+the context as in the trunks of training. All open episodes take a turn
+together. Episodes with the same context share a trunk (turns.py): at the first
+turn all samples of a problem, later the samples with the same actions.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Episode:
   Attributes:
     problem: index of the trajectory.
     sample: index of the sample.
-    texts: what the model wrote, turn by turn, thoughts included.
-    actions: what it did; one less than texts if the last holds no action.
-    observations: what the environment answered to each action; () if there
-      is none.
+    texts: the model's completions, turn by turn, thoughts included.
+    actions: the actions in these texts; one fewer if the last text has none.
+    observations: the environment's answer to each action; () without an
+      environment.
     ending: "answered" (by a final action), "environment done", "no action",
       "turn limit" or "context full".
-    is_correct: whether the environment says that the problem is solved;
-      without one, whether the domain's verdict on the actions is 1.
+    is_correct: whether the environment says that the problem is solved.
+      Without an environment, whether the domain's verdict on the actions is 1.
   """
 
   problem: int
@@ -65,12 +65,13 @@ class Episode:
 
 
 class EpisodeStats(NamedTuple):
-  """What sampling took.
+  """The work that sampling took.
 
   Attributes:
-    completions: turns of all episodes together.
-    context_tokens: tokens of the contexts of all of them.
-    trunk_tokens: those of them that were run; equal contexts share a trunk.
+    completions: number of completions: the turns of all episodes.
+    context_tokens: tokens in the contexts of all completions.
+    trunk_tokens: the context tokens that were run; equal contexts share a
+      trunk.
   """
 
   completions: int
@@ -96,31 +97,32 @@ def sample_episodes(
   """Lets the model solve problems; all processes get all episodes.
 
   The random numbers of a completion follow from key, problem, task, turn and
-  sample, so what else is sampled changes at most how its logits are rounded.
-  An environment lives in one process, which tells the others what it answers.
+  sample, so other episodes change at most how its logits are rounded. Each
+  environment lives in one process, which sends its observations to the others.
 
   Args:
-    sampler: of one sample per branch point.
-    params: parameters.
-    trajectories: the problems; the experts' steps are not shown.
-    task: "step", or "solve", where the one action is the whole solution.
+    sampler: a sampler with one sample per branch point.
+    params: the model's parameters.
+    trajectories: the problems; the model does not see the expert's steps.
+    task: "step" for one step per turn; "solve" for one action that is the
+      whole solution.
     samples: episodes per problem.
-    turns: an episode has at most so many.
-    context_turns: how many of the last actions are shown; 0 for all. See
+    turns: maximal number of turns of an episode.
+    context_turns: how many of the last actions the model sees; 0 for all. See
       TrunkConfig.
     rows_per_batch: episodes decoded together.
     max_positions: the model's context length in tokens.
     key: random key.
-    template: wording.
-    tokenizer: tokens.
+    template: the wording of the prompts.
+    tokenizer: the tokenizer.
 
   Returns:
-    All samples of the first problem, of the second, and so on; and what they
-    took.
+    The episodes, with all samples of the first problem first, then those of
+    the second and so on; and the work that they took.
 
   Raises:
-    RuntimeError: an environment or a verdict failed; names domain, problem
-      and action.
+    RuntimeError: an environment or a verdict failed. The message names the
+      domain, the problem and the action.
     ValueError: a verdict cannot be imported.
   """
   everything = _begin(trajectories, task, samples, template, tokenizer)
@@ -169,10 +171,11 @@ class _Open:
   """An episode under way.
 
   Attributes:
-    owner: the process in which its environment lives.
+    owner: index of the process in which its environment lives.
     head: tokens of the problem.
-    segments: tokens of the actions so far and what was answered to each.
-    environment: only where it lives, from the first action to the end.
+    segments: tokens of each action so far, with the observation after it.
+    environment: the environment, from the first action to the end of the
+      episode; None in all processes but the owner.
   """
 
   problem: int
@@ -191,7 +194,7 @@ class _Open:
   is_correct: bool = False
 
   def prompt(self, turn_name: str, context_turns: int) -> Prompt:
-    """The context of the next turn, which has a name in its task."""
+    """The context of the next turn; turn_name names its random numbers."""
     name = f"{self.trajectory.id}/{turn_name}/{self.sample}"
     tokens = list(self.head)
     for segment in self.segments[-context_turns:]:  # [-0:] is all of them.
@@ -201,7 +204,7 @@ class _Open:
     )
 
   def ended(self) -> Episode:
-    """What it came to."""
+    """The finished episode."""
     return Episode(
       problem=self.problem,
       sample=self.sample,
@@ -213,7 +216,7 @@ class _Open:
     )
 
   def execute(self) -> tuple[str, bool]:
-    """Executes the last action; returns what the environment does."""
+    """Executes the last action; returns (observation, whether it is over)."""
     if self.environment is None:
       self.environment = self.domain.environment()
       self.environment.reset(self.trajectory)
@@ -225,7 +228,7 @@ class _Open:
     return observation, bool(is_over)
 
   def judge(self) -> bool:
-    """Whether the problem is solved; nothing that was not done solves one."""
+    """Whether the problem is solved; an episode without actions solves none."""
     if self.domain.environment:
       if self.environment is None:
         return False
@@ -244,13 +247,13 @@ class _Open:
     return self.verdict(solution, self.trajectory.answer, **more) >= 1
 
   def leave_environment(self) -> None:
-    """Closes an environment that was left open because something failed."""
+    """Closes the environment if a failure has left it open."""
     if self.environment is not None:
       with contextlib.suppress(Exception):
         self.environment.close()
 
   def failure(self) -> str:
-    """The message about the exception that is being handled."""
+    """The error message for the exception that is being handled."""
     what = "environment" if self.domain.environment else "verdict"
     action = shorten(self.actions[-1])
     return (
@@ -284,7 +287,7 @@ def _act(
   template: Template,
   tokenizer: Tokenizer,
 ) -> None:
-  """Takes the actions out of the texts and executes them."""
+  """Extracts the actions from the texts and executes them."""
   for episode, text in zip(episodes, texts, strict=True):
     episode.texts.append(text)
     action = format.split_lenient(text).action
@@ -321,10 +324,10 @@ def _judged(episodes: Sequence[_Open]) -> list[_Open]:
 def _on_owners(
   episodes: Sequence[_Open], call: Callable[[_Open], Any]
 ) -> list[Any]:
-  """Calls a function of each episode in one process; all get the results.
+  """Calls a function in each episode's owner; all processes get the results.
 
   Raises:
-    RuntimeError: it failed, in whichever process.
+    RuntimeError: the function failed in some process.
   """
   results: dict[int, Any] = {}
   failure, cause = "", None

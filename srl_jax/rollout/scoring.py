@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From sampled branches to rewards, on the host.
+"""Scores sampled branches on the host.
 
-Decodes the completions, hands them with the expert's targets to a Scorer
-(which may spread them over worker processes), and lays the results out as
-arrays. What a reward is, is decided in `srl_jax.rewards`; which one it is,
-by the config or by the domain of the data.
+`score_branches` decodes the completions, passes them with the expert's targets
+to a Scorer (which may spread them over worker processes), and returns the
+results as arrays. `srl_jax.rewards` defines the rewards. The config or the
+domain of the data chooses one.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ def resolve_reward(
   domains: Mapping[str, Domain],
   stage: str,
 ) -> RewardConfig:
-  """Puts the reward that the domain names in place of "domain".
+  """Replaces the reward function "domain" by the one that the domain names.
 
   Args:
-    reward: of a stage; it comes back as it is if it names a function itself.
-    task: "step" has the domain's reward, "solve" its verdict.
-    domains: of the data, by the names that they have there.
-    stage: its section in the config, for the message.
+    reward: a stage's reward config; returned unchanged if it names a function
+      itself.
+    task: "step" takes the domain's reward, "solve" its verdict.
+    domains: the domains of the data, by name.
+    stage: the stage's section in the config, for the error message.
 
   Raises:
     ValueError: the domains name different rewards.
@@ -68,7 +69,7 @@ def resolve_reward(
 def completion_texts(
   branches: Branches, tokenizer: Tokenizer
 ) -> list[list[Completion]]:
-  """Decodes the completions of host branches, one list per trunk.
+  """Decodes the completions of host branches; returns one list per trunk.
 
   The stop token that ended a completion is not part of its text.
   """
@@ -97,11 +98,12 @@ def score_branches(
   """Scores every branch of the real branch points.
 
   Args:
-    batch: N trunks with the expert targets.
+    batch: N trunks with the expert's targets.
     branches: host arrays [N, R, ...], R = K * G.
-    tokenizer: decodes the completions.
-    scorer: rewards texts.
-    only_NKG: score these only; the others get what padding points get.
+    tokenizer: the tokenizer that decodes the completions.
+    scorer: the scorer of the texts.
+    only_NKG: True for the branches to score; None for all. The others get the
+      values of padding points: NaN, and failure 0.
   """
   rows, points = batch.trunks.is_real_NK.shape
   samples = branches.length_NR.shape[1] // points
@@ -109,7 +111,7 @@ def score_branches(
   places, completions, targets, contexts = [], [], [], []
   for n, trunk in enumerate(batch.sources):
     for k, point in enumerate(trunk.points):
-      # One for all samples, so that it goes to a worker once.
+      # All samples share one context, so that it goes to a worker once.
       context = None
       if scorer.wants_context:
         context = reward_context(trunk.trajectory, point.step)
@@ -136,7 +138,7 @@ def score_branches(
 
 
 def reward_context(trajectory: Trajectory, step: int) -> RewardContext:
-  """Where the samples of a step are; their thoughts are put in later."""
+  """Returns the reward context of a step's samples, still without a thought."""
   return RewardContext(
     thought="",
     problem=trajectory.problem,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Padded arrays hold exactly the trunks, and refuse what does not fit."""
+"""Padded arrays hold exactly the trunks; trunks that do not fit are refused."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates: how they are rendered, cut, and refused."""
+"""Chat templates are rendered, cut, and refused if they cannot be cut."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def of(family):
       "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\n",
       "<|im_end|>\n<|im_start|>assistant\n",
     ),
-    # The model itself opens its thought.
+    # The template does not open the think block; the model does.
     (
       "qwen3",
       "<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\n",
@@ -38,7 +38,7 @@ def of(family):
       "Be short.<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n",
       "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     ),
-    # Refuses a system message, so that it goes into the user's.
+    # The template refuses a system message, so it goes into the user's.
     (
       "gemma2",
       "<bos><start_of_turn>user\nBe short.\n\n",
@@ -100,7 +100,7 @@ EACH = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     ("{% for m in messages %}", "is not valid Jinja"),
     ("{{ raise_exception('not today') }}", r"be rendered \(not today\)"),
     ("{{ messages[7].content.strip() }}", "cannot be rendered"),
-    # What the sandbox is for.
+    # The sandbox prevents the next two.
     ("{{ ''.__class__.__mro__ }}" + EACH, "cannot be rendered .*unsafe"),
     ("{{ messages.clear() }}" + EACH, "cannot be rendered .*'clear'"),
     ("{{ messages[0].content }}", "leaves the user's text out"),

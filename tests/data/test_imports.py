@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Worker processes import the data modules: they must stay light."""
+"""Worker processes import the data modules, which must therefore stay light."""
 
 import subprocess
 import sys

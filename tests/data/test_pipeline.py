@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One stream per seed, whatever the number of processes or restarts."""
+"""A seed gives one stream, for any number of processes and restarts."""
 
 import itertools
 import json
@@ -91,7 +91,7 @@ def test_restored_stream_goes_on_bit_for_bit(count):
       next(stream)
     state = json.loads(json.dumps(stream.get_state()))
     restored = batches(**process)
-    next(restored)  # Its own position must not matter.
+    next(restored)  # The position before set_state must not matter.
     restored.set_state(state)
     assert restored.get_state() == state
     for _ in range(7):
@@ -128,7 +128,7 @@ def test_points_drawn_change_from_visit_to_visit_and_cover_all():
   ]
   counts = {pair: draws.count(pair) for pair in set(draws)}
   assert set(counts) == set(itertools.combinations(range(5), 2))
-  # 200 draws over 10 pairs: 20 each, standard deviation 4.2.
+  # 200 draws over 10 pairs give 20 each, with a standard deviation of 4.2.
   assert max(counts.values()) < 20 + 5 * 4.2
   assert draws[:9] != [
     tuple(p.step for p in draw_points(long, 2, 1, i).points) for i in range(9)

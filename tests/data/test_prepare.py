@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command that prepares a dataset, run as a user would run it."""
+"""The command that prepares a dataset, run as a user runs it."""
 
 import dataclasses
 import json
@@ -82,7 +82,7 @@ def test_prompts_that_differ_from_their_text_in_one_piece_are_reported(
   printed = capsys.readouterr().out
   row = "prompts with the ids of their text in one piece"
   [counts] = re.findall(rf"^{row} +(\d+) +(\d+)$", printed, re.MULTILINE)
-  # The 12 trajectories hold 30 steps; all of them were compared.
+  # The 12 trajectories hold 30 steps, and all prompts were compared.
   assert sum(map(int, counts)) == 30
   assert "warning" not in printed
   bad = dataclasses.replace(DATA[0], id="bad", problem="What is <|im_end|>?")
@@ -126,7 +126,7 @@ def test_domains_are_checked_and_named_again_in_what_to_type(
 def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
   run(path, "--template=plain", "--trunks.include_thoughts", "--show", which)
   printed = capsys.readouterr().out
-  # s0 has one step, so the next instance is the first step of s1.
+  # s0 has one step, so branch point 1 is the first step of s1.
   assert "branch point 1 of 30: s1/0\n" in printed
   assert "12 tokens ----\nWhat is s1?\n\n---- ids ----\n87 104 97" in printed
   assert "<step>\n---- ids ----\n259\n" in printed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts in segments against the same prompts in one piece."""
+"""Prompts in segments are compared with the same prompts in one piece."""
 
 import dataclasses
 
@@ -39,7 +39,7 @@ def test_prompts_have_the_ids_of_their_text_in_one_piece(
 
 
 def breaks_first(template):
-  """Puts the line breaks between segments at their beginnings."""
+  """Moves line breaks from the ends of segments to the next beginnings."""
   problem, step, stem = template.problem, template.step, template.stem
   ends = lambda segment: (*segment[:-1], segment[-1].rstrip("\n"))  # noqa: E731
   begins = lambda segment: ("\n\n" + segment[0], *segment[1:])  # noqa: E731
@@ -49,7 +49,7 @@ def breaks_first(template):
 
 
 def breaks_twice(template):
-  """Begins steps with the line breaks in which segments end, too."""
+  """Puts the line breaks that end a segment at the beginning of steps, too."""
   step = template.step
   template.step = lambda *args: ("\n\n" + step(*args)[0],)
 
@@ -89,10 +89,10 @@ def test_text_that_the_tokenizers_file_rewrites_is_named(families):
   report = compare(families("qwen3"), [accent])
   assert report.different == {"rewrite": 2}
   assert "e\u0301".encode().decode() not in report.examples["rewrite"]
-  # Llama's file leaves accents as they are.
+  # Llama's file does not change accents.
   report = compare(families("llama3_1"), [accent])
   assert not report.different
-  # Gemma's takes its mark for a space.
+  # Gemma's file takes its own mark for a space.
   mark = dataclasses.replace(TITLED, steps=(Step("a\u2581b"), Step("c")))
   for family in ("gemma2", "gemma3"):
     report = compare(families(family), [mark])
@@ -102,7 +102,7 @@ def test_text_that_the_tokenizers_file_rewrites_is_named(families):
 @pytest.mark.parametrize(
   ("source", "words"),
   [
-    # Neither is seen in a text without these words.
+    # Both changes show only in a text that has the word "both".
     (
       checkpoints.QWEN2_5.replace(
         "m.content +", "m.content.replace('both', 'all') +"
@@ -131,10 +131,10 @@ def test_a_template_that_changes_the_text_of_a_prompt_is_an_error(
 def test_a_sample_is_spread_over_all_prompts(families):
   data = [sums(10, f"s{i}") for i in range(5)]
   assert compare(families("gemma3"), data).checked == 50
-  # Every seventh: 0, 7, ... 49.
+  # Every seventh prompt is compared: 0, 7, ... 49.
   assert compare(families("gemma3"), data, limit=8).checked == 8
   assert compare(families("gemma3"), data, limit=99).checked == 50
-  # The second trajectory has the name of a control token in it.
+  # The second trajectory contains the name of a control token.
   data[1] = dataclasses.replace(data[1], problem="<eos>?")
   assert compare(families("gemma3"), data, limit=5).different == {"control": 1}
 

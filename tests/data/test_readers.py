@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Good records are read, bad ones are named, splits never share a problem."""
+"""Good records are read, bad ones named, and splits share no problem."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ JSONL = {"id": "a", "problem": "1+1?", "steps": ["2"]}
 
 
 def write(path, *records):
-  """Writes records, or raw bytes for broken ones, one per line."""
+  """Writes records one per line; broken ones are given as raw bytes."""
   lines = [
     r if isinstance(r, bytes) else json.dumps(r).encode() for r in records
   ]
@@ -178,7 +178,7 @@ def test_splits_have_their_sizes_and_share_no_problem():
   problems = [t.problem for split in splits.values() for t in split]
   assert len(set(problems)) == 50
   for split in splits.values():
-    assert split == [t for t in data if t in split]  # The order of the input.
+    assert split == [t for t in data if t in split]  # In the input's order.
 
 
 def test_copies_of_a_problem_stay_together_whatever_their_spelling():
@@ -191,7 +191,7 @@ def test_copies_of_a_problem_stay_together_whatever_their_spelling():
   for split in splits.values():
     ids = {t.id.rstrip("'") for t in split}
     assert {t.id for t in split} == ids | {i + "'" for i in ids}
-  assert len(splits["valid"]) == 6  # Three problems: 5 would tear one apart.
+  assert len(splits["valid"]) == 6  # 3 problems: 5 would separate two copies.
 
 
 def test_a_split_does_not_change_when_other_data_are_reordered():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a numbered, bold-titled step begins in DeepSeek-R1's solutions."""
+"""DeepSeek-R1's solutions split where a numbered, bold-titled step begins."""
 
 import json
 import re

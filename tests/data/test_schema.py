@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A record that cannot be used says which field is wrong and what to do."""
+"""The error of an unusable record says which field is wrong and what to do."""
 
 import json
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The exact words and control tokens that a model sees."""
+"""Templates give the exact words and control tokens that a model sees."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def text(segment):
 
 
 def prompt(template, trajectory, k, hinted=False):
-  """The whole prompt of instance k, as text."""
+  """The whole prompt of branch point k, as text."""
   parts = [template.problem(trajectory, "step")]
   parts += [template.step(s, i + 1) for i, s in enumerate(trajectory.steps[:k])]
   title = trajectory.steps[k].title if hinted else None
@@ -101,7 +101,7 @@ def test_system_prompt_asks_for_one_step_or_for_the_whole_solution():
 
 
 def of_checkpoint(folder, name="chat"):
-  """The tokenizer of a checkpoint's folder, and a template with it."""
+  """The tokenizer of a checkpoint's folder, and a template for it."""
   config = TokenizerConfig(kind="huggingface", path=str(folder))
   tokenizer = make_tokenizer(config)
   return tokenizer, make_template(name, tokenizer, tokenizer_folder(config))
@@ -142,7 +142,7 @@ def test_a_checkpoints_own_template_stands_around_the_users_text(
   text_ = form.format(system=system_prompt(MATH, "step"), user=USER)
   assert prompt(template, TITLED, 1) == text_
   assert template.whole(TITLED, "step", text_) == text_
-  # What is a control token is one, and what is text is text.
+  # Exactly the control tokens of the form are Special.
   names = [
     part.name
     for part in template.problem(TITLED, "step") + template.stem("step", 2)

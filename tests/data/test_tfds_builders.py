@@ -20,7 +20,7 @@ RICH = Trajectory(
   steps=(Step("", title="T"), Step("a", observation="", thought="b")),
   metadata={"k": "v", "ü": ""},
 )
-# More than ten, so that sorting names as text would not keep their order.
+# More than ten trajectories: sorting their numbers as text changes the order.
 TRAIN = [*(sums(1 + i % 3, f"s{i}") for i in range(12)), TITLED, RICH]
 
 

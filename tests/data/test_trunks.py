@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trunks: shared prefixes, targets, what is dropped, what sharing saves."""
+"""Trunks share prefixes and have the right targets, drops and token counts."""
 
 import dataclasses
 import itertools
@@ -27,7 +27,7 @@ def build(*trajectories, template=None, **config):
 
 
 def seen(trunk, point):
-  """Context and stem of an instance, as text."""
+  """Context and stem of a branch point, as text."""
   return TOKENIZER.decode([*trunk.tokens[: point.at], *point.stem])
 
 
@@ -158,7 +158,8 @@ def test_report_counts_flat_and_shared_prompt_tokens():
   [trunk], report = build(sums(3))
   at = [p.at for p in trunk.points]
   assert at == [13, 20, 30]  # "What is sum?\n", "step 0\n", "step 1 +1\n"
-  # Four samples, one stem token each: 4 * (13+20+30 + 3) against 30 + 4 * 3.
+  # Four samples with one stem token each. Flat: 4 * (13+20+30 + 3) = 264.
+  # Shared: 30 + 4 * 3 = 42.
   assert report.prompt_tokens(4) == (264, 42)
 
 
@@ -174,7 +175,7 @@ def test_expected_trunk_tokens_equal_the_mean_over_all_draws(drawn):
 def test_length_statistics_are_actual_lengths():
   _, report = build(*(sums(1, "x" * n) for n in range(1, 21)))
   stats = report.lengths["trunk"]
-  # len("What is ?\n") + n for n = 1..20
+  # The lengths are len("What is ?\n") + n for n = 1..20.
   assert (stats.min, stats.median, stats.p95, stats.max) == (11, 20, 29, 30)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Domains are found by name, and a data file cannot import one."""
+"""Domains are found by name, and a data file cannot import code."""
 
 import json
 import pathlib
@@ -39,7 +39,7 @@ def test_every_domain_has_its_own_name_and_wording():
 def test_a_users_domain_is_imported_once():
   domain = find_domain(TOY)
   assert domain.name == "toy"
-  # A module that is gone by now is not missed.
+  # The second call does not import the module again.
   sys.modules["toy_domain_for_tests"] = None
   assert find_domain(TOY) is domain
 
@@ -90,7 +90,7 @@ def test_records_of_unknown_domains_are_general_and_counted(tmp_path):
     f"'maths' (2), {TOY!r} (1); write one of {', '.join(DOMAINS)} there, or "
     "set c.data.domain to the domain of all of them"
   )
-  # Else opening a file would be running it.
+  # Importing the name would let a data file run code.
   assert "toy_domain_for_tests" not in sys.modules
 
 
@@ -120,7 +120,7 @@ def test_a_chat_is_worded_by_the_domain():
       for part in segment
     )
 
-  for _ in range(2):  # Cut, and remembered.
+  for _ in range(2):  # The second time the cut comes from the cache.
     segments = template.problem(MOVE, "step"), template.stem("step", 1)
     assert text(*segments) == (
       "<|im_start|>system\nMove the counter by one.<|im_end|>\n"

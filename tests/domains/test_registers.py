@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task: right, disjoint, deterministic, and weak as planned."""
+"""The embedded task is right, disjoint, deterministic, and weak as planned."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ SPLITS = ("pretrain", "train", "valid", "test")
 
 
 def test_the_example_of_the_docstring_holds():
-  # By hand, digits w x y z. D to F: z = 2+6 = 8, w = 8-5 = 3, x = 6+3 = 9.
+  # By hand, with digits w x y z. D to F: z = 2+6 = 8, w = 8-5 = 3, x = 6+3 = 9.
   # G to I: y = 5-8 = -3 = 7, z = 8+3 = 11 = 1, x = 9-7 = 2.
   problem = "^Dz+xEw-yFx+w;Gy-zHz+wIx-y;?8652"
   steps = embedded._solve(problem)
@@ -71,7 +71,7 @@ def test_splits_share_no_problem():
     split: {t.problem for t in embedded.generate(split, 300)}
     for split in SPLITS
   }
-  # By construction, not only by luck of these 300.
+  # The splits are disjoint by construction, not only for these 300 problems.
   for split, texts in problems.items():
     assert len(texts) == 300
     assert {embedded.split_of(p) for p in texts} == {split}
@@ -82,7 +82,7 @@ def test_splits_share_no_problem():
 def test_shares_of_the_splits_are_as_stated():
   places = [embedded.split_of(f"problem {i}") for i in range(4000)]
   for split, share in zip(SPLITS, (0.4, 0.4, 0.1, 0.1), strict=True):
-    # 4000 draws: the standard deviation is at most 0.008.
+    # With 4000 draws the standard deviation is at most 0.008.
     assert abs(places.count(split) / 4000 - share) < 0.03
 
 
@@ -97,7 +97,7 @@ def test_a_trajectory_follows_from_split_seed_and_index():
 
 
 def test_the_data_are_the_same_on_every_machine():
-  # Frozen: a shipped student was trained on exactly these.
+  # The data are frozen, because a shipped student was trained on them.
   listing = embedded.generate("train", 50) + embedded.pretraining_examples(50)
   digest = hashlib.sha256(repr(listing).encode()).hexdigest()
   assert digest[:16] == "a4b1ba3450a3116e"
@@ -122,7 +122,7 @@ def test_easy_examples_are_right_and_hard_ones_stop_early():
   assert all(len(t.steps) == 4 for t in hard)
   lengths = [len(s.thought) // 11 for t in hard for s in t.steps]
   assert set(lengths) == {1, 2, 3}
-  # About 3200 steps: the standard deviation is 0.009 at most.
+  # With about 3200 steps the standard deviation is at most 0.009.
   assert abs(lengths.count(3) / len(lengths) - 0.2) < 0.03
   assert abs(lengths.count(1) / len(lengths) - 0.4) < 0.03
 
@@ -132,7 +132,7 @@ def test_hard_steps_are_right_as_often_as_the_config_says():
   assert config.step_accuracy() == pytest.approx(0.0688)  # 0.04 + 0.96 * 0.03
   examples = embedded.pretraining_examples(2000, 0, config)
   right = sum(int(t.metadata["right_steps"]) for t in examples)
-  # 8000 steps: the standard deviation is 0.0028.
+  # With 8000 steps the standard deviation is 0.0028.
   assert abs(right / 8000 - 0.0688) < 0.0085
   both = PretrainingConfig(finish_probability=0.5, stop_after=(1, 2))
   assert both.step_accuracy() == pytest.approx(0.5 + 0.5 * (0.03 + 0.1) / 2)
@@ -143,7 +143,7 @@ def test_stop_after_two_leaves_one_register_to_luck():
   examples = embedded.pretraining_examples(500, 0, config)
   assert {len(s.thought) for t in examples for s in t.steps} == {22}
   right = sum(int(t.metadata["right_steps"]) for t in examples)
-  # The last source is a zero once in ten; the standard deviation is 0.007.
+  # The last line reads a zero once in ten. The standard deviation is 0.007.
   assert abs(right / 2000 - 0.1) < 0.03
 
 
@@ -161,7 +161,7 @@ def test_a_sloppy_solution_goes_on_from_what_it_wrote():
       assert step.text[0] == lines[-1][0]
       # The action reports the state that the thought reached.
       assert step.text[1:] == step.thought[-4:]
-      # Registers that nothing in the block changes stay as they were.
+      # Registers that no line of the block changes keep their values.
       fixed = set("wxyz") - {line[1] for line in lines}
       for register in fixed:
         at = "wxyz".index(register)

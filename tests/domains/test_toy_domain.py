@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A user's domain, from its data to solutions in its environment."""
+"""A user's domain works from its data to solutions in its environment."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def user_module_is_importable(monkeypatch):
 
 
 def write_data(path):
-  """Every way of up to three steps between two numbers below 13."""
+  """Writes every way of up to three steps between two numbers below 13."""
   lines = []
   for start in range(13):
     for goal in {*range(start - 3, start + 4)} & {*range(13)} - {start}:
@@ -44,7 +44,7 @@ def write_data(path):
 
 @pytest.fixture(scope="module")
 def trained(runs):
-  """A run of SFT and SRL in which nothing but the config names the domain."""
+  """A run of SFT and SRL in which only the config names the domain."""
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(HERE)
     return runs.run(
@@ -65,7 +65,7 @@ def trained(runs):
 def test_its_reward_judges_actions_in_the_state_that_they_were_taken_in(
   trained,
 ):
-  # In a worker process, which would fail on a state that is not the one.
+  # The reward runs in a worker process and asserts that the state is right.
   rows = experiment.metric_rows(trained.workdir)
   measured = {
     k: v for row in rows for k, v in row.items() if k.startswith("srl")
@@ -87,7 +87,7 @@ def test_its_environment_answers_and_says_what_is_solved(trained, moment):
 
 
 def check_solutions(workdir, moment):
-  """Acts them out; returns how many are correct."""
+  """Replays the solutions of a moment; returns the share of correct ones."""
   path = workdir / "solutions" / f"{moment}.jsonl"
   solutions = list(map(json.loads, path.read_text().splitlines()))
   assert len(solutions) == 8
@@ -99,7 +99,7 @@ def check_solutions(workdir, moment):
     for action in filter(None, actions):
       value += {"+": 1, "-": -1}.get(action, 0)
       values.append(str(value))
-    # It answered to every action, up to the goal, where it is over.
+    # The environment answered every action until the counter was at the goal.
     assert seen == values
     assert solution["is_correct"] == (value == goal)
     assert str(goal) not in values[:-1]
@@ -141,7 +141,7 @@ def test_each_environment_lives_in_one_of_two_processes(runs, tmp_path):
   status, output = run_as_two(runs, tmp_path)
   assert status == 0, output
   assert check_solutions(tmp_path, "after_sft") > 0
-  # A problem of the other process, whose environment fails in it alone.
+  # This problem's environment lives, and fails, in the other process only.
   path = tmp_path / "solutions" / "after_sft.jsonl"
   solutions = list(map(json.loads, path.read_text().splitlines()))
   status, output = run_as_two(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A domain as a user might write it: a counter that is to be moved to a goal.
+"""A domain as a user might write it: actions move a counter to a goal.
 
-The problem is "from 2 to 0", and its steps are "-", to which the environment
-answers "1", and "-", to which it answers "0".
+For the problem "from 2 to 0" the steps are "-" and "-". The environment answers
+"1" to the first and "0" to the second.
 """
 
 import os
@@ -15,13 +15,13 @@ def move(value, action):
 
 
 def parse_problem(problem):
-  """(start, goal)."""
+  """Returns (start, goal)."""
   _, start, _, goal = problem.split()
   return int(start), int(goal)
 
 
 def moves_closer(action, target, *, context):
-  """1 if the action moves the counter towards the goal from where it is."""
+  """Returns 1 if the action moves the counter towards the goal, else 0."""
   del target
   assert context.domain == "toy_domain_for_tests:TOY"
   assert context.step == len(context.steps)
@@ -33,7 +33,7 @@ def moves_closer(action, target, *, context):
 
 
 class Counter:
-  """The environment."""
+  """The environment of one episode."""
 
   def reset(self, trajectory):
     if trajectory.id == os.environ.get("TOY_FAILS_AT"):

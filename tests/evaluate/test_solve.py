@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation by hand: estimates, single steps, and whole solutions."""
+"""Evaluation matches hand-computed estimates, steps and whole solutions."""
 
 import dataclasses
 import math
@@ -47,7 +47,7 @@ KEY = None  # Scripted samplers draw nothing.
     (1, 4, 4, 1.0),
     (0, 4, 2, 0.0),
     (4, 4, 2, 1.0),
-    # Two of four wrong: one pair of six is all wrong.
+    # Two of four are wrong, so one pair of six is all wrong.
     (2, 4, 2, 5 / 6),
     (3, 4, 2, 1.0),
     # 1 - C(30,8) / C(32,8).
@@ -59,10 +59,10 @@ def test_pass_at_k_by_hand(correct, samples, k, want):
 
 
 def test_the_interval_of_a_share_is_about_that_of_the_binomial():
-  # 30 of 100: 0.3 +- 1.96 * sqrt(0.21 / 100) = 0.21 to 0.39.
+  # For 30 of 100: 0.3 +- 1.96 * sqrt(0.21 / 100) = 0.21 to 0.39.
   estimate = bootstrap([1.0] * 30 + [0.0] * 70)
   assert estimate.value == 0.3
-  # Resampling 2000 times leaves some 0.01.
+  # Resampling 2000 times leaves an error of about 0.01.
   np.testing.assert_allclose(
     [estimate.low, estimate.high], [0.21, 0.39], atol=0.02
   )
@@ -71,10 +71,10 @@ def test_the_interval_of_a_share_is_about_that_of_the_binomial():
 
 
 def test_a_ratio_is_of_sums_and_its_interval_is_over_problems():
-  # Sums 3 of 12; the mean of ratios would be (1/2 + 2/10) / 2 = 0.35.
+  # The sums are 3 and 12; the mean of ratios would be (1/2 + 2/10) / 2 = 0.35.
   estimate = bootstrap([1, 2], [2, 10])
   assert estimate.value == 0.25
-  # The resamples are one problem, the other, or both.
+  # A resample holds only one problem, only the other, or both.
   assert (estimate.low, estimate.high) == (0.2, 0.5)
 
 
@@ -91,7 +91,7 @@ def test_the_summary_of_episodes():
     for sample, is_correct in enumerate(samples)
   ]
   got = {k: e.value for k, e in summarise(episodes, 2, 4).items()}
-  # The second problem pulls all of it down by half.
+  # The second problem, never solved, halves every number.
   assert got == {"avg@4": 0.125, "pass@2": 0.25, "pass@4": 0.5}
   first = [a for a in episodes if a.sample == 0]
   got = summarise(first, 2, 1)
@@ -99,7 +99,7 @@ def test_the_summary_of_episodes():
 
 
 def scripted(table, **sampling):
-  """A sampler that looks the prompt up."""
+  """A sampler that looks completions up by their prompts."""
   return ScriptedSampler(
     TOKENIZER,
     lambda prompt: Completion(*table[prompt]),
@@ -108,15 +108,15 @@ def scripted(table, **sampling):
   )
 
 
-# Two steps to predict, "step 0" and "step 1 +1", and one, "step 0".
+# Trunk a has the steps "step 0" and "step 1 +1"; trunk b has only "step 0".
 RECORDS, _ = build_trunks(
   [sums(2, "a"), sums(1, "b")], TEMPLATE, TOKENIZER, TrunkConfig()
 )
 STEP_ANSWERS = {
   "What is a?\n<step>": ("<think>t</think>step 0", True),
-  # 6 of 9 characters in order, and 3 of them missing: 2 * 6 / 15.
+  # 6 of the target's 9 characters match and 3 are missing: 2 * 6 / 15.
   "What is a?\nstep 0\n<step>": ("<think>tt</think>step 1", True),
-  # No thought.
+  # The format is broken: there is no thought.
   "What is b?\n<step>": ("step 0", True),
 }
 
@@ -144,7 +144,7 @@ def test_steps_are_compared_with_the_experts(rows_per_batch):
     *("reward", "similarity", "exact", "format_failure"),
     *("similarity_step_1", "similarity_step_2"),
   }
-  # Rewards 1, 0.8 and -1; a broken format has similarity 0.
+  # The rewards are 1, 0.8 and -1; a broken format has similarity 0.
   np.testing.assert_allclose(got["reward"], 0.8 / 3, rtol=1e-6)
   np.testing.assert_allclose(got["similarity"], 1.8 / 3, rtol=1e-6)
   np.testing.assert_allclose(got["exact"], 1 / 3)
@@ -163,7 +163,7 @@ def test_the_mean_of_a_users_reward_is_no_similarity():
   }
   np.testing.assert_allclose(got["value"], 0.5 * 2 / 3)
   np.testing.assert_allclose(got["value_step_2"], 0.5)
-  # The first action is the expert's, whatever the reward says of it.
+  # The first action is exactly the expert's, whatever its reward.
   np.testing.assert_allclose(got["exact"], 1 / 3)
 
 
@@ -245,11 +245,11 @@ def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
 TURNS = {
   "1+2+3?\n<step>": ("<think>one and two</think>1+2=3", True),
   "1+2+3?\n1+2=3\n<step>": ("<think>add three</think>#### 6", True),
-  # Cut by the limit; what is there counts, and is boxed.
+  # The limit cuts this completion, but its boxed answer counts.
   "2*2?\n<step>": ("<think>four</think>so \\boxed{5}", False),
-  # Thinks and does nothing.
+  # The model thinks and writes no action.
   "7?\n<step>": ("<think>7 is 7</think>", True),
-  # Never comes to an end.
+  # The model never marks an answer.
   "8?\n<step>": ("<think>a</think>go", True),
   "8?\ngo\n<step>": ("on", True),
   "8?\ngo\non\n<step>": ("<think>b</think>8", True),
@@ -258,8 +258,8 @@ TURNS = {
 
 def test_turns_go_on_from_the_actions_and_drop_the_thoughts():
   episodes, [(sampling, task)], prompts = solve("turns", TURNS)
-  # Each prompt is a key of the table: anything else in the context would
-  # have been a KeyError.
+  # Each prompt is a key of the table: anything else in the context would be a
+  # KeyError.
   assert sorted(prompts) == sorted(TURNS)
   assert task == "step"
   assert (sampling.samples, sampling.temperature) == (1, 0.5)
@@ -303,8 +303,8 @@ def test_a_solution_that_fills_the_context_ends():
     "8?\n<step>": (f"<think>a</think>{long}", True),
     f"8?\n{long}\n<step>": ("on", True),
   }
-  # Problem and action are 183 tokens. 512 positions less a turn and a stem of
-  # one token have room for them, and just not.
+  # Problem and action are 183 tokens, and the stem is one. A turn of 328 tokens
+  # then just fits into 512 positions; a turn of 329 does not.
   episodes, _, _ = solve("turns", table, max_turn_tokens=328, max_turns=2)
   assert episodes[3].ending == "turn limit"
   episodes, _, prompts = solve("turns", table, max_turn_tokens=329)
@@ -315,12 +315,12 @@ def test_a_solution_that_fills_the_context_ends():
 
 
 def test_limits_that_leave_no_room_for_a_problem_are_refused():
-  # Else every problem would end with its context full, and count as wrong.
+  # Otherwise every problem would end with "context full" and count as wrong.
   with pytest.raises(ValueError, match=r"lower c\.evaluate\.max_solve_tokens"):
     solve("solve", SOLVES, max_solve_tokens=511)
   with pytest.raises(ValueError, match=r"lower c\.evaluate\.max_turn_tokens"):
     solve("turns", TURNS, max_turn_tokens=512)
-  # Room for the stem, but for no token before it.
+  # The limit leaves room for the stem, but for no token before it.
   with pytest.raises(ValueError, match="leave no room for a problem"):
     solve("turns", {}, template=LongStem(), max_turn_tokens=512 - 41)
 
@@ -340,8 +340,8 @@ def test_every_sample_is_an_episode_of_its_own():
 
 
 def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
-  # With a model and a compiled sampler: the bytes mean nothing, but they have
-  # to be the same ones, however many rows are decoded together.
+  # This uses a random model and a compiled sampler. Its bytes mean nothing, but
+  # they must not depend on how many rows are decoded together.
   model = LanguageModel(
     dataclasses.replace(TINY, vocab_size=TOKENIZER.vocab_size)
   )
@@ -385,7 +385,7 @@ def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
   assert few == many
   assert len(set(few)) == 6
   [sampler] = samplers.values()
-  # For each number of rows one program of the first turn, in which samples
-  # share a trunk, and one of the second, in which they do not.
+  # Each number of rows compiles two programs: one for the first turn, in which
+  # samples share a trunk, and one for the second, in which they do not.
   assert sampler.decode._cache_size() == 4
   assert sampler.config == SamplingConfig(samples=1, max_new_tokens=4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables, samples beside the expert's steps, and curves."""
+"""Tables, samples and curves show exactly the results they are given."""
 
 import difflib
 import html
@@ -33,7 +33,7 @@ SPIKED = SAMPLE._replace(
 
 
 class Page(html.parser.HTMLParser):
-  """What a browser makes of a page: text per cell, and what is marked."""
+  """A page as a browser parses it: the text and the marked text per cell."""
 
   def __init__(self, page):
     super().__init__()
@@ -60,7 +60,7 @@ class Page(html.parser.HTMLParser):
 
 
 def blocks_of(a, b):
-  """The matching blocks by Python's own difflib, without the empty last."""
+  """The matching blocks of Python's difflib, without the empty last one."""
   matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
   return matcher.get_matching_blocks()[:-1]
 
@@ -109,7 +109,7 @@ def test_console_samples_hold_nothing_that_a_terminal_obeys():
   )
   text = samples_text([sample])
   assert all(char.isprintable() or char == "\n" for char in text)
-  # One for one, so that blocks stay where they are.
+  # Each character is replaced by one, so the blocks keep their places.
   assert "⟦a\ufffd[2Jb c d\ufffde\ufffd ⟧" in text
 
 
@@ -133,7 +133,7 @@ def test_html_samples_escape_what_models_write():
   heading = "<i>p</i>"
   written = samples_html([SPIKED._replace(heading=heading)])
   clean = samples_html([SAMPLE])
-  # Marks come from block counts; no other tag may come from a text.
+  # The number of marks depends on the text; no other tag may come from it.
   is_ours = lambda tag: tag != "mark"  # noqa: E731
   assert list(filter(is_ours, Page(written).tags)) == list(
     filter(is_ours, Page(clean).tags)
