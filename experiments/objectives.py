@@ -5,18 +5,25 @@ Four passes are made over each batch: in the first one the policy is the one
 that sampled, and nothing is clipped or weighted; from the second one on the
 objectives differ in more than how they average.
 
-Presets (`--config=experiments/objectives.py:NAME`):
+Presets (`--config=experiments/objectives.py:NAME`), with the share of exact
+steps on the validation split after 2, 4 and 10 batches, and the problems solved
+turn by turn at the end (greedy, avg@4); one seed:
 
   grpo     The paper's: clipped surrogate, mean over the tokens of a sequence,
            advantages over the group's standard deviation (the default).
+           21%, 78%, 98%; 98.5%, 92%.
   dapo     Mean over all tokens of the batch, and a higher bound of the clip
            (Yu et al. 2025). Its dynamic sampling is part of all of them.
+           20%, 76%, 98%; 99%, 92%.
   dr_grpo  Sums over tokens by a constant length, and advantages at the scale
-           of the rewards (Liu et al. 2025).
-  tis      REINFORCE with truncated importance weights instead of the clip.
-  kl       grpo with a penalty for leaving the student.
+           of the rewards (Liu et al. 2025). 18%, 68%, 98%; 98.5%, 92%.
+  tis      REINFORCE with truncated importance weights instead of the clip,
+           which costs no token its gradient. 34%, 95%, 98%; 99%, 92%.
+  kl       grpo with a penalty for leaving the student, from which SRL has to
+           lead away here. 21%, 70%, 94%; 98.5%, 81%.
 
-No preset needs a file or an accelerator.
+So on steps this short the average hardly matters, and the clip only for speed.
+No preset needs a file or an accelerator; each takes 2 minutes of one core.
 """
 
 from srl_jax import config
