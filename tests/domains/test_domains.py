@@ -34,11 +34,11 @@ def test_every_domain_has_its_own_name_and_wording():
   assert len({d.solve_prompt for d in DOMAINS.values()}) == len(DOMAINS)
 
 
-def test_a_users_domain_is_imported_once():
+def test_a_users_domain_is_imported_once(monkeypatch):
   domain = find_domain(TOY)
   assert domain.name == "toy"
   # A module that is gone by now is not missed.
-  sys.modules["toy_domain_for_tests"] = None
+  monkeypatch.setitem(sys.modules, "toy_domain_for_tests", None)
   assert find_domain(TOY) is domain
 
 
