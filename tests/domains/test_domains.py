@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Domains are found by name, and a data file cannot import code."""
+"""Domains are found by name, and a data file cannot import one."""
 
 import json
 import pathlib
@@ -24,9 +24,7 @@ MOVE = Trajectory("move", TOY, "from 1 to 0", (Step("-", observation="0"),))
 def nothing_is_imported(monkeypatch):
   monkeypatch.syspath_prepend(HERE)
   monkeypatch.setattr(domains, "_IMPORTED", {})
-  sys.modules.pop("toy_domain_for_tests", None)
-  yield
-  sys.modules.pop("toy_domain_for_tests", None)
+  monkeypatch.delitem(sys.modules, "toy_domain_for_tests", raising=False)
 
 
 def test_every_domain_has_its_own_name_and_wording():
@@ -36,11 +34,11 @@ def test_every_domain_has_its_own_name_and_wording():
   assert len({d.solve_prompt for d in DOMAINS.values()}) == len(DOMAINS)
 
 
-def test_a_users_domain_is_imported_once():
+def test_a_users_domain_is_imported_once(monkeypatch):
   domain = find_domain(TOY)
   assert domain.name == "toy"
-  # The second call does not import the module again.
-  sys.modules["toy_domain_for_tests"] = None
+  # A module that is gone by now is not missed.
+  monkeypatch.setitem(sys.modules, "toy_domain_for_tests", None)
   assert find_domain(TOY) is domain
 
 
@@ -90,7 +88,7 @@ def test_records_of_unknown_domains_are_general_and_counted(tmp_path):
     f"'maths' (2), {TOY!r} (1); write one of {', '.join(DOMAINS)} there, or "
     "set c.data.domain to the domain of all of them"
   )
-  # Importing the name would let a data file run code.
+  # Else opening a file would be running it.
   assert "toy_domain_for_tests" not in sys.modules
 
 
@@ -120,7 +118,7 @@ def test_a_chat_is_worded_by_the_domain():
       for part in segment
     )
 
-  for _ in range(2):  # The second time the cut comes from the cache.
+  for _ in range(2):  # Cut, and remembered.
     segments = template.problem(MOVE, "step"), template.stem("step", 1)
     assert text(*segments) == (
       "<|im_start|>system\nMove the counter by one.<|im_end|>\n"
