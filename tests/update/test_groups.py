@@ -52,9 +52,12 @@ def test_for_right_and_wrong_the_filter_is_some_but_not_all():
   assert kept.tolist() == [0 < correct < 8 for correct in range(9)]
 
 
-def test_switched_off_the_filter_keeps_everything():
-  config = DynamicSamplingConfig(enabled=False)
-  assert is_kept(np.zeros((3, G), np.float32), config).all()
+def test_switched_off_the_filter_keeps_everything_but_padding():
+  # Equal rewards, rewards that differ, and a padding point.
+  reward_PG = np.array([[1, 1], [0, 1], [np.nan, np.nan]], np.float32)
+  off = DynamicSamplingConfig(enabled=False)
+  assert is_kept(reward_PG, off).tolist() == [True, True, False]
+  assert is_kept(reward_PG, DEFAULT).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("fields", [{"epsilon": -0.1}, {"max_rounds": 0}])
