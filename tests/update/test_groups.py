@@ -66,6 +66,11 @@ def test_an_impossible_filter_is_refused(fields):
     DynamicSamplingConfig(**fields)
 
 
+def test_one_round_and_any_difference_are_allowed():
+  config = DynamicSamplingConfig(epsilon=0.0, max_rounds=1)
+  assert is_kept(np.array([0.0, 1e-6], np.float32), config)
+
+
 def a_round(first_number=1, *, update_step=3, round_index=0):
   """Groups of two trunks with three and one points, numbered throughout."""
   i = first_number
@@ -124,12 +129,12 @@ def test_groups_of_a_round_are_its_real_points_in_order():
 def test_trunks_are_told_apart_by_row_round_and_step():
   ids = [
     a_round(update_step=step, round_index=round_index)[2].trunk_id_P
-    for step in (0, 3, 100_000)
+    for step in (0, 3, 256, 100_000)
     for round_index in (0, 1, 19)
   ]
   for of_round in ids:
     assert of_round[0] == of_round[1] == of_round[2] != of_round[3]
-  assert len(np.unique(ids)) == 9 * 2
+  assert len(np.unique(ids)) == 12 * 2
 
 
 def numbers(groups):
@@ -176,6 +181,7 @@ def test_the_state_of_a_pool_goes_on_in_another():
 
 def test_an_empty_pool_has_an_empty_state():
   pool = Pool()
+  assert pool.get_state() == {}
   pool.set_state(Pool().get_state())
   assert len(pool) == 0
   pool.add(a_round()[2])
