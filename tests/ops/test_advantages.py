@@ -68,3 +68,14 @@ def test_group_std_has_divisor_g(run):
   np.testing.assert_allclose(
     run(group_std)(reward_PG), [3**0.5 / 4, 0.5], rtol=1e-6
   )
+
+
+@BOTH
+def test_the_last_axis_is_the_group(run):
+  # One trunk, two groups of two samples. Along the groups the deviations
+  # would be [0.5, 2.5].
+  reward_NKG = np.array([[[1.0, 0.0], [0.0, 5.0]]], np.float32)
+  np.testing.assert_array_equal(run(group_std)(reward_NKG), [[0.5, 2.5]])
+  np.testing.assert_array_equal(
+    run(group_advantages)(reward_NKG), [[[1, -1], [-1, 1]]]
+  )

@@ -31,10 +31,16 @@ WEIGHT_NRC = RNG.standard_normal((N, R, C)).astype(np.float32)
 )
 # The second with its own code, if in one block.
 @pytest.mark.parametrize("max_logits", [0, 1])
-def test_log_prob_and_entropy_by_hand(temperature, probability, max_logits):
+@pytest.mark.parametrize("softcap", [0.0, 2.0])
+def test_log_prob_and_entropy_by_hand(
+  temperature, probability, max_logits, softcap
+):
   logits = np.log(np.array([1.0, 3.0], np.float32)).reshape(1, 1, 1, 2)
+  if softcap:
+    # What the cap makes ln 3 of. Without the cap the odds would be 1 to 3.4.
+    logits = softcap * np.arctanh(logits / softcap)
   logp, entropy, _ = token_logps(
-    Head(jnp.eye(2)),
+    Head(jnp.eye(2), softcap=softcap),
     jnp.asarray(logits),
     np.ones((1, 1, 1), np.int32),
     temperature=temperature,
@@ -45,6 +51,23 @@ def test_log_prob_and_entropy_by_hand(temperature, probability, max_logits):
   np.testing.assert_allclose(logp[0, 0, 0], np.log(p), rtol=1e-5)
   want = -p * np.log(p) - (1 - p) * np.log(1 - p)
   np.testing.assert_allclose(entropy[0, 0, 0], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("max_logits", [0, 1])
+def test_every_token_that_no_other_beats_is_at_the_top(narrow, max_logits):
+  # Twelve tokens in blocks of four. The largest logit, 2, is that of token 3
+  # and of token 8. With the opposite state it is 0, that of tokens 0, 2 and 9.
+  logit_V = np.array([0, 1, 0, 2, 1, 1, 1, 1, 2, 0, 1, 1], np.float32)
+  hidden_RC = np.stack([np.ones(V), -np.ones(V)]).astype(np.float32)
+  _, _, is_top = token_logps(
+    Head(logit_V[:, None]),
+    hidden_RC[None, ..., None],
+    np.broadcast_to(np.arange(V), (1, 2, V)),
+    temperature=1.0,
+    max_logits=max_logits,
+  )
+  assert np.flatnonzero(is_top[0, 0]).tolist() == [3, 8]
+  assert np.flatnonzero(is_top[0, 1]).tolist() == [0, 2, 9]
 
 
 def weighted_sum(table_VD, hidden_NRCD, max_logits, devices):

@@ -27,6 +27,25 @@ def test_angles_by_hand():
   np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+def test_only_long_waves_are_stretched():
+  # Of the five waves, 1/2, 1, 2, 4 and 8 fit into 64 positions. The first two
+  # become 8 times as long, the last two stay. The middle one is a third of
+  # the way from 1 to 4, so it has 2/3 of an eighth and 1/3 of its frequency:
+  # 1/12 + 1/3 = 5/12.
+  frequency_E = np.array([0.5, 1, 2, 4, 8]) * 2 * np.pi / 64
+  got_E = rope.stretch_long_waves(
+    frequency_E,
+    factor=8.0,
+    low_frequency_factor=1.0,
+    high_frequency_factor=4.0,
+    original_positions=64,
+  )
+  # The result is rounded to float32.
+  np.testing.assert_allclose(
+    got_E / frequency_E, [1 / 8, 1 / 8, 5 / 12, 1, 1], rtol=1e-6
+  )
+
+
 def test_every_head_axis_gets_the_same_angle():
   rng = np.random.default_rng(0)
   x_NRTHME = rng.standard_normal((2, 3, 4, 2, 5, 6)).astype(np.float32)

@@ -50,6 +50,23 @@ def test_distribution_by_hand(options, want):
   np.testing.assert_allclose(got[[1, 2, 0]], want, atol=1e-6)
 
 
+def test_each_row_is_filtered_for_itself():
+  # Mass 0.7 needs two tokens of the first row and one of the second. Counted
+  # on from row to row it would be full before the second begins.
+  logits_NBV = np.log([[[0.5, 0.3, 0.2]], [[0.1, 0.8, 0.1]]])
+  got_NBV = np.exp(distribution(logits_NBV, **{**OFF, "top_p": 0.7}))
+  want_NBV = [[[0.625, 0.375, 0]], [[0, 1, 0]]]
+  # Logarithms in float32.
+  np.testing.assert_allclose(got_NBV, want_NBV, atol=1e-6)
+
+
+def test_a_set_that_holds_the_mass_exactly_is_enough():
+  # All numbers are powers of two and exact. The first token alone holds 1/2;
+  # with one more there would be [2/3, 1/3, 0] or, with its tie, the input.
+  got = probs([0.5, 0.25, 0.25], top_p=0.5)
+  np.testing.assert_array_equal(got, [1, 0, 0])
+
+
 def test_what_is_filtered_out_is_impossible_and_ties_are_kept():
   logits = np.log(np.array([[1.0, 4, 2, 2]], np.float32))
   logp = np.asarray(distribution(logits, **{**OFF, "top_k": 2}))[0]

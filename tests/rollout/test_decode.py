@@ -334,18 +334,6 @@ def test_one_slot_runs_one_branch_after_the_other():
   assert policy.turns == 6 + 3 + 8
 
 
-def test_the_cache_doubles_from_its_start_to_the_longest_row():
-  for start, widths in (
-    (0, [20]),
-    (20, [20]),
-    (64, [20]),
-    (11, [20]),
-    (3, [3, 5, 10, 20]),
-    (10, [10, 20]),
-  ):
-    assert rollout_lib.cache_widths(start, 20) == widths
-
-
 def test_more_samples_begin_with_the_same_ones():
   trunks, points = make_trunks([A, B]), [(0, 0), (0, 1), (1, 0)]
   assert completions(trunks, points, 7) == completions(trunks, points)

@@ -11,30 +11,30 @@ from srl_jax.types import Branches, Decoding, Scores
 
 def test_a_round_of_three_groups_by_hand():
   # Two trunks of 3 and 1 tokens, laid out 2 x 3; three points and a padding
-  # one, two samples each, of 2 + 2 tokens at most.
+  # one, three samples each, of 2 + 2 tokens at most.
   trunks = make_trunks(
     [
       make_trunk([1, 2, 3], (1, [7], 0), (3, [7, 8], 1)),
       make_trunk([4], (1, [7], 2)),
     ]
   )
-  length_NR = np.array([[3, 2, 4, 3], [2, 3, 0, 0]], np.int32)
-  stem_NR = np.array([[1, 1, 2, 2], [1, 1, 0, 0]])
+  length_NR = np.array([[3, 2, 2, 4, 3, 4], [2, 3, 4, 0, 0, 0]], np.int32)
+  stem_NR = np.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 0, 0, 0]])
   at_C = np.arange(4)
   is_completion_NRC = (at_C >= stem_NR[..., None]) & (
     at_C < length_NR[..., None]
   )
   branches = Branches(
-    np.zeros((2, 4, 4), np.int32),
+    np.zeros((2, 6, 4), np.int32),
     length_NR,
     is_completion_NRC,
-    np.zeros((2, 4, 4), np.float32),
+    np.zeros((2, 6, 4), np.float32),
     length_NR > 0,
   )
   nan = np.nan
-  reward_NKG = np.array([[[0.5, 1.0], [-1, -1]], [[0.25, 0.25], [nan, nan]]])
+  reward_NKG = np.array([[[0.5, 1.0, 0.0], [-1] * 3], [[0.25] * 3, [nan] * 3]])
   broken_NKG = (reward_NKG == -1).astype(np.int32)
-  ones_NKG = np.ones((2, 2, 2))
+  ones_NKG = np.ones((2, 2, 3))
   scores = Scores(reward_NKG, reward_NKG, ones_NKG, 3 * ones_NKG, broken_NKG)
   kept_NK = np.array([[True, False], [False, False]])
   values = reduce_metrics(
@@ -49,22 +49,22 @@ def test_a_round_of_three_groups_by_hand():
     ]
   )
   want = {
-    "reward": (0.5 + 1 - 1 - 1 + 0.25 + 0.25) / 6,
-    "reward_well_formed": (0.5 + 1 + 0.25 + 0.25) / 4,
-    "format_failure": 2 / 6,
+    "reward": (0.5 + 1 + 0 - 3 * 1 + 3 * 0.25) / 9,
+    "reward_well_formed": (0.5 + 1 + 0 + 3 * 0.25) / 6,
+    "format_failure": 3 / 9,
     "thought_chars": 1,
     "action_chars": 3,
-    "completion_tokens": (2 + 1 + 2 + 1 + 1 + 2) / 6,
+    "completion_tokens": 15 / 9,
     "kept_share": 1 / 3,
     "groups_sampled": 3,
     "groups_kept": 1,
-    "tokens_sampled": 9,
+    "tokens_sampled": (2 + 1 + 1) + (2 + 1 + 2) + (1 + 2 + 3),
     "trunk_tokens": 4,
-    # Contexts of 1 + 1, 3 + 2 and 1 + 1 tokens, twice each.
-    "flat_prompt_tokens": 2 * (2 + 5 + 2),
+    # Contexts of 1 + 1, 3 + 2 and 1 + 1 tokens, three times each.
+    "flat_prompt_tokens": 3 * (2 + 5 + 2),
     "slot_occupancy": 11 / 24,
-    # 4 trunk and 17 branch tokens on 2 x 3 and 2 x 4 x 4 positions.
-    "padded_share": 1 - 21 / 38,
+    # 4 trunk and 27 branch tokens on 2 x 3 and 2 x 6 x 4 positions.
+    "padded_share": 1 - 31 / 54,
   }
   for name, value in want.items():
     np.testing.assert_allclose(values[name], value, rtol=1e-6, err_msg=name)

@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import io
 import os
 import re
 import signal
@@ -180,27 +181,40 @@ def train_all(run, configs, params, workdir):
   return after
 
 
-def test_a_stage_returns_the_best_parameters_not_the_last(
-  runs, whole, tmp_path, monkeypatch
-):
+@pytest.fixture(scope="module")
+def validated(runs, whole):
+  """A stage with a validation after each step: parameters, and what it says."""
   # The last is as good as the best and must not replace it.
   values = iter([1.0, 3.0, 2.0, 3.0])
   seen = []
 
   def validate(self, params):
     seen.append(jax.device_get(params))
-    return next(values), {}
+    value = next(values)
+    return value, {"valid_score": value, "valid_score_step_1": -value}
 
-  monkeypatch.setattr(stage_sft.SftStage, "validate", validate)
+  workdir = runs.folder / "validated"
   changes = {"sft__update_steps": 4, "sft__validate_every": 1}
-  with started(runs, whole, tmp_path, "sft", **changes) as (
-    run,
-    configs,
-    params,
+  with (
+    pytest.MonkeyPatch.context() as patch,
+    contextlib.redirect_stdout(io.StringIO()) as said,
+    started(runs, whole, workdir, "sft", **changes) as (run, configs, params),
   ):
-    after = train_all(run, configs, params, tmp_path)
-  assert_trees_equal(after["sft"], seen[1])
+    patch.setattr(stage_sft.SftStage, "validate", validate)
+    after = train_all(run, configs, params, workdir)
+  return after["sft"], seen, said.getvalue().splitlines()
+
+
+def test_a_stage_returns_the_best_parameters_not_the_last(validated):
+  after, seen, _ = validated
+  assert_trees_equal(after, seen[1])
   assert not np.array_equal(seen[1]["embedding"], seen[3]["embedding"])
+
+
+def test_the_line_of_a_validation_leaves_out_the_values_by_step(validated):
+  _, _, said = validated
+  # There are as many of those as a trajectory has steps.
+  assert "sft 2/4  valid score 3.0000" in said
 
 
 def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):

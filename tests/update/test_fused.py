@@ -19,7 +19,7 @@ from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing import tiny
 from srl_jax.types import Scores
 from srl_jax.update import groups as groups_lib
-from srl_jax.update.fused import fused_update
+from srl_jax.update.fused import fused_update, split_rows
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.updater import Updater
@@ -203,6 +203,12 @@ def test_micro_batches_of_the_fused_step_add_up():
     fused(KEEP_SOME, jax.random.key(0), rows=rows) for rows in (4, 2)
   )
   assert_same(whole, cut)
+
+
+def test_every_micro_batch_has_a_row_of_each_part_of_the_batch():
+  # Devices hold rows 0 to 2 and 3 to 5. Cut in order, the first micro-batch
+  # would be rows 0 and 1, both of the first device.
+  assert split_rows(np.arange(6), 2).tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_nothing_kept_changes_nothing():

@@ -52,15 +52,23 @@ def test_for_right_and_wrong_the_filter_is_some_but_not_all():
   assert kept.tolist() == [0 < correct < 8 for correct in range(9)]
 
 
-def test_switched_off_the_filter_keeps_everything():
-  config = DynamicSamplingConfig(enabled=False)
-  assert is_kept(np.zeros((3, G), np.float32), config).all()
+def test_switched_off_the_filter_keeps_everything_but_padding():
+  # Equal rewards, rewards that differ, and a padding point.
+  reward_PG = np.array([[1, 1], [0, 1], [np.nan, np.nan]], np.float32)
+  off = DynamicSamplingConfig(enabled=False)
+  assert is_kept(reward_PG, off).tolist() == [True, True, False]
+  assert is_kept(reward_PG, DEFAULT).tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize("fields", [{"epsilon": -0.1}, {"max_rounds": 0}])
 def test_an_impossible_filter_is_refused(fields):
   with pytest.raises(ValueError, match="set epsilon to 0 or more"):
     DynamicSamplingConfig(**fields)
+
+
+def test_one_round_and_any_difference_are_allowed():
+  config = DynamicSamplingConfig(epsilon=0.0, max_rounds=1)
+  assert is_kept(np.array([0.0, 1e-6], np.float32), config)
 
 
 def a_round(first_number=1, *, update_step=3, round_index=0):
@@ -121,12 +129,12 @@ def test_groups_of_a_round_are_its_real_points_in_order():
 def test_trunks_are_told_apart_by_row_round_and_step():
   ids = [
     a_round(update_step=step, round_index=round_index)[2].trunk_id_P
-    for step in (0, 3, 100_000)
+    for step in (0, 3, 256, 100_000)
     for round_index in (0, 1, 19)
   ]
   for of_round in ids:
     assert of_round[0] == of_round[1] == of_round[2] != of_round[3]
-  assert len(np.unique(ids)) == 9 * 2
+  assert len(np.unique(ids)) == 12 * 2
 
 
 def numbers(groups):
@@ -173,6 +181,7 @@ def test_the_state_of_a_pool_goes_on_in_another():
 
 def test_an_empty_pool_has_an_empty_state():
   pool = Pool()
+  assert pool.get_state() == {}
   pool.set_state(Pool().get_state())
   assert len(pool) == 0
   pool.add(a_round()[2])

@@ -203,3 +203,15 @@ def test_the_old_state_is_given_up():
   new, _, _ = updater.update(state, [ONE_TOKEN], 0)
   assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
   assert not any(x.is_deleted() for x in jax.tree.leaves(new))
+
+
+def test_no_second_copy_of_parameters_or_gradients_is_kept():
+  updater, params = new_updater(), first_params()
+  state = updater.init(params)
+  assert all(x.is_deleted() for x in jax.tree.leaves(params))
+  old = updater.zeros()
+  new, _ = updater.accumulate(state.trained, state.frozen, old, ONE_TOKEN, None)
+  assert all(x.is_deleted() for x in jax.tree.leaves(old))
+  # Every micro-batch reads them, and a new state is made of the last sums.
+  kept = jax.tree.leaves((state, new))
+  assert not any(x.is_deleted() for x in kept)

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far the bookkeeping of slots reaches: turns and widths of the cache."""
+
+import jax
+import pytest
+
+from srl_jax.rollout.decode import SamplingConfig, rollout
+from srl_jax.rollout.slots import cache_widths
+from srl_jax.testing import scripted
+from srl_jax.testing.tiny import make_trunk, make_trunks
+
+
+@pytest.mark.parametrize(("slots", "turns"), [(1, 12), (2, 8)])
+def test_branches_that_all_reach_the_limit_are_kept_whole(slots, turns):
+  # Three branches of four turns, one after the other or two at a time: as
+  # many turns as slots can ever take.
+  trunks = make_trunks([make_trunk([1], *((1, [3 * k], k) for k in range(3)))])
+  config = SamplingConfig(
+    samples=1, max_new_tokens=4, temperature=0.0, slots=slots
+  )
+  sample = jax.jit(
+    lambda script: rollout(
+      scripted.ScriptedModel(),
+      script,
+      trunks,
+      jax.random.key(0),
+      config=config,
+      stop_ids=(),
+      pad_id=0,
+    )
+  )
+  got, decoding = sample(scripted.successor(12))
+  assert got.tokens_NRC[0].tolist() == [
+    [0, 1, 2, 3, 4],
+    [3, 4, 5, 6, 7],
+    [6, 7, 8, 9, 10],
+  ]
+  assert decoding.slot_turns_N.tolist() == [slots * turns]
+
+
+def test_the_cache_doubles_from_its_start_to_the_longest_row():
+  for start, widths in (
+    (0, [20]),
+    (20, [20]),
+    (64, [20]),
+    (11, [20]),
+    (3, [3, 5, 10, 20]),
+    (10, [10, 20]),
+  ):
+    assert cache_widths(start, 20) == widths
