@@ -107,7 +107,7 @@ class _Facts:
       key = base.__module__, f"{base.__qualname__}.{name}"
       found |= self.holds.get(key, set())
       if key in self.functions:
-        # This is right for a property; for a method it does no harm.
+        # Right for a property; the value of a method itself is never asked for.
         found |= self.annotated(key[0], self.functions[key].returns)
       if base in self.classes and key in self.holds:
         self.reads.add((base, name))

@@ -243,7 +243,7 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
     jax.experimental.compilation_cache.compilation_cache.reset_cache()
 
 
-# The functions that make jitted functions; `_made_once` caches their results.
+# The makers of jitted functions and of their parts, for `_made_once`.
 _MAKERS = (
   (stage, "Sampler"),
   (rl, "grpo_loss"),

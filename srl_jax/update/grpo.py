@@ -175,8 +175,8 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
   def loss_fn(params, batch, reference):
     trunks, branches = batch.trunks, batch.branches
     counted_NRC = branches.is_completion_NRC
-    # Log-probs are zero on tokens that do not count, as the sampler's are:
-    # exp could overflow on unlikely given tokens, and 0 * inf is nan.
+    # Log-probs are zero on tokens that do not count, as the sampler's are.
+    # Otherwise exp could overflow on unlikely given tokens, and 0 * inf is nan.
     only_counted = lambda x: jnp.where(counted_NRC, x, 0.0)  # noqa: E731
     scores = logps(params, trunks, branches)
     logp_NRC = only_counted(scores.logp)

@@ -31,7 +31,7 @@ def start(runs):
 
 
 def a_round(start, **changes):
-  """The stage and its first round; `changes` are of its config."""
+  """Returns a stage and its first round; `changes` are to its config."""
   run, config = start
   stage = stage_rl.RlStage(run, "srl", dataclasses.replace(config, **changes))
   params = loading.initial_params(run)
@@ -71,7 +71,7 @@ def test_the_device_gives_the_scores_of_the_host(start):
   stage, device = a_round(start, reward_on="device")
   assert stage.description.startswith("rewards on the device")
   assert np.nanstd(host.scores.failure_NKG) > 0, "several ways to fail"
-  # Lengths of broken completions are not reported by the host.
+  # The host does not report lengths of broken completions.
   assert_same(device, host)
 
 
@@ -119,7 +119,7 @@ def test_the_time_of_scoring_is_part_of_the_time_of_the_round(
 
 def test_what_is_too_long_for_the_device_is_scored_on_the_host(start):
   _, host = a_round(start, reward_on="host")
-  # A completion of 8 tokens has up to 8 bytes and more.
+  # A completion of 8 tokens has 8 bytes or more.
   tight = DeviceRewardConfig(sizes=(8,), max_text_bytes=6)
   _, device = a_round(start, reward_on="device", device_reward=tight)
   assert_same(device, host)
@@ -134,7 +134,7 @@ def test_the_device_is_refused_where_it_cannot_score(start):
 
 
 def on_mesh(runs, mesh, measure, **changes):
-  """What `measure` makes of a stage and its parameters on a mesh."""
+  """Returns what `measure` returns for a stage and its parameters on a mesh."""
   runs.forget()
   config = runs.config(
     "srl",
@@ -178,9 +178,9 @@ def test_a_stage_samples_by_the_rules_of_the_rollout(start, runs, measure):
     rules__batch=("data", "fsdp", "tensor"),
     rollout_rules__embed=None,
   )
-  # Its rules have the default batch, over data and fsdp.
+  # The default rules split the batch over data and fsdp.
   assert (one, two) == (1, 2)
-  # Float32 sums in another order; tokens and lengths are whole numbers.
+  # Float32 sums are added in another order; token counts are whole numbers.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
     got,
