@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m launch.compile",
     description="Compiles an experiment's RL stages for a TPU topology.",
-    # With abbreviations allowed, --config.key would match --config.
+    # No abbreviations: load_config refuses every flag that is not known.
     allow_abbrev=False,
   )
   parser.add_argument(
