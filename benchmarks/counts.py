@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bytes and operations that rollout and update need, counted by hand.
 
-What is needed, not what some program happens to do: only visible pairs of
-query and key, only the cached tokens that exist, everything read once. So a
-share of the machine's peak falls with whatever a program does besides. What
-is measured against these counts is decided in gpu.py.
+The counts are what is needed, not what a program does: only visible pairs of
+query and key, only cached tokens that exist, everything read once. So whatever
+a program does in addition lowers its share of the machine's peak. gpu.py
+decides what is measured against these counts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 
 class TurnBytes(NamedTuple):
-  """What one turn of the decoding loop reads, on average.
+  """Bytes that one turn of the decoding loop reads, on average.
 
   Attributes:
-    weights: every parameter of the layers and of the head.
+    weights: all parameters of the layers and of the head.
     trunk_kv: keys and values of the trunks, once for all their branches.
-    branch_kv: those of the branches' own earlier tokens.
-    logits: float32, once; made and used within a turn, so not in `total`.
+    branch_kv: keys and values of the branches' own earlier tokens.
+    logits: float32 logits; made and used within a turn, so not in `total`.
   """
 
   weights: int
@@ -52,7 +52,7 @@ class Flops(NamedTuple):
 
 
 def layer_weights(model: ModelConfig) -> int:
-  """Entries of all matrices of all layers."""
+  """Returns the number of entries of all matrices of all layers."""
   q = model.n_heads * model.head_width
   kv = model.n_kv_heads * model.head_width
   per_layer = model.d_model * (2 * q + 2 * kv + 3 * model.d_mlp)
@@ -60,7 +60,7 @@ def layer_weights(model: ModelConfig) -> int:
 
 
 def parameters(model: ModelConfig) -> int:
-  """Entries of all parameters."""
+  """Returns the number of entries of all parameters."""
   q = model.n_heads * model.head_width
   kv = model.n_kv_heads * model.head_width
   vectors = 2 * model.d_model + (q + 2 * kv if model.qkv_bias else 0)
@@ -74,17 +74,17 @@ def parameters(model: ModelConfig) -> int:
 
 
 def turns(work: Workload) -> int:
-  """Of the decoding loop: every token of a branch but the last is fed to it."""
+  """Returns the turns of the decoding loop: a branch's tokens but the last."""
   return work.stem_tokens + work.new_tokens - 1
 
 
 def trunk_tokens(work: Workload) -> int:
-  """Length of one trunk: up to where its last branches hang off."""
+  """Returns the length of a trunk, up to its last branch point."""
   return int(work.prompt_tokens[-1])
 
 
 def turn_bytes(model: ModelConfig, work: Workload) -> TurnBytes:
-  """Of a rollout of the whole workload; mean over its turns."""
+  """Returns the mean over the turns of a rollout of the whole workload."""
   weights = parameters(model)
   if not model.tie_embeddings:
     # Of the embedding only the rows of the tokens are read.
@@ -102,7 +102,7 @@ def turn_bytes(model: ModelConfig, work: Workload) -> TurnBytes:
 
 
 def prefill_flops(model: ModelConfig, work: Workload, trunks: int) -> Flops:
-  """Of the trunks alone, which need no logits."""
+  """Returns the operations of the trunks alone, which need no logits."""
   length = trunk_tokens(work)
   pairs = trunks * length * (length + 1) // 2
   return Flops(
@@ -111,7 +111,7 @@ def prefill_flops(model: ModelConfig, work: Workload, trunks: int) -> Flops:
 
 
 def forward_flops(model: ModelConfig, work: Workload, trunks: int) -> Flops:
-  """Of trunks with all their branches, as the update runs them."""
+  """Returns the operations of an update's forward pass, branches included."""
   fed, samples = turns(work), work.samples
   branches = trunks * work.steps * samples
   own = fed * (fed + 1) // 2
@@ -133,11 +133,11 @@ def _attention(model: ModelConfig, pairs: int) -> int:
 def update_flops(
   model: ModelConfig, work: Workload, trunks: int
 ) -> tuple[int, int]:
-  """Forward and backward pass of so many trunks with their branches.
+  """Counts forward and backward pass of `trunks` trunks with branches.
 
   Returns:
-    (what is needed: three forward passes; the same with what the model's
-    `remat` and the chunks of the log-probs compute a second time).
+    (operations that are needed, which are three forward passes; the same plus
+    what the model's `remat` and the chunks of the log-probs recompute).
   """
   forward = forward_flops(model, work, trunks)
   again = {

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole GRPO steps, and sampling, beside other systems and the floor.
+"""Whole GRPO update steps, and sampling, beside other systems and the floor.
 
   python -m benchmarks.engine --work=w1 --model=tiny --peers=trl --cores=1
   python -m benchmarks.engine --work=w2 --layouts shared flat "flat padded"
@@ -12,11 +12,11 @@
             64, each with the full history
   sampling  64 different prompts of 64 tokens, 128 sampled; no update
 
-A step is a rollout, a reward (similarity to a text, on the host) and an
-update. Each contender has a process of its own, and they take turns. The
-first step of each compiles, or warms up, and is dropped; figures are medians
-of the others. The run fails unless every contender samples, and trains on, as
-many tokens as the workload says.
+An update step is a rollout, a reward (similarity to a text, on the host) and
+an update. Each contender has a process of its own, and they take turns. The
+first update step of each compiles, or warms up, and is dropped; figures are
+medians of the others. The run fails unless every contender samples, and trains
+on, as many tokens as the workload says.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PEERS = {"trl": "trl", "hf": "transformers"}
 
 
 def add_work_flags(parser: argparse.ArgumentParser) -> None:
-  """Flags that say what is run, and in which pieces."""
+  """Adds the flags that say what is run, and in which pieces."""
   parser.add_argument("--work", choices=WORKS, default="w1")
   parser.add_argument("--model", choices=MODELS, default="tiny")
   parser.add_argument("--vocab_size", type=int, default=0, help="0: model's")
@@ -77,7 +77,7 @@ def add_work_flags(parser: argparse.ArgumentParser) -> None:
 def ours_arguments(
   args: argparse.Namespace, layout: str = "shared"
 ) -> tuple[ModelConfig, Workload, Settings]:
-  """What the flags say, for `ours.Ours`."""
+  """Returns the arguments of `ours.Ours` from the flags."""
   model, work = MODELS[args.model], WORKS[args.work]
   model = dataclasses.replace(model, remat=args.remat)
   if args.vocab_size:
@@ -111,11 +111,11 @@ class Worker:
     self.ready = self._read()
 
   def reset(self) -> None:
-    """Forgets the peak of memory."""
+    """Resets the peak of memory."""
     self._write("reset")
 
   def step(self) -> dict[str, float]:
-    """Takes one step and returns what it cost."""
+    """Takes one update step and returns its cost."""
     self._write("step")
     return self._read()
 
@@ -145,14 +145,14 @@ class Worker:
 
 
 def _threads(cores: int) -> dict[str, str]:
-  """XLA takes the cores it is pinned to; OpenMP and BLAS have to be told."""
+  """Returns the environment of OpenMP and BLAS; XLA needs only pinning."""
   count = str(cores or len(os.sched_getaffinity(0)))
   return {"OMP_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
 
 
 @contextlib.contextmanager
 def workers(specs: dict[str, dict[str, Any]]) -> Iterator[dict[str, Worker]]:
-  """Starts the processes one after the other, and ends them."""
+  """Starts the processes one after the other, and ends them at the exit."""
   started: dict[str, Worker] = {}
   with tempfile.TemporaryDirectory() as folder:
     try:
@@ -165,7 +165,7 @@ def workers(specs: dict[str, dict[str, Any]]) -> Iterator[dict[str, Worker]]:
 
 
 def contenders(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-  """What is run, by name; the first is what the others are compared with."""
+  """Returns the contenders by name; the first is the baseline."""
   found = {}
   cores = sorted(os.sched_getaffinity(0))[: args.cores] if args.cores else []
 
@@ -183,7 +183,7 @@ def contenders(args: argparse.Namespace) -> dict[str, dict[str, Any]]:
     add("ours")
     _, work, _ = ours_arguments(args)
     if work.trajectories % 8 == 0:
-      # The same number of samples, in groups that share their prompt.
+      # This has as many samples, in groups that share their prompt.
       groups = {"trajectories": work.trajectories // 8, "samples": 8}
       add("ours, 8 per prompt", work=dataclasses.replace(work, **groups))
   else:
@@ -206,7 +206,7 @@ def measure(
     products, notes on versions and settings).
 
   Raises:
-    AssertionError: tokens were not as many as the workload says.
+    AssertionError: the number of tokens is not that of the workload.
   """
   with workers(specs) as started:
     notes = [
@@ -237,7 +237,7 @@ def measure(
 def check_tokens(
   name: str, found: dict[str, float], spec: dict[str, Any]
 ) -> None:
-  """Fails unless as many tokens were sampled and trained on as predicted."""
+  """Fails unless the sampled and trained tokens are as many as predicted."""
   expected = Workload(**spec["work"]).sampled_tokens
   trains = spec["settings"].get("trains", found.get("trained", 0) > 0)
   for what in ("sampled", "trained") if trains else ("sampled",):
@@ -249,7 +249,7 @@ def check_tokens(
 def quantities(
   found: dict[str, float], operations: Operations, rate: float
 ) -> dict[str, float]:
-  """Rows of the table; 0 for what is not known of a contender."""
+  """Returns the rows of the table; 0 where a quantity is unknown."""
   get = lambda name: found.get(name, 0.0)  # noqa: E731
   trains = bool(get("trained"))
   rollout = operations.prefill + operations.decode
@@ -276,7 +276,7 @@ def quantities(
 
 
 def needs_line(model: ModelConfig, work: Workload) -> str:
-  """What a system without sharing would need, in words."""
+  """Says what a system without shared trunks would need."""
   needs = floor.needs_without_sharing(model, work)
   shared = sum(work.predicted("shared"))
   return (
@@ -288,12 +288,12 @@ def needs_line(model: ModelConfig, work: Workload) -> str:
 
 
 def missing(peers: Sequence[str]) -> list[str]:
-  """The peers that are not installed."""
+  """Returns the peers that are not installed."""
   return [x for x in peers if importlib.util.find_spec(PEERS[x]) is None]
 
 
 def make_parser() -> argparse.ArgumentParser:
-  """The flags of the command."""
+  """Returns the parser of the command's flags."""
   parser = argparse.ArgumentParser(
     description="Steps and sampling beside other systems and the floor.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,

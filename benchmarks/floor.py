@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least a step can cost: its operations, counted by hand, over a rate.
+"""The least cost of an update step: operations counted by hand, over a rate.
 
-Counted are the matrix products that no implementation can leave out: each
+The count has the matrix products that no implementation can leave out: each
 trunk once, each pair of tokens that see each other, the vocabulary where a
-token is predicted; forward in sampling, forward and twice as much backward in
-the update. The rate is that of large float32 matrix products on this machine.
+token is predicted. Sampling counts a forward pass; the update counts a forward
+pass and a backward pass of twice that. The rate is that of large float32
+matrix products on this machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from srl_jax.models import ModelConfig
 
 
 class Operations(NamedTuple):
-  """Floating-point operations (a multiply-add is two) of a step."""
+  """Floating-point operations of an update step, two per multiply-add."""
 
   prefill: int
   decode: int
@@ -28,7 +29,7 @@ class Operations(NamedTuple):
 
 
 def operations(model: ModelConfig, work: Workload) -> Operations:
-  """Counts them with shared trunks."""
+  """Counts the operations of an update step with shared trunks."""
   weights = model.n_layers * layer_weights(model)
   # One multiply-add per pair for the logit and one for the sum, in each head.
   per_pair = model.n_layers * 2 * model.n_heads * model.head_width
@@ -47,7 +48,7 @@ def operations(model: ModelConfig, work: Workload) -> Operations:
 
 
 def layer_weights(model: ModelConfig) -> int:
-  """Multiply-adds of one token in one layer, attention to others aside."""
+  """Returns multiply-adds per token and layer, without attention."""
   heads, kv_heads = (
     count * model.head_width for count in (model.n_heads, model.n_kv_heads)
   )
@@ -62,10 +63,10 @@ class Needs(NamedTuple):
   """What a system needs that repeats the prompt for every sample.
 
   Attributes:
-    copies: of a prompt.
-    tokens: prompts and completions, without padding.
-    padded_tokens: the same, padded to the longest prompt.
-    kv_bytes: of keys and values of the padded rows, in float32.
+    copies: number of copies of a prompt.
+    tokens: tokens of prompts and completions, without padding.
+    padded_tokens: the same with every prompt padded to the longest.
+    kv_bytes: bytes of keys and values of the padded rows, in float32.
   """
 
   copies: int
@@ -75,7 +76,7 @@ class Needs(NamedTuple):
 
 
 def needs_without_sharing(model: ModelConfig, work: Workload) -> Needs:
-  """Counts by hand what no one needs to run to know."""
+  """Counts the needs by hand, without running such a system."""
   prompt_K = work.prompt_tokens + work.stem_tokens
   of_step = work.trajectories * work.samples
   tokens = of_step * int(prompt_K.sum()) + work.sampled_tokens
@@ -85,7 +86,7 @@ def needs_without_sharing(model: ModelConfig, work: Workload) -> Needs:
 
 
 def matrix_rate(width: int = 2048, repeats: int = 5) -> float:
-  """Operations per CPU second in float32: the better of JAX and numpy."""
+  """Measures float32 operations per CPU second: the better of JAX and numpy."""
   import jax
   import jax.numpy as jnp
 

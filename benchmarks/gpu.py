@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One NVIDIA GPU: is it right, and how near to its limits does it come?
+"""One NVIDIA GPU: are its results right, and how near its limits is it?
 
   python -m benchmarks.gpu --out=/tmp/gpu
   python -m benchmarks.gpu --models=0.5b,1.5b --remat=full --repeats=3
   python -m benchmarks.gpu --on=cpu --models=tiny
 
-Installs nothing and needs no network; weights are random. In this order:
+It installs nothing and needs no network; weights are random. The parts are:
 
   check    samples, update and reward in float32 against the CPU of the same
            process and against difflib
@@ -14,9 +14,9 @@ Installs nothing and needs no network; weights are random. In this order:
            decoding loop against the copy), then the gradient of a micro-batch
            and an optimizer step (operations against the product)
 
-Bytes and operations are counted by hand; see counts.py. A part that fails
-says so, and the others go on. The exit status is 0 if none did, 1 if one did,
-2 without a GPU.
+Bytes and operations are counted by hand; see counts.py. A failed part reports
+its error, and the others go on. The exit status is 0 if no part failed, 1 if
+one did, and 2 without a GPU.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ MODELS = {
 
 
 class Sizes(NamedTuple):
-  """What suits a platform.
+  """Sizes of the measurements on a platform.
 
   Attributes:
-    work: of the models; flags may change it.
-    check: of the comparison with the CPU.
-    pairs: of texts, of each length in `chars`.
-    chars: of the texts.
-    copy_bytes: of the array that is copied.
-    product: rows and columns of the matrices multiplied.
+    work: workload of the models; flags may change it.
+    check: workload of the comparison with the CPU.
+    pairs: number of pairs of texts of each length.
+    chars: lengths of the texts in characters.
+    copy_bytes: bytes of the array that is copied.
+    product: rows and columns of the multiplied matrices.
   """
 
   work: Workload
@@ -83,7 +83,7 @@ SIZES = {
     check=Workload(2, 4, 4, 64, 32, 2, 32),
     pairs=128,
     chars=(100, 400),
-    # Many times the cache, and long against the start of a kernel.
+    # Many times the cache; a copy takes long compared to a kernel's start.
     copy_bytes=1 << 30,
     product=8192,
   ),
@@ -99,7 +99,7 @@ SIZES = {
 
 
 class Report:
-  """Prints what the parts find, and writes it down after each of them."""
+  """Prints the findings of the parts, and saves them after each part."""
 
   def __init__(self, machine: Mapping[str, str], out: pathlib.Path | None):
     self._out, self.has_failed = out, False
@@ -111,7 +111,7 @@ class Report:
   def part(
     self, title: str, call: Callable[[], Mapping[str, float]]
   ) -> Mapping[str, float]:
-    """What the part finds; an error is reported, and nothing is found."""
+    """Returns the findings of a part; reports an error and returns none."""
     start_s, error, values = time.perf_counter(), "", {}
     try:
       values = call()
@@ -127,7 +127,7 @@ class Report:
       print(f"  {name.ljust(width)}  {_number(value):>10}")
     sys.stdout.flush()
     self._write()
-    # A failed part leaves arrays in frames and programs in caches.
+    # A failed part leaves arrays in stack frames and programs in caches.
     gc.collect()
     return values
 
@@ -152,13 +152,13 @@ def _describe(error: Exception) -> str:
 def run_model(
   report: Report, name: str, device: jax.Device, args: Any, peaks: Peaks
 ) -> None:
-  """All parts of one model; its arrays are gone afterwards."""
+  """Runs all parts of one model, and frees its arrays."""
   model, work = MODELS[name], args.work
   made: list[Engine] = []
   sampled: list[Branches] = []
 
   def make():
-    # The first may have been consumed.
+    # A part may have consumed the arrays.
     made[:] = []
     start_s = time.perf_counter()
     made.append(Engine(model, device))
@@ -209,7 +209,7 @@ def run_model(
 
 
 def describe_card(device: jax.Device) -> dict[str, str]:
-  """Machine, driver and versions, as the first lines of the report."""
+  """Returns machine, driver and versions: the first lines of the report."""
   fields = "name,driver_version,memory.total,power.limit,clocks.max.sm"
   command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
   try:
@@ -230,7 +230,7 @@ def describe_card(device: jax.Device) -> dict[str, str]:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-  """The command line, with the workload of the platform in `work`."""
+  """Parses the command line; `work` gets the platform's workload."""
   parser = argparse.ArgumentParser(
     description="Checks and measures one NVIDIA GPU.",
     epilog="Lengths are in tokens; without them: "
@@ -272,10 +272,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def find_devices(platform: str) -> tuple[jax.Device, jax.Device]:
-  """(device to measure, CPU to compare with).
+  """Returns (device to measure, CPU to compare with).
 
-  On CPU the first is the last of the CPU devices, of which XLA_FLAGS may make
-  several.
+  With platform "cpu", the device to measure is the last CPU device; XLA_FLAGS
+  may make several.
 
   Raises:
     RuntimeError: there is no such device.
@@ -286,7 +286,7 @@ def find_devices(platform: str) -> tuple[jax.Device, jax.Device]:
 
 def main(argv: Sequence[str] | None = None) -> int:
   args = parse(argv)
-  # Nearly all of the card, where JAX would take three quarters.
+  # This takes nearly all of the card; JAX's default is three quarters.
   os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
   try:
     device, reference = find_devices(args.on)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a device compute what the CPU computes? Samples, update, reward.
 
-The same programs on the same numbers, on both devices of one process, in
-float32 with full-precision matrix products. Each check returns what it found
-and raises RuntimeError if it is too much.
+Both devices of one process run the same programs on the same numbers, in
+float32 with full-precision matrix products. Each check returns the differences
+and raises RuntimeError if they are too large.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from srl_jax.testing import texts
 from srl_jax.types import Branches
 from srl_jax.update.grpo import LossConfig, branch_logps
 
-# Float32 sums of another order. Log-probs are of the order of 6 nats and
-# their error of 1e-6 to 1e-5; products rounded to tf32 or bf16 are 100 times
-# further off.
+# The devices add float32 numbers in different orders. Log-probs are about 6
+# nats, with errors of 1e-6 to 1e-5; products rounded to tf32 or bf16 have
+# errors 100 times larger.
 MAX_LOGP_DIFFERENCE = 1e-4
 MAX_GRADIENT_DIFFERENCE = 1e-4
 
@@ -40,7 +40,7 @@ def check_model(
   device: jax.Device,
   reference: jax.Device,
 ) -> dict[str, float]:
-  """Greedy samples, log-probs and gradient of a model on two devices."""
+  """Compares greedy samples, log-probs and gradient on two devices."""
   with jax.default_matmul_precision("highest"):
     theirs = Engine(model, reference)
     ours = Engine(model, device, jax.device_get(theirs.params))
@@ -54,7 +54,7 @@ def check_model(
 
 
 def greedy(engine: Engine, work: Workload) -> Branches:
-  """The most likely tokens; equal for all samples of a branch point."""
+  """Samples the most likely tokens, equal for all samples of a point."""
   config = SamplingConfig(work.samples, work.new_tokens, temperature=0.0)
   trunks = one_device.make_trunks(work, engine.policy.config.vocab_size)
   with engine.placed():
@@ -64,12 +64,12 @@ def greedy(engine: Engine, work: Workload) -> Branches:
 
 
 def compare_greedy(ours: Branches, theirs: Branches) -> dict[str, float]:
-  """Counts the tokens; from a tie on, two samples may go different ways."""
+  """Counts equal tokens; after a tie, two samples may differ."""
   width = ours.tokens_NRC.shape[-1]
   rows = lambda x: x.reshape(-1, width)  # noqa: E731
   differs_BC = rows(ours.tokens_NRC != theirs.tokens_NRC)
   gap_BC = rows(np.abs(ours.sampler_logp_NRC - theirs.sampler_logp_NRC))
-  # All up to and including the first that differs have the same context.
+  # Tokens up to and including the first difference have the same context.
   is_shared_BC = np.cumsum(differs_BC, axis=1) - differs_BC == 0
   worst = float(np.where(is_shared_BC, gap_BC, 0).max())
   ties = int(differs_BC.any(1).sum())
@@ -89,9 +89,9 @@ def compare_greedy(ours: Branches, theirs: Branches) -> dict[str, float]:
 def log_probs_and_gradient(
   engine: Engine, work: Workload, branches: Branches
 ) -> tuple[Any, Any]:
-  """Log-probs [N, R, C] and gradient of the update, as host arrays."""
+  """Returns log-probs [N, R, C] and gradient of the update, on the host."""
   vocab_size = engine.policy.config.vocab_size
-  # Ratios that differ from 1, on both sides of the clip interval.
+  # Makes ratios that differ from 1, on both sides of the clip interval.
   shift_NRC = np.random.default_rng(0).uniform(
     -0.5, 0.5, branches.sampler_logp_NRC.shape
   )
@@ -150,7 +150,7 @@ def compare_update(
 def check_reward(
   device: jax.Device, pairs: int, chars: Sequence[int]
 ) -> dict[str, float]:
-  """From UTF-8 bytes to the similarity, against difflib on the texts."""
+  """Compares similarities from UTF-8 bytes with difflib's on the texts."""
   rng = random.Random(0)
   made = [
     texts.pair(rng, texts.KINDS[i % len(texts.KINDS)], length)
@@ -162,7 +162,7 @@ def check_reward(
     difflib.SequenceMatcher(None, *pair, autojunk=False).ratio()
     for pair in made
   ]
-  # Both divide whole numbers; a device may be one rounding off.
+  # Both divide whole numbers; a device may differ by one rounding.
   if not np.allclose(found_B, expected_B, rtol=2e-7, atol=0):
     worst = int(np.argmax(np.abs(found_B - np.float32(expected_B))))
     raise RuntimeError(
@@ -179,7 +179,7 @@ def check_reward(
 def device_ratios(
   device: jax.Device, pairs: Sequence[tuple[str, str]]
 ) -> np.ndarray:
-  """Similarities, computed on the device from the bytes of the texts."""
+  """Returns similarities, computed on the device from the texts' bytes."""
   predictions, experts = zip(*pairs, strict=True)
   width = max(len(x.encode()) for x in predictions)
   tokens_BC = np.zeros((len(pairs), width), np.int32)

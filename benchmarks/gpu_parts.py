@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one device reaches: peaks, rollout, gradient, optimizer step.
+"""Measures one device: peaks, rollout, gradient, optimizer step.
 
-Each `measure_*` returns {quantity: value}. Which of them are run, and on
-what, is decided in gpu.py; bytes and operations are those of counts.py.
+Each `measure_*` returns {quantity: value}. gpu.py decides which of them run,
+and on which sizes; bytes and operations are those of counts.py.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from srl_jax.update.optim import OptimConfig, make_optimizer
 
 
 class Peaks(NamedTuple):
-  """What the device reaches; 0 for not known."""
+  """Peak rates that the device reaches; 0 where unknown."""
 
   bytes_per_s: float = 0.0
   flops_per_s: float = 0.0
 
 
 class Timing(NamedTuple):
-  """Median of some calls, and by how much the slowest exceeds the fastest."""
+  """Median time of calls, and how far the slowest exceeds the fastest."""
 
   median_s: float
   spread: float
 
 
 def timed(call: Callable[[], Any], repeats: int, calls: int = 1) -> Timing:
-  """Times a call after a first one; `calls` are queued at a time."""
+  """Times a call after a warm-up call; `calls` are queued at a time."""
   jax.block_until_ready(call())
   found = []
   for _ in range(repeats):
@@ -58,13 +58,13 @@ def timed(call: Callable[[], Any], repeats: int, calls: int = 1) -> Timing:
 def measure_peaks(
   device: jax.Device, copy_bytes: int, product: int, repeats: int
 ) -> dict[str, float]:
-  """Copy bandwidth, bytes read plus bytes written; rate of a product.
+  """Measures copy bandwidth (bytes read plus written) and product rate.
 
   Args:
     device: the device.
-    copy_bytes: of the array that is copied.
-    product: rows and columns of the matrices multiplied.
-    repeats: turns timed.
+    copy_bytes: bytes of the array that is copied.
+    product: rows and columns of the multiplied matrices.
+    repeats: number of timed turns.
   """
   key = jax.device_put(jax.random.key(0), device)
   x = jax.random.normal(key, (copy_bytes // 4,))
@@ -73,7 +73,7 @@ def measure_peaks(
     call = functools.partial(jax.jit(function), x)
     once = timed(call, repeats, calls=10)
     found[f"memory, {name}, GB/s"] = 2 * copy_bytes / once.median_s / 1e9
-  # What holds the array.
+  # The call holds the array.
   del call
   del x
   a, b = jax.random.normal(key, (2, product, product), jnp.bfloat16)
@@ -91,7 +91,7 @@ def measure_rollout(
   repeats: int,
   sampled: list[Branches],
 ) -> dict[str, float]:
-  """Prefill and decoding; leaves the samples in `sampled`."""
+  """Measures prefill and decoding; leaves the samples in `sampled`."""
   model = engine.policy.config
   trunks = engine.put(one_device.make_trunks(work, model.vocab_size))
   sampler = engine.sampler(SamplingConfig(work.samples, work.new_tokens))
@@ -140,10 +140,10 @@ def measure_update(
   repeats: int,
   sampled: Sequence[Branches],
 ) -> dict[str, float]:
-  """The gradient of one micro-batch, summed; see `counts.update_flops`.
+  """Measures the gradient of a micro-batch; see `counts.update_flops`.
 
-  With samples of the rollout, and not random ones, it also says how far the
-  trainer's log-probs are from the sampler's.
+  With samples of the rollout instead of random ones, it also reports the
+  difference between the log-probs of trainer and sampler.
   """
   model = engine.policy.config
   start_s = time.perf_counter()
@@ -184,7 +184,7 @@ def gradient_program(
   trunks: int,
   sampled: Sequence[Branches],
 ) -> tuple[jax.stages.Compiled, Callable[[], Any]]:
-  """The compiled gradient of a micro-batch, and a call of it.
+  """Returns the compiled gradient of a micro-batch, and a call of it.
 
   The call returns (denominator, metrics).
   """
@@ -225,7 +225,7 @@ def measure_optimizer(
   optimizer: optax.GradientTransformation,
   repeats: int,
 ) -> dict[str, float]:
-  """The optimizer step that follows the gradients; consumes the engine."""
+  """Measures the optimizer step after the gradients; consumes the engine."""
   with engine.placed():
     updater = engine.updater(LossConfig(), optimizer)
     sums = updater.zeros()
@@ -241,7 +241,7 @@ def measure_optimizer(
 
 
 def fitting_optimizers(model: ModelConfig, limit_bytes: float) -> list[int]:
-  """Indices of OPTIMIZERS that may fit beside parameters and gradient sums."""
+  """Returns the OPTIMIZERS that may fit beside parameters and sums."""
   size = counts.parameters(model)
   of_parameter = 2 if model.param_dtype == "bfloat16" else 4
   return [
@@ -252,7 +252,7 @@ def fitting_optimizers(model: ModelConfig, limit_bytes: float) -> list[int]:
 
 
 def program_bytes(program: jax.stages.Compiled) -> int:
-  """Arguments, outputs and temporaries; donated ones once."""
+  """Returns bytes of arguments, outputs and temporaries, donated ones once."""
   found = program.memory_analysis()
   return (
     found.argument_size_in_bytes

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A workload laid out shared and flat, and what that costs, by hand.
+"""A workload laid out shared and flat, and its cost counted by hand.
 
-What is run on the layouts is decided in prefix_sharing.py.
+prefix_sharing.py decides what is run on the layouts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from srl_jax.types import Trunks
 
 
 class Rows(NamedTuple):
-  """One batch: which branch stands where, and how wide the trunks are."""
+  """One batch: the branch at each place, and the width of the trunks."""
 
   branch_NR: np.ndarray
   width: int
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
 
 
 def layouts(work: Workload) -> dict[str, Layout]:
-  """The three ways to lay out the same branches."""
+  """Returns three layouts of the same branches."""
   shape = (work.trajectories, work.steps, work.samples)
   all_NKG = np.arange(work.branches).reshape(shape)
   longest = int(work.prompt_tokens[-1])
@@ -52,7 +52,7 @@ def layouts(work: Workload) -> dict[str, Layout]:
 
 
 def make_trunks(work: Workload, vocab_size: int, rows: Rows) -> Trunks:
-  """The trunks of a batch, every branch a branch point with one sample."""
+  """Returns trunks in which every branch is a branch point of one sample."""
   tokens_NS, stem_KC, _ = given(work, vocab_size)
   step_NR = rows.branch_NR // work.samples % work.steps
   branch_at_NR = work.prompt_tokens[step_NR]
@@ -66,8 +66,8 @@ def make_trunks(work: Workload, vocab_size: int, rows: Rows) -> Trunks:
     branch_at_NK=int32(branch_at_NR),
     stem_NKC=int32(stem_KC[step_NR]),
     stem_length_NK=np.full(step_NR.shape, work.stem_tokens, np.int32),
-    # Its own name for every sample: a flat row holds one sample only, and is
-    # to draw what the shared row draws.
+    # Every sample has its own name: a flat row holds one sample only, and must
+    # draw what the shared row draws.
     point_id_NK=rows.branch_NR.astype(np.uint32),
     is_real_NK=np.ones(step_NR.shape, bool),
   )
@@ -76,7 +76,7 @@ def make_trunks(work: Workload, vocab_size: int, rows: Rows) -> Trunks:
 def multiply_adds(
   model: ModelConfig, work: Workload, batches: Sequence[Rows]
 ) -> int:
-  """Of a forward pass, by hand, with what is spent on padding and masks.
+  """Counts multiply-adds of a forward pass, padding and masks included.
 
   A backward pass takes twice as many.
   """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of a call, and tables of them. What is run is elsewhere."""
+"""Measures time and memory of a call, and prints tables of them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from benchmarks import memory
 
 
 class Cost(NamedTuple):
-  """What one call took.
+  """The cost of one call.
 
   Attributes:
-    wall_s: time on the clock.
-    cpu_s: time on all cores together.
-    rss_bytes: by how much the resident memory rose meanwhile, at its peak;
-      0 where the system is not Linux.
+    wall_s: wall-clock time in seconds.
+    cpu_s: CPU time of all cores together, in seconds.
+    rss_bytes: largest rise of the resident memory during the call; 0 outside
+      Linux.
   """
 
   wall_s: float
@@ -30,7 +30,7 @@ class Cost(NamedTuple):
 
 
 def timed(call: Callable[[], Any]) -> Cost:
-  """Runs a call, which may return arrays still being computed, to its end."""
+  """Runs a call and waits for the arrays that it returns."""
   before_bytes = memory.reset_peak_rss()
   wall_s, cpu_s = time.perf_counter(), time.process_time()
   jax.block_until_ready(call())
@@ -39,7 +39,7 @@ def timed(call: Callable[[], Any]) -> Cost:
 
 
 def compiled_bytes(lowered: jax.stages.Lowered) -> int:
-  """Arguments, outputs and temporaries of a program; donated ones once."""
+  """Returns bytes of arguments, outputs and temporaries, donated ones once."""
   found = lowered.compile().memory_analysis()
   return (
     found.argument_size_in_bytes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resident memory of this process; loads no library. 0 outside Linux."""
+"""Resident memory of this process, without any library; 0 outside Linux."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 
 
 def reset_peak_rss() -> int:
-  """Makes Linux measure the peak anew; returns the present RSS in bytes."""
+  """Resets Linux's peak of memory; returns the present RSS in bytes."""
   if not os.path.exists("/proc/self/clear_refs"):
     return 0
-  # What earlier calls have freed would be used again without a trace.
+  # Memory that earlier calls freed would else be reused without a rise.
   libc = ctypes.CDLL(None)
   if hasattr(libc, "malloc_trim"):
     libc.malloc_trim(0)
@@ -21,7 +21,7 @@ def reset_peak_rss() -> int:
 
 
 def peak_rss() -> int:
-  """The largest RSS in bytes since the start, or since the last reset."""
+  """Returns the largest RSS in bytes since the start or the last reset."""
   return _status_bytes("VmHWM")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shapes that are measured: Qwen2's, with random weights."""
+"""The model shapes that are measured: Qwen2's, with random weights."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sampler and update of one model on one device, and random work for them.
 
-The programs are those of a run, on a mesh of this device alone, so that the
-same work can be done by an accelerator and by the CPU of one process. What is
-compared and measured is decided in gpu.py and gpu_checks.py.
+The programs are those of a run, on a mesh of this device alone, so that an
+accelerator and the CPU of one process can do the same work. gpu.py and
+gpu_checks.py decide what is compared and measured.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Engine:
   def __init__(
     self, model: ModelConfig, device: jax.Device, params: Any = None
   ):
-    """Parameters are random unless they are given, as host arrays."""
+    """Makes the programs; parameters are random unless given (on the host)."""
     self.device = device
     self.rules = sharding.ShardingRules()
     self.mesh = jax.make_mesh(
@@ -58,7 +58,7 @@ class Engine:
 
   @contextmanager
   def placed(self) -> Iterator[None]:
-    """Within it, programs are made and arrays born on the device."""
+    """Context in which programs and arrays are made on the device."""
     with jax.default_device(self.device), jax.set_mesh(self.mesh):
       yield
 
@@ -67,7 +67,7 @@ class Engine:
     return sharding.put_batch(batch, self.mesh, self.rules)
 
   def sampler(self, sampling: SamplingConfig) -> Sampler:
-    """A sampler without stop tokens, so that all lengths are fixed."""
+    """Returns a sampler without stop tokens, so that lengths are fixed."""
     return Sampler(
       self.policy,
       sampling,
@@ -80,7 +80,7 @@ class Engine:
   def updater(
     self, loss: LossConfig, optimizer: optax.GradientTransformation
   ) -> Updater:
-    """An updater with the GRPO loss at temperature 1."""
+    """Returns an updater with the GRPO loss at temperature 1."""
     return Updater(
       grpo_loss(self.policy, loss, 1.0),
       optimizer,
@@ -91,7 +91,7 @@ class Engine:
 
 
 def make_trunks(work: Workload, vocab_size: int) -> Trunks:
-  """Random trunks; the branches of a step see the steps before it."""
+  """Returns random trunks; branches of a step see the steps before it."""
   rng = np.random.default_rng(work.seed)
   n, k = work.trajectories, work.steps
   width = counts.trunk_tokens(work)
@@ -108,7 +108,7 @@ def make_trunks(work: Workload, vocab_size: int) -> Trunks:
 
 
 def random_branches(work: Workload, vocab_size: int) -> Branches:
-  """Branches as a sampler of uniform tokens would return them."""
+  """Returns branches as a sampler of uniform tokens would."""
   rng = np.random.default_rng(work.seed + 1)
   stem_NKC = make_trunks(work, vocab_size).stem_NKC
   n, r = work.trajectories, work.steps * work.samples
@@ -131,7 +131,7 @@ def random_branches(work: Workload, vocab_size: int) -> Branches:
 def make_batch(
   work: Workload, vocab_size: int, branches: Branches, trunks: int
 ) -> MicroBatch:
-  """The first so many trunks with these branches and random rewards."""
+  """Returns the first `trunks` trunks, their branches and random rewards."""
   rng = np.random.default_rng(work.seed + 2)
   shape = (work.trajectories, work.steps, work.samples)
   batch = MicroBatch(

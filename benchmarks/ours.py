@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One GRPO step of this package on a workload, by the code that trains.
+"""One GRPO update step of this package on a workload, by the training code.
 
-`sample_and_score` samples and scores, `pack` packs, Updater updates, as a stage
-does where rewards are computed on the host, except that every group is kept and
-that random completions are taken for well-formed actions: they are to cost
+`sample_and_score` samples and scores, `pack` packs and Updater updates, as in a
+stage with rewards on the host. There are two differences: every group is kept,
+and random completions count as well-formed actions, so that their rewards cost
 what real ones do.
 
 Layouts: "shared" is the package's own, a row per trajectory with all its
 branches. "flat" repeats the prompt for each sample, in batches of one
-length; "flat padded" pads those rows to the longest. Samples of a group then
-lie in different rows, so advantages are computed on the host.
+length; "flat padded" pads those rows to the longest. In the flat layouts the
+samples of a group lie in different rows, so advantages are computed on the
+host.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ class Settings:
 
   Attributes:
     layout: one of LAYOUTS.
-    trunks_per_micro_batch: rows of the update at a time, of layout "shared";
-      0 for all. The flat ones take the rows of one step.
+    trunks_per_micro_batch: rows of a micro-batch in layout "shared"; 0 for
+      all. Flat layouts take the rows of one expert step.
     max_logits: see LossConfig; 0 for its default.
     attention_logits: see ModelConfig; 0 for its default.
-    trains: False only samples.
+    trains: False samples without an update.
   """
 
   layout: str = "shared"
@@ -71,7 +72,7 @@ class Settings:
 
 
 class Words(TableTokenizer):
-  """Decodes ids as words with a space behind each; it encodes nothing."""
+  """Decodes ids as words, each with a space after it; cannot encode."""
 
   def __init__(self, vocab_size: int):
     table = [f"{word} ".encode() for word in words(vocab_size)]
@@ -79,7 +80,7 @@ class Words(TableTokenizer):
 
 
 class ActionScorer(Scorer):
-  """Scores random completions as if they ended, with a thought in front."""
+  """Scores random completions as if they had a thought and a stop token."""
 
   def score(self, completions, targets, contexts=None):
     whole = [Completion(f"<think>a</think>{c.text}", True) for c in completions]
@@ -89,7 +90,7 @@ class ActionScorer(Scorer):
 def trunk_batches(
   work: Workload, vocab_size: int, layout: str
 ) -> list[TrunkBatch]:
-  """The batches of a round of sampling; all of them are sampled in turn."""
+  """Returns the batches of a round, which are sampled one after the other."""
   tokens_NS, stem_KC, target_NK = given(work, vocab_size)
   counts = (work.trajectories, work.steps, work.samples)
 
@@ -118,7 +119,7 @@ def trunk_batches(
   else:
     batches = [
       [
-        # A name of its own for every sample: a row holds only one.
+        # Every sample has its own name, as a row holds only one.
         trunk(n, [point(n, k, int(np.ravel_multi_index((n, k, g), counts)))])
         for n in range(counts[0])
         for g in range(counts[2])
@@ -157,7 +158,7 @@ class Clock:
 
 
 class Ours:
-  """The compiled pieces of a step, and its state."""
+  """The compiled pieces of an update step, and its state."""
 
   def __init__(self, model: ModelConfig, work: Workload, settings: Settings):
     self.work, self.settings = work, settings
@@ -209,7 +210,7 @@ class Ours:
     )
 
   def prefill(self) -> Any:
-    """Runs the trunks only, which a round of sampling does first."""
+    """Runs only the trunks, the first part of a round of sampling."""
     put = [self._put(batch.trunks) for batch in self.batches]
     return [self.sampler.prefill(self.state.params, x) for x in put]
 
@@ -231,7 +232,7 @@ class Ours:
       for batch in self.batches
     ]
     wall_s, cpu_s = clock.split()
-    # The reward is Python on one thread: its time on the clock is CPU time.
+    # The reward is Python on one thread: its wall time is CPU time.
     reward_s = sum(x.reward_s for x in rounds)
     sampled = sum(x.branches.is_completion_NRC.sum() for x in rounds)
     found = {
@@ -250,7 +251,7 @@ class Ours:
     }
 
   def _sample(self):
-    """What `step` returns, of sampling and nothing else."""
+    """Returns the part of `step`'s result that is about sampling."""
     clock = Clock()
     key = jax.random.fold_in(self.key, self.number)
     sampled = 0
@@ -268,12 +269,12 @@ class Ours:
     )
     jax.block_until_ready(self.state)
     if self.is_shared:
-      # What the loss says that it counted.
+      # The number of tokens is the one that the loss reports.
       counted = sum(int(of_batch.tokens_trained) for of_batch in metrics)
     return counted
 
   def micro_batches(self, rounds: list[Round]) -> Iterable[MicroBatch]:
-    """Packs what was sampled for the update, on the host."""
+    """Packs the samples for the update, on the host."""
     if not self.is_shared:
       return self._flat_batches(rounds)
     [trunks], [done] = [batch.trunks for batch in self.batches], rounds
@@ -294,7 +295,7 @@ class Ours:
     )
 
   def _flat_batches(self, rounds):
-    """One micro-batch per step of the trajectories, of N * G rows."""
+    """Returns a micro-batch of N * G rows per expert step."""
     n, k, g = self.work.trajectories, self.work.steps, self.work.samples
     merge = lambda *xs: np.concatenate(xs)  # noqa: E731
     branches = jax.tree.map(merge, *(x.branches for x in rounds))
@@ -318,7 +319,7 @@ class Ours:
 
 
 def multiply_adds(model: ModelConfig, work: Workload, layout: str) -> int:
-  """Of a forward pass as it is run, padding and masked pairs included."""
+  """Counts a forward pass as it runs, padding and masked pairs included."""
   return layouts.multiply_adds(
     model, work, layouts.layouts(work)[layout].updating
   )

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fused step against its pieces with the host between, side by side.
+"""The fused update step against its pieces with the host between them.
 
   python -m benchmarks.overlap
   python -m benchmarks.overlap --parts 1 2 4 --steps=5
 
-The embedded task, one round of sampling per step, so that all variants do the
-same work and find the same rewards; the run fails unless they do.
+All variants run the embedded task with one round of sampling per update step,
+so that they do the same work. The run fails unless they find the same rewards.
 
   fused            sample, score, filter and update as one program
   pieces           the same programs one by one, reward on the device
   host, P parts    reward on the host; the device decodes part p + 1 of the
                    round while the host scores part p
 
-As in training, a step is queued before the metrics of the one before are
-read. "Host, not waiting" is the time in which the host works and does not
-wait for samples. With one part the device idles meanwhile; with more, only
-while the last of them is scored and the batch is made.
+As in training, an update step is queued before the metrics of the previous one
+are read. "Host, not waiting" is the time in which the host works and does not
+wait for samples. With one part the device idles during that time; with more,
+only while the host scores the last part and makes the batch.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from srl_jax.train.stage import Dispatched, Run
 def variants(
   base: RlConfig, parts: Sequence[int]
 ) -> dict[str, tuple[str, RlConfig]]:
-  """By name of the variant: where rewards are computed, and the stage."""
+  """Returns, by variant, where rewards are computed and the stage's section."""
   one_round = dataclasses.replace(base.dynamic_sampling, refill=False)
-  # No reference model, which would be one more thing to keep.
+  # Without KL, no variant has to hold a reference model.
   loss = dataclasses.replace(base.loss, kl_coefficient=0.0)
   base = dataclasses.replace(
     base, dynamic_sampling=one_round, passes=1, loss=loss
@@ -62,7 +62,7 @@ def variants(
 
 
 class Variant:
-  """A stage with its optimizer, ready to take steps."""
+  """A stage with its optimizer, ready to take update steps."""
 
   def __init__(self, run: Run, reward_on: str, config: RlConfig):
     device_reward = dataclasses.replace(run.device_reward, on=reward_on)
@@ -74,7 +74,7 @@ class Variant:
     self._step = 0
 
   def steps(self, count: int) -> list[dict[str, float]]:
-    """Takes steps as the training loop does; returns their metrics."""
+    """Takes update steps as the training loop does; returns their metrics."""
     found, pending = [], None
     for _ in range(count):
       start_s = time.perf_counter()
@@ -98,8 +98,8 @@ def _read(dispatched: Dispatched, queued_s: float) -> dict[str, float]:
   values = dict(dispatched.values)
   for metrics in dispatched.metrics:
     values |= reduce_metrics(metrics)
-  # Waiting for samples is work of the device; the rest of the time that it
-  # takes to queue a step is the host's.
+  # While the host waits for samples, the device works. The rest of the time to
+  # queue an update step is the host's.
   waited_s = values.get("rollout_s", 0.0) - values.get("reward_s", 0.0)
   return values | {"queued_s": queued_s, "host_s": queued_s - waited_s}
 
@@ -112,10 +112,10 @@ def measure(
 ) -> dict[str, dict[str, float]]:
   """Returns {variant: {quantity: value}}, medians over turns.
 
-  In each turn every variant takes `steps` steps.
+  In each turn every variant takes `steps` update steps.
 
   Raises:
-    AssertionError: they found different rewards.
+    AssertionError: the variants found different rewards.
   """
   stages = {name: Variant(run, *config) for name, config in configs.items()}
   rewards: dict[str, list[float]] = {}
@@ -124,7 +124,7 @@ def measure(
     for turn in range(1 + repeats):
       for name, stage in stages.items():
         found: list[dict[str, float]] = []
-        # The first turn is a step that compiles.
+        # The first turn is one update step, which compiles.
         count = steps if turn else 1
         cost = measuring.timed(
           lambda f=found, s=stage, c=count: f.extend(s.steps(c))

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same work in TRL and Hugging Face transformers, on CPU in float32.
 
-Neither is needed for anything else: `pip install -e '.[peers]'`. Both get a
-random Qwen2 of the same shape and a tokenizer made here, so no network is
-touched. They are run as fast as we could make them: no recomputation in the
-backward pass, and micro-batches of the size that was fastest (see Settings of
-engine.py); the stop token is suppressed, as completions have a fixed length.
+Only this benchmark needs them: `pip install -e '.[peers]'`. Both get a random
+Qwen2 of the same shape and a tokenizer made here, so no network is needed. They
+run as fast as we could make them: no recomputation in the backward pass, and
+micro-batches of the fastest size (see Settings of engine.py). The stop token is
+suppressed, because completions have a fixed length.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def make_model(model: dict[str, Any], positions: int) -> Any:
-  """A Qwen2 of the shape of a `ModelConfig`, with random weights."""
+  """Returns a random Qwen2 of the shape of a `ModelConfig`."""
   import torch
   import transformers
 
@@ -45,7 +45,7 @@ def make_model(model: dict[str, Any], positions: int) -> Any:
 
 
 def make_tokenizer(vocab_size: int) -> Any:
-  """Words of `workload.words`, split at spaces."""
+  """Returns a tokenizer of `workload.words` that splits at spaces."""
   import tokenizers
   import transformers
 
@@ -66,7 +66,7 @@ def make_tokenizer(vocab_size: int) -> Any:
 def run_trl(
   turns: Turns, model: dict[str, Any], work: Workload, settings: dict[str, Any]
 ) -> None:
-  """Steps of TRL's GRPOTrainer, each one generation and one update."""
+  """Runs TRL's GRPOTrainer; each step is one generation and one update."""
   import datasets
   import torch
   import transformers
@@ -92,7 +92,7 @@ def run_trl(
     return [difflib_ratio(*pair) for pair in pairs]
 
   class Told(transformers.TrainerCallback):
-    """Waits for a turn before every step; the trainer's rest is in it."""
+    """Waits for a turn before every step of the trainer."""
 
     running = False
 
@@ -148,13 +148,13 @@ def run_trl(
 
 
 class _StopError(Exception):
-  """Ends the trainer from within."""
+  """Ends the trainer from inside a callback."""
 
 
 def run_generate(
   turns: Turns, model: dict[str, Any], work: Workload, settings: dict[str, Any]
 ) -> None:
-  """Sampling by `generate` of transformers, all prompts in one batch."""
+  """Samples with `generate` of transformers, all prompts in one batch."""
   import torch
   import transformers
 

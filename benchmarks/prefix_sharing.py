@@ -4,8 +4,8 @@
   python -m benchmarks.prefix_sharing --model=tiny
   python -m benchmarks.prefix_sharing --help
 
-One rollout and one update on the same samples, in three layouts of the same
-model code (the trunk of a row is whatever its branches share):
+It runs one rollout and one update on the same samples, in three layouts of the
+same model code (the trunk of a row is what its branches share):
 
   shared       a row per trajectory; all branches hang off its one trunk
   flat         a row per sample, with its own copy of its own prompt; rows of
@@ -14,8 +14,8 @@ model code (the trunk of a row is whatever its branches share):
                and micro-batches of the size that flat has
 
 Tokens are random and there is no stop token, so all lengths are fixed. The run
-fails unless samples, log-probs and gradients agree. What the figures mean is
-in benchmarks/README.md.
+fails unless samples, log-probs and gradients agree. benchmarks/README.md
+explains the figures.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ from srl_jax.update.updater import Updater
 def given_advantages(
   policy: rollout.Policy, config: LossConfig | None = None
 ) -> LossFn:
-  """The GRPO loss of the package, where `reward_NKG` holds the advantages.
+  """Returns the package's GRPO loss, with advantages in `reward_NKG`.
 
-  In flat layouts the samples of a group lie in different rows, so that no
-  row knows its group's mean. Instead of metrics it returns the log-probs.
+  In flat layouts the samples of a group lie in different rows, so no row knows
+  the mean of its group. The loss returns log-probs instead of metrics.
   """
   config = config or LossConfig()
 
@@ -129,7 +129,7 @@ class Bench:
     return sharding.put_batch(batch, self.mesh, self.policy.rules)
 
   def prefill(self, name: str) -> Any:
-    """Runs the trunks only."""
+    """Runs only the trunks."""
     batches = self.sampling[name]
     return [self.sampler.prefill(self.params, trunks) for trunks in batches]
 
@@ -147,7 +147,7 @@ class Bench:
     return self.updater.update(state, self.updating[name], 0)
 
   def set_samples(self, of_branch: Branches, advantage_B: np.ndarray) -> None:
-    """Lays the samples out as the update of each layout wants them."""
+    """Lays the samples out for the update of each layout."""
     vocab_size = self.policy.config.vocab_size
     for name, layout in self.layouts.items():
       self.updating[name] = [
@@ -163,7 +163,7 @@ class Bench:
       ]
 
   def gradient(self, name: str) -> tuple[Any, np.ndarray]:
-    """Gradient of the mean loss, and log-probs [branch, C]."""
+    """Returns the gradient of the mean loss, and log-probs [branch, C]."""
     sums, found = self.updater.zeros(), []
     for batch in self.updating[name]:
       sums, logp = self.updater.accumulate(self.params, {}, sums, batch, None)
@@ -172,7 +172,7 @@ class Bench:
     return gradient, self.by_branch(found, self.layouts[name].updating)
 
   def by_branch(self, parts: Sequence[Any], batches: Sequence[Rows]) -> Any:
-    """Host arrays [N, R, ...] of all batches as [branch, ...]."""
+    """Returns host arrays [N, R, ...] of all batches as [branch, ...]."""
 
     def merge(*arrays_NR):
       shape = (self.work.branches, *arrays_NR[0].shape[2:])
@@ -184,7 +184,7 @@ class Bench:
     return jax.tree.map(merge, *parts)
 
   def counted(self, name: str) -> dict[str, int]:
-    """Tokens of the arrays that the update runs, and positions computed."""
+    """Counts the tokens and the computed positions of the update."""
     prompt = branch = positions = 0
     for batch in self.updating[name]:
       prompt += int(batch.trunks.length_N.sum())
@@ -194,7 +194,7 @@ class Bench:
     return {"prompt": prompt, "branch": branch, "positions": positions}
 
   def rollout_bytes(self, name: str) -> int:
-    """Memory of the largest program that a rollout runs."""
+    """Returns the memory of the largest program of a rollout."""
     return max(
       measuring.compiled_bytes(
         self.sampler.decode.lower(
@@ -207,11 +207,11 @@ class Bench:
     )
 
   def update_bytes(self, name: str) -> int:
-    """Memory of the largest program that an update runs."""
+    """Returns the memory of the largest program of an update."""
     return max(map(self._update_bytes, _distinct(self.updating[name])))
 
   def whole_update_bytes(self, name: str) -> int:
-    """The same if its micro-batches were one batch; compiled, never run."""
+    """Returns the memory of an update in one batch; compiles, never runs."""
     batches = self.updating[name]
     if len(_distinct(batches)) > 1:
       return 0
@@ -226,7 +226,7 @@ class Bench:
 
 
 def _distinct(batches: Sequence[Any]) -> list[Any]:
-  """One batch of each shape."""
+  """Returns one batch of each shape."""
   return list({_shapes(batch): batch for batch in batches}.values())
 
 
@@ -234,21 +234,21 @@ def _shapes(batch: Any) -> tuple[Any, ...]:
   return tuple(np.shape(x) for x in jax.tree.leaves(batch))
 
 
-# Float32 sums of another order. Log-probs are of the order of 6 nats and
-# their error of 1e-6 to 1e-5; a prompt one token off changes them by 0.1.
+# Layouts add float32 numbers in different orders. Log-probs are about 6 nats,
+# with errors of 1e-6 to 1e-5; a prompt one token off changes them by 0.1.
 MAX_LOGP_DIFFERENCE = 1e-4
 MAX_GRADIENT_DIFFERENCE = 1e-4
 
 
 def check_equal(bench: Bench) -> dict[str, float]:
-  """Compares all layouts with the shared one; leaves its samples to update.
+  """Compares all layouts with the shared one; keeps its samples for updates.
 
   Returns:
     The largest differences: log-probs in nats, and the norm of the gradient's
     difference over the norm of the gradient.
 
   Raises:
-    AssertionError: they do not agree.
+    AssertionError: the layouts do not agree.
   """
   work = bench.work
   samples = {
@@ -292,8 +292,8 @@ def measure(
 ) -> dict[str, dict[str, float]]:
   """Runs everything and returns {layout: {quantity: value}}.
 
-  Times are medians over `repeats` turns, in each of which every layout has
-  one go, so that a busy minute of the machine hits all of them alike.
+  Times are medians over `repeats` turns. Every layout runs once in each turn,
+  so that a busy minute of the machine affects all of them equally.
   """
   bench = Bench(model, work)
   worst = check_equal(bench)
@@ -328,7 +328,7 @@ def measure(
       "update in one batch, MB": bench.whole_update_bytes(name) / 1e6,
     }
   costs: dict[tuple[str, str], list[measuring.Cost]] = {}
-  # What the checks have not compiled yet.
+  # Compiles what the checks have not compiled yet.
   jax.block_until_ready([bench.prefill(name) for name in bench.layouts])
   jax.block_until_ready(bench.update("shared"))
   for _ in range(repeats):

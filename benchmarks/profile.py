@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the time of a step goes: the largest costs of rollout and update.
+"""Where the time of an update step goes: the largest costs.
 
   python -m benchmarks.profile --work=w1 --model=small
 
-Traces a few steps, after one to compile, on one core, so that operations do not
-overlap and their times add. XLA's own time stamps of each operation are
-summed by class: part of the model (from the names in the source), pass and
-kind of operation. Works on CPU; an accelerator's trace has other names.
+It traces a few update steps, after one to compile. One core is used, so that
+operations do not overlap and their times add. XLA's own time stamps of each
+operation are summed by class: part of the model (from the names in the source),
+pass and kind of operation. It works on CPU; an accelerator's trace has other
+names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 
 class Instruction(NamedTuple):
-  """What the optimized program says about an operation."""
+  """The optimized program's description of an operation."""
 
   shape: str
   opcode: str
@@ -39,7 +40,7 @@ class Event(NamedTuple):
   op: str
 
 
-# The first that is found in the source name of an operation.
+# Parts of the model; the first one in an operation's source name counts.
 PARTS = (
   ("mlp", r"/mlp/"),
   ("attention projections", r"_project/|HMED->NRTD|/rope|rotate"),
@@ -58,7 +59,7 @@ PASSES = (
 
 
 def parse_program(text: str) -> dict[str, Instruction]:
-  """Reads optimized HLO text: {name of operation: what it is}."""
+  """Reads optimized HLO text as {name of operation: its description}."""
   found = {}
   pattern = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = (\S+) ([\w\-]+)\(")
   for line in text.splitlines():
@@ -72,7 +73,7 @@ def parse_program(text: str) -> dict[str, Instruction]:
 
 
 def classify(op: str, instruction: Instruction | None) -> str:
-  """The class of an operation, in words."""
+  """Returns the class of an operation, in words."""
   shape, opcode, source = instruction or Instruction("", "", "")
   part = next((name for name, x in PARTS if re.search(x, source)), "")
   phase = next((name for name, x in PASSES if re.search(x, source)), "")
@@ -90,10 +91,10 @@ def classify(op: str, instruction: Instruction | None) -> str:
 def own_times(
   events: Iterable[Event],
 ) -> dict[tuple[str, str], list[float]]:
-  """{(program, operation): seconds of each run}, without what is inside.
+  """Returns {(program, operation): seconds of each run}, without its body.
 
-  A loop lasts as long as all operations of its body: only what it takes
-  itself is counted. Events are those of one thread.
+  A loop lasts as long as all operations of its body, so only its own time is
+  counted. Events are those of one thread.
   """
   own: list[float] = []
   ordered = sorted(events, key=lambda e: (e.start, -e.end))
@@ -113,11 +114,11 @@ def own_times(
 
 
 def undisturbed(seconds: Sequence[float]) -> float:
-  """What all runs take together if each takes the lower quartile.
+  """Returns the time of all runs if each takes the lower quartile.
 
-  Shapes are static, so an operation takes as long each time; time stamps are
-  of the clock on the wall, and the slower runs were disturbed by whatever
-  else the machine did.
+  Shapes are static, so an operation takes the same time in every run. Time
+  stamps are wall-clock times, and other work of the machine disturbed the
+  slower runs.
   """
   return float(np.quantile(seconds, 0.25)) * len(seconds)
 
@@ -126,7 +127,7 @@ def by_class(
   seconds: Mapping[tuple[str, str], float],
   programs: Mapping[str, Mapping[str, Instruction]],
 ) -> dict[str, dict[str, float]]:
-  """{program: {class: seconds}}, the largest first."""
+  """Returns {program: {class: seconds}}, the largest first."""
   found: dict[str, dict[str, float]] = {}
   for (program, op), value in seconds.items():
     name = classify(op, programs.get(program, {}).get(op))
@@ -139,7 +140,7 @@ def by_class(
 
 
 def read_trace(folder: str) -> dict[tuple[str, str], float]:
-  """Times of all operations in a trace that `jax.profiler` wrote."""
+  """Returns the times of all operations in a trace of `jax.profiler`."""
   import jax
 
   [path] = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
@@ -161,18 +162,18 @@ def read_trace(folder: str) -> dict[tuple[str, str], float]:
 
 
 def read_programs(folder: str) -> dict[str, dict[str, Instruction]]:
-  """The optimized programs that XLA wrote into a folder, by name."""
+  """Returns the optimized programs that XLA wrote into a folder, by name."""
   found: dict[str, dict[str, Instruction]] = {}
   for path in glob.glob(f"{folder}/*after_optimizations.txt"):
     program = os.path.basename(path).split(".")[1]
     with open(path, encoding="utf-8") as file:
-      # Programs of one name are told apart by nothing in the trace.
+      # The trace does not distinguish programs of the same name.
       found.setdefault(program, {}).update(parse_program(file.read()))
   return found
 
 
 def report(times: Mapping[str, Mapping[str, float]], count: int) -> str:
-  """The `count` largest classes of each program that takes 1% or more."""
+  """Lists the `count` largest classes of each program of 1% or more."""
   whole = sum(sum(x.values()) for x in times.values())
   lines = []
   for program, classes in sorted(
@@ -203,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--count", type=int, default=10, help="costs to name")
   parser.add_argument("--traced", type=int, default=3, help="steps traced")
   args = parser.parse_args(argv)
-  # Before XLA starts: one core, and programs written down.
+  # Set before XLA starts: one core, and a dump of all programs.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
   with tempfile.TemporaryDirectory() as folder:
     os.environ["XLA_FLAGS"] = (

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewards in graph against the host's libraries: pairs per CPU second.
+"""Rewards on the device against the host's libraries: pairs per CPU second.
 
   python -m benchmarks.reward
   python -m benchmarks.reward --chars 100 400 --pairs=64
 
 A pair is an expert's step and an attempt at it. On the host one thread
-compares pair by pair (cydifflib, Levenshtein); in graph all pairs are one
-call of `srl_jax.ops.similarity.by_length`, with the sizes and chunks that are
-the defaults. Both are divided by the CPU time of all cores, so
-that it does not matter how many there are. The run fails unless both give the
-same ratios.
+compares pair by pair (cydifflib, Levenshtein). In graph all pairs are one call
+of `srl_jax.device_rewards.similarity.by_length`, with the default sizes and
+chunks. Both are divided by the CPU time of all cores, so the number of cores
+does not matter. The run fails unless both give the same ratios.
 """
 
 from __future__ import annotations
@@ -37,9 +36,10 @@ FUNCTIONS = {
 
 
 def make_pairs(count: int, chars: int, seed: int = 0) -> list[tuple[str, str]]:
-  """Attempts of at most so many characters, with expert steps of as many.
+  """Returns (attempt, expert's step) pairs of at most `chars` characters.
 
-  There is an edit in 25 characters, half of them longer than a few.
+  There is one edit per 25 characters; half of the edits are longer than a few
+  characters.
   """
   rng = random.Random(seed)
   kinds = ("math", "code", "tool")
@@ -49,7 +49,7 @@ def make_pairs(count: int, chars: int, seed: int = 0) -> list[tuple[str, str]]:
 
 
 def encode(strings: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-  """Code points, right padded with 0, and lengths."""
+  """Returns code points, right padded with 0, and lengths."""
   lengths = np.array([len(s) for s in strings], np.int32)
   codes = np.zeros((len(strings), lengths.max()), np.int32)
   for row, string in enumerate(strings):
@@ -86,9 +86,9 @@ def measure(
 ) -> dict[str, dict[str, float]]:
   """Returns {"host" or "in graph": {quantity: pairs per CPU second}}.
 
-  Medians over `repeats` turns, in each of which both have one go. There are
-  `pairs` pairs of 100 characters, and fewer of longer ones, as the work grows
-  with the square.
+  Rates are medians over `repeats` turns; both run once in each turn. There are
+  `pairs` pairs of 100 characters, and fewer of longer ones, because the work
+  grows with the square of the length.
 
   Raises:
     AssertionError: host and graph do not agree.
@@ -116,7 +116,7 @@ def measure(
 
 
 def on_host(function: str, pairs: Sequence[tuple[str, str]]) -> list[float]:
-  """The ratios of pairs, one after the other."""
+  """Returns the ratios of pairs, computed one after the other."""
   return [FUNCTIONS[function][0](*pair) for pair in pairs]
 
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots and the first width of the branch cache, with completions that end.
+"""Slots and the first width of the branch cache, with early stop tokens.
 
   python -m benchmarks.slots
   python -m benchmarks.slots --trajectories=8 --samples=16 --stops=16
 
 A random model ends each completion with one of `stops` tokens of its
 vocabulary, so lengths are about geometric with a mean of vocabulary / stops, up
-to the limit. All variants draw the same completions; the run fails unless they
-do. "slots 0" decodes all branches of a trunk at once; "cache 0" has room for
-the longest from the start. What is saved is turns of empty slots against turns
-of narrower products, and reads of empty columns against copies of the cache.
+to the limit. The run fails unless all variants draw the same completions.
+"slots 0" decodes all branches of a trunk at once; "cache 0" has room for the
+longest from the start. Fewer slots save turns of empty slots but make narrower
+products; a growing cache saves reads of empty columns but copies the cache.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from srl_jax.types import Branches, Decoding
 
 
 class Variant:
-  """A compiled sampler with its own number of slots and first width."""
+  """A compiled sampler with a number of slots and a first cache width."""
 
   def __init__(
     self, model: ModelConfig, work: Workload, stops: int, slots: int, cache: int
@@ -73,7 +73,7 @@ def measure(
   caches: Sequence[int],
   repeats: int,
 ) -> dict[str, dict[str, float]]:
-  """Returns {cache: {slots: tokens per CPU second}}, of median turns.
+  """Returns {cache: {slots: tokens per CPU second}} of the median turns.
 
   Raises:
     AssertionError: the variants draw different completions.

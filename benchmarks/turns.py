@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The turns that a benchmark's worker process is told to take.
+"""The turns that a benchmark's worker process takes on command.
 
-Every line in is a command ("step", "reset" or "stop"), every line out what a
-turn cost, as JSON.
+Every input line is a command ("step", "reset" or "stop"); every output line is
+the cost of a turn, as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from benchmarks import memory
 
 
 class Turns:
-  """The steps that this process is told to take, and what each costs."""
+  """The update steps that this process is told to take, and their costs."""
 
   def __init__(self, commands: TextIO, answers: TextIO):
     self._commands, self._answers = commands, answers
@@ -27,7 +27,7 @@ class Turns:
     self._answers.flush()
 
   def begin(self) -> bool:
-    """Waits for a turn; False if there is none any more."""
+    """Waits for a turn; returns False after the last one."""
     for line in self._commands:
       command = line.strip()
       if command == "reset":
@@ -40,7 +40,7 @@ class Turns:
     return False
 
   def end(self, **counted: Any) -> None:
-    """Reports the turn."""
+    """Reports the cost of the turn."""
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     self.send(
       wall_s=wall_s - self._start[0],

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One contender in a process of its own, which takes a step when told to.
+"""One contender in its own process, which takes update steps on command.
 
-Started by engine.py, so that threads and peaks of memory do not mix. The
-argument is JSON; every line in is a command ("step", "reset" or "stop"),
-every line out a JSON object.
+engine.py starts it, so that threads and peaks of memory do not mix. The
+argument is JSON. Every input line is a command ("step", "reset" or "stop");
+every output line is a JSON object.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.workload import Workload
 
 
 def run_ours(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
-  """Steps of this package; reports what prefill alone takes when ready."""
+  """Runs this package; its first report is the time of prefill alone."""
   import jax
 
   from benchmarks import measuring, ours
@@ -36,14 +36,14 @@ def run_ours(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
 
 
 def run_peer(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
-  """Steps of another system."""
+  """Runs another system."""
   from benchmarks import peers
 
   peers.RUN[spec["peer"]](turns, spec["model"], work, spec["settings"])
 
 
 def run_rate(turns: Turns, spec: dict[str, Any], work: Workload) -> None:
-  """Measures matrix products, each turn anew."""
+  """Measures matrix products again in each turn."""
   del spec, work
   from benchmarks import floor
 
@@ -59,7 +59,7 @@ def main() -> None:
   spec = json.loads(sys.argv[1])
   if spec["cores"]:
     os.sched_setaffinity(0, spec["cores"])
-  # What libraries print is not to reach the parent's pipe.
+  # Output of libraries must not reach the parent's pipe.
   answers = os.fdopen(os.dup(1), "w")
   os.dup2(2, 1)
   RUN[spec["kind"]](Turns(sys.stdin, answers), spec, Workload(**spec["work"]))

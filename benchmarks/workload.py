@@ -2,8 +2,8 @@
 """What is sampled and trained on, in tokens and texts; never loads JAX.
 
 Branch b = (n * K + k) * G + g is sample g of step k of trajectory n. Tokens
-are words of letters, so that rewards have texts to compare. How branches are
-laid out in batches is decided in layouts.py.
+are words of letters, so that rewards have texts to compare. layouts.py decides
+how branches are laid out in batches.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ class Workload:
   """What is sampled and trained on; lengths are in tokens.
 
   Attributes:
-    trajectories: N.
-    steps: of each trajectory, each of them a branch point (K).
-    samples: per branch point (G).
+    trajectories: number of trajectories (N).
+    steps: steps of each trajectory, each of them a branch point (K).
+    samples: samples per branch point (G).
     problem_tokens: length of the first prompt, without its stem.
-    step_tokens: by how much each further prompt is longer.
+    step_tokens: tokens that each further prompt is longer.
     stem_tokens: given tokens at the head of each branch.
     new_tokens: sampled tokens of each branch.
-    seed: of weights, tokens and samples.
+    seed: random seed of weights, tokens and samples.
   """
 
   trajectories: int = 2
@@ -45,7 +45,7 @@ class Workload:
 
   @property
   def prompt_tokens(self) -> np.ndarray:
-    """Length of the prompt of each step, without its stem."""
+    """Returns the prompt length of each step, without its stem."""
     return self.problem_tokens + self.step_tokens * np.arange(self.steps)
 
   @property
@@ -54,11 +54,11 @@ class Workload:
 
   @property
   def sampled_tokens(self) -> int:
-    """Tokens that are drawn, and trained on."""
+    """Number of tokens that are sampled and trained on."""
     return self.branches * self.new_tokens
 
   def predicted(self, layout: str) -> tuple[int, int]:
-    """Prompt and branch tokens that a pass has to process, by hand."""
+    """Counts by hand the prompt and branch tokens of a pass."""
     n, k, g = self.trajectories, self.steps, self.samples
     # The last token of a branch predicts nothing and is never run.
     branch = n * k * g * (self.stem_tokens + self.new_tokens - 1)
@@ -69,20 +69,20 @@ class Workload:
 
 
 class Given(NamedTuple):
-  """What is given: trunks of full length, stems, and the experts' steps."""
+  """The given tokens: trunks of full length, stems, and experts' steps."""
 
   tokens_NS: np.ndarray
   stem_KC: np.ndarray
   target_NK: list[list[str]]
 
   def prompt(self, work: Workload, n: int, k: int) -> np.ndarray:
-    """The whole prompt of a step, its stem included."""
+    """Returns the whole prompt of a step, stem included."""
     head = self.tokens_NS[n, : work.prompt_tokens[k]]
     return np.concatenate([head, self.stem_KC[k]])
 
 
 def given(work: Workload, vocab_size: int) -> Given:
-  """Draws it; an expert's step is as long as a completion."""
+  """Draws the given tokens; an expert's step is as long as a completion."""
   rng = np.random.default_rng(work.seed)
   n, k = work.trajectories, work.steps
   longest = int(work.prompt_tokens[-1])
@@ -98,7 +98,7 @@ def given(work: Workload, vocab_size: int) -> Given:
 
 
 def words(vocab_size: int) -> list[str]:
-  """The word of each token id: all of the same length, all different."""
+  """Returns a word per token id, all different and of the same length."""
   letters, width = string.ascii_lowercase, 2
   while len(letters) ** width < vocab_size:
     width += 1

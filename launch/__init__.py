@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launchers: of processes on this machine, of the compiler for others."""
+"""Commands that start processes here, or compile for TPUs elsewhere."""

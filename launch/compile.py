@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles an experiment for TPUs that are not here: does it fit, how fast?
+"""Compiles an experiment for TPUs without having any: does it fit, how fast?
 
   python -m launch.compile --config=experiments/math.py:qwen2_5_7b \
     --topology=v5e:8x8
 
-Any machine with the `tpu` extra will do. Of the experiment's files (data,
-tokenizer, weights) none is read. Single fields can be tried out with
---config.key=value. The exit status is 0 if every program fits, else 1.
+Any machine with the `tpu` extra will do. The experiment's data, tokenizer and
+weights are not read. --config.key=value tries out another value of a field.
+The exit status is 0 if every program fits, else 1.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m launch.compile",
     description="Compiles an experiment's RL stages for a TPU topology.",
-    # Else --config.key would be read as an abbreviation.
+    # No abbreviations: load_config refuses every flag that is not known.
     allow_abbrev=False,
   )
   parser.add_argument(
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     "%(default)s)",
   )
   options, overrides = parser.parse_known_args(arguments)
-  # Arrays, should there be any, are for the CPU: no TPU is to be looked for.
+  # Any arrays go to the CPU, so that JAX does not look for a TPU.
   jax.config.update("jax_platforms", "cpu")
   try:
     config = srl_main.load_config(options.config, overrides)

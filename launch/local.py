@@ -3,11 +3,12 @@
 
   python -m launch.local --processes=2 -- python -m srl_jax.main --config=...
 
-Each process gets --coordinator_address, --num_processes and --process_id added
-to its command, and its output lines are prefixed by its number. When a process
-ends badly, the others are ended too, and its exit status is passed on. SIGTERM
-and Ctrl-C are passed on to all processes, so that they can save; a second one
-ends them at once. Not for: several machines, or knowing what the command does.
+The command of each process gets --coordinator_address, --num_processes and
+--process_id, and its output lines get the number of the process as a prefix.
+When a process fails, the launcher ends the others and returns the status of
+the failed one. It forwards SIGTERM and Ctrl-C to all processes, so that they
+can save; a second signal ends them at once. Not for: several machines, or
+knowing what the command does.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from collections.abc import Sequence
 from typing import IO
 
 _POLL_S = 0.1
-# Asked by a signal, the processes write a checkpoint before they end.
+# After a signal, the processes write a checkpoint before they end.
 _SAVE_S = 120.0
-# After one has died the others cannot finish a step together, nor save.
+# After one has died, the others cannot finish an update step or save.
 _CRASH_S = 5.0
 
 
@@ -72,11 +73,11 @@ def command_lines(command: Sequence[str], processes: int) -> list[list[str]]:
 
 
 def run(commands: Sequence[Sequence[str]]) -> int:
-  """Runs commands side by side until all end well or one ends badly.
+  """Runs commands side by side until all succeed or one fails.
 
   Returns:
-    0, or the status of the first process that ended badly as a shell gives
-    it: 128 + signal number for a process that a signal ended.
+    0, or the status of the first failed process as a shell reports it: 128 +
+    signal number for a process that a signal ended.
   """
   signals: queue.SimpleQueue[int] = queue.SimpleQueue()
   former = {
@@ -109,8 +110,8 @@ def _start(command: Sequence[str]) -> subprocess.Popen:
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    # Ctrl-C then reaches a process once, through this launcher, and what a
-    # process has started can be ended with it.
+    # In a session of its own, a process gets Ctrl-C only once, through this
+    # launcher, and can be killed together with its children.
     start_new_session=True,
   )
 
@@ -118,7 +119,7 @@ def _start(command: Sequence[str]) -> subprocess.Popen:
 def _wait(
   processes: Sequence[subprocess.Popen], signals: queue.SimpleQueue[int]
 ) -> int:
-  """Waits for all processes, ending them when asked to or when one fails."""
+  """Waits for all processes; ends them on a signal or when one fails."""
   first_bad = 0
   deadline_s = None
   running = dict(enumerate(processes))
@@ -152,12 +153,12 @@ def _wait(
 
 def _signal(processes, number: int) -> None:
   for process in processes:
-    # Does nothing to a process that has ended meanwhile.
+    # This does nothing if the process has ended.
     process.send_signal(number)
 
 
 def _kill(process: subprocess.Popen) -> None:
-  """Ends a process and whatever it has started, at once."""
+  """Kills a process and its children."""
   with contextlib.suppress(ProcessLookupError):
     os.killpg(process.pid, signal.SIGKILL)
   process.wait()
@@ -179,7 +180,7 @@ def _say(text: str) -> None:
 
 
 def _write(text: str) -> None:
-  # One call per line: the lines of several threads must not mix.
+  # One call per line, so that lines of several threads do not mix.
   sys.stdout.write(text)
   sys.stdout.flush()
 

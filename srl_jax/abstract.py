@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays that are only described: shapes, dtypes and shardings.
+"""Abstract arrays: shapes, dtypes and shardings without values.
 
-Programs are compiled on them before there are any arrays, and checkpoints are
-restored to them.
+Programs are compiled for abstract arrays before real arrays exist, and
+checkpoints are restored to them.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from srl_jax import sharding
 
 
 def like(tree: Any) -> Any:
-  """Shapes, dtypes and shardings of arrays."""
+  """Returns the shapes, dtypes and shardings of arrays."""
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
   )
 
 
 def with_shardings(tree: Any, shardings: Any) -> Any:
-  """The same arrays, abstract, with these shardings."""
+  """Returns abstract arrays like those of `tree`, with `shardings`."""
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     tree,
@@ -34,7 +34,7 @@ def with_shardings(tree: Any, shardings: Any) -> Any:
 def batch(
   tree: Any, rows: int, mesh: jax.sharding.Mesh, rules: sharding.ShardingRules
 ) -> Any:
-  """A batch of `rows` rows like these, abstract, split as `put_batch` does."""
+  """Returns an abstract batch of `rows` rows, split as `put_batch` does."""
   spec = NamedSharding(mesh, rules.spec(("batch",)))
   return jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(
@@ -45,11 +45,11 @@ def batch(
 
 
 def scalar(value: jax.Array, mesh: jax.sharding.Mesh) -> Any:
-  """A key or a number as the argument of a program that is only compiled.
+  """Returns a key or number as an argument of a program to be compiled.
 
-  A jitted function is compiled anew for a scalar that is placed otherwise, so
-  a mesh of devices that are here gets the value itself. Devices that are only
-  described get an abstract one, on every device.
+  A jitted function is compiled again for a scalar with another placement, so
+  on a mesh of real devices this is the value itself. On devices that are only
+  described it is an abstract scalar, replicated.
   """
   if mesh.devices.flat[0] in jax.devices():
     return value

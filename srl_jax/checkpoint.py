@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: all that an exact resume needs, written while training goes on.
+"""Checkpoints: all that an exact resume needs, written in the background.
 
-A checkpoint is one directory per step with three items: `state` (sharded JAX
-arrays, written by Orbax), `pool` (host arrays whose shapes change from save to
-save, one file per process) and `meta` (JSON: counters, iterator state). It
-appears under its final name by one rename after everything is written (in a
-bucket: by a marker file), so a process killed at any moment leaves the last
-complete checkpoint restorable.
-Beside them lies `best`, with the parameters of the best validation value so
-far. What belongs to the state is decided elsewhere (update/updater.py).
+A checkpoint is the directory of one update step with three items: `state`
+(sharded JAX arrays, written by Orbax), `pool` (host arrays whose shapes change
+from save to save, one file per process) and `meta` (JSON: counters, iterator
+state). Once all files are written, one rename gives the directory its final
+name (in a bucket, a marker file marks it complete). So a process that is
+killed at any moment leaves the last complete checkpoint restorable.
+
+The folder `best` holds the parameters of the best validation value so far.
+update/updater.py decides what belongs to the state.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ from srl_jax.checkpoint_pool import (
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-  """How often to save, and how many to keep.
+  """How often checkpoints are saved, and how many are kept.
 
   Attributes:
     every_update_steps: update steps between checkpoints; 0 saves only at the
       end of a stage.
-    keep: number of latest checkpoints kept; older ones are deleted once a
-      newer one is complete. `best` does not count.
+    keep: number of latest checkpoints to keep, `best` not counted; older ones
+      are deleted once a newer one is complete.
   """
 
   every_update_steps: int = 100
@@ -58,10 +59,10 @@ class CheckpointConfig:
 
 
 class Checkpointer:
-  """Saves and restores the checkpoints of one run directory.
+  """Saves and restores the checkpoints in one directory.
 
-  Every method must be called by all processes, in the same order. Use as a
-  context manager, or call `close`, which waits for the last write.
+  All processes must call every method, in the same order. Use as a context
+  manager, or call `close`, which waits for the last write.
   """
 
   def __init__(
@@ -71,13 +72,13 @@ class Checkpointer:
     *,
     read_only: bool = False,
   ):
-    """Opens a directory; before the first save, unfinished writes are removed.
+    """Opens a directory and removes unfinished writes before the first save.
 
     Args:
-      directory: created if missing, on a disk that all processes share.
+      directory: folder on a disk that all processes share; created if missing.
       config: see `CheckpointConfig`.
-      read_only: True for a reader of a run that may still be writing
-        (evaluation, export): nothing is created or removed.
+      read_only: True for reading a run that may still write (evaluation,
+        export): nothing is created or removed.
     """
     self._config = config
     self._directory = epath.Path(directory).resolve()
@@ -87,29 +88,30 @@ class Checkpointer:
     self._best = _manager(self._directory / "best", 1, read_only, ("params",))
 
   def is_due(self, step: int) -> bool:
-    """Returns whether `config` asks for a checkpoint after `step` steps."""
+    """Returns whether a checkpoint is due after `step` update steps."""
     every = self._config.every_update_steps
     return every > 0 and step > 0 and step % every == 0
 
   def save(
     self, step: int, state: Any, pool: Any, meta: Mapping[str, Any]
   ) -> None:
-    """Saves a checkpoint in the background; a step saved before is kept.
+    """Saves a checkpoint in the background, unless the step is saved already.
 
     Returns once the device arrays are copied, so `state` may be donated to
-    the next step. At most one write is under way: the next `save` waits.
+    the next update step. At most one write is under way: the next `save`
+    waits for it.
 
     Args:
-      step: number of steps done.
-      state: pytree of jax arrays.
+      step: number of update steps done.
+      state: pytree of JAX arrays.
       pool: nested dicts with string keys, lists, tuples and NamedTuples of
-        numpy arrays, of any shapes; every process saves its own.
-      meta: what JSON can hold, the same on all processes.
+        numpy arrays of any shapes; every process saves its own pool.
+      meta: JSON values, the same on all processes.
 
     Raises:
-      ValueError: `meta` or `pool` would not come back as they are.
+      ValueError: `meta` or `pool` would change on the way.
     """
-    # A refusal has to come first: within Orbax it would leave half a save.
+    # Checked first: an error within Orbax would leave half a save.
     _check_json(meta)
     pool_bytes = pack_pool(pool)
     if step in self._steps.all_steps():
@@ -127,7 +129,7 @@ class Checkpointer:
     )
 
   def latest_step(self) -> int | None:
-    """Returns the step of the last complete checkpoint, None without one."""
+    """Returns the step of the last complete checkpoint; None if none exists."""
     return self._steps.latest_step()
 
   def restore(
@@ -136,17 +138,17 @@ class Checkpointer:
     """Reads a checkpoint back.
 
     Args:
-      step: one that was saved, e.g. `latest_step()`.
+      step: a saved update step, e.g. `latest_step()`.
       abstract_state: the state as `jax.ShapeDtypeStruct`s with shardings; the
         mesh may differ from the one that saved.
 
     Returns:
-      state, pool and meta. In the pool tuples come back as lists and
-      NamedTuples as dicts of their fields.
+      State, pool and meta. Tuples in the pool come back as lists, NamedTuples
+      as dicts of their fields.
 
     Raises:
-      ValueError: no such checkpoint, other names, shapes or dtypes than
-        `abstract_state` has, or other number of processes than saved it.
+      ValueError: there is no such checkpoint, its names, shapes or dtypes
+        differ from `abstract_state`, or another number of processes saved it.
     """
     self._check_step(self._steps, step)
     _check_abstract(
@@ -168,7 +170,7 @@ class Checkpointer:
     return state, pool, meta["user"]
 
   def restore_params(self, step: int, abstract_params: Any) -> Any:
-    """Returns the parameters of a checkpoint alone, on any number of processes.
+    """Returns only the parameters of a checkpoint, on any number of processes.
 
     The rest of the state is not read. See `restore` for the errors.
     """
@@ -185,16 +187,16 @@ class Checkpointer:
     return self._restore_item(step, "state", args)["params"]
 
   def save_best(self, step: int, params: Any, value: float) -> None:
-    """Saves `params` as the best ones, in the background.
+    """Saves `params` as the best parameters, in the background.
 
-    The former best stays until this one is complete. Whether `value` is
-    better is the caller's decision; see `best`. After a kill they may be
-    ahead of the checkpoint that is resumed; the run then meets the same
-    evaluation again and finds the value equal, not better.
+    The previous best stays until the new one is complete. The caller decides
+    whether `value` is better; see `best`. After a kill the best parameters may
+    be newer than the resumed checkpoint; the run then repeats the same
+    evaluation and finds an equal value, not a better one.
     """
     self._best.wait_until_finished()
-    # Numbered by saves: Orbax keeps the highest number, and after a resume a
-    # better value may come at a step below that of the best one.
+    # Numbered by saves, not steps: Orbax keeps the highest number, and after a
+    # resume a better value may come at an earlier step than the previous best.
     self._best.save(
       (self._best.latest_step() or 0) + 1,
       args=ocp.args.Composite(
@@ -204,7 +206,7 @@ class Checkpointer:
     )
 
   def best(self) -> tuple[int, float] | None:
-    """Returns step and value of the best parameters; None if there are none."""
+    """Returns step and value of the best parameters; None if none exist."""
     self._best.wait_until_finished()
     number = self._best.latest_step()
     if number is None:
@@ -214,7 +216,7 @@ class Checkpointer:
     return meta["step"], meta["value"]
 
   def restore_best(self, abstract_params: Any) -> Any:
-    """Returns the best parameters; see `restore`."""
+    """Returns the best parameters; see `restore` for the errors."""
     best = self.best()
     if best is None:
       raise ValueError(
@@ -231,7 +233,7 @@ class Checkpointer:
     return self._best.restore(number, args=args)["params"]
 
   def wait(self) -> None:
-    """Blocks until all writes are complete, and raises what they raised."""
+    """Waits until all writes are complete, and raises the errors they met."""
     self._steps.wait_until_finished()
     self._best.wait_until_finished()
 
@@ -277,8 +279,8 @@ def _manager(
       max_to_keep=None if read_only else keep,
       create=not read_only,
       cleanup_tmp_directories=not read_only,
-      # Two managers in one process need different prefixes: their barriers
-      # would meet each other's in a run of several processes.
+      # Two managers in one process need different prefixes: with several
+      # processes, one manager's barriers would else match the other's.
       multiprocessing_options=ocp.options.MultiprocessingOptions(
         barrier_sync_key_prefix=directory.name
       ),
@@ -319,7 +321,7 @@ def _check_abstract(saved: Any, wanted: Any, what: str) -> None:
 
 def _leaves_by_path(tree: Any) -> dict[str, str]:
   # Orbax stores a NamedTuple or dataclass as a dict of its fields, and a list
-  # or tuple by position: both sides are compared by their bare names.
+  # or tuple by position. So both sides are compared by names without types.
   return {
     "/".join(_key_name(key) for key in path): (
       f"{leaf.dtype}{list(leaf.shape)}"

@@ -16,7 +16,7 @@ from orbax.checkpoint import future as ocp_future
 
 
 class PoolHandler(ocp.AsyncCheckpointHandler):
-  """Writes one file per process, with what `pack_pool` made of its pool.
+  """Writes the bytes of each process's pool to a file of its own.
 
   Orbax itself refuses arrays of size zero, which an empty pool consists of,
   and writes numpy arrays from the first process only.
@@ -45,7 +45,7 @@ class PoolHandler(ocp.AsyncCheckpointHandler):
 @ocp.args.register_with_handler(PoolHandler, for_save=True)
 @dataclasses.dataclass
 class PoolSave(ocp.args.CheckpointArgs):
-  """Asks to save `data`, the bytes of a pool."""
+  """Asks to save `data`, the bytes that `pack_pool` returned."""
 
   data: bytes
 

@@ -5,9 +5,10 @@
   python -m srl_jax.export --workdir=/tmp/srl --out=DIR --stage=srl --step=200
   python -m srl_jax.export --workdir=/tmp/srl --out=DIR --adapter
 
-Any machine will do, whatever mesh the run had: parameters are split over the
-devices that are here. A finished run has its result in workdir/model already;
-this is for other steps, other dtypes, runs still under way, and adapters.
+Any machine will do, whatever the mesh of the run: parameters are split over
+this machine's devices. A finished run already has its model in workdir/model;
+this command is for other update steps, other dtypes, unfinished runs, and
+adapters.
 """
 
 from __future__ import annotations
@@ -36,25 +37,26 @@ def export(
   dtype: str = "",
   adapter: bool = False,
 ) -> None:
-  """Writes a checkpoint folder.
+  """Writes a Hugging Face checkpoint folder.
 
   Args:
-    workdir: of a run.
-    out: the folder; must not exist.
-    stage: whose parameters; by default those of the last one that has any.
-    step: of a checkpoint; by default the best validated parameters.
-    dtype: of the weights; by default what the model computes in.
-    adapter: write the adapters alone, as PEFT does.
+    workdir: folder of the run.
+    out: folder to write; must not exist.
+    stage: stage whose parameters are written; by default the last stage that
+      has a checkpoint.
+    step: update step of the checkpoint; by default the best validated one.
+    dtype: dtype of the weights; by default the one the model computes in.
+    adapter: True writes the adapters alone, in PEFT's format.
 
   Raises:
-    ValueError: no run, no such stage or step, or out exists.
+    ValueError: there is no run, no such stage or step, or `out` exists.
   """
   if out.exists():
     raise ValueError(
       f"--out={out} exists already; remove it, or give another folder"
     )
   config = loading.read_run_config(workdir)
-  # Of this machine, whatever the run had.
+  # The mesh is this machine's, whatever mesh the run had.
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=-1))
   with jax.set_mesh(mesh):
     run = loading.load_run(config, mesh, workdir)
@@ -72,7 +74,7 @@ def export(
 
 
 def _params(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
-  """All parameters, with what was trained as a checkpoint has it."""
+  """Returns all parameters, the trained ones as in the checkpoint."""
   folders = {
     path.name.partition("_")[2]: path
     for path in sorted((workdir / "stages").glob("*_*"))
@@ -115,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   add("--adapter", action="store_true", help="the adapters alone, for PEFT")
   args = parser.parse_args(argv)
-  # Libraries announce at level INFO which backends they did not find.
+  # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
   try:
     export(**vars(args))

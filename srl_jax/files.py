@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that appear whole or not at all."""
+"""Writing files so that they appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
-  """Writes JSON as `write_text` does."""
+  """Writes a value as indented JSON; see `write_text`."""
   write_text(path, json.dumps(value, indent=2) + "\n")
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run is made of: data, tokenizer, template, model, first parameters.
+"""Loads the parts of a run: data, tokenizer, template, model, parameters.
 
-What is done with them is decided in run.py. The commands that look at a run
-afterwards (show, export) load it here, too.
+run.py decides what is done with them. The commands that read a run afterwards
+(show, export) load it here too.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from srl_jax.train.stage import Run
 from srl_jax.trajectory import Trajectory
 
 EMBEDDED = str(importlib.resources.files("srl_jax") / "assets" / "embedded")
-# In the workdir: the tokenizer that a run trains for itself.
+# File in the workdir for a tokenizer that the run trains itself.
 TOKENIZER = "tokenizer.model"
-# What a checkpoint folder has beside the weights and config.json.
+# Files of a checkpoint folder other than the weights and config.json.
 _BESIDE = (
   "tokenizer.json",
   "tokenizer.model",
@@ -53,10 +53,10 @@ _BESIDE = (
 
 
 def read_run_config(workdir: pathlib.Path) -> Config:
-  """The config of a run.
+  """Returns the config of the run in `workdir`.
 
   Raises:
-    ValueError: there is no run.
+    ValueError: there is no run in `workdir`.
   """
   path = workdir / "config.json"
   if not path.is_file():
@@ -73,7 +73,7 @@ def load_run(
   """Loads data and tokenizer and builds the model of a run.
 
   Raises:
-    ValueError: one of them cannot be used, or they do not belong together.
+    ValueError: a part cannot be used, or the parts do not belong together.
   """
   config = resolved(config, workdir)
   loaded = readers.load_trajectories(config.data)
@@ -117,7 +117,7 @@ def load_run(
 
 
 def resolved(config: Config, workdir: pathlib.Path) -> Config:
-  """The config with paths in place of names: of the package, or on a hub."""
+  """Returns the config with paths for names of packaged and hub files."""
   tokenizer, source = config.tokenizer, config.weights
   path = tokenizer.path
   if path == "embedded":
@@ -141,7 +141,7 @@ def _load_tokenizer(
   config: TokenizerConfig, trajectories: list[Trajectory]
 ) -> Tokenizer:
   if config.train_vocab_size and jax.process_count() > 1:
-    # One process trains it, the others read what it wrote.
+    # Process 0 trains the tokenizer; the others read the file it wrote.
     if jax.process_index() == 0:
       make_tokenizer(config, _texts(trajectories))
     multihost_utils.sync_global_devices("tokenizer")
@@ -149,8 +149,8 @@ def _load_tokenizer(
 
 
 def _texts(trajectories: list[Trajectory]) -> Iterator[str]:
-  """Yields all plain text that a model of these data will see."""
-  # The only wording whose control tokens a tokenizer made here has.
+  """Yields all plain text of the trajectories that a model will see."""
+  # A tokenizer trained here has the control tokens of this template only.
   template = PlainTemplate()
   for trajectory in trajectories:
     segments = [template.problem(trajectory, "step")]
@@ -175,13 +175,13 @@ def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
       "together: set c.model.vocab_size=0 for a new model, or the tokenizer "
       "that the weights were trained with"
     )
-  # Refuses a model that could not be written when it is trained.
+  # Refuses now a model that could not be written after training.
   to_hf_config(model_config, model_config.param_dtype)
   return model_config
 
 
 def initial_params(run: Run) -> Any:
-  """Parameters of the first stage, born on the mesh."""
+  """Returns the parameters of the first stage, created on the mesh."""
   key = run.key("weights")
   if run.weights == "random":
     return sharding.born_sharded(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command line: trains and evaluates what an experiment file describes.
+"""Trains and evaluates the run that an experiment file describes.
 
   python -m srl_jax.main --config=experiments/math.py --workdir=/tmp/run
   python -m srl_jax.main --config=experiments/registers.py:rlvr,seed=1
   python -m srl_jax.main --config=experiments/math.py --config.log_every=5
 
-The same command goes on with a run that was interrupted.
+The same command resumes a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ _MULTI_HOST = flags.DEFINE_bool(
 
 
 def command(argv: Sequence[str] | None = None) -> NoReturn:
-  """The command line; ends the process with status 0, 1, or 143 if stopped."""
+  """Runs the command line; exits with status 0, 1, or 143 if stopped."""
   app.run(main, argv, flags_parser=_parse_flags)
 
 
 def _parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses all flags but --config.key=value, which it returns for `main`.
 
-  The fields belong to the experiment, so absl cannot know them.
+  absl cannot know these flags: the fields belong to the experiment.
   """
   fields = [x for x in argv[1:] if re.match(r"--?config\.", x)]
   rest = [x for x in argv if x not in fields]
@@ -72,8 +72,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs what the flags say; `argv` holds overrides of config fields."""
-  # Libraries announce at level INFO which backends they did not find.
+  """Runs the experiment of the flags; `argv` has overrides of its fields."""
+  # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
   workdir = None
   try:
@@ -84,7 +84,7 @@ def main(argv: Sequence[str]) -> None:
         "too; python -m launch.local sets all three"
       )
     if is_several:
-      # Before the experiment is read: it may ask what devices there are.
+      # This precedes the experiment, which may ask for the devices.
       jax.distributed.initialize(
         _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
       )
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> None:
     workdir = pathlib.Path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
-    # While a stage is trained, train.py listens for it instead and saves.
+    # During training, train/loop.py handles SIGTERM instead, and saves.
     signal.signal(signal.SIGTERM, _stop)
     train_and_evaluate(config, workdir, versions())
   except Stopped as stopped:
@@ -112,14 +112,14 @@ def _stop(*_: object) -> NoReturn:
 def load_config(
   source: str | None, overrides: Sequence[str] = ()
 ) -> config_lib.Config:
-  """Loads an experiment file and converts what it says strictly.
+  """Loads an experiment file and converts its config strictly.
 
   Args:
-    source: file.py[:argument].
-    overrides: --config.key=value, as on the command line.
+    source: experiment, as file.py[:argument].
+    overrides: texts --config.key=value, as on the command line.
 
   Raises:
-    ValueError: no such file, or something is wrong in it or the overrides.
+    ValueError: there is no such file, or the file or an override has an error.
   """
   if not source:
     raise ValueError(
@@ -152,7 +152,7 @@ def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
   try:
     config = runpy.run_path(path)["get_config"](*argument)
   except ValueError:
-    # What `config.parse_argument` and its like have to say.
+    # `config.parse_argument` and the like have a message for the user.
     raise
   except Exception as error:
     lines = [
@@ -175,7 +175,7 @@ def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
 
 
 def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
-  """Ends with the message alone; the traceback goes to a file."""
+  """Exits with the error's message alone; the traceback goes to a file."""
   print(f"error: {error}", file=sys.stderr)
   if workdir is not None and workdir.is_dir():
     path = workdir / f"error_{jax.process_index()}.txt"
@@ -185,7 +185,7 @@ def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
 
 
 def versions() -> dict[str, str]:
-  """Versions of what decides the numbers of a run."""
+  """Returns the versions of the packages that a run's numbers depend on."""
   names = ("srl_jax", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
   found = {"python": platform.python_version()}
   for name in names:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where metrics go: files that survive a resume, and console lines.
+"""Output of metrics: files that survive a resume, and console lines.
 
 Not for: how the values of a metric combine (reductions.py), or tables of
 results (report.py).
@@ -23,20 +23,20 @@ import jax
 class MetricWriter:
   """Writes rows to metrics.jsonl, metrics.csv and TensorBoard event files.
 
-  Event files need the library tensorboardX; the others do without it.
-  Only process 0 writes; elsewhere every method returns at once. A row is on
-  its way to the disk when `write` returns, so killing the process loses none.
-  Use as a context manager, or call `close`.
+  Event files need the library tensorboardX; the other files do not.
+  Only process 0 writes; on other processes every method returns at once. When
+  `write` returns, the operating system has the row, so killing the process
+  loses none. Use as a context manager, or call `close`.
   """
 
   def __init__(self, workdir: str | os.PathLike, *, first_step: int = 0):
-    """Opens the files of `workdir`, ready for rows of `first_step` and later.
+    """Opens the files of `workdir` for rows of step `first_step` and later.
 
-    Rows with step >= first_step are dropped: they come from an attempt that
-    went on after the checkpoint now resumed, and will be written again. So
-    the files of a resumed run equal those of an uninterrupted one, provided
-    every row below first_step was written before that checkpoint was saved.
-    The default starts afresh.
+    Existing rows with step >= first_step are dropped: they were written after
+    the checkpoint that is now resumed, and will be written again. So the files
+    of a resumed run equal those of an uninterrupted one, provided every row
+    below first_step was written before that checkpoint was saved. The default
+    drops all rows.
     """
     self._is_writer = jax.process_index() == 0
     if not self._is_writer:
@@ -64,9 +64,9 @@ class MetricWriter:
     """Appends one row.
 
     Args:
-      step: the step the row belongs to; see `first_step`.
-      values: finite or not; what is not becomes null in JSON.
-      prefix: put before each name, e.g. "srl/".
+      step: update step of the row; see `first_step`.
+      values: values by name; nan and infinity become null in JSON.
+      prefix: text put before each name, e.g. "srl/".
     """
     if not self._is_writer:
       return
@@ -83,7 +83,7 @@ class MetricWriter:
     if not self._tensorboard:
       return
     for name, value in row.items():
-      # A ratio of nothing is nan, and TensorBoard warns of each.
+      # A ratio with denominator 0 is nan, and TensorBoard warns of each nan.
       if name != "update_step" and math.isfinite(value):
         self._tensorboard.add_scalar(name, value, row["update_step"])
 
@@ -111,8 +111,8 @@ class MetricWriter:
     ]
 
   def _rewrite_csv(self):
-    # A CSV file has one header, and the columns are known only as they come:
-    # the whole file is written again at the first row of each new kind.
+    # A CSV file has one header, but new columns come with later rows: the
+    # whole file is written again at the first row with a new column.
     temporary = self._csv_path.with_suffix(".tmp")
     with temporary.open("w", encoding="utf-8", newline="") as file:
       writer = csv.writer(file)
@@ -144,7 +144,7 @@ def _say_without_tensorboard() -> None:
 
 
 class Progress:
-  """Prints one console line per logged step of a stage, from process 0."""
+  """Prints a console line per logged update step of a stage (process 0)."""
 
   def __init__(
     self,
@@ -157,11 +157,11 @@ class Progress:
     """Starts the clock of a stage.
 
     Args:
-      stage: its name, the first word of each line.
-      total_steps: of the whole stage, resumed steps included.
-      first_step: number of steps that an earlier run has finished.
+      stage: name of the stage, the first word of each line.
+      total_steps: update steps of the whole stage, resumed ones included.
+      first_step: number of update steps that were done before a resume.
       columns: format strings over metric names, such as
-        "reward {reward:.3f}"; one whose metric is absent is left out.
+        "reward {reward:.3f}"; a column whose metric is absent is left out.
     """
     self._stage = stage
     self._total_steps = total_steps
@@ -171,7 +171,7 @@ class Progress:
     self._warm = False
 
   def show(self, steps_done: int, values: Mapping[str, float]) -> None:
-    """Prints the line of the step that made it `steps_done`."""
+    """Prints the line of the update step that was number `steps_done`."""
     line = self.line(steps_done, values, time.monotonic())
     if self._is_printer:
       print(line, flush=True)
@@ -195,7 +195,7 @@ class Progress:
   def _left_s(self, steps_done: int, now_s: float) -> float | None:
     step, start_s = self._mark
     if not self._warm:
-      # The first line comes after compilation: start the clock again.
+      # The first line includes compilation, so the clock starts again here.
       self._warm = True
       self._mark = (steps_done, now_s)
     if steps_done <= step:
@@ -216,18 +216,18 @@ def format_duration(seconds: float) -> str:
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of a metrics.jsonl, [] if there is no such file.
+  """Returns the rows of a metrics.jsonl file; [] if there is none.
 
-  A last line cut short by a kill is left out.
+  A last line that a kill cut short is left out.
 
   Raises:
-    ValueError: some other line is not JSON; names it.
+    ValueError: another line is not JSON; the message names the line.
   """
   if not path.exists():
     return []
   lines = path.read_text(encoding="utf-8").split("\n")
   rows = []
-  # What follows the last newline is either nothing or a line cut short.
+  # After the last newline comes nothing, or a line that was cut short.
   for number, line in enumerate(lines[:-1], start=1):
     try:
       rows.append(json.loads(line))
@@ -246,7 +246,7 @@ def _replace(path: pathlib.Path, text: str) -> None:
 
 
 def _json_line(row: Mapping[str, Any]) -> str:
-  # JSON has no nan or infinity; readers choke on Python's spelling of them.
+  # JSON has no nan or infinity, and readers refuse Python's spelling of them.
   finite = {
     k: v if v is not None and math.isfinite(v) else None for k, v in row.items()
   }
@@ -254,5 +254,5 @@ def _json_line(row: Mapping[str, Any]) -> str:
 
 
 def _csv_cell(value: float | None) -> float | str:
-  # The same after a resume, which reads the rows back from JSON: not nan, inf.
+  # Not nan or inf: a resume reads rows back from JSON, which has only null.
   return "" if value is None or not math.isfinite(value) else value

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users type: the preset of an experiment, and key=value.
 
-The part after the colon of `--config=file.py:preset,key=value` and the flags
-`--config.key=value` end up here. Which dataclass they fill is config.py's
-business, and what its fields may be is for strict.py to say.
+This module reads the part after the colon of
+`--config=file.py:preset,key=value`, and the flags `--config.key=value`.
+config.py decides which dataclass they fill; strict.py checks the values.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ def parse_argument(
   """Reads the part after the colon of `--config=file.py:preset,key=value`.
 
   Args:
-    argument: that part, or None.
-    default: the preset when none is named.
-    presets: the ones that exist.
+    argument: the part after the colon, or None.
+    default: name of the preset that is used when none is named.
+    presets: names of all presets.
 
   Returns:
-    The preset's name and the overrides, which `override` applies.
+    The preset's name and the overrides, which `config.override` applies.
 
   Raises:
     ValueError: unknown preset; the message lists the known ones.
@@ -55,7 +55,7 @@ def parse_argument(
 
 
 def names_in(argument: str) -> list[str]:
-  """The dotted names of the fields that such an argument sets."""
+  """Returns the dotted names of the fields that such an argument sets."""
   parts = (part.partition("=") for part in argument.split(","))
   return [key.strip() for key, equals, _ in parts if equals]
 
@@ -63,18 +63,18 @@ def names_in(argument: str) -> list[str]:
 def apply(
   cls: type, config: ml_collections.ConfigDict, overrides: Mapping[str, str]
 ) -> None:
-  """Sets dotted fields from text, which is read by the type of what is there.
+  """Sets dotted fields from text, read by the type of the present value.
 
-  Text that fits no such reading is put in as it is, for the strict conversion
-  to refuse.
+  Text that cannot be read so is set unchanged, and the strict conversion
+  refuses it.
 
   Args:
     cls: the dataclass that `config` will become.
-    config: is changed.
-    overrides: {"srl.update_steps": "20"}.
+    config: the config; it is changed in place.
+    overrides: texts by dotted name, such as {"srl.update_steps": "20"}.
 
   Raises:
-    ValueError: no such field; the message names the nearest.
+    ValueError: there is no such field; the message names the nearest one.
   """
   for path, text in overrides.items():
     *parents, last = path.split(".")
@@ -91,9 +91,9 @@ def apply(
 
 
 def _read(text, present):
-  """The value that text means where now `present` stands."""
+  """Returns the value that a text means, given the field's present value."""
   if isinstance(present, str):
-    # Rules are names or None. Nothing else is called so.
+    # Sharding rules may be None; no other text field has the value "None".
     return None if text == "None" else text
   if isinstance(present, bool) and text in ("true", "false"):
     return text == "true"

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics as dataclass fields that declare how their values combine.
 
-So a number is never averaged over micro-batches or processes because of how
-it is spelt. Not for: files and console lines (metrics.py).
+The declaration, not the spelling of a name, decides how values of several
+micro-batches or processes combine. Not for: files and console lines
+(metrics.py).
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from srl_jax.types import Ratio
 
 Reduction = Literal["sum", "mean", "max", "ratio"]
 
-# How the parts of one metric combine: each is folded to a short vector, the
-# vectors of all parts add (or take the maximum), and the result is read off.
+# How the parts of a metric combine: fold each part to a short vector, combine
+# the vectors of all parts (sum or maximum), and compute the result from it.
 _FOLDS = {
   "sum": (lambda x: [x.sum()], np.sum, lambda v: v[0]),
   "mean": (lambda x: [x.sum(), x.size], np.sum, lambda v: v[0] / v[1]),
@@ -37,11 +38,11 @@ def metric(reduction: Reduction, unit: str, help: str) -> Any:
   """Declares a dataclass field as a metric.
 
   Args:
-    reduction: how values of micro-batches, and of processes, combine. "mean"
-      weighs each value the same; where they stand for different numbers of
-      things use "ratio" with a `types.Ratio` of sums.
-    unit: e.g. "nats", "tokens", "s", or "1" for a fraction.
-    help: one line for the reader of `describe_metrics`.
+    reduction: how values of micro-batches and processes combine. "mean"
+      weighs all values equally; where values stand for different numbers of
+      things, use "ratio" with a `types.Ratio` of sums.
+    unit: unit of the value, e.g. "nats", "tokens", "s", or "1" for a fraction.
+    help: one line of explanation for `describe_metrics`.
   """
   if reduction not in _FOLDS:
     raise ValueError(
@@ -71,15 +72,15 @@ def reduce_metrics(
 ) -> dict[str, float]:
   """Combines instances of one metrics dataclass as its fields declare.
 
-  This is the one place that waits for device values: all of them are copied
-  to the host in one transfer.
+  Only this function waits for device values: it copies all of them to the
+  host in one transfer.
 
   Args:
-    parts: at least one instance; each field is a scalar or an array whose
-      elements are further parts (what a scan over micro-batches stacks).
+    parts: one or more instances. A field is a scalar, or an array whose
+      elements are parts too (a scan over micro-batches stacks them).
     across_processes: True for numbers that each process counted for itself.
-      Outputs of a jitted program over the whole mesh are global already and
-      must not be added up again.
+      Outputs of a jitted program over the whole mesh are already global and
+      must not be added again.
 
   Returns:
     One float per field; a ratio with denominator 0 is nan.
@@ -130,8 +131,8 @@ def _as_float64(value: Any) -> np.ndarray:
 
 
 def _combine_processes(fields, folded):
-  # The gather runs as a JAX program, which would round float64 to float32:
-  # the bits travel as pairs of uint32.
+  # The gather is a JAX program, which would round float64 to float32. So the
+  # bits are sent as pairs of uint32.
   bits = np.concatenate(folded).view(np.uint32)
   gathered = np.asarray(multihost_utils.process_allgather(bits))
   gathered = gathered.reshape(jax.process_count(), -1)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference of the configuration, as Markdown.
+"""Prints the reference page of the configuration, as Markdown.
 
   python -m srl_jax.reference > docs/reference/configuration.md
 
-Names, types and defaults come from the dataclasses, descriptions from their
-docstrings, so the page never says anything else than the code does.
+Names, types and defaults come from the dataclasses and descriptions from their
+docstrings, so the page always agrees with the code.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def markdown() -> str:
 
 
 def _sections(section: Any, path: str) -> Iterator[tuple[str, Any]]:
-  """Yields (dotted path, default) of a dataclass and of all nested in it."""
+  """Yields (dotted path, default) of a dataclass and of all nested ones."""
   yield path, section
   for name, value in _values(section):
     if dataclasses.is_dataclass(value):
@@ -65,13 +65,13 @@ def _join(path: str, name: str) -> str:
 
 
 def _summary(cls: type) -> str:
-  """The docstring of a dataclass down to its attributes."""
+  """Returns the docstring of a dataclass before its attributes."""
   text = strict.summary(cls)
   return f"{_escaped(text)} (`{cls.__name__}` in `{cls.__module__}`)"
 
 
 def _as_before(section: Any, path: str, before: Any) -> str:
-  """Refers to the table of the same dataclass; says what differs."""
+  """Refers to an earlier table of the same dataclass; lists other defaults."""
   differences = [
     f"`{name}={value!r}`"
     for (name, value), (_, other) in zip(
@@ -100,7 +100,7 @@ def _table(section: Any, path: str) -> str:
 
 
 def _link(path: str) -> str:
-  """A link to the heading of a section, as site and forge spell its anchor."""
+  """Links to a section's heading, with the anchor that GitHub and docs use."""
   return f"[{path}](#{path.replace('.', '')})"
 
 

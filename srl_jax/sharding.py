@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device mesh, the rules from logical axes to it, and arrays born on it.
+"""The device mesh, the rules from logical axes to mesh axes, sharded arrays.
 
-Parameters and activations name their axes ("embed", "mlp", "batch"); one
-`ShardingRules` value says which mesh axes each name is split over. Nothing
-else in the code base mentions a mesh axis.
+Parameters and activations name their logical axes ("embed", "mlp", "batch").
+A `ShardingRules` value says over which mesh axes each name is split. No other
+file mentions a mesh axis.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _MeshAxes = str | tuple[str, ...] | None
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """How many devices each mesh axis has; -1 once: all that remain.
+  """Number of devices along each mesh axis; one may be -1: all that remain.
 
-  The rules say what an axis is for; here is what the default ones say.
+  What each axis splits is described for the default `ShardingRules`.
 
   Attributes:
-    data: the batch is split over it, and parameters are copied along it.
-    fsdp: batch and parameters are both split over it.
-    tensor: heads, MLPs and vocabulary are split over it.
+    data: devices that split the batch and copy the parameters.
+    fsdp: devices that split both the batch and the parameters.
+    tensor: devices that split heads, MLPs and vocabulary.
   """
 
   data: int = -1
@@ -43,7 +43,7 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ShardingRules:
-  """Mesh axes of each logical axis; None means replicated.
+  """Mesh axes over which each logical axis is split; None means replicated.
 
   Attributes:
     batch: rows (trunks) of a batch.
@@ -52,7 +52,7 @@ class ShardingRules:
     mlp: hidden width of the feed-forward layers.
     vocab: rows of the embedding and of the output head.
     head_width: width of one head.
-    layers: the layers, which lie in one array.
+    layers: the layers, stacked in one array.
   """
 
   batch: _MeshAxes = ("data", "fsdp")
@@ -77,8 +77,8 @@ class ShardingRules:
   def spec(self, axes: Sequence[str | None]) -> PartitionSpec:
     """Returns the PartitionSpec of an array with these logical axes.
 
-    A mesh axis splits the first of them that it is for: heads, say, are not
-    split where every device has trunks of its own.
+    A mesh axis that belongs to several of these axes splits only the first:
+    heads, for example, stay whole where their mesh axis splits the batch.
     """
     taken: set[str] = set()
     parts = []
@@ -95,11 +95,11 @@ class ShardingRules:
     return (axes,) if isinstance(axes, str) else tuple(axes)
 
   def axes_in_use(self, axis: str) -> tuple[str, ...]:
-    """Returns the mesh axes that it is split over in a weight that is used.
+    """Returns the mesh axes that split a logical axis of a weight in use.
 
-    What is split along `embed`, or over a mesh axis of the batch, has to be
-    gathered to be multiplied with. Split otherwise it stays, and products
-    yield parts of sums.
+    A weight that is split along `embed`, or over a mesh axis of the batch, is
+    gathered before a product. Other splits stay, and products then yield
+    partial sums.
     """
     batch_axes = {*self.mesh_axes("batch"), *self.mesh_axes("embed")}
     return tuple(x for x in self.mesh_axes(axis) if x not in batch_axes)
@@ -116,11 +116,11 @@ def make_mesh(
 
   Args:
     config: sizes of the axes.
-    devices: those of a described topology; by default all devices of all
+    devices: devices of a described topology; by default all devices of all
       processes.
 
   Raises:
-    ValueError: if the axis sizes do not multiply to the number of devices.
+    ValueError: the axis sizes do not multiply to the number of devices.
   """
   sizes = [getattr(config, axis) for axis in MESH_AXES]
   devices = jax.devices() if devices is None else devices
@@ -138,7 +138,7 @@ def make_mesh(
       f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} uses "
       f"{math.prod(sizes)} of {count} devices; set c.mesh.data=-1 to use all"
     )
-  # Split, because 16 x 4 is no product of the sides of an 8 x 8 torus.
+  # Without splitting, 16 x 4 devices would not fit an 8 x 8 torus.
   placed = mesh_utils.create_device_mesh(
     sizes, devices, allow_split_physical_axes=True
   )
@@ -150,7 +150,7 @@ def make_mesh(
 def constrain(
   x: jax.Array, axes: Sequence[str | None], rules: ShardingRules
 ) -> jax.Array:
-  """Pins the sharding of an activation; a no-op off a mesh of MESH_AXES."""
+  """Pins the sharding of an activation; a no-op without a MESH_AXES mesh."""
   mesh = jax.sharding.get_abstract_mesh()
   if not set(MESH_AXES) <= set(mesh.axis_names):
     return x
@@ -158,10 +158,10 @@ def constrain(
 
 
 def device_kind() -> str:
-  """What the program being traced is for: "cpu", "TPU v5 lite" and so on.
+  """Returns the device kind of the traced program: "cpu", "TPU v5 lite", ...
 
-  That of the mesh, which may be of devices that are not here, else that of
-  the devices that are.
+  It is that of the current mesh, whose devices may only be described. Without
+  a mesh it is that of this process's devices.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return device.device_kind if device else jax.devices()[0].device_kind
@@ -173,17 +173,17 @@ def per_device(
   out_axes: Sequence[str | None],
   rules: ShardingRules,
 ) -> Callable[..., jax.Array]:
-  """`function` on each device's part of the arrays, for what XLA cannot split.
+  """Runs `function` on each device's part of arrays that XLA cannot split.
 
   Args:
-    function: of arrays; knows nothing of other devices.
-    axes: logical axes of each of its arguments. One whose length the mesh
-      does not divide is not split, as the one row of an initialisation.
-    out_axes: those of its result.
+    function: function of arrays on one device.
+    axes: logical axes of each argument. An axis whose length the mesh does
+      not divide is not split, such as the single row of an initialisation.
+    out_axes: logical axes of the result.
     rules: logical to mesh axes.
 
   Returns:
-    The function of whole arrays; off a mesh of MESH_AXES the same function.
+    A function of whole arrays; `function` itself without a MESH_AXES mesh.
   """
 
   def run(*arrays):
@@ -216,8 +216,8 @@ def gather_weight(
 ) -> jax.Array:
   """Gathers a weight for its use, and scatters its gradient.
 
-  Left to the partitioner, some gradients are summed up whole on every device
-  before each keeps its part. A no-op off a mesh of MESH_AXES.
+  Without this, the partitioner sums some gradients up whole on every device
+  before each device keeps its part. A no-op without a mesh of MESH_AXES.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if not set(MESH_AXES) <= set(mesh.axis_names):
@@ -237,19 +237,19 @@ def gather_weight(
 def lookup(
   table_VD: jax.Array, tokens: jax.Array, rules: ShardingRules
 ) -> jax.Array:
-  """Rows [..., D] of a table with the axes (vocab, embed).
+  """Returns rows [..., D] of a table with the axes (vocab, embed).
 
-  Every device looks tokens up in its part of the table, those of other
-  devices too; the rows then go where the tokens are. So does the gradient,
-  backwards. The first axis of `tokens` is the batch. Off a mesh of MESH_AXES
-  this is plain indexing.
+  Every device looks up all tokens in its part of the table, and the rows are
+  then sent to the devices of the tokens. The gradient takes the reverse way.
+  The first axis of `tokens` is the batch. Without a mesh of MESH_AXES this is
+  plain indexing.
   """
   rows = table_VD[tokens]
   mesh = jax.sharding.get_abstract_mesh()
   if not set(MESH_AXES) <= set(mesh.axis_names):
     return rows
   others = (None,) * (tokens.ndim - 1)
-  # Axis after axis goes to the tokens: both at once, the gradient would be
+  # One mesh axis after the other: in a single move, the gradient would be
   # gathered whole before each device takes its columns.
   columns = {*rules.mesh_axes("embed")}
   for split in (columns | {*rules.mesh_axes("vocab")}, columns):
@@ -260,7 +260,7 @@ def lookup(
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
-  """The sharding of arrays that every device holds whole."""
+  """Returns the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -270,12 +270,12 @@ def born_sharded(
   mesh: jax.sharding.Mesh,
   rules: ShardingRules,
 ) -> Any:
-  """Runs `init` under jit so that each array is created where it will live.
+  """Runs `init` under jit so that each array is created already sharded.
 
   Args:
-    init: returns a pytree whose leaves may be boxed with logical axis names
-      (`nn.with_logical_partitioning`); leaves without names are replicated.
-    *args: its arguments.
+    init: function that returns a pytree whose leaves may be boxed with logical
+      axis names (`nn.with_logical_partitioning`); other leaves are replicated.
+    *args: arguments of `init`.
     mesh: the mesh.
     rules: logical to mesh axes.
 
@@ -293,10 +293,10 @@ def born_sharded(
 def tree_shardings(
   abstract: Any, mesh: jax.sharding.Mesh, rules: ShardingRules
 ) -> Any:
-  """NamedSharding of each leaf of a pytree with boxed logical axis names.
+  """Returns the NamedSharding of each leaf with boxed logical axis names.
 
   Raises:
-    ValueError: a length does not divide over the devices it is split over.
+    ValueError: a length does not divide over the devices that split it.
   """
 
   def of_leaf(leaf):
@@ -322,14 +322,14 @@ def tree_shardings(
 
 
 def batch_devices(mesh: jax.sharding.Mesh, rules: ShardingRules) -> int:
-  """Over how many devices the batch axis N is split."""
+  """Returns the number of devices over which the batch axis N is split."""
   return parts(mesh, rules.mesh_axes("batch"))
 
 
 def parts(
   mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh, axes: Sequence[str]
 ) -> int:
-  """In how many parts something is split over these mesh axes; 1 off a mesh."""
+  """Returns the number of parts along these mesh axes; 1 without a mesh."""
   return math.prod(mesh.shape.get(axis, 1) for axis in axes)
 
 
@@ -340,7 +340,7 @@ def put_batch(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Any:
   process p + 1.
 
   Raises:
-    ValueError: if the global N does not divide over the batch devices.
+    ValueError: the global N does not divide over the batch devices.
   """
   parts = batch_devices(mesh, rules)
 
@@ -374,9 +374,9 @@ def local_rows(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules):
 def gather_rows(rows: Any) -> Any:
   """Gives every process the numpy rows of all processes, interleaved.
 
-  Process p holds the items p, p + P, p + 2P, ... of the global batch (P
-  processes), which is how the data pipeline deals them out, so the result is
-  in the order of the global batch and does not depend on P.
+  Of P processes, process p holds the items p, p + P, p + 2P, ... of the global
+  batch, as the data pipeline deals them out. So the result is in the order of
+  the global batch and does not depend on P.
   """
   if jax.process_count() == 1:
     return rows
@@ -395,6 +395,6 @@ def gather_objects(value: Any) -> list[Any]:
   data = np.frombuffer(pickle.dumps(value), np.uint8)
   size_P = multihost_utils.process_allgather(np.array(len(data)))
   data = np.pad(data, (0, int(size_P.max()) - len(data)))
-  # Pickles know where they end.
+  # The padding is harmless: a pickle knows where it ends.
   data_PB = multihost_utils.process_allgather(data)
   return [pickle.loads(row.tobytes()) for row in data_PB]

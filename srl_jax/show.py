@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows what a run's model writes, beside the expert's steps.
+"""Shows samples of a run's model beside the expert's steps.
 
   python -m srl_jax.show --workdir=/tmp/srl --samples=3
   python -m srl_jax.show --workdir=/tmp/srl --moment=before --html=before.html
 
-The samples are drawn anew, as in training, from held-out problems. How they
-are shown is decided in report.py.
+New samples are drawn for held-out problems, as in training. report/samples.py
+decides how they look.
 """
 
 from __future__ import annotations
@@ -39,16 +39,17 @@ Moment = Literal["before", "after"]
 def draw_samples(
   workdir: str | os.PathLike, count: int = 3, moment: Moment = "after"
 ) -> list[Sample]:
-  """Draws steps with a run's model and scores them, as its last RL stage does.
+  """Samples steps from a run's model and scores them as its last RL stage did.
 
-  Every sample is of another trajectory of the test split (of the validation
-  split if there is none) and, as far as there are steps, of another step. The
-  same call draws the same samples; "before" and "after" are of the same steps.
+  Every sample is for another trajectory of the test split (or the validation
+  split, if there is no test split) and, as far as possible, for another step
+  number. The same call draws the same samples, and "before" and "after" show
+  the same steps.
 
   Args:
-    workdir: of a run.
-    count: how many; fewer if there are not as many trajectories.
-    moment: "before" training or "after" all of it.
+    workdir: folder of the run.
+    count: number of samples, or all trajectories if there are fewer.
+    moment: "before" or "after" the whole training.
 
   Raises:
     ValueError: there is no run, or it is not finished.
@@ -59,7 +60,7 @@ def draw_samples(
   config = loading.read_run_config(workdir)
   name = ["srl", *(x for x in config.stages if x != "sft")][-1]
   stage = getattr(config, name)
-  # Of this machine, not of the one that trained.
+  # The mesh is this machine's, not that of the training run.
   mesh = sharding.make_mesh(sharding.MeshConfig())
   with jax.set_mesh(mesh):
     run = loading.load_run(config, mesh, workdir)
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     "--html", metavar="FILE", help="write a page instead of printing"
   )
   args = parser.parse_args(argv)
-  # Libraries announce at level INFO which backends they did not find.
+  # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
   try:
     samples = draw_samples(args.workdir, args.samples, args.moment)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Strict conversion between frozen dataclasses and ml_collections ConfigDicts.
 
-A dataclass that lives beside the code that reads it is the only place where a
-default is written. `to_config_dict` turns such defaults into the locked
-ConfigDict that experiment files and flags edit, and `to_dataclass` turns the
-result back, refusing whatever the dataclass does not declare. Not for: which
-dataclasses make up a run (config.py). Nothing here imports JAX.
+Defaults are written only in dataclasses, beside the code that reads them.
+`to_config_dict` turns defaults into the locked ConfigDict that experiment files
+and flags edit. `to_dataclass` turns the result back and refuses whatever the
+dataclass does not declare. Not for: which dataclasses make up a run
+(config.py). This file does not import JAX.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def to_dataclass(cls: type[T], mapping: Mapping[str, Any], path: str) -> T:
     cls: a dataclass whose annotations are bool, int, float, str, None,
       Literal[...], tuple[...], other dataclasses, or unions of these.
     mapping: field values; fields with a default may be left out.
-    path: how messages name the whole, e.g. "config".
+    path: name of the whole mapping in messages, e.g. "config".
 
   Raises:
-    ValueError: unknown, missing or ill-typed field, or a value that the
-      dataclass itself refuses; the message starts with the field's path.
+    ValueError: a field is unknown, missing or ill-typed, or the dataclass
+      itself refuses a value; the message starts with the field's path.
   """
   return _build(cls, mapping, path, root=(cls, path))
 
@@ -58,10 +58,10 @@ def to_json(instance: Any) -> str:
 
 
 def field_texts(cls: type) -> dict[str, str]:
-  """What the docstring of a dataclass says of each field, as one line.
+  """Returns the docstring's text for each field of a dataclass, as one line.
 
-  The docstring has to end in a section "Attributes:". A subclass describes
-  the fields that it adds.
+  The docstring must end with a section "Attributes:". A subclass describes the
+  fields that it adds.
   """
   texts: dict[str, str] = {}
   for base in reversed(inspect.getmro(cls)):
@@ -75,13 +75,13 @@ def field_texts(cls: type) -> dict[str, str]:
 
 
 def summary(cls: type) -> str:
-  """What the docstring of a dataclass says before that, as one line."""
+  """Returns a dataclass's docstring before "Attributes:", as one line."""
   return " ".join(_docstring(cls)[0].split())
 
 
 def _docstring(cls: type) -> tuple[str, str]:
-  """What stands before and after "Attributes:"."""
-  # Not __doc__: 3.13 indents it less.
+  """Returns the docstring before and after "Attributes:"."""
+  # Not __doc__, which Python 3.13 indents less.
   text, _, section = (inspect.getdoc(cls) or "").partition("\nAttributes:\n")
   return text, section
 
@@ -147,7 +147,7 @@ def _build(cls, mapping, path, root):
 
 
 def _convert(annotation, value, path, root):
-  """Returns `value` as `annotation` allows it, or raises ValueError."""
+  """Returns `value` in a form that `annotation` allows, or raises."""
   options = _options(annotation)
   # Exact matches first, so that `int | float` keeps an int an int.
   for option in options:
@@ -184,7 +184,7 @@ def _is_exact(option: Any, value: Any) -> bool:
   if option is None or option is type(None):
     return value is None
   if typing.get_origin(option) is typing.Literal:
-    # By type too: Literal[1] must not accept True.
+    # The type must match too: Literal[1] must not accept True.
     return any(
       type(value) is type(x) and value == x for x in typing.get_args(option)
     )
@@ -229,17 +229,17 @@ def _unknown_field(name: str, cls: Any, path: str, root: Any) -> str:
   )
 
 
-# So alike are names of which one may be meant for the other.
+# Likeness above which one name may be a misspelling of the other.
 _ALIKE = 0.75
 
 
 def _nearest_field(name: str, path: str, root: Any) -> str:
   """Returns the path whose last part looks most like `name`.
 
-  A right name in the wrong place is as common as a typing error. So the
-  section of that name is searched with all that is nested in it, then the one
-  around it, and so on up to the whole. A field of the same dataclass wins
-  unless another one is clearly nearer.
+  A right name in the wrong section is as common as a typing error. So the
+  search covers the section `path` and all that is nested in it, then the
+  section around it, and so on up to the whole. A field of the same dataclass
+  wins unless another field is clearly more alike.
   """
 
   def nearness(candidate: str) -> float:
@@ -257,7 +257,7 @@ def _nearest_field(name: str, path: str, root: Any) -> str:
 
 
 def _likeness(name: str, field: str) -> float:
-  """From 0 to 1; "steps" and "us" are much like "update_steps"."""
+  """Returns 0 to 1; "steps" and "us" are much like "update_steps"."""
   words = field.split("_")
   if name in words or name == "".join(word[:1] for word in words):
     return 0.9 if name != field else 1.0
@@ -270,7 +270,7 @@ def _all_paths(cls: Any, path: str) -> Iterator[str]:
     yield f"{path}.{field.name}"
     for option in _options(annotations[field.name]):
       if typing.get_origin(option) is tuple:
-        # The first item stands for all: indices are the user's choice.
+        # Index 0 stands for all: the user chooses the index.
         yield from _nested_paths(
           typing.get_args(option)[0], f"{path}.{field.name}[0]"
         )

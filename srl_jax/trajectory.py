@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an expert trajectory is: a problem and the steps to its solution."""
+"""An expert trajectory: a problem and the steps to its solution."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 
 class RecordError(ValueError):
-  """One record cannot be used; `field` is the place, the text the cure."""
+  """One record cannot be used; `field` names the place, the text the cure."""
 
   def __init__(self, field: str, problem: str):
     super().__init__(f"field {field!r}: {problem}")
@@ -22,10 +22,10 @@ class Step:
 
   Attributes:
     text: the action itself, without number and title.
-    title: a short imperative name of the step, if it has one.
+    title: a short imperative name of the step; None if it has none.
     observation: what the environment answered to the action; "" if it
       answered nothing, None if there is no environment.
-    thought: the expert's inner monologue before the action, if known.
+    thought: the expert's inner monologue before the action; None if unknown.
   """
 
   text: str
@@ -39,12 +39,13 @@ class Trajectory:
   """A problem and the expert's steps to its solution (paper section 3).
 
   Attributes:
-    id: unique in its dataset; names the random numbers of its samples.
-    domain: name of its field of problems, see srl_jax.domains.
+    id: name that is unique in its dataset; the random numbers of the
+      trajectory's samples derive from it.
+    domain: name of the field of problems; see srl_jax.domains.
     problem: the question as the user would ask it.
     steps: the expert's actions, in order; never empty.
     answer: the reference answer, for answer rewards and evaluation.
-    metadata: anything else worth keeping; never shown to a model.
+    metadata: other facts worth keeping; never shown to a model.
   """
 
   id: str

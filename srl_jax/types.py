@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Axis legend and the array records that host code and device code share.
+"""Axis legend, and the named tuples of arrays that host and device share.
 
 This file imports numpy only, so that worker processes can import it without
 starting JAX. Array names end in their axes, and einsum strings, docstrings
@@ -12,14 +12,14 @@ and comments use the same letters:
   R  branches per trunk = K * G   E  head width
   C  branch positions             F  mlp width
   V  vocabulary                   L  layers
-  T  query positions of whichever stream is being run; turns of decoding
-  B  slots per trunk in which branches are decoded, at most R
+  T  query positions of one forward pass; turns of the decoding loop
+  B  decoder slots per trunk, at most R
 
-A *trunk* is a problem followed by the expert's steps, laid out once. A
-*branch* hangs off it at a position: it sees the trunk tokens before
-`branch_at` and its own tokens so far. Its first tokens, the *stem*, are given
-(end of the user turn, assistant header, optional step title); the rest is
-sampled by the policy or, in SFT, written by the expert.
+A *trunk* is a problem followed by the expert's steps, tokenised once. A
+*branch* hangs off the trunk at one position: it sees the trunk tokens before
+`branch_at` and its own earlier tokens. Its first tokens, the *stem*, are given
+(end of the user turn, assistant header, optional step title). The policy
+samples the other tokens, or the expert wrote them (SFT).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Either a numpy array (host) or a JAX array (device): this file cannot tell.
+# A numpy array (host) or a JAX array (device). JAX is not imported here.
 Array = Any
 
 
@@ -36,16 +36,16 @@ class Trunks(NamedTuple):
   """Trunks with their branch points, right padded. All integers are int32.
 
   Attributes:
-    tokens_NS: token ids; anything at positions >= length_N is padding.
+    tokens_NS: token ids; positions >= length_N are padding.
     length_N: number of real tokens of each trunk.
-    branch_at_NK: how many trunk tokens a branch sees; its first token has
-      this position.
+    branch_at_NK: number of trunk tokens that a branch sees, which is also the
+      position of its first token.
     stem_NKC: the given tokens at the head of each branch (here C is the stem
       width).
     stem_length_NK: number of real stem tokens, at least one.
-    point_id_NK: uint32 name of the step instance; the random numbers of its
+    point_id_NK: uint32 name of the branch point; the random numbers of its
       samples derive from it.
-    is_real_NK: False for branch points that only fill up the row.
+    is_real_NK: False for branch points that only pad the row.
   """
 
   tokens_NS: Array
@@ -63,8 +63,8 @@ class Branches(NamedTuple):
   Attributes:
     tokens_NRC: stem and completion.
     length_NR: number of real tokens, stem included; 0 for an empty branch.
-    is_completion_NRC: True on completion tokens (stop token included), which
-      are the ones that are sampled, scored and trained.
+    is_completion_NRC: True on completion tokens (stop token included); these
+      are sampled, scored and trained.
     sampler_logp_NRC: float32, nats; log-prob of each completion token under
       the distribution it was drawn from; 0 elsewhere.
     stopped_NR: True where the completion ended with a stop token.
@@ -80,7 +80,7 @@ class Branches(NamedTuple):
 def completion_mask(
   stem_length_NR: Array, length_NR: Array, width: int
 ) -> Array:
-  """True on the completion tokens of branches [..., C]: all after the stem."""
+  """Returns [..., C], True on completion tokens: all tokens after the stem."""
   position_C = np.arange(width)
   return (position_C >= stem_length_NR[..., None]) & (
     position_C < length_NR[..., None]
@@ -95,7 +95,7 @@ def make_branches(
   sampler_logp_NRC: Array,
   stopped_NR: Array,
 ) -> Branches:
-  """Makes branches; numpy and JAX arrays alike, of any leading axes."""
+  """Makes Branches from numpy or JAX arrays with any leading axes."""
   return Branches(
     tokens_NRC=tokens_NRC,
     length_NR=length_NR,
@@ -108,11 +108,11 @@ def make_branches(
 
 
 class Decoding(NamedTuple):
-  """How full the slots of a decoding loop were, trunk by trunk.
+  """How full the slots of a decoding loop were, per trunk.
 
   Attributes:
-    busy_N: slot turns that ran a token of some branch.
-    slot_turns_N: slot turns in all.
+    busy_N: number of slot turns that ran a token of a branch.
+    slot_turns_N: number of all slot turns (slots times turns of the loop).
   """
 
   busy_N: Array
@@ -120,15 +120,17 @@ class Decoding(NamedTuple):
 
 
 class Scores(NamedTuple):
-  """What the completions of all branches are worth; nan at padding points.
+  """Rewards of all completions and what they follow from.
+
+  Floats are nan at padding points.
 
   Attributes:
-    reward_NKG: float32; the same axes as all others.
+    reward_NKG: float32 rewards.
     value_NKG: value of the reward function; nan where the format is broken.
     thought_chars_NKG: length of the thought in characters.
     action_chars_NKG: length of the action in characters.
     failure_NKG: how the format is broken, as 1 + index in
-      `rewards.FAILURES`; 0 where it is not.
+      `rewards.FAILURES`; 0 where the format is right.
   """
 
   reward_NKG: Array
@@ -139,13 +141,13 @@ class Scores(NamedTuple):
 
 
 class Ratio(NamedTuple):
-  """A metric that is a ratio of sums: both parts add over micro-batches."""
+  """A metric that is a ratio of sums; both sums add over micro-batches."""
 
   numerator: Array
   denominator: Array
 
 
 def padding_row(trunks: Trunks) -> Trunks:
-  """Returns one all-padding row [1, ...] of the same widths and dtypes."""
+  """Returns one row [1, ...] of padding with the same widths and dtypes."""
   row = Trunks(*(np.zeros_like(np.asarray(x[:1])) for x in trunks))
   return row._replace(stem_length_NK=np.ones_like(row.stem_length_NK))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiling an experiment for TPUs that are not here."""
+"""Compiles an experiment for TPUs without having any."""

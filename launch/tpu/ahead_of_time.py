@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An RL stage on TPUs that are not here: the stage itself, with no data.
+"""Builds an RL stage for TPUs without having any, and without its data.
 
-libtpu has the TPU compiler, which needs no TPU. The stage of a run is built on
-a mesh of described devices, with widths from the limits of its config in place
-of data, and plans its programs as in any run. Nothing is allocated and no file
-of the run is read. What the programs have to compute is counted in counting.py.
+The TPU compiler in libtpu needs no TPU. The stage is built on a mesh of
+described devices and plans its programs as in any run; the array widths come
+from the limits in its config instead of the data. Nothing is allocated and no
+file of the run is read. counting.py counts the work of the programs.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
 from srl_jax.train.stage import Run, StageData
 
-# What libtpu would else ask a TPU machine's metadata server for, in vain; and
-# leave for a second compilation, as no TPU is opened that two could not share.
+# Without these, libtpu would ask a TPU machine's metadata server in vain, and
+# refuse a second process; two may compile at once, as neither opens a TPU.
 _ENVIRONMENT = {
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
   "TPU_SKIP_MDS_QUERY": "1",
@@ -40,7 +40,7 @@ _ENVIRONMENT = {
 
 
 def devices(topology: str) -> list[Any]:
-  """The devices of a topology such as "v5e:2x4".
+  """Returns the described devices of a topology such as "v5e:2x4".
 
   Raises:
     ValueError: libtpu is not installed, or it knows no such topology.
@@ -69,16 +69,16 @@ def devices(topology: str) -> list[Any]:
 def widths(
   config: Config, stage: str, stem_tokens: int, target_chars: int
 ) -> StageData:
-  """Data of no trunks, as wide as the limits of a stage's config allow.
+  """Returns data without trunks, as wide as the limits of a stage allow.
 
   Args:
-    config: of the run.
+    config: config of the run.
     stage: "srl" or "rlvr".
-    stem_tokens: given tokens at the head of a branch.
-    target_chars: characters of the longest expert step.
+    stem_tokens: number of given tokens at the head of a branch.
+    target_chars: length of the longest expert step in characters.
 
   Raises:
-    ValueError: a limit is missing, so that the data would decide.
+    ValueError: a limit is missing, so that a width depends on the data.
   """
   limits = getattr(config, stage).trunks
   needed = {"max_trunk_tokens": limits.max_trunk_tokens}
@@ -97,15 +97,15 @@ def widths(
       "c.model.vocab_size is 0, so the tokenizer decides how large the model "
       "is; set it, for example with --config.model.vocab_size=..."
     )
-  # Expert targets are for SFT; no program of an RL stage is as wide as them.
+  # Expert targets set widths only in SFT, not in the programs of an RL stage.
   found = Widths(limits.max_trunk_tokens, points, stem_tokens, target=0)
   return StageData(found, found, target_chars)
 
 
 def with_reward(config: Config, stage: str) -> RlConfig:
-  """A stage's section with the reward of its domain, as far as it is known.
+  """Returns a stage's section with the reward of its domain filled in.
 
-  A domain that only the data name has the reward of "general".
+  If only the data name the domain, the reward is that of "general".
   """
   section = getattr(config, stage)
   name = config.data.domain or "general"
@@ -116,7 +116,7 @@ def with_reward(config: Config, stage: str) -> RlConfig:
 
 
 class _Spelling:
-  """Stands in for a tokenizer: the reward on the device wants the bytes."""
+  """Stands in for a tokenizer; the reward on the device needs token bytes."""
 
   pad_id = 0
 
@@ -124,11 +124,11 @@ class _Spelling:
     self.vocab_size = vocab_size
 
   def token_bytes(self, token: int) -> bytes:
-    # Byte-level BPE: a handful on average, 128 in the longest (spaces).
+    # As in byte-level BPE: few bytes on average, 128 in the longest (spaces).
     return b" " * (128 if token == 0 else 6)
 
   def special_id(self, name: str) -> int:
-    # Which ids end a completion changes nothing but constants.
+    # The ids that end a completion change only constants of the programs.
     del name
     return 1
 
@@ -136,7 +136,7 @@ class _Spelling:
 def build_stage(
   config: Config, stage: str, mesh: jax.sharding.Mesh, data: StageData
 ) -> RlStage:
-  """A stage that can plan its programs, on a mesh of described devices."""
+  """Returns a stage on described devices that can plan its programs."""
   policy = LanguageModel(config.model, config.rules)
   run = Run(
     seed=config.seed,
@@ -156,6 +156,6 @@ def build_stage(
 
 
 def training_bytes(stage: RlStage) -> int:
-  """Bytes per device of parameters, optimizer state and gradient sums."""
+  """Returns bytes per device of parameters, optimizer state, gradient sums."""
   updater = stage.updater
   return bytes_per_device((updater.abstract_state(), updater.abstract_sums()))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one TPU chip can do at its peak, and how its torus is closed.
+"""Peak rates of TPU chips, and which sides of their torus are rings.
 
-From the tables of https://docs.cloud.google.com/tpu/docs/v5e, /v5p and /v6e
-(read in 2026). A port's rate is the documented bandwidth of a chip, which
-counts both directions, over its ports and 2.
+The numbers are from the tables of https://docs.cloud.google.com/tpu/docs/v5e,
+/v5p and /v6e (read in 2026). The documented bandwidth of a chip counts both
+directions of all ports; a port's rate is that divided by the ports and by 2.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ class Chip:
   """A generation of chips.
 
   Attributes:
-    name: as in a topology, "v5e".
-    flops_per_s: bfloat16 matrix products.
-    memory_bytes: that a program can have of the memory, as the compiler's
-      message has it when a program needs more.
-    memory_bytes_per_s: of that memory.
-    port_bytes_per_s: of one link to a neighbour, in one direction.
-    ring_of: a side of the torus closes to a ring if it is a multiple of this
-      many chips.
+    name: name in a topology, e.g. "v5e".
+    flops_per_s: peak rate of bfloat16 matrix products.
+    memory_bytes: usable HBM in bytes, from the compiler's out-of-memory
+      message.
+    memory_bytes_per_s: bandwidth of the HBM.
+    port_bytes_per_s: bandwidth of a link to one neighbour, in one direction.
+    ring_of: number of chips; a side of the torus whose length is a multiple
+      of it closes to a ring.
   """
 
   name: str
@@ -34,10 +34,11 @@ class Chip:
   ring_of: int
 
   def link_bytes_per_s(self, sides: tuple[int, ...]) -> float:
-    """What a chip receives in a collective along one axis of the torus.
+    """Returns what a chip receives in a collective along one torus axis.
 
-    From both neighbours if the longest side is a ring, else, at the ends of
-    the line, from one. A mesh axis that spans several sides can do better.
+    In a ring (decided by the longest side) it receives from both neighbours;
+    at the end of a line, only from one. A mesh axis that spans several sides
+    can do better.
     """
     is_ring = max(sides) % self.ring_of == 0
     return self.port_bytes_per_s * (2 if is_ring else 1)
@@ -55,10 +56,10 @@ CHIPS = {
 
 
 def parse_topology(topology: str) -> tuple[Chip, tuple[int, ...]]:
-  """Reads "v5e:8x8" as the chip and the sides of its torus.
+  """Returns the chip and the sides of the torus of e.g. "v5e:8x8".
 
   Raises:
-    ValueError: unknown chip, or no such shape.
+    ValueError: the chip is unknown, or the shape cannot be read.
   """
   name, _, shape = topology.partition(":")
   sides = shape.split("x")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What rollout and update have to compute, read and send, counted by hand.
+"""Counts what rollout and update compute, read, write and receive.
 
 The compiler's own estimate counts the body of a loop once; here every layer,
 chunk and turn of the decoding loop counts. All numbers are per device.
@@ -9,10 +9,10 @@ chunk and turn of the decoding loop counts. All numbers are per device.
   memory      every product reads its operands and writes its result once;
               softmaxes read and write theirs once more; other elementwise
               work is taken to be fused
-  links       what a device receives: weights gathered, gradients scattered,
+  links       what a device receives: gathered weights, scattered gradients,
               partial sums of tensor parallelism
 
-Axes: those of types.py.
+Axes as in types.py.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from flax import traverse_util
 from srl_jax.models import LanguageModel, ModelConfig, lora
 from srl_jax.sharding import ShardingRules
 
-# Over a float32 array of logits: written; read for the maximum, for the sum
-# and for the log-probs, which are written and read by the draw.
+# Passes over a float32 array of logits: one writes it; three read it for the
+# maximum, the sum and the log-probs; two write and draw from the log-probs.
 _PASSES_OF_A_DRAW = 6
 
 
@@ -43,11 +43,11 @@ class Work(NamedTuple):
   link_bytes: float = 0.0
 
   def plus(self, *others: Work) -> Work:
-    """The sum."""
+    """Returns the sum of this and other work."""
     return Work(*map(sum, zip(self, *others, strict=True)))
 
   def times(self, factor: float) -> Work:
-    """As much as so many of it."""
+    """Returns this work repeated `factor` times."""
     return Work(*(factor * x for x in self))
 
 
@@ -55,10 +55,10 @@ class Load(NamedTuple):
   """Static shape of a batch; letters as in types.py.
 
   Attributes:
-    trunks: N, over all devices.
-    trunk: S.
-    branches: R.
-    width: C, stem and completion.
+    trunks: number N of trunks on all devices together.
+    trunk: length S of a trunk in tokens.
+    branches: number R of branches per trunk.
+    width: length C of stem and completion in tokens.
   """
 
   trunks: int
@@ -68,7 +68,7 @@ class Load(NamedTuple):
 
 
 def product(rows: float, inner: float, columns: float, size: int) -> Work:
-  """[rows, inner] times [inner, columns], of elements of `size` bytes."""
+  """Work of [rows, inner] times [inner, columns], `size` bytes an element."""
   elements = rows * inner + inner * columns + rows * columns
   return Work(2.0 * rows * inner * columns, elements * size)
 
@@ -77,40 +77,40 @@ def product(rows: float, inner: float, columns: float, size: int) -> Work:
 class Layout:
   """How rules split arrays over a mesh while a program computes.
 
-  Weights that are split over an axis of the batch, or along `embed`, have to
-  be gathered to be used; those split otherwise stay, and sums that they yield
-  parts of are added up between devices.
+  Weights that are split over an axis of the batch, or along `embed`, are
+  gathered before use. Other splits stay, and the partial sums that they yield
+  are added between devices.
   """
 
   mesh: Mapping[str, int]
   rules: ShardingRules
 
   def size(self, axes: Iterable[str]) -> int:
-    """Devices along these mesh axes."""
+    """Number of devices along these mesh axes."""
     return math.prod(self.mesh[axis] for axis in axes)
 
   @property
   def batch(self) -> int:
-    """Parts of the batch."""
+    """Number of parts that the batch is split into."""
     return self.size(self.rules.mesh_axes("batch"))
 
   def parts(self, name: str) -> int:
-    """In how many parts a dimension is split while it is computed with."""
+    """Number of parts of a logical axis while a program computes with it."""
     return self.size(self.rules.axes_in_use(name))
 
   def stored(self, box: nn.LogicallyPartitioned) -> float:
-    """Elements of a parameter that a device stores."""
+    """Number of elements of a parameter that a device stores."""
     names = [name for name in box.names if name]
     split = math.prod(self.size(self.rules.mesh_axes(name)) for name in names)
     return box.value.size / split
 
   def used(self, box: nn.LogicallyPartitioned) -> float:
-    """Elements of it that a device computes with."""
+    """Number of elements of a parameter that a device computes with."""
     names = [name for name in box.names if name]
     return box.value.size / math.prod(map(self.parts, names))
 
   def gathered_axes(self, box: nn.LogicallyPartitioned) -> int:
-    """Along how many of its axes it has to be gathered."""
+    """Number of axes along which a parameter is gathered before use."""
     sizes = (
       (self.size(self.rules.mesh_axes(name)), self.parts(name))
       for name in box.names
@@ -119,7 +119,7 @@ class Layout:
     return sum(stored > used for stored, used in sizes)
 
   def copies(self, box: nn.LogicallyPartitioned) -> int:
-    """How many parts of the batch store the same elements."""
+    """Number of parts of the batch that store the same elements."""
     axes = {
       axis for name in box.names if name for axis in self.rules.mesh_axes(name)
     }
@@ -140,7 +140,7 @@ class Counter:
     self._boxes = [x for k, x in named.items() if k not in adapters]
     self._adapters = list(adapters.values())
     self._adapted = [x for k, x in named.items() if k + lora.A in named]
-    # Of an embedding that is no head, only rows are looked up.
+    # An embedding that is not the head is only looked up, not multiplied.
     self._table = named["embedding" if config.tie_embeddings else "head"]
     tables = ("embedding", "head")
     self._blocks = [x for name, x in named.items() if name not in tables]
@@ -148,15 +148,15 @@ class Counter:
   def rollout(
     self, load: Load, at_rest: Layout, *, slots: int, cache: Sequence[int]
   ) -> dict[str, Work]:
-    """The phases of a rollout whose completions all run to their limit.
+    """Returns the work of each phase of a rollout with full completions.
 
     Args:
-      load: the batch.
-      at_rest: where the weights come from.
-      slots: branches of a trunk that are decoded at a time.
-      cache: widths of the branch cache, one after the other.
+      load: shape of the batch.
+      at_rest: layout in which the weights are stored.
+      slots: number of branches of a trunk that are decoded at a time.
+      cache: widths of the branch cache in the order of their use, in tokens.
     """
-    # Each width is used until it is full, then the last one.
+    # Each width is used until it is full, and the last one from then on.
     steps = [b - a for a, b in zip([0, *cache], cache, strict=False)]
     held = sum(n * width for n, width in zip(steps, cache, strict=True))
     takes = math.ceil(load.branches / slots)
@@ -169,7 +169,7 @@ class Counter:
       self._trunk_attention(tokens, load.trunk),
       self._lookup(tokens, self._size),
     )
-    # The cache is read whole. The draw needs all logits.
+    # A turn reads the whole cache, and the draw needs all logits.
     turn = self._stream(rows).plus(
       self._attention(rows, load.trunk, tokens),
       self._lookup(rows, self._size),
@@ -187,14 +187,14 @@ class Counter:
     }
 
   def accumulate(self, load: Load, *, chunks: int, is_blocked: bool) -> Work:
-    """Loss and gradient of one micro-batch, added to the sums.
+    """Returns the work of one micro-batch's loss and gradient.
 
     Args:
-      load: the micro-batch.
-      chunks: in how many chunks of positions logits are made; each scatters
-        the gradient of the head.
-      is_blocked: logits are made block by block of the vocabulary, and anew
-        in the backward pass.
+      load: shape of the micro-batch.
+      chunks: number of chunks of positions in which logits are made; each
+        chunk scatters the gradient of the head.
+      is_blocked: True if logits are made in blocks of the vocabulary, and
+        again in the backward pass.
     """
     trunks = load.trunks / self._layout.batch
     rows = trunks * load.branches * (load.width - 1)
@@ -204,9 +204,9 @@ class Counter:
       self._attention(rows, load.trunk, trunk),
       self._attention(rows, load.width - 1, rows),
     )
-    # A product has two in the backward pass, and what is not kept is done
-    # twice. Products without batch are what "dots" keeps. A matrix that is
-    # not trained needs no gradient.
+    # A product has two in the backward pass, and one more in the forward pass
+    # if its result is not kept. "dots" keeps products without a batch axis. A
+    # matrix that is not trained needs no gradient.
     remat = self._config.remat
     twice = remat == "full"
     is_full = not self._adapters
@@ -230,15 +230,15 @@ class Counter:
     )
 
   def finish(self, moment_bytes: int, param_bytes: int) -> Work:
-    """The optimizer step: AdamW on what each device stores.
+    """Returns the work of AdamW on the elements that a device stores.
 
     Args:
-      moment_bytes: of both moments of an element.
-      param_bytes: of an element.
+      moment_bytes: bytes of both moments of an element.
+      param_bytes: bytes of a parameter element.
     """
     trained = self._adapters or self._boxes
     stored = sum(map(self._layout.stored, trained))
-    # Gradients are read for their norm and for the step.
+    # Gradients are read twice: for their norm and for the update.
     per_element = 2 * 4 + 2 * (moment_bytes + param_bytes)
     return Work(15 * stored, stored * per_element)
 
@@ -247,7 +247,7 @@ class Counter:
     return self._config.vocab_size / self._layout.parts("vocab")
 
   def _stream(self, tokens: float) -> Work:
-    """All blocks on so many tokens, but for attention."""
+    """Work of all blocks on `tokens` tokens, without attention."""
     c = self._config
     heads = (c.n_heads * c.head_width) / self._layout.parts("kv_heads")
     kv = 2 * c.n_kv_heads * c.head_width / self._layout.parts("kv_heads")
@@ -261,26 +261,26 @@ class Counter:
     return block.times(c.n_layers)
 
   def _adapt(self, tokens: float) -> Work:
-    """All adapters on so many tokens."""
+    """Work of all adapters on `tokens` tokens."""
     elements = sum(map(self._layout.used, self._adapters))
-    # What goes in and comes out is with the matrices already.
+    # The traffic of inputs and outputs is counted with the full matrices.
     return Work(2.0 * tokens * elements, elements * self._size)
 
   def _lookup(self, tokens: float, size: int) -> Work:
-    """Rows of the table, of elements of `size` bytes; see sharding.lookup."""
+    """Work of `sharding.lookup` in a table of `size` bytes an element."""
     rules = self._layout.rules
     vocab, embed = rules.mesh_axes("vocab"), rules.mesh_axes("embed")
     of_rows, of_columns = self._layout.size(vocab), self._layout.size(embed)
     shared = {*vocab, *embed} & set(rules.mesh_axes("batch"))
     found = tokens * self._layout.size(shared) * self._config.d_model * size
     found /= of_columns
-    # Every part of the rows yields zeros for what it does not have.
+    # Every part of the table yields zeros for rows that it does not have.
     summed = 2 * (of_rows - 1) / of_rows * found
     moved = (of_columns - 1) / of_columns * tokens * self._config.d_model * size
     return Work(0, 2 * found, summed + moved)
 
   def _attention(self, queries: float, keys: float, stored: float) -> Work:
-    """Each of the queries against so many keys, of `stored` in all."""
+    """Work of `queries` queries against `keys` keys each, `stored` in all."""
     c = self._config
     logits = queries * keys * c.n_heads / self._layout.parts("kv_heads")
     # Logits are written and read in float32, weights in the compute dtype.
@@ -288,14 +288,14 @@ class Counter:
     return self._in_kernel(queries, keys, stored).plus(Work(0, traffic))
 
   def _trunk_attention(self, tokens: float, length: int) -> Work:
-    """Of trunks of one length to themselves, in a kernel if there is one."""
+    """Work of causal attention in trunks, in a kernel if there is one."""
     if self._config.attention_kernel == "plain":
       return self._attention(tokens, length, tokens)
-    # It skips what lies above the diagonal.
+    # A kernel skips the blocks above the diagonal.
     return self._in_kernel(tokens, length / 2, tokens)
 
   def _in_kernel(self, queries: float, keys: float, stored: float) -> Work:
-    """The same with logits and weights that never leave the chip."""
+    """Work of `_attention` whose logits and weights never leave the chip."""
     c = self._config
     parts = self._layout.parts("kv_heads")
     heads, kv_heads = c.n_heads / parts, c.n_kv_heads / parts
@@ -306,61 +306,61 @@ class Counter:
     return work.times(c.n_layers)
 
   def _head(self, tokens: float) -> Work:
-    """Logits of so many tokens, in float32."""
+    """Work of the float32 logits of `tokens` tokens."""
     c = self._config
     work = product(tokens, c.d_model, self._vocab, self._size)
     rest = (4 - self._size) * tokens * self._vocab
     return work.plus(Work(0, rest))
 
   def _sum(self, tokens: float, name: str) -> Work:
-    """Partial sums [tokens, D] added up between the parts of a dimension."""
+    """Work of adding partial sums [tokens, D] between the parts of an axis."""
     parts = self._layout.parts(name)
     received = 2 * (parts - 1) / parts * tokens * self._config.d_model
     return Work(0, 0, received * self._size)
 
   def _gather(self, weights: Sequence[nn.LogicallyPartitioned]) -> Work:
-    """Weights from where they are stored to where they are used."""
+    """Work of gathering weights for their use."""
     used, stored = self._layout.used, self._layout.stored
     boxes = [box for box in weights if used(box) > stored(box)]
     gathered, held = sum(map(used, boxes)), sum(map(stored, boxes))
     return Work(0, gathered * self._size, (gathered - held) * self._size)
 
   def _scatter(self, weights: Sequence[nn.LogicallyPartitioned]) -> Work:
-    """Gradients back to where they are stored, and added to the sums."""
+    """Work of scattering gradients and adding them to the sums."""
     link, memory = 0.0, 0.0
     for box in weights:
       used, stored = self._layout.used(box), self._layout.stored(box)
       copies = self._layout.copies(box)
-      # Split along two axes, a gradient is summed up whole and then cut: the
-      # compiler knows how to scatter along one only.
+      # The compiler can scatter along one axis only. A gradient that is split
+      # along two is summed up whole and then cut.
       whole = 1 + (self._layout.gathered_axes(box) > 1)
       link += whole * (used - stored) + 2 * (copies - 1) / copies * stored
       memory += stored * (self._size + 4 + 4)
     return Work(0, memory, link * self._size)
 
   def _lay_out(self, at_rest: Layout) -> Work:
-    """Weights from the layout of the update to that of the rollout."""
+    """Work of moving weights from the update's to the rollout's layout."""
     here = sum(map(self._layout.stored, self._boxes))
     there = sum(map(at_rest.stored, self._boxes))
     received = max(here - there, 0.0) * self._size
-    # Merging adapters: a product over the rank for each element.
+    # Merging adapters takes a product over the rank for each element.
     adapted = sum(map(at_rest.stored, self._adapted))
     merged = 2.0 * self._config.lora.rank * adapted
     return Work(merged, there * self._stored_size + here * self._size, received)
 
 
-# Levels of the recursion, as two texts of some hundred characters take.
+# Levels of the recursion for two texts of a few hundred characters.
 _LEVELS = 20
 
 
 def reward(pairs: float, characters: int, function: str) -> Work:
-  """Comparing pairs of texts of so many characters each, on one device.
+  """Work of comparing pairs of texts of `characters` each, on one device.
 
-  Elementwise on int16 or int32 arrays: only memory traffic is counted. Texts
-  shorter than the limit take less.
+  The programs are elementwise on int16 or int32 arrays, so only memory traffic
+  is counted. Texts shorter than the limit take less.
   """
   if function == "levenshtein":
-    # Two diagonals are read and one is written, for all 2 X of them.
+    # Each of the 2 X diagonals reads two diagonals and writes one.
     return Work(0, pairs * 2 * characters * characters * 3 * 4)
   doublings = math.ceil(math.log2(characters))
   cells = pairs * characters**2

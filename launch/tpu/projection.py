@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does a stage fit a TPU topology, and how long would its step take there?
+"""Does a stage fit a TPU topology, and how long would an update step take?
 
-Compiles the programs (ahead_of_time.py), counts their work (counting.py), and
-sets both against what the chip has (chips.py). Times are at peak rates: what
-a run cannot beat, not what it will take.
+The report compiles the programs (ahead_of_time.py), counts their work
+(counting.py), and compares both with the chip (chips.py). Times are at peak
+rates: a lower bound, not a prediction.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from srl_jax.train.stage import StageData
 
 
 class Phase(NamedTuple):
-  """Part of a step.
+  """A phase of an update step.
 
   Attributes:
-    name: of the phase; begins with that of its program.
-    count: how often a step has it.
-    work: of one time, per device.
+    name: name of the phase; it begins with the name of its program.
+    count: number of times that the phase runs in an update step.
+    work: work of one time, per device.
   """
 
   name: str
@@ -53,22 +53,22 @@ def report(
   target: int,
   write: Callable[[str], None],
 ) -> bool:
-  """Compiles the programs of an RL stage and writes what came of it.
+  """Compiles the programs of an RL stage and writes a report.
 
   Args:
-    config: of the run.
+    config: config of the run.
     stage: "srl" or "rlvr".
-    topology: such as "v5e:8x8".
-    stem: given tokens at the head of a branch.
-    target: characters of the longest expert step.
-    write: gets line by line, as soon as it is known.
+    topology: chip and shape, such as "v5e:8x8".
+    stem: number of given tokens at the head of a branch.
+    target: length of the longest expert step in characters.
+    write: function that gets each line as soon as it is known.
 
   Returns:
-    Whether everything fits.
+    True if every program fits.
 
   Raises:
-    ValueError: unknown topology, no compiler, a mesh that does not fit it, or
-      a config that leaves widths to the data.
+    ValueError: the topology is unknown, there is no compiler, the mesh does
+      not fit the topology, or the config leaves widths to the data.
   """
   chip, sides = parse_topology(topology)
   data = ahead_of_time.widths(config, stage, stem, target)
@@ -138,7 +138,7 @@ def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:
 def _phases(
   config: Config, section: RlConfig, mesh, data: StageData
 ) -> list[Phase]:
-  """The phases of an update step for whose batch every group is kept."""
+  """Returns the phases of an update step whose groups are all kept."""
   sizes = data.widths
   samples = section.sampling.samples
   width = sizes.stem + section.sampling.max_new_tokens
@@ -203,7 +203,7 @@ def _pieces(
   branches: int,
   positions: int,
 ) -> dict[str, int | bool]:
-  """In which pieces `logprobs.token_logps` makes logits."""
+  """Returns the pieces in which `logprobs.token_logps` makes logits."""
   vocab_parts = layout.parts("vocab")
   limit = section.loss.max_logits * layout.batch * vocab_parts
   vocab = config.model.vocab_size

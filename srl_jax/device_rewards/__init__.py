@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewards as functions of arrays, inside a JAX program."""
+"""Rewards computed on the device, as functions of arrays."""

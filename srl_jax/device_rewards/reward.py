@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """From sampled branches to rewards, on the device.
 
-The same `Scores` as `srl_jax.scoring` makes on the host with the same
-RewardConfig, as a function of arrays that can stand in the middle of a
-jitted program: tokens to bytes to code points, the format check, the
-similarity to the expert's step. Only for what `host_reason` has nothing
-against; other rewards stay on the host.
+`DeviceReward` is a function of arrays for use inside a jitted program: it turns
+tokens into bytes and code points, checks the format and computes the similarity
+to the expert's step. It makes the same `Scores` as `rollout.scoring` makes on
+the host with the same RewardConfig. Rewards for which `host_reason` gives a
+reason stay on the host.
 
-Axes: those of types.py; B rows (branches), U bytes of a completion, X
+Axes as in types.py, and B rows (branches), U bytes of a completion, X
 characters of an action, Y characters of a target.
 """
 
@@ -31,16 +31,16 @@ from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, WHITESPACE
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Array, Branches, Scores
 
-# Counts what two texts have in common, by RewardConfig.function.
+# RewardConfig.function -> counts the characters that two texts have in common.
 _COUNTS = {
   "difflib": similarity.matching_characters,
   "levenshtein": similarity.common_subsequence,
 }
 
-# Targets of up to so many characters are compared faster on the device than
-# on the host, by platform; elsewhere: all. On CPU none are: of the host's pairs
-# per CPU second benchmarks/reward.py finds 0.32, 0.25 and 0.11 at 100, 400 and
-# 1,500 characters.
+# Platform -> length of the longest target, in characters, that the device
+# compares faster than the host; on other platforms, any length. On CPU there is
+# none: benchmarks/reward.py finds 0.32, 0.25 and 0.11 of the host's pairs per
+# CPU second at 100, 400 and 1,500 characters.
 FASTER_UP_TO = {"cpu": 0}
 
 
@@ -51,13 +51,13 @@ class DeviceRewardConfig:
   Attributes:
     on: "device" computes rewards in the program, "host" in Python, "auto" on
       the device where that is possible and, by measurement, faster.
-    sizes: lengths, in characters, that actions and targets are padded to, one
-      program each. The last is the longest pair that is compared on the
-      device.
-    max_text_bytes: longest completion, in UTF-8 bytes, thought included. Less
-      is used where max_new_tokens tokens cannot have as many.
+    sizes: lengths, in characters, to which actions and targets are padded;
+      each has its own program. Longer texts than the last are not compared on
+      the device.
+    max_text_bytes: length of the longest completion in UTF-8 bytes, thought
+      included. Less is used where max_new_tokens tokens cannot have as many.
     chunk_cells: upper bound on pairs * action * target characters computed at
-      a time, which take about 6 bytes each; 0 chooses by platform.
+      a time, each about 6 bytes; 0 chooses by platform.
   """
 
   on: Literal["auto", "device", "host"] = "auto"
@@ -86,11 +86,11 @@ class DeviceRewardConfig:
       )
 
   def cells(self, platform: str = "") -> int:
-    """Returns chunk_cells, or what suits the platform, by default this one.
+    """Returns chunk_cells, or the default of a platform ("": this one).
 
-    On CPU a chunk has to fit a core's cache: 4 times as many cells take twice
-    as long per pair (measured at 400 characters). Elsewhere it is to keep the
-    device busy; its temporaries are some 100 MB.
+    On CPU a chunk must fit a core's cache: 4 times as many cells take twice as
+    long per pair (measured at 400 characters). On other platforms it must keep
+    the device busy; its temporaries are some 100 MB.
     """
     is_cpu = (platform or jax.default_backend()) == "cpu"
     return self.chunk_cells or (1 << 20 if is_cpu else 1 << 24)
@@ -99,14 +99,14 @@ class DeviceRewardConfig:
 def host_reason(
   reward: RewardConfig, device: DeviceRewardConfig, target_chars: int = 0
 ) -> str:
-  """Says why rewards have to be computed on the host; "" if they do not.
+  """Returns why rewards must be computed on the host; "" if they need not.
 
-  A completion can still turn out too long when it is there: see DeviceReward.
+  A single completion can still be too long for the device; see DeviceReward.
 
   Args:
-    reward: what is rewarded.
-    device: the sizes.
-    target_chars: characters of the longest target.
+    reward: the reward.
+    device: the sizes on the device.
+    target_chars: length of the longest target in characters.
   """
   if reward.function not in _COUNTS:
     return (
@@ -129,12 +129,12 @@ def host_reason(
 
 
 class Targets(NamedTuple):
-  """The expert's texts, without white space around them.
+  """The expert's texts, stripped of white space.
 
   Attributes:
-    code_NKY: int32 code points, 0 behind them.
-    length_NK: int32 characters.
-    is_real_NK: False at branch points that only fill up the row.
+    code_NKY: int32 code points, padded with 0.
+    length_NK: int32 lengths in characters.
+    is_real_NK: False at branch points that only pad the row.
   """
 
   code_NKY: Array
@@ -143,19 +143,19 @@ class Targets(NamedTuple):
 
 
 def target_width(trunks: Sequence[Trunk]) -> int:
-  """Characters of the longest target, for encode_targets.
+  """Returns the length of the longest target in characters.
 
-  Take it from all trunks of a run, so that nothing is compiled twice.
+  Give it all trunks of a run, so that nothing is compiled twice.
   """
   points = (point for trunk in trunks for point in trunk.points)
   return max((len(_target(point)) for point in points), default=1) or 1
 
 
 def encode_targets(batch: TrunkBatch, width: int) -> Targets:
-  """Lays the targets of a batch out as numpy arrays.
+  """Returns the targets of a batch as numpy arrays.
 
   Raises:
-    ValueError: a target has more than width characters.
+    ValueError: a target has more than `width` characters.
   """
   is_real_NK = np.asarray(batch.trunks.is_real_NK)
   code_NKY = np.zeros((*is_real_NK.shape, width), np.int32)
@@ -180,14 +180,14 @@ def _target(point):
 
 
 class _Completions(NamedTuple):
-  """What completions are, before they are compared with anything.
+  """Parts of completions, before they are compared with a target.
 
   Attributes:
-    failure_B: 1 + index in FAILURES; 0 where the format is whole.
-    thought_chars_B: also where the format is broken.
-    action_chars_B: likewise.
-    action_BX: code points of the action; what does not fit is cut off.
-    text_bytes_B: UTF-8 bytes of the whole, also of what was cut off.
+    failure_B: 1 + index in FAILURES; 0 where the format is right.
+    thought_chars_B: length of the thought, also where the format is broken.
+    action_chars_B: length of the action, also where the format is broken.
+    action_BX: code points of the action, cut off at the width.
+    text_bytes_B: UTF-8 bytes of the whole text, with those that were cut off.
   """
 
   failure_B: jax.Array
@@ -198,11 +198,11 @@ class _Completions(NamedTuple):
 
 
 class DeviceReward:
-  """Scores branches, inside of jit or outside.
+  """Scores branches, inside or outside of jit.
 
-  Rows do not depend on each other, but they are sorted by length: where N is
-  split over devices, call this inside shard_map, so that each device sorts
-  its own.
+  Rows do not depend on each other but are sorted by length. Where N is split
+  over devices, call this inside shard_map, so that each device sorts its own
+  rows.
   """
 
   def __init__(
@@ -215,10 +215,10 @@ class DeviceReward:
     """Makes the table of the tokenizer's bytes.
 
     Args:
-      reward: what is rewarded.
-      device: the sizes.
-      tokenizer: spells the tokens.
-      platform: what the program is for; "" for the default backend.
+      reward: the reward.
+      device: the sizes on the device.
+      tokenizer: gives the bytes of each token.
+      platform: platform of the program; "" for the default backend.
 
     Raises:
       ValueError: this reward runs on the host only.
@@ -237,18 +237,18 @@ class DeviceReward:
   def __call__(
     self, branches: Branches, targets: Targets
   ) -> tuple[Scores, jax.Array]:
-    """Returns scores, and which branches have some.
+    """Returns scores, and which branches have one.
 
     Args:
-      branches: [N, R, ...], R = K * G.
-      targets: [N, K, ...].
+      branches: branches [N, R, ...], R = K * G.
+      targets: targets [N, K, ...].
 
     Returns:
-      (scores, is_scored_NKG). Scores are those of scoring.score_branches.
-      At padding points is_scored_NKG is False and scores are nan, and so it
-      is where a completion has more than max_text_bytes or its action more
-      characters than the largest of sizes: score these on the host, or drop
-      their groups.
+      (scores, is_scored_NKG). Scores equal those of scoring.score_branches.
+      is_scored_NKG is False and scores are nan at padding points, and where a
+      completion has more than max_text_bytes or its action has more characters
+      than the largest of `sizes`: score these on the host, or drop their
+      groups.
     """
     N, R, C = branches.tokens_NRC.shape
     K = targets.length_NK.shape[1]
@@ -315,7 +315,7 @@ class DeviceReward:
     )
 
   def _similarity(self, read, is_compared_B, target_BY, target_length_B):
-    """Similarity of actions and targets; nan where none is asked for."""
+    """Similarity of actions and targets; nan where is_compared_B is False."""
     action_chars_B = jnp.where(is_compared_B, read.action_chars_B, 0)
     count_B = similarity.by_length(
       self._count,
@@ -331,10 +331,10 @@ class DeviceReward:
 
 
 def _failure(parts: tags.Parts, stopped_B: jax.Array) -> jax.Array:
-  """What format.split objects to first: 1 + index in FAILURES, or 0.
+  """Returns the first failure of format.split: 1 + index in FAILURES, or 0.
 
-  Where it comes to the last two, there is one thought, and what is inside and
-  outside of all tags are its thought and action.
+  The last two are reached only with a single thought; the texts inside and
+  outside of all tags are then thought and action.
   """
   is_broken = {
     "not_stopped": ~stopped_B,
@@ -352,7 +352,7 @@ def _failure(parts: tags.Parts, stopped_B: jax.Array) -> jax.Array:
 
 
 def _in_chunks(function: Callable, rows: int, *arrays_B: jax.Array) -> Any:
-  """Applies a function of rows to about `rows` of them at a time."""
+  """Applies a function of rows to about `rows` rows at a time."""
   total = arrays_B[0].shape[0]
   chunks = -(-total // rows)
   rows = -(-total // chunks)

@@ -20,9 +20,9 @@ class DeviceScorer:
   """The compiled reward on a mesh, and the targets it compares with.
 
   Attributes:
-    score: (branches, targets) -> (scores, which are scored), to stand inside
-      of a larger program.
-    program: the same as a program of its own.
+    score: (branches, targets) -> (scores, is_scored_NKG), for use inside a
+      larger program.
+    program: `score`, compiled as a program of its own.
   """
 
   def __init__(
@@ -36,14 +36,14 @@ class DeviceScorer:
     self._target_chars = target_chars
     self._mesh, self._rules = mesh, rules
     spec = rules.spec(("batch",))
-    # Rows are sorted by length inside, which must not cross devices.
+    # The reward sorts rows by length, which must not cross devices.
     self.score = jax.shard_map(
       reward, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
     )
     self.program = jax.jit(self.score)
 
   def targets(self, batch: TrunkBatch) -> Targets:
-    """The expert's steps of a batch, as numpy arrays."""
+    """Returns the expert's steps of a batch as numpy arrays."""
     return encode_targets(batch, self._target_chars)
 
   def start(self, branches: Any, batch: TrunkBatch) -> Any:

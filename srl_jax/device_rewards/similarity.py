@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How alike two texts are, on the device: the numbers of difflib, in JAX.
+"""Similarity of two texts on the device: the numbers of difflib, in JAX.
 
-`matching_characters` counts what CPython's difflib.SequenceMatcher(None,
-prediction, expert, autojunk=False) matches, exactly; `common_subsequence`
-counts what an edit distance without replacements keeps. `ratio` makes either
-count a similarity.
+`matching_characters` counts exactly the characters that CPython's
+difflib.SequenceMatcher(None, prediction, expert, autojunk=False) matches.
+`common_subsequence` counts those that an edit distance without replacements
+keeps. `ratio` turns either count into a similarity.
 
 Axes: B pairs of texts, X characters of the prediction, Y characters of the
-expert. A text is a row of code points with its length; what lies past the
-length is ignored.
+expert. A text is a row of code points with a length; entries past the length
+are ignored.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ MAX_CHARS = (1 << 15) - 1
 
 
 def ratio(count_B: jax.Array, characters_B: jax.Array) -> jax.Array:
-  """2 * count / characters, float32; 1 where both texts are empty.
+  """Returns 2 * count / characters, float32; 1 where both texts are empty.
 
-  A quotient of two whole numbers below 2^24, so that where division rounds
-  correctly (on CPU) it is Python's float64 ratio rounded to float32.
+  Both whole numbers are below 2^24. So where division rounds correctly (on
+  CPU), the quotient is Python's float64 ratio rounded to float32.
 
   Args:
-    count_B: characters in common.
-    characters_B: of both texts together.
+    count_B: number of characters in common.
+    characters_B: number of characters of both texts together.
   """
   ratio_B = 2.0 * count_B / jnp.maximum(characters_B, 1).astype(jnp.float32)
   return jnp.where(characters_B > 0, ratio_B, 1.0)
@@ -47,26 +47,26 @@ def matching_characters(
   expert_BY: jax.Array,
   expert_length_B: jax.Array,
 ) -> jax.Array:
-  """Characters in matching blocks by the Ratcliff-Obershelp rule.
+  """Counts characters in matching blocks by the Ratcliff-Obershelp rule.
 
   The rule (SRL paper, Section 3.2; ties as in difflib): of all longest common
-  substrings take the one that starts first in the prediction, of those the
-  one that starts first in the expert; then do the same with what is left of
-  it in both texts, and with what is right of it. M is the sum of all lengths.
+  substrings take the one that starts first in the prediction, and of those the
+  one that starts first in the expert. Then do the same with the texts to the
+  left of it, and with those to the right. M is the sum of all lengths.
 
-  The recursion is done level by level. All texts left to compare at one level
-  are windows, disjoint and in the same order in both texts, so each row of
-  the [X, Y] grid (character of the prediction) lies in one window at most.
-  With run[i, j] the length of the common run that ends at (i, j), the longest
-  block of a window that ends there is min(run, i - first_i + 1, j - first_j +
-  1): one pass over the grid per level. Two texts of a few hundred characters
-  take 5 to 20 levels; at worst there is a level per block (texts without two
+  The recursion runs level by level. The texts to compare at one level are
+  windows, disjoint and in the same order in both texts, so each row of the
+  [X, Y] grid (character of the prediction) lies in one window at most. With
+  run[i, j] the length of the common run that ends at (i, j), the longest block
+  of a window that ends there is min(run, i - first_i + 1, j - first_j + 1):
+  one pass over the grid per level. Two texts of a few hundred characters take
+  5 to 20 levels; the worst case is a level per block (texts without two
   matches in a row).
 
   Memory is 2 bytes per cell of the [B, X, Y] grid, twice while it is made.
 
   Returns:
-    int32 M [B]; what divides by T is `ratio`.
+    int32 M [B]; `ratio` divides it by T.
 
   Raises:
     ValueError: an axis is longer than MAX_CHARS.
@@ -103,9 +103,9 @@ class _Windows(NamedTuple):
   """The window in which each row lies, as int32.
 
   Attributes:
-    first_BX: its first row.
-    low_BX: its first column.
-    high_BX: the column after its last one; high <= low for a row in none.
+    first_BX: first row of the window.
+    low_BX: first column of the window.
+    high_BX: column after the last one; high <= low for a row in no window.
   """
 
   first_BX: jax.Array
@@ -116,7 +116,7 @@ class _Windows(NamedTuple):
 def _without_padding(
   prediction_BX, prediction_length_B, expert_BY, expert_length_B
 ):
-  """Replaces padding by what matches nothing, on either side."""
+  """Replaces the padding of both texts by values that match nothing."""
   X, Y = prediction_BX.shape[1], expert_BY.shape[1]
   if max(X, Y) > MAX_CHARS:
     raise ValueError(
@@ -134,8 +134,9 @@ def _without_padding(
 def _common_runs(prediction_BX, expert_BY, longest):
   """Length of the common run that ends at each cell, int16 [B, Y, X].
 
-  By doubling: when runs are known up to a length n, a run of n is continued
-  by the one that ends n cells up the diagonal. No run exceeds `longest`.
+  The length doubles: when runs are known up to a length n, a run of n is
+  continued by the run that ends n cells up the diagonal. No run exceeds
+  `longest`.
   """
   # Rows are the last axis: a pass reduces over columns, and reducing over the
   # first of two axes is twice as fast on CPU, and faster on TPU.
@@ -144,7 +145,7 @@ def _common_runs(prediction_BX, expert_BY, longest):
   n = 1
   while n < min(run_BYX.shape[1:]):
     # The condition also keeps XLA from fusing two doublings, which would
-    # compute the first one anew for each of its uses: 20 times slower on CPU.
+    # compute the first again for each of its uses: 20 times slower on CPU.
     run_BYX = jax.lax.cond(
       longest > n, functools.partial(_double, n=n), lambda run: run, run_BYX
     )
@@ -158,11 +159,11 @@ def _double(run_BYX, n):
 
 
 def _longest_of_rows(run_BYX, windows, bits):
-  """The longest block of its window that ends in each row.
+  """Finds the longest block that ends in each row, within its window.
 
   Returns:
-    (size_BX, column_BX): its length, 0 if there is none, and the column in
-    which it ends, the first of equals.
+    (size_BX, column_BX): length of the block (0 if there is none), and the
+    first column in which a block of that length ends.
   """
   Y, X = run_BYX.shape[1:]
   mask = (1 << bits) - 1
@@ -176,7 +177,7 @@ def _longest_of_rows(run_BYX, windows, bits):
   )
   is_inside_BYX = column_Y1 < windows.high_BX[:, None]
   size_BYX = jnp.where(is_inside_BYX, size_BYX, 0)
-  # One number to take the maximum of: by size, then by smallest column.
+  # One number holds both, so that the maximum is by size, then first column.
   best_BX = jnp.max((size_BYX << bits) | (mask - column_Y1), axis=1)
   return best_BX >> bits, mask - (best_BX & mask)
 
@@ -184,20 +185,20 @@ def _longest_of_rows(run_BYX, windows, bits):
 def _split(windows, size_BX, column_BX, bits):
   """Takes the best block out of every window.
 
-  Windows, and so blocks, come in the same order in both texts: packed pairs
+  Windows, and so blocks, have the same order in both texts. So packed pairs
   of (row, column) grow from block to block, and cumulative maxima and minima
-  bring them from the rows where blocks end to all others.
+  carry them from the rows where blocks end to all other rows.
 
   Returns:
-    What is left and right of the blocks, and the characters in them [B].
+    The windows left and right of the blocks, and the characters in blocks [B].
   """
   first_BX, low_BX, high_BX = windows
   X, mask = size_BX.shape[1], (1 << bits) - 1
   row_X = jnp.arange(X)
   is_alive_BX = low_BX < high_BX
 
-  # The best size above each row (its own not counted) and from it downwards;
-  # the window's name in front keeps other windows out.
+  # The best size above each row (without its own), and from the row downwards.
+  # The window's first row in the high bits keeps other windows out.
   above_BX = jnp.where(is_alive_BX, (first_BX << bits) | size_BX, -1)
   above_BX = jax.lax.cummax(above_BX, axis=1)
   above_BX = jnp.pad(above_BX[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
@@ -207,7 +208,7 @@ def _split(windows, size_BX, column_BX, bits):
   # The first row of the window in which a block of the best size ends.
   is_end_BX = is_alive_BX & (size_BX > above_BX) & (size_BX == below_BX)
 
-  # Where the last block before each row ends, and the next one begins.
+  # Where the last block before each row ends, and where the next one begins.
   end_BX = ((row_X + 1) << bits) | (column_BX + 1)
   end_BX = jax.lax.cummax(jnp.where(is_end_BX, end_BX, 0), axis=1)
   begin_BX = ((row_X + 1 - size_BX) << bits) | (column_BX + 1 - size_BX)
@@ -232,13 +233,13 @@ def common_subsequence(
   expert_BY: jax.Array,
   expert_length_B: jax.Array,
 ) -> jax.Array:
-  """Length of the longest common subsequence, which `ratio` divides.
+  """Returns the length of the longest common subsequence, for `ratio`.
 
-  That is the similarity of rapidfuzz's Levenshtein.ratio: (T - d) / T, with d
-  the fewest insertions and deletions and T the characters of both texts.
+  The ratio is that of rapidfuzz's Levenshtein.ratio: (T - d) / T, with d the
+  fewest insertions and deletions and T the characters of both texts.
 
-  In the table of L[i, j], of the first i and j characters, a diagonal of equal
-  i + j depends on the two before it only. So the diagonals are computed one
+  In the table of L[i, j] for the first i and j characters, a diagonal of equal
+  i + j depends only on the two before it. So the diagonals are computed one
   after the other, each for all pairs at once, and no table is kept.
 
   Returns:
@@ -252,7 +253,7 @@ def common_subsequence(
   )
   X, Y = prediction_BX.shape[1], expert_BY.shape[1]
   # Diagonal d compares character x of the prediction with d - 2 - x of the
-  # expert, which are neighbours backwards. Past either end nothing matches.
+  # expert, so the reversed expert gives a slice. Past its ends nothing matches.
   backwards_BZ = jnp.pad(
     expert_BY[:, ::-1], ((0, 0), (X, X)), constant_values=-2
   )
@@ -269,12 +270,12 @@ def common_subsequence(
 
   zero_BX = jnp.zeros_like(prediction_BX)
   state = jax.lax.fori_loop(2, last + 1, diagonal, (zero_BX, zero_BX))
-  # Padding adds nothing, so the largest is the one at the two lengths.
+  # Padding adds nothing, so the largest entry is the one at both full lengths.
   return state[1].max(axis=1)
 
 
 def _next_row(x_BX):
-  """Shifts by one row; nothing is in common with no characters."""
+  """Shifts by one row; a text of no characters has none in common."""
   return jnp.pad(x_BX[:, :-1], ((0, 0), (1, 0)))
 
 
@@ -291,20 +292,20 @@ def by_length(
   """Counts pairs of all lengths, each at about the cost of its own length.
 
   Pairs are sorted into the smallest of `sizes` that holds both texts, and
-  counted a chunk of one size at a time: there is one program per size, and a
-  size that no pair has costs nothing. Pairs with an empty text count 0
-  without a computation, so a caller may drop a pair by giving it length 0.
+  counted in chunks of one size. There is one program per size, and a size
+  without pairs costs nothing. Pairs with an empty text count 0 without a
+  computation, so a caller may drop a pair by giving it length 0.
 
-  Sorting mixes all rows: where B is split over devices, call this inside
-  shard_map, so that every device sorts its own.
+  Sorting mixes all rows. Where B is split over devices, call this inside
+  shard_map, so that every device sorts its own rows.
 
   Args:
     count: `matching_characters` or `common_subsequence`.
-    prediction_BX: code points.
-    prediction_length_B: at most the largest of sizes.
-    expert_BY: code points.
-    expert_length_B: at most the largest of sizes.
-    sizes: in characters, increasing.
+    prediction_BX: code points of the predictions.
+    prediction_length_B: lengths, at most the largest of `sizes`.
+    expert_BY: code points of the experts' texts.
+    expert_length_B: lengths, at most the largest of `sizes`.
+    sizes: increasing lengths in characters.
     chunk_cells: upper bound on pairs * X * Y of a chunk, unless a single pair
       exceeds it.
 

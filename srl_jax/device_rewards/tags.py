@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splits texts at a pair of tags, on the device.
 
-The counterpart of srl_jax.rewards.format, which says what the parts mean; the
-tags and what counts as white space are arguments here.
+This is the counterpart of srl_jax.rewards.format, which defines what the parts
+mean. Tags and white space are arguments here.
 
-Axes: B rows, U positions: code points with gaps, as decode_utf8 gives them.
+Axes: B rows, U positions of code points with gaps, as decode_utf8 returns them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from srl_jax.device_rewards import text
 
 
 class Parts(NamedTuple):
-  """What stands inside and outside of tags; lengths in characters, int32.
+  """Texts inside and outside of tags; lengths are int32 characters.
 
   Attributes:
     opens_B: number of opening tags.
     closes_B: number of closing tags.
-    starts_with_open_B: True where an opening tag comes first, but for white
-      space.
-    inside_chars_B: length of the parts inside, each trimmed, joined by
+    starts_with_open_B: True where only white space precedes an opening tag.
+    inside_chars_B: length of the inside parts, each trimmed, joined by
       newlines and trimmed again.
-    outside_chars_B: length of the parts outside, joined by nothing, trimmed.
-    is_outside_BU: True on the characters of the latter.
+    outside_chars_B: length of the outside parts, joined by nothing and
+      trimmed.
+    is_outside_BU: True on the characters that outside_chars_B counts.
   """
 
   opens_B: jax.Array
@@ -49,15 +49,15 @@ def split(
 ) -> Parts:
   """Splits each row at its tags, wherever they stand.
 
-  What follows a tag is inside if that tag opens. What comes before all tags
-  is inside if the first of them closes (the prompt has opened it).
+  Text after an opening tag is inside, text after a closing tag outside. Text
+  before all tags is inside if the first tag closes (the prompt has opened it).
 
   Args:
     code_BU: code points at the first byte of each character, -1 elsewhere.
-    is_character_BU: where these are.
-    open_tag: ASCII.
-    close_tag: ASCII.
-    whitespace: characters that are trimmed.
+    is_character_BU: True at the first byte of each character.
+    open_tag: opening tag, in ASCII.
+    close_tag: closing tag, in ASCII.
+    whitespace: the characters that are trimmed.
   """
   is_open_BU = text.begins(code_BU, open_tag)
   is_close_BU = text.begins(code_BU, close_tag)
@@ -112,19 +112,19 @@ def _covered(is_begin_BU, length):
 
 
 def _last(is_here_BU):
-  """The last such position up to each position; -1 where there is none."""
+  """Returns the last True position up to each position; -1 if none."""
   place_U = jnp.arange(is_here_BU.shape[1])
   return jax.lax.cummax(jnp.where(is_here_BU, place_U, -1), axis=1)
 
 
 def _next(is_here_BU):
-  """The next such position from each position; U where there is none."""
+  """Returns the next True position from each position on; U if none."""
   place_U = jnp.arange(is_here_BU.shape[1])
   place_BU = jnp.where(is_here_BU, place_U, is_here_BU.shape[1])
   return jax.lax.cummin(place_BU, axis=1, reverse=True)
 
 
 def _first(is_here_BU):
-  """The first such position of a row; U where there is none."""
+  """Returns the first True position of each row; U if none."""
   width = is_here_BU.shape[1]
   return jnp.min(jnp.where(is_here_BU, jnp.arange(width), width), axis=1)

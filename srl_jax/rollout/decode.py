@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """In-graph sampling of branches: trunks once, then one decoding loop.
 
-The trunk's keys and values are computed in one pass (`prefill`) and read by
-all of its branches. A `lax.while_loop` (`decode`) then runs the slots of every
-trunk together, one token a turn; the given stem tokens go through the same
-loop, so a branch is treated alike whatever the length of its stem. A slot
-whose branch has drawn a stop token or reached its limit takes the next one
-from the trunk's queue. The loop ends with the last branch.
+`prefill` computes the keys and values of each trunk in one pass, and all its
+branches read them. `decode` is a `lax.while_loop` that runs the slots of all
+trunks together, one token per slot and turn. The given stem tokens go through
+the same loop, so stems may differ in length. When the branch of a slot draws
+a stop token or reaches its limit, the slot takes the next branch from the
+trunk's queue. The loop ends with the last branch.
 
-The bookkeeping of slots is in slots.py. The sampler takes a model as functions
-of (params, arrays) and knows nothing of its inside. Rewards, meshes and files
-are not its business.
+The bookkeeping of slots is in slots.py. The model comes in as functions of
+(params, arrays). Not for: rewards, meshes, files.
 """
 
 from __future__ import annotations
@@ -43,20 +42,21 @@ class SamplingConfig:
 
   Attributes:
     samples: completions per branch point (the group size G).
-    max_new_tokens: limit of each completion, its stop token included; stem
-      tokens do not count.
-    temperature: divides the logits; 0 takes the most likely token.
-    top_k: keep that many most likely tokens; 0 keeps all.
-    top_p: keep the most likely tokens that hold this mass; 1.0 keeps all.
-    slots: how many branches of a trunk are decoded at a time; the others wait
-      for a free slot. 0 decodes all at once, which is best where completions
-      run to their limit. Where most end far below it (metric
-      `slot_occupancy` below a half), half the branches or fewer take no more
-      turns, and each turn is cheaper: benchmarks/slots.py measures it.
-    cache_start: the branch cache starts with room for so many tokens, or
-      somewhat more, and doubles when a branch needs it; 0 for all the room
-      at once. Every width is a loop to compile, so set it below the default
-      only where the usual completion is much shorter than that; see
+    max_new_tokens: limit of each completion in tokens, stop token included
+      and stem tokens excluded.
+    temperature: divisor of the logits; 0 takes the most likely token.
+    top_k: number of most likely tokens to keep; 0 keeps all.
+    top_p: probability mass of the most likely tokens to keep; 1.0 keeps all.
+    slots: branches of a trunk that are decoded at a time; the others wait for
+      a free slot. 0 decodes all at once, which is best where completions run
+      to their limit. Where most end far below the limit (metric
+      `slot_occupancy` below a half), slots for half the branches or fewer
+      need no more turns, and each turn is cheaper: benchmarks/slots.py
+      measures it.
+    cache_start: initial width of the branch cache in tokens, or somewhat
+      more; the cache doubles when a branch needs it. 0 starts at the full
+      width. Every width is one more loop to compile, so go below the default
+      only where completions are usually much shorter; see
       benchmarks/slots.py.
   """
 
@@ -86,7 +86,7 @@ class SamplingConfig:
 
 
 class Policy(Protocol):
-  """What sampler and trainer need of a model; see `LanguageModel`."""
+  """What sampler and trainer need from a model; see `LanguageModel`."""
 
   def for_decoding(self, params: Any) -> Any: ...
 
@@ -114,7 +114,7 @@ class Prefilled(NamedTuple):
   """What the decoding loop reads and never changes.
 
   Attributes:
-    params: as `Policy.for_decoding` returns them.
+    params: parameters as `Policy.for_decoding` returns them.
     trunk: keys and values of the trunks.
   """
 
@@ -136,8 +136,8 @@ def rollout(
 
   The branches of a trunk are ordered point by point: r = k * G + g. The
   random numbers of a token follow from (key, point_id, sample, position in
-  the completion) and from nothing else, so a sample does not depend on what
-  else is in the batch, on how it is laid out or on the number of slots.
+  the completion) and from nothing else. So a sample does not depend on the
+  rest of the batch, on its layout or on the number of slots.
 
   Example, with a model that always continues a token t with t + 1, greedy,
   stop token 9, padding 0, at most 4 new tokens, and one trunk [5, 6, 7]:
@@ -150,23 +150,23 @@ def rollout(
       length_NR         [[5, 4]]
       stopped_NR        [[False, True]]
 
-  The four turns of the loop, in which the first slot always has a token to
-  run and the second three times, make busy_N [7] and slot_turns_N [8]; with
-  one slot there are seven turns, all of them busy.
+  The loop takes four turns. The first slot runs a token in all of them, the
+  second in three: busy_N is [7] and slot_turns_N is [8]. With one slot there
+  are seven turns, all of them busy.
 
   Args:
     policy: the model's functions.
-    params: its parameters.
-    trunks: the batch; widths are static.
+    params: the model's parameters.
+    trunks: the batch of trunks; its widths are static.
     key: random key of this round of sampling.
-    config: static; see SamplingConfig.
-    stop_ids: a completion ends with the first of these, which belongs to it.
-    pad_id: fills the rest of the rows.
+    config: how to draw; static.
+    stop_ids: token ids that end a completion and belong to it.
+    pad_id: token id that fills the rest of each row.
 
   Returns:
-    Branches of width C = stem width + max_new_tokens, whose log-probs are of
-    the distribution drawn from; for greedy decoding, of the policy at
-    temperature 1. And how full the slots were.
+    Branches of width C = stem width + max_new_tokens, and how full the slots
+    were. Log-probs are those of the distribution drawn from; in greedy
+    decoding, those of the policy at temperature 1.
   """
   return decode(
     policy,
@@ -180,7 +180,7 @@ def rollout(
 
 
 def prefill(policy: Policy, params: Any, trunks: Trunks) -> Prefilled:
-  """The first half of a rollout: everything that is computed once."""
+  """Runs the first half of a rollout: all that is computed once."""
   params = policy.for_decoding(params)
   position_NS = trunk_positions(trunks)
   return Prefilled(params, policy.trunk(params, trunks.tokens_NS, position_NS))
@@ -196,10 +196,10 @@ def decode(
   stop_ids: tuple[int, ...],
   pad_id: int,
 ) -> tuple[Branches, Decoding]:
-  """The second half of a rollout; see there."""
+  """Runs the second half of `rollout`, which documents the arguments."""
   queue = make_queue(trunks, key, config.samples)
   n, r, stem_width = queue.stem_NRC.shape
-  # The last token of a full row is never run.
+  # The model never runs the last token of a full row: nothing follows it.
   turns = stem_width + config.max_new_tokens - 1
   widths = cache_widths(config.cache_start, turns)
   cache = policy.init_cache(
@@ -258,7 +258,7 @@ def decode(
 
 
 def trunk_positions(trunks: Trunks) -> jax.Array:
-  """Positions [N, S] of the trunk tokens, -1 on padding."""
+  """Returns the positions [N, S] of the trunk tokens, -1 on padding."""
   position_S = jnp.arange(trunks.tokens_NS.shape[1])
   return jnp.where(position_S < trunks.length_N[:, None], position_S, -1)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a round of sampling, on the host or in a program."""
+"""Metrics of a round of sampling, measured on the host or in a program."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def measure(
   Args:
     trunks: N trunks with K branch points.
     branches: their R = K * G branches.
-    scores: of all branches [N, K, G].
-    kept_NK: groups that the filter keeps.
+    scores: scores of all branches [N, K, G].
+    kept_NK: True for groups that the filter keeps.
     decoding: how full the slots were.
-    xp: numpy, or jax.numpy inside a program.
+    xp: numpy on the host, jax.numpy inside a program.
   """
   is_scored_NKG = ~xp.isnan(scores.reward_NKG)
   is_real_NKG = trunks.is_real_NK[..., None] | is_scored_NKG

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A round of sampling: completions of a batch of trunks, and their scores.
 
-Scores are made where it is best: on the device, in which case only what is
-too long for it is scored on the host; or on the host, part by part, while the
-device decodes the next part. What is done with the scores is the business of
-the stage.
+With a device scorer, the host scores only the texts that are too long for the
+device. Without one, the host scores part by part while the device decodes the
+next part. What follows from the scores is decided by the stage.
 """
 
 from __future__ import annotations
@@ -26,8 +25,9 @@ from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Branches, Decoding, Scores, Trunks
 
-# Parts of a round that the device has at a time: one to work on, one to go on
-# with while the host scores. Every part brings trunks and weights of its own.
+# Parts of a round that are queued on the device: one that it works on, and one
+# to go on with while the host scores. More would cost memory: every part has
+# its own copy of trunk keys and values and of the weights.
 QUEUED_PARTS = 2
 
 
@@ -39,7 +39,7 @@ class Round(NamedTuple):
     scores: [N, K, G].
     decoding: [N].
     rollout_s: seconds from the start of the round to its last score.
-    reward_s: seconds of these in which the host scored.
+    reward_s: the part of `rollout_s` in which the host scored.
   """
 
   branches: Branches
@@ -50,7 +50,7 @@ class Round(NamedTuple):
 
 
 class _Queued(NamedTuple):
-  """What the device works on; `scored` is None if the host has to score."""
+  """A part queued on the device; `scored` is None if the host scores."""
 
   branches: Branches
   decoding: Decoding
@@ -78,8 +78,8 @@ def sample_and_score(
     scorer: the reward on the host.
     tokenizer: decodes what the host scores.
     device_scorer: the same reward on the device; None scores on the host.
-    parts: how many parts the batch is sampled in; divides its rows. The device
-      works on the next one while the host scores.
+    parts: number of parts that the batch is sampled in; must divide its rows.
+      The device works on the next part while the host scores.
   """
   begin_s = time.monotonic()
   queued: collections.deque[_Queued] = collections.deque()
@@ -95,7 +95,8 @@ def sample_and_score(
   for part in itertools.islice(waiting, QUEUED_PARTS):
     start(part)
   for part in all_parts:
-    # A part's trunks and weights are freed before those of another are made.
+    # This frees the part's trunks and weights before the next part makes its
+    # own.
     branches, decoding, scored = sharding.local_rows(
       queued.popleft(), sampler.mesh, sampler.rules
     )
@@ -110,7 +111,7 @@ def sample_and_score(
 
 
 def _finish_scores(part, branches, scored, scorer, tokenizer) -> Scores:
-  """The scores of a part; the host makes those that the device has not."""
+  """Returns the scores of a part; the host scores what the device did not."""
   if scored is None:
     return scoring.score_branches(part, branches, tokenizer, scorer)
   scores, is_scored_NKG = scored

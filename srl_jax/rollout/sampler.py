@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled sampler on a mesh: host trunks in, host branches out.
 
-The algorithm is in decode.py; this only places its inputs, compiles its two
-halves once per shape and brings the results back.
+The algorithm is in decode.py. The sampler places its inputs, compiles its two
+halves once per shape and copies the results to the host.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Sampler:
     static = {"config": config, "stop_ids": stop_ids, "pad_id": pad_id}
     self.prefill = jax.jit(functools.partial(prefill, policy))
     self.decode = jax.jit(functools.partial(decode, policy, **static))
-    # Both halves, to stand inside of a larger program.
+    # Both halves as one function, for use inside a larger program.
     self.rollout = functools.partial(rollout, policy, **static)
 
   def start(

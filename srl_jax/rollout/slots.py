@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which branch each slot of the decoder is at, and what it has made so far.
+"""Slots of the decoder: which branch each one runs, and what it has sampled.
 
-Pure bookkeeping of `decode`: no model, no sampling. A slot whose branch has
-ended takes the next one from its trunk's queue.
+This is the bookkeeping of `decode`, without model or sampling. A slot whose
+branch has ended takes the next branch from its trunk's queue.
 
-The cache of a slot is a ring: all slots write the same column at a turn, and
-what a branch has left behind is marked as empty when the next one moves in.
-The ring starts small and doubles when some branch grows out of it.
+The cache of a slot is a ring. All slots write the same column in a turn, and
+the entries of an ended branch are marked as empty when the next branch takes
+the slot. The ring starts small and doubles when a branch outgrows it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from srl_jax.types import Branches, Trunks, completion_mask, make_branches
 
 
 class Queue(NamedTuple):
-  """The branches of each trunk, and the order in which slots take them."""
+  """The branches of each trunk, and the order in which slots take them.
+
+  The first `length_N` entries of `order_NR` are the branches of real points.
+  """
 
   branch_at_NR: jax.Array
   stem_NRC: jax.Array
@@ -33,9 +36,10 @@ class Queue(NamedTuple):
 
 
 class Slots(NamedTuple):
-  """What each slot is at: the token that it runs next, of which branch.
+  """The branch in each slot, and the token that the slot runs next.
 
-  `branch_NB` is R in an idle slot, and the other entries are 0 there.
+  `age_NB` counts the tokens of the branch that the slot has run. An idle slot
+  has `branch_NB` = R and zeros elsewhere.
   """
 
   branch_NB: jax.Array
@@ -44,7 +48,7 @@ class Slots(NamedTuple):
 
 
 class Ended(NamedTuple):
-  """Of branches that have ended: last turn, slot, length; zeros before."""
+  """Last turn, slot and length of each ended branch; zeros until it ends."""
 
   turn_NR: jax.Array
   slot_NR: jax.Array
@@ -54,7 +58,10 @@ class Ended(NamedTuple):
 
 @flax.struct.dataclass
 class State:
-  """The loop's state. The tapes hold what each slot made at each turn."""
+  """State of the decoding loop.
+
+  The tapes `token_TNB` and `logp_TNB` hold what each slot made in each turn.
+  """
 
   turn: jax.Array
   column: jax.Array
@@ -68,7 +75,7 @@ class State:
 
 
 def make_queue(trunks: Trunks, key: jax.Array, samples: int) -> Queue:
-  """Lists `samples` branches of every point; the real ones come first."""
+  """Queues `samples` branches of every branch point, real points first."""
   repeat = functools.partial(jnp.repeat, repeats=samples, axis=1)
   is_real_NR = repeat(trunks.is_real_NK)
   return Queue(
@@ -82,7 +89,7 @@ def make_queue(trunks: Trunks, key: jax.Array, samples: int) -> Queue:
 
 
 def _branch_keys(key, point_id_NK, samples):
-  """One key per branch [N, R]; the position is folded in at each draw."""
+  """Returns a key per branch [N, R]; each draw folds its position in."""
 
   def of_point(point_id):
     point_key = jax.random.fold_in(key, point_id)
@@ -94,9 +101,9 @@ def _branch_keys(key, point_id_NK, samples):
 
 
 def cache_widths(start: int, turns: int) -> list[int]:
-  """Returns widths that end with `turns`, each half of the next.
+  """Returns cache widths that end with `turns`, each half of the next.
 
-  None is less than `start`; 0 gives the last one alone.
+  No width is below `start`; with `start` 0, `turns` is the only width.
   """
   widths = [turns]
   while start and -(-widths[0] // 2) >= start:
@@ -105,11 +112,11 @@ def cache_widths(start: int, turns: int) -> list[int]:
 
 
 def first_state(queue: Queue, cache: Any, longest: int) -> State:
-  """The state before the first turn; a branch takes up to `longest` turns."""
+  """Returns the first state; a branch takes at most `longest` turns."""
   n, r = queue.order_NR.shape
   slots = cache.position.shape[1]
-  # A slot is never idle while a branch waits, so the last branch begins before
-  # the turns of all others, spread evenly over the slots, are over.
+  # No slot is idle while a branch waits. So the last branch begins, at the
+  # latest, after the turns of all others, spread evenly over the slots.
   turns = longest if slots == r else (r - 1) * longest // slots + longest
   zeros_NB = jnp.zeros((n, slots), jnp.int32)
   zeros_NR = jnp.zeros((n, r), jnp.int32)
@@ -128,24 +135,24 @@ def first_state(queue: Queue, cache: Any, longest: int) -> State:
 
 
 def of_slots(x_NR: jax.Array, slots: Slots) -> jax.Array:
-  """The entries [N, B, ...] of the branches that the slots hold."""
+  """Returns the entries [N, B, ...] of the branches that the slots hold."""
   take = lambda x_R, branch_B: x_R.at[branch_B].get(mode="clip")  # noqa: E731
   return jax.vmap(take)(x_NR, slots.branch_NB)
 
 
 def given(queue: Queue, slots: Slots) -> jax.Array:
-  """The stem tokens that follow those which the slots run."""
+  """Returns the stem token that follows the one each slot now runs."""
   stem_NBC = of_slots(queue.stem_NRC, slots)
   next_NB = jnp.minimum(slots.age_NB + 1, stem_NBC.shape[2] - 1)
   return jnp.take_along_axis(stem_NBC, next_NB[..., None], axis=2)[..., 0]
 
 
 def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
-  """Puts what the slots made on the tapes, and moves them on."""
+  """Writes a turn's tokens and log-probs to the tapes, and moves slots on."""
   branch_NB, age_NB, _ = state.slots
   r = state.ended.turn_NR.shape[1]
   is_live_NB = branch_NB < r
-  # Of each branch, the slot in which it ends now.
+  # True for the slot in which a branch ends in this turn.
   ends_NBR = is_done_NB[..., None] & (branch_NB[..., None] == jnp.arange(r))
   ends_NR = ends_NBR.any(1)
 
@@ -177,7 +184,7 @@ def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
 
 
 def refill(state: State, queue: Queue) -> State:
-  """Gives the next branches of each trunk's queue to its idle slots."""
+  """Gives each trunk's idle slots the next branches of its queue."""
   slots, r = state.slots, queue.order_NR.shape[1]
   is_idle_NB = slots.branch_NB == r
   place_NB = state.taken_N[:, None] + jnp.cumsum(is_idle_NB, axis=1) - 1
@@ -197,7 +204,7 @@ def refill(state: State, queue: Queue) -> State:
 
 
 def grow(state: State, width: int) -> State:
-  """Widens the cache once it is full; the oldest column comes to the front."""
+  """Widens a full cache, with its oldest column moved to the front."""
   full = state.cache.position.shape[-1]
   return state.replace(
     cache=state.cache.grow(width, state.column), column=jnp.int32(full)
@@ -207,7 +214,7 @@ def grow(state: State, width: int) -> State:
 def assemble(
   state: State, queue: Queue, max_new_tokens: int, pad_id: int
 ) -> Branches:
-  """Finds the tokens of each branch on the tapes."""
+  """Collects the tokens and log-probs of each branch from the tapes."""
   ended = state.ended
   width = queue.stem_NRC.shape[2] + max_new_tokens
   position_C = jnp.arange(width)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small checkpoint folders in the true file formats, without weights.
+"""Small checkpoint folders in the real file formats, without weights.
 
 Tokenizers are trained here, with the pre-tokenizers, normalisers and control
-tokens of the families; chat templates are condensed from theirs. Nothing of a
-real model is in them but the rules.
+tokens of each family; chat templates are condensed from the family's own. The
+folders contain the rules of real models and nothing else of them.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ QWEN2_5 = r"""{%- if messages[0]['role'] == 'system' %}
     {{- '<|im_start|>assistant\n' }}
 {%- endif %}
 """
-# Moves the thought of an assistant's last turn into a block of its own.
+# Puts the thought of the assistant's last turn into a separate block.
 QWEN3 = r"""{%- if messages[0].role == 'system' %}
     {{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}
 {%- endif %}
@@ -166,7 +166,7 @@ GEMMA2 = (
   " + '<end_of_turn>\n' }}{% endfor %}"
   "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
-# Puts the system message in front of the user's, in the user's turn.
+# Puts the system message before the user's message, in the user's turn.
 GEMMA3 = r"""{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- set prefix = messages[0]['content'] + '\n\n' -%}
@@ -203,7 +203,7 @@ FAMILIES = {
   "gemma3": (_GEMMA | {"file": "tokenizer.model"}, GEMMA3),
 }
 
-# In composed form, as all that is compared with Hugging Face's ids must be.
+# In composed Unicode form, as texts compared with Hugging Face's ids must be.
 SAMPLES = (
   "Natalia sold 48/2 = 24 clips in May.\nShe sold 48+24 = 72 altogether.\n\n",
   "$$\\int_0^\\infty e^{-x^2}\\,dx = \\frac{\\sqrt{\\pi}}2$$ \\boxed{\\frac12}",
@@ -216,7 +216,7 @@ SAMPLES = (
 
 
 def corpus() -> list[str]:
-  """What the tokenizers are trained on."""
+  """Returns the texts that the tokenizers are trained on."""
   texts = list(SAMPLES) * 2
   for trajectory in word_problems(200, seed=1):
     solution = (step.text for step in trajectory.steps)
@@ -238,9 +238,9 @@ def write(folder: pathlib.Path, family: str, **changes: Any) -> pathlib.Path:
   """Writes a checkpoint folder of a family; returns it.
 
   Args:
-    folder: where; it is made.
-    family: of FAMILIES.
-    **changes: entries of tokenizer_config.json; None removes one.
+    folder: folder to create.
+    family: a key of FAMILIES.
+    **changes: entries of tokenizer_config.json; None removes an entry.
   """
   rules, template = FAMILIES[family]
   folder.mkdir(parents=True, exist_ok=True)
@@ -271,7 +271,7 @@ def write(folder: pathlib.Path, family: str, **changes: Any) -> pathlib.Path:
 
 
 def write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-  """Writes an object as these files are written."""
+  """Writes an object as JSON in the style of such files."""
   text = json.dumps(value, ensure_ascii=False, indent=2)
   path.write_text(text, encoding="utf-8")
 
@@ -294,7 +294,7 @@ def _added(name: str, special: bool) -> dict[str, Any]:
 
 
 def _write_byte_level(path: pathlib.Path, rules) -> dict[str, int]:
-  """Qwen's and Llama 3's shape: a regex split, then byte-level BPE."""
+  """Writes a tokenizer like Qwen's and Llama 3's: regex, byte-level BPE."""
   model = tokenizers.Tokenizer(models.BPE())
   if rules is not _LLAMA:
     model.normalizer = normalizers.NFC()
@@ -321,7 +321,7 @@ def _write_byte_level(path: pathlib.Path, rules) -> dict[str, int]:
 
 
 def _write_gemma(folder: pathlib.Path, rules) -> dict[str, int]:
-  """Gemma's shape: SentencePiece BPE, or that model as a tokenizer.json."""
+  """Writes a tokenizer like Gemma's: SentencePiece BPE or tokenizer.json."""
   written = io.BytesIO()
   sentencepiece.SentencePieceTrainer.train(
     # Gemma has no piece for the tab, only its byte.
@@ -352,7 +352,7 @@ def _write_gemma(folder: pathlib.Path, rules) -> dict[str, int]:
 
 def _save_gemma_json(path: pathlib.Path, ids: dict[str, int], rules) -> None:
   vocab = dict(ids)
-  # As in Gemma's file: the tab itself stands for its byte.
+  # In Gemma's file the tab itself replaces its byte.
   vocab["\t"] = vocab.pop("<0x09>")
   merges = [
     (piece[:i], piece[i:])

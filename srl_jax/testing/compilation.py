@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How tests compile: quickly, unless what XLA makes of a program matters."""
+"""How tests compile: quickly, unless a test is about XLA's optimizations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ _FLAG = "jax_disable_most_optimizations"
 def quick_compilation() -> contextlib.AbstractContextManager[None]:
   """Compiles without XLA's costly optimizations, which halves the time.
 
-  For programs that run for milliseconds. tests/conftest.py makes it the rule.
+  It suits programs that run for milliseconds. tests/conftest.py makes it the
+  default.
   """
   return _compilation(is_quick=True)
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which fields of which dataclass a package reads, without running it.
+"""Finds the dataclass fields that a package reads, without running it.
 
 Names alone do not tell: many classes have a field "path". So every variable
-and attribute gets the set of classes that it may hold: those of its annotation,
-of what is assigned to it, and of what callers pass. `x.field` then is a read of
-that field of each class that x may hold. A container counts as what is in it.
-getattr with a computed name is followed where the name has a fixed part, or
-where the caller says which names it may have.
+and attribute gets the set of classes that it may hold: from its annotation,
+from assigned values, and from the arguments of callers. `x.field` is then a
+read of that field of each class that x may hold. A container counts as its
+contents. getattr with a computed name is followed where the name has a fixed
+part, or where the caller lists the possible names.
 
-A field that is read through a variable without any known class counts as not
-read: annotate the parameter then.
+A field that is read through a variable of no known class counts as unread:
+annotate the parameter then.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 Reads = set[tuple[type, str]]
-# Methods of containers that return what is in them.
+# Methods of containers that return their contents.
 _GETTERS = ("get", "items", "pop", "values")
 _KEEPS_TYPE = (dataclasses.replace, copy.copy, copy.deepcopy)
 
@@ -38,13 +38,13 @@ def find_reads(
 ) -> Reads:
   """Returns (class, field) of all reads.
 
-  Where a class checks its own values (`__post_init__`) does not count: a
-  field that is checked and then used by nobody is unread.
+  Reads in a class's own `__post_init__` do not count: a field that is only
+  checked is unread.
 
   Args:
-    sources: {module name: text}; the modules have to be importable.
+    sources: {module name: text} of importable modules.
     classes: dataclasses whose fields are looked for.
-    computed: which fields getattr(x, name) may mean, by class of x.
+    computed: fields that getattr(x, name) may mean, by class of x.
   """
   facts = _Facts(sources, classes, computed)
   known = -1
@@ -56,7 +56,7 @@ def find_reads(
 
 
 class _Facts:
-  """What is known so far, by (module, qualified name); only ever grows."""
+  """All facts known so far, by (module, qualified name); they only grow."""
 
   def __init__(self, sources, classes, computed):
     self.trees = {name: ast.parse(text) for name, text in sources.items()}
@@ -79,7 +79,7 @@ class _Facts:
     self.holds.setdefault((module, name), set()).update(found)
 
   def annotated(self, module: str, node: ast.expr | None) -> set[type]:
-    """All classes of ours that an annotation names, in whatever form."""
+    """Returns all of the given classes that an annotation names."""
     nodes = ast.walk(node) if node else ()
     found = (self.object(module, x) for x in nodes)
     return {x for x in found if inspect.isclass(x) and self.is_ours(x)}
@@ -88,7 +88,7 @@ class _Facts:
     return getattr(thing, "__module__", "") in self.trees
 
   def object(self, module: str, node: ast.AST) -> Any:
-    """What a dotted name of a module stands for; None if for nothing."""
+    """Returns the object that a dotted name means in a module, or None."""
     if isinstance(node, ast.Name):
       missing = getattr(builtins, node.id, None)
       return self.names[module].get(node.id, missing)
@@ -99,7 +99,7 @@ class _Facts:
     return None
 
   def attribute(self, cls: type, name: str) -> set[type]:
-    """What `x.name` may hold where x holds `cls`; notes the read."""
+    """Returns what `x.name` may hold where x holds `cls`; notes the read."""
     found: set[type] = set()
     for other in self.conforming(cls):
       found |= self.attribute(other, name)
@@ -107,14 +107,14 @@ class _Facts:
       key = base.__module__, f"{base.__qualname__}.{name}"
       found |= self.holds.get(key, set())
       if key in self.functions:
-        # As of a property; of a method nobody asks what it holds.
+        # Right for a property; the value of a method itself is never asked for.
         found |= self.annotated(key[0], self.functions[key].returns)
       if base in self.classes and key in self.holds:
         self.reads.add((base, name))
     return found
 
   def conforming(self, cls: type) -> Iterator[type]:
-    """The dataclasses that have all that a protocol asks for."""
+    """Yields the dataclasses that have all members of a protocol."""
     if getattr(cls, "_is_protocol", False):
       wanted = set(cls.__annotations__)
       for other in self.classes:
@@ -139,7 +139,7 @@ def _definitions(node: ast.AST, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 class _Visitor(ast.NodeVisitor):
-  """Goes through a module once and notes what follows from what is known."""
+  """Visits a module once and adds the facts that follow from known ones."""
 
   def __init__(self, facts: _Facts, module: str):
     self._facts, self._module = facts, module
@@ -206,7 +206,7 @@ class _Visitor(ast.NodeVisitor):
     self.generic_visit(node)
 
   def _bind(self, target, value):
-    """Notes that a target holds a value, or parts of it."""
+    """Notes that a target holds a value or parts of it."""
     if isinstance(target, ast.Name):
       self._facts.add(self._module, self._scope + target.id, self._types(value))
     elif isinstance(target, ast.Attribute):
@@ -221,7 +221,7 @@ class _Visitor(ast.NodeVisitor):
         self._bind(part, of_part)
 
   def _types(self, node: ast.AST | None) -> set[type]:
-    """Which classes of ours the value of an expression may be of."""
+    """Returns the given classes that an expression's value may have."""
     facts = self._facts
     if isinstance(node, ast.Name):
       return set().union(
@@ -238,13 +238,13 @@ class _Visitor(ast.NodeVisitor):
     if isinstance(node, (ast.Subscript, ast.Starred, ast.NamedExpr)):
       return self._types(node.value)
     if isinstance(node, ast.expr) and not isinstance(node, ast.Lambda):
-      # Of containers, conditions and the like: all that is in them.
+      # A container, condition or the like may hold all of its parts.
       children = ast.iter_child_nodes(node)
       return set().union(*map(self._types, children))
     return set()
 
   def _called(self, node):
-    """What a call returns; the parameters hold the arguments from now on."""
+    """Returns the classes of a call's result; notes its arguments."""
     facts = self._facts
     thing = facts.object(self._module, node.func)
     if thing is getattr:
@@ -268,7 +268,7 @@ class _Visitor(ast.NodeVisitor):
     return returned
 
   def _functions(self, func, thing) -> Iterator[tuple[str, str, bool]]:
-    """Yields (module, qualified name, is it bound) of what may be called."""
+    """Yields (module, qualified name, is bound) of possible callees."""
     known = self._facts.functions
     if inspect.isclass(thing):
       thing = getattr(thing, "__init__", None)
@@ -305,7 +305,7 @@ class _Visitor(ast.NodeVisitor):
       self._facts.add(module, key, self._types(value))
 
   def _getattr(self, value, name):
-    """What getattr returns; an f-string means all fields of that form."""
+    """Returns getattr's classes; an f-string means all fields that match."""
     found: set[type] = set()
     for cls in self._types(value):
       fields = _meant(name, cls, self._facts.computed.get(cls, ()))
@@ -334,7 +334,7 @@ def _parameters(node: ast.FunctionDef) -> list[ast.arg]:
 
 
 def _scopes(scope: str) -> Iterator[str]:
-  """Yields a function's scope and those around it, the module's last."""
+  """Yields a function's scope and the scopes around it, the module last."""
   parts = scope.split("<locals>.")
   for count in range(len(parts) - 1, 0, -1):
     yield "<locals>.".join([*parts[:count], ""])

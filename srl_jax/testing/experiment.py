@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole experiment that takes seconds, and what tests read out of its runs.
+"""A whole experiment that takes seconds, and what tests read from its runs.
 
-The expert copies the digits of the problem, one per step. A model of some
-thousand parameters learns the format in a few steps of SFT, and then guesses
-digits, so that the rewards of a group differ about as often as not.
+The expert copies the digits of the problem, one per step. A model of a few
+thousand parameters learns the format in a few update steps of SFT and then
+guesses digits, so that the rewards of about half the groups differ.
 
   python -m srl_jax.main --config=srl_jax/testing/experiment.py:srl,data.path=F
 """
@@ -43,7 +43,7 @@ PRESETS = {
   "rlvr": ("rlvr",),
   "sft_srl": ("sft", "srl"),
 }
-# Metrics of the process, not of the training: a new one compiles again.
+# Metrics that depend on the process: a new process compiles again.
 _OF_THE_PROCESS = ("_s", "tokens_per_s", "programs")
 
 
@@ -67,7 +67,7 @@ def write_data(path: str | os.PathLike, count: int = 64) -> str:
 
 
 def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
-  """The experiment; data.path is to be set to what `write_data` wrote."""
+  """Returns the config; set data.path to the file that `write_data` wrote."""
   preset, overrides = config_lib.parse_argument(
     argument, default="sft_srl", presets=PRESETS
   )
@@ -113,20 +113,21 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
 
 
 def half(action: str, target: str) -> float:
-  """A reward that tells nothing apart."""
+  """A reward that is the same for all actions."""
   del action, target
   return 0.5
 
 
 @dataclasses.dataclass
 class Outcome:
-  """What a run left, or several attempts at one.
+  """Results of a run, or of several attempts at one.
 
   Attributes:
-    workdir: its folder.
+    workdir: folder of the run.
     results: what `run` returned.
-    saved: (stage, step) -> (state, pool, meta), as given to the checkpointer.
-    compiled: stage -> how many programs were compiled before each step.
+    saved: (stage, update step) -> (state, pool, meta), as given to the
+      checkpointer.
+    compiled: stage -> number of programs compiled before each update step.
   """
 
   workdir: pathlib.Path
@@ -135,11 +136,11 @@ class Outcome:
   compiled: dict[str, list[int]] = dataclasses.field(default_factory=dict)
 
   def rows(self) -> list[dict[str, float]]:
-    """See `metric_rows`."""
+    """Returns the metrics of the run; see `metric_rows`."""
     return metric_rows(self.workdir)
 
 
-# (stage, step) -> what happens before that step makes its batch.
+# (stage, update step) -> called before that update step makes its batch.
 Events = Mapping[tuple[str, int], Callable[[], None]]
 
 
@@ -153,7 +154,7 @@ class Runs:
     self._programs: dict[Any, Any] = {}
 
   def config(self, preset: str, **changes: Any) -> config_lib.Config:
-    """The strict config; in `changes` "__" stands for the dot of a path."""
+    """Returns the strict config; "__" in `changes` is the dot of a path."""
     c = get_config(preset)
     c.data.path = self.data
     for path, value in changes.items():
@@ -176,10 +177,10 @@ class Runs:
     """Runs to the end, or until something raises.
 
     Args:
-      workdir: its folder.
-      preset: see PRESETS.
-      events: what goes wrong, and when.
-      outcome: where to note what happens, for attempts that do not return.
+      workdir: folder of the run.
+      preset: a name in PRESETS.
+      events: functions that make something go wrong at an update step.
+      outcome: gets the results; needed for attempts that do not return.
       **changes: see `config`.
     """
     outcome = outcome or Outcome(workdir)
@@ -189,13 +190,13 @@ class Runs:
     return outcome
 
   def command(self, workdir: pathlib.Path, preset: str) -> list[str]:
-    """The command line that makes a run in a process of its own."""
+    """Returns the command line of a run in a process of its own."""
     config = f"--config={__file__}:{preset},data.path={self.data}"
     command = [sys.executable, "-m", "srl_jax.main", config]
     return [*command, f"--workdir={workdir}"]
 
   def environment(self) -> dict[str, str]:
-    """The environment for `command`: one device, everything compiled once."""
+    """Returns the environment for `command`: one device, a shared cache."""
     return os.environ | {
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": "",
@@ -207,7 +208,7 @@ class Runs:
 
   @contextlib.contextmanager
   def quickly(self) -> Iterator[None]:
-    """Uses one device, compiles badly, and everything only once."""
+    """Uses one device, compiles quickly, and compiles everything once."""
     one_device = mock.patch.object(
       sharding, "make_mesh", lambda _: tiny.small_mesh()
     )
@@ -220,13 +221,13 @@ class Runs:
       yield
 
   def forget(self) -> None:
-    """Makes the next run trace its programs again, as a new process would."""
+    """Makes the next run trace its programs again, as in a new process."""
     self._programs.clear()
 
 
 @contextlib.contextmanager
 def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
-  """Lets runs of this process share what they compile, through a folder."""
+  """Lets runs of this process share compiled programs through a folder."""
   settings = {
     "jax_compilation_cache_dir": str(folder),
     "jax_persistent_cache_min_compile_time_secs": 0.0,
@@ -243,7 +244,7 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
     jax.experimental.compilation_cache.compilation_cache.reset_cache()
 
 
-# What makes jitted functions, and what they are made of.
+# The makers of jitted functions and of their parts, for `_made_once`.
 _MAKERS = (
   (stage, "Sampler"),
   (rl, "grpo_loss"),
@@ -257,10 +258,10 @@ _MAKERS = (
 
 @contextlib.contextmanager
 def _made_once(made: dict[Any, Any]) -> Iterator[None]:
-  """Lets runs of this process use the programs of the ones before.
+  """Lets runs of this process use the programs of earlier runs.
 
-  A compiled program that is read from a folder still has to be traced and
-  lowered first, which takes most of the time of a tiny run.
+  A compiled program from a folder must still be traced and lowered, which
+  takes most of the time of a tiny run.
   """
 
   def kept(make):
@@ -285,7 +286,7 @@ def _made_once(made: dict[Any, Any]) -> Iterator[None]:
 
 
 def _identity(leaf: Any) -> Any:
-  """What a program depends on: of an array not the values."""
+  """Returns what a program depends on: not the values of an array."""
   if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
     return leaf.shape, leaf.dtype, leaf.sharding
   return leaf
@@ -335,7 +336,7 @@ def _compiled() -> list[str]:
 
 
 def metric_rows(workdir: pathlib.Path) -> list[dict[str, float]]:
-  """The rows of metrics.jsonl, without what depends on the process."""
+  """Returns the rows of metrics.jsonl without metrics of the process."""
   lines = (workdir / "metrics.jsonl").read_text().splitlines()
   return [
     {k: v for k, v in json.loads(x).items() if not k.endswith(_OF_THE_PROCESS)}

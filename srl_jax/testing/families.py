@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tiny models of every supported family, as Hugging Face checkpoints.
 
-Weights follow from the names of the tensors, so that a checkpoint can be made
-anew wherever it is needed, here and where transformers is installed. Each
-config has what makes its family: windows shorter than the inputs, soft caps
-that bind, scaled rotary embeddings.
+Weights follow from the names of the tensors, so that the same checkpoint can
+be made in any environment, for example one with transformers. Each config has
+the features of its family: windows shorter than the inputs, soft caps that
+bind, scaled rotary embeddings.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "attn_logit_softcapping": 2.0,
     "final_logit_softcapping": 3.0,
   },
-  # Seven layers, so that there is a global one amid local ones.
+  # Seven layers, so that a global layer lies between local ones.
   "gemma3": {
     **_GEMMA,
     "model_type": "gemma3_text",
@@ -99,10 +99,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """The float32 values of a tensor: uniform, by its name and nothing else.
+  """Returns uniform float32 values that depend only on a tensor's name.
 
-  A mixture of the index and the name (SplitMix64), since numpy promises no
-  stream of random numbers for all of its versions.
+  They are a hash of index and name (SplitMix64), because numpy does not promise
+  the same random numbers in all of its versions.
   """
   x = np.arange(np.prod(shape, dtype=np.int64), dtype=np.uint64)
   with np.errstate(over="ignore"):
@@ -112,7 +112,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
       x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
     x ^= x >> np.uint64(31)
   uniform = (x >> np.uint64(40)).astype(np.float64) / 2.0**24 - 0.5
-  # Norm scales and biases are far from their initial values, too.
+  # Norm scales and biases too are far from their initial values.
   is_norm = name.endswith("norm.weight")
   scale = 2.0 * shape[-1] ** -0.5 if len(shape) == 2 else 0.6
   values = uniform * 2 * scale + 1.0 * is_norm
@@ -120,7 +120,7 @@ def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def tensors(config: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """All tensors of a checkpoint, by the names they have there."""
+  """Returns all tensors of a checkpoint, by their names in it."""
   places = hf_layout.places(from_hf_config(config))
   return {
     name: tensor(name, place.stored_shape)
@@ -135,10 +135,10 @@ def write(
   """Writes a checkpoint folder.
 
   Args:
-    folder: is created.
+    folder: folder to create.
     family: a name in CONFIGS.
-    files: over how many the tensors are spread.
-    **changes: to its config.
+    files: number of files over which the tensors are spread.
+    **changes: changes to the family's config.
 
   Returns:
     The folder.

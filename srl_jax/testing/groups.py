@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Micro-batches by hand, for a scripted policy with known gradients.
+"""Micro-batches written by hand, for a scripted policy.
 
 The script has one row of logits per last token, so the gradient of the
 log-prob of a token is (1 at that token, minus the probabilities) in its row.
@@ -15,24 +15,24 @@ from srl_jax.types import make_branches
 from srl_jax.update.batch import MicroBatch
 
 V = 4
-# After token 0: probabilities 0.4, 0.3, 0.2, 0.1. After the others: uniform.
+# Probabilities after token 0; after the other tokens they are uniform.
 P = np.array([0.4, 0.3, 0.2, 0.1])
 LOGP_VV = np.log(np.stack([P, *[np.full(V, 0.25)] * 3])).astype(np.float32)
 SCRIPT = scripted.after_token(LOGP_VV)
-# Logarithms and exponentials in float32.
+# Tolerance of logarithms and exponentials in float32.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
-  """A batch of completions, by hand.
+  """Returns a micro-batch of given completions.
 
   Args:
-    rows: rows[n][k][g] is a completion; each follows the stem [0]. A group
-      None is a padding point.
-    rewards: [n][k][g]; anything for padding points.
-    sampler_logp: of all completion tokens; None for what the script gives.
-    trunk: its tokens.
-    points: of each trunk.
+    rows: rows[n][k][g] is a completion after the stem [0]; a group None is a
+      padding point.
+    rewards: rewards [n][k][g]; any value at padding points.
+    sampler_logp: log-prob of all completion tokens; None takes the script's.
+    trunk: tokens of each trunk.
+    points: number of branch points of each trunk.
   """
   trunks = [
     make_trunk(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policies whose answers are written down beforehand, for tests.
+"""Policies with scripted answers, for tests.
 
-`ScriptedModel` stands in for a language model wherever one is a `Policy`: its
-logits are looked up, so samples and gradients can be worked out by hand.
+`ScriptedModel` stands in for a language model as a `Policy`: it looks its
+logits up in a table, so that samples and gradients can be computed by hand.
 `ScriptedSampler` stands in for a whole compiled sampler: prompt text in,
 completion text out.
 """
@@ -22,7 +22,8 @@ from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Branches, Trunks
 
-# One in exp(30) draws would differ: certain, and finite in every loss.
+# A logit that makes a token practically certain (one in exp(30) draws differs)
+# and stays finite in every loss.
 _CERTAIN = 30.0
 
 
@@ -30,9 +31,9 @@ class Script(NamedTuple):
   """Parameters of a ScriptedModel; the logits are the sum of both tables.
 
   Attributes:
-    after_token_VV: logits of what follows each token.
-    at_position_PV: logits of what follows a token at each position; later
-      positions are treated as the last.
+    after_token_VV: logits of the token after each token.
+    at_position_PV: logits of the token after each position; later positions
+      are treated as the last.
   """
 
   after_token_VV: jax.Array
@@ -40,34 +41,34 @@ class Script(NamedTuple):
 
 
 def after_token(table_VV: Any) -> Script:
-  """A script in which only the last token counts."""
+  """Returns a script in which only the last token counts."""
   table_VV = jnp.asarray(table_VV, jnp.float32)
   return Script(table_VV, jnp.zeros((1, table_VV.shape[1])))
 
 
 def at_position(table_PV: Any) -> Script:
-  """A script in which only the position of the last token counts."""
+  """Returns a script in which only the last token's position counts."""
   table_PV = jnp.asarray(table_PV, jnp.float32)
   vocab = table_PV.shape[1]
   return Script(jnp.zeros((vocab, vocab)), table_PV)
 
 
 def successor(vocab: int) -> Script:
-  """Continues every token t with t + 1, the last one with 0."""
+  """Returns a script that continues token t with t + 1, the last with 0."""
   return after_token(_CERTAIN * np.roll(np.eye(vocab), 1, axis=1))
 
 
 class ScriptedCache(NamedTuple):
-  """Remembers positions only: a script looks at nothing but the last token."""
+  """A cache of positions alone: a script depends only on the last token."""
 
   position: jax.Array
 
   def forget(self, rows_NR: jax.Array) -> ScriptedCache:
-    """Empties the rows that are marked True."""
+    """Empties the rows that are True."""
     return ScriptedCache(jnp.where(rows_NR[..., None], -1, self.position))
 
   def grow(self, width: int, oldest: jax.Array) -> ScriptedCache:
-    """Makes room for `width` columns, the oldest one in front."""
+    """Widens the cache to `width` columns, the oldest one in front."""
     room = ((0, 0), (0, 0), (0, width - self.position.shape[2]))
     rolled = jnp.roll(self.position, -oldest, axis=2)
     return ScriptedCache(jnp.pad(rolled, room, constant_values=-1))
@@ -77,13 +78,13 @@ class ScriptedModel:
   """A `rollout.Policy` whose parameters are a Script."""
 
   def for_decoding(self, params: Script) -> Script:
-    """The script as it is."""
+    """Returns the script unchanged."""
     return params
 
   def trunk(
     self, params: Script, tokens_NS: jax.Array, position_NS: jax.Array
   ) -> jax.Array:
-    """The positions only: the trunk has no influence."""
+    """Returns the positions alone: the trunk has no influence."""
     return position_NS
 
   def branch(
@@ -96,7 +97,7 @@ class ScriptedModel:
     cache: ScriptedCache | None = None,
     column: jax.Array | None = None,
   ) -> tuple[jax.Array, ScriptedCache]:
-    """The "hidden states" are the logits."""
+    """Returns the logits as "hidden states"."""
     last = params.at_position_PV.shape[0] - 1
     place_NRT = jnp.clip(position_NRT, 0, last)
     logits_NRTV = (
@@ -109,17 +110,17 @@ class ScriptedModel:
     return logits_NRTV, ScriptedCache(position_NRT)
 
   def logits(self, params: Script, hidden_D: jax.Array) -> jax.Array:
-    """The hidden states as they are."""
+    """Returns the "hidden states", which are the logits."""
     return hidden_D
 
   def head(self, params: Script) -> logprobs.Head:
-    """Passes the "hidden states" on."""
+    """Returns a head that passes the "hidden states" on."""
     return logprobs.Head(jnp.eye(params.after_token_VV.shape[1]))
 
   def init_cache(
     self, trunk: jax.Array, branches: int, width: int
   ) -> ScriptedCache:
-    """An empty cache."""
+    """Returns an empty cache."""
     return ScriptedCache(jnp.full((trunk.shape[0], branches, width), -1))
 
 
@@ -127,11 +128,10 @@ class ScriptedSampler:
   """Stands in for `sampler.Sampler`: a function answers each prompt.
 
   Attributes:
-    config: says how many samples there are and how long they may be, which
-      nobody checks.
-    prompts: every prompt so far, as text: the trunk that the branch sees and
+    config: number of samples, and limit of their length (not checked).
+    prompts: text of every prompt so far: the trunk that the branch sees, and
       the stem.
-    batches: the trunks that were sampled.
+    batches: the sampled trunks.
   """
 
   batch_devices = 1
@@ -150,7 +150,7 @@ class ScriptedSampler:
     self.batches: list[Trunks] = []
 
   def sample(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
-    """Answers at every real branch point, for all samples alike."""
+    """Answers at every real branch point, equally for all samples."""
     self.batches.append(trunks)
     rows = [
       self._branch(trunks, n, k)
@@ -176,7 +176,7 @@ class ScriptedSampler:
     )
 
   def _branch(self, trunks, n, k):
-    """(tokens, length of the stem, whether it stopped) of one branch."""
+    """Returns (tokens, length of the stem, whether it stopped)."""
     if not trunks.is_real_NK[n, k]:
       return [], 0, False
     seen = trunks.tokens_NS[n, : trunks.branch_at_NK[n, k]]

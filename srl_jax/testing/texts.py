@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up steps of several kinds, and what a model may write instead of one.
+"""Made-up expert steps of several kinds, and a model's attempts at them.
 
-For tests and benchmarks of rewards. The texts mean nothing, but have the
-characters, the repetitions and the lengths of the real ones.
+They are for tests and benchmarks of rewards. The texts mean nothing, but have
+the characters, repetitions and lengths of real ones.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _NAMES = ("x", "y", "n", "total", "items", "parse", "speed", "alpha_1", "row")
 
 
 def step(rng: random.Random, kind: str, chars: int) -> str:
-  """Returns a text of one of KINDS that has so many characters."""
+  """Returns a text of one of KINDS, of `chars` characters."""
   text = ""
   while len(text) < chars:
     part = rng.choice(_PARTS[kind])
@@ -58,9 +58,9 @@ def step(rng: random.Random, kind: str, chars: int) -> str:
 
 
 def attempt(rng: random.Random, text: str, edits: int, chars: int) -> str:
-  """Returns text as a model may write it, cut to so many characters.
+  """Returns a model's version of a text, cut to `chars` characters.
 
-  Each edit drops, doubles, moves or mistypes a piece somewhere.
+  Each edit drops, doubles, moves or mistypes a piece of the text.
   """
   for _ in range(edits):
     at = rng.randrange(len(text) + 1)
@@ -79,10 +79,10 @@ def attempt(rng: random.Random, text: str, edits: int, chars: int) -> str:
 
 
 def pair(rng: random.Random, kind: str, chars: int) -> tuple[str, str]:
-  """Returns (prediction, expert), each of at most so many characters.
+  """Returns (prediction, expert), each of at most `chars` characters.
 
-  Some are equal, some unrelated, some empty; most are an attempt at the
-  expert's text.
+  Most predictions are attempts at the expert's text; some are equal to it,
+  unrelated or empty.
   """
   expert = step(rng, kind, rng.choice((chars, rng.randint(0, chars))))
   relation = rng.random()

@@ -33,9 +33,9 @@ TINY = ModelConfig(
 
 
 def random_params(model: LanguageModel, seed: int = 0) -> Any:
-  """Parameters far from their initial values.
+  """Returns parameters far from their initial values.
 
-  Initialised ones hide mistakes: biases are zero, norm scales one, and the
+  Initial values hide mistakes: biases are zero, norm scales are one, and the
   logits are so small that everything is nearly uniform.
   """
   abstract = nn.unbox(jax.eval_shape(model.init, jax.random.key(0)))
@@ -53,7 +53,7 @@ def random_params(model: LanguageModel, seed: int = 0) -> Any:
 def make_trunk(
   tokens: Sequence[int], *points: tuple[int, Sequence[int], int]
 ) -> Trunk:
-  """A trunk of these tokens; points are (branch_at, stem, point_id)."""
+  """Returns a trunk; points are (branch_at, stem, point_id)."""
   return Trunk(
     trajectory=Trajectory(str(points[0][2]), "general", "?", (Step("."),)),
     tokens=np.array(tokens, np.int32),
@@ -78,7 +78,7 @@ def make_trunks(
   points: int = 0,
   stem_width: int = 0,
 ) -> Trunks:
-  """Lays trunks out; each width is at least what they need."""
+  """Returns trunks as arrays; each width is at least what they need."""
   least = batching.widths(trunks)
   return batching.collate(
     trunks,
@@ -89,9 +89,9 @@ def make_trunks(
 
 
 def separate_prompts(trunks: Trunks) -> Trunks:
-  """Each real branch point as a trunk of its own, cut where it branches off.
+  """Makes each real branch point a trunk, cut where its branches hang off.
 
-  The flat layout of other systems: a full prompt for every step point_id.
+  This is the flat layout of other systems: a full prompt per branch point.
   """
   rows, points = np.nonzero(trunks.is_real_NK)
   pick = lambda x_NK: x_NK[rows, points][:, None]  # noqa: E731
@@ -110,7 +110,7 @@ def separate_prompts(trunks: Trunks) -> Trunks:
 
 
 def separate_rows(x_NR: Any, trunks: Trunks) -> np.ndarray:
-  """Branches [N, K * G, ...] in the layout of separate_prompts."""
+  """Returns branches [N, K * G, ...] in the layout of separate_prompts."""
   x_NR = np.asarray(x_NR)
   count, points = trunks.is_real_NK.shape
   x_NKG = x_NR.reshape(count, points, -1, *x_NR.shape[2:])
@@ -118,7 +118,7 @@ def separate_rows(x_NR: Any, trunks: Trunks) -> np.ndarray:
 
 
 def separate_batch(batch: MicroBatch) -> MicroBatch:
-  """The same branches and rewards, on separate prompts."""
+  """Returns the same branches and rewards on separate prompts."""
   trunks = batch.trunks
   rows = lambda x_NR: separate_rows(x_NR, trunks)  # noqa: E731
   return MicroBatch(
@@ -132,7 +132,7 @@ def separate_batch(batch: MicroBatch) -> MicroBatch:
 def small_mesh(
   data: int = 1, fsdp: int = 1, tensor: int = 1
 ) -> jax.sharding.Mesh:
-  """A mesh over the first devices; the others stay idle."""
+  """Returns a mesh over the first devices; the others stay idle."""
   sizes = (data, fsdp, tensor)
   return jax.make_mesh(
     sizes,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small trajectories to test on: untitled, titled, agents', word problems."""
+"""Small trajectories for tests: untitled, titled, agents', word problems."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from srl_jax.trajectory import Step, Trajectory
 
 
 def sums(count: int = 3, name: str = "sum") -> Trajectory:
-  """A trajectory of `count` steps whose texts differ in length."""
+  """Returns a trajectory of `count` steps whose texts differ in length."""
   steps = tuple(
     Step(f"step {k}{' +1' * k}", thought=f"thought {k}") for k in range(count)
   )
@@ -40,9 +40,10 @@ AGENT = Trajectory(
 
 
 def word_problems(count: int, seed: int = 0) -> list[Trajectory]:
-  """Problems with solutions in steps, in the manner of GSM8K.
+  """Returns problems with solutions in steps, in the style of GSM8K.
 
-  Steps begin and end in what tokenizers merge: signs, brackets, line breaks.
+  Steps begin and end with characters that tokenizers merge: signs, brackets,
+  line breaks.
   """
   draw = random.Random(seed)
   return [_word_problem(f"word-{index}", draw) for index in range(count)]

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fused update step: sample, score, filter and update as one program.
+"""A fused update step: sample, score, filter and update in one program.
 
-Possible where the reward is computed on the device and a round of sampling is
-a batch of its own (`DynamicSamplingConfig.refill=False`). The pieces are the
-sampler's and the updater's, so the numbers are those of the same update step
-taken piece by piece; what goes is the host between them, and the copies to and
-from it. Groups that the filter drops keep their places and count nothing.
+It needs a reward on the device and rounds of sampling that are batches of
+their own (`DynamicSamplingConfig.refill=False`). The pieces are those of the
+sampler and the updater, so the numbers equal those of an update step in
+separate programs; fusing saves the host's work between the programs and the
+copies to and from the host. Groups that the filter drops keep their places
+and count nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from srl_jax.update.updater import TrainState, UpdateFunctions
 
 # (params, trunks, random key) -> branches and how full the slots were.
 RolloutFn = Callable[[Any, Trunks, jax.Array], tuple[Branches, Decoding]]
-# (branches, what to compare them with) -> scores, inside a program.
+# (branches, targets to compare them with) -> scores, inside a program.
 ScoreFn = Callable[[Branches, Any], Scores]
 
 
@@ -52,10 +53,10 @@ def fused_update(
 ) -> Callable[..., tuple[TrainState, FusedMetrics]]:
   """Returns a fused update step as a pure function.
 
-  update(state, trunks, targets, key, update_step, reference) -> (state,
-  metrics): `trunks` are N trunks, a multiple of trunks_per_micro_batch;
-  `targets` goes to `score`; `key` is the random key of this round of sampling;
-  `update_step` counts the update steps before.
+  The function is update(state, trunks, targets, key, update_step, reference)
+  -> (state, metrics). N, the number of trunks, is a multiple of
+  trunks_per_micro_batch; `targets` goes to `score`; `key` is the random key of
+  this round of sampling; `update_step` is the number of earlier update steps.
   """
 
   def update(state, trunks, targets, key, update_step, reference):
@@ -86,7 +87,7 @@ def fused_update(
 def kept_batch(
   trunks: Trunks, branches: Branches, reward_NKG: Array, kept_NK: Array
 ) -> MicroBatch:
-  """The training batch of a round; groups not kept have no tokens to train."""
+  """Returns a round as a batch; dropped groups have no tokens to train."""
   kept_NR = jnp.repeat(kept_NK, reward_NKG.shape[-1], axis=1)
   counted_NRC = branches.is_completion_NRC & kept_NR[..., None]
   return MicroBatch(
@@ -101,9 +102,10 @@ def kept_batch(
 
 
 def split_rows(batch: MicroBatch, rows: int) -> MicroBatch:
-  """Stacks micro-batches of so many trunks in front: [N, ...] -> [M, N/M, ...].
+  """Splits a batch into M micro-batches of `rows` trunks each.
 
-  Row n goes to micro-batch n mod M, so that every device keeps its rows.
+  Arrays [N, ...] become [M, N/M, ...]. Row n goes to micro-batch n mod M, so
+  that every device keeps its rows.
   """
 
   def split(x):

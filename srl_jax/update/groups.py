@@ -3,9 +3,9 @@
 
 Dynamic sampling (SRL paper, Section 3; DAPO) keeps a group only if its
 rewards differ, and samples on until a batch is full. Kept groups wait in a
-pool; a batch takes the oldest, what is left over stays for the next batch.
-Packing then puts groups that share a trunk back into one row, so that the
-trunk is computed once, and cuts the rows into micro-batches of one shape.
+pool; a batch takes the oldest, and the others stay for the next batch.
+Packing puts groups that share a trunk back into one row, so that the trunk is
+computed once, and cuts the rows into micro-batches of one shape.
 
 Axes: P groups, S trunk positions, G samples, C branch positions.
 """
@@ -25,19 +25,20 @@ from srl_jax.update.batch import MicroBatch
 
 @dataclasses.dataclass(frozen=True)
 class DynamicSamplingConfig:
-  """The filter and its limits.
+  """The filter of groups, and its limits.
 
   Attributes:
-    enabled: False trains on every group; equal rewards then add nothing to
-      the gradient but count in its average.
-    refill: sample on until groups_per_batch groups are kept; what is left
-      over waits for the next batch. False makes every round of sampling a
-      batch of its own, of however many groups are kept.
-    epsilon: keep a group if the population standard deviation of its rewards
-      is greater than this. The paper gives no number. One character more in
-      common, in one sample of 8, is a deviation of 0.66 / T where the two
-      texts have T characters together: the default keeps any difference in
-      texts of up to 660 characters, and drops what is only noise in longer.
+    enabled: False trains on every group; groups of equal rewards then add
+      nothing to the gradient but count in its average.
+    refill: True samples on until groups_per_batch groups are kept; further
+      kept groups wait for the next batch. False makes every round of sampling
+      a batch, however many groups it keeps.
+    epsilon: a group is kept if the population standard deviation of its
+      rewards is greater than this. The paper gives no number. If one sample
+      of 8 has one more character in common with the expert's step, the
+      deviation is 0.66 / T, where T is the characters of both texts: the
+      default keeps any difference in texts of up to 660 characters, and drops
+      noise in longer texts.
     max_rounds: rounds of sampling for one batch before giving up.
   """
 
@@ -66,13 +67,13 @@ _OF_POINTS = (
 
 
 class Groups(NamedTuple):
-  """Kept groups: a batch of one branch point per row, and where it came from.
+  """Kept groups, one per row, and where each of them came from.
 
   Attributes:
     batch: P trunks with K = 1 branch point of G branches each.
-    trunk_id_P: equal for groups of one trunk of one round: they share it.
-    depth_P: 0-based index of the step that the group predicts.
-    born_P: update step at which the group was sampled.
+    trunk_id_P: id of the trunk in its round; groups with equal ids share it.
+    depth_P: 0-based index of the expert step that the group predicts.
+    born_P: update step in which the group was sampled.
   """
 
   batch: MicroBatch
@@ -81,7 +82,7 @@ class Groups(NamedTuple):
   born_P: np.ndarray
 
   def pick(self, index: np.ndarray | slice) -> Groups:
-    """The groups at these places."""
+    """Returns the groups at these indices."""
     return tree.map(lambda x_P: x_P[index], self)
 
   @property
@@ -111,7 +112,7 @@ def make_groups(
     x_NKG = x_NR.reshape(trunk_count, point_count, samples, *x_NR.shape[2:])
     return x_NKG[rows, points]
 
-  # Unique while any group of this round can still be in the pool.
+  # Ids stay unique while a group of this round can still be in the pool.
   first_id = (update_step * 2**16 + round_index) * 2**24
   return Groups(
     MicroBatch(
@@ -131,10 +132,11 @@ def make_groups(
 
 
 def is_kept(reward_G: Array, config: DynamicSamplingConfig) -> Array:
-  """True for groups worth training on; numpy and JAX arrays alike.
+  """Returns [...], True for groups worth training on.
 
   Args:
-    reward_G: [..., G]; nan at padding, which is never kept.
+    reward_G: numpy or JAX array [..., G] of rewards; nan at padding, which is
+      never kept.
     config: the filter.
   """
   std = group_std(reward_G)
@@ -153,7 +155,7 @@ class Pool:
     return 0 if self._groups is None else self._groups.count
 
   def add(self, groups: Groups) -> None:
-    """Appends groups, in order."""
+    """Appends groups in their order."""
     if self._groups is None:
       self._groups = groups
       return
@@ -169,11 +171,11 @@ class Pool:
     return taken
 
   def get_state(self) -> Groups | dict[str, Any]:
-    """The groups, for a checkpoint; {} if the pool never held any."""
+    """Returns the groups for a checkpoint; {} if the pool never held any."""
     return {} if self._groups is None else self._groups
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on from what `get_state` returned, as nested dicts of fields."""
+    """Restores what `get_state` returned, given as nested dicts of fields."""
     if not state:
       self._groups = None
       return
@@ -189,15 +191,15 @@ def pack(
 ) -> list[MicroBatch]:
   """Cuts groups into micro-batches of `trunks` rows of `points` groups each.
 
-  Groups of one trunk share a row, as far as it has room; rows are in order
-  of their first group. The last micro-batch is filled up with empty rows; no
-  groups at all make one of empty rows only.
+  Groups of one trunk share a row while it has room; rows are in the order of
+  their first group. Empty rows fill up the last micro-batch. Without groups
+  there is one micro-batch of empty rows.
 
   Args:
-    groups: the batch.
+    groups: the groups of the batch.
     trunks: rows per micro-batch.
     points: groups per row.
-    update_step: the present one; groups born in it are fresh.
+    update_step: the current update step; groups born in it are fresh.
   """
   row_P, point_P, used = _assign(groups.trunk_id_P, points)
   count = max(1, -(-used // trunks))
@@ -234,7 +236,7 @@ def pack(
 
 
 def _assign(trunk_id_P, points):
-  """Row and point of every group, and the number of rows."""
+  """Returns row and point of every group, and the number of rows."""
   open_rows: dict[int, tuple[int, int]] = {}
   places = []
   rows = 0

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """GRPO and SFT losses on trunks with their branches (SRL, Section 3).
 
-The trunk is computed once and its branches hang off it, by the same model
+Each trunk is computed once and its branches attend to it, by the same model
 functions as in the sampler. A loss is a ratio whose numerator and denominator
-add over micro-batches. Which groups form a batch is decided in groups.py; how
-gradients become an update is decided in updater.py.
+add over micro-batches. groups.py decides which groups form a batch; updater.py
+decides how gradients become an update.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class LossConfig:
   Attributes:
     surrogate: "clipped" (PPO) or "truncated" importance weights.
     clip_low: the ratio is clipped below at 1 - clip_low.
-    clip_high: and above at 1 + clip_high; larger than clip_low is DAPO's
-      clip-higher.
+    clip_high: the ratio is clipped above at 1 + clip_high; a value larger
+      than clip_low is DAPO's clip-higher.
     importance_cap: upper bound of the truncated importance weight.
     aggregation: "sequence_mean" (the paper), "token_mean" (DAPO) or
       "fixed_divisor" (Dr. GRPO).
@@ -42,8 +42,8 @@ class LossConfig:
       (Dr. GRPO).
     kl_coefficient: weight of the k3 estimate of KL(policy || reference); the
       reference is the policy at the start of the stage. 0 needs no reference.
-    max_logits: about so many logits of the vocabulary are held by a device at
-      a time; 0 for all at once. The result is the same.
+    max_logits: approximate number of logits that a device holds at a time; 0
+      holds all at once. The result is the same.
   """
 
   surrogate: Literal["clipped", "truncated"] = "clipped"
@@ -110,19 +110,19 @@ def branch_logps(
   temperature: float,
   max_logits: int,
 ) -> logprobs.TokenScores:
-  """Log-prob of every branch token, and the entropy it was drawn from.
+  """Returns the log-prob of every branch token, and the entropy there.
 
   Args:
     policy: the model's functions.
-    params: its parameters; gradients flow through trunk and branches.
-    trunks: [N, ...].
-    branches: [N, R, ...] with R a multiple of K, ordered point by point.
-    temperature: the one the tokens were sampled at; 1 for greedy and SFT.
+    params: the model's parameters; gradients flow through trunk and branches.
+    trunks: N trunks.
+    branches: branches [N, R, ...], R a multiple of K, ordered point by point.
+    temperature: temperature of sampling; 1 for greedy decoding and SFT.
     max_logits: see `logprobs.token_logps`.
 
   Returns:
-    Scores [N, R, C]; zero and False at the first token, which is given, not
-    predicted.
+    Scores [N, R, C]; zero and False at the first token, which is given and
+    not predicted.
   """
   samples = branches.tokens_NRC.shape[1] // trunks.branch_at_NK.shape[1]
   branch_at_NR = jnp.repeat(trunks.branch_at_NK, samples, axis=1)
@@ -147,7 +147,7 @@ def branch_logps(
 
 
 def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
-  """GRPO with the configured surrogate and aggregation (SRL, Section 3)."""
+  """Returns the configured GRPO loss (SRL, Section 3)."""
   surrogate = {
     "clipped": functools.partial(
       losses.clipped_surrogate,
@@ -175,8 +175,8 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
   def loss_fn(params, batch, reference):
     trunks, branches = batch.trunks, batch.branches
     counted_NRC = branches.is_completion_NRC
-    # Zero where nothing is counted, as the sampler's are: exp would overflow
-    # on given tokens that are unlikely enough, and 0 * inf is nan.
+    # Log-probs are zero on tokens that do not count, as the sampler's are.
+    # Otherwise exp could overflow on unlikely given tokens, and 0 * inf is nan.
     only_counted = lambda x: jnp.where(counted_NRC, x, 0.0)  # noqa: E731
     scores = logps(params, trunks, branches)
     logp_NRC = only_counted(scores.logp)
@@ -225,7 +225,7 @@ def _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config):
 
 
 def sft_loss(policy: Policy, *, max_logits: int) -> LossFn:
-  """Cross-entropy per target token of branches written by the expert."""
+  """Returns the cross-entropy per target token of the expert's branches."""
 
   def loss_fn(params, batch, reference):
     del reference

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The optimizer: AdamW with gradient clipping and a schedule, from optax."""
+"""The optimizer: optax's AdamW with gradient clipping and a schedule."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ class OptimConfig:
   """AdamW (Loshchilov and Hutter 2019) and its schedule.
 
   Attributes:
-    learning_rate: peak value.
-    schedule: after the warm-up "constant", or down to zero at the end of the
-      stage along a "linear" or "cosine" path.
-    warmup_ratio: share of the stage's steps over which the rate rises
+    learning_rate: peak learning rate.
+    schedule: path of the rate after the warm-up: "constant", or to zero at
+      the end of the stage, "linear" or "cosine".
+    warmup_ratio: share of the stage's update steps in which the rate rises
       linearly from zero.
-    beta1: decay of the first moment.
-    beta2: decay of the second moment.
-    epsilon: added to the root of the second moment.
-    weight_decay: decoupled, on matrices only (not on norms and biases).
-    max_grad_norm: gradients are scaled down to this global norm.
-    moment_dtype: of the first moment; the second stays in float32, where
-      rounding would bias it.
+    beta1: decay rate of the first moment.
+    beta2: decay rate of the second moment.
+    epsilon: term added to the root of the second moment.
+    weight_decay: decoupled weight decay of matrices; norms and biases have
+      none.
+    max_grad_norm: larger gradients are scaled down to this global norm.
+    moment_dtype: dtype of the first moment. The second moment is always
+      float32, because rounding would bias it.
   """
 
   learning_rate: float = 5e-7
@@ -48,9 +49,9 @@ class OptimConfig:
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
-  """Learning rate as a function of the optimizer step, from 0.
+  """Returns the learning rate as a function of the update step, from 0.
 
-  The first step of a warm-up of w steps has rate peak / w, not zero: a step
+  The first of w warm-up steps has the rate peak / w, not zero: an update step
   at rate zero would be wasted.
   """
   warmup = round(config.warmup_ratio * total_steps)
@@ -70,7 +71,7 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
 def make_optimizer(
   config: OptimConfig, total_steps: int
 ) -> optax.GradientTransformation:
-  """Clips by global norm, then AdamW with the schedule."""
+  """Returns clipping by global norm, followed by AdamW with the schedule."""
   return optax.chain(
     optax.clip_by_global_norm(config.max_grad_norm),
     optax.adamw(
@@ -86,7 +87,7 @@ def make_optimizer(
 
 
 def _decays(params):
-  """True for matrices; norm scales and biases are named."""
+  """Returns True for matrices; norm scales and biases are told by name."""
 
   def is_matrix(path, _):
     name = path[-1].key

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One update step, as two compiled programs.
 
-A batch is any number of micro-batches of one shape: each adds the gradient of
-its loss numerator, and the update step divides by the summed denominators, so
-that the result does not depend on how the batch was cut. Two programs are
-compiled, whatever that number is.
+A batch is any number of micro-batches of one shape. Each micro-batch adds the
+gradient of its loss numerator, and the update step divides by the summed
+denominators, so that the result does not depend on how the batch was cut. Two
+programs are compiled, for any number of micro-batches.
 
-If the parameters hold adapters, only these are trained (models/lora.py); all
-other parameters pass through an update step unchanged, in the same buffers.
+If the parameters contain adapters, only adapters are trained (models/lora.py);
+all other parameters pass through an update step unchanged, in the same
+buffers.
 """
 
 from __future__ import annotations
@@ -28,13 +29,12 @@ from srl_jax.update.batch import LossFn, MicroBatch
 
 
 class TrainState(NamedTuple):
-  """What an update step maps to its successor.
+  """The state that an update step takes and returns.
 
   Attributes:
-    trained: the parameters that are trained: adapters if there are any, else
-      all.
+    trained: the trained parameters: adapters if there are any, else all.
     frozen: all other parameters.
-    opt_state: of the optimizer, for the trained ones.
+    opt_state: optimizer state of the trained parameters.
   """
 
   trained: Any
@@ -43,15 +43,15 @@ class TrainState(NamedTuple):
 
   @property
   def params(self) -> Any:
-    """All parameters, as the model takes them."""
+    """All parameters, in the form that the model takes."""
     return lora.join(self.trained, self.frozen)
 
   def to_save(self) -> dict[str, Any]:
-    """What a checkpoint has to hold: all that an update step changes."""
+    """Returns what a checkpoint must hold: all that an update step changes."""
     return {"params": self.trained, "opt_state": self.opt_state}
 
   def restored(self, saved: dict[str, Any]) -> TrainState:
-    """The state with what `to_save` returned in its place."""
+    """Returns the state with the values that `to_save` returned."""
     return TrainState(saved["params"], self.frozen, saved["opt_state"])
 
 
@@ -70,7 +70,7 @@ class UpdateFunctions(NamedTuple):
     init: params -> TrainState.
     zeros: trained -> sums, (float32 gradient, float32 denominator).
     accumulate: (trained, frozen, sums, micro-batch, reference) -> (sums,
-      metrics); the reference is what is trained of the KL reference, or None.
+      metrics); `reference` is the trained part of the KL reference, or None.
     finish: (state, sums, update step) -> (state, UpdateMetrics).
   """
 
@@ -85,7 +85,10 @@ def update_functions(
   optimizer: optax.GradientTransformation,
   schedule: optax.Schedule,
 ) -> UpdateFunctions:
-  """Makes them; `schedule` is only reported, the optimizer has its own."""
+  """Makes the pieces of an update step.
+
+  `schedule` is only reported as a metric; the optimizer has its own.
+  """
 
   def init(params):
     trained, frozen = lora.split(params)
@@ -124,9 +127,9 @@ def update_functions(
 class Updater:
   """The two compiled programs of an update step.
 
-  `accumulate` adds one micro-batch's gradient; `finish` divides, clips and
-  applies. State and sums are donated where they are consumed, and keep the
-  sharding of the parameters.
+  `accumulate` adds the gradient of one micro-batch; `finish` divides, clips
+  and applies the sums. State and sums are donated where they are consumed, and
+  keep the sharding of the parameters.
   """
 
   def __init__(
@@ -172,15 +175,15 @@ class Updater:
     )
 
   def init(self, params: Any) -> TrainState:
-    """The state before the first update step; `params` is consumed."""
+    """Returns the state before the first update step; consumes `params`."""
     return self._init(params)
 
   def abstract_state(self) -> TrainState:
-    """Shapes, dtypes and shardings of the state."""
+    """Returns the shapes, dtypes and shardings of the state."""
     return abstract.with_shardings(self._abstract, self.shardings)
 
   def abstract_sums(self) -> Any:
-    """Shapes, dtypes and shardings of the sums that `accumulate` adds to."""
+    """Returns the shapes, dtypes and shardings of the gradient sums."""
     return abstract.with_shardings(
       jax.eval_shape(self.zeros), self._sums_shardings
     )
@@ -195,14 +198,14 @@ class Updater:
     """Takes one update step on all micro-batches together.
 
     Args:
-      state: consumed.
-      batches: at least one, all of one shape.
-      update_step: number of update steps taken before in this stage.
-      reference: what is trained of the KL reference, or None.
+      state: the state before the update step; it is consumed.
+      batches: one or more micro-batches of one shape.
+      update_step: number of earlier update steps of this stage.
+      reference: the trained part of the KL reference, or None.
 
     Returns:
-      (new state, metrics of each micro-batch, metrics of the update step), all
-      still being computed: reading a metric waits for it.
+      (new state, metrics of each micro-batch, metrics of the update step).
+      All are still being computed: reading a metric waits for it.
     """
     sums = self.zeros()
     metrics = []
@@ -216,5 +219,5 @@ class Updater:
 
 
 def compiled_count(*jitted: Callable) -> int:
-  """How many programs these jitted functions hold; constant after warm-up."""
+  """Counts the programs of jitted functions; constant after warm-up."""
   return sum(function._cache_size() for function in jitted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores on the device are those of the host, and it says what it cannot."""
+"""Scores on the device equal the host's, and refusals say the reason."""
 
 import dataclasses
 import pathlib
@@ -49,7 +49,7 @@ def tokenizer(request):
 
 
 def make_some_trunks(targets):
-  """Trunks whose branch points have these targets."""
+  """Returns trunks whose branch points have these targets."""
   trunks = []
   for n, of_trunk in enumerate(targets):
     points = [(1, [2, 3], 10 * n + k) for k in range(len(of_trunk))]
@@ -63,7 +63,7 @@ def make_some_trunks(targets):
 
 
 def make_batch(targets):
-  """A batch of them; trunks with fewer points than others are filled up."""
+  """Returns a batch of such trunks; missing points are padded."""
   trunks = make_some_trunks(targets)
   return batching.collate(
     trunks, trunk_width=2, points=max(map(len, targets)), stem_width=2
@@ -71,7 +71,7 @@ def make_batch(targets):
 
 
 def make_branches(completions, tokenizer, *, width, stem=2):
-  """Branches of [N, R] completions: (text or tokens, stopped)."""
+  """Returns branches of [N, R] completions: (text or tokens, stopped)."""
   stop = tokenizer.special_id("</s>")
   shape = (len(completions), len(completions[0]))
   branches = Branches(
@@ -85,7 +85,7 @@ def make_branches(completions, tokenizer, *, width, stem=2):
     tokens, stopped = completions[at[0]][at[1]]
     if isinstance(tokens, str):
       tokens = tokenizer.encode(tokens)
-    # A completion that reaches the limit was not ended by a stop token.
+    # A completion at the limit did not end with a stop token.
     stopped = stopped and stem + len(tokens) < width
     tokens = [*tokens, stop] if stopped else tokens
     tokens = tokens[: width - stem]
@@ -97,7 +97,7 @@ def make_branches(completions, tokenizer, *, width, stem=2):
 
 
 def make_completion(rng, tokenizer, target):
-  """What a model may write: mostly right, sometimes broken in some way."""
+  """Returns a completion: mostly right, sometimes broken in some way."""
   kind = rng.random()
   if kind < 0.1:  # any ids at all: bad UTF-8, control tokens, ids without one
     ids = range(tokenizer.vocab_size + 2)
@@ -113,7 +113,7 @@ def make_completion(rng, tokenizer, target):
 
 
 def fuzz_batch(rng, tokenizer, *, trunks, samples, chars, width):
-  """Trunks of one to three points, and samples of each."""
+  """Returns trunks of one to three points, and samples at each."""
   targets = [
     [
       rng.choice(("", " \n"))
@@ -160,7 +160,7 @@ def test_scores_are_those_of_the_host(tokenizer, function):
   expected = assert_scores_as_host(
     reward, batch, branches, tokenizer, score, 50
   )
-  # What was compared holds every failure there is, and more than failures.
+  # The compared completions have every failure, and also right formats.
   failures = np.bincount(
     expected.failure_NKG.ravel(), minlength=1 + len(FAILURES)
   )
@@ -179,14 +179,14 @@ def test_the_reward_by_hand():
       (good, True),
     ]
   ]
-  # Outside of jit.
+  # The reward runs outside of jit here.
   score = DeviceReward(RewardConfig(), CONFIG, tokenizer)
   targets = device_reward.encode_targets(make_batch([["abcd "]]), 4)
   found, is_scored_NKG = score(
     make_branches(completions, tokenizer, width=40), targets
   )
   assert is_scored_NKG.all()
-  # 2 * 3 of 3 + 4 characters.
+  # The ratio is 2 * 3 of 3 + 4 characters.
   expected = [np.float32(6 / 7), -1, -1, -1]
   assert found.reward_NKG[0, 0].tolist() == expected
   np.testing.assert_array_equal(
@@ -233,7 +233,7 @@ def test_completions_too_long_are_left_to_the_caller():
 
 
 def test_a_small_text_buffer_takes_nothing_from_short_completions():
-  # The buffer is as small as the tokens allow, or as the config says.
+  # The buffer has the size that the tokens allow, or that of the config.
   tokenizer = ByteTokenizer()
   rng = random.Random(0)
   batch, branches = fuzz_batch(

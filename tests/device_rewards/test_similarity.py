@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device counts what difflib and Levenshtein count, to the character."""
+"""The device counts exactly what difflib and Levenshtein count."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ ratio = jax.jit(similarity.ratio)
 
 
 def encode(strings, width):
-  """Code points and lengths of some texts, with padding that is no zero."""
+  """Returns code points and lengths of texts, with nonzero padding."""
   codes = np.full((len(strings), width), ord("a"), np.int32)
   for row, string in enumerate(strings):
     codes[row, : len(string)] = [ord(c) for c in string]
@@ -34,7 +34,7 @@ def arrays(pairs, width):
 
 
 def assert_equals_host(pairs, width, count_difflib=difflib):
-  """Counts must be equal, and so must ratios, as float32."""
+  """Asserts that counts are equal, and ratios equal in float32."""
   batch = arrays(pairs, width)
   total_B = batch[1] + batch[3]
   count_B = count_difflib(*batch)
@@ -42,7 +42,7 @@ def assert_equals_host(pairs, width, count_difflib=difflib):
   np.testing.assert_array_equal(count_B, expected)
   expected = np.float32([difflib_ratio(*pair) for pair in pairs])
   np.testing.assert_array_equal(ratio(count_B, total_B), expected)
-  # Levenshtein has no count; a wrong one would be off by 2 / T.
+  # Levenshtein gives no count; a wrong count would change the ratio by 2 / T.
   expected = np.float32([levenshtein_ratio(*pair) for pair in pairs])
   found_B = ratio(levenshtein(*batch), total_B)
   np.testing.assert_array_equal(found_B, expected)
@@ -52,12 +52,12 @@ def test_the_counts_by_hand():
   pairs = [
     ("abcd", "abd"),  # "ab" and "d"
     ("D8600", "D8631"),
-    # Python's example of a rule that is not symmetric. Of the single
-    # characters in common, "t" comes first in "tide"; it is last in "diet".
+    # Python's documentation shows with this pair that the rule is not
+    # symmetric: the common character "t" is first in "tide", last in "diet".
     ("tide", "diet"),
     ("diet", "tide"),
-    # "ab" twice in both: the first of the prediction goes with the first of
-    # the expert, or 3 would be left.
+    # "ab" is twice in both texts: the first ones must match each other, or
+    # fewer characters would match.
     ("abxab", "ab-ab"),
     ("", ""),
     ("", "abc"),
@@ -74,7 +74,7 @@ def test_the_ratio_by_hand_and_of_nothing():
 
 
 def test_every_pair_of_short_texts_is_as_on_the_host():
-  # Ties between blocks in all their forms.
+  # These texts have ties between blocks in all forms.
   strings = [
     "".join(s) for n in range(6) for s in itertools.product("ab", repeat=n)
   ]
@@ -97,7 +97,7 @@ def test_long_steps_are_as_on_the_host():
 
 
 def test_a_window_per_level_is_the_worst_case_and_ends():
-  # No two matches in a row: the first single character is taken each time,
+  # There are no two matches in a row: each level takes the first character,
   # and all but one of the windows are to its right.
   prediction = "".join(chr(0x4E00 + i) + "a" for i in range(30))
   expert = "".join(chr(0x4E00 + i) + "b" for i in range(30))
@@ -146,8 +146,8 @@ def test_counting_by_length_changes_nothing():
 
 
 def test_each_pair_is_counted_at_the_smallest_size_that_holds_it():
-  # The chunks of a size are as few as their cells allow; nothing is counted
-  # for pairs with an empty text, or at a size that no pair needs.
+  # Each size has as few chunks as their cells allow. Pairs with an empty text
+  # and sizes that no pair needs are not counted.
   seen = []
 
   def count(prediction_BX, prediction_length_B, expert_BY, expert_length_B):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens become the code points that decoding on the host gives."""
+"""Tokens become the same code points as in decoding on the host."""
 
 import itertools
 import random
@@ -47,7 +47,7 @@ def test_spelling_joins_the_bytes_of_the_tokens_that_count():
   for row, is_kept, found, length in zip(
     tokens_BC, is_kept_BC, np.asarray(bytes_BU), length_B, strict=True
   ):
-    # Ids past the vocabulary stand for nothing, as in Tokenizer.token_bytes.
+    # Ids past the vocabulary decode to no bytes, as in Tokenizer.token_bytes.
     known = [t for t in row[is_kept] if 0 <= t < len(SPELLINGS)]
     expected = b"".join(SPELLINGS[t] for t in known)
     assert bytes(found[:length].astype(np.uint8)) == expected
@@ -74,7 +74,7 @@ def assert_decodes_as_python(rows):
     assert codes[:count].tolist() == expected, row
 
 
-# On either side of every border of the table of well-formed sequences.
+# Bytes on both sides of every border in the table of well-formed sequences.
 BORDERS = bytes.fromhex(
   "00 41 7f 80 8f 90 9f a0 bf c0 c1 c2 df e0 e1 ec ed ee ef f0 f1 f3 f4 f5 ff"
 )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs compiled for TPUs that are not here, and what is said of them."""
+"""Programs compiled for TPUs without having any, and the report on them."""
 
 import dataclasses
 import importlib.util
@@ -40,7 +40,7 @@ def command(*arguments):
 @pytest.mark.slow
 @needs_libtpu
 def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
-  # Large enough to have megabytes.
+  # The model is large enough for sizes in megabytes.
   larger = ("--config.model.lora.rank=2", "--config.model.d_mlp=32768")
   assert command("--topology=v5e:2x2", *larger) == 0
   lines = capsys.readouterr().out.splitlines()
@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_said_with_its_bytes():
   assert (memory.argument, memory.output) == (2**22, 2**22)
   assert memory.total == memory.temporary + 2 * 2**22 + 7
   with pytest.raises(memory_lib.DoesNotFitError, match=r"16\.00G.*15\.75G"):
-    # The argument alone, of 8 GiB, would fit; not so the result beside it.
+    # The argument of 8 GiB would fit alone, but not beside the result.
     program(2**31).memory()
 
 
@@ -143,7 +143,7 @@ def test_adapters_need_no_moments_for_the_model():
   model = parameters(config)
   adapters = parameters(adapted) - model
   assert 0 < adapters < model
-  # Values, two moments and the sum, float32; and a counter or two.
+  # There are values, two moments and the sum in float32, and small counters.
   data = ahead_of_time.widths(config, "srl", 16, 64)
   ours, full = (
     ahead_of_time.training_bytes(
@@ -178,7 +178,8 @@ def test_links_of_a_closed_torus_are_twice_as_fast():
 
 
 def test_every_phase_takes_as_long_as_what_binds_it(capsys):
-  # 2 s of compute; and 1 s of memory, thrice, next to 0.5 s of compute.
+  # One phase takes 2 s of compute. The other takes 1 s of memory three times,
+  # beside 0.5 s of compute.
   chip = chips.Chip("toy", 100.0, 1, 10.0, 1.0, 4)
   phases = [
     projection.Phase("rollout", 1, Work(200, 1, 1)),
@@ -186,7 +187,7 @@ def test_every_phase_takes_as_long_as_what_binds_it(capsys):
   ]
   config = config_lib.to_config(experiment.get_config("srl"))
   section = dataclasses.replace(config.srl, groups_per_batch=10)
-  # 10 groups of 4 samples of 8 tokens in 5 s.
+  # The rate is that of 10 groups of 4 samples of 8 tokens in 5 s.
   [line, _] = projection.summary(phases, section, chip, 1.0, 4)
   assert line == (
     "step at peak rates: 5.0 s, 64 sampled tokens/s (16 per chip); 60% of it "

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The counts against numbers made by hand, on one tiny model."""
+"""The counts against numbers by hand, for one tiny model."""
 
 import dataclasses
 
@@ -22,10 +22,10 @@ MODEL = ModelConfig(
   remat="none",
   attention_kernel="plain",
 )
-# Of a block: q and o 8 x 16, k and v 8 x 8, gate, up and down 8 x 10.
+# Matrices of a block: q and o 8 x 16, k and v 8 x 8, gate, up and down 8 x 10.
 BLOCK = 2 * 128 + 2 * 64 + 3 * 80
 TABLE = 20 * 8
-# 2 norms of 8 and biases of 16 + 8 + 8 in a block; 8 at the end.
+# A block has 2 norms of 8 and biases of 16 + 8 + 8; the final norm has 8.
 SMALL = 2 * (16 + 32) + 8
 # 4 trunks of 6 tokens, 3 branches of 5 tokens, of which 4 are run.
 LOAD = Load(trunks=4, trunk=6, branches=3, width=5)
@@ -50,7 +50,7 @@ def accumulate(where, chunks=1, is_blocked=False, **changes):
 
 
 def test_a_product_reads_its_operands_and_writes_its_result():
-  # [2, 3] x [3, 5]: 30 multiply-adds; 6 + 15 + 10 elements of 2 bytes.
+  # [2, 3] x [3, 5] has 30 multiply-adds and 6 + 15 + 10 elements of 2 bytes.
   assert product(2, 3, 5, 2) == Work(60, 62, 0)
 
 
@@ -61,7 +61,7 @@ def test_work_adds_and_multiplies():
 
 def trunk_flops(trunks):
   matrices = 2 * 2 * BLOCK * 6
-  # Logits and values: 6 x 6 pairs, 4 heads of 4, in 2 layers.
+  # Logits and values have 6 x 6 pairs in 4 heads of 4, in 2 layers.
   attention = 2 * 2 * 2 * 6 * 6 * 4 * 4
   return trunks * (matrices + attention)
 
@@ -69,7 +69,7 @@ def trunk_flops(trunks):
 def test_the_operations_of_a_rollout():
   work = rollout(ONE, ONE)
   assert work["trunks"].flops == trunk_flops(4)
-  # 4 turns of 12 rows; a row sees 6 trunk tokens, 4 of the cache.
+  # There are 4 turns of 12 rows; a row sees 6 trunk and 4 cached tokens.
   row = 2 * (2 * BLOCK + TABLE) + 2 * 2 * 2 * (6 + 4) * 4 * 4
   assert work["decode"].flops == 4 * 12 * row
   assert work["lay out weights"] == Work(0, 2 * 4 * (2 * BLOCK + TABLE + SMALL))
@@ -80,8 +80,8 @@ def test_a_kernel_halves_what_trunks_compute_and_keeps_their_logits():
   model = dataclasses.replace(MODEL, attention_kernel="auto")
   phases = Counter(model, ONE).rollout(LOAD, ONE, slots=3, cache=(4,))
   kernel = phases["trunks"]
-  # 4 trunks, 2 layers, 4 heads, 6 x 6 pairs; logits and weights, float32,
-  # written and read.
+  # 4 trunks, 2 layers, 4 heads and 6 x 6 pairs; float32 logits and weights are
+  # each written and read.
   pairs = 4 * 2 * 4 * 6 * 6
   assert plain.flops - kernel.flops == 2 * 2 * 4 * pairs / 2
   assert plain.memory_bytes - kernel.memory_bytes == 2 * (4 + 4) * pairs
@@ -92,7 +92,7 @@ def test_a_kernel_halves_what_trunks_compute_and_keeps_their_logits():
 def test_a_cache_that_grows_is_read_as_wide_as_it_is():
   whole = rollout(ONE, ONE)["decode"].flops
   halves = rollout(ONE, ONE, cache=(2, 4))["decode"].flops
-  # In the first 2 of 4 turns, 2 columns less for 12 rows.
+  # In the first 2 of 4 turns, 12 rows read 2 columns less.
   assert whole - halves == 2 * 12 * 2 * 2 * 2 * 2 * 4 * 4
 
 
@@ -100,10 +100,10 @@ def test_fewer_slots_take_more_turns_for_the_same_rows():
   whole = rollout(ONE, ONE)["decode"]
   queued = rollout(ONE, ONE, slots=1)["decode"]
   assert queued.flops == whole.flops
-  # Weights, and keys and values of the trunks, are read three times as often.
+  # Weights and trunk keys and values are read three times as often.
   assert queued.memory_bytes > whole.memory_bytes
-  # The second branch of a slot finds the cache as wide as the first left it:
-  # 2 + 2 columns fewer, once for 4 trunks.
+  # The second branch of a slot finds the cache as wide as the first left it.
+  # So 2 + 2 columns are saved only once, for 4 trunks.
   grown = rollout(ONE, ONE, slots=1, cache=(2, 4))["decode"]
   assert queued.flops - grown.flops == 2 * 4 * 2 * 2 * 2 * 2 * 4 * 4
 
@@ -113,15 +113,16 @@ def test_a_turn_reads_weights_once_and_the_trunk_once_for_its_branches():
     load = LOAD._replace(**changes)
     return rollout(ONE, ONE, load)["decode"].memory_bytes / 4
 
-  # A token more per trunk: keys and values of 2 heads of 4, in 2 layers, for
-  # each of 4 trunks; logits of 4 heads in 2 layers for 12 rows, four times.
+  # One more token per trunk adds keys and values of 2 heads of 4, in 2 layers,
+  # for each of 4 trunks, and four times the logits of 4 heads in 2 layers for
+  # 12 rows.
   more = of_decode(trunk=7) - of_decode()
   assert more == 4 * (2 * 2 * 2 * 4) * 4 + 12 * 4 * 2 * 4 * 4
 
 
 def test_the_operations_of_a_gradient():
   work = accumulate(ONE)
-  # Keys of a branch are its own 4 tokens.
+  # Besides the trunk, a branch has its own 4 tokens as keys.
   row = 2 * (2 * BLOCK + TABLE) + 2 * 2 * 2 * (6 + 4) * 4 * 4
   forward = trunk_flops(4) + 4 * 3 * 4 * row
   assert work.flops == 3 * forward
@@ -132,19 +133,19 @@ def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
   lora = LoraConfig(rank=3, targets=("q", "down"))
   full, adapted = accumulate(ONE), accumulate(ONE, lora=lora)
   rows, trunk = 4 * 3 * 4, 4 * 6
-  # q is 8 x 16 and down 10 x 8; in 2 layers.
+  # In each of 2 layers, q is 8 x 16 and down is 10 x 8.
   elements = 2 * 3 * ((8 + 16) + (10 + 8))
   saved = 2 * (trunk + rows) * 2 * BLOCK + 2 * rows * TABLE
   spent = 3 * 2 * (trunk + rows) * elements
   assert full.flops - adapted.flops == saved - spent
   model = dataclasses.replace(MODEL, lora=lora)
   counter = Counter(model, ONE)
-  # Two float32 moments, of the adapters alone.
+  # Only adapters have two float32 moments.
   finish = counter.finish(8, 4)
   assert finish.memory_bytes == elements * (2 * 4 + 2 * (8 + 4))
   work = counter.rollout(LOAD, ONE, slots=3, cache=(4,))
   assert work["lay out weights"].flops == 2 * 3 * 2 * (8 * 16 + 10 * 8)
-  # Merged they cost nothing.
+  # Merged adapters cost nothing.
   assert work["decode"] == rollout(ONE, ONE)["decode"]
 
 
@@ -170,7 +171,7 @@ def test_the_batch_divides_everything_but_the_weights():
   four = accumulate(layout(data=4))
   assert four.flops == one.flops / 4
   assert four.memory_bytes > one.memory_bytes / 4
-  # Whole gradients are summed up: 2 * 3/4 of all parameters are received.
+  # Gradients are summed whole: 2 * 3/4 of all parameters are received.
   everything = 2 * BLOCK + TABLE + SMALL
   assert four.link_bytes == 4 * 2 * 0.75 * everything
 
@@ -178,10 +179,10 @@ def test_the_batch_divides_everything_but_the_weights():
 def test_weights_split_over_the_batch_are_gathered_and_scattered():
   work = accumulate(layout(fsdp=4))
   matrices = 2 * BLOCK + TABLE
-  # Forward, backward (the head once for both), and gradients back; what is
-  # not split (norms, biases) is summed up whole.
+  # Weights are gathered forward and backward (the head once for both), and
+  # gradients scattered. Norms and biases are not split and so are summed whole.
   moved = 3 * 0.75 * matrices - 0.75 * TABLE + 2 * 0.75 * SMALL
-  # Each of 18 tokens gets 3/4 of its row from others, and so do gradients.
+  # Each of 18 tokens gets 3/4 of its row from other devices; so do gradients.
   moved += 2 * 0.75 * 18 * 8
   assert work.link_bytes == pytest.approx(4 * moved)
 
@@ -191,7 +192,7 @@ def test_decoding_with_weights_split_over_the_batch_gathers_every_turn():
   whole = layout(ShardingRules(embed=None), fsdp=4)
   matrices = 2 * BLOCK + TABLE
   ruinous = rollout(split, split)
-  # Per turn; and 3/4 of the rows of 3 tokens.
+  # Each turn gathers the weights, and 3/4 of the rows of 3 tokens.
   assert ruinous["decode"].link_bytes == 4 * 4 * 0.75 * (matrices + 3 * 8)
   once = rollout(whole, split)
   assert once["decode"].link_bytes == 0
@@ -200,8 +201,9 @@ def test_decoding_with_weights_split_over_the_batch_gathers_every_turn():
 
 def test_tensor_parallelism_sums_activations():
   work = rollout(layout(tensor=2), ONE)
-  # After the embedding, and twice in each of 2 layers: [12, 8], of which an
-  # all-reduce of 2 receives all. And the other half of the logits.
+  # [12, 8] is summed after the embedding and twice in each of 2 layers; an
+  # all-reduce of 2 devices receives all of it. A device also receives the other
+  # half of the logits.
   moved = (12 * 8) * (1 + 2 * 2) + 12 * 10
   assert work["decode"].link_bytes == 4 * 4 * moved
   alone = rollout(ONE, ONE)
@@ -214,16 +216,16 @@ def test_a_tensor_axis_of_the_batch_is_gathered_over():
   work = both.accumulate(LOAD, chunks=1, is_blocked=False)
   alone = accumulate(ONE)
   assert work.flops == alone.flops / 4
-  # As with fsdp=4, but that biases are split over tensor too: gathered twice
-  # (half of them), scattered, and summed over fsdp.
+  # As with fsdp=4, but biases are split over tensor too: half of them is
+  # gathered twice, scattered, and summed over fsdp.
   biases, norms = 2 * 32, SMALL - 2 * 32
-  # Gradients of matrices, split along two axes, are summed up whole; the head
-  # is gathered once.
+  # Gradients of matrices are split along two axes and so are summed whole; the
+  # head is gathered once.
   moved = (2 + 2) * 0.75 * (2 * BLOCK + TABLE) - 0.75 * TABLE
   moved += 2 * 0.75 * norms
   moved += biases * (3 * 0.5 + 2 * 0.5 * 0.5)
-  # Half of each row of 18 tokens is found elsewhere, after the parts of the
-  # vocabulary have been summed: half rows of all 72 tokens.
+  # The parts of the vocabulary are summed first: half rows of all 72 tokens.
+  # Then half of each row of 18 tokens comes from other devices.
   moved += 2 * (0.5 * 18 * 8 + 72 * 4)
   assert work.link_bytes == pytest.approx(4 * moved)
 
@@ -231,13 +233,13 @@ def test_a_tensor_axis_of_the_batch_is_gathered_over():
 def test_the_optimizer_reads_and_writes_what_a_device_stores():
   elements = 2 * BLOCK + TABLE + SMALL
   work = Counter(MODEL, ONE).finish(moment_bytes=8, param_bytes=4)
-  # The gradient twice; parameter and moments in and out.
+  # The gradient is read twice; parameter and moments are read and written.
   assert work.memory_bytes == elements * (2 * 4 + 2 * 12)
   assert Counter(MODEL, layout(tensor=2)).finish(8, 4).flops < work.flops
 
 
 def test_rewards_read_their_grids():
-  # 2 pairs of 16 characters: int16 cells are made, doubled 4 times (read and
-  # written), and read at 20 levels.
+  # 2 pairs of 16 characters: int16 cells are written, doubled 4 times (each a
+  # read and a write), and read at 20 levels.
   assert counting.reward(2, 16, "difflib") == Work(0, 2 * 256 * 2 * 29, 0)
   assert counting.reward(2, 16, "levenshtein").memory_bytes == 2 * 32 * 16 * 12

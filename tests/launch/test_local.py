@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The local launcher: what each process is told, and how all of it ends."""
+"""The local launcher: the flags of each process, and how a launch ends."""
 
 import os
 import re
@@ -64,7 +64,7 @@ def test_every_process_learns_its_place_and_the_same_coordinator():
 
 def test_both_streams_are_prefixed_and_lines_come_at_once(monkeypatch):
   monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
-  # The launcher would sit on the line until the end if it were buffered.
+  # With buffering, the launcher would hold the line until the end.
   with start("print('out'); time.sleep(600)", 1) as launcher:
     wait_for(launcher, "[0] out")
     launcher.terminate()
@@ -227,7 +227,7 @@ def test_two_processes_share_metrics_and_checkpoints(tmp_path):
       patch.setenv(name, value)
     status, lines = launch(DISTRIBUTED)
   assert status == 0, "\n".join(lines)
-  # By hand: sums over both processes, 1 failure of 3.
+  # By hand, the sums over both processes give 1 failure of 3.
   reduced = {
     "tokens": 2.0**25 + 1,
     "longest": 6.0,

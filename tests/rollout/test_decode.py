@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampling loop, with answers that are written down beforehand."""
+"""The sampling loop, with scripted answers."""
 
 import dataclasses
 import functools
@@ -70,7 +70,7 @@ def test_the_example_of_the_docstring():
 
 
 def test_positions_go_on_from_the_branch_point():
-  # What follows a token is the number of its position.
+  # The script continues each token with the number of its position.
   script = scripted.at_position(30 * np.eye(12))
   trunks = make_trunks(
     [
@@ -92,7 +92,7 @@ def test_a_stop_token_ends_its_own_row_only_and_padding_follows():
     [make_trunk([1], (1, [8], 0), (1, [3], 1), (1, [4], 2), (1, [2], 3))]
   )
   got = sample(scripted.successor(10), trunks, stops=(7, 5), pad=11)
-  # The first passes both stop tokens by; of two stop tokens the first counts.
+  # The first branch draws no stop token; in the others the first one counts.
   assert got.tokens_NRC[0].tolist() == [
     [8, 9, 0, 1, 2],
     [3, 4, 5, 11, 11],
@@ -110,7 +110,7 @@ def test_a_stop_token_in_the_stem_ends_nothing_and_at_the_limit_it_counts():
     [9, 1, 2, 3, 4, 5],
     [5, 6, 7, 8, 9, 0],
   ]
-  # Stopped by the fourth and last token that it may have.
+  # The fourth token, the last that is allowed, is a stop token.
   assert got.stopped_NR.tolist() == [[False, True]]
 
 
@@ -144,8 +144,8 @@ def test_the_loop_ends_with_the_last_branch():
   trunks = make_trunks([make_trunk([1], (1, [3], 0), (1, [6, 7], 1))])
   got = sample(scripted.successor(10), trunks, config, policy=policy)
   jax.effects_barrier()
-  # 3 is followed by six tokens up to the stop; the padding points of a row
-  # and the room for 40 tokens cost no turn.
+  # Six tokens up to the stop token follow 3. The padding points of a row and
+  # the limit of 40 tokens cost no turn.
   assert got.length_NR.tolist() == [[7, 4]]
   assert policy.turns == 6
 
@@ -168,7 +168,7 @@ MANY = make_trunks(
 
 
 def rows_of(script, tokens_NRC, temperature):
-  """Log-probs [N, R, C - 1, V] of what follows each token."""
+  """Returns log-probs [N, R, C - 1, V] of the token after each token."""
   table_VV = np.asarray(script.after_token_VV)
   return log_softmax(table_VV[tokens_NRC[..., :-1]] / temperature)
 
@@ -181,7 +181,7 @@ def test_the_stored_log_prob_is_of_the_distribution_drawn_from(temperature):
   want = np.take_along_axis(rows, got.tokens_NRC[..., 1:, None], -1)[..., 0]
   want = np.where(got.is_completion_NRC[..., 1:], want, 0.0)
   assert not got.sampler_logp_NRC[..., 0].any()
-  # Float32 logarithms.
+  # The tolerance is that of float32 logarithms.
   np.testing.assert_allclose(
     got.sampler_logp_NRC[..., 1:], want, rtol=1e-5, atol=1e-6
   )
@@ -209,7 +209,7 @@ def test_the_one_most_likely_token_is_greedy_whatever_the_temperature():
   config = SamplingConfig(samples=1, max_new_tokens=4, temperature=3.0, top_k=1)
   top = sample(RANDOM, MANY, config, stops=(0,))
   np.testing.assert_array_equal(top.tokens_NRC, greedy.tokens_NRC)
-  # Certain under what it was drawn from; greedy decoding reports the policy's.
+  # With top_k 1 the token is certain; greedy reports the policy's log-prob.
   assert not top.sampler_logp_NRC.any()
   rows = rows_of(RANDOM, greedy.tokens_NRC, 1.0).max(-1)
   want = np.where(greedy.is_completion_NRC[..., 1:], rows, 0.0)
@@ -223,8 +223,8 @@ def test_ten_thousand_samples_follow_the_softmax_and_are_independent():
   trunks = make_trunks([make_trunk([1], (1, [2], n)) for n in range(100)])
   got = sample(RANDOM, trunks, config, stops=()).tokens_NRC.reshape(-1, 3)
   after = np.exp(log_softmax(RANDOM.after_token_VV))
-  # All pairs of tokens: the second must not follow from the number that drew
-  # the first.
+  # Pairs of tokens are counted: the second must not depend on the random number
+  # that drew the first.
   expected = 1e4 * after[2][:, None] * after
   observed = np.zeros((VOCAB, VOCAB))
   np.add.at(observed, (got[:, 1], got[:, 2]), 1)
@@ -244,8 +244,8 @@ def test_the_same_key_gives_the_same_tokens_and_another_key_others():
     for seed in (3, 3, 4)
   )
   np.testing.assert_array_equal(one, again)
-  # Trunks, points, samples and keys have random numbers of their own: of
-  # 3 x 4 x 2 times six tokens, no two are alike.
+  # Trunks, points, samples and keys have random numbers of their own: no two
+  # of the 3 x 4 x 2 rows of six tokens are equal.
   rows = [tuple(row) for x in (one, other) for row in x.reshape(-1, 7).tolist()]
   assert len(set(rows)) == 24 + 1, "twice four samples of the empty point"
 
@@ -253,7 +253,7 @@ def test_the_same_key_gives_the_same_tokens_and_another_key_others():
 A = make_trunk([1, 2, 3], (1, [1], 10), (3, [2, 3], 11))
 B = make_trunk([4], (1, [0], 12))
 C = make_trunk([1] * 6, (6, [3], 13), (2, [0, 0, 0], 14))
-# How the points of A and B are found again: (row, point) of each layout.
+# Where each layout has the points of A and B: (row, point).
 LAYOUTS = {
   "order of rows": ([B, A], {}, [(1, 0), (1, 1), (0, 0)]),
   "other rows": ([C, A, C, B], {}, [(1, 0), (1, 1), (3, 0)]),
@@ -276,7 +276,7 @@ LAYOUTS = {
 
 
 def completions(trunks, points, samples=4):
-  """Completion tokens and log-probs of some points, sample by sample."""
+  """Returns completion tokens and log-probs of points, by sample."""
   config = SamplingConfig(samples=samples, max_new_tokens=6)
   got = sample(RANDOM, trunks, config, stops=(0,))
   rows = [
@@ -313,11 +313,11 @@ def test_samples_do_not_depend_on_the_number_of_slots(slots):
   config = dataclasses.replace(config, slots=slots)
   got, decoding = sample_and_measure(RANDOM, QUEUE, config, stops=(0,))
   jax.tree.map(np.testing.assert_array_equal, got, want)
-  # Every token but the last of a branch is run once, in whichever slot.
+  # Every token of a branch but the last is run once, in some slot.
   runs_N = np.maximum(want.length_NR - 1, 0).sum(1)
   np.testing.assert_array_equal(decoding.busy_N, runs_N)
-  # A slot is idle only when its trunk's queue is empty: at most the longest
-  # branch's turns.
+  # A slot is idle only after its trunk's queue is empty, for at most the turns
+  # of the longest branch.
   idle_N = decoding.slot_turns_N[0] - runs_N[0]
   assert 0 <= idle_N <= slots * (want.length_NR[0].max() - 1)
 
@@ -341,7 +341,7 @@ def test_more_samples_begin_with_the_same_ones():
 
 @jax.jit
 def drawn(key, instance, sample, place, logp_V):
-  """One token. Keys are derived here once more: runs are to be repeatable."""
+  """Draws a token with keys derived here again: runs must be repeatable."""
   for number in (instance, sample, place):
     key = jax.random.fold_in(key, number)
   return rollout_lib.sampling.draw(key[None], logp_V[None])[0]

@@ -26,7 +26,7 @@ AGENTS = "some.module:AGENTS"
 
 
 class Replay:
-  """An environment that answers as the expert's did, whatever is done."""
+  """An environment that answers as the expert's did, to any action."""
 
   made = ()
 
@@ -141,7 +141,7 @@ def test_observations_enter_the_context_and_the_episode(use):
   assert sampler.prompts == [
     "Fix it.\n<step>",
     "Fix it.\nx\none\n<step>",
-    # An observation of nothing is a line of its own.
+    # An empty observation is a line of its own.
     "Fix it.\nx\none\ny\n\n<step>",
   ]
   assert episode.texts == ("<think>a</think>x", "y", "z")
@@ -150,8 +150,8 @@ def test_observations_enter_the_context_and_the_episode(use):
 
 
 def test_samples_share_a_trunk_as_long_as_they_do_the_same():
-  # Of three samples at two problems, the first problem's third goes its own
-  # way, and the second's are through at once.
+  # There are three samples at each of two problems. The third sample of the
+  # first problem differs from the others; those of the second end at once.
   other = dataclasses.replace(TITLED, id="other", problem="Else?")
   episodes, sampler, stats = play(
     [TITLED, other],
@@ -183,7 +183,7 @@ def test_samples_share_a_trunk_as_long_as_they_do_the_same():
 
 
 def test_the_name_of_a_completion_is_problem_task_turn_and_sample():
-  # Whatever the layout: the random numbers follow from it.
+  # The names decide the random numbers, so they must not depend on the layout.
   named = set()
   _, sampler, _ = play([TITLED], ["a", "b", "c", "d"], samples=2, turns=2)
   for trunks in sampler.batches:
@@ -240,13 +240,14 @@ def test_every_episode_has_an_environment_of_its_own_until_it_ends(use):
   episodes, _, _ = play([agent("1", "2"), other], answer, samples=2, turns=2)
   assert [e.ending for e in episodes] == ["turn limit"] * 2 + ["answered"] * 2
   assert [replay.name for replay in Replay.made] == ["agent"] * 2 + ["b"] * 2
-  # Those that ended in the first turn are closed before the second.
+  # Environments of episodes that ended in the first turn are closed before the
+  # second.
   assert open_at_turn == [0, 0, 0, 0, 2, 2]
   assert all(replay.calls[-1] == "close" for replay in Replay.made)
 
 
 class Broken(Replay):
-  """Fails where it is told to."""
+  """Fails in the method that it is told to."""
 
   where = ""
 
@@ -275,7 +276,7 @@ def test_an_exception_of_an_environment_names_domain_problem_and_action(
     assert part in message
   assert isinstance(caught.value.__cause__, OSError)
   if where != "close":
-    # Nothing that was opened is left open.
+    # Every environment that was opened is closed.
     assert all(replay.calls[-1] == "close" for replay in Replay.made)
 
 
@@ -297,7 +298,7 @@ def test_an_environment_that_answers_no_text_is_an_error(use, answer, message):
 
 
 def verdict(text, reference, *, context):
-  """The length of what is known, if the last line is the reference."""
+  """Returns the length of the context if the last line is the reference."""
   known = (context.thought, context.problem, len(context.steps))
   if text == "fail":
     raise KeyError("no such test")
@@ -318,7 +319,7 @@ def test_without_an_environment_the_domains_verdict_decides(
   [episode], _, _ = play([agent("1")], texts, turns=2)
   assert episode.is_correct is is_correct
   assert episode.observations == ()
-  # Nobody knows without a reference, and nobody is asked.
+  # Without a reference there is no verdict, and no call.
   unknown = dataclasses.replace(agent("1"), answer=None)
   [episode], _, _ = play([unknown], texts, turns=2)
   assert episode.is_correct is False

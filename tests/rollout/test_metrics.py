@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured of a round, by hand."""
+"""Metrics of a round, checked by hand."""
 
 import numpy as np
 
@@ -10,8 +10,8 @@ from srl_jax.types import Branches, Decoding, Scores
 
 
 def test_a_round_of_three_groups_by_hand():
-  # Two trunks of 3 and 1 tokens, laid out 2 x 3; three points and a padding
-  # one, three samples each, of 2 + 2 tokens at most.
+  # Two trunks of 3 and 1 tokens in arrays of 2 x 3. Three points and a padding
+  # point have three samples each, of at most 2 + 2 tokens.
   trunks = make_trunks(
     [
       make_trunk([1, 2, 3], (1, [7], 0), (3, [7, 8], 1)),

@@ -76,7 +76,7 @@ def test_the_device_gives_the_scores_of_the_host(start):
   stage, device = a_round(start, on="device")
   assert stage.description.startswith("rewards on the device")
   assert np.nanstd(host.scores.failure_NKG) > 0, "several ways to fail"
-  # Lengths of broken completions are not reported by the host.
+  # The host does not report lengths of broken completions.
   assert_same(device, host)
 
 
@@ -139,7 +139,7 @@ def test_the_device_is_refused_where_it_cannot_score(start):
 
 
 def on_mesh(runs, mesh, measure, **changes):
-  """What `measure` makes of a stage and its parameters on a mesh."""
+  """Returns what `measure` returns for a stage and its parameters on a mesh."""
   runs.forget()
   config = runs.config(
     "srl",
@@ -183,9 +183,9 @@ def test_a_stage_samples_by_the_rules_of_the_rollout(start, runs, measure):
     rules__batch=("data", "fsdp", "tensor"),
     rollout_rules__embed=None,
   )
-  # Its rules have the default batch, over data and fsdp.
+  # The default rules split the batch over data and fsdp.
   assert (one, two) == (1, 2)
-  # Float32 sums in another order; tokens and lengths are whole numbers.
+  # Float32 sums are added in another order; token counts are whole numbers.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
     got,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which reward a stage has, and what reward functions are told of a branch."""
+"""The reward of a stage, and the context that reward functions get."""
 
 import dataclasses
 import itertools
@@ -67,7 +67,7 @@ def test_a_setting_that_the_domains_reward_lacks_is_an_error():
 
 
 def contexts_of(wants_context):
-  """What a scorer is given for two samples at each step of an agent."""
+  """Returns the contexts of two samples at each step of an agent."""
   given = []
 
   def score(completions, targets, contexts):
@@ -101,11 +101,11 @@ def test_a_context_holds_what_came_before_and_nothing_of_what_follows():
   given = contexts_of(wants_context=True)
   assert [context.step for context in given] == [0, 0, 1, 1, 2, 2, 3, 3]
   for context in given:
-    # What the environment answered is in the steps.
+    # The steps contain what the environment answered.
     assert context.steps == AGENT.steps[: context.step]
     assert context.trajectory_id == "agent" and context.domain == "software"
     assert (context.problem, context.answer) == ("Fix the bug.", None)
-  # One for all samples, which a message to a worker then holds once.
+  # All samples share a context, so a message to a worker holds it once.
   assert [a is b for a, b in itertools.pairwise(given)] == [
     *(True, False) * 3,
     True,

@@ -18,9 +18,9 @@ STOP = TOKENIZER.special_id("</s>")
 
 
 def take_turn(texts, most_equal, rows_per_batch=100, new_tokens=10):
-  """The arrays that prompts of these texts become, and what came of them.
+  """Returns the batches that prompts of these texts become, and trunk tokens.
 
-  Every completion is the number of its branch, by which it can be told.
+  Every completion is the number of its branch, which identifies it.
   """
   numbers = itertools.count()
   sampler = ScriptedSampler(
@@ -50,7 +50,7 @@ def take_turn(texts, most_equal, rows_per_batch=100, new_tokens=10):
     for trunks in sampler.batches
     for point_id in trunks.point_id_NK[trunks.is_real_NK].tolist()
   ]
-  # Each completion comes back to its prompt, and each prompt has its name.
+  # Each completion returns to its prompt, and each prompt has its name.
   assert [names[int(number)] for number in found] == [
     1000 + i for i in range(len(texts))
   ]
@@ -59,7 +59,7 @@ def take_turn(texts, most_equal, rows_per_batch=100, new_tokens=10):
 
 
 def shapes(batches):
-  """(trunks, width, branch points) of each batch."""
+  """Returns (trunks, width, branch points) of each batch."""
   return [
     (*trunks.tokens_NS.shape, trunks.branch_at_NK.shape[1])
     for trunks in batches
@@ -77,7 +77,7 @@ def test_equal_prompts_share_a_trunk():
   ]
   assert trunks.length_N[:3].tolist() == [2, 3, 0]
   assert trunk_tokens == 2 + 3
-  # All branches hang off the end.
+  # All branches hang off the end of their trunk.
   assert trunks.branch_at_NK[:2].tolist() == [[2, 2, 2], [3, 3, 0]]
 
 
@@ -90,12 +90,12 @@ def test_different_prompts_have_a_trunk_each():
 @pytest.mark.parametrize(
   ("new_tokens", "rows_per_batch", "points"),
   [
-    # Four prompts in two trunks with room for three each, 2 (64 + 3 C), or in
-    # four trunks, 4 (64 + C): equal at C = 64, with 3 tokens of the stem.
+    # Two trunks with room for three prompts each take 2 (64 + 3 C) positions,
+    # four trunks 4 (64 + C): equal at C = 64, which has 3 stem tokens.
     (60, 4, 3),
     (61, 4, 1),
     (62, 4, 1),
-    # Four trunks would be filled up to eight.
+    # Four trunks would be padded to eight.
     (62, 8, 3),
   ],
 )
@@ -118,7 +118,7 @@ def test_no_more_prompts_are_decoded_together_than_there_are_rows():
 
 
 def test_more_equal_prompts_than_usual_take_another_trunk():
-  # As of two problems with the same text.
+  # This happens when two problems have the same text.
   batches, trunk_tokens = take_turn(["ab"] * 4, 2, rows_per_batch=4)
   assert shapes(batches) == [(2, 64, 2)]
   assert trunk_tokens == 2 * 2

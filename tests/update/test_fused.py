@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fused update step gives the numbers of its pieces."""
+"""A fused update step gives the same numbers as its pieces."""
 
 import functools
 from typing import NamedTuple
@@ -39,9 +39,9 @@ TRUNKS = tiny.make_trunks(
 
 
 def score(branches, targets, xp=jnp):
-  """1 where the completion holds the target token; broken at some length.
+  """Scores 1 for the target token in a completion; some lengths are broken.
 
-  Nonsense, but some groups get equal rewards and some do not.
+  The reward means nothing, but some groups get equal rewards and some do not.
   """
   real_NK, target_NK, broken_length_NK, _ = targets
   n, r, _ = branches.tokens_NRC.shape
@@ -65,7 +65,7 @@ def score(branches, targets, xp=jnp):
 
 
 def score_in_turns(branches, targets):
-  """The same on the device, after as many turns of work as `targets` say."""
+  """Scores on the device after the turns of work that `targets` ask for."""
   scores = score(branches, targets)
   start = jnp.full((64, 64), scores.failure_NKG.sum() * 1e-9)
   turns = targets.turns_N.max()
@@ -75,7 +75,7 @@ def score_in_turns(branches, targets):
 
 
 class Targets(NamedTuple):
-  """What `score` compares with; one program for all values."""
+  """What `score` compares with, as arrays: one program for all values."""
 
   real_NK: np.ndarray
   target_NK: np.ndarray
@@ -90,14 +90,14 @@ TARGETS = Targets(
   np.zeros(4, np.int32),
 )
 MESH = tiny.small_mesh()
-# Drops groups whose rewards differ by little, too.
+# Also drops groups whose rewards differ only a little.
 KEEP_SOME = DynamicSamplingConfig(refill=False, epsilon=0.6)
 KEEP_ALL = DynamicSamplingConfig(refill=False, enabled=False)
 
 
 @functools.cache
 def make_updater():
-  """Gradient descent, so that a wrong scale is not divided out again."""
+  """Uses gradient descent: unlike Adam, it does not hide a wrong scale."""
   params = sharding.born_sharded(
     lambda key: MODEL.init(key), jax.random.key(0), mesh=MESH, rules=RULES
   )
@@ -111,7 +111,7 @@ def make_updater():
 
 
 def first_state():
-  """A state of its own for every run, which consumes it."""
+  """Returns a new state, because every run consumes its state."""
   updater = make_updater()
   values = tiny.random_params(MODEL)
   return updater.init(
@@ -193,7 +193,7 @@ def assert_same(ours, theirs):
 def test_the_fused_step_is_the_step_in_pieces(dynamic, seed):
   *pieces, reward_NKG = in_pieces(dynamic, jax.random.key(seed))
   std_NK = reward_NKG.std(-1)[TRUNKS.is_real_NK]
-  # A telling example: some are equal, some nearly so, some differ.
+  # The example has groups of equal, nearly equal and different rewards.
   assert set(np.digitize(std_NK, [1e-6, KEEP_SOME.epsilon])) == {0, 1, 2}
   assert_same(fused(dynamic, jax.random.key(seed)), pieces)
 
@@ -212,7 +212,7 @@ def test_every_micro_batch_has_a_row_of_each_part_of_the_batch():
 
 
 def test_nothing_kept_changes_nothing():
-  # No token is -1 and no completion so long: all rewards are 0.
+  # No token is -1 and no completion is that long: all rewards are 0.
   targets = TARGETS._replace(
     target_NK=np.full((4, 2), -1, np.int32),
     broken_length_NK=np.full((4, 2), 99, np.int32),
@@ -229,7 +229,7 @@ def test_nothing_kept_changes_nothing():
   reason="on a CPU, JAX before 0.9 runs this program before it returns",
 )
 def test_steps_are_queued_without_waiting_for_the_ones_before():
-  # A reward that takes some tenths of a second; to queue takes milliseconds.
+  # The reward takes some tenths of a second; queueing takes milliseconds.
   targets = TARGETS._replace(turns_N=np.full(4, 10_000, np.int32))
   state, metrics = first_state(), []
   for number in range(3):
@@ -238,6 +238,6 @@ def test_steps_are_queued_without_waiting_for_the_ones_before():
       state, TRUNKS, targets, key, number, None
     )
     metrics.append(of_update.update.grad_norm)
-  # Had the third call waited for the state that it takes, this would be there.
+  # If the third call had waited for its input state, this would be ready.
   assert not metrics[1].is_ready()
   assert all(float(x) > 0 for x in metrics)

@@ -32,7 +32,7 @@ DEFAULT = DynamicSamplingConfig()
     # Population deviation sqrt(3)/4 = 0.433; the sample deviation is 0.5.
     ([1.0, 0.0, 0.0, 0.0], 0.45, False),
     ([1.0, 0.0, 0.0, 0.0], 0.42, True),
-    # Deviation exactly 0.5: "greater than".
+    # Deviation is exactly 0.5, and not greater than 0.5.
     ([1.0, 0.0, 0.0, 1.0], 0.5, False),
     ([1.0, 0.0, 0.0, 1.0], 0.499, True),
   ],
@@ -72,7 +72,7 @@ def test_one_round_and_any_difference_are_allowed():
 
 
 def a_round(first_number=1, *, update_step=3, round_index=0):
-  """Groups of two trunks with three and one points, numbered throughout."""
+  """Returns numbered groups of two trunks with three points and one."""
   i = first_number
   trunks = make_trunks(
     [
@@ -138,7 +138,7 @@ def test_trunks_are_told_apart_by_row_round_and_step():
 
 
 def numbers(groups):
-  """The numbers that a_round gave to its groups."""
+  """Returns the numbers that a_round gave to its groups."""
   return [int(x) // 100 for x in groups.batch.branches.tokens_NRC[:, 0, 0]]
 
 
@@ -159,7 +159,7 @@ def test_the_oldest_groups_go_first_and_the_rest_is_carried_over():
 
 
 def as_dicts(node):
-  """What a checkpoint makes of named tuples."""
+  """Returns named tuples as dicts, as a checkpoint does."""
   if hasattr(node, "_asdict"):
     return {name: as_dicts(x) for name, x in node._asdict().items()}
   return np.copy(node)
@@ -186,7 +186,7 @@ def test_an_empty_pool_has_an_empty_state():
   assert len(pool) == 0
   pool.add(a_round()[2])
   assert len(pool) == 4
-  # Emptied by what was taken, it still knows its shapes.
+  # An emptied pool still knows its shapes.
   pool.take(4)
   other = Pool()
   other.set_state(as_dicts(pool.get_state()))
@@ -195,7 +195,7 @@ def test_an_empty_pool_has_an_empty_state():
 
 
 def rows_of(batches):
-  """(trunk tokens, numbers of its groups) of every row of all batches."""
+  """Returns (trunk tokens, numbers of its groups) of every row."""
   rows = []
   for batch in batches:
     for n, length in enumerate(batch.trunks.length_N):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Optimizer steps with a scripted policy, whose gradients are known by hand.
+"""Losses of a scripted policy, whose gradients are known by hand.
 
 The script has one row of logits per last token, so the gradient of the
 log-prob of a token is (1 at that token, minus the probabilities) in its row.
@@ -21,7 +21,7 @@ MODEL = ScriptedModel()
 
 
 def value_and_gradient(batch, config=LossConfig(), temperature=1.0, **options):
-  """(loss, gradient of the loss in the table, metrics of the micro-batch)."""
+  """Returns (loss, its gradient in the table, metrics of the micro-batch)."""
   loss_fn = grpo_loss(MODEL, config, temperature)
   reference = options.get("reference")
 
@@ -41,8 +41,8 @@ ONE_TOKEN = groups([[[[1], [2]]]], [[[1.0, 0.0]]])
 
 def test_one_token_by_hand():
   loss, gradient, metrics = value_and_gradient(ONE_TOKEN)
-  # Advantages 1 and -1, ratios 1: the terms cancel in the loss, and in the
-  # gradient all but (e_2 - e_1) / 2, averaged over the two samples.
+  # Advantages are 1 and -1, ratios 1: the terms cancel in the loss. In the
+  # gradient only (e_2 - e_1) / 2 is left, averaged over the two samples.
   assert abs(loss) < 1e-7
   want = np.zeros((V, V))
   want[0] = [0, -0.5, 0.5, 0]
@@ -55,12 +55,12 @@ def test_one_token_by_hand():
   assert metrics["tokens_trained"] == 2
 
 
-# The example of ops/losses: completions of three tokens and of one.
+# The example of ops/losses.py: completions of three tokens and of one.
 UNEQUAL = groups([[[[0, 0, 0], [1]]]], [[[1.0, 0.0]]])
 
 
 def reinforce_by_hand(weights):
-  """Gradient in row 0 when the tokens' advantages have these weights."""
+  """Returns the gradient in row 0 for these weights of the advantages."""
   zeros, one = weights
   return -(zeros * (np.eye(V)[0] - P) - one * (np.eye(V)[1] - P))
 
@@ -68,7 +68,7 @@ def reinforce_by_hand(weights):
 @pytest.mark.parametrize(
   ("config", "weights"),
   [
-    # Each sequence counts 1/2, its tokens share that.
+    # Each sequence counts 1/2, shared among its tokens.
     (LossConfig(), (3 * (1 / 3) / 2, 1 / 2)),
     # Each of the four tokens counts 1/4.
     (LossConfig(aggregation="token_mean"), (3 / 4, 1 / 4)),
@@ -77,7 +77,7 @@ def reinforce_by_hand(weights):
       LossConfig(aggregation="fixed_divisor", divisor_tokens=10),
       (3 / 20, 1 / 20),
     ),
-    # Advantages of 1/2 instead of 1.
+    # Advantages are 1/2 instead of 1.
     (LossConfig(divide_by_group_std=False), (1 / 4, 1 / 4)),
     # On policy the surrogates agree.
     (LossConfig(surrogate="truncated"), (1 / 2, 1 / 2)),
@@ -90,7 +90,7 @@ def test_aggregations_weigh_tokens_as_their_equations_say(config, weights):
 
 
 def off_policy(ratio):
-  """Both samples draw token 1, of which the policy now gives ratio * more."""
+  """Both samples drew token 1, now `ratio` times as likely in the policy."""
   sampler_logp = np.log(0.3 / ratio)
   return groups([[[[1], [1]]]], [[[1.0, 0.0]]], sampler_logp=sampler_logp)
 
@@ -98,15 +98,15 @@ def off_policy(ratio):
 @pytest.mark.parametrize(
   ("ratio", "config", "pull"),
   [
-    # The good sample is clipped at 1.2 and pulls no more, the bad one pulls
-    # with its ratio; unclipped they would cancel.
+    # The good sample is clipped at 1.2 and has no gradient. The bad one's is
+    # its ratio; unclipped they would cancel.
     (1.5, LossConfig(), 1.5),
     (1.25, LossConfig(clip_high=0.28), 0.0),
     (1.25, LossConfig(), 1.25),
-    # Below, the bad sample is clipped.
+    # Below the interval, the bad sample is clipped.
     (0.5, LossConfig(), -0.5),
     (0.75, LossConfig(clip_low=0.3), 0.0),
-    # Nothing is lost to clipping: both pull, and cancel.
+    # Nothing is clipped, so both gradients cancel.
     (1.5, LossConfig(surrogate="truncated"), 0.0),
   ],
 )
@@ -114,7 +114,7 @@ def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
   _, gradient, metrics = value_and_gradient(off_policy(ratio), config)
   want = pull * (np.eye(V)[1] - P) / 2
   np.testing.assert_allclose(gradient[0], want, **CLOSE)
-  # The stem counts as 1.
+  # Stem tokens have the ratio 1.
   np.testing.assert_allclose(metrics["ratio_max"], max(ratio, 1), **CLOSE)
   is_outside = not 1 - config.clip_low < ratio < 1 + config.clip_high
   assert metrics["clipped_share"] == is_outside
@@ -124,8 +124,8 @@ def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
 
 
 def test_the_importance_cap_is_the_configured_one():
-  # The bad sample draws token 2 from the policy itself, the good one token 1
-  # at a ratio of 5, which counts as 3.
+  # The bad sample drew token 2 from the policy itself. The good one drew token
+  # 1 at a ratio of 5, which is capped at 3.
   batch = groups([[[[1], [2]]]], [[[1.0, 0.0]]])
   batch.branches.sampler_logp_NRC[0, 0, 1] = np.log(0.3 / 5)
   config = LossConfig(surrogate="truncated", importance_cap=3.0)
@@ -143,12 +143,12 @@ def test_the_log_prob_gap_is_of_fresh_groups_only():
 
 
 def test_temperature_is_the_one_that_the_tokens_were_drawn_at():
-  # At temperature 1/2 probabilities are squared: 16, 9, 4, 1 of 30.
+  # Temperature 1/2 squares probabilities: they are 16, 9, 4 and 1 of 30.
   batch = groups([[[[1], [2]]]], [[[1.0, 0.0]]], sampler_logp=np.log(0.3))
   _, gradient, metrics = value_and_gradient(batch, temperature=0.5)
   np.testing.assert_allclose(metrics["ratio_max"], 1.0, **CLOSE)
-  # The second sample's ratio is 4/30 over 9/30: worse and rarer already, it
-  # is out. d logp / d logit is divided by the temperature, too.
+  # The second sample's ratio is 4/30 over 9/30, and its advantage is negative:
+  # it is clipped. d logp / d logit is also divided by the temperature.
   assert metrics["clipped_share"] == 0.5
   q = P**2 / (P**2).sum()
   want = -(np.eye(V)[1] - q) / 0.5 / 2
@@ -161,7 +161,7 @@ def test_kl_pulls_back_to_the_reference():
   plain = value_and_gradient(ONE_TOKEN)
   np.testing.assert_allclose(same[1], plain[1], **CLOSE)
   assert abs(same[2]["kl_reference"]) < 1e-6
-  # The reference gives token 1 twice, token 2 half of what the policy gives.
+  # The reference gives token 1 twice the policy's probability, token 2 half.
   reference = scripted.after_token(
     np.log(np.stack([[0.2, 0.6, 0.1, 0.1], *[np.full(V, 0.25)] * 3]))
   )
@@ -179,14 +179,14 @@ def test_kl_pulls_back_to_the_reference():
 
 
 def test_what_is_not_counted_cannot_overflow():
-  # Stem and padding tokens that policy or sampler find impossible: exp of
-  # their difference is infinite, and 0 * infinity is nan.
+  # Policy or sampler find some stem and padding tokens impossible: exp of the
+  # difference is infinite, and 0 * infinity is nan.
   table = np.array(SCRIPT.after_token_VV)
   reference = scripted.after_token(table)
   table[1:] = [-300, 0, 0, 0]
   params = scripted.after_token(table)
   batch = groups([[[[1], [2]]]], [[[1.0, 0.0]]], trunk=(1,))
-  # A stem [1, 0]: the policy gives its second token exp(-300).
+  # The stem is [1, 0]; the policy gives its second token exp(-300).
   stem = np.full((1, 2, 1), 1, np.int32)
   empty = np.zeros((1, 2, 1))
   b = batch.branches
@@ -217,7 +217,7 @@ def test_sft_is_cross_entropy_of_the_experts_tokens():
   )
   loss_fn = sft_loss(MODEL, max_logits=0)
   loss, metrics = jax.jit(loss_fn)(SCRIPT, batch, None)
-  # Tokens after 0: 0, 1, 2 and 3. The stems are given, not predicted.
+  # The tokens 0, 1, 2 and 3 follow token 0. Stems are given, not predicted.
   np.testing.assert_allclose(loss.numerator, -np.log(P).sum(), **CLOSE)
   assert loss.denominator == 4
   got = reductions.reduce_metrics([metrics])
@@ -227,12 +227,12 @@ def test_sft_is_cross_entropy_of_the_experts_tokens():
 
 @pytest.mark.parametrize(
   ("p", "right", "confident"),
-  # Of the tokens 0, 1, 2 and 3 after 0.
+  # The probabilities are those of tokens 0, 1, 2 and 3 after token 0.
   [
     ([0.40, 0.30, 0.20, 0.10], 0.25, 0.0),
     ([0.49, 0.17, 0.17, 0.17], 0.25, 0.0),
     ([0.17, 0.51, 0.16, 0.16], 0.25, 0.25),
-    # Both that are most likely, and none that is likelier than not.
+    # Two tokens are most likely, and none has more than half.
     ([0.45, 0.45, 0.05, 0.05], 0.5, 0.0),
   ],
 )
@@ -243,7 +243,7 @@ def test_sft_tells_the_most_likely_tokens_from_the_confident_ones(
     [[[[0, 1]], [[2]]], [[[3]], None]], np.zeros((2, 2, 1)), points=2
   )
   script = scripted.after_token(np.log(np.array([p] * V, np.float32)))
-  # The first token of each completion, and one, which follows token 0 too.
+  # The first token of each completion, and one more that follows token 0.
   for max_logits in (0, 1):
     loss_fn = sft_loss(MODEL, max_logits=max_logits)
     _, metrics = jax.jit(loss_fn)(script, batch, None)

@@ -18,14 +18,14 @@ def rates(total, **fields):
   ("total", "fields", "want"),
   [
     (4, {}, [4, 4, 4, 4]),
-    # 8 steps, a quarter of them warm-up: the first step is not wasted at
-    # rate 0, the second is at the peak.
+    # A quarter of 8 update steps is warm-up. The first is not wasted at rate
+    # 0, and the second has the peak rate.
     (8, {"warmup_ratio": 0.25}, [2, 4, 4, 4, 4, 4, 4, 4]),
     (4, {"warmup_ratio": 0.25}, [4, 4, 4, 4]),
-    # Zero would be reached one step after the last.
+    # The rate would be zero one update step after the last.
     (4, {"schedule": "linear"}, [4, 3, 2, 1]),
     (6, {"schedule": "linear", "warmup_ratio": 0.34}, [2, 4, 4, 3, 2, 1]),
-    # (1 + cos(pi t / 4)) / 2 of the peak.
+    # The rate is (1 + cos(pi t / 4)) / 2 of the peak.
     (4, {"schedule": "cosine"}, [4, 2 + 2**0.5, 2, 2 - 2**0.5]),
     (
       6,
@@ -40,7 +40,7 @@ def test_schedules_by_hand(total, fields, want):
 
 
 def test_a_rate_warms_up_over_its_share_of_the_steps():
-  # The paper's SFT: warm-up ratio 0.3.
+  # The paper's SFT has a warm-up ratio of 0.3.
   got = rates(10, schedule="cosine", warmup_ratio=0.3)
   np.testing.assert_allclose(got[:4], [4 / 3, 8 / 3, 4, 4], rtol=1e-6)
   assert got[4] < 4
@@ -63,7 +63,7 @@ PARAMS = {
 
 
 def one_step(gradient, **fields):
-  """Parameters after a step with this gradient everywhere, as a dict."""
+  """Returns parameters and state after a step with this gradient."""
   config = OptimConfig(learning_rate=0.1, **fields)
   optimizer = make_optimizer(config, 10)
   grads = jax.tree.map(lambda x: jnp.full_like(x, gradient), PARAMS)
@@ -74,23 +74,23 @@ def one_step(gradient, **fields):
 
 @pytest.mark.parametrize("gradient", [0.001, -0.01, 0.1])
 def test_the_first_step_of_adam_is_the_rate(gradient):
-  # m / sqrt(v) after bias correction is the sign. A later epsilon of 1e-8 is
-  # small beside a gradient of 0.001.
+  # After bias correction, m / sqrt(v) is the sign. The epsilon of 1e-8 is
+  # small compared to a gradient of 0.001.
   params, _ = one_step(gradient)
   for leaf in jax.tree.leaves(params):
     np.testing.assert_allclose(leaf, 2 - 0.1 * np.sign(gradient), rtol=1e-5)
 
 
 def test_epsilon_is_added_to_the_root():
-  # 0.001 / (0.001 + 0.003) = 1/4 of the rate.
+  # The step is 0.001 / (0.001 + 0.003) = 1/4 of the rate.
   params, _ = one_step(0.001, epsilon=0.003)
   np.testing.assert_allclose(params["embedding"], 2 - 0.1 / 4, rtol=1e-5)
 
 
 def test_weight_decay_is_decoupled_and_for_matrices_only():
   params, _ = one_step(0.001, weight_decay=0.5)
-  # Decay is rate * 0.5 * 2 = 0.1, beside the step of 0.1; coupled into the
-  # gradient it would vanish in the sign.
+  # Decay is rate * 0.5 * 2 = 0.1, added to the step of 0.1. If it were added to
+  # the gradient, it would vanish in the sign.
   for matrix in (params["blocks"]["mlp"]["gate"], params["embedding"]):
     np.testing.assert_allclose(matrix, 1.8, rtol=1e-5)
   for vector in (
@@ -110,7 +110,7 @@ def moments(state, name):
 
 
 def test_betas_and_clipping_are_the_configured_ones():
-  # 14 entries of 1: norm sqrt(14), clipped to 0.5.
+  # The gradient has 14 entries of 1: its norm sqrt(14) is clipped to 0.5.
   _, state = one_step(1.0, beta1=0.8, beta2=0.9, max_grad_norm=0.5)
   clipped = 0.5 / 14**0.5
   for first, second in zip(

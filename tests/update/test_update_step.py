@@ -23,7 +23,7 @@ ONE_TOKEN = groups([[[[1], [2]]]], [[[1.0, 0.0]]])
 
 
 def first_params():
-  """Copies, because an updater consumes them."""
+  """Returns copies, because an updater consumes its parameters."""
   whole = jax.sharding.NamedSharding(MESH, jax.sharding.PartitionSpec())
   return {"script": jax.device_put(jax.tree.map(np.array, SCRIPT), whole)}
 
@@ -31,7 +31,7 @@ def first_params():
 def new_updater(config=LossConfig(), optim=OptimConfig(learning_rate=0.1)):
   def loss_fn(params, batch, reference):
     script = params["script"]
-    # The other table would move along.
+    # Without this, the other table would change too.
     fixed = jax.lax.stop_gradient(script.at_position_PV)
     inner = grpo_loss(MODEL, config, 1.0)
     return inner(script._replace(at_position_PV=fixed), batch, reference)
@@ -49,13 +49,13 @@ made_updater = functools.cache(new_updater)
 
 
 def start(*configs):
-  """An updater, whose programs tests share, and a state of the test's own."""
+  """Returns an updater that tests share, and a new state for the test."""
   updater = made_updater(*configs)
   return updater, updater.init(first_params())
 
 
 def make_plain(optim, steps):
-  """Gradient descent, so that a step is the gradient times the rate."""
+  """Returns gradient descent: a step is the gradient times the rate."""
   return optax.chain(
     optax.clip_by_global_norm(optim.max_grad_norm),
     optax.sgd(learning_rate(optim, steps)),
@@ -66,7 +66,7 @@ def table_of(state):
   return np.asarray(state.params["script"].after_token_VV)
 
 
-# Three rows of completions of different lengths, in two points each.
+# Three rows of two points, with completions of different lengths.
 ROWS = [
   [[[0, 0, 1], [2]], [[1, 1], [3, 0]]],
   [[[2, 0], [0]], None],
@@ -112,7 +112,7 @@ def test_micro_batches_give_the_step_of_the_whole(config):
   parts = same_width(
     [rows_of([row], [r]) for row, r in zip(ROWS, REWARDS, strict=True)]
   )
-  # The last micro-batch may be empty, as when it is filled up.
+  # A micro-batch may be empty, when it only fills up the batch.
   parts.append(jax.tree.map(np.zeros_like, parts[0]))
   results = []
   for batches in ([whole], parts, parts[::-1]):
@@ -123,7 +123,7 @@ def test_micro_batches_give_the_step_of_the_whole(config):
   before = np.asarray(SCRIPT.after_token_VV)
   assert abs(results[0][0] - before).max() > 0.003
   for table, of_batches, norm in results[1:]:
-    # Sums of 8 terms in another order.
+    # Sums of 8 terms are added in different orders.
     np.testing.assert_allclose(table, results[0][0], **CLOSE)
     np.testing.assert_allclose(norm, results[0][2], **CLOSE)
     for name, value in of_batches.items():
@@ -136,7 +136,7 @@ def test_a_step_is_the_averaged_gradient_times_the_rate():
   updater, state = start()
   state, _, metrics = updater.update(state, [ONE_TOKEN], 0)
   moved = table_of(state)[0] - np.log(P)
-  # The gradient by hand, at a rate of 0.1; its norm is below the clip of 1.
+  # The gradient by hand times the rate 0.1; its norm is below the clip of 1.
   np.testing.assert_allclose(moved, [0, 0.05, -0.05, 0], **CLOSE)
   np.testing.assert_allclose(metrics.grad_norm, 0.5**0.5, **CLOSE)
   np.testing.assert_allclose(metrics.learning_rate, 0.1, **CLOSE)
@@ -152,8 +152,8 @@ def test_the_reported_norm_is_from_before_clipping():
 
 
 def test_a_second_pass_over_a_batch_is_clipped():
-  # One pass lifts token 1 by more than the clip interval; the second pulls
-  # at neither sample any more.
+  # One pass raises token 1 beyond the clip interval, so neither sample has a
+  # gradient in the second pass.
   updater, state = start(LossConfig(), OptimConfig(learning_rate=2.0))
   state, [first], _ = updater.update(state, [ONE_TOKEN], 0)
   once = table_of(state)
@@ -161,7 +161,7 @@ def test_a_second_pass_over_a_batch_is_clipped():
   first, second = (reductions.reduce_metrics([m]) for m in (first, second))
   assert first["clipped_share"] == 0
   np.testing.assert_allclose(first["ratio_max"], 1.0, **CLOSE)
-  # Logits of tokens 1 and 2 moved by one up and down.
+  # The logits of tokens 1 and 2 moved up and down by one.
   weights = P * np.exp([0, 1, -1, 0])
   ratio = weights[1] / weights.sum() / 0.3
   np.testing.assert_allclose(second["ratio_max"], ratio, **CLOSE)

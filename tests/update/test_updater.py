@@ -15,7 +15,7 @@ from srl_jax.update.updater import Updater
 
 
 def test_sums_are_float32_whatever_the_parameters():
-  # 300 equal gradients added up in bfloat16 would stall at 256.
+  # The sum of 300 equal gradients would stop at 256 in bfloat16.
   optim = OptimConfig(learning_rate=1.0, max_grad_norm=1e9)
   mesh = small_mesh()
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -34,7 +34,7 @@ def test_sums_are_float32_whatever_the_parameters():
 
 
 def test_make_optimizer_fits_the_updater():
-  # Adam's first step is the rate, whatever the gradient's size.
+  # Adam's first step is the rate, for a gradient of any size.
   optim = OptimConfig(learning_rate=0.1)
   mesh = small_mesh()
   whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
