@@ -2,8 +2,8 @@
 """The whole configuration of a run: the dataclasses of all parts, gathered.
 
 Each part is declared, documented and given its defaults beside the code that
-reads it; here they only get their names, and the stages get theirs. An
-experiment file edits `default_config()`, a locked ConfigDict; `to_config`
+reads it. This file gives them their names in the configuration. An experiment
+file edits `default_config()`, a locked ConfigDict; `to_config`
 turns the result into the frozen `Config` that the program uses.
 """
 
@@ -65,8 +65,8 @@ class Config:
     rules: which mesh axes each logical axis is split over, at rest and in the
       update.
     rollout_rules: which mesh axes each logical axis is split over while
-      sampling. Where they differ from `rules`, parameters are laid out anew
-      once per round. Weights that are split over the devices of the batch
+      sampling. Where they differ from `rules`, parameters are resharded once
+      per round. Weights that are split over the devices of the batch
       would be gathered at every turn of the decoding loop instead, which is
       ruinously slow.
     sft: the stage "sft".
@@ -106,7 +106,7 @@ class Config:
     if len(set(self.stages)) < len(self.stages):
       raise ValueError(
         f"stages={self.stages} names a stage twice; each has one section, so "
-        "name it once and raise its steps"
+        "name it once and raise its update_steps"
       )
     if self.log_every < 1:
       raise ValueError(f"log_every={self.log_every}; set it to 1 or more")

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole run: load, evaluate, train the stages, evaluate, write the table.
 
-The order of things and the files of the working directory are decided here;
-how a stage is trained is train.py's business.
+This file decides the order of things and the files of the working directory;
+train/loop.py trains a stage.
 
   workdir/config.json           the resolved configuration
   workdir/versions.json         versions of Python and the libraries
-  workdir/metrics.{jsonl,csv}   one row per step; TensorBoard beside them
+  workdir/metrics.{jsonl,csv}   one row per update step; TensorBoard beside them
   workdir/metrics.txt           what the metrics are, their units and reductions
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/results.json          what evaluation found, before and after
@@ -44,8 +44,15 @@ from srl_jax.train.stage import Run, build_split
 from srl_jax.update.grpo import GrpoMetrics, SftMetrics
 from srl_jax.update.updater import UpdateMetrics
 
-# May differ between a run and its resumption: they change no number of it.
-_FREE_TO_CHANGE = ("note", "log_every", "checkpoint", "evaluate", "mesh")
+# A resumed run may differ in these: they change none of its numbers.
+_FREE_TO_CHANGE = (
+  "note",
+  "log_every",
+  "checkpoint",
+  "evaluate",
+  "mesh",
+  "reward_workers",
+)
 _METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, UpdateMetrics)
 
 

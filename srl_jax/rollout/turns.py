@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One turn of many episodes: a completion for every prompt.
 
-Prompts of equal tokens share a trunk, at whose end each has a branch point of
-its own. What prompts are made of, and what becomes of the completions, is the
-business of episodes.py.
+Prompts of equal tokens share a trunk, and each has a branch point of its own at
+the end of it. episodes.py makes the prompts and uses the completions.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ class Prompt(NamedTuple):
   """What is shown to the model.
 
   Attributes:
-    trajectory: whose problem it is.
+    trajectory: the trajectory whose problem is posed.
     tokens: the context, int32.
-    point_id: uint32 name of its random numbers.
+    point_id: uint32; the random numbers of the completion follow from it.
   """
 
   trajectory: Trajectory
@@ -41,7 +40,7 @@ class Prompt(NamedTuple):
 
 
 class _Layout(NamedTuple):
-  """Prompts, by their indices, in trunks of so many branch points."""
+  """Indices of prompts, grouped into trunks of `points` branch points."""
 
   points: int
   groups: list[list[int]]
@@ -68,18 +67,18 @@ def sample_turn(
   there are at most two programs for each width of a trunk.
 
   Args:
-    sampler: of one sample per branch point.
-    params: parameters.
-    prompts: one or more.
+    sampler: a sampler of one sample per branch point.
+    params: the model's parameters.
+    prompts: one or more prompts.
     key: random key.
     stem: given tokens at the head of each completion.
     step: 0-based index of the step to write.
-    most_equal: how many prompts of equal tokens there usually are at most.
+    most_equal: usual upper limit of the number of equal prompts.
     rows_per_batch: prompts decoded together.
-    tokenizer: decodes.
+    tokenizer: the tokenizer.
 
   Returns:
-    The texts, and how many trunk tokens were run to get them.
+    The texts, and the number of trunk tokens that were run for them.
   """
   trunk_width = batches.rounded_up(max(len(p.tokens) for p in prompts), _BUCKET)
   branch_width = len(stem) + sampler.config.max_new_tokens
@@ -113,7 +112,7 @@ def sample_turn(
 
 
 def _equal_prompts(prompts: Sequence[Prompt], most: int) -> list[list[int]]:
-  """Groups the indices of prompts of equal tokens, at most so many together."""
+  """Groups the indices of prompts of equal tokens, at most `most` together."""
   groups: list[list[int]] = []
   open_groups: dict[bytes, list[int]] = {}
   for i, prompt in enumerate(prompts):

@@ -200,8 +200,8 @@ def make_stages(
 ) -> dict[str, Stage]:
   """Makes the stages that are not done yet; all before any is trained.
 
-  So that what is wrong with the last of them shows at once, and not after
-  the first has trained for hours.
+  Mistakes in the settings of the last stage then show at once, and not after
+  the first stage has trained for hours.
 
   Args:
     run: what they share.
@@ -219,10 +219,10 @@ def make_stages(
 
 
 def print_memory_plan(stages: Mapping[str, Stage]) -> None:
-  """Compiles what prepared stages will run, and says what memory it takes.
+  """Compiles the programs of prepared stages and prints the memory they take.
 
-  What does not fit is said at once, with what to change, and not in the middle
-  of a run. Update steps find their programs compiled.
+  A program that does not fit shows at once, with what to change, and not in the
+  middle of a run. Update steps find their programs compiled.
 
   Raises:
     memory.DoesNotFitError: the compiler refuses one, so it cannot run.

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of a stage before they run, and what memory they will take.
+"""The memory that the programs of a stage take, known before they run.
 
-The very functions that a stage jits are lowered on abstract arrays and given
-to the compiler, which says what they need; called later on real arrays of the
-same shapes and shardings they are not compiled again. The devices may be the
-ones at hand (a run, before its first step) or described ones (launch.compile).
+A stage lowers the functions that it jits on abstract arrays, and the compiler
+reports the memory that they need. Called later on real arrays of the same
+shapes and shardings, they are not compiled again. The devices are those of this
+machine (a run, before its first update step) or described ones
+(launch.compile).
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class Memory(NamedTuple):
   """Bytes per device of a compiled program.
 
   Attributes:
-    argument: of its arguments.
-    temporary: of what it needs in between, its code included.
-    output: of its results, apart from those that take an argument's place.
-    beside: of what lives on beside it.
-    compile_s: seconds that compiling took.
+    argument: bytes of the program's arguments.
+    temporary: bytes of its temporaries and its code.
+    output: bytes of its results, without those that reuse an argument's memory.
+    beside: bytes of arrays that stay in memory while the program runs.
+    compile_s: compilation time in seconds.
   """
 
   argument: int
@@ -45,7 +46,7 @@ class Memory(NamedTuple):
 
   @property
   def total(self) -> int:
-    """Of all together."""
+    """Bytes of all four together."""
     return self.argument + self.temporary + self.output + self.beside
 
 
@@ -58,12 +59,12 @@ class Program:
   """A jitted function and the abstract arrays that it is called with.
 
   Attributes:
-    name: of the program.
-    jitted: the function.
-    args: its arguments.
-    mesh: where it runs.
-    remedy: what to change if it does not fit.
-    beside_bytes: per device, of what lives on beside it meanwhile.
+    name: name of the program in the table.
+    jitted: the jitted function.
+    args: its arguments, abstract.
+    mesh: the mesh it runs on.
+    remedy: what the user can change if it does not fit.
+    beside_bytes: bytes per device of arrays that stay in memory meanwhile.
   """
 
   name: str
@@ -74,10 +75,10 @@ class Program:
   beside_bytes: int = 0
 
   def memory(self) -> Memory:
-    """What memory it takes; compiles it.
+    """Compiles the program and returns the memory that it takes.
 
     Raises:
-      DoesNotFitError: the compiler says so; the message has its bytes.
+      DoesNotFitError: the compiler refused it; the message has its bytes.
     """
     compiled, seconds = self._compiled()
     found = compiled.memory_analysis()
@@ -90,10 +91,10 @@ class Program:
     )
 
   def outputs(self) -> Any:
-    """What it returns: abstract arrays, with the shardings they will have.
+    """Compiles the program and returns its results as abstract arrays.
 
     Raises:
-      DoesNotFitError: as `memory`.
+      DoesNotFitError: the compiler refused it.
     """
     compiled, _ = self._compiled()
     with jax.set_mesh(self.mesh):
@@ -118,9 +119,9 @@ class Program:
 
   @functools.cached_property
   def _outcome(self) -> tuple[jax.stages.Compiled | DoesNotFitError, float]:
-    """The compiled program or what the compiler said, and its time."""
+    """The compiled program or the compiler's refusal, and the time it took."""
     start_s = time.monotonic()
-    # Set for nothing else: what is computed at once would be on these devices.
+    # Only for lowering: eager arrays must not be placed on described devices.
     with jax.set_mesh(self.mesh):
       lowered = self.jitted.lower(*self.args)
     try:
@@ -133,13 +134,13 @@ class Program:
 
 
 def _in_short(message: str) -> str:
-  """The sentence of the compiler's message that says how much is too much."""
+  """The sentence of the compiler's message that says what is too much."""
   found = re.search(r"Ran out of memory[^\n]*?HBM \([^)]*\)\.", message)
   return found[0].rstrip(".") if found else message.splitlines()[0]
 
 
 def device_bytes(device: jax.Device) -> int:
-  """Memory of a device that is here; of a CPU, its part of the machine's."""
+  """Memory of a device of this machine; CPU devices share its memory."""
   stats = device.memory_stats() or {}
   if "bytes_limit" in stats:
     return stats["bytes_limit"]
@@ -156,7 +157,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def header(limit_bytes: int) -> str:
-  """The head of a table of programs; all of it is per device."""
+  """The head of the table of programs; all numbers are per device."""
   return (
     f"memory (of {readable(limit_bytes):>10})"
     "    arguments  temporary     output     beside      total"
@@ -164,14 +165,14 @@ def header(limit_bytes: int) -> str:
 
 
 def readable(count: int) -> str:
-  """Bytes as MiB or GiB."""
+  """Returns a number of bytes as text, in MiB or GiB."""
   if count < 1000 * 2**20:
     return f"{count / 2**20:.1f} MiB"
   return f"{count / 2**30:.2f} GiB"
 
 
 def try_program(program: Program, limit_bytes: int) -> tuple[str, bool]:
-  """Compiles a program; its line of the table, and whether it fits."""
+  """Compiles a program; returns its line of the table and whether it fits."""
   try:
     memory = program.memory()
   except DoesNotFitError as error:
@@ -192,14 +193,14 @@ def update_programs(
   rows_multiple: int,
   has_reference: bool = False,
 ) -> Iterator[Program]:
-  """Accumulation of one micro-batch of each shape, and the update itself.
+  """Yields the accumulation of each shape of micro-batch, then the update.
 
   Args:
-    updater: whose programs they are.
+    updater: the updater that runs them.
     batches: abstract micro-batches, with shardings.
-    mesh: where they run.
-    name: of the stage, for remedies.
-    rows_multiple: what the rows of a micro-batch have to be a multiple of.
+    mesh: the mesh they run on.
+    name: name of the stage, for remedies.
+    rows_multiple: the rows of a micro-batch must be a multiple of this.
     has_reference: whether the loss has a KL reference.
   """
   state = updater.abstract_state()

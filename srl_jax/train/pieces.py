@@ -46,6 +46,9 @@ class RoundConfig:
   parts_per_round: int = 1
 
   def __post_init__(self):
+    check_positive(
+      self, "max_new_tokens", "trunks_per_round", "parts_per_round"
+    )
     check_divides(self, "parts_per_round", "trunks_per_round")
     if self.samples < 2:
       raise ValueError(
@@ -61,7 +64,7 @@ class RoundConfig:
       )
 
   def for_sampler(self) -> SamplingConfig:
-    """What the sampler needs of it; RL samples from the whole vocabulary."""
+    """The sampler's part; RL samples from the whole vocabulary."""
     return SamplingConfig(
       samples=self.samples,
       max_new_tokens=self.max_new_tokens,
@@ -124,13 +127,13 @@ class Pieces:
 
   Attributes:
     run: what all stages share.
-    name: of the stage.
-    config: of the stage.
+    name: name of the stage.
+    config: configuration of the stage.
     data: the trunks and the stream of their batches.
-    sampler: draws completions.
-    scorer: rewards them on the host.
-    device_scorer: rewards them on the device; None if the host does.
-    updater: takes the update.
+    sampler: the compiled sampler.
+    scorer: the reward on the host.
+    device_scorer: the reward on the device; None if the host computes it.
+    updater: the compiled update step.
   """
 
   run: Run

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """RL update steps taken piece by piece: rounds of sampling, pool, update.
 
-Rounds are sampled until the pool holds a batch of kept groups. What is left
-over waits for the next batch. The counterpart is fused.py, where possible.
+Rounds are sampled until the pool holds a batch of kept groups. Surplus groups
+wait for the next batch. fused.py does all of this in one program where it can.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class Run:
   )
 
   def key(self, *purpose: str | int) -> jax.Array:
-    """The random key of a purpose; nothing is carried from step to step."""
+    """The random key of a purpose; no key is carried between update steps."""
     key = jax.random.key(self.seed)
     for part in purpose:
       number = zlib.crc32(part.encode()) if isinstance(part, str) else part
