@@ -14,8 +14,8 @@ VERSION = re.search(
 ).group(1)
 
 # Lower bounds are the versions of constraints-lowest.txt, with which the
-# default tests pass on Python 3.11 and 3.12. Older ones may do: they were not
-# tried unless a comment says so.
+# default tests pass on Python 3.11. Older ones may do: they were not tried
+# unless a comment says so.
 REQUIRED = [
   "absl-py>=1.4.0",
   "array_record>=0.8.1",
