@@ -124,10 +124,17 @@ class RlStage:
       tokenizer=self._run.tokenizer,
       scorer=self._scorer,
       widths=self.data.valid_widths,
-      rows_per_batch=self.config.sampling.trunks_per_round,
+      rows_per_batch=self._validation_rows(),
     )
     values = {f"validation_{k}": e.value for k, e in estimates.items()}
     return estimates["reward"].value, values
+
+  def _validation_rows(self) -> int:
+    """Trunks decoded together: no more branches than in a part of a round."""
+    sampling = self.config.sampling
+    trunks = sampling.trunks_per_round // sampling.parts_per_round
+    branches = trunks * self.data.widths.points
+    return max(1, branches // self.data.valid_widths.points)
 
   def check(self, values: dict[str, float]) -> None:
     check_finite(values)
