@@ -44,7 +44,7 @@ def nats_of():
       trajectories,
       PlainTemplate(),
       tokenizer,
-      ExpertTrunkConfig(),
+      ExpertTrunkConfig(include_thoughts=True),
     )
     widths = batching.widths(found)
     batch = batching.collate(

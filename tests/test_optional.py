@@ -136,7 +136,7 @@ def test_a_run_goes_on_without_them_and_says_so_once(without, runs, tmp_path):
       "--config.srl.update_steps=1",
       "--config.srl.validate_every=0",
       "--config.srl.dynamic_sampling.enabled=False",
-      "--config.srl.reward.workers=1",
+      "--config.reward_workers.count=1",
       "--config.data.test_size=0",
     ],
     runs.environment(),

@@ -47,7 +47,7 @@ def test_every_section_has_a_heading_and_every_link_leads_to_one():
 def test_a_row_holds_type_default_and_description():
   rows = reference.markdown().splitlines()
   [row] = [x for x in rows if x.startswith("| `learning_rate` |")]
-  assert row == "| `learning_rate` | float | `5e-06` | Peak value. |"
+  assert row == "| `learning_rate` | float | `5e-06` | Peak learning rate. |"
   # Of a dataclass that is used again only what differs is listed.
   assert (
     "The fields are those of [sft.optim](#sftoptim); other defaults here: "

@@ -115,14 +115,14 @@ def test_what_is_wrong_with_the_last_stage_shows_before_anything_is_measured(
 
 
 @pytest.mark.parametrize(
-  "field", ["trunks_per_round", "trunks_per_micro_batch"]
+  "field", ["sampling.trunks_per_round", "trunks_per_micro_batch"]
 )
 def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(
   runs, tmp_path, field
 ):
-  config = runs.config(
-    "srl", **{"srl__trunks_per_micro_batch": 8, f"srl__{field}": 12}
-  )
+  name = f"srl__{field.replace('.', '__')}"
+  changes = {"srl__trunks_per_micro_batch": 8, name: 12}
+  config = runs.config("srl", **changes)
   with pytest.raises(ValueError) as caught:
     run_lib.train_and_evaluate(config, tmp_path, {})
   assert str(caught.value) == (

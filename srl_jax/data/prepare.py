@@ -31,8 +31,8 @@ from srl_jax.data.prompts import PromptReport
 from srl_jax.data.readers import DataConfig, LoadReport, Reject
 from srl_jax.data.trunks import (
   BuildReport,
+  ExpertTrunkConfig,
   Trunk,
-  TrunkConfig,
   build_trunks,
 )
 from srl_jax.tokenizers import (
@@ -44,7 +44,7 @@ from srl_jax.tokenizers import (
 
 _CONFIGS = {
   "data": DataConfig,
-  "trunks": TrunkConfig,
+  "trunks": ExpertTrunkConfig,
   "tokenizer": TokenizerConfig,
 }
 

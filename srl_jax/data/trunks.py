@@ -92,7 +92,7 @@ class ExpertTrunkConfig(TrunkConfig):
       between think tags, where it is known.
   """
 
-  include_thoughts: bool = True
+  include_thoughts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

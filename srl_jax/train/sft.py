@@ -67,7 +67,7 @@ class SftConfig:
   validate_every: int = 0
   validation_trunks: int = 64
   max_logits: int = 1 << 26
-  trunks: ExpertTrunkConfig = ExpertTrunkConfig()
+  trunks: ExpertTrunkConfig = ExpertTrunkConfig(include_thoughts=True)
   split: Literal["pretrain", "train"] = "train"
   alternate_solve: bool = False
   optim: OptimConfig = OptimConfig(

@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 
 from srl_jax.data.templates import PlainTemplate, encode_segment, make_template
-from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.data.trunks import (
+  ExpertTrunkConfig,
+  TrunkConfig,
+  build_trunks,
+)
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step
@@ -22,7 +26,7 @@ def build(*trajectories, template=None, **config):
     trajectories,
     template or PlainTemplate(),
     TOKENIZER,
-    TrunkConfig(**config),
+    ExpertTrunkConfig(**config),
   )
 
 
