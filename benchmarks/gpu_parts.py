@@ -198,11 +198,11 @@ def gradient_program(
     # Sums are donated: each call gets those of the call before.
     sums = [updater.zeros()]
     program = updater.accumulate.lower(
-      engine.params, sums[0], batch, None
+      engine.params, {}, sums[0], batch, None
     ).compile()
 
   def call():
-    sums[0], metrics = program(engine.params, sums[0], batch, None)
+    sums[0], metrics = program(engine.params, {}, sums[0], batch, None)
     return sums[0][1], metrics
 
   return program, call

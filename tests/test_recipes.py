@@ -35,7 +35,7 @@ SHORT_STAGE = {
 }
 SHORT_SFT = SHORT_STAGE | {"trunks_per_batch": 2}
 SHORT_RL = SHORT_STAGE | {
-  "trunks_per_round": 2,
+  "sampling.trunks_per_round": 2,
   "sampling.max_new_tokens": 8,
   "sampling.samples": 2,
   "groups_per_batch": 2,
@@ -53,7 +53,7 @@ def run_recipe(runs, workdir, preset, stages, **changes):
   flags = [f"--config.{k}={v}" for k, v in (fields | changes).items()]
   config = srl_main.load_config(f"{RECIPES}:{preset}", flags)
   with runs.quickly():
-    results = run_lib.run(config, workdir, {})
+    results = run_lib.train_and_evaluate(config, workdir, {})
   values = {}
   for row in experiment.metric_rows(workdir):
     values |= row
