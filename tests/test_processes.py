@@ -67,7 +67,7 @@ def assert_close(ours, theirs):
         np.array(other[name], float),
         rtol=TOLERANCE,
         atol=TOLERANCE,
-        err_msg=f"{name} at step {row['step']}",
+        err_msg=f"{name} at step {row['update_step']}",
       )
 
 
