@@ -6,6 +6,9 @@ gradient of its loss numerator, and the update step divides by the summed
 denominators, so that the result does not depend on how the batch was cut. Two
 programs are compiled, for any number of micro-batches.
 
+Parameters that are trained and not stored in float32 have a float32 copy in the
+optimizer state, which takes the steps (optim.with_master).
+
 If the parameters contain adapters, only adapters are trained (models/lora.py);
 all other parameters pass through an update step unchanged, in the same
 buffers.
@@ -25,6 +28,7 @@ from srl_jax import abstract, sharding
 from srl_jax.models import lora
 from srl_jax.reductions import metric
 from srl_jax.types import Array
+from srl_jax.update import optim
 from srl_jax.update.batch import LossFn, MicroBatch
 
 
@@ -145,6 +149,8 @@ class Updater:
     params = jax.eval_shape(lambda x: x, params)
     abstract_trained, _ = lora.split(params)
     whole = sharding.replicated(mesh)
+    if any(x.dtype != jnp.float32 for x in jax.tree.leaves(abstract_trained)):
+      optimizer = optim.with_master(optimizer)
     moments = optax.tree_map_params(
       optimizer,
       lambda _, param_sharding: param_sharding,
