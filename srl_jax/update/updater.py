@@ -65,6 +65,9 @@ class UpdateMetrics:
 
   grad_norm: Array = metric("mean", "1", "global gradient norm, unclipped")
   learning_rate: Array = metric("mean", "1", "learning rate of the step")
+  skipped_updates: Array = metric(
+    "sum", "update steps", "steps without a kept group, which change nothing"
+  )
 
 
 class UpdateFunctions(NamedTuple):
@@ -116,16 +119,33 @@ def update_functions(
 
   def finish(state, sums, update_step):
     grads, denominator = sums
+    is_empty = denominator == 0
     grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
     metrics = UpdateMetrics(
       grad_norm=optax.tree.norm(grads),
       learning_rate=jnp.asarray(schedule(update_step)),
+      skipped_updates=is_empty.astype(jnp.int32),
     )
     trained = optax.apply_updates(state.trained, updates)
+    # Momentum and weight decay would move parameters even without a gradient.
+    trained, opt_state = _unless(
+      is_empty, (trained, opt_state), (state.trained, state.opt_state)
+    )
     return TrainState(trained, state.frozen, opt_state), metrics
 
   return UpdateFunctions(init, zeros, accumulate, finish)
+
+
+def _unless(is_empty: Array, new: Any, old: Any) -> Any:
+  """`old` in an empty step, but the schedule still counts the step."""
+  is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
+  return jax.tree.map(
+    lambda n, o: n if is_schedule(n) else jnp.where(is_empty, o, n),
+    new,
+    old,
+    is_leaf=is_schedule,
+  )
 
 
 class Updater:

@@ -108,6 +108,38 @@ def test_the_copy_of_bfloat16_parameters_is_sharded_and_saved():
   assert not state.params["x"].sharding.is_fully_replicated
 
 
+def test_a_step_of_nothing_is_skipped_and_its_rate_is_passed_over():
+  optim = OptimConfig(learning_rate=0.4, schedule="linear", weight_decay=0.5)
+  mesh = small_mesh()
+  whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  params = {"x": jax.device_put(jnp.ones(()), whole)}
+
+  def loss_fn(params, batch, reference):
+    return Ratio(params["x"] * batch, (batch != 0).astype(jnp.float32)), {}
+
+  updater = Updater(
+    loss_fn, make_optimizer(optim, 4), learning_rate(optim, 4), params, mesh
+  )
+  states, skipped = [updater.init(params)], []
+  for number, gradient in enumerate([0.5, 0.0, 0.5]):
+    state = jax.tree.map(jnp.copy, states[-1])
+    state, _, metrics = updater.update(state, [jnp.float32(gradient)], number)
+    states.append(state)
+    skipped.append(int(metrics.skipped_updates))
+  assert skipped == [0, 1, 0]
+  x = [float(state.params["x"]) for state in states]
+  # Equal gradients: Adam steps by the rate, and decays by half of rate * x.
+  # With momentum and decay x[2] would be -0.1 or so; if the rates had waited,
+  # x[3] would be 0.4 - 0.3 * 1.2 = 0.04.
+  assert x[2] == x[1]
+  # The bias correction of float32 moments is right to some 1e-5.
+  np.testing.assert_allclose(x, [1, 0.4, 0.4, 0.4 - 0.2 * 1.2], rtol=1e-4)
+  [before], [after] = (
+    [x for x in state.opt_state[1] if hasattr(x, "mu")] for state in states[1:3]
+  )
+  jax.tree.map(np.testing.assert_array_equal, after, before)
+
+
 def test_a_fixed_divisor_has_to_be_given():
   with pytest.raises(ValueError, match="set divisor_tokens to a length"):
     LossConfig(aggregation="fixed_divisor")
