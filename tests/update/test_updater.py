@@ -143,3 +143,9 @@ def test_a_step_of_nothing_is_skipped_and_its_rate_is_passed_over():
 def test_a_fixed_divisor_has_to_be_given():
   with pytest.raises(ValueError, match="set divisor_tokens to a length"):
     LossConfig(aggregation="fixed_divisor")
+
+
+def test_a_dual_clip_below_the_clip_is_refused():
+  assert LossConfig(clip_high=4.0).dual_clip == 3.0
+  with pytest.raises(ValueError, match=r"not above 1 \+ clip_high=1.28; set"):
+    LossConfig(surrogate="dual_clipped", clip_high=0.28, dual_clip=1.2)
