@@ -36,6 +36,7 @@ REQUIRED = [
   "orbax-checkpoint>=0.11.24",
   "pyarrow>=16.1.0",
   "safetensors>=0.4.5",
+  "scipy>=1.13.0",
   "sentencepiece>=0.2.0",
   "tensorboardX>=2.6.2.2",  # Optional in the code.
   "tensorflow-datasets>=4.9.10",  # 4.9.9 fails with protobuf 7.

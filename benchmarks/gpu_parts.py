@@ -243,7 +243,8 @@ def measure_optimizer(
 def fitting_optimizers(model: ModelConfig, limit_bytes: float) -> list[int]:
   """Returns the OPTIMIZERS that may fit beside parameters and sums."""
   size = counts.parameters(model)
-  of_parameter = 2 if model.param_dtype == "bfloat16" else 4
+  # A bfloat16 parameter has a float32 copy beside it.
+  of_parameter = 2 + 4 if model.param_dtype == "bfloat16" else 4
   return [
     i
     for i, (_, _, state) in enumerate(OPTIMIZERS)

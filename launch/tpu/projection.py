@@ -21,6 +21,7 @@ from launch.tpu.chips import Chip, parse_topology
 from launch.tpu.counting import Counter, Layout, Load, Work
 from srl_jax import sharding
 from srl_jax.config import Config
+from srl_jax.models import ModelConfig
 from srl_jax.ops import logprobs
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.slots import cache_widths
@@ -190,10 +191,17 @@ def _phases(
       passes,
       update.finish(
         jnp.dtype(optim.moment_dtype).itemsize + 4,
-        jnp.dtype(config.model.param_dtype).itemsize,
+        _trained_bytes(config.model),
       ),
     ),
   ]
+
+
+def _trained_bytes(model: ModelConfig) -> int:
+  """Bytes of a trained element, with its float32 copy if it has one."""
+  if model.lora.rank or model.param_dtype == "float32":
+    return 4
+  return jnp.dtype(model.param_dtype).itemsize + 4
 
 
 def _pieces(

@@ -7,7 +7,7 @@ writes the next action, and its thought is dropped. In the mode "solve" the
 model writes everything in one go, with its thoughts left in context. The
 results can differ a lot, so both are reported by default.
 
-Every number comes with a bootstrap interval over problems.
+Every number comes with an interval over problems.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from srl_jax.data.templates import Template, encode_segment
-from srl_jax.evaluate.estimates import Estimate, bootstrap, pass_at_k
+from srl_jax.evaluate.estimates import Estimate, pass_at_k, share
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.episodes import Episode, EpisodeStats, sample_episodes
 from srl_jax.rollout.sampler import Sampler
@@ -142,11 +142,13 @@ def summarise(
   for episode in episodes:
     correct[episode.problem] += episode.is_correct
   if samples == 1:
-    return {"accuracy": bootstrap(correct)}
-  summary = {f"avg@{samples}": bootstrap(correct / samples)}
+    return {"accuracy": share(correct)}
+  summary = {f"avg@{samples}": share(correct, np.full(problems, samples))}
   k = 2
   while k <= samples:
     terms = [pass_at_k(int(c), samples, k) for c in correct]
-    summary[f"pass@{k}"] = bootstrap(terms)
+    # A problem tells its pass@k as well as so many separate draws of k.
+    draws = np.full(problems, samples // k)
+    summary[f"pass@{k}"] = share(terms * draws, draws)
     k *= 2
   return summary

@@ -11,7 +11,7 @@ import numpy as np
 
 from srl_jax.data.batching import Widths
 from srl_jax.data.trunks import Trunk
-from srl_jax.evaluate.estimates import Estimate, bootstrap
+from srl_jax.evaluate.estimates import Estimate, bootstrap, share
 from srl_jax.rewards import Scorer, format
 from srl_jax.rollout import batches, scoring
 from srl_jax.rollout.sampler import Sampler
@@ -76,4 +76,5 @@ def evaluate_steps(
           add("format_failure", row, is_broken)
           add(f"{kind}_step_{point.step + 1}", row, value)
   names = sorted(sums, key=lambda name: (name.count("_"), len(name), name))
-  return {name: bootstrap(*sums[name]) for name in names}
+  interval = dict.fromkeys(("exact", "format_failure"), share)
+  return {name: interval.get(name, bootstrap)(*sums[name]) for name in names}

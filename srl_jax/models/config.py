@@ -93,7 +93,9 @@ class ModelConfig:
     tie_embeddings: the output head is the embedding.
     max_positions: longest context that the model was made for, in tokens.
     dtype: dtype of activations and matrix products.
-    param_dtype: dtype of the stored parameters; adapters are float32.
+    param_dtype: dtype of the stored parameters; adapters are float32. If
+      bfloat16 parameters are trained themselves, the optimizer keeps a float32
+      copy, so training takes more memory than with float32 parameters.
     attention_logits: how many attention logits per trunk are held at a time;
       0 for all. Bounds the memory of long trunks; the result is the same.
     attention_kernel: how a trunk attends to itself: "plain" (by matrix

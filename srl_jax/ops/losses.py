@@ -35,6 +35,34 @@ def clipped_surrogate(
   return -jnp.minimum(ratio_NRC * advantage_NR1, clipped_NRC * advantage_NR1)
 
 
+def dual_clipped_surrogate(
+  logp_NRC: jax.Array,
+  sampler_logp_NRC: jax.Array,
+  advantage_NR: jax.Array,
+  *,
+  clip_low: float,
+  clip_high: float,
+  dual_clip: float,
+) -> jax.Array:
+  """PPO surrogate that is bounded on both sides (Ye et al. 2020, Eq. 5).
+
+  For a negative advantage the clipped surrogate grows with the ratio without a
+  bound, so a token that has become much likelier since it was sampled can
+  outweigh all others. Here its loss is at most dual_clip * |advantage|, and it
+  has no gradient beyond.
+  """
+  loss_NRC = clipped_surrogate(
+    logp_NRC,
+    sampler_logp_NRC,
+    advantage_NR,
+    clip_low=clip_low,
+    clip_high=clip_high,
+  )
+  advantage_NR1 = advantage_NR[..., None]
+  bounded_NRC = jnp.minimum(loss_NRC, -dual_clip * advantage_NR1)
+  return jnp.where(advantage_NR1 < 0, bounded_NRC, loss_NRC)
+
+
 def truncated_importance(
   logp_NRC: jax.Array,
   sampler_logp_NRC: jax.Array,

@@ -63,7 +63,7 @@ class FusedUpdate:
       jnp.int32(update_step),
       reference,
     )
-    values = {"groups_carried": 0, "stale_share": 0.0}
+    values = {"groups_carried": 0, "groups_expired": 0, "stale_share": 0.0}
     return state, Dispatched(values, [[part] for part in metrics])
 
   def compiled(self) -> list[Any]:

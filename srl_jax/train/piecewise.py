@@ -62,6 +62,9 @@ class PiecewiseUpdate:
       RuntimeError: too few groups have rewards that differ.
     """
     pieces, config = self.pieces, self.pieces.config
+    expired = self.pool.drop_born_before(
+      update_step - config.dynamic_sampling.max_age
+    )
     rounds = []
     while self._is_short(len(rounds)):
       if len(rounds) == config.dynamic_sampling.max_rounds:
@@ -72,6 +75,7 @@ class PiecewiseUpdate:
       count = config.groups_per_batch
     groups = self.pool.take(count)
     values = reduce_metrics(rounds) if rounds else {}
+    values |= {"groups_expired": expired}
     values |= self._batch_values(groups, update_step)
     if values.get("format_failure", 0) > 0.9:
       self._warn(update_step, values["format_failure"])

@@ -40,14 +40,24 @@ class DynamicSamplingConfig:
       default keeps any difference in texts of up to 660 characters, and drops
       noise in longer texts.
     max_rounds: rounds of sampling for one batch before giving up.
+    max_age: update steps that a kept group may wait in the pool; older ones
+      are dropped, because the policy has moved away from the one that sampled
+      them. Groups of a round that keeps no more than groups_per_batch wait for
+      one. 0 trains on fresh groups only.
   """
 
   enabled: bool = True
   refill: bool = True
   epsilon: float = 1e-3
   max_rounds: int = 20
+  max_age: int = 4
 
   def __post_init__(self):
+    if self.max_age < 0:
+      raise ValueError(
+        f"dynamic sampling with max_age={self.max_age}; set it to a number of "
+        "update steps, 0 or more"
+      )
     if self.epsilon < 0 or self.max_rounds < 1:
       raise ValueError(
         f"dynamic sampling with epsilon={self.epsilon}, "
@@ -169,6 +179,14 @@ class Pool:
     taken = self._groups.pick(slice(count))
     self._groups = self._groups.pick(slice(count, None))
     return taken
+
+  def drop_born_before(self, update_step: int) -> int:
+    """Removes groups sampled before this update step; returns how many."""
+    if self._groups is None:
+      return 0
+    is_old_P = self._groups.born_P < update_step
+    self._groups = self._groups.pick(~is_old_P)
+    return int(is_old_P.sum())
 
   def get_state(self) -> Groups | dict[str, Any]:
     """Returns the groups for a checkpoint; {} if the pool never held any."""

@@ -29,10 +29,13 @@ class LossConfig:
   """The GRPO objective; the defaults are the SRL paper's equation.
 
   Attributes:
-    surrogate: "clipped" (PPO) or "truncated" importance weights.
+    surrogate: "clipped" (PPO), "dual_clipped" (bounded for negative
+      advantages too) or "truncated" importance weights.
     clip_low: the ratio is clipped below at 1 - clip_low.
     clip_high: the ratio is clipped above at 1 + clip_high; a value larger
       than clip_low is DAPO's clip-higher.
+    dual_clip: upper bound of the ratio of a "dual_clipped" token with a
+      negative advantage.
     importance_cap: upper bound of the truncated importance weight.
     aggregation: "sequence_mean" (the paper), "token_mean" (DAPO) or
       "fixed_divisor" (Dr. GRPO).
@@ -46,9 +49,10 @@ class LossConfig:
       holds all at once. The result is the same.
   """
 
-  surrogate: Literal["clipped", "truncated"] = "clipped"
+  surrogate: Literal["clipped", "dual_clipped", "truncated"] = "clipped"
   clip_low: float = 0.2
   clip_high: float = 0.2
+  dual_clip: float = 3.0
   importance_cap: float = 2.0
   aggregation: Literal["sequence_mean", "token_mean", "fixed_divisor"] = (
     "sequence_mean"
@@ -59,6 +63,12 @@ class LossConfig:
   max_logits: int = 1 << 26
 
   def __post_init__(self):
+    is_dual = self.surrogate == "dual_clipped"
+    if is_dual and self.dual_clip <= 1 + self.clip_high:
+      raise ValueError(
+        f"dual_clip={self.dual_clip} is not above 1 + clip_high="
+        f"{1 + self.clip_high:g}; set it to a larger ratio, for example 3"
+      )
     if self.aggregation == "fixed_divisor" and self.divisor_tokens < 1:
       raise ValueError(
         f"aggregation='fixed_divisor' with divisor_tokens="
@@ -75,6 +85,11 @@ class GrpoMetrics:
   entropy: Ratio = metric("ratio", "nats", "policy entropy per token")
   clipped_share: Ratio = metric(
     "ratio", "1", "share of tokens whose ratio left the clip interval"
+  )
+  dual_clipped_share: Ratio = metric(
+    "ratio",
+    "1",
+    "share of tokens with advantage < 0 and a ratio above dual_clip",
   )
   ratio_max: Array = metric("max", "1", "largest policy/sampler ratio")
   kl_reference: Ratio = metric("ratio", "nats", "k3 KL to the reference")
@@ -154,6 +169,12 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
       clip_low=config.clip_low,
       clip_high=config.clip_high,
     ),
+    "dual_clipped": functools.partial(
+      losses.dual_clipped_surrogate,
+      clip_low=config.clip_low,
+      clip_high=config.clip_high,
+      dual_clip=config.dual_clip,
+    ),
     "truncated": functools.partial(
       losses.truncated_importance, cap=config.importance_cap
     ),
@@ -192,14 +213,16 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
       loss_NRC = loss_NRC + config.kl_coefficient * kl_NRC
     loss = aggregate(loss_NRC, counted_NRC)
     metrics = _grpo_metrics(
-      loss, batch, logp_NRC, scores.entropy, kl_NRC, config
+      loss, batch, logp_NRC, scores.entropy, kl_NRC, advantage_NR, config
     )
     return loss, jax.lax.stop_gradient(metrics)
 
   return loss_fn
 
 
-def _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config):
+def _grpo_metrics(
+  loss, batch, logp_NRC, entropy_NRC, kl_NRC, advantage_NR, config
+):
   counted_NRC = batch.branches.is_completion_NRC
   samples = batch.reward_NKG.shape[-1]
   is_fresh_NR = jnp.repeat(batch.is_fresh_NK, samples, axis=1)
@@ -209,12 +232,18 @@ def _grpo_metrics(loss, batch, logp_NRC, entropy_NRC, kl_NRC, config):
   is_outside_NRC = (ratio_NRC < 1 - config.clip_low) | (
     ratio_NRC > 1 + config.clip_high
   )
+  is_bounded_NRC = (ratio_NRC > config.dual_clip) & (
+    advantage_NR[..., None] < 0
+  )
   fresh_gap_NRC = jnp.where(fresh_NRC, jnp.abs(gap_NRC), 0.0)
   return GrpoMetrics(
     loss=loss,
     entropy=losses.token_mean(entropy_NRC, counted_NRC),
     clipped_share=losses.token_mean(
       is_outside_NRC.astype(jnp.float32), counted_NRC
+    ),
+    dual_clipped_share=losses.token_mean(
+      is_bounded_NRC.astype(jnp.float32), counted_NRC
     ),
     ratio_max=ratio_NRC.max(),
     kl_reference=losses.token_mean(kl_NRC, counted_NRC),

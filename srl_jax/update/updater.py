@@ -6,6 +6,9 @@ gradient of its loss numerator, and the update step divides by the summed
 denominators, so that the result does not depend on how the batch was cut. Two
 programs are compiled, for any number of micro-batches.
 
+Parameters that are trained and not stored in float32 have a float32 copy in the
+optimizer state, which takes the steps (optim.with_master).
+
 If the parameters contain adapters, only adapters are trained (models/lora.py);
 all other parameters pass through an update step unchanged, in the same
 buffers.
@@ -25,6 +28,7 @@ from srl_jax import abstract, sharding
 from srl_jax.models import lora
 from srl_jax.reductions import metric
 from srl_jax.types import Array
+from srl_jax.update import optim
 from srl_jax.update.batch import LossFn, MicroBatch
 
 
@@ -61,6 +65,9 @@ class UpdateMetrics:
 
   grad_norm: Array = metric("mean", "1", "global gradient norm, unclipped")
   learning_rate: Array = metric("mean", "1", "learning rate of the step")
+  skipped_updates: Array = metric(
+    "sum", "update steps", "steps without a kept group, which change nothing"
+  )
 
 
 class UpdateFunctions(NamedTuple):
@@ -112,16 +119,33 @@ def update_functions(
 
   def finish(state, sums, update_step):
     grads, denominator = sums
+    is_empty = denominator == 0
     grads = jax.tree.map(lambda g: g / jnp.maximum(denominator, 1), grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.trained)
     metrics = UpdateMetrics(
       grad_norm=optax.tree.norm(grads),
       learning_rate=jnp.asarray(schedule(update_step)),
+      skipped_updates=is_empty.astype(jnp.int32),
     )
     trained = optax.apply_updates(state.trained, updates)
+    # Momentum and weight decay would move parameters even without a gradient.
+    trained, opt_state = _unless(
+      is_empty, (trained, opt_state), (state.trained, state.opt_state)
+    )
     return TrainState(trained, state.frozen, opt_state), metrics
 
   return UpdateFunctions(init, zeros, accumulate, finish)
+
+
+def _unless(is_empty: Array, new: Any, old: Any) -> Any:
+  """`old` in an empty step, but the schedule still counts the step."""
+  is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)  # noqa: E731
+  return jax.tree.map(
+    lambda n, o: n if is_schedule(n) else jnp.where(is_empty, o, n),
+    new,
+    old,
+    is_leaf=is_schedule,
+  )
 
 
 class Updater:
@@ -145,6 +169,8 @@ class Updater:
     params = jax.eval_shape(lambda x: x, params)
     abstract_trained, _ = lora.split(params)
     whole = sharding.replicated(mesh)
+    if any(x.dtype != jnp.float32 for x in jax.tree.leaves(abstract_trained)):
+      optimizer = optim.with_master(optimizer)
     moments = optax.tree_map_params(
       optimizer,
       lambda _, param_sharding: param_sharding,

@@ -56,6 +56,35 @@ def test_clipped_surrogate_by_hand(ratio, advantage, loss, gradient):
   np.testing.assert_allclose(got, (loss, gradient), **EXP)
 
 
+@pytest.mark.parametrize(
+  ("ratio", "advantage", "loss", "gradient"),
+  [
+    # Worse and 42 times likelier: 3 * 0.5, not 42 * 0.5, and no gradient.
+    (42.0, -0.5, 1.5, 0.0),
+    (2.5, -0.5, 1.25, 1.25),
+    # Elsewhere it is the clipped surrogate.
+    (0.5, -1.0, 0.8, 0.0),
+    (42.0, 0.5, -0.6, 0.0),
+    (1.1, 3.0, -3.3, -3.3),
+    (5.0, 0.0, 0.0, 0.0),
+  ],
+)
+def test_dual_clipped_surrogate_by_hand(ratio, advantage, loss, gradient):
+  @jax.value_and_grad
+  def of_one(logp):
+    return losses.dual_clipped_surrogate(
+      logp.reshape(1, 1, 1),
+      jnp.full((1, 1, 1), SAMPLER_LOGP),
+      jnp.full((1, 1), advantage),
+      clip_low=0.2,
+      clip_high=0.2,
+      dual_clip=3.0,
+    ).sum()
+
+  got = of_one(jnp.float32(SAMPLER_LOGP + np.log(ratio)))
+  np.testing.assert_allclose(got, (loss, gradient), rtol=2e-6, atol=1e-7)
+
+
 def test_the_clip_bounds_are_two():
   # DAPO's clip-higher: upwards 0.28, downwards 0.2.
   np.testing.assert_allclose(

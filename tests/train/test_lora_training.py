@@ -10,13 +10,15 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
+from flax import linen as nn
 from flax import traverse_util
 
-from srl_jax import export, loading, sharding
+from srl_jax import abstract, export, loading, sharding
 from srl_jax.models import LanguageModel, LoraConfig, lora
 from srl_jax.rollout import decode as rollout
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import experiment, tiny
+from srl_jax.update import optim
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss
 from srl_jax.update.updater import Updater, update_functions
@@ -291,3 +293,28 @@ def test_adapters_of_a_run_that_has_none_are_refused(runs, tmp_path):
   with pytest.raises(ValueError, match="there are no adapters; export"):
     export.export(run.workdir, tmp_path / "out", adapter=True)
   assert not (tmp_path / "out").exists()
+
+
+def test_adapters_of_a_bfloat16_base_train_in_float32():
+  model = LanguageModel(
+    dataclasses.replace(MODEL.config, param_dtype="bfloat16")
+  )
+  mesh = tiny.small_mesh()
+  boxed = jax.eval_shape(model.init, jax.random.key(0))
+  params = abstract.with_shardings(
+    nn.unbox(boxed), sharding.tree_shardings(boxed, mesh, model.rules)
+  )
+  state = Updater(
+    grpo_loss(model, LossConfig(), 1.0),
+    optim.make_optimizer(optim.OptimConfig(), 10),
+    optax.constant_schedule(0.01),
+    params,
+    mesh,
+  ).abstract_state()
+  assert {str(x.dtype) for x in jax.tree.leaves(state.frozen)} == {"bfloat16"}
+  assert {str(x.dtype) for x in jax.tree.leaves(state.trained)} == {"float32"}
+  moments = [x for x in jax.tree.leaves(state.opt_state) if x.ndim]
+  assert {str(x.dtype) for x in moments} == {"float32"}
+  # Both moments, and no copy: the adapters are float32 themselves.
+  size = sum(x.size for x in jax.tree.leaves(state.trained))
+  assert sum(x.size for x in moments) == 2 * size

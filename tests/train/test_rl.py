@@ -1,11 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an RL stage decides by itself, apart from its update steps."""
 
+import types
+
 import jax
+import numpy as np
 
 from srl_jax import loading, sharding
+from srl_jax.data.batching import Widths
 from srl_jax.evaluate.estimates import Estimate
+from srl_jax.testing import tiny
 from srl_jax.train import rl
+from srl_jax.train.pieces import RlConfig
+from srl_jax.train.piecewise import PiecewiseUpdate
+from srl_jax.types import make_branches
+from srl_jax.update.groups import make_groups
 
 
 def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
@@ -33,3 +42,40 @@ def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
       rl.RlStage(run, "srl", config.srl).validate(None)
   # 8 * 3 / 3, 8 * 1 / 3 and 4 * 1 / 3 trunks.
   assert seen == [8, 2, 1]
+
+
+def one_group(update_step):
+  trunks = tiny.make_trunks([tiny.make_trunk([1, 2], (1, [3], 1))])
+  branches = make_branches(
+    tokens_NRC=np.ones((1, 2, 3), np.int32),
+    stem_length_NR=np.ones((1, 2), np.int32),
+    length_NR=np.full((1, 2), 3, np.int32),
+    sampler_logp_NRC=np.zeros((1, 2, 3), np.float32),
+    stopped_NR=np.ones((1, 2), bool),
+  )
+  return make_groups(
+    trunks,
+    branches,
+    np.array([[[0.0, 1.0]]]),
+    np.zeros((1, 1), np.int32),
+    np.ones((1, 1), bool),
+    update_step=update_step,
+    round_index=0,
+  )
+
+
+def test_groups_that_waited_too_long_are_not_trained_on():
+  pieces = types.SimpleNamespace(
+    config=RlConfig(groups_per_batch=2, trunks_per_micro_batch=1),
+    data=types.SimpleNamespace(widths=Widths(2, 1, 1, 3)),
+    run=types.SimpleNamespace(put=lambda x: x),
+  )
+  updates = PiecewiseUpdate(pieces)
+  for born in (2, 3, 4, 8, 8):
+    updates.pool.add(one_group(born))
+  batch = updates.next_batch(None, update_step=8)
+  # By default groups may wait for 4 update steps.
+  assert batch.values["groups_expired"] == 2
+  assert batch.values["stale_share"] == 0.5
+  assert batch.values["groups_carried"] == 1
+  assert [x.is_fresh_NK.all() for x in batch.micro_batches] == [False, True]

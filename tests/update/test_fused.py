@@ -222,6 +222,7 @@ def test_nothing_kept_changes_nothing():
   assert values["reward"] == 0
   assert values["groups_kept"] == 0
   assert values["grad_norm"] == 0
+  assert values["skipped_updates"] == 1
 
 
 @pytest.mark.skipif(

@@ -66,6 +66,11 @@ def test_an_impossible_filter_is_refused(fields):
     DynamicSamplingConfig(**fields)
 
 
+def test_an_impossible_age_is_refused():
+  with pytest.raises(ValueError, match="max_age=-1; set it to a number of"):
+    DynamicSamplingConfig(max_age=-1)
+
+
 def test_one_round_and_any_difference_are_allowed():
   config = DynamicSamplingConfig(epsilon=0.0, max_rounds=1)
   assert is_kept(np.array([0.0, 1e-6], np.float32), config)
@@ -156,6 +161,17 @@ def test_the_oldest_groups_go_first_and_the_rest_is_carried_over():
   assert taken.born_P.tolist() == [3, 4, 4, 4, 4, 5]
   assert numbers(pool.take(3)) == [10, 11, 12]
   assert len(pool) == 0
+
+
+def test_groups_that_waited_too_long_are_dropped():
+  pool = Pool()
+  assert pool.drop_born_before(9) == 0
+  pool.add(a_round(1, update_step=3)[2])
+  pool.add(a_round(5, update_step=4)[2])
+  assert pool.drop_born_before(3) == 0
+  assert pool.drop_born_before(4) == 4
+  assert numbers(pool.take(4)) == [5, 6, 7, 8]
+  assert pool.drop_born_before(9) == 0
 
 
 def as_dicts(node):
