@@ -181,10 +181,15 @@ class Checkpointer:
       abstract_params,
       f"checkpoint {step} of {self._directory}",
     )
-    rest = {name: x for name, x in saved.items() if name != "params"}
-    skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, rest)
-    args = ocp.args.StandardRestore({**skipped, "params": abstract_params})
-    return self._restore_item(step, "state", args)["params"]
+    wanted = {"params": abstract_params}
+    args = ocp.args.PyTreeRestore(
+      wanted,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+      partial_restore=True,
+    )
+    folder = self._directory / "steps" / str(step) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(folder, args=args)["params"]
 
   def save_best(self, step: int, params: Any, value: float) -> None:
     """Saves `params` as the best parameters, in the background.
