@@ -83,6 +83,7 @@ def train_stage(
   with contextlib.ExitStack() as stack:
     stack.callback(stage.close)
     saver = stack.enter_context(Checkpointer(directory, run.checkpoint))
+    saver.set_damaged_aside()
     first = saver.latest_step() or 0
     if first:
       saved, pool, meta = saver.restore(
