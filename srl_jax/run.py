@@ -43,6 +43,7 @@ from srl_jax.train import loop
 from srl_jax.train.stage import Run, build_split
 from srl_jax.update.grpo import GrpoMetrics, SftMetrics
 from srl_jax.update.updater import UpdateMetrics
+from srl_jax.workdir import locked
 
 # A resumed run may differ in these: they change none of its numbers.
 _FREE_TO_CHANGE = (
@@ -73,8 +74,9 @@ def train_and_evaluate(
     # First of all, because it may explain an error that follows.
     print(config.note, flush=True)
   mesh = sharding.make_mesh(config.mesh)
-  _claim_workdir(config, workdir, versions)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+    stack.enter_context(locked(workdir))
+    _claim_workdir(config, workdir, versions)
     run = loading.load_run(config, mesh, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
     stages = loop.make_stages(run, configs, workdir)
