@@ -82,6 +82,28 @@ def test_a_folder_belongs_to_one_configuration(runs, whole):
   runs.run(whole.workdir, "sft_srl", log_every=2, checkpoint__keep=1)
 
 
+def test_what_is_measured_may_not_change_in_between(runs, tmp_path):
+  runs.run(tmp_path, "sft", sft__update_steps=1)
+  # How many rows are decoded together changes no number.
+  again = {"sft__update_steps": 1, "evaluate__rows_per_batch": 4}
+  runs.run(tmp_path, "sft", **again)
+  with pytest.raises(ValueError, match=r"evaluate\.max_turns was 2 and is 3"):
+    runs.run(tmp_path, "sft", sft__update_steps=1, evaluate__max_turns=3)
+  data = pathlib.Path(runs.data)
+  text = data.read_text()
+  solutions = (tmp_path / "solutions" / "before.jsonl").read_text()
+  held_out = json.loads(solutions.splitlines()[0])["problem"]
+  records = [json.loads(line) for line in text.splitlines()]
+  [changed] = [x for x in records if x["id"] == held_out]
+  changed["steps"][0]["thought"] = "another"
+  try:
+    data.write_text("".join(json.dumps(x) + "\n" for x in records))
+    with pytest.raises(ValueError, match="the test split changed since"):
+      runs.run(tmp_path, "sft", sft__update_steps=1)
+  finally:
+    data.write_text(text)
+
+
 class EnoughError(Exception):
   """The run got as far as the test wants it to."""
 
