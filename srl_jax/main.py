@@ -15,7 +15,6 @@ import pathlib
 import platform
 import re
 import runpy
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from absl import app, flags, logging
 
 from srl_jax import config as config_lib
 from srl_jax import overrides as overrides_lib
+from srl_jax import stopping
 from srl_jax.run import train_and_evaluate
 from srl_jax.train.loop import Stopped
 
@@ -57,7 +57,7 @@ _MULTI_HOST = flags.DEFINE_bool(
 
 
 def command(argv: Sequence[str] | None = None) -> NoReturn:
-  """Runs the command line; exits with status 0, 1, or 143 if stopped."""
+  """Runs the command line; exits with status 0, 1, or 143 or 130 if stopped."""
   app.run(main, argv, flags_parser=_parse_flags)
 
 
@@ -92,21 +92,14 @@ def main(argv: Sequence[str]) -> None:
     workdir = pathlib.Path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
-    # During training, train/loop.py handles SIGTERM instead, and saves.
-    signal.signal(signal.SIGTERM, _stop)
+    # JAX's own handler, of several processes, is there by now.
+    stopping.listen()
     train_and_evaluate(config, workdir, versions())
   except Stopped as stopped:
     print(stopped, flush=True)
-    sys.exit(143)
+    sys.exit(stopping.status())
   except (ValueError, RuntimeError, OSError) as error:
     _fail(error, workdir)
-
-
-def _stop(*_: object) -> NoReturn:
-  raise Stopped(
-    "asked to stop while nothing was trained, so there is nothing to save. "
-    "Run the same command again to go on."
-  )
 
 
 def load_config(

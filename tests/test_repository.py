@@ -40,6 +40,7 @@ FLOORS = {
   "sharding": 2,
   "files": 1,
   "workdir": 1,
+  "stopping": 0,
   "optional": 0,
   "data": 0,
   "domains": 0,
