@@ -85,9 +85,7 @@ def main(argv: Sequence[str]) -> None:
       )
     if is_several:
       # This precedes the experiment, which may ask for the devices.
-      jax.distributed.initialize(
-        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-      )
+      join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = load_config(_CONFIG.value, argv[1:])
     workdir = pathlib.Path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
@@ -100,6 +98,20 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(stopping.status())
   except (ValueError, RuntimeError, OSError) as error:
     _fail(error, workdir)
+
+
+def join(
+  address: str | None, processes: int | None, process: int | None
+) -> None:
+  """Joins the other processes of a run; all on one machine stay in it."""
+  is_local = (address or "").startswith(("localhost:", "127.0.0.1:"))
+  jax.distributed.initialize(
+    address,
+    processes,
+    process,
+    # By default the coordinator listens to all networks, and trusts them.
+    coordinator_bind_address=address if is_local else None,
+  )
 
 
 def load_config(
