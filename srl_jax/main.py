@@ -11,6 +11,7 @@ The same command resumes a run that was interrupted.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import re
@@ -76,8 +77,8 @@ def main(argv: Sequence[str]) -> None:
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
   workdir = None
+  is_several = _COORDINATOR.value or _MULTI_HOST.value
   try:
-    is_several = _COORDINATOR.value or _MULTI_HOST.value
     if (_PROCESSES.value, _PROCESS.value) != (None, None) and not is_several:
       raise ValueError(
         "--num_processes and --process_id need --coordinator_address=host:port "
@@ -98,6 +99,11 @@ def main(argv: Sequence[str]) -> None:
     sys.exit(stopping.status())
   except (ValueError, RuntimeError, OSError) as error:
     _fail(error, workdir)
+  except Exception:
+    if not is_several:
+      raise
+    traceback.print_exc()
+    _end_one_of_several()
 
 
 def join(
@@ -186,7 +192,16 @@ def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
     path = workdir / f"error_{jax.process_index()}.txt"
     path.write_text(traceback.format_exc())
     print(f"(where it happened: {path})", file=sys.stderr)
+  if _COORDINATOR.value or _MULTI_HOST.value:
+    _end_one_of_several()
   sys.exit(1)
+
+
+def _end_one_of_several() -> NoReturn:
+  """Ends at once: an orderly exit waits minutes for the other processes."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(1)
 
 
 def versions() -> dict[str, str]:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The coordinator of a local run is not to be reached from elsewhere."""
+"""Processes of one run: who may reach them, and how they end together."""
 
 import pathlib
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -14,6 +15,19 @@ from srl_jax import main
 main.join(sys.argv[1], 1, 0)
 print("joined", flush=True)
 sys.stdin.readline()
+"""
+FAILS = """
+import sys, time
+import jax
+from srl_jax import main
+
+def load_config(*_):
+  if jax.process_index() == 0:
+    time.sleep(600)
+  raise {error}("only here")
+
+main.load_config = load_config
+main.command()
 """
 _LISTENS = "0A"
 _NOWHERE_ELSE = {
@@ -50,3 +64,22 @@ def test_the_coordinator_of_a_local_run_listens_on_localhost_only():
       assert found and found <= _NOWHERE_ELSE
     finally:
       process.kill()
+
+
+@pytest.mark.parametrize("error", ["ValueError", "KeyError"])
+def test_an_error_in_one_process_ends_all_soon(error):
+  command = [sys.executable, "-m", "launch.local", "--processes=2", "--"]
+  code = FAILS.format(error=error)
+  with subprocess.Popen(
+    [*command, sys.executable, "-c", code],
+    stdout=subprocess.PIPE,
+    text=True,
+    cwd=pathlib.Path(__file__).parents[1],
+  ) as process:
+    said_s = None
+    for line in process.stdout:
+      if "only here" in line:
+        said_s = time.monotonic()
+    assert process.wait() == 1
+  # Five of them are the launcher's, for the other process.
+  assert time.monotonic() - said_s < 10
