@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: all that an exact resume needs, written in the background.
 
-A checkpoint is the directory of one update step with three items: `state`
+A checkpoint is the directory of one update step with four items: `state`
 (sharded JAX arrays, written by Orbax), `pool` (host arrays whose shapes change
-from save to save, one file per process) and `meta` (JSON: counters, iterator
-state). Once all files are written, one rename gives the directory its final
-name (in a bucket, a marker file marks it complete). So a process that is
-killed at any moment leaves the last complete checkpoint restorable.
+from save to save, one file per process), `meta` (JSON: counters, iterator
+state) and `checksums` of the files of the others. Once all files are written,
+one rename gives the directory its final name (in a bucket, a marker file marks
+it complete). So a process that is killed at any moment leaves the last complete
+checkpoint restorable.
 
 The folder `best` holds the parameters of the best validation value so far.
 update/updater.py decides what belongs to the state.
@@ -23,7 +24,9 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
+from srl_jax import abstract, checkpoint_sums
 from srl_jax.checkpoint_pool import (
   PoolHandler,
   PoolRestore,
@@ -86,6 +89,8 @@ class Checkpointer:
       self._directory / "steps", config.keep, read_only, ("state", "pool")
     )
     self._best = _manager(self._directory / "best", 1, read_only, ("params",))
+    # Folders whose files were found to be as written, to read them only once.
+    self._intact: set[epath.Path] = set()
 
   def is_due(self, step: int) -> bool:
     """Returns whether a checkpoint is due after `step` update steps."""
@@ -124,6 +129,7 @@ class Checkpointer:
         meta=ocp.args.JsonSave(
           {"process_count": jax.process_count(), "user": meta}
         ),
+        checksums=checkpoint_sums.SumsSave(),
       ),
       force=True,
     )
@@ -131,6 +137,33 @@ class Checkpointer:
   def latest_step(self) -> int | None:
     """Returns the step of the last complete checkpoint; None if none exists."""
     return self._steps.latest_step()
+
+  def set_damaged_aside(self) -> None:
+    """Moves damaged checkpoints to the folder `damaged`, and says which.
+
+    Looks at the best parameters and at steps, newest first, up to the first
+    that is intact. `latest_step` is then that one.
+
+    Raises:
+      DamagedError: there are checkpoints to resume from, all damaged.
+    """
+    self.wait()
+    damaged = []
+    for manager in (self._best, self._steps):
+      for number in sorted(manager.all_steps(), reverse=True):
+        try:
+          self._check_files(manager, number)
+          break
+        except checkpoint_sums.DamagedError as error:
+          damaged.append((manager, number, error))
+    steps = [number for manager, number, _ in damaged if manager is self._steps]
+    if steps and len(steps) == len(self._steps.all_steps()):
+      raise checkpoint_sums.DamagedError(
+        f"{damaged[-1][2]}; no checkpoint in {self._directory} is intact: put "
+        "a copy in its place, or remove that folder to train the stage again"
+      )
+    for manager, number, error in damaged:
+      self._set_aside(manager, number, error)
 
   def restore(
     self, step: int, abstract_state: Any
@@ -147,11 +180,13 @@ class Checkpointer:
       as dicts of their fields.
 
     Raises:
+      DamagedError: its files are not what was written.
       ValueError: there is no such checkpoint, its names, shapes or dtypes
         differ from `abstract_state`, or another number of processes saved it.
     """
     self._check_step(self._steps, step)
-    _check_abstract(
+    self._check_files(self._steps, step)
+    abstract.check_same(
       self._steps.item_metadata(step)["state"],
       abstract_state,
       f"checkpoint {step} of {self._directory}",
@@ -175,16 +210,22 @@ class Checkpointer:
     The rest of the state is not read. See `restore` for the errors.
     """
     self._check_step(self._steps, step)
+    self._check_files(self._steps, step)
     saved = self._steps.item_metadata(step)["state"]
-    _check_abstract(
+    abstract.check_same(
       saved["params"],
       abstract_params,
       f"checkpoint {step} of {self._directory}",
     )
-    rest = {name: x for name, x in saved.items() if name != "params"}
-    skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, rest)
-    args = ocp.args.StandardRestore({**skipped, "params": abstract_params})
-    return self._restore_item(step, "state", args)["params"]
+    wanted = {"params": abstract_params}
+    args = ocp.args.PyTreeRestore(
+      wanted,
+      restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+      partial_restore=True,
+    )
+    folder = self._directory / "steps" / str(step) / "state"
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+      return reader.restore(folder, args=args)["params"]
 
   def save_best(self, step: int, params: Any, value: float) -> None:
     """Saves `params` as the best parameters, in the background.
@@ -202,6 +243,7 @@ class Checkpointer:
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(params),
         meta=ocp.args.JsonSave({"step": step, "value": float(value)}),
+        checksums=checkpoint_sums.SumsSave(),
       ),
     )
 
@@ -217,17 +259,19 @@ class Checkpointer:
 
   def restore_best(self, abstract_params: Any) -> Any:
     """Returns the best parameters; see `restore` for the errors."""
-    best = self.best()
-    if best is None:
+    self._best.wait_until_finished()
+    number = self._best.latest_step()
+    if number is None:
       raise ValueError(
         f"{self._directory} holds no best parameters yet; train past the first"
-        " evaluation, or restore the latest checkpoint"
+        " evaluation, or restore the latest checkpoint (damaged ones are in"
+        f" {self._directory / 'damaged'}, if there were any)"
       )
-    number = self._best.latest_step()
-    _check_abstract(
+    self._check_files(self._best, number)
+    abstract.check_same(
       self._best.item_metadata(number)["params"],
       abstract_params,
-      f"the best parameters of {self._directory} (step {best[0]})",
+      f"the best parameters of {self._directory} (step {self.best()[0]})",
     )
     args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
     return self._best.restore(number, args=args)["params"]
@@ -256,6 +300,24 @@ class Checkpointer:
         f"{self._directory} has no checkpoint {step}; there is: {known}"
       )
 
+  def _check_files(self, manager: ocp.CheckpointManager, number: int) -> None:
+    folder = manager.directory / str(number)
+    if folder not in self._intact:
+      checkpoint_sums.check(folder)
+      self._intact.add(folder)
+
+  def _set_aside(self, manager, number, error) -> None:
+    aside = self._directory / "damaged" / manager.directory.name
+    if jax.process_index() == 0:
+      aside.mkdir(parents=True, exist_ok=True)
+      if (aside / str(number)).exists():
+        (aside / str(number)).rmtree()
+      (manager.directory / str(number)).rename(aside / str(number))
+      print(f"warning: {error}; it is set aside in {aside}", flush=True)
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("set aside")
+    manager.reload()
+
   def _restore_item(self, step: int, name: str, args: Any) -> Any:
     composite = ocp.args.Composite(**{name: args})
     return self._steps.restore(step, args=composite)[name]
@@ -274,7 +336,12 @@ def _manager(
   return ocp.CheckpointManager(
     directory,
     # Named here so that a fresh process can read metadata before restoring.
-    item_handlers=handlers | {"meta": ocp.JsonCheckpointHandler()},
+    item_handlers=handlers
+    | {
+      "meta": ocp.JsonCheckpointHandler(),
+      # Last, so that all other files are whole by then.
+      checkpoint_sums.NAME: checkpoint_sums.SumsHandler(),
+    },
     options=ocp.CheckpointManagerOptions(
       max_to_keep=None if read_only else keep,
       create=not read_only,
@@ -298,40 +365,3 @@ def _check_json(meta: Mapping[str, Any]) -> None:
       "checkpoint meta would come back changed from JSON; use string keys,"
       f" lists instead of tuples, plain numbers instead of arrays: {meta!r}"
     )
-
-
-def _check_abstract(saved: Any, wanted: Any, what: str) -> None:
-  """Raises ValueError unless names, shapes and dtypes agree."""
-  saved_leaves = _leaves_by_path(saved)
-  wanted_leaves = _leaves_by_path(wanted)
-  differences = [
-    f"{path}: saved {saved_leaves.get(path, 'nothing')},"
-    f" this run has {wanted_leaves.get(path, 'nothing')}"
-    for path in sorted(saved_leaves.keys() | wanted_leaves.keys())
-    if saved_leaves.get(path) != wanted_leaves.get(path)
-  ]
-  if differences:
-    more = len(differences) - 3
-    shown = "; ".join(differences[:3]) + (f"; {more} more" * (more > 0))
-    raise ValueError(
-      f"{what} does not fit this run's arrays: {shown}. Use the config that"
-      " saved it, or another --workdir"
-    )
-
-
-def _leaves_by_path(tree: Any) -> dict[str, str]:
-  # Orbax stores a NamedTuple or dataclass as a dict of its fields, and a list
-  # or tuple by position. So both sides are compared by names without types.
-  return {
-    "/".join(_key_name(key) for key in path): (
-      f"{leaf.dtype}{list(leaf.shape)}"
-    )
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
-def _key_name(key: Any) -> str:
-  for attribute in ("key", "name", "idx"):
-    if hasattr(key, attribute):
-      return str(getattr(key, attribute))
-  return str(key)

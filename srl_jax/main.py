@@ -11,11 +11,11 @@ The same command resumes a run that was interrupted.
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import pathlib
 import platform
 import re
 import runpy
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ from absl import app, flags, logging
 
 from srl_jax import config as config_lib
 from srl_jax import overrides as overrides_lib
+from srl_jax import stopping
 from srl_jax.run import train_and_evaluate
 from srl_jax.train.loop import Stopped
 
@@ -57,7 +58,7 @@ _MULTI_HOST = flags.DEFINE_bool(
 
 
 def command(argv: Sequence[str] | None = None) -> NoReturn:
-  """Runs the command line; exits with status 0, 1, or 143 if stopped."""
+  """Runs the command line; exits with status 0, 1, or 143 or 130 if stopped."""
   app.run(main, argv, flags_parser=_parse_flags)
 
 
@@ -76,8 +77,8 @@ def main(argv: Sequence[str]) -> None:
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
   workdir = None
+  is_several = _COORDINATOR.value or _MULTI_HOST.value
   try:
-    is_several = _COORDINATOR.value or _MULTI_HOST.value
     if (_PROCESSES.value, _PROCESS.value) != (None, None) and not is_several:
       raise ValueError(
         "--num_processes and --process_id need --coordinator_address=host:port "
@@ -85,27 +86,37 @@ def main(argv: Sequence[str]) -> None:
       )
     if is_several:
       # This precedes the experiment, which may ask for the devices.
-      jax.distributed.initialize(
-        _COORDINATOR.value, _PROCESSES.value, _PROCESS.value
-      )
+      join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     config = load_config(_CONFIG.value, argv[1:])
     workdir = pathlib.Path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
-    # During training, train/loop.py handles SIGTERM instead, and saves.
-    signal.signal(signal.SIGTERM, _stop)
+    # JAX's own handler, of several processes, is there by now.
+    stopping.listen()
     train_and_evaluate(config, workdir, versions())
   except Stopped as stopped:
     print(stopped, flush=True)
-    sys.exit(143)
+    sys.exit(stopping.status())
   except (ValueError, RuntimeError, OSError) as error:
     _fail(error, workdir)
+  except Exception:
+    if not is_several:
+      raise
+    traceback.print_exc()
+    _end_one_of_several()
 
 
-def _stop(*_: object) -> NoReturn:
-  raise Stopped(
-    "asked to stop while nothing was trained, so there is nothing to save. "
-    "Run the same command again to go on."
+def join(
+  address: str | None, processes: int | None, process: int | None
+) -> None:
+  """Joins the other processes of a run; all on one machine stay in it."""
+  is_local = (address or "").startswith(("localhost:", "127.0.0.1:"))
+  jax.distributed.initialize(
+    address,
+    processes,
+    process,
+    # By default the coordinator listens to all networks, and trusts them.
+    coordinator_bind_address=address if is_local else None,
   )
 
 
@@ -181,7 +192,16 @@ def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
     path = workdir / f"error_{jax.process_index()}.txt"
     path.write_text(traceback.format_exc())
     print(f"(where it happened: {path})", file=sys.stderr)
+  if _COORDINATOR.value or _MULTI_HOST.value:
+    _end_one_of_several()
   sys.exit(1)
+
+
+def _end_one_of_several() -> NoReturn:
+  """Ends at once: an orderly exit waits minutes for the other processes."""
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(1)
 
 
 def versions() -> dict[str, str]:

@@ -6,6 +6,7 @@ train/loop.py trains a stage.
 
   workdir/config.json           the resolved configuration
   workdir/versions.json         versions of Python and the libraries
+  workdir/held_out.json         checksums of validation and test problems
   workdir/metrics.{jsonl,csv}   one row per update step; TensorBoard beside them
   workdir/metrics.txt           what the metrics are, their units and reductions
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
@@ -22,6 +23,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,13 +45,14 @@ from srl_jax.train import loop
 from srl_jax.train.stage import Run, build_split
 from srl_jax.update.grpo import GrpoMetrics, SftMetrics
 from srl_jax.update.updater import UpdateMetrics
+from srl_jax.workdir import locked
 
 # A resumed run may differ in these: they change none of its numbers.
 _FREE_TO_CHANGE = (
   "note",
   "log_every",
   "checkpoint",
-  "evaluate",
+  "evaluate.rows_per_batch",
   "mesh",
   "reward_workers",
 )
@@ -73,9 +76,11 @@ def train_and_evaluate(
     # First of all, because it may explain an error that follows.
     print(config.note, flush=True)
   mesh = sharding.make_mesh(config.mesh)
-  _claim_workdir(config, workdir, versions)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
+    stack.enter_context(locked(workdir))
+    _claim_workdir(config, workdir, versions)
     run = loading.load_run(config, mesh, workdir)
+    _check_held_out(run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
     stages = loop.make_stages(run, configs, workdir)
     for stage in stages.values():
@@ -251,7 +256,9 @@ def _claim_workdir(config, workdir, versions):
     different = [
       f"{name} was {old!r} and is {new!r}"
       for name, old, new in _differences(before, resolved, "config")
-      if name.split(".")[1] not in _FREE_TO_CHANGE
+      if not f"{name}.".startswith(
+        tuple(f"config.{free}." for free in _FREE_TO_CHANGE)
+      )
     ]
     has_begun = (workdir / "results.json").exists()
     if different and has_begun:
@@ -267,6 +274,29 @@ def _claim_workdir(config, workdir, versions):
   files.write_json(workdir / "versions.json", dict(versions))
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_metrics(*_METRICS) + "\n")
+
+
+def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
+  """Refuses other problems than those of the moments measured before.
+
+  The stream of batches does the same for the data that are trained on.
+  """
+  path = workdir / "held_out.json"
+  now = {
+    split: {"trajectories": len(data), "crc32": zlib.crc32(repr(data).encode())}
+    for split, data in (("valid", list(run.valid)), ("test", list(run.test)))
+  }
+  if path.exists() and (workdir / "results.json").exists():
+    before = json.loads(path.read_text())
+    for split, of_now in now.items():
+      if before[split] != of_now:
+        raise ValueError(
+          f"the {split} split changed since {workdir} was begun (it had "
+          f"{before[split]['trajectories']} trajectories, now "
+          f"{of_now['trajectories']}), so its numbers could not be compared; "
+          "restore the data, or give this run a --workdir of its own"
+        )
+  files.write_json(path, now)
 
 
 def _differences(old, new, path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checkpoints: nothing lost, nothing changed, on any mesh, killed or not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
+from srl_jax import checkpoint_sums
 from srl_jax.checkpoint import CheckpointConfig, Checkpointer
 
 
@@ -198,6 +201,9 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
   meta.write_text(
     meta.read_text().replace('"process_count": 1', '"process_count": 4')
   )
+  step = epath.Path(tmp_path / "steps" / "1")
+  sums = json.dumps(checkpoint_sums._sums(step))
+  (step / "checksums" / "files.json").write_text(sums)
   message = r"was saved by 4 processes.* this run has 1\. Start 4 processes"
   with (
     open_at(tmp_path) as checkpointer,

@@ -82,6 +82,28 @@ def test_a_folder_belongs_to_one_configuration(runs, whole):
   runs.run(whole.workdir, "sft_srl", log_every=2, checkpoint__keep=1)
 
 
+def test_what_is_measured_may_not_change_in_between(runs, tmp_path):
+  runs.run(tmp_path, "sft", sft__update_steps=1)
+  # How many rows are decoded together changes no number.
+  again = {"sft__update_steps": 1, "evaluate__rows_per_batch": 4}
+  runs.run(tmp_path, "sft", **again)
+  with pytest.raises(ValueError, match=r"evaluate\.max_turns was 2 and is 3"):
+    runs.run(tmp_path, "sft", sft__update_steps=1, evaluate__max_turns=3)
+  data = pathlib.Path(runs.data)
+  text = data.read_text()
+  solutions = (tmp_path / "solutions" / "before.jsonl").read_text()
+  held_out = json.loads(solutions.splitlines()[0])["problem"]
+  records = [json.loads(line) for line in text.splitlines()]
+  [changed] = [x for x in records if x["id"] == held_out]
+  changed["steps"][0]["thought"] = "another"
+  try:
+    data.write_text("".join(json.dumps(x) + "\n" for x in records))
+    with pytest.raises(ValueError, match="the test split changed since"):
+      runs.run(tmp_path, "sft", sft__update_steps=1)
+  finally:
+    data.write_text(text)
+
+
 class EnoughError(Exception):
   """The run got as far as the test wants it to."""
 
@@ -230,7 +252,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(runs, by_command, tmp_path):
   assert last.endswith("Run the same command again to go on from there.")
   step = int(last.split("step ")[1].split()[0])
   output = go_on(runs, tmp_path, by_command)
-  assert f"srl: resuming after step {step} of 6" in output
+  assert f"srl: resuming after update step {step} of 6" in output
 
 
 @pytest.mark.slow
@@ -256,7 +278,7 @@ def test_killed_during_a_step_the_same_command_goes_on(
   process.popen.kill()
   assert process.end()[0] == -signal.SIGKILL
   output = go_on(runs, tmp_path, by_command)
-  assert "sft: resuming after step " in output
+  assert "sft: resuming after update step " in output
 
 
 DIES_WRITING = """
@@ -302,12 +324,12 @@ main.command()
   ("what", "stage", "slot", "resumes"),
   [
     # The 5th checkpoint is that of step 10.
-    ("pool=5", "0_sft", "steps", "sft: resuming after step 8 of 16"),
+    ("pool=5", "0_sft", "steps", "sft: resuming after update step 8 of 16"),
     # 8 checkpoints of sft, then the second of srl.
-    ("pool=10", "1_srl", "steps", "srl: resuming after step 2 of 6"),
+    ("pool=10", "1_srl", "steps", "srl: resuming after update step 2 of 6"),
     # The second best of sft is that of its end. Whether the checkpoint of step
     # 14 was complete by then is open.
-    ("best=2", "0_sft", "best", "sft: resuming after step 1"),
+    ("best=2", "0_sft", "best", "sft: resuming after update step 1"),
   ],
 )
 def test_killed_while_it_writes_a_checkpoint_the_same_command_goes_on(

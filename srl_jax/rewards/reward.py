@@ -25,6 +25,7 @@ import functools
 import importlib
 import inspect
 import math
+import os
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
@@ -137,20 +138,31 @@ class WorkersConfig:
 
   Attributes:
     count: number of processes that score in parallel; 0 scores in the
-      training process.
+      training process, where nothing ends a function that hangs. -1 is one
+      per core, up to 4, for a function of your own, and 0 for a built-in one.
     timeout_s: seconds after which a worker's chunk of at most 64 completions
       is given up with an error.
   """
 
-  count: int = 0
+  count: int = -1
   timeout_s: float = 300.0
 
   def __post_init__(self) -> None:
-    if self.count < 0 or self.timeout_s <= 0:
+    if self.count < -1 or self.timeout_s <= 0:
       raise ValueError(
         f"reward_workers.count is {self.count} and reward_workers.timeout_s "
-        f"{self.timeout_s}; the count must be 0 or more, the timeout positive."
+        f"{self.timeout_s}; the count must be -1 or more, the timeout positive."
       )
+
+  def processes(self, function: str) -> int:
+    """Returns the number of processes for a reward function."""
+    if self.count >= 0:
+      return self.count
+    # Workers cannot import what is in the notebook or script itself.
+    is_own = ":" in function and not function.startswith(
+      ("__main__:", "srl_jax.")
+    )
+    return min(4, os.cpu_count() or 1) if is_own else 0
 
 
 _BUILT_IN = {
@@ -158,6 +170,7 @@ _BUILT_IN = {
   "levenshtein": similarity.levenshtein_ratio,
   "answer": answers.answer_reward,
 }
+_FLOAT32_MAX = 3.4028235e38
 # Those whose value says how alike two texts are, from 0 to 1.
 SIMILARITIES = ("difflib", "levenshtein")
 
@@ -218,7 +231,8 @@ def score_one(
   The context, if the function wants one, gets the thought put in.
 
   Raises:
-    RewardError: the function raised, or returned no finite number.
+    RewardError: the function raised or exited, or returned no number that
+      is finite in float32.
   """
   text, stopped = completion
   is_step = config.check == "step" or (
@@ -239,8 +253,9 @@ def score_one(
     more["context"] = context._replace(thought=parsed.thought)
   try:
     value = float(function(parsed.action, target, **more))
-    problem = "" if math.isfinite(value) else f"it returned {value}"
-  except Exception:
+    problem = "" if _fits(value) else f"it returned {value}"
+  except (Exception, SystemExit):
+    # sys.exit(0) would else end the run as if all were well.
     problem = "it raised:\n" + traceback.format_exc(limit=-3).rstrip()
   if problem:
     where = ""
@@ -252,6 +267,11 @@ def score_one(
       f"  with the target   {shorten(target)}{where}"
     )
   return Scored(value, value, "", len(parsed.thought), len(parsed.action))
+
+
+def _fits(value: float) -> bool:
+  """Whether the device can hold a reward: it is float32 there."""
+  return abs(value) <= _FLOAT32_MAX
 
 
 def shorten(text: str, chars: int = 500) -> str:

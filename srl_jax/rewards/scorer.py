@@ -51,22 +51,21 @@ class Scorer:
     self._function = find_function(config)
     self.wants_context = wants_context(self._function)
     self.is_similarity = config.function in SIMILARITIES
-    if workers.count and config.function.startswith("__main__:"):
+    count = workers.processes(config.function)
+    if count and config.function.startswith("__main__:"):
       raise ValueError(
         f"reward.function {config.function!r} lives in the notebook or script "
         "itself, where workers cannot import it; move it to a module, or set "
         "reward_workers.count to 0."
       )
     self._workers = [
-      WorkerProcess(config, workers.timeout_s) for _ in range(workers.count)
+      WorkerProcess(config, workers.timeout_s) for _ in range(count)
     ]
     self._free: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()
     for worker in self._workers:
       self._free.put(worker)
     self._threads = (
-      concurrent.futures.ThreadPoolExecutor(workers.count, "reward")
-      if workers.count
-      else None
+      concurrent.futures.ThreadPoolExecutor(count, "reward") if count else None
     )
 
   def __enter__(self) -> Scorer:

@@ -46,6 +46,8 @@ def receive(stream: BinaryIO) -> Any:
 # Importing the package takes a fraction of this; importing a user's module may
 # take longer, but it did not in the parent, or nobody would still be waiting.
 _START_LIMIT_S = 120.0
+# From a worker's hanging up to its end.
+_EXIT_S = 5.0
 
 
 class WorkerProcess:
@@ -109,9 +111,12 @@ class WorkerProcess:
       send(process.stdin, message)
       return receive(process.stdout)
     except (EOFError, OSError, pickle.UnpicklingError) as error:
-      process.kill()
       if is_late.is_set():
         raise TimeoutError from error
+      # It is about to end, and its own status says more than a kill's.
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_EXIT_S)
+      process.kill()
       raise
     finally:
       timer.cancel()

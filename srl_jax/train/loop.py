@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, files
+from srl_jax import abstract, files, stopping
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
@@ -83,6 +82,7 @@ def train_stage(
   with contextlib.ExitStack() as stack:
     stack.callback(stage.close)
     saver = stack.enter_context(Checkpointer(directory, run.checkpoint))
+    saver.set_damaged_aside()
     first = saver.latest_step() or 0
     if first:
       saved, pool, meta = saver.restore(
@@ -176,23 +176,19 @@ def _line(values: dict[str, float]) -> str:
 
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[Callable[[], bool]]:
-  """Yields a function that tells whether any process got SIGTERM.
+  """Yields a function that tells whether any process was asked to stop.
 
   All processes have to call it together.
   """
-  asked = []
-  before = signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
+  with stopping.saving() as is_asked:
 
-  def is_stopping() -> bool:
-    if jax.process_count() == 1:
-      return bool(asked)
-    votes = multihost_utils.process_allgather(np.array(bool(asked)))
-    return bool(np.any(votes))
+    def is_stopping() -> bool:
+      if jax.process_count() == 1:
+        return is_asked()
+      votes = multihost_utils.process_allgather(np.array(is_asked()))
+      return bool(np.any(votes))
 
-  try:
     yield is_stopping
-  finally:
-    signal.signal(signal.SIGTERM, before)
 
 
 def make_stages(

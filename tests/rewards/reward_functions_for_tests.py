@@ -49,11 +49,28 @@ def returns_text(action, target):
   return "a lot"
 
 
+def returns_too_much(action, target):
+  del action, target
+  return 1e300
+
+
+def exits(action, target):
+  del action, target
+  sys.exit(0)
+
+
 def dies(action, target):
   del target
   if "die" in action:
     os._exit(7)
   return 1.0
+
+
+def dies_slowly(action, target):
+  del action, target
+  os.closerange(3, 256)  # hangs up before it ends
+  time.sleep(0.5)
+  os._exit(7)
 
 
 def sleeps(action, target):

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a user's reward function runs, and how its end is reported."""
+
+import os
+import pathlib
+
+import pytest
+
+from srl_jax.rewards import (
+  Completion,
+  RewardConfig,
+  RewardError,
+  Scorer,
+  WorkersConfig,
+)
+
+HERE = str(pathlib.Path(__file__).parent)
+USER = "reward_functions_for_tests:"
+
+
+@pytest.fixture(autouse=True)
+def user_module_is_importable(monkeypatch):
+  monkeypatch.syspath_prepend(HERE)
+
+
+def score(config, workers=WorkersConfig()):
+  with Scorer(config, workers) as scorer:
+    return scorer.score([Completion("<think>t</think>a", True)], ["a"])
+
+
+def test_a_users_function_runs_in_workers_unless_told_otherwise():
+  config = RewardConfig(function=USER + "process_id")
+  [scored] = score(config)
+  assert scored.reward != os.getpid()
+  [scored] = score(config, WorkersConfig(0))
+  assert scored.reward == os.getpid()
+  assert WorkersConfig().processes(USER + "x") == min(4, os.cpu_count())
+  assert WorkersConfig().processes("difflib") == 0
+
+
+def test_a_worker_that_hangs_up_is_reported_with_its_own_status():
+  config = RewardConfig(function=USER + "dies_slowly")
+  with pytest.raises(RewardError, match="exit code 7 on"):
+    score(config, WorkersConfig(1))
+
+
+@pytest.mark.parametrize("values", [(-2,), (1, 0.0)])
+def test_impossible_workers_are_refused(values):
+  with pytest.raises(ValueError, match="the count must be -1 or more"):
+    WorkersConfig(*values)

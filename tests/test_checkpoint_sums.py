@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A damaged checkpoint is named, and the one before it is used."""
+
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer
+from srl_jax.checkpoint_sums import DamagedError
+
+ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+SHAPE = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=ONE)
+
+
+def open_at(path, **options):
+  return Checkpointer(path, CheckpointConfig(keep=9), **options)
+
+
+@pytest.fixture
+def saved(tmp_path):
+  """The folder of checkpoints 1 and 2, and the best parameters."""
+  with open_at(tmp_path) as saver:
+    for step in (1, 2):
+      state = {"params": {"w": jnp.full(64, float(step))}}
+      saver.save(step, state, {"r": np.full(3, step)}, {"step": step})
+    saver.save_best(2, {"w": jnp.full(64, 2.0)}, 0.5)
+  return tmp_path
+
+
+def files_of(folder):
+  return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def restore_latest(saver):
+  step = saver.latest_step()
+  state, pool, meta = saver.restore(step, {"params": {"w": SHAPE}})
+  return float(state["params"]["w"][5]), int(pool["r"][0]), meta["step"]
+
+
+def damages(file, draw):
+  """Yields contents that the file may be found with."""
+  data = file.read_bytes()
+  for _ in range(4):
+    place = draw.randrange(len(data))
+    flipped = data[place] ^ (1 << draw.randrange(8))
+    yield data[:place] + bytes([flipped]) + data[place + 1 :]
+  yield data[: len(data) // 2]
+  yield b""
+  yield None
+
+
+def test_no_damage_of_any_file_goes_unseen(saved):
+  draw = random.Random(0)
+  seen = 0
+  with open_at(saved, read_only=True) as saver:
+    files = files_of(saved / "steps" / "2")
+    assert len(files) > 6
+    for file in files:
+      before = file.read_bytes()
+      for damage in damages(file, draw):
+        file.unlink() if damage is None else file.write_bytes(damage)
+        # A new process has read nothing yet.
+        saver._intact.clear()
+        try:
+          assert restore_latest(saver) == (2.0, 2, 2)
+          # Orbax's notes of times.
+          assert file.name in ("_CHECKPOINT_METADATA", "commit_success.txt")
+        except DamagedError as error:
+          seen += 1
+          assert f"{saved}/steps/2 is damaged: " in str(error)
+        file.write_bytes(before)
+    assert seen >= 7 * (len(files) - 3)
+
+
+def flip(folder):
+  """Flips a bit where the arrays are."""
+  file = next(path for path in files_of(folder) if path.parent.name == "d")
+  data = bytearray(file.read_bytes())
+  data[len(data) // 2] ^= 1
+  file.write_bytes(data)
+  return file
+
+
+def test_a_run_goes_on_from_the_last_intact_checkpoint(saved, capsys):
+  file = flip(saved / "steps" / "2")
+  with open_at(saved) as saver:
+    saver.set_damaged_aside()
+    assert restore_latest(saver) == (1.0, 1, 1)
+    assert saver.best() == (2, 0.5)
+    saver.save(2, {"params": {"w": jnp.full(64, 7.0)}}, {}, {})
+  name = file.relative_to(saved / "steps" / "2")
+  assert capsys.readouterr().out == (
+    f"warning: {saved}/steps/2 is damaged: {name} changed since it was "
+    f"written; it is set aside in {saved}/damaged/steps\n"
+  )
+  assert (saved / "damaged" / "steps" / "2" / name).exists()
+  with open_at(saved) as saver:
+    saver.set_damaged_aside()
+    assert saver.latest_step() == 2
+
+
+def test_damaged_best_parameters_are_set_aside_or_refused(saved, capsys):
+  flip(saved / "best" / "1")
+  with (
+    open_at(saved, read_only=True) as saver,
+    pytest.raises(DamagedError, match="best/1 is damaged"),
+  ):
+    saver.restore_best({"w": SHAPE})
+  with open_at(saved) as saver:
+    saver.set_damaged_aside()
+    assert saver.best() is None and saver.latest_step() == 2
+    with pytest.raises(ValueError, match=r"no best parameters yet.*/damaged"):
+      saver.restore_best({"w": SHAPE})
+  assert "best/1 is damaged" in capsys.readouterr().out
+
+
+def test_training_does_not_begin_again_where_all_checkpoints_are_damaged(saved):
+  for step in (1, 2):
+    flip(saved / "steps" / str(step))
+  with open_at(saved) as saver:
+    with pytest.raises(DamagedError, match=r"no checkpoint in .* is intact"):
+      saver.set_damaged_aside()
+    assert saver.latest_step() == 2, "nothing was moved"
+
+
+def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
+  runs, whole, tmp_path, capsys
+):
+  def cut():
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    runs.run(tmp_path, "sft_srl", events={("sft", 7): cut})
+  flip(tmp_path / "stages" / "0_sft" / "steps" / "6")
+  runs.run(tmp_path, "sft_srl")
+  output = capsys.readouterr().out
+  assert "steps/6 is damaged" in output
+  assert "sft: resuming after update step 4 of 16" in output
+  model = "model/model.safetensors"
+  ours, theirs = (x / model for x in (tmp_path, whole.workdir))
+  assert ours.read_bytes() == theirs.read_bytes()

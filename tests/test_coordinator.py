@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes of one run: who may reach them, and how they end together."""
+
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+JOIN = """
+import sys
+from srl_jax import main
+main.join(sys.argv[1], 1, 0)
+print("joined", flush=True)
+sys.stdin.readline()
+"""
+FAILS = """
+import sys, time
+import jax
+from srl_jax import main
+
+def load_config(*_):
+  if jax.process_index() == 0:
+    time.sleep(600)
+  raise {error}("only here")
+
+main.load_config = load_config
+main.command()
+"""
+_LISTENS = "0A"
+_NOWHERE_ELSE = {
+  "0100007F",
+  "00000000000000000000000001000000",
+  "0000000000000000FFFF00000100007F",
+}
+
+
+def listening_addresses(port):
+  """Addresses, as the kernel writes them, on which the port is open."""
+  for name in ("tcp", "tcp6"):
+    lines = pathlib.Path("/proc/net", name).read_text().splitlines()[1:]
+    for local, _, state in (line.split()[1:4] for line in lines):
+      address, _, number = local.partition(":")
+      if state == _LISTENS and int(number, 16) == port:
+        yield address
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_coordinator_of_a_local_run_listens_on_localhost_only():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    port = probe.getsockname()[1]
+  with subprocess.Popen(
+    [sys.executable, "-c", JOIN, f"localhost:{port}"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  ) as process:
+    try:
+      assert process.stdout.readline() == "joined\n"
+      found = set(listening_addresses(port))
+      assert found and found <= _NOWHERE_ELSE
+    finally:
+      process.kill()
+
+
+@pytest.mark.parametrize("error", ["ValueError", "KeyError"])
+def test_an_error_in_one_process_ends_all_soon(error):
+  command = [sys.executable, "-m", "launch.local", "--processes=2", "--"]
+  code = FAILS.format(error=error)
+  with subprocess.Popen(
+    [*command, sys.executable, "-c", code],
+    stdout=subprocess.PIPE,
+    text=True,
+    cwd=pathlib.Path(__file__).parents[1],
+  ) as process:
+    said_s = None
+    for line in process.stdout:
+      if "only here" in line:
+        said_s = time.monotonic()
+    assert process.wait() == 1
+  # Five of them are the launcher's, for the other process.
+  assert time.monotonic() - said_s < 10
