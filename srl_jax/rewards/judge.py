@@ -7,6 +7,7 @@ false, or by the text of an error.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -96,17 +97,12 @@ def _parse(text: str) -> Any:
 def _extraction() -> Any:
   """How math-verify reads TeX: it must not take letters for units."""
   import math_verify
-  from latex2sympy2_extended import NormalizationConfig
 
+  usual = math_verify.LatexExtractionConfig().normalization_config
   return math_verify.LatexExtractionConfig(
     boxed_match_priority=-1,
-    normalization_config=NormalizationConfig(
-      basic_latex=True,
-      units=False,
-      malformed_operators=True,
-      nits=False,
-      boxed="none",
-      equations=False,
+    normalization_config=dataclasses.replace(
+      usual, units=False, nits=False, boxed="none"
     ),
   )
 
