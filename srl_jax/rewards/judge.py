@@ -7,6 +7,7 @@ false, or by the text of an error.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -161,4 +162,5 @@ def _close(a: Any, b: Any) -> bool:
 
 
 if __name__ == "__main__":
-  main()
+  with contextlib.suppress(BrokenPipeError):
+    main()
