@@ -30,6 +30,7 @@ REQUIRED = [
   # they run in; in 3.1.2 they can clear a list.
   "jinja2>=3.1.6",
   "levenshtein>=0.25.0",
+  "math-verify[antlr4_13_2]>=0.9.0",
   "ml-collections>=1.1.0",  # 1.0.0 warns of its own syntax.
   "numpy>=2.0.0",
   "optax>=0.2.5",
@@ -38,6 +39,7 @@ REQUIRED = [
   "safetensors>=0.4.5",
   "scipy>=1.13.0",
   "sentencepiece>=0.2.0",
+  "sympy>=1.14.0",
   "tensorboardX>=2.6.2.2",  # Optional in the code.
   "tensorflow-datasets>=4.9.10",  # 4.9.9 fails with protobuf 7.
   "tokenizers>=0.20.0",

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
-from srl_jax.rewards.answers import last_boxed
+from srl_jax.rewards.answers import hash_mark, last_boxed
 from srl_jax.trajectory import Trajectory
 
 
@@ -38,7 +38,7 @@ class Environment(Protocol):
 
 def marks_answer(action: str) -> bool:
   """Whether an action marks a final answer, by #### or in a box."""
-  return "####" in action or last_boxed(action) is not None
+  return hash_mark(action) is not None or last_boxed(action) is not None
 
 
 @dataclasses.dataclass(frozen=True)

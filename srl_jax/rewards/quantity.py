@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Quantity(NamedTuple):
-  """A number; unit is "", "%" or the unit's letters without plural s."""
+  """A number; unit is "", "%", "°" or the unit's name in the singular."""
 
   value: Fraction
   unit: str
@@ -40,14 +40,96 @@ _UNSIGNED = (
 NUMBER = re.compile(rf"(?:(?<![\w.)\]}}])-\s?)?{_UNSIGNED}(?:\s?%)?")
 
 _QUANTITY = re.compile(
-  rf"(?P<sign>[-+]?)\s*[€£]?\s*(?P<sign2>[-+]?)(?P<number>{_UNSIGNED})"
+  rf"(?P<sign>[-+]?)\s*(?P<currency>[€$£]?)\s*(?P<sign2>[-+]?)(?P<number>{_UNSIGNED})"
   r"(?P<rest>.*)",
   re.DOTALL,
 )
-_UNIT_WORD = re.compile(r"[A-Za-zµμΩ]+(?:\^?\{?-?\d\}?)?")
+# One spelling for each unit, then the others; SI prefixes are spelt out.
+_UNITS = {
+  "m": "meter metre",
+  "cm": "centimeter centimetre",
+  "mm": "millimeter millimetre",
+  "km": "kilometer kilometre",
+  "nm": "nanometer nanometre",
+  "in": "inch inche",
+  "ft": "foot feet",
+  "yd": "yard",
+  "mi": "mile",
+  "g": "gram",
+  "kg": "kilogram",
+  "mg": "milligram",
+  "lb": "pound £",
+  "oz": "ounce",
+  "s": "second sec",
+  "ms": "millisecond",
+  "min": "minute",
+  "h": "hour hr",
+  "L": "liter litre",
+  "mL": "ml milliliter millilitre",
+  "J": "joule",
+  "kJ": "kilojoule",
+  "N": "newton",
+  "V": "volt",
+  "W": "watt",
+  "kW": "kilowatt",
+  "K": "kelvin",
+  "A": "amp ampere",
+  "C": "coulomb",
+  "F": "farad",
+  "Hz": "hertz",
+  "kHz": "",
+  "MHz": "",
+  "GHz": "",
+  "eV": "",
+  "keV": "",
+  "MeV": "",
+  "GeV": "",
+  "Pa": "pascal",
+  "kPa": "",
+  "mol": "mole",
+  "rad": "radian",
+  "sr": "steradian",
+  "pc": "parsec",
+  "kpc": "",
+  "Mpc": "",
+  "AU": "",
+  "erg": "",
+  "dyn": "dyne",
+  "mph": "",
+  "sq": "square",
+  "cu": "cubic",
+  "dollar": "$ USD usd buck",
+  "cent": "",
+  "euro": "€",
+  "°": "degree deg",
+  "%": "percent",
+  "ly": "",
+  "dB": "",
+  "cal": "calorie",
+  "kcal": "",
+  "atm": "",
+  "bar": "",
+  "T": "tesla",
+  "Angstrom": "angstrom",
+}
+_SPELLING = {
+  other: unit
+  for unit, others in _UNITS.items()
+  for other in (unit, *others.split())
+}
+_UNIT_WORD = re.compile(r"(?:\\?([A-Za-zµμΩ]+)|([$€£]))(?:\^(-?\d)|(\d))?")
+_POWERS = re.compile(r"\s*\^\s*(?:\{\s*(-?\d)\s*\}|(-?\d))")
+# A lone "T" is more often a variable.
 _SINGLE_LETTER_UNITS = frozenset("mghsLJNVWKACF")
 _NOT_UNITS = re.compile(
-  "or|and|to|mod|times|over|pi|sqrt|exp|log|ln|sin|cos|tan", re.IGNORECASE
+  "or|and|to|mod|times|over|pi|sqrt|exp|log|ln|sin|cos|tan|cot|sec|csc|"
+  "arcsin|arccos|arctan|sinh|cosh|tanh|frac|cdot|pm|mp|cup|cap|in|infty|"
+  "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|lambda|mu|nu|rho|sigma|tau|"
+  "phi|chi|psi|omega|hbar|odot|leq|geq|neq|not|nor|but|plus|minus|less|more|"
+  "than|between|either|maybe|perhaps|possibly|about|if|when|where|for|from|"
+  "then|is|was|be|through|until|versus|vs|with|without|half|dozen|hundred|"
+  "thousand|million|billion|trillion|factorial|squared|cubed|quad|begin|end",
+  re.IGNORECASE,
 )
 # Beyond these a number is not an answer but an attack on the checker.
 _MAX_CHARS = 200
@@ -60,6 +142,8 @@ def parse_quantity(text: str) -> Quantity | None:
   if match is None or len(match["number"]) > _MAX_CHARS:
     return None
   unit = _unit(match["rest"])
+  if match["currency"] and unit == "":
+    unit = _SPELLING[match["currency"]]
   value = _value(match["number"])
   if unit is None or value is None or (match["sign"] and match["sign2"]):
     return None
@@ -80,6 +164,14 @@ def same_quantity(a: Quantity, b: Quantity) -> bool:
     return True
   hundredths = [q.value / 100 if q.unit == "%" else q.value for q in (a, b)]
   return hundredths[0] == hundredths[1]
+
+
+def is_unit(text: str) -> bool:
+  """Whether text is a unit, and not only a word such as apples."""
+  first = re.split(r"[\s/*^{\\]", text, maxsplit=1)[0]
+  singular = first.removesuffix("s") if len(first) > 3 else first
+  known = first in _SPELLING or singular in _SPELLING or first[:1] in ("%", "°")
+  return known and _unit(" " + text) is not None
 
 
 def _value(number: str) -> Fraction | None:
@@ -125,15 +217,59 @@ def _unit(rest: str) -> str | None:
     return ""
   if text in ("%", "percent"):
     return "%"
-  if text.startswith("°"):
-    return "°" + text[1:].strip()
-  if not rest[0].isspace():
+  if text[0] == "°":
+    # What follows a degree sign otherwise is a term or another angle.
+    scale = text[1:].strip()
+    return "°" + scale if scale in ("", "C", "F", "K") else None
+  joined = _POWERS.sub(r"^\1\2", text)
+  words = re.split(r"\s*(/|\\cdot\b|\*|\\times\b)\s*|\s+", joined)
+  if not rest[0].isspace() and not _may_touch(words[0]):
     return None
-  words = re.split(r"\s*(?:/|\\cdot|\*)\s*|\s+", text)
+  powers: dict[str, int] = {}
+  sign, next_power = 1, 1
   for word in words:
-    if not _UNIT_WORD.fullmatch(word) or _NOT_UNITS.fullmatch(word):
+    if word is None or word in ("/", "*", "\\cdot", "\\times"):
+      sign = -1 if word == "/" else sign
+      continue
+    unit, power = _one_unit(word)
+    if not unit:
       return None
-  if len(words[0]) == 1 and words[0] not in _SINGLE_LETTER_UNITS:
-    return None
-  joined = re.sub(r"\s", "", text)
-  return joined.removesuffix("s") if len(joined) > 3 else joined
+    if unit in ("sq", "cu"):  # Square metres: the power stands first.
+      next_power = 2 if unit == "sq" else 3
+      continue
+    if unit != "unit":
+      powers[unit] = powers.get(unit, 0) + sign * power * next_power
+    sign, next_power = 1, 1
+  return ".".join(
+    unit if power == 1 else f"{unit}^{power}"
+    for unit, power in sorted(powers.items())
+  )
+
+
+def _one_unit(word: str) -> tuple[str, int]:
+  """Returns the name and power of a unit; the name is "" if it is none."""
+  match = _UNIT_WORD.fullmatch(word)
+  if match is None:
+    return "", 0
+  name, power = match[1] or match[2], match[3] or match[4]
+  if len(name) == 1 and name not in _SINGLE_LETTER_UNITS | {*"$€£µμΩ"}:
+    return "", 0
+  singular = name.removesuffix("s") if len(name) > 3 else name
+  unit = _SPELLING.get(name) or _SPELLING.get(singular)
+  if unit is None and len(singular) > 2:
+    unit = _SPELLING.get(singular.lower())
+  if unit is None:
+    # Counted things: apples, but neither variables nor words of mathematics.
+    is_word = len(name) > 2 and not _NOT_UNITS.fullmatch(name)
+    if not is_word or power or word.startswith("\\"):
+      return "", 0
+    unit = singular.lower()
+  elif word.startswith("\\"):
+    return "", 0
+  return unit, int(power or 1)
+
+
+def _may_touch(word: str) -> bool:
+  """Whether a unit may follow its number without a space: 5cm, not 5m."""
+  name = word.partition("^")[0]
+  return len(name) > 1 and name in _UNITS

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that are more than numbers: what is the same, and what is not."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srl_jax.domains.domain import marks_answer
+from srl_jax.rewards import answer_reward, same_answer
+from srl_jax.rewards.expressions import same_expression
+
+SAME = r"""
+x=8 | 8
+8 | f(3)=8
+8 | p+q=8
+8 | 3+5=8
+8 | |CD| = 8
+y=3x+1 | y = 1 + 3x
+K=LM | LM=K
+8 | \displaystyle 8
+\frac{3}{7} | \displaystyle\frac{3}{7}
+49 | 49\text{ cm}^2
+49\mbox{ ft}^2 | 49
+49\text{ square meters} | 49 m^2
+49 | 49\,\mathrm{cm}^{3}
+7\pi\text{ cm}^2 | 7\pi
+20^\circ | 20 \text{ degrees}
+\begin{pmatrix} 6 \\ 1/2 \end{pmatrix} | \begin{bmatrix}6\\0.5\end{bmatrix}
+\begin{pmatrix} 6 & 1 \end{pmatrix} | [\begin{array}{cc}6&1\end{array}]
+3,-4 | -4, 3
+3,-4 | x=3 \text{ or } x=-4
+3,-4 | \{-4, 3\}
+2 \pm \sqrt{7} | 2-\sqrt{7} \text{ and } 2+\sqrt7
+x \in [1,5] | [1,5]
+[1,5] | x\in\left[1,5\right]
+[1,5] | 1 \le x \le 5
+(6,\infty) | x > 6
+(-\infty,1)\cup(6,\infty) | (6,+\infty) \cup (-\infty,1)
+(-\infty,1)\cup(6,\infty) | x<1 \text{ or } x>6
+x \geq 6 | 6 \leqslant x
+\frac{\sqrt{7}}{3} | \sqrt7/3
+\frac{7 a}{3} | \frac{7a}{3}
+\frac{n}{7}p | \frac{np}{7}
+\frac{\sqrt{3}}{3} | \frac{1}{\sqrt{3}}
+(b+1)(c+4) | bc + 4b + c + 4
+2-7i | -7i + 2
+\frac43 | \cfrac{4}{3}
+6.2e7 | 6.2 \times 10^{7}
+1024 | 2^{10}
+B | B. 31
+31 | \textbf{(B) } 31
+\text{(B)} | B
+7π² | 7\pi^2
+8 | ８
+2,000,000 | 2\,000\,000
+\{1,2\} | \lbrace 2,1 \rbrace
+"""
+DIFFERENT = r"""
+3 x-5 | 3
+k=4 n-1 | 4
+8 | 8 t-2
+8 | 2x=8
+8 | 8 \text{ or } 9
+8 | x > 8
+8 | x \approx 8
+50^\circ + 180^\circ k | 50
+80^\circ, 10^\circ | 80
+\frac{1}{7n} | \frac{1}{7}n
+\frac{k}{7}m | \frac{k}{7m}
+K=LM | J=LM
+K=LM | LM
+x=8 | y=8
+49\text{ cm}^2 | 49\text{ cm}
+49\text{ cm}^2 | 49\text{ m}^2
+\$30 | 30\text{ cents}
+7\pi\text{ cm} | 7\pi\text{ m}
+3,-4 | 3
+(3,-4) | (-4,3)
+[1,5] | (1,5)
+[1,5] | 1<x<5
+x \geq 6 | x > 6
+(-\infty,1)\cup(6,\infty) | (-\infty,1]\cup(6,\infty)
+\begin{pmatrix} 6 \\ 1 \end{pmatrix} | \begin{pmatrix} 1 \\ 6 \end{pmatrix}
+\begin{pmatrix} 6 \\ 1 \end{pmatrix} | \begin{pmatrix} 6 & 1 \end{pmatrix}
+B | (B) or (C)
+B | B, C
+31 | (B) 32
+\sqrt{2} | 1.41421356
+\frac{\pi}{2^{99}} | \frac{\pi}{2^{98}}
+x^2=-3 | x^2=-5
+2-7i | 2+7i
+e^{t}/3 | e^{t/3}
+52_8 | 52_9
+n=2, 3, 4 | n=1, 2, 3
+10:00 | 1:00
+even | not even
+"""
+
+
+def pairs(table):
+  return [line.split(" | ") for line in table.strip().splitlines()]
+
+
+@pytest.mark.parametrize(("reference", "candidate"), pairs(SAME))
+def test_the_same_in_other_words_is_right(reference, candidate):
+  assert same_answer(candidate, reference)
+
+
+@pytest.mark.parametrize(("reference", "candidate"), pairs(DIFFERENT))
+def test_what_only_looks_alike_is_wrong(reference, candidate):
+  assert not same_answer(candidate, reference)
+
+
+@pytest.mark.parametrize(
+  ("text", "reference", "reward"),
+  [
+    ("The answer is 6 or 9.", "6", 0),
+    ("The answer is between 3 and 9.", "3", 0),
+    ("The answer is 4 hours and 20 minutes.", "4", 0),
+    ("The answer is $30x$.", "30", 0),
+    ("It weighs 30 kg.", "30 cm", 0),
+    ("It weighs 30 kg.", "30", 1),
+    ("Either 6 or 9", "9", 0),
+    ("The answer is 9.", "9", 1),
+    ("**Answer:** **\\frac{x}{2}**", "\\frac{x}{2}", 1),
+    ("The correct option is B.", "B", 1),
+    ("We get \\boxed{4} and \\boxed{6}.", "4,6", 1),
+    ("We get \\boxed{4} and \\boxed{6}.", "6", 0),
+    ("\\boxed{4} and \\boxed{6}, so \\boxed{4, 6}.", "6,4", 1),
+    ("#### Part 1: add\n3x = 27\n#### Part 2: divide\nx = 9", "9", 1),
+    ("#### Result\n3x = 27\nThe answer is 9.", "9", 1),
+    ("3x = 27\n#### 9", "9", 1),
+  ],
+)
+def test_a_solution_gives_one_answer(text, reference, reward):
+  assert answer_reward(text, reference) == reward
+
+
+def test_a_heading_does_not_end_a_solution():
+  assert not marks_answer("#### Step 1: add the lengths")
+  assert not marks_answer("#### Work\n3x = 27")
+  assert marks_answer("3x = 27\n#### 9")
+  assert marks_answer("#### \\frac{1}{2}")
+
+
+class Never:
+  """A pattern that is never found."""
+
+  @staticmethod
+  def search(text):
+    return None
+
+
+def test_the_judge_is_killed_and_starts_again(monkeypatch):
+  monkeypatch.setattr("srl_jax.rewards.expressions._TOO_BIG", Never)
+  start = time.monotonic()
+  assert not same_expression("9^{(9^{(9^{9})})}+x", "3+x")
+  assert time.monotonic() - start < 120  # Seconds of CPU on a busy machine.
+  assert same_expression("3+x", "x+3")
+
+
+def test_long_prose_is_cheap():
+  start = time.process_time()
+  words = "the sum of all numbers that were counted " * 8
+  assert answer_reward(words + "is large\n" + words, "x+1") == 0
+  assert not same_answer("a" * 30 + " bb" * 60 + "!", "12\\pi")
+  assert time.process_time() - start < 1
+
+
+def test_rewards_do_not_import_sympy():
+  code = (
+    "import sys, srl_jax.rewards as r; assert r.same_answer('1/2', '0.5');"
+    "assert not r.same_answer('3', '4'); assert 'sympy' not in sys.modules"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
