@@ -15,8 +15,9 @@ from srl_jax.testing import families as model_families
 # The package is imported once; each command then is a process of its own,
 # with the real command line, that is forked from here. To take the interpreter
 # down in an orderly way would take ten times as long as to refuse the input.
+# Grain comes first because it warns of a JAX before 0.11 when it is imported.
 SERVER = """
-import json, os, sys
+import grain, json, os, sys
 from srl_jax import main
 for line in sys.stdin:
   arguments, path = json.loads(line)
