@@ -283,7 +283,7 @@ def test_killed_during_a_step_the_same_command_goes_on(
 
 DIES_WRITING = """
 import os, signal, sys
-from srl_jax import checkpoint, main
+from srl_jax import checkpoint, checkpoint_pool, main
 
 def die():
   os.kill(os.getpid(), signal.SIGKILL)
@@ -295,17 +295,17 @@ if what == "pool":
   async def async_save(self, directory, args):
     global left
     left -= 1
-    path = directory / checkpoint._pool_name()
+    path = directory / checkpoint_pool._file_name()
     async def write():
       path.write_bytes(args.data if left else args.data[:100])
       if not left:
         die()
     return [
-      checkpoint.ocp_future.CommitFutureAwaitingContractedSignals(
+      checkpoint_pool.ocp_future.CommitFutureAwaitingContractedSignals(
         write(), name="pool_save"
       )
     ]
-  checkpoint._PoolHandler.async_save = async_save
+  checkpoint_pool.PoolHandler.async_save = async_save
 else:
   save_best = checkpoint.Checkpointer.save_best
   def dying(self, *args):
