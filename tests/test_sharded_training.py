@@ -17,8 +17,8 @@ from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import ShardingRules
 from srl_jax.testing.tiny import (
   TINY,
-  make_trunk,
-  make_trunks,
+  four_trunks,
+  put_params,
   random_params,
   small_mesh,
 )
@@ -29,22 +29,9 @@ from srl_jax.update.updater import Updater
 
 RULES = ShardingRules()
 MODEL = LanguageModel(TINY)
-TRUNKS = make_trunks(
-  [
-    make_trunk(range(1, 9), (3, [10], 1), (8, [11, 12], 2)),
-    make_trunk(range(5, 11), (4, [13, 10], 3)),
-    make_trunk([2, 4, 8], (3, [10], 4), (1, [12], 5)),
-    make_trunk([9, 9, 1, 3], (2, [10], 6), (4, [14], 7)),
-  ]
-)
+TRUNKS = four_trunks()
 SAMPLING = SamplingConfig(samples=2, max_new_tokens=4)
 VALUES = jax.tree.map(np.array, random_params(MODEL))
-
-
-def put_params(values, model, mesh, rules):
-  """The parameters where the rules say, with nothing compiled."""
-  abstract = jax.eval_shape(model.init, jax.random.key(0))
-  return jax.device_put(values, sharding.tree_shardings(abstract, mesh, rules))
 
 
 def train(mesh):

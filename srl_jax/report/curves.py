@@ -43,6 +43,6 @@ def plot_metrics(
         f"no row has the metric {name!r}; choose from {', '.join(known)}"
       )
     panel.plot(*zip(*points, strict=True), marker=".")
-    panel.set(title=name, xlabel="optimizer step")
+    panel.set(title=name, xlabel="update step")
     panel.grid(alpha=0.3)
   return figure

@@ -5,12 +5,9 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from srl_jax.rewards import matching_blocks
-
-if TYPE_CHECKING:
-  pass
 
 
 class Sample(NamedTuple):

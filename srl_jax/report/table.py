@@ -4,11 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-  pass
-
 
 Results = Mapping[str, Mapping[str, Sequence[float]]]
 

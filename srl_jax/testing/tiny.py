@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from srl_jax import sharding
 from srl_jax.data import batching
 from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.models import LanguageModel, ModelConfig
@@ -86,6 +87,24 @@ def make_trunks(
     points=max(points, least.points),
     stem_width=max(stem_width, least.stem),
   ).trunks
+
+
+def four_trunks() -> Trunks:
+  """Four trunks of different lengths with one or two branch points each."""
+  return make_trunks(
+    [
+      make_trunk(range(1, 9), (3, [10], 1), (8, [11, 12], 2)),
+      make_trunk(range(5, 11), (4, [13, 10], 3)),
+      make_trunk([2, 4, 8], (3, [10], 4), (1, [12], 5)),
+      make_trunk([9, 9, 1, 3], (2, [10], 6), (4, [14], 7)),
+    ]
+  )
+
+
+def put_params(values, model, mesh, rules) -> Any:
+  """Puts parameters where the rules say; compiles nothing."""
+  abstract = jax.eval_shape(model.init, jax.random.key(0))
+  return jax.device_put(values, sharding.tree_shardings(abstract, mesh, rules))
 
 
 def separate_prompts(trunks: Trunks) -> Trunks:
