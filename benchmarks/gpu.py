@@ -12,7 +12,7 @@ It installs nothing and needs no network; weights are random. The parts are:
   peaks    what the card reaches: a copy in its memory, a bfloat16 product
   MODEL    for each size: a rollout (prefill, and bytes read per turn of the
            decoding loop against the copy), then the gradient of a micro-batch
-           and an optimizer step (operations against the product)
+           and an update step (operations against the product)
 
 Bytes and operations are counted by hand; see counts.py. A failed part reports
 its error, and the others go on. The exit status is 0 if no part failed, 1 if

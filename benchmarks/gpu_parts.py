@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures one device: peaks, rollout, gradient, optimizer step.
+"""Measures one device: peaks, rollout, gradient, update step.
 
 Each `measure_*` returns {quantity: value}. gpu.py decides which of them run,
 and on which sizes; bytes and operations are those of counts.py.
@@ -225,7 +225,7 @@ def measure_optimizer(
   optimizer: optax.GradientTransformation,
   repeats: int,
 ) -> dict[str, float]:
-  """Measures the optimizer step after the gradients; consumes the engine."""
+  """Measures the update step after the gradients; consumes the engine."""
   with engine.placed():
     updater = engine.updater(LossConfig(), optimizer)
     sums = updater.zeros()
@@ -237,7 +237,7 @@ def measure_optimizer(
       return metrics
 
     once = timed(call, repeats)
-  return {"optimizer step, s": once.median_s, "spread": once.spread}
+  return {"update step, s": once.median_s, "spread": once.spread}
 
 
 def fitting_optimizers(model: ModelConfig, limit_bytes: float) -> list[int]:

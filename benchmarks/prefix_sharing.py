@@ -142,7 +142,7 @@ class Bench:
     ]
 
   def update(self, name: str) -> Any:
-    """Takes one optimizer step, from the initial parameters."""
+    """Takes one update step, from the initial parameters."""
     state = self.updater.init(jax.tree.map(jnp.copy, self.params))
     return self.updater.update(state, self.updating[name], 0)
 
