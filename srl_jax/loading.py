@@ -56,7 +56,8 @@ def read_run_config(workdir: pathlib.Path) -> Config:
   """Returns the config of the run in `workdir`.
 
   Raises:
-    ValueError: there is no run in `workdir`.
+    ValueError: there is no run in `workdir`, or its config has fields or
+      values that this version of srl_jax does not know.
   """
   path = workdir / "config.json"
   if not path.is_file():
@@ -64,7 +65,14 @@ def read_run_config(workdir: pathlib.Path) -> Config:
       f"there is no run in {workdir} (no config.json); give the --workdir of "
       "a run of python -m srl_jax.main"
     )
-  return strict.to_dataclass(Config, json.loads(path.read_text()), "config")
+  try:
+    return strict.to_dataclass(Config, json.loads(path.read_text()), "config")
+  except ValueError as error:
+    raise ValueError(
+      f"{path} cannot be read by this version of srl_jax: {error}; use the "
+      f"version that wrote it (see {workdir / 'versions.json'}), or mend the "
+      "field there"
+    ) from error
 
 
 def load_run(

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exported parameters are those of the update step that was asked for."""
 
+import json
+
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from srl_jax import export
+from srl_jax import export, loading
 from srl_jax.testing import experiment
 
 
@@ -42,3 +44,17 @@ def test_a_step_of_an_unfinished_run_is_exported(runs, tmp_path):
   )
   with pytest.raises(ValueError, match="no checkpoint 5; there is: 2, 4"):
     export.export(outcome.workdir, tmp_path / "other", step=5)
+
+
+def test_a_config_of_another_version_is_refused_by_its_path(whole, tmp_path):
+  saved = json.loads((whole.workdir / "config.json").read_text())
+  saved["data"]["of_an_older_version"] = 1
+  (tmp_path / "config.json").write_text(json.dumps(saved))
+  with pytest.raises(ValueError) as caught:
+    loading.read_run_config(tmp_path)
+  for part in (
+    str(tmp_path / "config.json"),
+    "config.data.of_an_older_version does not exist",
+    str(tmp_path / "versions.json"),
+  ):
+    assert part in str(caught.value)
