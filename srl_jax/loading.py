@@ -12,7 +12,7 @@ import importlib.resources
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -94,7 +94,26 @@ def load_run(
       print(f"warning: {warning}", flush=True)
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
-  tokenizer = _load_tokenizer(config.tokenizer, texts)
+  run = load_model(config, mesh, texts)
+  return dataclasses.replace(run, **splits)
+
+
+def load_model(
+  config: Config,
+  mesh: jax.sharding.Mesh,
+  trajectories: Sequence[Trajectory] = (),
+) -> Run:
+  """Loads the tokenizer and builds the model: a run without data.
+
+  Args:
+    config: a `resolved` config.
+    mesh: the devices.
+    trajectories: what a new tokenizer is trained on, if the run trains one.
+
+  Raises:
+    ValueError: a part cannot be used, or the parts do not belong together.
+  """
+  tokenizer = _load_tokenizer(config.tokenizer, trajectories)
   check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
   template = make_template(
     config.template, tokenizer, tokenizer_folder(config.tokenizer)
@@ -117,10 +136,6 @@ def load_run(
     device_reward=config.device_reward,
     checkpoint=config.checkpoint,
     log_every=config.log_every,
-    pretrain=splits["pretrain"],
-    train=splits["train"],
-    valid=splits["valid"],
-    test=splits["test"],
   )
 
 
@@ -146,7 +161,7 @@ def resolved(config: Config, workdir: pathlib.Path) -> Config:
 
 
 def _load_tokenizer(
-  config: TokenizerConfig, trajectories: list[Trajectory]
+  config: TokenizerConfig, trajectories: Sequence[Trajectory]
 ) -> Tokenizer:
   if config.train_vocab_size and jax.process_count() > 1:
     # Process 0 trains the tokenizer; the others read the file it wrote.
@@ -156,7 +171,7 @@ def _load_tokenizer(
   return make_tokenizer(config, _texts(trajectories))
 
 
-def _texts(trajectories: list[Trajectory]) -> Iterator[str]:
+def _texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
   """Yields all plain text of the trajectories that a model will see."""
   # A tokenizer trained here has the control tokens of this template only.
   template = PlainTemplate()

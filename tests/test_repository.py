@@ -20,6 +20,7 @@ FLOORS = {
   "reference": 9,
   "show": 9,
   "run": 8,
+  "inference": 8,
   "loading": 7,
   "config": 7,
   "train": 6,

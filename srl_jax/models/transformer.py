@@ -70,6 +70,24 @@ class KeyValues(NamedTuple):
       wider(-1, -1)(self.position),
     )
 
+  def replace_rows(self, row_M: jax.Array, trunks: KeyValues) -> KeyValues:
+    """Puts M trunks, no wider than these, into rows; row N stands for none."""
+
+    def replacer(axis, fill=0):
+      def of_arrays(x, new):
+        room = [(0, 0)] * x.ndim
+        room[axis] = (0, x.shape[axis] - new.shape[axis])
+        new = jnp.pad(new, room, constant_values=fill)
+        return x.at[row_M].set(new, mode="drop")
+
+      return of_arrays
+
+    return KeyValues(
+      jax.tree.map(replacer(-1), self.k, trunks.k),
+      jax.tree.map(replacer(-2), self.v, trunks.v),
+      replacer(-1, -1)(self.position, trunks.position),
+    )
+
 
 class _Block(nn.Module):
   config: ModelConfig

@@ -18,9 +18,16 @@ _BLOCK = 512
 
 
 def distribution(
-  logits_BV: jax.Array, *, temperature: float, top_k: int, top_p: float
+  logits_BV: jax.Array,
+  *,
+  temperature: float | jax.Array,
+  top_k: int | jax.Array,
+  top_p: float | jax.Array,
 ) -> jax.Array:
   """Log-probs, in nats and float32, of the distribution to draw from.
+
+  The settings are numbers, or arrays [B, 1] of a setting per row. Rows are not
+  sorted if both top_k and top_p are numbers that keep all tokens.
 
   Args:
     logits_BV: any leading shape.
@@ -34,18 +41,24 @@ def distribution(
     Log-probs renormalised over the kept tokens; -inf for the others.
   """
   logp_BV = jax.nn.log_softmax(logits_BV.astype(jnp.float32) / temperature)
-  if top_k == 0 and top_p >= 1.0:
+  cuts_k = not (isinstance(top_k, int) and top_k == 0)
+  cuts_p = not (isinstance(top_p, float | int) and top_p >= 1.0)
+  if not (cuts_k or cuts_p):
     return logp_BV
   sorted_BV = -jnp.sort(-logp_BV, axis=-1)
-  if top_k:
-    last = min(top_k, logits_BV.shape[-1])
-    smallest_B1 = sorted_BV[..., last - 1 : last]
+  if cuts_k:
+    vocab = logits_BV.shape[-1]
+    top_k = jnp.asarray(top_k)
+    last = jnp.where(top_k == 0, vocab, jnp.minimum(top_k, vocab)) - 1
+    last_B1 = jnp.broadcast_to(last, (*sorted_BV.shape[:-1], 1))
+    smallest_B1 = jnp.take_along_axis(sorted_BV, last_B1, axis=-1)
     logp_BV = jnp.where(logp_BV >= smallest_B1, logp_BV, -jnp.inf)
     sorted_BV = jnp.where(sorted_BV >= smallest_B1, sorted_BV, -jnp.inf)
-  if top_p < 1.0:
+  if cuts_p:
     probs_BV = jax.nn.softmax(sorted_BV)
     before_BV = jnp.cumsum(probs_BV, axis=-1) - probs_BV
-    is_kept_BV = before_BV < top_p
+    # A mass of 1 keeps all, also where rounding lets the sum reach it early.
+    is_kept_BV = (before_BV < top_p) | (top_p >= 1.0)
     smallest_B1 = jnp.where(is_kept_BV, sorted_BV, jnp.inf).min(-1)[..., None]
     logp_BV = jnp.where(logp_BV >= smallest_B1, logp_BV, -jnp.inf)
   return jax.nn.log_softmax(logp_BV)

@@ -69,9 +69,18 @@ class ScriptedCache(NamedTuple):
 
   def grow(self, width: int, oldest: jax.Array) -> ScriptedCache:
     """Widens the cache to `width` columns, the oldest one in front."""
-    room = ((0, 0), (0, 0), (0, width - self.position.shape[2]))
-    rolled = jnp.roll(self.position, -oldest, axis=2)
+    room = [(0, 0)] * self.position.ndim
+    room[-1] = (0, width - self.position.shape[-1])
+    rolled = jnp.roll(self.position, -oldest, axis=-1)
     return ScriptedCache(jnp.pad(rolled, room, constant_values=-1))
+
+  def replace_rows(
+    self, row_M: jax.Array, trunks: ScriptedCache
+  ) -> ScriptedCache:
+    """Puts trunks into rows."""
+    room = ((0, 0), (0, self.position.shape[1] - trunks.position.shape[1]))
+    new = jnp.pad(trunks.position, room, constant_values=-1)
+    return ScriptedCache(self.position.at[row_M].set(new, mode="drop"))
 
 
 class ScriptedModel:
@@ -83,9 +92,9 @@ class ScriptedModel:
 
   def trunk(
     self, params: Script, tokens_NS: jax.Array, position_NS: jax.Array
-  ) -> jax.Array:
+  ) -> ScriptedCache:
     """Returns the positions alone: the trunk has no influence."""
-    return position_NS
+    return ScriptedCache(position_NS)
 
   def branch(
     self,
@@ -93,7 +102,7 @@ class ScriptedModel:
     tokens_NRT: jax.Array,
     position_NRT: jax.Array,
     branch_at_NR: jax.Array,
-    trunk: jax.Array,
+    trunk: ScriptedCache,
     cache: ScriptedCache | None = None,
     column: jax.Array | None = None,
   ) -> tuple[jax.Array, ScriptedCache]:
@@ -118,10 +127,11 @@ class ScriptedModel:
     return logprobs.Head(jnp.eye(params.after_token_VV.shape[1]))
 
   def init_cache(
-    self, trunk: jax.Array, branches: int, width: int
+    self, trunk: ScriptedCache, branches: int, width: int
   ) -> ScriptedCache:
     """Returns an empty cache."""
-    return ScriptedCache(jnp.full((trunk.shape[0], branches, width), -1))
+    shape = (trunk.position.shape[0], branches, width)
+    return ScriptedCache(jnp.full(shape, -1))
 
 
 class ScriptedSampler:

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads a model to ask it something: for evaluation, the chat and the server.
+
+Weights are a run's working directory, a Hugging Face folder or a name on the
+hub. The training loop does not need this: it has its model already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from srl_jax import config as config_lib
+from srl_jax import loading, sharding
+from srl_jax.config import Config
+from srl_jax.data.chat import ChatFormat
+from srl_jax.models import LanguageModel, hf_files
+from srl_jax.models.config import LoraConfig
+from srl_jax.rollout.stream import Stream
+from srl_jax.tokenizers import SentencePieceTokenizer
+from srl_jax.tokenizers.folder import read_tokenizer_folder
+from srl_jax.train.stage import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadyModel:
+  """A model with its parameters, tokenizer and wording.
+
+  Attributes:
+    name: what the user called it.
+    run: the run that it is used as; it has no data.
+    params: the parameters, on the devices.
+    chat: the chat template; None if the model has none.
+  """
+
+  name: str
+  run: Run
+  params: Any
+  chat: ChatFormat | None
+
+  @property
+  def max_positions(self) -> int:
+    """The model's context length in tokens."""
+    return self.run.policy.config.max_positions
+
+  @property
+  def stop_ids(self) -> tuple[int, ...]:
+    """Token ids at which the model ends what it writes."""
+    names = self.run.template.stop("solve")
+    return tuple(map(self.run.tokenizer.special_id, names))
+
+  def stream(self, *, rows: int, slots: int, key: jax.Array, **more) -> Stream:
+    """A stream of samples; see `Stream` for the arguments."""
+    run = self.run
+    return Stream(
+      LanguageModel(run.policy.config, run.rollout_rules),
+      self.params,
+      rows=rows,
+      slots=slots,
+      stop_ids=self.stop_ids,
+      mesh=run.mesh,
+      rules=run.rollout_rules,
+      key=key,
+      **more,
+    )
+
+
+def config_of(weights: str) -> Config:
+  """Returns the config that suits weights: shape, tokenizer and template.
+
+  Args:
+    weights: a run's working directory, a Hugging Face folder, a name on the
+      hub, or "embedded".
+
+  Raises:
+    ValueError: there is no such model, the run is not finished, or the model
+      is not supported.
+  """
+  folder = pathlib.Path(weights)
+  if (folder / "versions.json").is_file():
+    return _config_of_run(folder)
+  c = config_lib.default_config()
+  source = loading.EMBEDDED if weights == "embedded" else weights
+  config_lib.use_checkpoint(c, source)
+  source = str(hf_files.fetch(source))
+  c.weights = c.tokenizer.path = source
+  c.template = _template_of(c, source)
+  # CPUs have no bfloat16 arithmetic; elsewhere it halves the memory.
+  has_bfloat16 = jax.default_backend() != "cpu"
+  c.model.dtype = "bfloat16" if has_bfloat16 else "float32"
+  c.model.param_dtype = c.model.dtype
+  return config_lib.to_config(c)
+
+
+def _config_of_run(workdir: pathlib.Path) -> Config:
+  config = loading.read_run_config(workdir)
+  if not (workdir / "model").is_dir():
+    raise ValueError(
+      f"the run in {workdir} is not finished (no model in it); write one of "
+      f"its checkpoints by python -m srl_jax.export --workdir={workdir} "
+      "--out=DIR and give --weights=DIR"
+    )
+  # The folder holds the adapters merged.
+  model = dataclasses.replace(config.model, lora=LoraConfig())
+  config = loading.resolved(
+    dataclasses.replace(config, weights=str(workdir / "model"), model=model),
+    workdir,
+  )
+  return dataclasses.replace(config, mesh=sharding.MeshConfig())
+
+
+def _template_of(c, folder: str) -> str:
+  """The checkpoint's own chat template, or what it has instead of one."""
+  checkpoint = read_tokenizer_folder(folder)
+  if checkpoint.chat_template is not None:
+    return "chat"
+  if checkpoint.tokenizer_file.suffix == ".model":
+    names = SentencePieceTokenizer(checkpoint.tokenizer_file).control_names
+    if "<solve>" in names:
+      c.tokenizer.kind = "sentencepiece"
+      c.tokenizer.path = str(checkpoint.tokenizer_file)
+      return "plain"
+  return "text"
+
+
+@contextlib.contextmanager
+def ready(config: Config, name: str = "") -> Iterator[ReadyModel]:
+  """Loads the model of a config, for use inside of this context.
+
+  Args:
+    config: what `config_of` returned, or a config of an experiment, changed as
+      the user likes.
+    name: what to call it.
+
+  Raises:
+    ValueError: a part cannot be used, or the parts do not belong together.
+  """
+  mesh = sharding.make_mesh(config.mesh)
+  with jax.set_mesh(mesh):
+    config = loading.resolved(config, pathlib.Path(os.devnull))
+    run = loading.load_model(config, mesh)
+    params = loading.initial_params(run)
+    yield ReadyModel(name or config.weights, run, params, _chat(config))
+
+
+def _chat(config: Config) -> ChatFormat | None:
+  if config.template != "chat":
+    return None
+  checkpoint = read_tokenizer_folder(config.tokenizer.path)
+  return ChatFormat(
+    checkpoint.chat_template,
+    dict(checkpoint.special_tokens),
+    str(checkpoint.folder),
+  )

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of a stream of samples, and what comes back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+  """A prompt, and how its completions are drawn.
+
+  Attributes:
+    tokens: the prompt's token ids, one or more.
+    point_id: uint32; the random numbers follow from the stream's key, this,
+      the sample's index and the position of the token.
+    samples: indices of the samples.
+    max_new_tokens: limit of each completion in tokens, stop token included.
+    temperature: divisor of the logits; 0 takes the most likely token.
+    top_k: number of most likely tokens to keep; 0 keeps all.
+    top_p: probability mass of the most likely tokens to keep; 1.0 keeps all.
+  """
+
+  tokens: Sequence[int]
+  point_id: int = 0
+  samples: Sequence[int] = (0,)
+  max_new_tokens: int = 256
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+
+  def __post_init__(self):
+    for name, is_allowed, allowed in (
+      ("tokens", len(self.tokens) >= 1, "one token or more"),
+      ("samples", len(self.samples) >= 1, "one index or more"),
+      ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+      ("temperature", self.temperature >= 0, "0 (greedy) or more"),
+      ("top_k", self.top_k >= 0, "0 (off) or more"),
+      ("top_p", 0 < self.top_p <= 1, "above 0, up to 1 (off)"),
+    ):
+      if not is_allowed:
+        raise ValueError(
+          f"{name}={getattr(self, name)!r} of a request is not allowed; give "
+          f"{allowed}"
+        )
+
+
+class Piece(NamedTuple):
+  """Tokens that a segment has added to one completion.
+
+  Attributes:
+    ticket: what `submit` returned for the request.
+    sample: index of the sample.
+    tokens: the new token ids, stop token included.
+    logps: their log-probs, in nats, under the distribution drawn from.
+    likely: for each new token the ids of the most likely tokens, best first.
+    likely_logps: their log-probs at temperature 1.
+    ending: "stop" after a stop token, "limit" at max_new_tokens, "" if the
+      completion goes on.
+  """
+
+  ticket: int
+  sample: int
+  tokens: list[int]
+  logps: list[float]
+  likely: np.ndarray
+  likely_logps: np.ndarray
+  ending: Literal["", "stop", "limit"]
+
+
+class Sampled(NamedTuple):
+  """A finished completion.
+
+  Attributes:
+    request: the request.
+    sample: index of the sample.
+    tokens: all token ids, stop token included.
+    logps: their log-probs, in nats.
+    is_stopped: whether it ended with a stop token.
+  """
+
+  request: Request
+  sample: int
+  tokens: list[int]
+  logps: list[float]
+  is_stopped: bool
+
+
+@dataclasses.dataclass
+class Work:
+  """What sampling took so far.
+
+  Attributes:
+    prompt_tokens: prompt tokens that were run.
+    trunk_positions: the same with padding.
+    drawn_tokens: tokens that were drawn.
+    slot_turns: turns of the loop times slots; those that ran no token of a
+      branch are waste.
+    segments: number of segments.
+  """
+
+  prompt_tokens: int = 0
+  trunk_positions: int = 0
+  drawn_tokens: int = 0
+  slot_turns: int = 0
+  segments: int = 0

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoding loop in segments, between which trunks and branches change.
+
+decode.py samples one batch to its end. Here a row whose trunk has no branches
+left gets the next trunk while other rows go on, so that no problem waits for
+the longest of its batch. `admit` runs trunks and puts their keys and values
+into free rows. `segment` decodes for a bounded number of turns. stream.py is
+the host's side: it owns the queues and reads the tapes.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from srl_jax.ops import sampling
+from srl_jax.rollout.decode import Policy
+from srl_jax.types import Array
+
+# What a tape says of a slot in a turn: nothing was drawn (idle, or a token of
+# the stem), a token was drawn, a stop token was, or the last one allowed.
+NOTHING, DRAWN, STOPPED, FULL = range(4)
+
+
+class Queue(NamedTuple):
+  """The branches of each row, running or waiting: Q entries per row.
+
+  The host writes a queue between segments. All integers are int32 but
+  point_id_NQ, which is uint32.
+
+  Attributes:
+    waiting_NQ: True where no slot has taken the branch yet.
+    dropped_NQ: True where the branch is to be given up.
+    branch_at_NQ: number of trunk tokens that the branch sees.
+    stem_NQC: the given tokens at the head of the branch.
+    stem_length_NQ: number of real stem tokens, at least one.
+    point_id_NQ: name of the branch point, for random numbers.
+    sample_NQ: index of the sample, for random numbers.
+    max_new_NQ: limit of the completion in tokens, stop token included.
+    temperature_NQ: divisor of the logits; 0 takes the most likely token.
+    top_k_NQ: number of most likely tokens to keep; 0 keeps all.
+    top_p_NQ: mass of the most likely tokens to keep; 1.0 keeps all.
+  """
+
+  waiting_NQ: Array
+  dropped_NQ: Array
+  branch_at_NQ: Array
+  stem_NQC: Array
+  stem_length_NQ: Array
+  point_id_NQ: Array
+  sample_NQ: Array
+  max_new_NQ: Array
+  temperature_NQ: Array
+  top_k_NQ: Array
+  top_p_NQ: Array
+
+
+class Tape(NamedTuple):
+  """What each slot made in each turn of a segment.
+
+  Attributes:
+    turns: number of turns that were run; later entries mean nothing.
+    oldest: the greatest age of a branch at the end, in tokens.
+    entry_TNB: the slot's entry of the queue; Q if it was idle.
+    kind_TNB: NOTHING, DRAWN, STOPPED or FULL.
+    token_TNB: the token, where one was drawn.
+    logp_TNB: its log-prob, in nats, under the distribution drawn from.
+    likely_TNBA: the A most likely tokens at each draw.
+    likely_logp_TNBA: their log-probs at temperature 1, without top-k and top-p.
+  """
+
+  turns: Array
+  oldest: Array
+  entry_TNB: Array
+  kind_TNB: Array
+  token_TNB: Array
+  logp_TNB: Array
+  likely_TNBA: Array
+  likely_logp_TNBA: Array
+
+
+def empty_queue(rows: int, entries: int, max_stem: int) -> Queue:
+  """Returns a queue of numpy arrays, for the host to write."""
+
+  def zeros(dtype=np.int32, *shape):
+    return np.zeros((rows, entries, *shape), dtype)
+
+  return Queue(
+    waiting_NQ=zeros(bool),
+    dropped_NQ=zeros(bool),
+    branch_at_NQ=zeros(),
+    stem_NQC=zeros(np.int32, max_stem),
+    stem_length_NQ=zeros() + 1,
+    point_id_NQ=zeros(np.uint32),
+    sample_NQ=zeros(),
+    max_new_NQ=zeros(),
+    temperature_NQ=zeros(np.float32),
+    top_k_NQ=zeros(),
+    top_p_NQ=zeros(np.float32),
+  )
+
+
+@flax.struct.dataclass
+class Rows:
+  """All that stays on the devices between segments.
+
+  An idle slot has `entry_NB` = Q. `age_NB` counts the tokens that the slot's
+  branch has run; `token_NB` is the one that it runs next. The cache is a ring:
+  all slots write `column` in a turn.
+  """
+
+  trunk: Any
+  cache: Any
+  column: jax.Array
+  entry_NB: jax.Array
+  age_NB: jax.Array
+  token_NB: jax.Array
+
+
+def empty_rows(
+  policy: Policy,
+  params: Any,
+  *,
+  rows: int,
+  slots: int,
+  entries: int,
+  trunk_width: int,
+  cache_width: int,
+) -> Rows:
+  """Returns rows without trunks; `params` are `Policy.for_decoding`'s."""
+  one_NS = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
+  shapes = jax.eval_shape(policy.trunk, params, one_NS, one_NS)
+  trunk = policy.init_cache(shapes, 1, trunk_width)
+  zeros_NB = jnp.zeros((rows, slots), jnp.int32)
+  return Rows(
+    trunk=trunk._replace(position=trunk.position[:, 0]),
+    cache=policy.init_cache(shapes, slots, cache_width),
+    column=jnp.int32(0),
+    entry_NB=zeros_NB + entries,
+    age_NB=zeros_NB,
+    token_NB=zeros_NB,
+  )
+
+
+def admit(
+  policy: Policy,
+  params: Any,
+  rows: Rows,
+  tokens_MS: jax.Array,
+  length_M: jax.Array,
+  row_M: jax.Array,
+) -> Rows:
+  """Runs M trunks and puts them into rows; those of row N are dropped."""
+  place_S = jnp.arange(tokens_MS.shape[1])
+  position_MS = jnp.where(place_S < length_M[:, None], place_S, -1)
+  trunk = policy.trunk(params, tokens_MS, position_MS)
+  return rows.replace(trunk=rows.trunk.replace_rows(row_M, trunk))
+
+
+def widen(rows: Rows, *, trunk_width: int, cache_width: int) -> Rows:
+  """Widens trunks or the ring; the ring's oldest column comes to the front."""
+  if trunk_width > rows.trunk.position.shape[-1]:
+    rows = rows.replace(trunk=rows.trunk.grow(trunk_width, jnp.int32(0)))
+  full = rows.cache.position.shape[-1]
+  if cache_width > full:
+    cache = rows.cache.grow(cache_width, rows.column)
+    rows = rows.replace(cache=cache, column=jnp.int32(full))
+  return rows
+
+
+class Settings(NamedTuple):
+  """What is fixed when a segment is compiled.
+
+  Attributes:
+    turns: maximal number of turns.
+    stop_ids: token ids that end a completion and belong to it.
+    likely: number A of most likely tokens to report.
+    is_truncated: whether any branch uses top_k or top_p.
+  """
+
+  turns: int
+  stop_ids: tuple[int, ...]
+  likely: int = 0
+  is_truncated: bool = False
+
+
+def segment(
+  policy: Policy,
+  params: Any,
+  rows: Rows,
+  queue: Queue,
+  key: jax.Array,
+  enough: jax.Array,
+  *,
+  settings: Settings,
+) -> tuple[Rows, Tape, jax.Array]:
+  """Decodes for a number of turns, one token per slot and turn.
+
+  Slots take the waiting branches of their row in the order of the queue. The
+  random numbers of a token follow from (key, point_id, sample, position in the
+  completion), as in decode.py.
+
+  Args:
+    policy: the model's functions.
+    params: parameters as `Policy.for_decoding` returns them.
+    rows: the state. No branch may outgrow the ring in this segment.
+    queue: the branches of each row.
+    key: random key.
+    enough: the segment ends early when so many rows have nothing left to run.
+    settings: what is static.
+
+  Returns:
+    The state, what was made, and which branches still wait [N, Q].
+  """
+  entries = queue.waiting_NQ.shape[1]
+
+  def goes_on(carry):
+    rows, waiting_NQ, tape = carry
+    is_live_N = (rows.entry_NB < entries).any(1)
+    idle = (~(is_live_N | waiting_NQ.any(1))).sum()
+    return (tape.turns < settings.turns) & is_live_N.any() & (idle < enough)
+
+  def advance(carry):
+    rows, waiting_NQ, tape = carry
+    rows, made = _turn(policy, params, rows, queue, key, settings)
+    return (*_refill(rows, queue, waiting_NQ), _write(tape, made))
+
+  is_dropped_NB = (rows.entry_NB < entries) & _of(queue.dropped_NQ, rows)
+  rows = rows.replace(
+    entry_NB=jnp.where(is_dropped_NB, entries, rows.entry_NB),
+    age_NB=jnp.where(is_dropped_NB, 0, rows.age_NB),
+  )
+  rows, waiting_NQ = _refill(rows, queue, queue.waiting_NQ & ~queue.dropped_NQ)
+  rows, waiting_NQ, tape = jax.lax.while_loop(
+    goes_on, advance, (rows, waiting_NQ, _empty_tape(rows, settings))
+  )
+  return rows, tape._replace(oldest=rows.age_NB.max()), waiting_NQ
+
+
+def _of(x_NQ: jax.Array, rows: Rows) -> jax.Array:
+  """Returns the entries [N, B, ...] of the branches that the slots hold."""
+  take = lambda x_Q, entry_B: x_Q.at[entry_B].get(mode="clip")  # noqa: E731
+  return jax.vmap(take)(x_NQ, rows.entry_NB)
+
+
+def _refill(
+  rows: Rows, queue: Queue, waiting_NQ: jax.Array
+) -> tuple[Rows, jax.Array]:
+  """Gives idle slots waiting branches: the i-th of a row takes the i-th."""
+  is_idle_NB = rows.entry_NB == waiting_NQ.shape[1]
+  rank_NB1 = jnp.cumsum(is_idle_NB, axis=1)[..., None]
+  rank_N1Q = jnp.cumsum(waiting_NQ, axis=1)[:, None]
+  can_NBQ = is_idle_NB[..., None] & waiting_NQ[:, None]
+  takes_NBQ = can_NBQ & (rank_NB1 == rank_N1Q)
+  is_taken_NB = takes_NBQ.any(2)
+  rows = rows.replace(
+    entry_NB=jnp.where(is_taken_NB, takes_NBQ.argmax(2), rows.entry_NB),
+    cache=rows.cache.forget(is_taken_NB),
+  )
+  first_NB = _of(queue.stem_NQC[..., 0], rows)
+  token_NB = jnp.where(is_taken_NB, first_NB, rows.token_NB)
+  return rows.replace(token_NB=token_NB), waiting_NQ & ~takes_NBQ.any(1)
+
+
+def _turn(policy, params, rows, queue, key, settings):
+  """Runs a token in every slot; returns the rows and what the tape gets."""
+  entries = queue.waiting_NQ.shape[1]
+  age_NB, is_live_NB = rows.age_NB, rows.entry_NB < entries
+  branch_at_NB = _of(queue.branch_at_NQ, rows)
+  position_NB = jnp.where(is_live_NB, branch_at_NB + age_NB, -1)
+  hidden_NBTD, cache = policy.branch(
+    params,
+    rows.token_NB[..., None],
+    position_NB[..., None],
+    branch_at_NB,
+    rows.trunk,
+    rows.cache,
+    rows.column,
+  )
+  logits_NBV = policy.logits(params, hidden_NBTD[:, :, 0])
+  place_NB = age_NB + 1 - _of(queue.stem_length_NQ, rows)
+  drawn_NB, logp_NB = _draw(logits_NBV, rows, queue, key, place_NB, settings)
+  is_drawn_NB = is_live_NB & (place_NB >= 0)
+  stops = jnp.asarray(settings.stop_ids, jnp.int32)
+  is_stop_NB = is_drawn_NB & (drawn_NB[..., None] == stops).any(-1)
+  is_full_NB = is_drawn_NB & (place_NB + 1 >= _of(queue.max_new_NQ, rows))
+  kind_NB = jnp.where(is_stop_NB, STOPPED, jnp.where(is_full_NB, FULL, DRAWN))
+  made = (
+    rows.entry_NB,
+    jnp.where(is_drawn_NB, kind_NB, NOTHING),
+    drawn_NB,
+    logp_NB,
+    *_most_likely(logits_NBV, settings.likely),
+  )
+  # The token that follows in a stem, where none was drawn.
+  next_NB = jnp.minimum(age_NB + 1, queue.stem_NQC.shape[2] - 1)
+  given_NB = jnp.take_along_axis(
+    _of(queue.stem_NQC, rows), next_NB[..., None], axis=2
+  )[..., 0]
+  token_NB = jnp.where(is_drawn_NB, drawn_NB, given_NB)
+  goes_on_NB = is_live_NB & ~(is_stop_NB | is_full_NB)
+  rows = rows.replace(
+    cache=cache,
+    column=(rows.column + 1) % cache.position.shape[-1],
+    entry_NB=jnp.where(goes_on_NB, rows.entry_NB, entries),
+    age_NB=jnp.where(goes_on_NB, age_NB + 1, 0),
+    token_NB=jnp.where(goes_on_NB, token_NB, 0),
+  )
+  return rows, made
+
+
+def _draw(logits_NBV, rows, queue, key, place_NB, settings):
+  """Draws a token in every slot; returns tokens and their log-probs."""
+  is_cut = settings.is_truncated
+  temperature_NB1 = _of(queue.temperature_NQ, rows)[..., None]
+  logp_NBV = sampling.distribution(
+    logits_NBV,
+    temperature=jnp.where(temperature_NB1 == 0, 1.0, temperature_NB1),
+    top_k=_of(queue.top_k_NQ, rows)[..., None] if is_cut else 0,
+    top_p=_of(queue.top_p_NQ, rows)[..., None] if is_cut else 1.0,
+  )
+  logp_BV = logp_NBV.reshape(place_NB.size, -1)
+  is_greedy_B = (temperature_NB1 == 0).reshape(-1)
+
+  def key_of(*numbers):
+    return functools.reduce(jax.random.fold_in, numbers, key)
+
+  def sampled():
+    numbers = (
+      _of(queue.point_id_NQ, rows),
+      _of(queue.sample_NQ, rows),
+      place_NB,
+    )
+    key_B = jax.vmap(key_of)(*(x.reshape(-1) for x in numbers))
+    return jnp.where(is_greedy_B, best_B, sampling.draw(key_B, logp_BV))
+
+  best_B = sampling.draw_greedy(logp_BV)
+  token_B = jax.lax.cond(is_greedy_B.all(), lambda: best_B, sampled)
+  chosen_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
+  return token_B.reshape(place_NB.shape), chosen_B.reshape(place_NB.shape)
+
+
+def _most_likely(logits_NBV, count):
+  """The most likely tokens, best first, and their log-probs."""
+  if not count:
+    empty = jnp.zeros((*logits_NBV.shape[:2], 0))
+    return empty.astype(jnp.int32), empty
+  logp_NBV = jax.nn.log_softmax(logits_NBV.astype(jnp.float32))
+  logp_NBA, token_NBA = jax.lax.top_k(logp_NBV, count)
+  return token_NBA, logp_NBA
+
+
+def _empty_tape(rows: Rows, settings: Settings) -> Tape:
+  shape = (settings.turns, *rows.entry_NB.shape)
+  return Tape(
+    turns=jnp.int32(0),
+    oldest=jnp.int32(0),
+    entry_TNB=jnp.zeros(shape, jnp.int32),
+    kind_TNB=jnp.zeros(shape, jnp.int32),
+    token_TNB=jnp.zeros(shape, jnp.int32),
+    logp_TNB=jnp.zeros(shape, jnp.float32),
+    likely_TNBA=jnp.zeros((*shape, settings.likely), jnp.int32),
+    likely_logp_TNBA=jnp.zeros((*shape, settings.likely), jnp.float32),
+  )
+
+
+def _write(tape: Tape, made: tuple[jax.Array, ...]) -> Tape:
+  """Writes a turn to the tape; `made` is in the order of its fields."""
+  write = jax.lax.dynamic_update_index_in_dim
+  of_turn = [
+    write(x, value.astype(x.dtype), tape.turns, 0)
+    for x, value in zip(tape[2:], made, strict=True)
+  ]
+  return Tape(tape.turns + 1, tape.oldest, *of_turn)

@@ -1,0 +1,387 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Samples a stream of requests; each begins when there is room for it.
+
+Evaluation, the chat and the server sample with this. A row of the device
+holds a trunk and several slots for its branches (segments.py). All samples of
+a prompt share a row, and so do prompts that differ only in their last few
+tokens. A row whose branches have all ended takes the next request while the
+other rows go on, and keeps its trunk until then for whoever asks again.
+
+Every process submits the same requests in the same order and gets all tokens.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from srl_jax import sharding
+from srl_jax.rollout import segments
+from srl_jax.rollout.batches import rounded_up
+from srl_jax.rollout.decode import Policy
+from srl_jax.rollout.requests import Piece, Request, Sampled, Work
+from srl_jax.rollout.segments import Rows, Settings, Tape
+
+# Trunks are padded to a multiple of this, and the ring is no narrower.
+_BUCKET = 64
+
+
+class _Branch(NamedTuple):
+  ticket: int
+  request: Request
+  sample: int
+
+
+@dataclasses.dataclass(eq=False)
+class _Row:
+  """A row of the device, as the host knows it.
+
+  `branches` are those in the row's queue by entry. `later` are those that wait
+  for an entry. `last_use` is the number of the segment that last ran it.
+  """
+
+  branches: list[_Branch | None]
+  tokens: np.ndarray | None = None
+  later: collections.deque[_Branch] = dataclasses.field(
+    default_factory=collections.deque
+  )
+  last_use: int = -1
+
+  def is_free(self) -> bool:
+    return not self.later and not any(self.branches)
+
+
+class Stream:
+  """Samples requests, which may be submitted and cancelled at any time."""
+
+  def __init__(
+    self,
+    policy: Policy,
+    params: Any,
+    *,
+    rows: int,
+    slots: int,
+    stop_ids: Sequence[int],
+    mesh: jax.sharding.Mesh,
+    rules: sharding.ShardingRules,
+    key: jax.Array,
+    trunk_width: int = 0,
+    cache_width: int = 512,
+    max_stem: int = 1,
+    turns: int = 16,
+    likely: int = 0,
+  ):
+    """Makes the empty rows; keys and values take most of their memory.
+
+    Args:
+      policy: the model's functions.
+      params: the model's parameters.
+      rows: trunks that are decoded together; rounded up until the batch
+        devices divide it.
+      slots: branches of a trunk that are decoded together.
+      stop_ids: token ids that end a completion.
+      mesh: the devices.
+      rules: which mesh axes the logical axes are split over.
+      key: random key of all samples.
+      trunk_width: initial width of the trunks in tokens. It grows if a prompt
+        needs it, which compiles the programs again.
+      cache_width: initial width of the cache of each branch in tokens. It
+        doubles if a completion needs it, which compiles again.
+      max_stem: a prompt shares a trunk with another if it differs from it in
+        no more than this many of its last tokens.
+      turns: turns of the loop between two looks of the host.
+      likely: number of most likely tokens to report of each draw.
+    """
+    self._policy, self._mesh, self._rules = policy, mesh, rules
+    self._batch = sharding.batch_devices(mesh, rules)
+    self._key = key
+    self._settings = Settings(turns, tuple(stop_ids), likely)
+    n = rounded_up(max(rows, 1), self._batch)
+    self._entries = 2 * slots
+    self._rows = [_Row([None] * self._entries) for _ in range(n)]
+    self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
+    self._cancelled: set[int] = set()
+    self._tickets = self._oldest = 0
+    self._queue = segments.empty_queue(n, self._entries, max_stem)
+    self.work = Work()
+    with jax.set_mesh(mesh):
+      self._params = jax.jit(policy.for_decoding)(params)
+      make = functools.partial(
+        segments.empty_rows,
+        policy,
+        rows=n,
+        slots=slots,
+        entries=self._entries,
+        trunk_width=max(rounded_up(trunk_width, _BUCKET), _BUCKET),
+        cache_width=rounded_up(max(cache_width, turns, max_stem), _BUCKET),
+      )
+      self._state: Rows = jax.jit(make)(self._params)
+    self._compile()
+
+  def _compile(self) -> None:
+    """Makes the programs; they compile at their first call, once per shape."""
+    kept = jax.tree.map(lambda x: x.sharding, self._state)
+    everywhere = sharding.replicated(self._mesh)
+    self._admit = jax.jit(
+      functools.partial(segments.admit, self._policy),
+      donate_argnums=1,
+      out_shardings=kept,
+    )
+    self._widen = jax.jit(
+      segments.widen,
+      static_argnames=("trunk_width", "cache_width"),
+      out_shardings=kept,
+    )
+    self._segment = jax.jit(
+      functools.partial(segments.segment, self._policy),
+      static_argnames="settings",
+      donate_argnums=1,
+      out_shardings=(kept, everywhere, everywhere),
+    )
+
+  def submit(self, request: Request) -> int:
+    """Queues a request; returns its ticket."""
+    self._tickets += 1
+    self._waiting.append((self._tickets, request))
+    return self._tickets
+
+  def cancel(self, ticket: int) -> None:
+    """Gives a request up; no more pieces of it will come."""
+    self._waiting = collections.deque(
+      item for item in self._waiting if item[0] != ticket
+    )
+    self._cancelled.add(ticket)
+
+  @property
+  def rows(self) -> int:
+    """Number of trunks that are decoded together."""
+    return len(self._rows)
+
+  @property
+  def is_idle(self) -> bool:
+    """Whether there is nothing to do."""
+    return not self._waiting and all(row.is_free() for row in self._rows)
+
+  @property
+  def waiting(self) -> int:
+    """Number of requests that have not begun."""
+    return len(self._waiting)
+
+  def advance(self) -> list[Piece]:
+    """Decodes one segment; returns what it has added to each completion."""
+    with jax.set_mesh(self._mesh):
+      self._place()
+      if all(row.is_free() for row in self._rows):
+        return []
+      self._widen_cache()
+      # With requests waiting, the host looks again when some rows are free.
+      few = max(1, len(self._rows) // 8)
+      idle = sum(row.is_free() for row in self._rows)
+      enough = idle + few if self._waiting else len(self._rows) + 1
+      self._state, tape, waiting_NQ = self._segment(
+        self._params,
+        self._state,
+        self._queue,
+        self._key,
+        np.int32(enough),
+        settings=self._settings._replace(is_truncated=self._is_truncated()),
+      )
+      tape, waiting_NQ = jax.device_get((tape, waiting_NQ))
+    return self._read(tape, waiting_NQ)
+
+  def _is_truncated(self) -> bool:
+    running = [b for row in self._rows for b in row.branches if b]
+    return any(b.request.top_k or b.request.top_p < 1 for b in running)
+
+  def _place(self) -> None:
+    """Drops what is cancelled, then gives requests rows, oldest first."""
+    for n, row in enumerate(self._rows):
+      row.later = collections.deque(
+        b for b in row.later if b.ticket not in self._cancelled
+      )
+      for q, branch in enumerate(row.branches):
+        if branch and branch.ticket in self._cancelled:
+          self._queue.dropped_NQ[n, q] = True
+    self._cancelled.clear()
+    new: dict[int, np.ndarray] = {}
+    while self._waiting:
+      ticket, request = self._waiting[0]
+      tokens = np.asarray(request.tokens, np.int32)
+      n = self._row_for(tokens)
+      if n is None:
+        break
+      self._waiting.popleft()
+      row = self._rows[n]
+      if not _shares(row.tokens, tokens, self._max_stem):
+        row.tokens = new[n] = tokens[:-1]
+      row.later.extend(_Branch(ticket, request, g) for g in request.samples)
+    self._run_trunks(new)
+    for n in range(len(self._rows)):
+      self._fill(n)
+
+  @property
+  def _max_stem(self) -> int:
+    return self._queue.stem_NQC.shape[2]
+
+  def _row_for(self, tokens: np.ndarray) -> int | None:
+    """The row that has the prompt's trunk, or the free one longest unused."""
+    for n, row in enumerate(self._rows):
+      if _shares(row.tokens, tokens, self._max_stem):
+        return n
+    free = [n for n, row in enumerate(self._rows) if row.is_free()]
+    return min(free, key=lambda n: self._rows[n].last_use, default=None)
+
+  def _run_trunks(self, new: dict[int, np.ndarray]) -> None:
+    """Runs new trunks in batches of equal, growing width."""
+    by_length = sorted(new.items(), key=lambda item: len(item[1]))
+    while by_length:
+      room = self._batch
+      while room * 2 <= len(by_length):
+        room *= 2
+      part, by_length = by_length[:room], by_length[room:]
+      width = _trunk_width(max(len(tokens) for _, tokens in part))
+      if width > self._state.trunk.position.shape[1]:
+        self._state = self._widen(self._state, trunk_width=width, cache_width=0)
+      tokens_MS = np.zeros((room, width), np.int32)
+      length_M = np.zeros(room, np.int32)
+      row_M = np.full(room, len(self._rows), np.int32)
+      for m, (n, tokens) in enumerate(part):
+        tokens_MS[m, : len(tokens)] = tokens
+        length_M[m], row_M[m] = len(tokens), n
+      self._state = self._admit(
+        self._params, self._state, tokens_MS, length_M, row_M
+      )
+      self.work.prompt_tokens += int(length_M.sum())
+      self.work.trunk_positions += tokens_MS.size
+
+  def _fill(self, n: int) -> None:
+    """Puts branches that wait for an entry into the row's queue."""
+    row, queue = self._rows[n], self._queue
+    for q in range(self._entries):
+      if not row.later:
+        return
+      if row.branches[q] or queue.dropped_NQ[n, q]:
+        continue
+      row.branches[q] = branch = row.later.popleft()
+      request, length = branch.request, len(branch.request.tokens)
+      # The branch begins where the trunk ends, or where the prompt leaves it.
+      at = min(_common(row.tokens, np.asarray(request.tokens)), length - 1)
+      stem = request.tokens[at:]
+      queue.stem_NQC[n, q, : len(stem)] = stem
+      values = {
+        "waiting_NQ": True,
+        "branch_at_NQ": at,
+        "stem_length_NQ": len(stem),
+        "point_id_NQ": request.point_id,
+        "sample_NQ": branch.sample,
+        "max_new_NQ": request.max_new_tokens,
+        "temperature_NQ": request.temperature,
+        "top_k_NQ": request.top_k,
+        "top_p_NQ": request.top_p,
+      }
+      for name, value in values.items():
+        getattr(queue, name)[n, q] = value
+
+  def _widen_cache(self) -> None:
+    """Makes the ring wide enough for the oldest branch after this segment."""
+    width = self._state.cache.position.shape[-1]
+    if self._oldest + self._settings.turns > width:
+      self._state = self._widen(
+        self._state, trunk_width=0, cache_width=2 * width
+      )
+
+  def _read(self, tape: Tape, waiting_NQ: np.ndarray) -> list[Piece]:
+    """Turns a tape into pieces and frees the entries of ended branches."""
+    turns, self._oldest = int(tape.turns), int(tape.oldest)
+    self.work.segments += 1
+    self.work.slot_turns += turns * tape.kind_TNB[0].size
+    np.copyto(self._queue.waiting_NQ, waiting_NQ)
+    for n, q in zip(*np.nonzero(self._queue.dropped_NQ), strict=True):
+      self._rows[n].branches[q] = None
+    pieces = []
+    t, n, b = np.nonzero(tape.kind_TNB[:turns])
+    self.work.drawn_tokens += len(t)
+    order = np.lexsort((t, b, n))
+    t, n, b = t[order], n[order], b[order]
+    entry = tape.entry_TNB[t, n, b]
+    is_new = (np.diff(n) != 0) | (np.diff(b) != 0) | (np.diff(entry) != 0)
+    for at in np.split(np.arange(len(t)), np.flatnonzero(is_new) + 1):
+      if not len(at):
+        continue
+      row, q = self._rows[n[at[0]]], entry[at[0]]
+      where = t[at], n[at], b[at]
+      kind = tape.kind_TNB[where][-1]
+      branch = row.branches[q]
+      row.last_use = self.work.segments
+      pieces.append(
+        Piece(
+          branch.ticket,
+          branch.sample,
+          tape.token_TNB[where].tolist(),
+          tape.logp_TNB[where].tolist(),
+          tape.likely_TNBA[where],
+          tape.likely_logp_TNBA[where],
+          {segments.STOPPED: "stop", segments.FULL: "limit"}.get(int(kind), ""),
+        )
+      )
+      if kind != segments.DRAWN:
+        row.branches[q] = None
+    self._queue.dropped_NQ[:] = False
+    return pieces
+
+
+def complete(stream: Stream, requests: Iterable[Request]) -> Iterator[Sampled]:
+  """Yields the completions of requests as they end, in no fixed order.
+
+  Requests are taken one by one as rows become free, so they may be many.
+  """
+  requests = iter(requests)
+  under_way: dict[int, Request] = {}
+  tokens = collections.defaultdict(list)
+  logps = collections.defaultdict(list)
+  is_over = False
+  while not (is_over and stream.is_idle):
+    while not is_over and stream.waiting < stream.rows:
+      request = next(requests, None)
+      is_over = request is None
+      if request:
+        under_way[stream.submit(request)] = request
+    for piece in stream.advance():
+      name = piece.ticket, piece.sample
+      tokens[name] += piece.tokens
+      logps[name] += piece.logps
+      if piece.ending:
+        yield Sampled(
+          under_way[piece.ticket],
+          piece.sample,
+          tokens.pop(name),
+          logps.pop(name),
+          piece.ending == "stop",
+        )
+
+
+def _trunk_width(length: int) -> int:
+  """The next power of two times _BUCKET, so that there are few programs."""
+  width = _BUCKET
+  while width < length:
+    width *= 2
+  return width
+
+
+def _common(a: np.ndarray, b: np.ndarray) -> int:
+  """Length of the common prefix."""
+  size = min(len(a), len(b))
+  return int(np.argmin(np.append(a[:size] == b[:size], False)))
+
+
+def _shares(
+  trunk: np.ndarray | None, tokens: np.ndarray, max_stem: int
+) -> bool:
+  """Whether a prompt can hang off a trunk as a stem of `max_stem` tokens."""
+  return trunk is not None and len(tokens) - _common(trunk, tokens) <= max_stem

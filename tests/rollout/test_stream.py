@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that enter and leave while others are sampled."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax import sharding
+from srl_jax.models import LanguageModel
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.requests import Request
+from srl_jax.rollout.sampler import Sampler
+from srl_jax.rollout.stream import Stream, complete
+from srl_jax.testing import scripted
+from srl_jax.testing.scripted import ScriptedModel
+from srl_jax.testing.tiny import (
+  TINY,
+  make_trunk,
+  make_trunks,
+  random_params,
+  small_mesh,
+)
+
+MODEL = LanguageModel(dataclasses.replace(TINY, max_positions=512))
+RULES = sharding.ShardingRules()
+PROMPTS = ([3, 4, 5], [7, 8], [1, 2, 3, 4, 5, 6], [9], [5, 6, 7, 8, 9, 10, 11])
+
+
+def make_stream(policy=ScriptedModel(), params=None, **settings):
+  settings = {
+    "rows": 2,
+    "slots": 2,
+    "stop_ids": (2,),
+    "key": jax.random.key(3),
+    "turns": 4,
+  } | settings
+  if params is None:
+    params = scripted.successor(10)
+  mesh = settings.pop("mesh", None) or small_mesh()
+  return Stream(policy, params, mesh=mesh, rules=RULES, **settings)
+
+
+def tiny_requests(**settings):
+  return [
+    Request(tokens, point_id=i, samples=range(3), **settings)
+    for i, tokens in enumerate(PROMPTS)
+  ]
+
+
+def by_name(stream, requests):
+  return {
+    (done.request.point_id, done.sample): done
+    for done in complete(stream, requests)
+  }
+
+
+def test_a_prompt_goes_on_until_a_stop_token_or_the_limit():
+  stream = make_stream(stop_ids=(9,))
+  requests = [
+    Request([1, 7], point_id=0, max_new_tokens=4),
+    Request([3], point_id=1, max_new_tokens=4),
+  ]
+  got = by_name(stream, requests)
+  assert got[0, 0].tokens == [8, 9] and got[0, 0].is_stopped
+  assert got[1, 0].tokens == [4, 5, 6, 7] and not got[1, 0].is_stopped
+  np.testing.assert_allclose(got[0, 0].logps, 0, atol=1e-6)
+  assert stream.is_idle
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_tokens_and_log_probs_are_those_of_the_batch_sampler(temperature):
+  params = random_params(MODEL, seed=1)
+  key = jax.random.key(3)
+  mesh = small_mesh()
+  config = SamplingConfig(samples=3, max_new_tokens=20, temperature=temperature)
+  sampler = Sampler(
+    MODEL, config, stop_ids=(2,), pad_id=0, mesh=mesh, rules=RULES
+  )
+  trunks = make_trunks(
+    [
+      make_trunk(tokens[:-1] or [0], (len(tokens) - 1, tokens[-1:], i))
+      for i, tokens in enumerate(PROMPTS)
+    ]
+  )
+  with jax.set_mesh(mesh):
+    want = sampler.sample(params, trunks, key)
+  stream = make_stream(MODEL, params, cache_width=64)
+  got = by_name(
+    stream, tiny_requests(max_new_tokens=20, temperature=temperature)
+  )
+  assert len(got) == 15
+  for (i, g), done in got.items():
+    is_ours = want.is_completion_NRC[i, g]
+    assert done.tokens == want.tokens_NRC[i, g][is_ours].tolist()
+    assert done.is_stopped == want.stopped_NR[i, g]
+    # Float32 rounding of other widths.
+    np.testing.assert_allclose(
+      done.logps, want.sampler_logp_NRC[i, g][is_ours], atol=2e-5
+    )
+  lengths = {len(done.tokens) for done in got.values()}
+  assert len(lengths) > 2 or temperature == 0
+
+
+def test_samples_do_not_depend_on_rows_slots_and_turns():
+  params = random_params(MODEL, seed=1)
+  texts = []
+  for rows, slots, turns in ((1, 1, 3), (2, 2, 4), (5, 3, 16)):
+    stream = make_stream(MODEL, params, rows=rows, slots=slots, turns=turns)
+    got = by_name(stream, tiny_requests(max_new_tokens=20))
+    texts.append({name: done.tokens for name, done in got.items()})
+  assert texts[0] == texts[1] == texts[2]
+
+
+def test_each_request_is_drawn_by_its_own_settings():
+  sharp = np.zeros((10, 10))
+  sharp[:, 4], sharp[:, 5] = 3.0, 2.5  # Probabilities 0.499 and 0.303.
+  stream = make_stream(params=scripted.after_token(sharp), rows=4, stop_ids=())
+  draws = {"max_new_tokens": 50, "samples": range(4)}
+  settings = {
+    1: {"temperature": 0.0},
+    2: {"top_k": 2},
+    3: {"top_p": 0.7},
+    4: {"temperature": 1e6},
+    5: {},
+  }
+  seen = {name: set() for name in settings}
+  requests = [
+    Request([1], point_id=name, **draws, **more)
+    for name, more in settings.items()
+  ]
+  for done in complete(stream, requests):
+    seen[done.request.point_id] |= set(done.tokens)
+    if done.request.point_id == 1:
+      # Greedy log-probs are those of temperature 1.
+      np.testing.assert_allclose(done.logps, np.log(0.499), atol=0.002)
+  assert seen[1] == {4}
+  assert seen[2] == seen[3] == {4, 5}
+  assert seen[4] == set(range(10))
+  assert len(seen[5]) > 2
+
+
+def test_prompts_that_differ_in_their_last_tokens_share_a_trunk():
+  params = random_params(MODEL, seed=1)
+  shared = [5, 6, 7, 8, 9, 10]
+  prompts = [[*shared, 1], [*shared, 3, 4], [*shared[:4], 11, 12]]
+  requests = [
+    Request(tokens, point_id=i, max_new_tokens=12)
+    for i, tokens in enumerate(prompts)
+  ]
+  together = make_stream(MODEL, params, max_stem=3, rows=1, slots=3)
+  apart = make_stream(MODEL, params, max_stem=1, rows=3, slots=3)
+  got, want = by_name(together, requests), by_name(apart, requests)
+  assert together.work.prompt_tokens == 6
+  assert apart.work.prompt_tokens == 6 + 7 + 5
+  assert {name: d.tokens for name, d in got.items()} == {
+    name: d.tokens for name, d in want.items()
+  }
+
+
+def test_trunks_and_cache_grow_when_they_must():
+  params = random_params(MODEL, seed=1)
+  rng = np.random.default_rng(0)
+  prompts = [rng.integers(3, 32, size=n).tolist() for n in (100, 20, 70)]
+  requests = [
+    Request(tokens, point_id=i, max_new_tokens=90)
+    for i, tokens in enumerate(prompts)
+  ]
+  small = make_stream(MODEL, params, cache_width=16, stop_ids=())
+  large = make_stream(
+    MODEL, params, cache_width=128, trunk_width=128, stop_ids=()
+  )
+  got, want = by_name(small, requests), by_name(large, requests)
+  assert {name: d.tokens for name, d in got.items()} == {
+    name: d.tokens for name, d in want.items()
+  }
+
+
+def test_a_cancelled_request_says_no_more_and_frees_its_slots():
+  stream = make_stream(rows=1, slots=2, stop_ids=())
+  long = {"samples": range(6), "max_new_tokens": 1000}
+  first = stream.submit(Request([1], point_id=0, **long))
+  second = stream.submit(Request([2, 3], point_id=1, max_new_tokens=6))
+  assert {piece.ticket for piece in stream.advance()} == {first}
+  stream.cancel(first)
+  pieces = []
+  while not stream.is_idle:
+    pieces += stream.advance()
+  assert {piece.ticket for piece in pieces} == {second}
+  assert [t for p in pieces for t in p.tokens] == [4, 5, 6, 7, 8, 9]
+  third = stream.submit(Request([5], point_id=2, max_new_tokens=2))
+  stream.cancel(third)
+  assert stream.is_idle and not stream.advance()
+
+
+def test_the_most_likely_tokens_are_reported():
+  stream = make_stream(likely=3, stop_ids=())
+  stream.submit(Request([4], max_new_tokens=2, temperature=0.0))
+  [piece] = stream.advance()
+  assert piece.tokens == [5, 6] and piece.ending == "limit"
+  assert piece.likely[:, 0].tolist() == [5, 6]
+  np.testing.assert_allclose(piece.likely_logps[:, 0], piece.logps, atol=1e-6)
+  assert (np.diff(piece.likely_logps) <= 0).all()
+
+
+def test_one_device_equals_eight():
+  params = random_params(MODEL, seed=1)
+  requests = tiny_requests(max_new_tokens=12)
+  meshes = [small_mesh(), small_mesh(2, 2, 2)]
+  got = [
+    {
+      name: done.tokens
+      for name, done in by_name(
+        make_stream(MODEL, params, mesh=mesh), requests
+      ).items()
+    }
+    for mesh in meshes
+  ]
+  assert got[0] == got[1]
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"tokens": []},
+    {"samples": ()},
+    {"max_new_tokens": 0},
+    {"temperature": -1.0},
+    {"top_k": -1},
+    {"top_p": 0.0},
+  ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(change):
+  request = Request([1])
+  with pytest.raises(ValueError, match=next(iter(change))):
+    dataclasses.replace(request, **change)
