@@ -159,6 +159,11 @@ class Stream:
     self._cancelled.add(ticket)
 
   @property
+  def stop_ids(self) -> tuple[int, ...]:
+    """Token ids that end a completion."""
+    return self._settings.stop_ids
+
+  @property
   def rows(self) -> int:
     """Number of trunks that are decoded together."""
     return len(self._rows)

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lets a model answer the problems of suites, and has the answers judged.
+
+Answers are judged in worker processes while the devices decode the next ones,
+and each goes into the journal at once. What the journal has is not sampled
+again: an answer depends on nothing but its problem, its index and the seed.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import functools
+import multiprocessing
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+
+from srl_jax import sharding
+from srl_jax.domains.suite import Problem
+from srl_jax.evaluate.journal import Journal
+from srl_jax.evaluate.records import Answer
+from srl_jax.metrics import Progress
+from srl_jax.rollout.requests import Request, Sampled
+from srl_jax.rollout.stream import Stream, complete
+from srl_jax.tokenizers import Tokenizer
+
+# (text, problem) -> (the final answer that was read, whether it is right).
+JudgeFunction = Callable[[str, Problem], tuple[str, bool]]
+# Answers judged late take little memory, but a crash loses them.
+_MOST_UNJUDGED = 256
+
+
+class Question(NamedTuple):
+  """A problem as the model sees it.
+
+  Attributes:
+    problem: the problem.
+    tokens: token ids of the prompt.
+  """
+
+  problem: Problem
+  tokens: Sequence[int]
+
+  def point_id(self) -> int:
+    """Names the random numbers of its answers."""
+    return zlib.crc32(f"{self.problem.suite}/{self.problem.id}".encode())
+
+
+class Decoding(NamedTuple):
+  """How the answers to a problem are drawn; see `Request`."""
+
+  name: str
+  samples: int
+  temperature: float
+  top_p: float = 1.0
+  top_k: int = 0
+  max_new_tokens: int = 1024
+
+
+class Judges:
+  """Worker processes that judge texts; use as a context manager."""
+
+  def __init__(self, judge: JudgeFunction, workers: int = 2):
+    """Starts no process yet.
+
+    Args:
+      judge: the function, which must be importable.
+      workers: number of processes.
+    """
+    self._judge = judge
+    # A fork would share the threads and locks of JAX.
+    self._pool = concurrent.futures.ProcessPoolExecutor(
+      workers, multiprocessing.get_context("spawn")
+    )
+    self._under_way: collections.deque = collections.deque()
+
+  def put(self, text: str, problem: Problem, make: Callable[..., Answer]):
+    """Queues a text; `make` gets the keyword arguments final, is_correct."""
+    verdict = self._pool.submit(self._judge, text, problem)
+    self._under_way.append((verdict, make))
+
+  def take(self, most_left: int = _MOST_UNJUDGED) -> Iterator[Answer]:
+    """Yields what is judged, and waits until few enough are left."""
+    while self._under_way:
+      verdict, make = self._under_way[0]
+      if not verdict.done() and len(self._under_way) <= most_left:
+        return
+      final, is_correct = verdict.result()
+      self._under_way.popleft()
+      yield make(final=final, is_correct=is_correct)
+
+  def __enter__(self) -> Judges:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._pool.shutdown(cancel_futures=True)
+
+
+def answer_questions(
+  make_stream: Callable[[int], Stream],
+  questions: Sequence[Question],
+  decoding: Decoding,
+  *,
+  journal: Journal | None,
+  judge: JudgeFunction,
+  tokenizer: Tokenizer,
+) -> None:
+  """Samples and judges what the journal lacks; all processes take part.
+
+  Args:
+    make_stream: a function (longest prompt in tokens) -> stream.
+    questions: the problems.
+    decoding: how answers are drawn.
+    journal: gets the answers; None in all processes but the first.
+    judge: judges a text.
+    tokenizer: the tokenizer.
+  """
+  [done, *_] = sharding.gather_objects(
+    {
+      (a.suite, a.problem, a.sample)
+      for a in (journal.answers if journal else ())
+      if a.decoding == decoding.name
+    }
+  )
+  requests = dict(_requests(questions, decoding, done))
+  if not requests:
+    return
+  total = sum(len(request.samples) for request in requests)
+  progress = _Score(f"{decoding.name} answers", total)
+  stream = make_stream(max(len(r.tokens) for r in requests))
+  stop_ids = frozenset(stream.stop_ids)
+  with contextlib.ExitStack() as stack:
+    judges = stack.enter_context(Judges(judge)) if journal else None
+    for sampled in complete(stream, requests):
+      if judges is None:
+        continue
+      problem = requests[sampled.request].problem
+      text = _text(sampled, tokenizer, stop_ids)
+      judges.put(
+        text, problem, _maker(problem, decoding.name, sampled, text)
+      )
+      for answer in judges.take():
+        journal.add(answer)
+        progress.count(answer)
+    for answer in judges.take(0) if judges else ():
+      journal.add(answer)
+      progress.count(answer)
+
+
+def _requests(
+  questions: Sequence[Question], decoding: Decoding, done: set
+) -> Iterator[tuple[Request, Question]]:
+  # Long prompts first: trunks are then as wide at once as they will be.
+  for question in sorted(questions, key=lambda q: -len(q.tokens)):
+    problem = question.problem
+    samples = [
+      g
+      for g in range(decoding.samples)
+      if (problem.suite, problem.id, g) not in done
+    ]
+    if samples:
+      yield (
+        Request(
+          question.tokens,
+          point_id=question.point_id(),
+          samples=samples,
+          max_new_tokens=decoding.max_new_tokens,
+          temperature=decoding.temperature,
+          top_k=decoding.top_k,
+          top_p=decoding.top_p,
+        ),
+        question,
+      )
+
+
+def _text(sampled: Sampled, tokenizer: Tokenizer, stop_ids: frozenset) -> str:
+  tokens = sampled.tokens
+  if tokens and tokens[-1] in stop_ids:
+    tokens = tokens[:-1]
+  return tokenizer.decode(tokens)
+
+
+def _maker(
+  problem: Problem, decoding: str, sampled: Sampled, text: str
+) -> Callable[..., Answer]:
+  return functools.partial(
+    Answer,
+    suite=problem.suite,
+    problem=problem.id,
+    decoding=decoding,
+    sample=sampled.sample,
+    text=text,
+    tokens=len(sampled.tokens),
+    is_stopped=sampled.is_stopped,
+  )
+
+
+class _Score:
+  """A line of progress now and then, with the share of right answers so far."""
+
+  def __init__(self, what: str, total: int):
+    self._progress = Progress(
+      what, total_steps=total, columns=("right {right:.3f}",)
+    )
+    self._total, self._done, self._right = total, 0, 0
+
+  def count(self, answer: Answer) -> None:
+    self._done += 1
+    self._right += answer.is_correct
+    if self._done % max(1, self._total // 20) == 0:
+      values: Mapping[str, float] = {"right": self._right / self._done}
+      self._progress.show(self._done, values)

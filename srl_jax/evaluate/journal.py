@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A journal of answers, so that an evaluation that was killed goes on.
+
+A folder of an evaluation holds
+
+  evaluation.json   what is evaluated: weights, problems, protocol, seed
+  answers.jsonl     one line per finished answer, in the order of their ends
+
+`Journal.add` returns when the operating system has the line. A line that was
+cut by a crash is dropped, and its answer is sampled again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from srl_jax import files
+from srl_jax.evaluate.records import Answer
+
+FACTS = "evaluation.json"
+ANSWERS = "answers.jsonl"
+
+
+class Journal:
+  """Appends answers to a folder; use as a context manager."""
+
+  def __init__(self, folder: pathlib.Path, facts: Mapping[str, Any]):
+    """Opens the folder of an evaluation, new or begun before.
+
+    Args:
+      folder: the folder.
+      facts: what the answers depend on; JSON.
+
+    Raises:
+      ValueError: the folder holds another evaluation.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FACTS
+    facts = json.loads(json.dumps(facts))
+    if path.exists():
+      before = json.loads(path.read_text(encoding="utf-8"))
+      if different := _differences(before, facts):
+        raise ValueError(
+          f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
+          "give this one an --out of its own"
+        )
+    files.write_json(path, facts)
+    self._path = folder / ANSWERS
+    self.answers = read_answers(folder)
+    # What a crash has cut stays behind the last whole line.
+    files.write_text(self._path, "".join(map(_line, self.answers)))
+    self._file = self._path.open("a", encoding="utf-8")
+
+  def add(self, answer: Answer) -> None:
+    """Appends an answer."""
+    self._file.write(_line(answer))
+    self._file.flush()
+    self.answers.append(answer)
+
+  def __enter__(self) -> Journal:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._file.close()
+
+
+def read_answers(folder: pathlib.Path) -> list[Answer]:
+  """Returns the answers of a folder, without a last line that was cut.
+
+  Raises:
+    ValueError: another line is damaged.
+  """
+  path = folder / ANSWERS
+  if not path.exists():
+    return []
+  lines = path.read_bytes().split(b"\n")
+  answers = []
+  for number, line in enumerate(lines[:-1], start=1):
+    try:
+      fields = json.loads(line)
+      fields["turns"] = tuple(fields["turns"])
+      answers.append(Answer(**fields))
+    except (ValueError, TypeError, KeyError) as error:
+      raise ValueError(
+        f"{path} line {number} is damaged ({error}); delete the line, and the "
+        "same command samples its answer again"
+      ) from error
+  return answers
+
+
+def read_facts(folder: pathlib.Path) -> dict[str, Any]:
+  """Returns what a folder says of its evaluation.
+
+  Raises:
+    ValueError: there is none in the folder.
+  """
+  path = folder / FACTS
+  if not path.is_file():
+    raise ValueError(
+      f"there is no evaluation in {folder} (no {FACTS}); give the --out of "
+      "python -m srl_jax.evaluate"
+    )
+  return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _line(answer: Answer) -> str:
+  return json.dumps(dataclasses.asdict(answer)) + "\n"
+
+
+def _differences(before: Any, now: Any, name: str = "") -> list[str]:
+  if isinstance(before, dict) and isinstance(now, dict):
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+      here = f"{name}.{key}" if name else key
+      found += _differences(before.get(key), now.get(key), here)
+    return found
+  return [f"{name} was {before!r} and is {now!r}"] if before != now else []

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The journal of answers survives kills and refuses other evaluations."""
+
+import pytest
+
+from srl_jax.evaluate.journal import Journal, read_answers, read_facts
+from srl_jax.evaluate.records import Answer
+
+FACTS = {"protocol": {"name": "paper", "samples": 2}, "seed": 0}
+
+
+def answer(sample, **changes):
+  fields = {
+    "suite": "mine",
+    "problem": "p1",
+    "decoding": "sampled",
+    "sample": sample,
+    "text": "so it is \\boxed{3}\n✓",
+    "tokens": 9,
+    "is_stopped": True,
+    "final": "3",
+    "is_correct": True,
+    "turns": ("a", "b"),
+  }
+  return Answer(**fields | changes)
+
+
+def test_answers_are_in_the_file_at_once_and_come_back(tmp_path):
+  with Journal(tmp_path, FACTS) as journal:
+    journal.add(answer(0))
+    journal.add(answer(1, is_correct=False))
+    assert read_answers(tmp_path) == [answer(0), answer(1, is_correct=False)]
+  with Journal(tmp_path, FACTS) as journal:
+    assert journal.answers == [answer(0), answer(1, is_correct=False)]
+    journal.add(answer(2))
+  assert [a.sample for a in read_answers(tmp_path)] == [0, 1, 2]
+  assert read_facts(tmp_path) == FACTS
+
+
+def test_a_line_that_a_kill_cut_is_dropped_and_the_file_stays_whole(tmp_path):
+  with Journal(tmp_path, FACTS) as journal:
+    journal.add(answer(0))
+    journal.add(answer(1))
+  path = tmp_path / "answers.jsonl"
+  path.write_bytes(path.read_bytes()[:-20])
+  with Journal(tmp_path, FACTS) as journal:
+    assert [a.sample for a in journal.answers] == [0]
+    journal.add(answer(1))
+  assert [a.sample for a in read_answers(tmp_path)] == [0, 1]
+
+
+def test_another_evaluation_in_the_folder_is_refused_by_what_differs(tmp_path):
+  with Journal(tmp_path, FACTS):
+    pass
+  other = {"protocol": {"name": "paper", "samples": 4}, "seed": 0}
+  with pytest.raises(ValueError, match="protocol.samples was 2 and is 4"):
+    Journal(tmp_path, other)
+
+
+def test_a_damaged_line_in_the_middle_is_named(tmp_path):
+  with Journal(tmp_path, FACTS) as journal:
+    journal.add(answer(0))
+    journal.add(answer(1))
+  path = tmp_path / "answers.jsonl"
+  path.write_text(path.read_text().replace("{", "", 1))
+  with pytest.raises(ValueError, match="line 1 is damaged"):
+    read_answers(tmp_path)
+
+
+def test_a_folder_without_an_evaluation_is_refused(tmp_path):
+  with pytest.raises(ValueError, match="no evaluation"):
+    read_facts(tmp_path)
