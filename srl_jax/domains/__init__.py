@@ -17,15 +17,19 @@ from srl_jax.domains.math import MATH
 from srl_jax.domains.registers import REGISTERS
 from srl_jax.domains.science import SCIENCE
 from srl_jax.domains.software import SOFTWARE
+from srl_jax.domains.suite import Problem, Suite
 from srl_jax.trajectory import Trajectory
 
 __all__ = [
   "DOMAINS",
   "Domain",
   "Environment",
+  "Problem",
+  "Suite",
   "domain_of",
   "domains_of",
   "find_domain",
+  "find_suite",
 ]
 
 DOMAINS = {
@@ -49,6 +53,25 @@ def find_domain(name: str) -> Domain:
   if name not in _IMPORTED:
     _IMPORTED[name] = _import_domain(name)
   return _IMPORTED[name]
+
+
+def find_suite(name: str) -> Suite:
+  """Returns the suite of a name, from any domain in DOMAINS or imported.
+
+  Raises:
+    ValueError: there is no such suite; the message names the nearest.
+  """
+  domains = [*DOMAINS.values(), *_IMPORTED.values()]
+  suites = {suite.name: suite for domain in domains for suite in domain.suites}
+  if name in suites:
+    return suites[name]
+  near = difflib.get_close_matches(name.lower(), suites, n=1)
+  hint = f" (did you mean {near[0]!r}?)" if near else ""
+  raise ValueError(
+    f"there is no suite {name!r}{hint}; choose among {', '.join(suites)}, or "
+    "give the path of your own file of problems and answers (.jsonl, .json or "
+    ".parquet)"
+  )
 
 
 def domain_of(trajectory: Trajectory) -> Domain:

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
+from srl_jax.domains.suite import Suite
 from srl_jax.rewards.answers import hash_mark, last_boxed
 from srl_jax.trajectory import Trajectory
 
@@ -58,6 +59,7 @@ class Domain:
     environment: makes the Environment of an episode, which then decides
       instead of the verdict whether the problem is solved; None if the domain
       has no environment.
+    suites: sets of problems to evaluate on, which are known by name.
   """
 
   name: str
@@ -68,3 +70,4 @@ class Domain:
   verdict: str = "answer"
   reward: str = "difflib"
   environment: Callable[[], Environment] | None = None
+  suites: tuple[Suite, ...] = ()

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds and reads the files of suites: problems with reference answers.
+
+A file is JSON lines, a JSON array or Parquet. A file that is not the suite's
+is an error or a warning, because its score would be taken for the suite's.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from srl_jax.domains import find_suite
+from srl_jax.domains.suite import Problem, Reading, Suite
+from srl_jax.optional import needed_for
+from srl_jax.rewards.answers import hash_mark, last_boxed
+
+ENDINGS = (".jsonl", ".json", ".parquet")
+
+
+def parse_suites(text: str) -> list[tuple[Suite, str]]:
+  """Returns suites and the paths given for them, "" where none is given.
+
+  parse_suites("aime24,amc23=data/amc.jsonl,own/exam.jsonl")
+
+  Args:
+    text: names of suites, NAME=PATH, and paths of files of one's own, whose
+      suites are named after the file; separated by commas.
+
+  Raises:
+    ValueError: no suite is named, one is unknown, or two have one name.
+  """
+  found: list[tuple[Suite, str]] = []
+  for part in filter(None, (part.strip() for part in text.split(","))):
+    name, equals, path = part.partition("=")
+    if not equals and name.endswith(ENDINGS):
+      found.append((own_suite(name), name))
+    elif equals and not path:
+      raise ValueError(f"{part!r} gives no path; write {name}=PATH or {name}")
+    else:
+      found.append((find_suite(name), path))
+  names = [suite.name for suite, _ in found]
+  doubled = sorted({name for name in names if names.count(name) > 1})
+  if doubled:
+    raise ValueError(
+      f"two suites are named {doubled[0]!r}; name each once, or rename the file"
+    )
+  if not found:
+    raise ValueError("no suite is named; give names such as aime24,math500")
+  return found
+
+
+def own_suite(path: str) -> Suite:
+  """Returns the suite of a file of one's own, named after the file."""
+  name = pathlib.PurePath(path).stem
+  return Suite(
+    name=name,
+    title=name,
+    references=(("answer", "text"), ("solution", "boxed")),
+  )
+
+
+def find_file(suite: Suite, path: str = "", folder: str = "") -> pathlib.Path:
+  """Returns the file of a suite: the given one, a folder's, or the hub's.
+
+  Args:
+    suite: the suite.
+    path: path of the file; "" if none is given.
+    folder: folder with files named after suites, such as aime24.jsonl; "" if
+      there is none. What it lacks is fetched from the hub.
+
+  Raises:
+    ValueError: the file is nowhere.
+  """
+  if path:
+    file = pathlib.Path(path).expanduser()
+    if file.is_file():
+      return file
+    raise ValueError(f"there is no file {path!r} for the suite {suite.name!r}")
+  if folder:
+    at = pathlib.Path(folder).expanduser()
+    if not at.is_dir():
+      raise ValueError(f"there is no folder {folder!r} of suites")
+    for name in filter(None, (suite.name, suite.local)):
+      for ending in ENDINGS:
+        if (at / (name + ending)).is_file():
+          return at / (name + ending)
+  return _fetch(suite, folder)
+
+
+def _fetch(suite: Suite, folder: str) -> pathlib.Path:
+  import huggingface_hub  # Slow, and most files are at hand.
+
+  cure = f"put the file somewhere and name it: {suite.name}=PATH"
+  if not suite.repository:
+    raise ValueError(f"the suite {suite.name!r} is not on the hub; {cure}")
+  try:
+    return pathlib.Path(
+      huggingface_hub.hf_hub_download(
+        suite.repository,
+        suite.file,
+        repo_type="dataset",
+        revision=suite.revision,
+      )
+    )
+  # The hub's errors (no network, no such name, no access) share no base class.
+  except Exception as error:
+    reason = (str(error).strip() or "no reason given").splitlines()[0]
+    looked = f"it is not in {folder}, and " if folder else ""
+    raise ValueError(
+      f"the suite {suite.name!r} was not found: {looked}the Hugging Face hub "
+      f"did not give {suite.file} of the data set {suite.repository} "
+      f"({type(error).__name__}: {reason}); fetch it where there is a network "
+      f"(hf download --repo-type dataset --revision {suite.revision} "
+      f"{suite.repository} {suite.file}), then {cure}"
+    ) from error
+
+
+def read_problems(
+  suite: Suite,
+  path: str | pathlib.Path,
+  warn: Callable[[str], None] = print,
+) -> list[Problem]:
+  """Reads the problems of a suite, in the order of the file.
+
+  Args:
+    suite: what the file should hold.
+    path: a .jsonl, .json or .parquet file.
+    warn: gets a line if the number of problems is not the suite's.
+
+  Raises:
+    ValueError: the file cannot be read, is of another data set, or a record
+      has no problem, no answer, or the id of another.
+  """
+  path = pathlib.Path(path)
+  problems: list[Problem] = []
+  line_of: dict[str, int] = {}
+  for line, record in enumerate(_records(path), 1):
+    where = f"{path}, record {line}"
+    if not isinstance(record, Mapping):
+      raise ValueError(
+        f"{where}: is no object with fields such as problem and answer"
+      )
+    problem = _problem(suite, record, where, str(line - 1))
+    if problem.id in line_of:
+      raise ValueError(
+        f"{where}: the id {problem.id!r} is taken by record "
+        f"{line_of[problem.id]}; give every problem its own"
+      )
+    line_of[problem.id] = line
+    problems.append(problem)
+  if not problems:
+    raise ValueError(f"{path} holds no problems; the suite is {suite.title}")
+  if suite.size and len(problems) != suite.size:
+    warn(
+      f"{path} holds {len(problems)} problems, and the suite {suite.name!r} "
+      f"({suite.title}) has {suite.size}: the score will not be that of the "
+      "suite"
+    )
+  return problems
+
+
+def _problem(
+  suite: Suite, record: Mapping[str, Any], where: str, number: str
+) -> Problem:
+  for field, other in suite.foreign:
+    if record.get(field) is not None:
+      raise ValueError(
+        f"{where}: the field {field!r} is one of {other}, and the suite "
+        f"{suite.name!r} is {suite.title}; give the suite's own file"
+      )
+  text = _first(record, suite.problem)
+  if not isinstance(text, str) or not text.strip():
+    raise ValueError(
+      f"{where}: no question in the field {' or '.join(suite.problem)} (it has "
+      f"{', '.join(record) or 'no fields'})"
+    )
+  identity = _first(record, suite.id)
+  return Problem(
+    id=number if identity is None else _plain(identity),
+    text=text,
+    answer=_reference(suite, record, where),
+    level=_plain(_first(record, suite.level)),
+    subject=_plain(_first(record, suite.subject)),
+    suite=suite.name,
+    solution=_plain(_first(record, suite.solution)),
+  )
+
+
+def _reference(suite: Suite, record: Mapping[str, Any], where: str) -> str:
+  for field, reading in suite.references:
+    value = record.get(field)
+    if value is None or not str(value).strip():
+      continue
+    answer = _read(value, reading)
+    if answer is None or not answer.strip():
+      raise ValueError(f"{where}: the field {field!r} {_LACKS[reading]}")
+    return answer.strip()
+  names = " or ".join(field for field, _ in suite.references)
+  raise ValueError(
+    f"{where}: no reference answer in the field {names} (it has "
+    f"{', '.join(record)}); a suite without answers cannot be judged"
+  )
+
+
+_LACKS: dict[Reading, str] = {
+  "text": "is empty",
+  "integer": "is no whole number",
+  "boxed": "has no \\boxed{..} that closes, which would hold the answer",
+  "marked": "has no answer after ####",
+}
+
+
+def _read(value: Any, reading: Reading) -> str | None:
+  """Returns the reference answer in a field, or None if it has none."""
+  if reading == "boxed":
+    return last_boxed(str(value))
+  if reading == "marked":
+    _, mark, answer = str(value).rpartition("####")
+    answer = answer.strip()
+    bare = answer.replace(",", "")
+    return (bare if _NUMBER.fullmatch(bare) else answer) if mark else None
+  text = _plain(value)
+  if reading == "integer":
+    text = text.strip().strip("$").replace(",", "")
+    whole = _WHOLE.fullmatch(text)
+    return str(int(whole[1])) if whole else None
+  return hash_mark(text) or text
+
+
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_WHOLE = re.compile(r"([-+]?\d+)(?:\.0*)?")
+
+
+def _plain(value: Any) -> str:
+  """Returns a value as text: 27.0 as 27, None as nothing."""
+  if value is None:
+    return ""
+  if isinstance(value, float) and value.is_integer():
+    return str(int(value))
+  return str(value)
+
+
+def _first(record: Mapping[str, Any], fields: Sequence[str]) -> Any:
+  """Returns the value of the first field that a record has, or None."""
+  values = (record.get(field) for field in fields)
+  return next((value for value in values if value is not None), None)
+
+
+def _records(path: pathlib.Path) -> list[Any]:
+  """Returns the records of a file.
+
+  Raises:
+    ValueError: the file is none, or not in one of the three formats.
+  """
+  if path.suffix not in ENDINGS:
+    raise ValueError(f"{path} is none of {', '.join(ENDINGS)}")
+  if path.suffix == ".parquet":
+    with needed_for("Parquet files", "pyarrow"):
+      import pyarrow
+      import pyarrow.parquet
+    try:
+      return pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+      raise ValueError(f"{path} is no Parquet file: {error}") from error
+  try:
+    text = path.read_text(encoding="utf-8-sig")
+  except (UnicodeDecodeError, OSError) as error:
+    raise ValueError(f"{path} cannot be read as UTF-8: {error}") from error
+  if text.lstrip().startswith("["):
+    return _decode(text, str(path))
+  return [
+    _decode(line, f"{path}, line {number}")
+    for number, line in enumerate(text.split("\n"), 1)
+    if line.strip()
+  ]
+
+
+def _decode(text: str, where: str) -> Any:
+  try:
+    return json.loads(text)
+  except ValueError as error:
+    raise ValueError(
+      f"{where}: is not JSON ({error}); write one JSON object per line, or one "
+      "array of objects"
+    ) from error
