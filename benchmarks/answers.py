@@ -48,7 +48,7 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
       slots=args.samples,
       key=jax.random.key(0),
       trunk_width=max(len(r.tokens) for r in requests),
-      cache_width=args.max_new_tokens,
+      
     )
 
     def sample():

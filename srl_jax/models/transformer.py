@@ -70,6 +70,23 @@ class KeyValues(NamedTuple):
       wider(-1, -1)(self.position),
     )
 
+  def shrink(self, width: int, oldest: jax.Array) -> KeyValues:
+    """Keeps the `width` youngest columns of the ring, the oldest in front."""
+
+    def narrower(axis):
+      def of_array(x):
+        rolled = jnp.roll(x, -oldest, axis)
+        first = x.shape[axis] - width
+        return jax.lax.slice_in_dim(rolled, first, None, axis=axis % x.ndim)
+
+      return of_array
+
+    return KeyValues(
+      jax.tree.map(narrower(-1), self.k),
+      jax.tree.map(narrower(-2), self.v),
+      narrower(-1)(self.position),
+    )
+
   def replace_rows(self, row_M: jax.Array, trunks: KeyValues) -> KeyValues:
     """Puts M trunks, no wider than these, into rows; row N stands for none."""
 

@@ -162,14 +162,21 @@ def admit(
   return rows.replace(trunk=rows.trunk.replace_rows(row_M, trunk))
 
 
-def widen(rows: Rows, *, trunk_width: int, cache_width: int) -> Rows:
-  """Widens trunks or the ring; the ring's oldest column comes to the front."""
-  if trunk_width > rows.trunk.position.shape[-1]:
+def resize(rows: Rows, *, trunk_width: int, cache_width: int) -> Rows:
+  """Makes trunks wider, or the ring wider or narrower.
+
+  A narrower ring must still have room for every branch. Widths of 0 stay.
+  """
+  if trunk_width:
     rows = rows.replace(trunk=rows.trunk.grow(trunk_width, jnp.int32(0)))
   full = rows.cache.position.shape[-1]
   if cache_width > full:
     cache = rows.cache.grow(cache_width, rows.column)
     rows = rows.replace(cache=cache, column=jnp.int32(full))
+  elif cache_width:
+    # The last columns that were written.
+    cache = rows.cache.shrink(cache_width, rows.column)
+    rows = rows.replace(cache=cache, column=jnp.int32(0))
   return rows
 
 
@@ -181,12 +188,16 @@ class Settings(NamedTuple):
     stop_ids: token ids that end a completion and belong to it.
     likely: number A of most likely tokens to report.
     is_truncated: whether any branch uses top_k or top_p.
+    is_greedy: whether any branch takes the most likely tokens.
+    is_random: whether any branch draws at random.
   """
 
   turns: int
   stop_ids: tuple[int, ...]
   likely: int = 0
-  is_truncated: bool = False
+  is_truncated: bool = True
+  is_greedy: bool = True
+  is_random: bool = True
 
 
 def segment(
@@ -325,22 +336,22 @@ def _draw(logits_NBV, rows, queue, key, place_NB, settings):
     top_p=_of(queue.top_p_NQ, rows)[..., None] if is_cut else 1.0,
   )
   logp_BV = logp_NBV.reshape(place_NB.size, -1)
-  is_greedy_B = (temperature_NB1 == 0).reshape(-1)
+  if settings.is_greedy:
+    token_B = sampling.draw_greedy(logp_BV)
+  if settings.is_random:
 
-  def key_of(*numbers):
-    return functools.reduce(jax.random.fold_in, numbers, key)
+    def key_of(*numbers):
+      return functools.reduce(jax.random.fold_in, numbers, key)
 
-  def sampled():
-    numbers = (
-      _of(queue.point_id_NQ, rows),
-      _of(queue.sample_NQ, rows),
-      place_NB,
+    names = _of(queue.point_id_NQ, rows), _of(queue.sample_NQ, rows), place_NB
+    key_B = jax.vmap(key_of)(*(x.reshape(-1) for x in names))
+    drawn_B = sampling.draw(key_B, logp_BV)
+    is_greedy_B = (temperature_NB1 == 0).reshape(-1)
+    token_B = (
+      jnp.where(is_greedy_B, token_B, drawn_B)
+      if settings.is_greedy
+      else drawn_B
     )
-    key_B = jax.vmap(key_of)(*(x.reshape(-1) for x in numbers))
-    return jnp.where(is_greedy_B, best_B, sampling.draw(key_B, logp_BV))
-
-  best_B = sampling.draw_greedy(logp_BV)
-  token_B = jax.lax.cond(is_greedy_B.all(), lambda: best_B, sampled)
   chosen_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
   return token_B.reshape(place_NB.shape), chosen_B.reshape(place_NB.shape)
 

@@ -28,8 +28,8 @@ from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.requests import Piece, Request, Sampled, Work
 from srl_jax.rollout.segments import Rows, Settings, Tape
 
-# Trunks are padded to a multiple of this, and the ring is no narrower.
-_BUCKET = 64
+# Trunks and the ring are no narrower.
+_BUCKET = 16
 
 
 class _Branch(NamedTuple):
@@ -72,7 +72,6 @@ class Stream:
     rules: sharding.ShardingRules,
     key: jax.Array,
     trunk_width: int = 0,
-    cache_width: int = 512,
     max_stem: int = 1,
     turns: int = 16,
     likely: int = 0,
@@ -91,8 +90,6 @@ class Stream:
       key: random key of all samples.
       trunk_width: initial width of the trunks in tokens. It grows if a prompt
         needs it, which compiles the programs again.
-      cache_width: initial width of the cache of each branch in tokens. It
-        doubles if a completion needs it, which compiles again.
       max_stem: a prompt shares a trunk with another if it differs from it in
         no more than this many of its last tokens.
       turns: turns of the loop between two looks of the host.
@@ -118,8 +115,8 @@ class Stream:
         rows=n,
         slots=slots,
         entries=self._entries,
-        trunk_width=max(rounded_up(trunk_width, _BUCKET), _BUCKET),
-        cache_width=rounded_up(max(cache_width, turns, max_stem), _BUCKET),
+        trunk_width=_width(trunk_width),
+        cache_width=_BUCKET,
       )
       self._state: Rows = jax.jit(make)(self._params)
     self._compile()
@@ -133,8 +130,8 @@ class Stream:
       donate_argnums=1,
       out_shardings=kept,
     )
-    self._widen = jax.jit(
-      segments.widen,
+    self._resize = jax.jit(
+      segments.resize,
       static_argnames=("trunk_width", "cache_width"),
       out_shardings=kept,
     )
@@ -184,7 +181,7 @@ class Stream:
       self._place()
       if all(row.is_free() for row in self._rows):
         return []
-      self._widen_cache()
+      self._fit_cache()
       # With requests waiting, the host looks again when some rows are free.
       few = max(1, len(self._rows) // 8)
       idle = sum(row.is_free() for row in self._rows)
@@ -195,14 +192,19 @@ class Stream:
         self._queue,
         self._key,
         np.int32(enough),
-        settings=self._settings._replace(is_truncated=self._is_truncated()),
+        settings=self._settings_now(),
       )
       tape, waiting_NQ = jax.device_get((tape, waiting_NQ))
     return self._read(tape, waiting_NQ)
 
-  def _is_truncated(self) -> bool:
-    running = [b for row in self._rows for b in row.branches if b]
-    return any(b.request.top_k or b.request.top_p < 1 for b in running)
+  def _settings_now(self) -> Settings:
+    """Leaves out of the program what no branch asks for."""
+    requests = [b.request for r in self._rows for b in r.branches if b]
+    return self._settings._replace(
+      is_truncated=any(r.top_k or r.top_p < 1 for r in requests),
+      is_greedy=any(r.temperature == 0 for r in requests),
+      is_random=any(r.temperature > 0 for r in requests),
+    )
 
   def _place(self) -> None:
     """Drops what is cancelled, then gives requests rows, oldest first."""
@@ -250,9 +252,9 @@ class Stream:
       while room * 2 <= len(by_length):
         room *= 2
       part, by_length = by_length[:room], by_length[room:]
-      width = _trunk_width(max(len(tokens) for _, tokens in part))
+      width = _width(max(len(tokens) for _, tokens in part))
       if width > self._state.trunk.position.shape[1]:
-        self._state = self._widen(self._state, trunk_width=width, cache_width=0)
+        self._state = self._resize(self._state, trunk_width=width, cache_width=0)
       tokens_MS = np.zeros((room, width), np.int32)
       length_M = np.zeros(room, np.int32)
       row_M = np.full(room, len(self._rows), np.int32)
@@ -293,13 +295,20 @@ class Stream:
       for name, value in values.items():
         getattr(queue, name)[n, q] = value
 
-  def _widen_cache(self) -> None:
-    """Makes the ring wide enough for the oldest branch after this segment."""
+  def _fit_cache(self) -> None:
+    """Makes the ring as wide as the branches of the next segment need it.
+
+    Every turn reads the whole ring, so a narrow one is fast.
+    """
+    need = self._oldest + self._settings.turns
+    longest = max(
+      b.request.max_new_tokens for r in self._rows for b in r.branches if b
+    )
+    need = _width(min(need, longest + self._max_stem))
     width = self._state.cache.position.shape[-1]
-    if self._oldest + self._settings.turns > width:
-      self._state = self._widen(
-        self._state, trunk_width=0, cache_width=2 * width
-      )
+    # Narrower only by half: every change copies the ring.
+    if need > width or need <= width // 2:
+      self._state = self._resize(self._state, trunk_width=0, cache_width=need)
 
   def _read(self, tape: Tape, waiting_NQ: np.ndarray) -> list[Piece]:
     """Turns a tape into pieces and frees the entries of ended branches."""
@@ -371,11 +380,12 @@ def complete(stream: Stream, requests: Iterable[Request]) -> Iterator[Sampled]:
         )
 
 
-def _trunk_width(length: int) -> int:
-  """The next power of two times _BUCKET, so that there are few programs."""
+def _width(length: int) -> int:
+  """The next of 16, 24, 32, 48, 64, ..., so that there are few programs."""
   width = _BUCKET
   while width < length:
-    width *= 2
+    # A power of two grows by half, and the widths between by a third.
+    width += width // 2 if width & (width - 1) == 0 else width // 3
   return width
 
 

@@ -74,6 +74,11 @@ class ScriptedCache(NamedTuple):
     rolled = jnp.roll(self.position, -oldest, axis=-1)
     return ScriptedCache(jnp.pad(rolled, room, constant_values=-1))
 
+  def shrink(self, width: int, oldest: jax.Array) -> ScriptedCache:
+    """Keeps the `width` youngest columns."""
+    rolled = jnp.roll(self.position, -oldest, axis=-1)
+    return ScriptedCache(rolled[..., -width:])
+
   def replace_rows(
     self, row_M: jax.Array, trunks: ScriptedCache
   ) -> ScriptedCache:

@@ -40,7 +40,7 @@ def make_stream(longest):
     rules=sharding.ShardingRules(),
     key=jax.random.key(0),
     trunk_width=longest,
-    cache_width=64,
+
   )
 
 

@@ -86,7 +86,7 @@ def test_tokens_and_log_probs_are_those_of_the_batch_sampler(temperature):
   )
   with jax.set_mesh(mesh):
     want = sampler.sample(params, trunks, key)
-  stream = make_stream(MODEL, params, cache_width=64)
+  stream = make_stream(MODEL, params)
   got = by_name(
     stream, tiny_requests(max_new_tokens=20, temperature=temperature)
   )
@@ -167,9 +167,9 @@ def test_trunks_and_cache_grow_when_they_must():
     Request(tokens, point_id=i, max_new_tokens=90)
     for i, tokens in enumerate(prompts)
   ]
-  small = make_stream(MODEL, params, cache_width=16, stop_ids=())
+  small = make_stream(MODEL, params, stop_ids=())
   large = make_stream(
-    MODEL, params, cache_width=128, trunk_width=128, stop_ids=()
+    MODEL, params, turns=100, trunk_width=128, stop_ids=()
   )
   got, want = by_name(small, requests), by_name(large, requests)
   assert {name: d.tokens for name, d in got.items()} == {
