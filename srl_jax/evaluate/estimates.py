@@ -135,7 +135,7 @@ def g_pass_at_k(correct: int, samples: int, k: int, tau: float) -> float:
   Example: 3 of 4 samples correct. Of the 6 pairs 3 are all correct, so
   G-Pass@2 at tau = 1 is 0.5; the biased (3/4)^2 would be 0.5625.
   """
-  # 0.1 * 30 is a little more than 3 in floating point.
+  # 0.07 * 100 is a little more than 7 in floating point.
   needed = max(1, math.ceil(tau * k - 1e-9))
   hits = sum(
     math.comb(correct, j) * math.comb(samples - correct, k - j)

@@ -49,6 +49,7 @@ def test_a_correction_comes_after_the_slip():
     ("x = 5. So x = 5.0.", False),
     ("x = 5 or x = 7", False),
     ("x = 5 or x = 7. We take the first, x = 5.", False),
+    ("x = 5 or x = 7. First x = 5. Then x = 7.", False),
     ("If x = 5, y = 2. If x = 7, y = 2.", False),
     ("x = 5. y = 7.", False),
     ("x = 5. So x = 2 + 3 = 5. Then x = 1 + 5 = 6.", True),

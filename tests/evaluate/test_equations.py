@@ -106,6 +106,7 @@ def test_chains_are_read_link_by_link():
     ("- 11 + 50", True),
     ("1 + 2", False),
   ]
+  assert verdicts("3 + 4 = 7 and 8 = 9") == [True]
 
 
 def test_statements_give_values_to_names():

@@ -24,8 +24,8 @@ from srl_jax.testing.answers import answer, numbered_problems, with_finals
     # With k = n all depends on the count: 3 of 4 is 0.75.
     (3, 4, 4, 0.75, 1.0),
     (3, 4, 4, 0.76, 0.0),
-    # 0.1 * 30 is more than 3 in floating point, and 3 are enough.
-    (3, 30, 30, 0.1, 1.0),
+    # 0.07 * 100 is more than 7 in floating point, and 7 are enough.
+    (7, 100, 100, 0.07, 1.0),
     # C(8,4) C(8,0) of C(16,4), hypergeometric.
     (8, 16, 4, 1.0, 70 / 1820),
   ],
