@@ -42,14 +42,16 @@ class Token(NamedTuple):
 # Every repetition is bounded, or no other alternative can match its text again.
 _TOKEN = re.compile(
   r"""
-  (?P<tag></?[a-z]{1,20}>)
+  (?P<word>[^\W\d_]{2,}(?:[²³]|\^\{?\d\}?(?!\d))?)
+  |(?P<space>[ \t\r]+)
+  |(?P<tag></?[a-z]{1,20}>)
   |(?P<endless>\d{1,30}(?:\.\d{0,30})?
     (?:\.\.\.|…|\\(?:overline|bar|dot|l?dots)(?![A-Za-z])))
   |(?P<number>[1-9]\d{0,2}(?:(?:,(?:\\!)?|\{,\}|\\,)\d{3}){1,6}(?![\d,]\d)(?!\d)
     (?:\.\d+)?)
   |(?P<list>\d{1,30}(?:,\d{1,30}){1,20}|0\d{1,30}(?!\.))
   |(?P<decimal>\d+(?:\.\d+)?|\.\d+)
-  |(?P<skip>[ \t\r&~$£€]|\\[,;:!>\ $()]|\\q?quad(?![A-Za-z])
+  |(?P<skip>[&~$£€]|\\[,;:!>\ $()]|\\q?quad(?![A-Za-z])
     |\\(?:left|right|[Bb]igg?[lr]?|displaystyle|boxed)(?![A-Za-z])
     |\^\s?\{?\\circ\}?|°|\*\*(?![\d(])|(?<![\d)])\*\*)
   |(?P<times>(?<=\d)[xX](?=\d)|(?<=\d[ ])[xX](?=[ ][\d($.])
@@ -72,7 +74,6 @@ _TOKEN = re.compile(
   |(?P<name>(?:\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega)
       (?![A-Za-z])|[A-Za-z](?![A-Za-z]))
     \d{0,3}'{0,3}(?:_(?:\{[^{}\n]{0,30}\}|\w))?(?:\^\{?\d\}?(?!\d)|[²³])?)
-  |(?P<word>[^\W\d_]{2,}(?:[²³]|\^\{?\d\}?(?!\d))?)
   |(?P<other>\\[A-Za-z]+|.)
   """,
   re.VERBOSE | re.DOTALL,
@@ -114,7 +115,7 @@ def tokens_of(text: str) -> list[Token]:
     match = _TOKEN.match(text, at)
     assert match is not None  # The last alternative matches anything.
     group, piece = match.lastgroup or "other", match[0]
-    if group != "skip":
+    if group not in ("skip", "space"):
       kind = _KINDS.get(group, group)
       if kind == "number" and len(piece) > _MAX_DIGITS:
         kind = "other"

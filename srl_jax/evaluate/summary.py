@@ -3,7 +3,7 @@
 
   values    problems, answers -> one value per problem for each metric
   summary   the same -> an estimate over problems for each metric
-  rows      the same -> a summary for each level or subject
+  rows      values -> estimates for each level or subject
 
 compare.py pairs the values of two models; seeds.py averages those of several
 seeds. solve.py summarises episodes during a run by the same functions.
@@ -243,25 +243,31 @@ def summary(
 
 def rows(
   problems: Sequence[Problem],
-  answers: Sequence[Answer],
+  found: Mapping[str, Values],
   by: Literal["level", "subject"],
-  *,
-  same: Same = same_answer,
 ) -> dict[str, dict[str, Estimate]]:
-  """Returns a summary for each level or subject, in the order of their names.
+  """Returns estimates for each level or subject, in the order of their names.
 
   Numbers in names count as numbers: level 10 comes after level 9. Problems
   without a level (or subject) are under "".
+
+  Args:
+    problems: the problems of one suite.
+    found: what `values` (or `behaviours.values`) returned for them.
+    by: what to group by.
   """
-  groups: dict[str, list[Problem]] = {}
-  for problem in problems:
-    groups.setdefault(getattr(problem, by), []).append(problem)
-  found = {}
-  for name in sorted(groups, key=_natural):
-    ids = {problem.id for problem in groups[name]}
-    of_group = [answer for answer in answers if answer.problem in ids]
-    found[name] = summary(groups[name], of_group, same=same)
-  return found
+  groups: dict[str, list[int]] = {}
+  for i, problem in enumerate(problems):
+    groups.setdefault(getattr(problem, by), []).append(i)
+  return {
+    name: estimates(
+      {
+        metric: dataclasses.replace(v, values_P=v.values_P[groups[name]])
+        for metric, v in found.items()
+      }
+    )
+    for name in sorted(groups, key=_natural)
+  }
 
 
 def _natural(name: str) -> list[tuple[bool, int, str]]:
@@ -272,7 +278,15 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
   ]
 
 
+_COUNTS = ("think blocks", "equations", "markers per 100 words")
+
+
 def unit_of(metric: str) -> str:
-  """Returns "tokens", "words", or "%" for metrics that are shares."""
+  """Returns the unit of a metric or behaviour, for tables.
+
+  It is "%" for shares, "tokens" or "words" for lengths, and "" for counts.
+  """
   name = metric.removesuffix(", greedy")
-  return name if name in ("tokens", "words") else "%"
+  if name in ("tokens", "words"):
+    return name
+  return "" if name in _COUNTS else "%"

@@ -62,7 +62,7 @@ class Table:
     """
     metrics = self.columns()
     titles = [
-      _escaped(f"{m} ({self.units[m]})" if m in self.units else m)
+      _escaped(f"{m} ({self.units[m]})" if self.units.get(m) else m)
       for m in metrics
     ]
     lines = [

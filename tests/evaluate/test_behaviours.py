@@ -9,6 +9,7 @@ import pytest
 from srl_jax.evaluate import behaviours
 from srl_jax.evaluate.behaviours import behaviour, lengths
 from srl_jax.evaluate.compare import Result, compare
+from srl_jax.evaluate.summary import unit_of
 from srl_jax.testing.answers import answer, numbered_problems
 
 ANSWER = """<think>We need to add. Let me check the parts.</think>
@@ -125,6 +126,15 @@ def test_of_no_wrong_equation_no_share_is_corrected():
   found = behaviours.summary(numbered_problems(1), [answer("p0")])
   assert math.isnan(found["wrong ones corrected"].value)
   assert behaviours.summary(numbered_problems(1), []).keys() == found.keys()
+
+
+def test_only_shares_are_shown_in_percent():
+  counts = {"think blocks", "equations", "markers per 100 words"}
+  found = behaviours.summary(numbered_problems(1), [answer("p0")])
+  assert {name for name in found if unit_of(name) != "%"} == counts
+  measured = behaviours.values(numbered_problems(1), [answer("p0")])
+  for name, value in measured.items():
+    assert value.is_share == (unit_of(name) == "%"), name
 
 
 def result(name, texts):

@@ -96,10 +96,12 @@ def test_levels_are_ordered_as_numbers():
     Problem(f"p{i}", "?", "1", level) for i, level in enumerate(levels)
   ]
   answers = [answer("p0"), answer("p1", final="2"), answer("p2"), answer("p3")]
-  got = rows(problems, answers, "level")
+  found = summary_lib.values(problems, answers)
+  got = rows(problems, found, "level")
   assert list(got) == ["", "level 9", "level 10"]
   assert [row["avg@1"].value for row in got.values()] == [1, 0.5, 1]
-  assert list(rows(problems, answers, "subject")) == [""]
+  [(name, row)] = rows(problems, found, "subject").items()
+  assert (name, row) == ("", summary(problems, answers))
 
 
 def test_answers_that_do_not_fit_the_problems_are_refused():

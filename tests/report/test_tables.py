@@ -56,7 +56,8 @@ def test_json_has_null_where_there_is_no_number():
 
 
 def test_columns_can_be_chosen():
-  chosen = Table(TABLE.heads, TABLE.rows, metrics=("words",))
+  units = {"words": ""}
+  chosen = Table(TABLE.heads, TABLE.rows, units, metrics=("words",))
   assert chosen.markdown().startswith("| suite | level | words |\n")
   assert "avg@4" not in chosen.csv() + chosen.json()
   with pytest.raises(ValueError, match=r"no row has the metrics \['maj@4'\]"):
