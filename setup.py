@@ -46,6 +46,9 @@ REQUIRED = [
   "tqdm>=4.66.0",
 ]
 COLAB = ["ipykernel>=6.17.1", "matplotlib>=3.10.0"]
+# Brings 80 packages, for those who read answers in its viewer. It wants an
+# older fsspec than constraints.txt has, so it is installed without these.
+INSPECT = ["inspect-ai>=0.3.285"]
 
 setuptools.setup(
   name="srl_jax",
@@ -63,6 +66,7 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     "colab": COLAB,
+    "inspect": INSPECT,
     # The tests execute notebooks, build docs/ as a site, and compile programs
     # for TPUs by the compiler in libtpu, which needs no TPU.
     "dev": [

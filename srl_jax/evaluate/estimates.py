@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means with intervals over problems, and unbiased pass@k.
+"""Means with intervals over problems, unbiased pass@k and G-Pass@k.
 
 Shares of what is right or wrong have exact binomial intervals, which are also
-right near 0 and 1. Other means have bootstrap intervals.
+right near 0 and 1. Other means have bootstrap intervals. seeds.py has the
+intervals over several seeds.
 """
 
 from __future__ import annotations
@@ -97,11 +98,21 @@ def share(
   elif value in (0, 1):
     effective = fewest
   effective = min(max(effective, fewest), count)
-  ones = value * effective
-  zeros = effective - ones
+  return binomial(float(value), float(effective))
+
+
+def binomial(value: float, outcomes: float) -> Estimate:
+  """Returns a share with the interval of Clopper and Pearson (1934).
+
+  Args:
+    value: the share, in [0, 1].
+    outcomes: number of independent outcomes; need not be whole.
+  """
+  ones = value * outcomes
+  zeros = outcomes - ones
   low = betaincinv(ones, zeros + 1, 0.025) if ones > 0 else 0.0
   high = betaincinv(ones + 1, zeros, 0.975) if zeros > 0 else 1.0
-  return Estimate(float(value), float(low), float(high))
+  return Estimate(value, float(low), float(high))
 
 
 def pass_at_k(correct: int, samples: int, k: int) -> float:
@@ -112,3 +123,36 @@ def pass_at_k(correct: int, samples: int, k: int) -> float:
   """
   wrong = samples - correct
   return 1.0 - math.comb(wrong, k) / math.comb(samples, k)
+
+
+def g_pass_at_k(correct: int, samples: int, k: int, tau: float) -> float:
+  """Returns G-Pass@k at the threshold tau (arXiv 2412.13147, Eq. 4).
+
+  That is the probability that at least a share tau of k samples is correct,
+  where the k are drawn from all samples without replacement. A tau near 0 gives
+  pass@k.
+
+  Example: 3 of 4 samples correct. Of the 6 pairs 3 are all correct, so
+  G-Pass@2 at tau = 1 is 0.5; the biased (3/4)^2 would be 0.5625.
+  """
+  # 0.07 * 100 is a little more than 7 in floating point.
+  needed = max(1, math.ceil(tau * k - 1e-9))
+  hits = sum(
+    math.comb(correct, j) * math.comb(samples - correct, k - j)
+    for j in range(needed, k + 1)
+  )
+  return hits / math.comb(samples, k)
+
+
+def mean_g_pass_at_k(correct: int, samples: int, k: int) -> float:
+  """Returns mG-Pass@k: G-Pass@k averaged over tau from 0.5 to 1.
+
+  It is 2/k times the sum of G-Pass@k at tau = i/k over the i from
+  ceil(k/2) + 1 to k (arXiv 2412.13147, Eq. 6).
+
+  Example: 3 of 4 samples correct, k = 2: only i = 2 counts, 2/2 * 0.5 = 0.5.
+  """
+  first = math.ceil(k / 2) + 1
+  return (2 / k) * sum(
+    g_pass_at_k(correct, samples, k, i / k) for i in range(first, k + 1)
+  )

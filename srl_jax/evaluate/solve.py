@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from srl_jax.data.templates import Template, encode_segment
-from srl_jax.evaluate.estimates import Estimate, pass_at_k, share
+from srl_jax.evaluate.estimates import Estimate, share
+from srl_jax.evaluate.summary import estimates, solve_rates
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.episodes import Episode, EpisodeStats, sample_episodes
 from srl_jax.rollout.sampler import Sampler
@@ -143,12 +144,4 @@ def summarise(
     correct[episode.problem] += episode.is_correct
   if samples == 1:
     return {"accuracy": share(correct)}
-  summary = {f"avg@{samples}": share(correct, np.full(problems, samples))}
-  k = 2
-  while k <= samples:
-    terms = [pass_at_k(int(c), samples, k) for c in correct]
-    # A problem tells its pass@k as well as so many separate draws of k.
-    draws = np.full(problems, samples // k)
-    summary[f"pass@{k}"] = share(terms * draws, draws)
-    k *= 2
-  return summary
+  return estimates(solve_rates(correct, samples))

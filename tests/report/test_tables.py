@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of estimates as Markdown, CSV and JSON."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+
+from srl_jax.report.tables import Table
+
+TABLE = Table(
+  ("suite", "level"),
+  {
+    ("a|b", "1"): {"avg@4": (0.5, 0.25, 0.875), "words": (450, 440.5, 470)},
+    ("AIME, 24", ""): {"avg@4": (math.nan, math.nan, math.nan)},
+  },
+  units={"avg@4": "%", "words": "words"},
+)
+
+
+def test_markdown_shows_shares_in_percent():
+  assert TABLE.markdown().splitlines() == [
+    "| suite | level | avg@4 (%) | words (words) |",
+    "| --- | --- | ---: | ---: |",
+    r"| a\|b | 1 | 50.0 [25.0, 87.5] | 450.0 [440.5, 470.0] |",
+    "| AIME, 24 |  | - | - |",
+  ]
+
+
+def test_markdown_shows_half_the_width_or_no_interval():
+  # The interval is not symmetric: (0.875 - 0.25) / 2 = 0.3125.
+  assert "| 50.0 ± 31.2 |" in TABLE.markdown("plus-minus")
+  assert "| 50.0 | 450.0 |" in TABLE.markdown("none")
+
+
+def test_csv_has_three_columns_for_each_metric():
+  first, second = csv.DictReader(io.StringIO(TABLE.csv()))
+  assert first["suite"] == "a|b"
+  assert [first[f"avg@4{x}"] for x in ("", " low", " high")] == [
+    *("0.5", "0.25", "0.875")
+  ]
+  assert second["suite"] == "AIME, 24"
+  assert second["words low"] == ""
+
+
+def test_json_has_null_where_there_is_no_number():
+  first, second = json.loads(TABLE.json())
+  assert first["words"] == {"value": 450, "low": 440.5, "high": 470}
+  assert second == {
+    "suite": "AIME, 24",
+    "level": "",
+    "avg@4": {"value": None, "low": None, "high": None},
+  }
+
+
+def test_columns_can_be_chosen():
+  units = {"words": ""}
+  chosen = Table(TABLE.heads, TABLE.rows, units, metrics=("words",))
+  assert chosen.markdown().startswith("| suite | level | words |\n")
+  assert "avg@4" not in chosen.csv() + chosen.json()
+  with pytest.raises(ValueError, match=r"no row has the metrics \['maj@4'\]"):
+    Table(TABLE.heads, TABLE.rows, metrics=("maj@4",))
+
+
+def test_rows_have_a_name_for_each_heading():
+  with pytest.raises(ValueError, match="'AIME' has not one name"):
+    Table(("suite",), {"AIME": {}})
