@@ -110,8 +110,6 @@ def _converter(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
   """Returns what mends Python values of a type, or None if they are right."""
   from pyarrow import types
 
-  if isinstance(kind, _arrow().BaseExtensionType):
-    return _converter(kind.storage_type)
   if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
     return _converter(kind.value_type)
   if any(f(kind) for f in _checks("binary", "large_binary", "binary_view")):
@@ -133,12 +131,6 @@ def _converter(kind: pyarrow.DataType) -> Callable[[Any], Any] | None:
     inner = _converter(kind.value_type)
     return inner and _each_element(inner)
   return None
-
-
-def _arrow() -> Any:
-  import pyarrow
-
-  return pyarrow
 
 
 def _checks(*names: str) -> list[Callable[[pyarrow.DataType], bool]]:

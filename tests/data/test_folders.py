@@ -146,7 +146,8 @@ def test_what_prepare_and_others_leave_is_no_data(tmp_path):
 
 
 def test_files_beside_those_of_splits_are_named(tmp_path):
-  write_all(tmp_path, ["train.jsonl", "test.jsonl", "notes.json"])
+  write_all(tmp_path, ["train.jsonl", "test.jsonl"])
+  (tmp_path / "notes.json").write_text("no records")
   report = load(tmp_path)
   assert numbers(report) == {"train": [0, 1], "test": [2, 3]}
   [warning] = report.warnings

@@ -131,7 +131,7 @@ MARKDOWN = {
   ),
   "all by four spaces": "Text\n\n    1. **A**\n\n    2. **B**\n    3. **C**",
   "number of 5000 digits": (
-    f"1. **A**\n{'9' * 5000}. **X**\n2. **B**\n3. **C**"
+    f"1. **A**\n\ntext\n{'9' * 5000}. **X**\n2. **B**\n3. **C**"
   ),
 }
 

@@ -14,6 +14,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from srl_jax.data import sources
 from srl_jax.data.readers import DataConfig, load_trajectories
 
 RECORDS = [
@@ -96,8 +97,14 @@ def test_a_table_that_is_cut_off_is_named(tmp_path):
 def test_a_compressed_table_is_read(tmp_path):
   whole = io.BytesIO()
   pyarrow.parquet.write_table(pyarrow.Table.from_pylist(RECORDS), whole)
-  (tmp_path / "d.gz").write_bytes(gzip.compress(whole.getvalue()))
-  assert len(problems(tmp_path / "d.gz")) == len(RECORDS)
+  for name in ("gz", "zst"):
+    (tmp_path / name).write_bytes(COMPRESS[name](whole.getvalue()))
+    assert len(problems(tmp_path / name)) == len(RECORDS)
+
+
+def test_what_cannot_be_opened_is_named(tmp_path):
+  with pytest.raises(ValueError, match="cannot be read: Is a directory; check"):
+    list(sources.rows(tmp_path))
 
 
 ENCODINGS = {

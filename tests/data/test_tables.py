@@ -127,6 +127,14 @@ def test_lists_of_all_types_are_read(load, kind):
   assert not report.rejects and good(report) == ALL
 
 
+def test_objects_of_bytes_are_objects_of_strings(load):
+  step = pa.struct({"text": pa.binary(), "title": pa.large_binary()})
+  steps = [[{"text": text, "title": b"T"}] for text in (b"a", b"b", b"c")]
+  report = load(table_of(pa.array(steps, pa.list_(step))))
+  assert good(report) == ALL and not report.rejects
+  assert report.trajectories[0].steps[0].title == "T"
+
+
 def test_nulls_after_the_last_step_are_absent_and_between_steps_refused(load):
   steps = [["a", "b", None], ["b", None, None], ["c", None, "d"]]
   report = load(table_of(pa.array(steps, pa.list_(pa.string(), 3))))
