@@ -146,6 +146,7 @@ def _found(file: pathlib.Path, folder: pathlib.Path) -> _Found:
         " that field; write the data again without partitions"
       )
   prefix = "-".join(names)
+  split, length = "", len(names) - 1  # Of the path to what names the split.
   for at in reversed(range(len(names))):
     splits = _splits_in(names[at])
     if len(splits) > 1:
@@ -154,9 +155,10 @@ def _found(file: pathlib.Path, folder: pathlib.Path) -> _Found:
         " rename it after one of them"
       )
     if splits:
-      series = re.sub(r"\d+", "#", "/".join(names[: at + 1]))
-      return _Found(Part(file, splits[0], prefix), form, series)
-  return _Found(Part(file, "", prefix), form, "")
+      split, length = splits[0], at + 1
+      break
+  series = re.sub(r"\d+", "#", "/".join(names[:length]))
+  return _Found(Part(file, split, prefix), form, series)
 
 
 def _splits_in(name: str) -> list[str]:

@@ -102,7 +102,8 @@ def decode(raw: bytes) -> Any:
     raise
   except RecursionError:
     raise RecordError(
-      "(line)", "is nested too deeply; the form of a record is in schema.py"
+      "(line)",
+      "is nested too deeply; srl_jax/data/schema.py has the form of a record",
     ) from None
   except ValueError as error:
     said = str(error).partition(";")[0]

@@ -120,6 +120,11 @@ def test_shards_without_splits_are_one_file_in_parts(tmp_path):
   assert sizes == {"train": 4, "test": 2}
 
 
+def test_folders_that_differ_in_numbers_belong_together(tmp_path):
+  write_all(tmp_path, ["2023-12/a.jsonl", "2024-01/b.jsonl"])
+  assert numbers(load(tmp_path)) == {"train": [0, 1, 2, 3]}
+
+
 def test_a_folder_of_train_only_can_be_split(tmp_path):
   write(tmp_path / "train.parquet", records(0, 6))
   assert numbers(load(tmp_path)) == {"train": [0, 1, 2, 3, 4, 5]}
@@ -168,6 +173,7 @@ def test_files_beside_those_of_splits_are_named(tmp_path):
     (["a/train.jsonl", "b/train.jsonl"], "a/train.jsonl, b/train.jsonl; give"),
     (["train_sft.jsonl", "train_rl.jsonl"], "several sets of data for the spl"),
     (["a.jsonl", "b.parquet"], "several sets of data: a.jsonl, b.parquet"),
+    (["sft/0.jsonl", "rl/0.jsonl"], "several sets of data: rl/0.jsonl, sft/0"),
     (["train_test.jsonl"], "says train and test; rename it"),
     (["year=2024/part-0.parquet"], "in a partition of 'year'"),
     (["notes.txt"], "holds none of train.jsonl, .* give a file or another"),
