@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import re
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -95,19 +96,14 @@ class HuggingFaceTokenizer(TableTokenizer):
     # Gemma's file has the tab itself in place of its byte.
     if "\t" in vocab:
       byte_ids.setdefault(ord("\t"), vocab["\t"])
-    if len(byte_ids) != 256:
-      raise ValueError(
-        f"{path}: the vocabulary has tokens for {len(byte_ids)} single "
-        "bytes, not 256, so it cannot spell every text; use a byte-level "
-        "BPE tokenizer (Qwen, Llama 3) or one with byte fallback (Gemma)."
-      )
+    _check_bytes(byte_ids, path, is_byte_level=spell is _byte_level)
     specials = {
       name: vocab[name] for name, token in added.items() if token["special"]
     }
     super().__init__(
       table=table,
       specials=specials,
-      byte_ids=[byte_ids[b] for b in range(256)],
+      byte_ids=byte_ids,
       pad_id=next((specials[n] for n in _PAD_NAMES if n in specials), 0),
       space_mark=space_mark,
     )
@@ -152,6 +148,31 @@ def _read_spec(path: str) -> dict[str, Any]:
       "do."
     )
   return spec
+
+
+# SmolLM2 has 235, BLOOM and ModernBERT a few less than 256.
+_FEWEST_BYTES = 128
+
+
+def _check_bytes(
+  byte_ids: Collection[int], path: str, is_byte_level: bool
+) -> None:
+  """Warns of bytes without a token, or refuses the file if it lacks many."""
+  missing = set(range(256)) - set(byte_ids)
+  if not missing:
+    return
+  if not is_byte_level or len(byte_ids) < _FEWEST_BYTES:
+    raise ValueError(
+      f"{path}: the vocabulary has tokens for {len(byte_ids)} single "
+      "bytes, not 256, so it cannot spell every text; use a byte-level "
+      "BPE tokenizer (Qwen, Llama 3) or one with byte fallback (Gemma)."
+    )
+  names = " ".join(f"{byte:02X}" for byte in sorted(missing))
+  warnings.warn(
+    f"{path}: the vocabulary lacks tokens for {len(missing)} of the 256 bytes "
+    f"({names}); a text that needs one of them is refused",
+    stacklevel=3,
+  )
 
 
 def _parts(node: dict[str, Any] | None) -> list[dict[str, Any]]:

@@ -105,7 +105,7 @@ class SentencePieceTokenizer(TableTokenizer):
     super().__init__(
       table=table,
       specials=specials,
-      byte_ids=[byte_ids[b] for b in range(256)],
+      byte_ids=byte_ids,
       pad_id=max(model.pad_id(), 0),
       space_mark=_SPACE,
     )
