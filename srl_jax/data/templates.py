@@ -158,14 +158,10 @@ class ChatTemplate:
     self._closing, self._opening = self.gap[:cut], self.gap[cut:]
     # System prompt -> the text before the user's text.
     self._heads: dict[str, str] = {}
+    chat.leave_thinking_to_the_model()
     _, self._tail = chat.cut(GENERAL.step_prompt)
     # A second system prompt checks that the tail does not depend on it.
     self._head(GENERAL.solve_prompt)
-    if self._tail.rfind("<think>") > self._tail.rfind("</think>"):
-      raise chat.error(
-        "opens the think block itself (it ends in <think>), which the model "
-        "has to do for its thought to be seen"
-      )
     self._end = self._turn_end()
     self._stops = tuple(dict.fromkeys([self._end[-1].name, *stops]))
 
