@@ -27,6 +27,8 @@ _INSIDE_BYTE_PIECE = re.compile(r"(?<=<)(?=0x[0-9A-F]{2}>)")
 # Qwen's "<|fim_prefix|>" and DeepSeek's "<｜User｜>" steer the model as control
 # tokens do, but their files do not flag them as special.
 _CONTROL_SHAPE = re.compile(r"<[|｜].*[|｜]>")
+# What a word or a byte is never named.
+_BRACKETS = re.compile(r"<.+>|\[.+\]")
 _PAD_NAMES = (
   "<pad>",
   "[PAD]",
@@ -216,12 +218,28 @@ def _make_exact(spec: dict[str, Any], control: Collection[str]) -> str | None:
       mark = node["replacement"]
       node["prepend_scheme"] = "never"
       node.pop("add_prefix_space", None)
-  for token in spec.get("added_tokens") or ():
+  _add_pieces(spec, control)
+  for token in spec["added_tokens"]:
     token["lstrip"] = token["rstrip"] = False
     name = token["content"]
     if name in control or _CONTROL_SHAPE.fullmatch(name):
       token["special"] = True
   return mark
+
+
+def _add_pieces(spec: dict[str, Any], control: Collection[str]) -> None:
+  """Makes pieces of the vocabulary added tokens, if they are control tokens."""
+  tokens = spec["added_tokens"] = list(spec.get("added_tokens") or ())
+  vocab = spec["model"].get("vocab")
+  if isinstance(vocab, dict):
+    there = {token["content"] for token in tokens}
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    tokens += [
+      {"id": vocab[name], "content": name, **dict.fromkeys(flags, False)}
+      | {"special": True}
+      for name in control
+      if name in vocab and name not in there and _BRACKETS.fullmatch(name)
+    ]
 
 
 def byte_characters() -> dict[str, int]:
