@@ -10,6 +10,7 @@ here would start JAX in each of them, and forked ones inherit JAX's threads.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import logging
@@ -134,6 +135,35 @@ class Child:
     # A dead child cannot take what was left to flush.
     with contextlib.suppress(BrokenPipeError):
       self._process.stdin.close()
+
+
+class LazyChild:
+  """A child that starts when it is first needed, and again if it has ended."""
+
+  def __init__(self, *of_child: Any) -> None:
+    """Keeps the arguments of Child, and ends the child with this process."""
+    self._of_child = of_child
+    self._child: Child | None = None
+    self._lock = threading.Lock()
+    atexit.register(self.close)
+
+  def ask(self, message: Any, limit_s: float) -> Any:
+    """Returns the answer to a message; see Child.ask."""
+    with self._lock:
+      if self._child is None or self._child.owner != os.getpid():
+        self._child = Child(*self._of_child)
+      try:
+        return self._child.ask(message, limit_s)
+      except (TimeoutError, EOFError):
+        self.close()
+        raise
+
+  def close(self) -> None:
+    """Ends the child, if there is one."""
+    child, self._child = self._child, None
+    # A forked process has its parent's child, but must not end it.
+    if child is not None and child.owner == os.getpid():
+      child.close()
 
 
 def _ending(code: int) -> str:

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srl_jax.data.render import RENDERER
+from srl_jax.data.render import render
 
 # The probe holds what a template might escape, merge or take for markup. Its
 # ends have no white space: many templates trim it, and no text of ours has it.
@@ -170,7 +170,7 @@ class ChatFormat:
       "add_generation_prompt": generation_prompt,
     }
     try:
-      answer = RENDERER.render(self._source, variables)
+      answer = render(self._source, variables)
     except (TimeoutError, EOFError) as error:
       raise self.error(f"cannot be rendered: the renderer {error}") from error
     if "invalid" in answer:

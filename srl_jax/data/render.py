@@ -9,15 +9,12 @@ takes more than its limits.
 
 from __future__ import annotations
 
-import atexit
 import functools
 import json
-import os
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from srl_jax.children import Child, Lines, serve_lines
+from srl_jax.children import LazyChild, Lines, serve_lines
 
 # Templates of real models take milliseconds and a few megabytes.
 _CPU_S = 2.0
@@ -30,38 +27,17 @@ _MAX_CHARS = 1 << 25
 TODAY = (2024, 7, 26)
 
 
-class Renderer:
-  """The child that renders; it starts when it is first needed."""
-
-  def __init__(self) -> None:
-    self._child: Child | None = None
-    self._lock = threading.Lock()
-
-  def render(self, template: str, variables: Mapping[str, Any]) -> dict:
-    """Returns the child's answer.
-
-    Raises:
-      TimeoutError, EOFError: it took too much time or memory; the text says
-        which.
-    """
-    with self._lock:
-      if self._child is None or self._child.owner != os.getpid():
-        self._child = Child("srl_jax.data.render", Lines)
-      try:
-        return self._child.ask([template, variables], _WALL_S)
-      except (TimeoutError, EOFError):
-        self.close()
-        raise
-
-  def close(self) -> None:
-    """Ends the child, if there is one."""
-    child, self._child = self._child, None
-    if child is not None and child.owner == os.getpid():
-      child.close()
+_child = LazyChild("srl_jax.data.render", Lines)
 
 
-RENDERER = Renderer()
-atexit.register(RENDERER.close)
+def render(template: str, variables: Mapping[str, Any]) -> dict[str, str]:
+  """Returns the child's answer to [template, variables].
+
+  Raises:
+    TimeoutError, EOFError: it took too much time or memory; the text says
+      which.
+  """
+  return _child.ask([template, variables], _WALL_S)
 
 
 def _start() -> Callable[[Any], dict[str, str]]:

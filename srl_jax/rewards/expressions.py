@@ -10,13 +10,10 @@ after some seconds of CPU time. What is not judged by then is not the same.
 
 from __future__ import annotations
 
-import atexit
 import functools
-import os
 import re
-import threading
 
-from srl_jax.children import Child, Lines
+from srl_jax.children import LazyChild, Lines
 
 # The judge ends by itself after some CPU seconds; this is for a machine that
 # is too busy to give it any, and for the start of the process.
@@ -56,34 +53,13 @@ def same_expression(candidate: str, reference: str) -> bool:
   """
   if not (may_be_expression(candidate) and may_be_expression(reference)):
     return False
-  return _judge.ask(candidate, reference)
+  try:
+    verdict = _judge.ask([candidate, reference], _WALL_LIMIT_S)
+  except (TimeoutError, EOFError):  # It took too much time or memory.
+    return False
+  if isinstance(verdict, str):
+    raise ValueError(verdict)
+  return verdict
 
 
-class _Judge:
-  """The process that judges; it starts when it is first needed."""
-
-  def __init__(self) -> None:
-    self._child: Child | None = None
-    self._lock = threading.Lock()
-
-  def ask(self, candidate: str, reference: str) -> bool:
-    with self._lock:
-      if self._child is None or self._child.owner != os.getpid():
-        self._child = Child("srl_jax.rewards.judge", Lines)
-      try:
-        verdict = self._child.ask([candidate, reference], _WALL_LIMIT_S)
-      except (TimeoutError, EOFError):  # It took too much time or memory.
-        self.close()
-        return False
-    if isinstance(verdict, str):
-      raise ValueError(verdict)
-    return verdict
-
-  def close(self) -> None:
-    child, self._child = self._child, None
-    if child is not None and child.owner == os.getpid():
-      child.close()
-
-
-_judge = _Judge()
-atexit.register(_judge.close)
+_judge = LazyChild("srl_jax.rewards.judge", Lines)

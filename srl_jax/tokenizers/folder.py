@@ -21,7 +21,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from srl_jax.tokenizers.protocol import Tokenizer
+from srl_jax.tokenizers.protocol import Tokenizer, read_file
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
@@ -211,10 +211,6 @@ def _tokenizer_file(path: str) -> pathlib.Path:
   return found
 
 
-# The largest real ones (tokenizer.json of Gemma 3) have 33 MB.
-_MAX_BYTES = 1 << 28
-
-
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """Returns the object in a JSON file; {} if there is no such file.
 
@@ -223,14 +219,9 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """
   if not path.is_file():
     return {}
-  size = path.stat().st_size
-  if size > _MAX_BYTES:
-    raise ValueError(
-      f"{path}: has {size:,} bytes, and no tokenizer has more than "
-      f"{_MAX_BYTES:,}; fetch it again"
-    )
+  data = read_file(str(path))
   try:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = json.loads(data.decode("utf-8"))
   except (ValueError, RecursionError) as error:
     raise ValueError(f"{path}: not JSON ({error}); fetch it again") from error
   if not isinstance(value, dict):

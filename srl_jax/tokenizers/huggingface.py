@@ -19,8 +19,13 @@ from typing import Any
 
 import tokenizers
 
-from srl_jax.tokenizers.protocol import TableTokenizer, check_exact
-from srl_jax.tokenizers.sentencepiece_tokenizer import read_file
+from srl_jax.tokenizers.probe import check_file
+from srl_jax.tokenizers.protocol import (
+  TableTokenizer,
+  UnspellableError,
+  check_exact,
+  read_file,
+)
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _INSIDE_BYTE_PIECE = re.compile(r"(?<=<)(?=0x[0-9A-F]{2}>)")
@@ -67,8 +72,15 @@ class HuggingFaceTokenizer(TableTokenizer):
     """
     path = os.fspath(path)
     spec = _read_spec(path)
-    space_mark = _make_exact(spec, control)
-    added = {t["content"]: t for t in spec.get("added_tokens") or ()}
+    check_file(path)
+    try:
+      space_mark = _make_exact(spec, control)
+      added = {t["content"]: t for t in spec["added_tokens"]}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      raise ValueError(
+        f"{path}: not a tokenizer.json as the tokenizers library writes it "
+        f"({error!r}); fetch it again"
+      ) from error
     try:
       model = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except Exception as error:  # the library raises a bare Exception
@@ -114,6 +126,18 @@ class HuggingFaceTokenizer(TableTokenizer):
     check_exact(self, path)
 
   def _encode_plain(self, text: str) -> list[int]:
+    try:
+      return self._encode_by_library(text)
+    except BaseException as error:
+      # The library's panics are no Exceptions, and cannot be imported.
+      if type(error).__name__ != "PanicException":
+        raise
+      raise UnspellableError(
+        f"{self._path}: the tokenizers library fails ({error}) on the text "
+        f"{text[:80]!r}; take this text out, or use another tokenizer"
+      ) from error
+
+  def _encode_by_library(self, text: str) -> list[int]:
     if not self._is_unigram:
       return self._model.encode(text, add_special_tokens=False).ids
     # Unigram would take a typed "<0x41>" for the byte piece of "A".
@@ -135,9 +159,10 @@ class HuggingFaceTokenizer(TableTokenizer):
 
 
 def _read_spec(path: str) -> dict[str, Any]:
+  data = read_file(path)
   try:
-    spec = json.loads(read_file(path))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    spec = json.loads(data)
+  except (ValueError, RecursionError) as error:
     raise ValueError(
       f"{path}: not a tokenizer.json ({error}); for a SentencePiece .model "
       'set tokenizer.kind = "sentencepiece".'

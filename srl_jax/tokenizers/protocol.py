@@ -11,6 +11,8 @@ srl_jax.data.templates.
 
 from __future__ import annotations
 
+import os
+import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -65,6 +67,29 @@ class Tokenizer(Protocol):
 
 class UnspellableError(ValueError):
   """A text needs bytes for which the tokenizer has no tokens."""
+
+
+# The largest real ones (Gemma 3's tokenizer.json) have 33 MB.
+_MAX_FILE_BYTES = 1 << 28
+
+
+def read_file(path: str) -> bytes:
+  """Returns a tokenizer file's bytes; ValueError says what is wrong."""
+  if not path or not os.path.isfile(path):
+    raise ValueError(
+      f"tokenizer file {path!r} does not exist; set tokenizer.path to the "
+      "folder of a Hugging Face checkpoint, or to a SentencePiece .model."
+    )
+  size = os.path.getsize(path)
+  if size > _MAX_FILE_BYTES:
+    raise ValueError(
+      f"tokenizer file {path!r} has {size:,} bytes, and no real one has more "
+      f"than {_MAX_FILE_BYTES:,}; fetch it again."
+    )
+  data = pathlib.Path(path).read_bytes()
+  if not data:
+    raise ValueError(f"tokenizer file {path!r} is empty; fetch it again.")
+  return data
 
 
 def split_control(text: str, names: Collection[str]) -> list[str]:
