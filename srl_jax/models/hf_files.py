@@ -20,6 +20,7 @@ import huggingface_hub
 import numpy as np
 import safetensors
 
+from srl_jax.models import hf_fields
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.hf_layout import Place
@@ -163,8 +164,9 @@ def read_model_config(folder: pathlib.Path) -> ModelConfig:
       f"{', '.join(found[:10]) or 'nothing'}); give a folder as transformers' "
       "save_pretrained writes it"
     )
+  config = hf_fields.read_object(path)
   try:
-    return from_hf_config(json.loads(path.read_text(encoding="utf-8")))
+    return from_hf_config(config)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
 
