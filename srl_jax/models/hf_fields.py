@@ -21,6 +21,7 @@ _IGNORED: dict[str, tuple[str, ...]] = {
   "the model's name, or which program wrote the file": (
     *("_name_or_path", "_commit_hash", "architectures", "model_type", "name"),
     *("transformers_version", "unsloth_version", "unsloth_fixed"),
+    *("internal_version", "version"),
     *("is_llama_config", "auto_mapping", "tokenizer_class", "license"),
     *("transformers.js_config", "onnx", "task_specific_params", "prefix"),
     *("finetuning_task", "problem_type", "id2label", "label2id"),
@@ -70,12 +71,17 @@ HARMLESS_VALUES: dict[str, Any] = {
   "is_causal": True,
   "is_decoder": True,
 }
+_QUANTISED = (
+  "the weights are quantised: use the checkpoint that they were made from, or "
+  "write them out in bfloat16 (transformers: model.dequantize(), then "
+  "save_pretrained); if they are bfloat16 already, as after merging adapters, "
+  "remove the field"
+)
 # What to type for fields that are often there and are not supported.
 _CURES = {
-  "quantization_config": "the weights are quantised: use the checkpoint that "
-  "they were made from, or write them out in bfloat16 (transformers: "
-  "model.dequantize(), then save_pretrained); if they are bfloat16 already, "
-  "as after merging adapters, remove the field",
+  "quantization_config": _QUANTISED,
+  "quantization": _QUANTISED,
+  "compression_config": _QUANTISED,
   "auto_map": "the model has code of its own, which is not run here",
 }
 
@@ -262,7 +268,8 @@ def unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
 
 def cures(fields: list[str]) -> str:
   """Returns what to do about fields that are not supported."""
+  found = dict.fromkeys(_CURES[field] for field in fields if field in _CURES)
   return "; ".join(
-    [_CURES[field] for field in fields if field in _CURES]
+    found
     or ["use a checkpoint without, or remove the field if it changes nothing"]
   )
