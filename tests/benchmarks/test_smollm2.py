@@ -138,23 +138,21 @@ def test_it_continues_in_english(folder, parts):
 
 def test_it_takes_an_update_step_of_srl(folder, tmp_path):
   data = tmp_path / "data.jsonl"
-  steps = [{"text": "She buys 3 pens."}, {"text": "#### 5"}]
-  record = {"problem": "Ann has 2 pens and buys 3. How many?", "answer": "5"}
-  data.write_text(
-    "".join(
-      json.dumps(record | {"id": str(i), "steps": steps}) + "\n"
-      for i in range(8)
-    )
-  )
+  with data.open("w") as file:
+    for i in range(8):
+      problem = f"Ann has {i} pens and buys 3. How many has she?"
+      steps = [{"text": "She buys 3 pens."}, {"text": f"#### {i + 3}"}]
+      record = {"id": str(i), "problem": problem, "steps": steps}
+      file.write(json.dumps(record) + "\n")
   c = config_lib.default_config()
   config_lib.use_checkpoint(c, str(folder))
   c.template = "chat"
   c.stages = ("srl",)
   c.data.format, c.data.path = "jsonl", str(data)
-  c.data.valid_size = c.data.test_size = 0
+  c.data.valid_size, c.data.test_size = 2, 0
   c.evaluate.modes = ()
   c.srl.update_steps = 1
-  c.srl.validate_every = 0
+  c.srl.validate_every = 1
   c.srl.groups_per_batch = 2
   c.srl.sampling.trunks_per_round = 2
   c.srl.trunks_per_micro_batch = 1
