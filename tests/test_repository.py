@@ -42,6 +42,7 @@ FLOORS = {
   "workdir": 1,
   "stopping": 0,
   "optional": 0,
+  "children": 0,
   "data": 0,
   "domains": 0,
   "rewards": 0,
@@ -53,7 +54,9 @@ FLOORS = {
 # Narrower than their floor: what these may import of srl_jax beside themselves.
 ONLY = {
   "ops": {"types"},
+  "children": set(),
   "data": {
+    "children",
     "domains",
     "optional",
     "rewards",
@@ -64,8 +67,8 @@ ONLY = {
   },
   "domains": {"rewards", "strict", "trajectory", "types"},
   "optional": set(),
-  "rewards": {"optional", "strict", "trajectory", "types"},
-  "tokenizers": {"strict", "types"},
+  "rewards": {"children", "optional", "strict", "trajectory", "types"},
+  "tokenizers": {"children", "strict", "types"},
   "trajectory": set(),
   "strict": set(),
   "types": set(),
