@@ -30,6 +30,7 @@ REQUIRED = [
   # they run in; in 3.1.2 they can clear a list.
   "jinja2>=3.1.6",
   "levenshtein>=0.25.0",
+  "markdown-it-py>=3.0.0",
   "math-verify[antlr4_13_2]>=0.9.0",
   "ml-collections>=1.1.0",  # 1.0.0 warns of its own syntax.
   "numpy>=2.0.0",

@@ -48,6 +48,7 @@ _BESIDE = (
   "vocab.json",
   "merges.txt",
   "chat_template.jinja",
+  "chat_template.json",
   "generation_config.json",
 )
 

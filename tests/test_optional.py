@@ -5,10 +5,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
-from srl_jax.data import pipeline, readers, s1k
+from srl_jax.data import markdown, pipeline, readers, s1k
 from srl_jax.report.curves import plot_metrics
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.testing import experiment
@@ -66,6 +67,18 @@ def read_parquet():
   readers.read_file(pathlib.Path("train.parquet"), s1k.parse)
 
 
+def read_zstd():
+  with tempfile.NamedTemporaryFile(suffix=".jsonl") as file:
+    file.write(b"(\xb5/\xfd")
+    file.flush()
+    readers.read_file(pathlib.Path(file.name), s1k.parse)
+
+
+def split_steps():
+  markdown.parser.cache_clear()
+  s1k.split_steps("1. **A**")
+
+
 @pytest.fixture
 def without(tmp_path):
   """Runs a command where the libraries are hidden; returns its lines."""
@@ -116,6 +129,8 @@ def test_pythons_difflib_takes_the_place_of_cydifflib(without):
       "Plots of metrics .* install matplotlib$",
     ),
     ("pyarrow", read_parquet, "Parquet files .* install pyarrow$"),
+    ("pyarrow", read_zstd, "Files compressed by zstd .* install pyarrow$"),
+    ("markdown_it", split_steps, "Markdown .* install markdown-it-py$"),
   ],
 )
 def test_what_is_missing_is_named_with_what_to_type(

@@ -43,6 +43,7 @@ FLOORS = {
   "workdir": 1,
   "stopping": 0,
   "optional": 0,
+  "children": 0,
   "data": 0,
   "domains": 0,
   "rewards": 0,
@@ -54,7 +55,9 @@ FLOORS = {
 # Narrower than their floor: what these may import of srl_jax beside themselves.
 ONLY = {
   "ops": {"types"},
+  "children": set(),
   "data": {
+    "children",
     "domains",
     "optional",
     "rewards",
@@ -65,8 +68,8 @@ ONLY = {
   },
   "domains": {"rewards", "strict", "trajectory", "types"},
   "optional": set(),
-  "rewards": {"optional", "strict", "trajectory", "types"},
-  "tokenizers": {"strict", "types"},
+  "rewards": {"children", "optional", "strict", "trajectory", "types"},
+  "tokenizers": {"children", "strict", "types"},
   "trajectory": set(),
   "strict": set(),
   "types": set(),

@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Renders chat templates in Jinja and cuts them around the user's text.
+"""Renders chat templates and cuts them around the user's text.
 
 A prompt is a system message and one user message, followed by the generation
 prompt. `cut` renders a prompt with a probe in place of the user's text and
 returns what comes before and after the probe. Prompts can then be built from
 segments, and the user's text never passes through Jinja. `prompt` renders a
-whole prompt, to compare with. The texts themselves come from templates.py.
+whole prompt, to compare with. The texts themselves come from templates.py, and
+render.py renders.
 """
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import json
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-import jinja2.ext
-import jinja2.sandbox
-
-# The date for templates that ask for it, so that the prompts of a run do not
-# depend on the day. The templates of Llama 3.1 and 3.2 fall back to this date.
-TODAY = datetime.datetime(2024, 7, 26)
+from srl_jax.data.render import render
 
 # The probe holds what a template might escape, merge or take for markup. Its
 # ends have no white space: many templates trim it, and no text of ours has it.
@@ -33,6 +27,15 @@ _PROBE = (
 )
 _ANSWER = "Answer-7f3a"
 _SYSTEM = "System-7f3a"
+
+
+# The variables by which the templates of Qwen3 and DeepSeek are told to let the
+# model think; others follow them.
+_THINKS = {"enable_thinking": True, "thinking": True}
+
+
+class _RaisedError(ValueError):
+  """A template raised an exception, as Gemma 2's does at a system message."""
 
 
 class ChatFormat:
@@ -52,17 +55,54 @@ class ChatFormat:
       ValueError: the template is not valid Jinja.
     """
     self.special_tokens = dict(special_tokens)
-    self._origin = origin
-    try:
-      self._template = _environment().from_string(source)
-    except jinja2.TemplateError as error:
-      raise self.error(f"is not valid Jinja ({error})") from error
+    self._origin, self._source = origin, source
+    self._variables: dict[str, Any] = {}
     self._takes_system = True
-    with contextlib.suppress(ValueError):  # Gemma 2's template raises one.
+    try:
       text = self.prompt(_SYSTEM, _PROBE)
-      if _SYSTEM in text:  # Other templates leave the message out.
-        return
-    self._takes_system = False
+      # Other templates leave the message out.
+      self._takes_system = _SYSTEM in text
+    except _RaisedError:
+      self._takes_system = False
+
+  def leave_thinking_to_the_model(self) -> None:
+    """Sees to it that prompts end before the think block.
+
+    A thought counts only if the model opens and closes its block itself. Some
+    templates write an empty block unless a variable says that the model shall
+    think; it is set where that helps.
+
+    Raises:
+      ValueError: prompts end with a think tag in any case.
+    """
+    without = self._tags()
+    if not without:
+      return
+    self._variables = _THINKS
+    tags = self._tags()
+    if not tags:
+      warnings.warn(
+        f"{self._origin}: the chat template is rendered with "
+        f"enable_thinking=True; without it, its prompts end in {without!r}",
+        stacklevel=3,
+      )
+      return
+    self._variables = {}
+    what = "tells the model not to think"
+    if without.rfind("<think>") > without.rfind("</think>"):
+      what = "opens the think block itself"
+    raise self.error(
+      f"{what} (its prompts end in {without!r})",
+      "every sample would fail the format check of SRL, which wants the model "
+      "to open the block and to close it",
+      f"it without {without!r}",
+    )
+
+  def _tags(self) -> str:
+    """The end of a prompt, from its first think tag on; "" without one."""
+    _, tail = self.cut(_SYSTEM)
+    tag = re.search("</?think>", tail)
+    return tail[tag.start() :] if tag else ""
 
   def prompt(self, system: str, user: str) -> str:
     """Renders a prompt, generation prompt included.
@@ -105,59 +145,41 @@ class ChatFormat:
       raise self.error("leaves the assistant's text out")
     return text.rpartition(_ANSWER)[2]
 
-  def error(self, problem: str) -> ValueError:
+  def error(
+    self,
+    problem: str,
+    consequence: str = "prompts cannot be laid out as trunk and branches",
+    cure: str = "another one",
+  ) -> ValueError:
     """Returns an error that says why the template is unusable, and the cure."""
     return ValueError(
-      f"{self._origin}: the chat template {problem}, so that prompts cannot be "
-      "laid out as trunk and branches; write another one to "
-      "chat_template.jinja in that folder, where it comes first, or set "
-      "c.template='chatml' or 'text'"
+      f"{self._origin}: the chat template {problem}, so that {consequence}; "
+      f"write {cure} to chat_template.jinja in that folder, where it comes "
+      "first, or set c.template='chatml' or 'text'"
     )
 
   def _render(
     self, messages: Sequence[Mapping[str, str]], generation_prompt: bool
   ) -> str:
+    variables = {
+      **self.special_tokens,
+      **self._variables,
+      "messages": messages,
+      "tools": None,
+      "documents": None,
+      "add_generation_prompt": generation_prompt,
+    }
     try:
-      return self._template.render(
-        messages=messages,
-        tools=None,
-        documents=None,
-        add_generation_prompt=generation_prompt,
-        **self.special_tokens,
-      )
-    except Exception as error:  # A template can raise anything.
-      raise self.error(f"cannot be rendered ({error})") from error
+      answer = render(self._source, variables)
+    except (TimeoutError, EOFError) as error:
+      raise self.error(f"cannot be rendered: the renderer {error}") from error
+    if "invalid" in answer:
+      raise self.error(f"is not valid Jinja ({answer['invalid']})")
+    if "raised" in answer:
+      raised = self.error(f"cannot be rendered ({answer['raised']})")
+      raise _RaisedError(str(raised))
+    return answer["text"]
 
 
 def _message(role: str, text: str) -> dict[str, str]:
   return {"role": role, "content": text}
-
-
-class _Generation(jinja2.ext.Extension):
-  """Ignores the tag {% generation %}, which marks the assistant's text."""
-
-  tags = frozenset({"generation"})
-
-  def parse(self, parser: Any) -> Any:
-    next(parser.stream)
-    return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def _environment() -> jinja2.Environment:
-  """The sandbox in which transformers renders, except for the date."""
-  environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-    trim_blocks=True,
-    lstrip_blocks=True,
-    extensions=[_Generation, jinja2.ext.loopcontrols],
-  )
-
-  def raise_exception(message):
-    raise jinja2.TemplateError(message)
-
-  def to_json(value, ensure_ascii=False, **options):
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-  environment.filters["tojson"] = to_json
-  environment.globals["raise_exception"] = raise_exception
-  environment.globals["strftime_now"] = lambda form: TODAY.strftime(form)
-  return environment

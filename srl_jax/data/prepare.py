@@ -26,7 +26,7 @@ from typing import Any
 from tqdm import tqdm
 
 from srl_jax import strict
-from srl_jax.data import prompts, readers, schema, templates
+from srl_jax.data import checks, prompts, readers, schema, templates
 from srl_jax.data.prompts import PromptReport
 from srl_jax.data.readers import DataConfig, LoadReport, Reject
 from srl_jax.data.trunks import (
@@ -99,6 +99,9 @@ def _run(args: argparse.Namespace) -> None:
       print(f"warning: {split} split: {warning}")
   for warning in loaded.warnings:
     print(f"warning: {warning}")
+  if configs["data"].path:  # Not of problems that are made on the spot.
+    for warning in checks.warnings(loaded.trajectories):
+      print(f"warning: {warning}")
   print(rejects_summary(loaded.rejects), end="")
   if args.out:
     _write(loaded, pathlib.Path(args.out), args.as_, configs["data"])

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from srl_jax.data import s1k, schema
+from srl_jax.data import folders, gsm8k, s1k, schema, sources
+from srl_jax.data.rows import Row
 from srl_jax.domains import DOMAINS, find_domain, registers
-from srl_jax.optional import needed_for
-from srl_jax.trajectory import RecordError, Step, Trajectory
+from srl_jax.trajectory import RecordError, Trajectory
 
 Format = Literal[
   "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "tfds"
@@ -41,10 +41,10 @@ class DataConfig:
     format: "embedded" and "embedded_student" need no file. The latter is the
       data that the embedded student is pre-trained on, planted faults
       included; its "test" split holds hard problems of the "valid" split.
-      "gsm8k" and "s1k" read files of these datasets (.jsonl or .parquet).
-      "jsonl" reads the form that schema.py documents, from one file or from a
-      folder with one file per split. "tfds" reads a folder that
-      srl_jax.data.prepare wrote.
+      "gsm8k" and "s1k" read these datasets, "jsonl" the form that schema.py
+      documents: from a file of JSON lines, a JSON list, Parquet or Arrow,
+      compressed or not, or from a folder of such files. "tfds" reads a folder
+      that srl_jax.data.prepare wrote.
     path: path of the file or folder.
     domain: domain of all trajectories, as a name in srl_jax.domains.DOMAINS or
       as "package.module:NAME" for your own; "" takes each record's own.
@@ -95,6 +95,9 @@ class DataConfig:
   def sizes(self) -> dict[str, int]:
     """Returns the size of each split: {"train": train_size, ...}."""
     return {name: getattr(self, f"{name}_size") for name in SPLITS}
+
+
+Place = tuple[pathlib.Path, int]  # A file, and the number of a record there.
 
 
 class Reject(NamedTuple):
@@ -154,16 +157,52 @@ def _load(config: DataConfig) -> LoadReport:
       f"data.path={config.path!r} does not exist; data.format="
       f"{config.format!r} needs the path of its file or folder"
     )
-  if config.format == "tfds" or path.is_dir():
-    if any(sizes.values()):
-      raise ValueError(
-        f"{path} is prepared data with splits of its own; leave data.*_size"
-        f" at 0 (got {sizes}) or prepare it again with other sizes"
+  if config.format == "tfds":
+    _check_own_splits(path, sizes)
+    return _load_tfds(path)
+  parts, warnings = [folders.Part(path, "", path.stem)], ()
+  if path.is_dir():
+    parts, warnings = folders.parts_of(path)
+  splits, rejects = _read_parts(parts, config)
+  if splits.keys() <= {"", "train"}:
+    [trajectories] = splits.values()
+    splits = split_by_problem(trajectories, sizes)
+  else:
+    _check_own_splits(path, sizes)
+  every = {name: splits.get(name, []) for name in SPLITS}
+  return LoadReport(every, tuple(rejects), warnings)
+
+
+def _check_own_splits(path: pathlib.Path, sizes: Mapping[str, int]) -> None:
+  if any(sizes.values()):
+    raise ValueError(
+      f"{path} is prepared data with splits of its own; leave data.*_size"
+      f" at 0 (got {sizes}) or prepare it again with other sizes"
+    )
+
+
+def _read_parts(
+  parts: Sequence[folders.Part], config: DataConfig
+) -> tuple[dict[str, list[Trajectory]], list[Reject]]:
+  """Returns the trajectories by split, and the rejects of all files."""
+  splits: dict[str, list[Trajectory]] = {}
+  every_reject: list[Reject] = []
+  for split in dict.fromkeys(part.split for part in parts):
+    of_split = [part for part in parts if part.split == split]
+    splits[split] = []
+    rejects: list[Reject] = []
+    place_of: dict[str, Place] = {}
+    for part in of_split:
+      found, refused = read_file(
+        part.path, _parser(config), prefix=part.prefix, place_of=place_of
       )
-    return _load_prepared(path, config)
-  trajectories, rejects = read_file(path, _parser(config))
-  _check_rejects(trajectories, rejects, path, config.strict)
-  return LoadReport(split_by_problem(trajectories, sizes), tuple(rejects))
+      splits[split] += found
+      rejects += refused
+    # A shard may be empty, but not all of them.
+    path = of_split[0].path if len(of_split) == 1 else config.path
+    _check_rejects(splits[split], rejects, path, config.strict)
+    every_reject += rejects
+  return splits, every_reject
 
 
 def _with_domains(loaded: LoadReport, domain: str) -> LoadReport:
@@ -197,39 +236,81 @@ def _with_domains(loaded: LoadReport, domain: str) -> LoadReport:
 
 
 def read_file(
-  path: pathlib.Path, parse: Callable[[Any, str], Trajectory]
+  path: pathlib.Path,
+  parse: Callable[[Any, str], Trajectory],
+  *,
+  prefix: str = "",
+  place_of: dict[str, Place] | None = None,
 ) -> tuple[list[Trajectory], list[Reject]]:
-  """Reads a .jsonl or .parquet file record by record.
+  """Reads a file of JSON text, Parquet or Arrow record by record.
 
   Args:
-    path: path of the file.
+    path: path of the file; sources.py says what it may hold.
     parse: a function (record, default id) -> trajectory that raises RecordError
       for a bad record.
+    prefix: how default ids begin; the file's name by default.
+    place_of: where the ids are that are taken already; those of the file are
+      added to it.
 
   Returns:
     The trajectories and the rejects, both in the order of the file.
+
+  Raises:
+    ValueError: the file is damaged, or of a kind that cannot be read.
   """
+  prefix, place_of = prefix or path.stem, {} if place_of is None else place_of
+  read = functools.partial(_read, path, parse, prefix, place_of)
+  trajectories, rejects = read(sources.rows(path))
+  if rejects and not trajectories:
+    # No line is a record; the text may be JSON as a whole.
+    whole = sources.document_rows(path)
+    again = read(whole) if whole else ([], [])
+    if again[0]:
+      return again
+  return trajectories, rejects
+
+
+def _read(
+  path: pathlib.Path,
+  parse: Callable[[Any, str], Trajectory],
+  prefix: str,
+  place_of: dict[str, Place],
+  rows: Iterable[Row],
+) -> tuple[list[Trajectory], list[Reject]]:
   trajectories: list[Trajectory] = []
   rejects: list[Reject] = []
-  line_of: dict[str, int] = {}
-  rows = _parquet_rows if path.suffix == ".parquet" else _json_rows
-  for line, raw, decode in rows(path):
+  for row in rows:
     try:
-      trajectory = parse(decode(raw), f"{path.stem}-{line}")
-      if trajectory.id in line_of:
-        raise RecordError(
-          "id",
-          f"{trajectory.id!r} is taken by line {line_of[trajectory.id]}; give"
-          " every record its own",
-        )
+      trajectory = parse(row.decode(row.raw), f"{prefix}-{row.number}")
+      if trajectory.id in place_of:
+        taken = f"{trajectory.id!r} is taken by"
+        where = _shown(place_of[trajectory.id], path)
+        raise RecordError("id", f"{taken} {where}; give every record its own")
     except RecordError as error:
-      text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else raw
-      reject = (str(path), line, error.field, error.problem, str(text).strip())
-      rejects.append(Reject(*reject))
+      rejects.append(_reject(path, row, error))
       continue
-    line_of[trajectory.id] = line
+    place_of[trajectory.id] = path, row.number
     trajectories.append(trajectory)
   return trajectories, rejects
+
+
+def _shown(place: Place, here: pathlib.Path) -> str:
+  path, line = place
+  return f"line {line}" + (f" of {path}" if path != here else "")
+
+
+def _reject(path: pathlib.Path, row: Row, error: RecordError) -> Reject:
+  raw = row.raw
+  text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+  # A record may name what no terminal can show, at any length.
+  field, reason = _printable(error.field), _printable(error.problem)
+  return Reject(str(path), row.number, field, reason, text.strip())
+
+
+def _printable(text: str) -> str:
+  if len(text) > 1000:
+    text = f"{text[:500]} [...] {text[-400:]}"
+  return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def write_rejects(rejects: Iterable[Reject], path: str | pathlib.Path) -> None:
@@ -279,78 +360,18 @@ def split_by_problem(
   }
 
 
-_MARK = re.compile(r"<<([^<>]*)>>")
-
-
-def parse_gsm8k(
-  record: Any, default_id: str, *, thoughts: bool = False
-) -> Trajectory:
-  """Builds a trajectory from a GSM8K record {"question": .., "answer": ..}.
-
-  Each line of the solution is a step. The line "#### 72" needs no thought, so
-  it ends the last step instead of being one. A model trained step by step then
-  says when it is done.
-
-  Raises:
-    RecordError: the record does not have that form.
-  """
-  if not isinstance(record, dict):
-    raise RecordError("(record)", "is no object with question and answer")
-  text = schema.get(record, "answer", str, required=True)
-  solution, mark, answer = text.rpartition("####")
-  answer = answer.strip()
-  if not mark or not answer:
-    raise RecordError("answer", "does not end in '#### <answer>'; add it")
-  lines = [line.strip() for line in solution.split("\n") if line.strip()]
-  if not lines:
-    raise RecordError("answer", "has no step before '####'; write one per line")
-  steps = []
-  for line in lines:
-    thought = "; ".join(_MARK.findall(line)) or "nothing to compute"
-    steps.append(
-      Step(_MARK.sub("", line), thought=thought if thoughts else None)
-    )
-  steps[-1] = dataclasses.replace(
-    steps[-1], text=f"{steps[-1].text}\n#### {answer}"
-  )
-  return Trajectory(
-    id=schema.get(record, "id", str) or default_id,
-    domain="math",
-    problem=schema.get(record, "question", str, required=True),
-    steps=tuple(steps),
-    answer=answer,
-  )
-
-
 def _parser(config: DataConfig) -> Callable[[Any, str], Trajectory]:
   if config.format == "gsm8k":
-    return lambda record, default_id: parse_gsm8k(
-      record, default_id, thoughts=config.calculator_thoughts
-    )
+    return functools.partial(gsm8k.parse, thoughts=config.calculator_thoughts)
   return {"s1k": s1k.parse, "jsonl": schema.from_json}[config.format]
 
 
-def _load_prepared(path: pathlib.Path, config: DataConfig) -> LoadReport:
-  if config.format == "tfds":
-    # Imported here: the import takes a second, which only this format needs.
-    from srl_jax.data import tfds_builders
+def _load_tfds(path: pathlib.Path) -> LoadReport:
+  # Imported here: the import takes a second, which only this format needs.
+  from srl_jax.data import tfds_builders
 
-    return LoadReport(
-      {name: [] for name in SPLITS} | tfds_builders.read(path), ()
-    )
-  splits: dict[str, list[Trajectory]] = {name: [] for name in SPLITS}
-  rejects: list[Reject] = []
-  files = [path / f"{name}.jsonl" for name in SPLITS]
-  if not any(file.exists() for file in files):
-    raise ValueError(
-      f"{path} holds none of {', '.join(f.name for f in files)}; give a file"
-    )
-  for name, file in zip(SPLITS, files, strict=True):
-    if file.exists():
-      splits[name], refused = read_file(file, _parser(config))
-      _check_rejects(splits[name], refused, file, config.strict)
-      rejects += refused
-  return LoadReport(splits, tuple(rejects))
+  splits = {name: [] for name in SPLITS} | tfds_builders.read(path)
+  return LoadReport(splits, ())
 
 
 def _check_rejects(trajectories, rejects, path, strict: bool) -> None:
@@ -368,33 +389,3 @@ def _check_rejects(trajectories, rejects, path, strict: bool) -> None:
     f"{len(rejects)} of {len(rejects) + len(trajectories)} records of {path}"
     f" cannot be used; repair them, or {cure}:\n  {shown}{more}"
   )
-
-
-def _json_rows(path: pathlib.Path) -> Iterator[tuple[int, bytes, Callable]]:
-  with open(path, "rb") as file:
-    for line, raw in enumerate(file, 1):
-      if raw.strip():
-        yield line, raw, _decode_json
-
-
-def _decode_json(raw: bytes) -> Any:
-  try:
-    return json.loads(raw)
-  except UnicodeDecodeError as error:
-    raise RecordError(
-      "(line)", f"is not UTF-8 at byte {error.start}; save the file as UTF-8"
-    ) from None
-  except ValueError as error:
-    raise RecordError(
-      "(line)", f"is not JSON ({error}); write one JSON object per line"
-    ) from None
-
-
-def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[int, dict, Callable]]:
-  # Imported on use: slow, and other formats do not need it.
-  with needed_for("Parquet files", "pyarrow"):
-    import pyarrow.parquet
-
-  table = pyarrow.parquet.read_table(path)
-  for row, record in enumerate(table.to_pylist(), 1):
-    yield row, record, lambda record: record

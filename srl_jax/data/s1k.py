@@ -7,31 +7,32 @@ A step begins with a line such as "3. **Title**" and ends where step 4 begins:
   1. **Set up**: Let ...               title "Set up", text "Let ..."
      1. **Nested** items are deeper    indented: part of step 1
   1. plain items have no bold title    part of step 1
-  2. **Solve**
+   2. **Solve**                        less indented than the text of step 1
      ...
   The answer is \boxed{7}.             belongs to the last step
 
-No step begins inside a code block or display math. Solutions in another form
-are refused with the reason (paper section 4: they are excluded). Solutions
-whose numbering leaves open where a step begins are refused too.
+What is in a list, and how deep, is as in Markdown (markdown.py). No step begins
+inside code, HTML, a quote or display math. Solutions in another form are
+refused with the reason (paper section 4: they are excluded). Solutions whose
+numbering leaves open where a step begins are refused too.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
 from typing import Any
 
+from srl_jax.data import markdown
 from srl_jax.data.schema import get
 from srl_jax.rewards.answers import last_boxed
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 _FIELD = "deepseek_attempt"
 # The colon may be inside or outside of the bold title.
-_HEAD = re.compile(r"( *)(\d+)\.[ \t]+\*\*(?!\s)(.+?)\*\*[ \t]*:?[ \t]*(.*)")
-_FENCE = re.compile(r"\s*(`{3,}|~{3,})")
-_MATH = re.compile(r"(?<!\\)(?:\$\$|\\[\[\]])")
+_HEAD = re.compile(
+  r"([ \t]*)([0-9]{1,9})([.)])[ \t]+\*\*(?!\s)(.+?)\*\*[ \t]*:?[ \t]*(.*)"
+)
 
 
 def parse(record: Any, default_id: str) -> Trajectory:
@@ -81,17 +82,22 @@ def split_steps(text: str) -> tuple[Step, ...]:
   lines = text.replace("\r\n", "\n").split("\n")
   starts: list[int] = []
   heads: list[re.Match[str]] = []
-  nested = 0  # Current number of a list that restarted inside this step.
+  # Current numbers of lists that restarted inside this step, by their indents.
+  nested: dict[int, int] = {}
   for index, head in _heads(lines):
-    if heads and head[1] != heads[0][1]:
-      continue  # Another indent than the first head: not in this list.
-    number, expected = int(head[2]), len(heads) + 1
-    if number == expected and not (nested and number == nested + 1):
+    if heads and head[3] != heads[0][3]:
+      continue  # "1)" is not in the list of "1.".
+    number, expected, indent = int(head[2]), len(heads) + 1, _width(head[1])
+    goes_on = number == nested.get(indent, 0) + 1
+    if number == expected and not (goes_on and indent in nested):
       starts.append(index)
       heads.append(head)
-      nested = 0
-    elif heads and number != expected and number in (1, nested + 1):
-      nested = number
+      nested = {}
+    elif heads and (
+      (number != expected and (goes_on or number == 1))
+      or (goes_on and indent != _width(heads[0][1]))
+    ):
+      nested[indent] = number
     else:
       why = (
         "could also go on with the list that restarts inside the step before"
@@ -114,36 +120,30 @@ def split_steps(text: str) -> tuple[Step, ...]:
   ):
     rest = textwrap.dedent("\n".join(lines[start + 1 : end]))
     parts = [] if steps else [preamble]
-    parts.append(f"{head[4]}\n{rest}".strip())
+    parts.append(f"{head[5]}\n{rest}".strip())
     body = "\n\n".join(part for part in parts if part)
-    steps.append(Step(body, title=head[3].strip().rstrip(":").rstrip()))
+    steps.append(Step(body, title=head[4].strip().rstrip(":").rstrip()))
   return tuple(steps)
 
 
-def _heads(lines: list[str]) -> Iterator[tuple[int, re.Match[str]]]:
-  """Yields the lines that look like "1. **Title**", outside code and math."""
-  fence = math = ""
-  opened = 0
-  for index, line in enumerate(lines):
-    mark = _FENCE.match(line)
-    if fence:
-      closes = mark and mark[1].startswith(fence)
-      if closes and not line[mark.end() :].strip():
-        fence = ""
-      continue
-    if mark and not math:
-      fence, opened = mark[1], index
-      continue
-    if not math and (head := _HEAD.fullmatch(line.rstrip())):
-      yield index, head
-    for delimiter in _MATH.findall(line):
-      if not math and delimiter != r"\]":
-        math, opened = {"$$": "$$", r"\[": r"\]"}[delimiter], index
-      elif delimiter == math:
-        math = ""
-  if fence or math:
+def _heads(lines: list[str]) -> list[tuple[int, re.Match[str]]]:
+  """Returns the lines like "1. **Title**" at the outermost level."""
+  try:
+    outer, indented = markdown.outer_lines(lines)
+  except markdown.UnclosedError as error:
     raise RecordError(
       _FIELD,
-      f"opens {'a code block' if fence else 'display math'} at line"
-      f" {opened + 1} and never closes it; close it",
-    )
+      f"opens {error.what} at line {error.line + 1} and never closes it;"
+      " close it",
+    ) from None
+
+  def among(numbers):
+    found = ((n, _HEAD.fullmatch(lines[n].rstrip())) for n in numbers)
+    return [(n, head) for n, head in found if head]
+
+  # An indent may also be that of the whole list.
+  return among(outer) or among(indented)
+
+
+def _width(indent: str) -> int:
+  return len(indent.expandtabs(4))

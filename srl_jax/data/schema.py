@@ -15,14 +15,19 @@ One trajectory is one JSON object. A data file holds one object per line:
    "answer": "14",               optional: the reference answer, a string
    "metadata": {"source": "x"}}  optional: strings, never seen by a model
 
-An optional field may be null. An unknown field is an error, because most
-unknown fields are misspelt ones. This module does not open files.
+An optional field may be null, and so may what tables add: unknown fields,
+entries of the metadata, and the end of the list of steps. NaN is null, because
+pandas writes it for texts that are absent. An unknown field is an error,
+because most unknown fields are misspelt ones. Where tables hold no objects,
+`steps` and `metadata` may be their JSON text, and `steps` an object of lists.
+This module does not open files.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from typing import Any
 
 from srl_jax.trajectory import RecordError, Step, Trajectory
@@ -53,13 +58,14 @@ def from_json(record: Any, default_id: str = "") -> Trajectory:
       field, what was got and what to do.
   """
   check_fields(record, _FIELDS)
+  record = dict(record)
+  if "steps" in record:
+    record["steps"] = _rows_of(_from_text(record["steps"], list))
+  if "metadata" in record:
+    record["metadata"] = _from_text(record["metadata"], dict)
   steps = get(record, "steps", list, required=True)
-  metadata = get(record, "metadata", dict) or {}
-  for key, value in metadata.items():
-    if not isinstance(value, str):
-      raise RecordError(
-        f"metadata.{key}", f"is {_kind(value)}; write it as a string"
-      )
+  while steps and _is_absent(steps[-1]):
+    steps = steps[:-1]
   domain, answer = get(record, "domain", str), get(record, "answer", str)
   return Trajectory(
     id=get(record, "id", str) or default_id,
@@ -67,7 +73,7 @@ def from_json(record: Any, default_id: str = "") -> Trajectory:
     problem=get(record, "problem", str, required=True),
     steps=tuple(_step(step, f"steps[{i}]") for i, step in enumerate(steps)),
     answer=answer or None,
-    metadata=metadata,
+    metadata=_metadata(get(record, "metadata", dict) or {}),
   )
 
 
@@ -78,8 +84,8 @@ def check_fields(record: Any, allowed: tuple[str, ...], where: str = ""):
       where or "(record)",
       f"is {_kind(record)}; an object with {', '.join(allowed)} is expected",
     )
-  for name in record:
-    if name not in allowed:
+  for name, value in record.items():
+    if name not in allowed and not _is_absent(value):
       near = difflib.get_close_matches(name, allowed, n=1)
       hint = f"did you mean {near[0]!r}?" if near else "move it to 'metadata'"
       path = f"{where}.{name}" if where else name
@@ -96,7 +102,7 @@ def get(record: dict, name: str, kind: type, *, required=False, where=""):
   """
   value = record.get(name)
   path = f"{where}.{name}" if where else name
-  if value is None:
+  if _is_absent(value):
     if required:
       found = ", ".join(map(str, record)) or "nothing"
       raise RecordError(path, f"is missing (found: {found}); add it")
@@ -107,21 +113,74 @@ def get(record: dict, name: str, kind: type, *, required=False, where=""):
     )
   if required and kind is str and not value.strip():
     raise RecordError(path, "is empty; write it there")
-  if kind is str and not value.isascii():
-    try:
-      value.encode("utf-8")
-    except UnicodeEncodeError as error:
-      raise RecordError(
-        path,
-        f"has half a surrogate pair at character {error.start}, which no"
-        " tokenizer can read; repair or remove it",
-      ) from None
+  if kind is str:
+    _check_characters(value, path)
   return value
+
+
+def _check_characters(text: str, path: str) -> None:
+  try:
+    text.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise RecordError(
+      path,
+      f"has half a surrogate pair at character {error.start}, which no"
+      " tokenizer can read; repair or remove it",
+    ) from None
+
+
+def _metadata(found: dict[str, Any]) -> dict[str, str]:
+  """Returns the entries that are there; raises RecordError for bad ones."""
+  kept = {key: value for key, value in found.items() if not _is_absent(value)}
+  for key, value in kept.items():
+    path = f"metadata.{key}"
+    for text in (key, value):
+      if not isinstance(text, str):
+        raise RecordError(path, f"is {_kind(text)}; write it as a string")
+    _check_characters(key, "metadata")
+    _check_characters(value, path)
+  return kept
+
+
+def _is_absent(value: Any) -> bool:
+  """Whether a value stands for nothing: null, NaN, an object of only such."""
+  values = list(value.values()) if isinstance(value, dict) else [value]
+  return bool(values) and all(
+    v is None or (isinstance(v, float) and v != v) for v in values
+  )
+
+
+def _from_text(value: Any, kind: type) -> Any:
+  """Returns what a JSON text of this kind says; other values as they are."""
+  if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+    try:
+      found = json.loads(value)
+    except (ValueError, RecursionError):
+      return value
+    return found if isinstance(found, kind) else value
+  return value
+
+
+def _rows_of(steps: Any) -> Any:
+  """Returns a list of objects for an object of lists of one length."""
+  if (
+    not isinstance(steps, dict)
+    or "text" not in steps
+    or not all(isinstance(column, list) for column in steps.values())
+    or len({len(column) for column in steps.values()}) > 1
+  ):
+    return steps
+  return [
+    dict(zip(steps, row, strict=True))
+    for row in zip(*steps.values(), strict=True)
+  ]
 
 
 def _step(value: Any, where: str) -> Step:
   if isinstance(value, str):
     value = {"text": value}
+  if _is_absent(value):
+    raise RecordError(where, "is null between other steps; remove it")
   check_fields(value, _STEP_FIELDS, where)
   title = get(value, "title", str, where=where) or None
   return Step(
@@ -137,7 +196,16 @@ def _without_empty(record: dict[str, Any]) -> dict[str, Any]:
   return {k: v for k, v in record.items() if k == "text" or v not in (None, {})}
 
 
-_NAMES = {str: "a string", list: "a list", dict: "an object"}
+_NAMES = {
+  str: "a string",
+  list: "a list",
+  dict: "an object",
+  bytes: "bytes that are no UTF-8",
+}
+
+
+def _clipped(text: str) -> str:
+  return text if len(text) <= 40 else f"{text[:30]}..."
 
 
 def _kind(value: Any) -> str:
@@ -146,5 +214,5 @@ def _kind(value: Any) -> str:
   if isinstance(value, bool):
     return f"{str(value).lower()} (a boolean)"
   if isinstance(value, (int, float)):
-    return f"{value!r} (a number)"
+    return f"{_clipped(repr(value))} (a number)"
   return _NAMES.get(type(value), type(value).__name__)

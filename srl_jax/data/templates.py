@@ -7,10 +7,9 @@ are tokenised one by one (`encode_segment`), so the tokens of a shorter prompt
 are a prefix of those of a longer one.
 
 A prompt should have the token ids that it would have if it were tokenised in
-one piece. Therefore no segment begins with white space, and each one ends in a
-line break or next to a control token: byte-level BPE (Qwen, Llama 3) never
-merges across the end of a run of line breaks. `prompts.py` counts how often
-the ids are equal.
+one piece. Therefore segments meet at a line break or next to a control token,
+and `seams.py` finds out which of two segments the line breaks belong to.
+`prompts.py` counts how often the ids are equal.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Collection, Iterable
-from typing import Literal, Protocol, get_args
+from typing import ClassVar, Literal, Protocol, get_args
 
 from srl_jax.data.chat import ChatFormat
+from srl_jax.data.seams import first_part
 from srl_jax.domains import Domain, domain_of
 from srl_jax.domains.general import GENERAL
 from srl_jax.tokenizers import (
@@ -53,7 +53,13 @@ Segment = tuple[str | Special, ...]
 
 
 class Template(Protocol):
-  """The wording of one family of models."""
+  """The wording of one family of models.
+
+  Attributes:
+    gap: the white space between two steps.
+  """
+
+  gap: str
 
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
     """Returns the head of the trunk: all that comes before the first step."""
@@ -93,6 +99,8 @@ def titled_action(step: Step, number: int, hinted: bool = False) -> str:
 class PlainTemplate:
   """No roles and no instructions, for small models trained from scratch."""
 
+  gap: ClassVar[str] = "\n"
+
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
     del task  # The stem tells the tasks apart, so both share their trunks.
     return (trajectory.problem.strip() + "\n",)
@@ -125,8 +133,14 @@ class PlainTemplate:
 class ChatTemplate:
   """A chat template: the user's turn holds the problem and the steps so far."""
 
+  gap: ClassVar[str] = "\n\n"
+
   def __init__(
-    self, chat: ChatFormat, control: Collection[str], stops: Iterable[str] = ()
+    self,
+    chat: ChatFormat,
+    control: Collection[str],
+    stops: Iterable[str] = (),
+    cut: int = len(gap),
   ):
     """Cuts the chat format around the user's text.
 
@@ -135,21 +149,19 @@ class ChatTemplate:
       control: names of control tokens. They are control tokens in the format
         and plain text in the user's text.
       stops: control tokens that end a branch, besides the format's own.
+      cut: how many characters of the gap end a segment (seams.py).
 
     Raises:
       ValueError: the format cannot be cut.
     """
     self._chat, self._control = chat, control
+    self._closing, self._opening = self.gap[:cut], self.gap[cut:]
     # System prompt -> the text before the user's text.
     self._heads: dict[str, str] = {}
+    chat.leave_thinking_to_the_model()
     _, self._tail = chat.cut(GENERAL.step_prompt)
     # A second system prompt checks that the tail does not depend on it.
     self._head(GENERAL.solve_prompt)
-    if self._tail.rfind("<think>") > self._tail.rfind("</think>"):
-      raise chat.error(
-        "opens the think block itself (it ends in <think>), which the model "
-        "has to do for its thought to be seen"
-      )
     self._end = self._turn_end()
     self._stops = tuple(dict.fromkeys([self._end[-1].name, *stops]))
 
@@ -180,17 +192,17 @@ class ChatTemplate:
 
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
     domain = domain_of(trajectory)
-    text = f"Problem:\n{trajectory.problem.strip()}\n\n"
+    text = f"Problem:\n{trajectory.problem.strip()}"
     if task == "step":
-      text += f"{domain.steps_heading}\n\n"
+      text += f"\n\n{domain.steps_heading}"
     head = self._head(system_prompt(domain, task))
-    return (*self._segment(head), text)
+    return (*self._segment(head), text + self._closing)
 
   def step(self, step: Step, number: int) -> Segment:
     text = self.action(step, number)
     if step.observation is not None:
-      text += f"\n\nObservation:\n{step.observation.strip()}"
-    return (text + "\n\n",)
+      text += f"\n\nObservation:\n{step.observation.strip()}".rstrip()
+    return (self._opening + text + self._closing,)
 
   def stem(self, task: Task, number: int, title: str | None = None) -> Segment:
     # The user's text must end in a word: many formats trim white space off it.
@@ -200,7 +212,7 @@ class ChatTemplate:
       words = "Write the next step."
     else:
       words = f"Next step: {number}. **{title}**"
-    return (words, *self._segment(self._tail))
+    return (self._opening + words, *self._segment(self._tail))
 
   def action(self, step: Step, number: int, hinted: bool = False) -> str:
     return titled_action(step, number, hinted)
@@ -246,12 +258,13 @@ def make_template(
   """
   if name == "plain":
     return PlainTemplate()
+  cut = first_part(tokenizer, ChatTemplate.gap)
   stops = stop_names(checkpoint, tokenizer) if checkpoint else ()
   if name == "chatml":
     if "<|endoftext|>" in tokenizer.control_names:
       stops = ("<|endoftext|>", *stops)
     chat = ChatFormat(_CHATML, {}, "chatml")
-    return ChatTemplate(chat, _CHATML_CONTROL, stops)
+    return ChatTemplate(chat, _CHATML_CONTROL, stops, cut)
   if checkpoint is None:
     raise ValueError(
       f"c.template={name!r} is for the tokenizer of a checkpoint; set "
@@ -269,7 +282,7 @@ def make_template(
       "none; set c.template='text'"
     )
   chat = ChatFormat(source, special_tokens, str(checkpoint.folder))
-  return ChatTemplate(chat, tokenizer.control_names, stops)
+  return ChatTemplate(chat, tokenizer.control_names, stops, cut)
 
 
 def system_prompt(domain: Domain, task: Task) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 import zlib
 from collections.abc import Iterable
 from typing import ClassVar, Literal
@@ -25,11 +26,11 @@ import numpy as np
 
 from srl_jax.data.templates import (
   Segment,
-  Special,
   Task,
   Template,
   encode_segment,
 )
+from srl_jax.tokenizers import UnspellableError
 from srl_jax.trajectory import Step, Trajectory
 
 
@@ -265,6 +266,19 @@ class _Builder:
 
   def trunks(self, trajectory: Trajectory) -> list[Trunk]:
     """One trunk, or one per step with context_turns; [] if all is dropped."""
+    try:
+      return self._trunks(trajectory)
+    except UnspellableError as error:
+      reason = "text with bytes for which the tokenizer has no tokens"
+      if reason not in self.drops:
+        warnings.warn(
+          f"{trajectory.id} and every trajectory like it is dropped: {error}",
+          stacklevel=3,
+        )
+      self._drop(reason, trajectory, 0)
+      return []
+
+  def _trunks(self, trajectory: Trajectory) -> list[Trunk]:
     config, template = self._config, self._template
     head = self._encode(template.problem(trajectory, config.task))
     if config.task == "solve":
@@ -314,14 +328,13 @@ class _Builder:
     return self._point(trajectory, index, title, action, tokens)
 
   def _solve(self, trajectory: Trajectory) -> BranchPoint:
-    parts: list[str | Special] = []
-    for number, step in enumerate(trajectory.steps, 1):
-      # A solution in one go cannot contain what an environment would answer.
-      alone = dataclasses.replace(step, observation=None)
-      parts += [self._thought(step), *self._template.step(alone, number)]
-    if isinstance(parts[-1], str):
-      parts[-1] = parts[-1].rstrip()  # The stop token follows the last word.
-    tokens = self._encode(tuple(parts))
+    # A solution in one go cannot contain what an environment would answer, and
+    # its stop token follows the last word.
+    steps = [
+      self._thought(step) + self._template.action(step, number)
+      for number, step in enumerate(trajectory.steps, 1)
+    ]
+    tokens = self._encode((self._template.gap.join(steps).rstrip(),))
     return self._point(trajectory, 0, None, trajectory.answer or "", tokens)
 
   def _point(

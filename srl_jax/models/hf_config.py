@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from srl_jax.models import hf_fields
 from srl_jax.models.config import ModelConfig, RopeScaling, differences
 
 # The values that transformers takes for fields that the file does not have.
@@ -94,23 +95,17 @@ _CLASSES = {
   "gemma2": "Gemma2ForCausalLM",
   "gemma3_text": "Gemma3ForCausalLM",
 }
-# These fields name a model, or say how it was made or is served.
-# "max_window_layers" means nothing once sliding windows are off.
-_IGNORED = {
-  "_name_or_path",
-  "_sliding_window_pattern",
-  "architectures",
-  "attention_dropout",
-  "bos_token_id",
-  "cache_implementation",
-  "eos_token_id",
-  "initializer_range",
-  "max_window_layers",
-  "model_type",
-  "pad_token_id",
-  "pretraining_tp",
-  "transformers_version",
-  "use_cache",
+# Fields of a multimodal file that stand beside its text model's.
+_OF_ALL_PARTS = ("torch_dtype", "dtype", "quantization_config", "auto_map")
+# The fields that a scaled rotary embedding needs.
+_SCALINGS = {
+  "linear": ("factor",),
+  "llama3": (
+    "factor",
+    "low_freq_factor",
+    "high_freq_factor",
+    "original_max_position_embeddings",
+  ),
 }
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
 
@@ -129,16 +124,28 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
       that is missing; the message names it.
   """
   if config.get("model_type") == "gemma3":
-    inherited = {k: config[k] for k in ("torch_dtype", "dtype") if k in config}
-    config = {**inherited, **config.get("text_config", {})}
-    config.setdefault("model_type", "gemma3_text")
+    inherited = {k: config[k] for k in _OF_ALL_PARTS if k in config}
+    text = config.get("text_config", {})
+    if not isinstance(text, dict):
+      raise hf_fields.refuse("text_config", text, "an object")
+    config = {"model_type": "gemma3_text", **inherited, **text}
   kind = config.get("model_type")
-  if kind not in _FAMILIES:
+  if not isinstance(kind, str) or kind not in _FAMILIES:
+    classes = hf_fields.shown(config.get("architectures"))
     raise ValueError(
-      f"model_type {kind!r} (architectures {config.get('architectures')}) is "
-      f"not supported; there are {', '.join(_FAMILIES)}"
+      f"model_type {hf_fields.shown(kind)} (architectures {classes}) is not "
+      f"supported; there are {', '.join(_FAMILIES)}"
     )
   given = _checked(config, kind)
+  windows, rope = _windows(given, kind), _rope(given)
+  if "rope_local_theta" in rope and not windows:
+    # No layer is local, or local layers see everything.
+    if given["sliding_window"]:
+      del rope["rope_local_theta"]
+    else:
+      raise hf_fields.refuse(
+        "sliding_window", given["sliding_window"], "there for local layers"
+      )
   heads, width = given["num_attention_heads"], given["head_dim"]
   width = width or given["hidden_size"] // heads
   scalar = int(given["query_pre_attn_scalar"])
@@ -151,7 +158,7 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
     n_kv_heads=given["num_key_value_heads"] or heads,
     head_width=width,
     d_mlp=given["intermediate_size"],
-    norm_epsilon=given["rms_norm_eps"],
+    norm_epsilon=float(given["rms_norm_eps"]),
     query_scalar=0 if scalar == width else scalar,
     attention_softcap=float(given["attn_logit_softcapping"] or 0),
     logit_softcap=float(given["final_logit_softcapping"] or 0),
@@ -159,35 +166,36 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
     max_positions=given["max_position_embeddings"],
     dtype="float32" if dtype.endswith("float32") else "bfloat16",
     **_FAMILIES[kind],
-    **_windows(given, kind),
-    **_rope(given),
+    **windows,
+    **rope,
   )
 
 
 def _checked(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
   """Returns the fields that are understood, with defaults; refuses others."""
-  given = {**_COMMON, **_DEFAULTS[kind]}
-  given |= {k: v for k, v in config.items() if v is not None or k in given}
+  defaults = {**_COMMON, **_DEFAULTS[kind]}
+  given = defaults | {
+    k: v for k, v in config.items() if v is not None or k in defaults
+  }
   missing = [name for name in _REQUIRED if given.get(name) is None]
   if missing:
     raise ValueError(f"config.json lacks {', '.join(missing)}")
-  known = {*_COMMON, *_REQUIRED, *_IGNORED}
-  # A field that is off (null, false, 0) changes nothing, whatever it is for.
-  unknown = [k for k, v in given.items() if k not in known and v]
+  hf_fields.check(given, _COMMON)
+  unknown = hf_fields.unknown(given, dict.fromkeys((*_COMMON, *_REQUIRED)))
   activation = given["hidden_activation"] or given["hidden_act"]
   if kind.startswith("gemma"):
     # Gemma's files name a wrong activation; its code has always used this one.
     activation = given["hidden_activation"] or "gelu_pytorch_tanh"
   wanted = _FAMILIES[kind].get("activation", "silu")
   if _ACTIVATIONS.get(activation) != wanted:
-    unknown.append("hidden_act")
-    given["hidden_act"] = activation
+    name = "hidden_activation" if given["hidden_activation"] else "hidden_act"
+    unknown.append(name)
   if unknown:
     raise ValueError(
       f"config.json of a {kind} has "
-      + ", ".join(f"{name}={given[name]!r}" for name in unknown)
-      + ", which this program does not know how to compute; use a checkpoint "
-      "without, or remove the field if it changes nothing"
+      + ", ".join(f"{name}={hf_fields.shown(given[name])}" for name in unknown)
+      + ", which this program does not know how to compute; "
+      + hf_fields.cures(unknown)
     )
   return given
 
@@ -198,7 +206,7 @@ def _windows(given: Mapping[str, Any], kind: str) -> dict[str, int]:
   window, kinds = given["sliding_window"], given["layer_types"]
   if not (is_on and window):
     return {}
-  period = given["sliding_window_pattern"]
+  period = given["sliding_window_pattern"] or 0
   if kinds:
     is_full = [x == "full_attention" for x in kinds]
     period = is_full.index(True) + 1 if any(is_full) else 0
@@ -207,8 +215,8 @@ def _windows(given: Mapping[str, Any], kind: str) -> dict[str, int]:
   expected = _layer_types(given["num_hidden_layers"], period)
   if kinds and list(kinds) != expected:
     raise ValueError(
-      f"config.json has layer_types={kinds}; sliding windows are supported "
-      "only in all layers, or in all but every n-th"
+      f"config.json has layer_types={hf_fields.shown(kinds)}; sliding "
+      "windows are supported only in all layers, or in all but every n-th"
     )
   # With period 1 all layers are global, and none has the window.
   return (
@@ -227,15 +235,19 @@ def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
   """Fields of the rotary embedding."""
   parameters = dict(given["rope_parameters"] or {})
   # transformers 5 writes the parameters by kind of layer.
-  whole = parameters.get("full_attention", parameters)
-  local = parameters.get("sliding_attention", {})
+  whole = parameters.get("full_attention") or parameters
+  local = parameters.get("sliding_attention") or {}
+  field = "rope_scaling" if given["rope_scaling"] else "rope_parameters"
   scaling = given["rope_scaling"] or whole
-  theta = float(whole.get("rope_theta", given["rope_theta"]))
+  theta = whole.get("rope_theta") or given["rope_theta"]
+  if theta is None:
+    raise hf_fields.refuse("rope_theta", theta, "a number")
+  theta = float(theta)
   fields: dict[str, Any] = {
     "rope_theta": theta,
-    "rope_scaling": _scaling(scaling),
+    "rope_scaling": _scaling(field, scaling),
   }
-  local_theta = local.get("rope_theta", given["rope_local_base_freq"])
+  local_theta = local.get("rope_theta") or given["rope_local_base_freq"]
   if local.get("rope_type", "default") != "default":
     raise ValueError(
       f"config.json has rope_parameters.sliding_attention={local!r}; only "
@@ -246,23 +258,26 @@ def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
   return fields
 
 
-def _scaling(scaling: Mapping[str, Any]) -> RopeScaling:
-  kind = scaling.get("rope_type", scaling.get("type", "default"))
+def _scaling(field: str, scaling: Mapping[str, Any]) -> RopeScaling:
+  kind = scaling.get("rope_type") or scaling.get("type") or "default"
   if kind == "default":
     return RopeScaling()
+  if kind not in _SCALINGS:
+    raise ValueError(
+      f"config.json has {field} of type {hf_fields.shown(kind)}; there "
+      "are 'default', 'linear' and 'llama3'"
+    )
+  for name in _SCALINGS[kind]:
+    if scaling.get(name) is None:
+      raise ValueError(f"config.json lacks {name} in {field} of type {kind!r}")
   if kind == "linear":
     return RopeScaling("linear", factor=float(scaling["factor"]))
-  if kind == "llama3":
-    return RopeScaling(
-      "llama3",
-      factor=float(scaling["factor"]),
-      low_frequency_factor=float(scaling["low_freq_factor"]),
-      high_frequency_factor=float(scaling["high_freq_factor"]),
-      original_positions=scaling["original_max_position_embeddings"],
-    )
-  raise ValueError(
-    f"config.json has rope_scaling of type {kind!r}; there are 'default', "
-    "'linear' and 'llama3'"
+  return RopeScaling(
+    "llama3",
+    factor=float(scaling["factor"]),
+    low_frequency_factor=float(scaling["low_freq_factor"]),
+    high_frequency_factor=float(scaling["high_freq_factor"]),
+    original_positions=scaling["original_max_position_embeddings"],
   )
 
 

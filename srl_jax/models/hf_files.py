@@ -9,23 +9,23 @@ demand; weights.py decides what becomes of them.
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import huggingface_hub
 import numpy as np
 import safetensors
 
+from srl_jax.models import hf_fields, hf_index
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.hf_layout import Place
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
+_HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # How a multimodal Gemma 3 names its text model, and the parts left out here.
 _PREFIXES = ("language_model.", "model.language_model.")
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.")
@@ -51,10 +51,13 @@ class HfCheckpoint:
     # {our name of a tensor: (file, its name there)}
     self._found: dict[str, tuple[str, str]] = {}
     self.problems: list[str] = []
-    for name in _file_names(self.folder):
-      self._open(name)
+    # Names of tensors in which a number was infinite or NaN when it was read.
+    self.not_finite: set[str] = set()
+    names, of_tensor = hf_index.weight_files(self.folder)
+    for name in names:
+      self._open(name, of_tensor)
 
-  def _open(self, name: str) -> None:
+  def _open(self, name: str, of_tensor: Mapping[str, str]) -> None:
     path = self.folder / name
     if not path.is_file():
       self.problems.append(f"{name} is missing")
@@ -68,7 +71,8 @@ class HfCheckpoint:
       return
     self._files[name] = file
     for tensor in file.keys():  # noqa: SIM118 (no mapping)
-      if ours := _our_name(tensor):
+      is_old = of_tensor.get(tensor, name) != name
+      if (ours := _our_name(tensor)) and not is_old:
         self._found[ours] = (name, tensor)
 
   def check(self, places: Mapping[str, Place], is_tied: bool) -> None:
@@ -82,33 +86,68 @@ class HfCheckpoint:
       for place in places.values()
       for name in place.names
     }
+    extra = self._found.keys() - wanted.keys()
+    there = wanted.keys() & self._found.keys()
+    dtypes = {name: self._slice(name).get_dtype() for name in there}
+    if quantised := hf_index.quantisation(dtypes, extra):
+      self._refuse([*self.problems, *quantised])
     problems = list(self.problems)
     missing = wanted.keys() - self._found.keys()
     # Tensors of a file that cannot be read are not reported as missing too.
     if not problems:
       problems += _listed("missing", missing)
-    extra = self._found.keys() - wanted.keys()
-    if is_tied:
-      extra -= {"lm_head.weight"}
+    if is_tied and _HEAD in extra:
+      extra -= {_HEAD}
+      if _TABLE in self._found:
+        self._warn_of_head()
     problems += _listed("not part of this model", extra)
-    for name in sorted(wanted.keys() & self._found.keys()):
+    for name in sorted(there):
       shape = tuple(self._slice(name).get_shape())
       if shape != wanted[name]:
         problems.append(
           f"{name} is {list(shape)} there and {list(wanted[name])} here"
         )
     if problems:
-      shown = problems[:20]
-      rest = len(problems) - len(shown)
-      raise ValueError(
-        f"{self.folder} cannot be loaded:\n  "
-        + "\n  ".join(shown + [f"and {rest} more"] * bool(rest))
-        + "\nfetch the folder again, or set c.model to what is in it"
+      self._refuse(problems)
+
+  def _refuse(self, problems: list[str]) -> NoReturn:
+    shown = problems[:20]
+    rest = len(problems) - len(shown)
+    raise ValueError(
+      f"{self.folder} cannot be loaded:\n  "
+      + "\n  ".join(shown + [f"and {rest} more"] * bool(rest))
+      + "\nfetch the folder again, or set c.model to what is in it"
+    )
+
+  def _warn_of_head(self) -> None:
+    """Warns if there is another head than the embedding, which is used."""
+    head, table = self._slice(_HEAD), self._slice(_TABLE)
+    rows, *_ = head.get_shape()
+    same = head.get_shape() == table.get_shape()
+    # A trained head differs everywhere, so some rows are enough.
+    for start in range(0, rows, max(rows // 32, 1)):
+      part = slice(start, min(start + 16, rows))
+      same = same and head[part].tobytes() == table[part].tobytes()
+    if not same:
+      warnings.warn(
+        f"{self.folder}: tie_word_embeddings is true in config.json, but "
+        f"{_HEAD} is stored and differs from {_TABLE}; the embedding is used "
+        "as the head, as transformers does. To use the head that is stored, "
+        "set tie_word_embeddings to false there",
+        stacklevel=3,
       )
 
   def part(self, name: str, index: tuple[slice, ...]) -> np.ndarray:
-    """Reads part of a tensor."""
-    return self._slice(name)[index]
+    """Reads part of a tensor; see `not_finite`."""
+    part = self._slice(name)[index]
+    if not hf_index.is_finite(part):
+      self.not_finite.add(name)
+    return part
+
+  def check_finite(self) -> None:
+    """Raises ValueError if a number that was read is infinite or NaN."""
+    if self.not_finite:
+      self._refuse(_listed("infinite or NaN numbers in", self.not_finite))
 
   def _slice(self, name: str) -> Any:
     file, tensor = self._found[name]
@@ -163,31 +202,11 @@ def read_model_config(folder: pathlib.Path) -> ModelConfig:
       f"{', '.join(found[:10]) or 'nothing'}); give a folder as transformers' "
       "save_pretrained writes it"
     )
+  config = hf_fields.read_object(path)
   try:
-    return from_hf_config(json.loads(path.read_text(encoding="utf-8")))
+    return from_hf_config(config)
   except ValueError as error:
     raise ValueError(f"{path}: {error}") from error
-
-
-def _file_names(folder: pathlib.Path) -> list[str]:
-  """The files that hold the weights."""
-  if (folder / INDEX).is_file():
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return sorted(set(index["weight_map"].values()))
-  if (folder / SINGLE).is_file():
-    return [SINGLE]
-  found = sorted(x.name for x in folder.iterdir())
-  is_torch = any(x.endswith((".bin", ".pt", ".pth")) for x in found)
-  raise ValueError(
-    f"{folder} has no weights: neither {SINGLE} nor {INDEX} (it has "
-    f"{', '.join(found[:10])})"
-    + (
-      "; PyTorch's own format has to be converted first: load it with "
-      "transformers and save_pretrained(..., safe_serialization=True)"
-      if is_torch
-      else "; fetch the folder again"
-    )
-  )
 
 
 def _our_name(tensor: str) -> str | None:

@@ -31,7 +31,8 @@ from tqdm import tqdm
 from srl_jax.models import hf_layout, lora
 from srl_jax.models.config import differences
 from srl_jax.models.hf_config import to_hf_config
-from srl_jax.models.hf_files import INDEX, SINGLE, HfCheckpoint
+from srl_jax.models.hf_files import HfCheckpoint
+from srl_jax.models.hf_index import INDEX, SINGLE
 from srl_jax.models.hf_layout import Place
 from srl_jax.models.transformer import LanguageModel
 from srl_jax.sharding import tree_shardings
@@ -91,6 +92,7 @@ def load_params(
     for path, place in places.items():
       arrays[path] = _read(checkpoint, place, shardings[path], dtype, readers)
       bar.update(math.prod(place.stored_shape) * len(place.names))
+  checkpoint.check_finite()
   params = traverse_util.unflatten_dict(arrays, sep="/")
   return lora.join(_adapters(model, key, shardings), params)
 

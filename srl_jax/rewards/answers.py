@@ -50,6 +50,21 @@ _HEDGE = re.compile(
   re.IGNORECASE,
 )
 
+# Words that take back what is said, wherever they stand in the line.
+_DOUBT = re.compile(
+  r"\b(?:or|either|maybe|perhaps|possibly|not|cannot|neither|nor)\b|n't\b",
+  re.IGNORECASE,
+)
+# A sum of numbers whose result comes next: "20 and 28 clips, so 20+28 = ".
+_SUM = re.compile(
+  r"[$€£(]*\d[\d.,]*[%)]*(?:\s*[-+*/x×÷–]+\s*[$€£(]*\d[\d.,]*[%)]*)+"
+  r"\s*=\s*[$€£]?\s*$"
+)
+_MAX_SUM_CHARS = 200
+_LISTS_NEXT = re.compile(
+  r"\b(?:and|between|to|from)[^A-Za-z,;:]*$", re.IGNORECASE
+)
+
 
 def answer_reward(text: str, reference: str) -> float:
   """Returns 1.0 if the solution's final answer is the reference, else 0.0.
@@ -86,9 +101,24 @@ def extract_answers(text: str) -> list[str]:
     numbers = list(NUMBER.finditer(tidy(line)))
     if numbers:
       hedged = len(numbers) > 1 and _HEDGE.search(line)
+      hedged = hedged and not _is_result(tidy(line), numbers)
       number = [] if hedged else _with_unit(tidy(line), numbers[-1])
       return [lines[-1], *number]
   return lines[-1:]
+
+
+def _is_result(line: str, numbers: list[re.Match[str]]) -> bool:
+  """Whether the last number is what the numbers before it are reckoned to.
+
+  Such a line may list numbers, as in "20 and 28 clips are 20 + 28 = 48 clips",
+  or compare them, as in "the difference between them is 28 - 20 = 8".
+  """
+  start = numbers[-1].start()
+  if _DOUBT.search(line) or numbers[-1][0] in {n[0] for n in numbers[:-1]}:
+    return False
+  before = line[max(0, start - _MAX_SUM_CHARS) : start]
+  found = _SUM.search(before)
+  return found is not None and not _LISTS_NEXT.search(before[: found.start()])
 
 
 def _only_number(sentence: str) -> list[str]:

@@ -10,16 +10,14 @@ after some seconds of CPU time. What is not judged by then is not the same.
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import functools
-import json
-import os
 import re
-import subprocess
-import sys
-import threading
 
+from srl_jax.children import LazyChild, Lines
+
+# The judge ends by itself after some CPU seconds; this is for a machine that
+# is too busy to give it any, and for the start of the process.
+_WALL_LIMIT_S = 120.0
 # Longer ones are no answers.
 _MAX_CHARS = 400
 # Powers of powers and long numbers: SymPy would compute them.
@@ -55,56 +53,13 @@ def same_expression(candidate: str, reference: str) -> bool:
   """
   if not (may_be_expression(candidate) and may_be_expression(reference)):
     return False
-  return _judge.ask(candidate, reference)
+  try:
+    verdict = _judge.ask([candidate, reference], _WALL_LIMIT_S)
+  except (TimeoutError, EOFError):  # It took too much time or memory.
+    return False
+  if isinstance(verdict, str):
+    raise ValueError(verdict)
+  return verdict
 
 
-class _Judge:
-  """The process that judges; it starts when it is first needed."""
-
-  def __init__(self) -> None:
-    self._process: subprocess.Popen[str] | None = None
-    self._lock = threading.Lock()
-    self._owner = 0
-
-  def ask(self, candidate: str, reference: str) -> bool:
-    with self._lock:
-      if self._process is None or self._owner != os.getpid():
-        self._process = self._start()
-      try:
-        self._process.stdin.write(json.dumps([candidate, reference]) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-      except BrokenPipeError:
-        answer = ""
-      if not answer:  # It was killed for its time or memory.
-        self.close()
-        return False
-    verdict = json.loads(answer)
-    if isinstance(verdict, str):
-      raise ValueError(verdict)
-    return verdict
-
-  def _start(self) -> subprocess.Popen[str]:
-    paths = [os.path.abspath(path) for path in sys.path]
-    self._owner = os.getpid()
-    return subprocess.Popen(
-      [sys.executable, "-m", "srl_jax.rewards.judge"],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      encoding="utf-8",
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
-
-  def close(self) -> None:
-    process, self._process = self._process, None
-    if process is None or self._owner != os.getpid():
-      return
-    process.kill()
-    process.wait()
-    process.stdout.close()
-    with contextlib.suppress(BrokenPipeError):
-      process.stdin.close()
-
-
-_judge = _Judge()
-atexit.register(_judge.close)
+_judge = LazyChild("srl_jax.rewards.judge", Lines)

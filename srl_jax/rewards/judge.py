@@ -1,24 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process of expressions.py: `python -m srl_jax.rewards.judge`.
 
-It reads lines of JSON, [candidate, reference], and answers each by true or
-false, or by the text of an error.
+It gets messages [candidate, reference] and answers each by true or false, or by
+the text of an error.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import json
-import logging
-import os
 import re
-import resource
-import signal
-import sys
+from collections.abc import Callable
 from typing import Any
 
+from srl_jax.children import serve_lines
 from srl_jax.optional import needed_for
 
 # CPU seconds for one pair, after which the system kills this process.
@@ -31,21 +26,13 @@ _TOLERANCE = 1e-15
 
 
 def main() -> None:
-  """Answers lines until the parent hangs up."""
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
-  answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-  os.dup2(2, 1)  # What libraries print is no answer.
-  logging.disable(logging.CRITICAL)
-  resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
-  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  """Answers messages until the parent hangs up."""
+  serve_lines(_start, _LIMIT_S, _MAX_BYTES)
+
+
+def _start() -> Callable[[Any], bool | str]:
   error = _import_error()
-  for line in sys.stdin:
-    # Its default action ends the process, whatever runs.
-    signal.setitimer(signal.ITIMER_PROF, _LIMIT_S)
-    verdict = error or same(*json.loads(line))
-    signal.setitimer(signal.ITIMER_PROF, 0)
-    print(json.dumps(verdict), file=answers, flush=True)
+  return lambda pair: error or same(*pair)
 
 
 def _import_error() -> str:
@@ -162,5 +149,4 @@ def _close(a: Any, b: Any) -> bool:
 
 
 if __name__ == "__main__":
-  with contextlib.suppress(BrokenPipeError):
-    main()
+  main()

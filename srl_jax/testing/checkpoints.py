@@ -50,6 +50,17 @@ _LLAMA = {
   "pad_token": "<|finetune_right_pad_id|>",
   "stops": ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
 }
+# GPT-2's regex, which the library has itself, and single digits.
+_SMOLLM = {
+  "regex": None,
+  "control": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+  "plain": (),
+  "tokenizer_class": "GPT2Tokenizer",
+  "bos_token": None,
+  "eos_token": "<|im_end|>",
+  "pad_token": "<|im_end|>",
+  "stops": ("<|im_end|>",),
+}
 _GEMMA = {
   "control": ("<start_of_turn>", "<end_of_turn>"),
   # User-defined pieces: runs of line breaks and of spaces are single tokens.
@@ -197,6 +208,7 @@ GEMMA3 = r"""{{ bos_token }}
 FAMILIES = {
   "qwen2_5": (_QWEN, QWEN2_5),
   "qwen3": (_QWEN | {"plain": (*_QWEN["plain"], "<think>", "</think>")}, QWEN3),
+  "smollm2": (_SMOLLM, QWEN2_5),
   "llama3_1": (_LLAMA, LLAMA3_1),
   "llama3_2": (_LLAMA, LLAMA3_2),
   "gemma2": (_GEMMA | {"file": "tokenizer.json"}, GEMMA2),
@@ -294,12 +306,16 @@ def _added(name: str, special: bool) -> dict[str, Any]:
 
 
 def _write_byte_level(path: pathlib.Path, rules) -> dict[str, int]:
-  """Writes a tokenizer like Qwen's and Llama 3's: regex, byte-level BPE."""
+  """Writes a tokenizer like those of Qwen, Llama 3, SmolLM2: byte-level BPE."""
   model = tokenizers.Tokenizer(models.BPE())
-  if rules is not _LLAMA:
+  if rules["regex"] == _QWEN["regex"]:
     model.normalizer = normalizers.NFC()
-  split = pre_tokenizers.Split(tokenizers.Regex(rules["regex"]), "isolated")
-  bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+  split = pre_tokenizers.Digits(individual_digits=True)
+  if rules["regex"]:
+    split = pre_tokenizers.Split(tokenizers.Regex(rules["regex"]), "isolated")
+  bytes_ = pre_tokenizers.ByteLevel(
+    add_prefix_space=False, use_regex=not rules["regex"]
+  )
   model.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_])
   model.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(

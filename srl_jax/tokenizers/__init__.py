@@ -10,7 +10,11 @@ from srl_jax.tokenizers.make import (
   make_tokenizer,
   tokenizer_folder,
 )
-from srl_jax.tokenizers.protocol import Tokenizer, split_control
+from srl_jax.tokenizers.protocol import (
+  Tokenizer,
+  UnspellableError,
+  split_control,
+)
 from srl_jax.tokenizers.sentencepiece_tokenizer import (
   SentencePieceTokenizer,
   train_sentencepiece,
@@ -23,6 +27,7 @@ __all__ = [
   "Tokenizer",
   "TokenizerConfig",
   "TokenizerFolder",
+  "UnspellableError",
   "check_tokenizer_of_weights",
   "make_tokenizer",
   "split_control",

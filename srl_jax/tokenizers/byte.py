@@ -33,7 +33,7 @@ class ByteTokenizer(TableTokenizer):
     super().__init__(
       table=[bytes([b]) for b in range(256)] + [s.encode() for s in specials],
       specials={name: 256 + i for i, name in enumerate(specials)},
-      byte_ids=range(256),
+      byte_ids={byte: byte for byte in range(256)},
       pad_id=256,
     )
 

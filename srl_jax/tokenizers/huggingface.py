@@ -13,19 +13,27 @@ import functools
 import json
 import os
 import re
+import warnings
 from collections.abc import Collection
 from typing import Any
 
 import tokenizers
 
-from srl_jax.tokenizers.protocol import TableTokenizer, check_exact
-from srl_jax.tokenizers.sentencepiece_tokenizer import read_file
+from srl_jax.tokenizers.probe import check_file
+from srl_jax.tokenizers.protocol import (
+  TableTokenizer,
+  UnspellableError,
+  check_exact,
+  read_file,
+)
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 _INSIDE_BYTE_PIECE = re.compile(r"(?<=<)(?=0x[0-9A-F]{2}>)")
 # Qwen's "<|fim_prefix|>" and DeepSeek's "<｜User｜>" steer the model as control
 # tokens do, but their files do not flag them as special.
 _CONTROL_SHAPE = re.compile(r"<[|｜].*[|｜]>")
+# What a word or a byte is never named.
+_BRACKETS = re.compile(r"<.+>|\[.+\]")
 _PAD_NAMES = (
   "<pad>",
   "[PAD]",
@@ -64,8 +72,15 @@ class HuggingFaceTokenizer(TableTokenizer):
     """
     path = os.fspath(path)
     spec = _read_spec(path)
-    space_mark = _make_exact(spec, control)
-    added = {t["content"]: t for t in spec.get("added_tokens") or ()}
+    check_file(path)
+    try:
+      space_mark = _make_exact(spec, control)
+      added = {t["content"]: t for t in spec["added_tokens"]}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+      raise ValueError(
+        f"{path}: not a tokenizer.json as the tokenizers library writes it "
+        f"({error!r}); fetch it again"
+      ) from error
     try:
       model = tokenizers.Tokenizer.from_str(json.dumps(spec))
     except Exception as error:  # the library raises a bare Exception
@@ -95,19 +110,14 @@ class HuggingFaceTokenizer(TableTokenizer):
     # Gemma's file has the tab itself in place of its byte.
     if "\t" in vocab:
       byte_ids.setdefault(ord("\t"), vocab["\t"])
-    if len(byte_ids) != 256:
-      raise ValueError(
-        f"{path}: the vocabulary has tokens for {len(byte_ids)} single "
-        "bytes, not 256, so it cannot spell every text; use a byte-level "
-        "BPE tokenizer (Qwen, Llama 3) or one with byte fallback (Gemma)."
-      )
+    _check_bytes(byte_ids, path, is_byte_level=spell is _byte_level)
     specials = {
       name: vocab[name] for name, token in added.items() if token["special"]
     }
     super().__init__(
       table=table,
       specials=specials,
-      byte_ids=[byte_ids[b] for b in range(256)],
+      byte_ids=byte_ids,
       pad_id=next((specials[n] for n in _PAD_NAMES if n in specials), 0),
       space_mark=space_mark,
     )
@@ -116,6 +126,18 @@ class HuggingFaceTokenizer(TableTokenizer):
     check_exact(self, path)
 
   def _encode_plain(self, text: str) -> list[int]:
+    try:
+      return self._encode_by_library(text)
+    except BaseException as error:
+      # The library's panics are no Exceptions, and cannot be imported.
+      if type(error).__name__ != "PanicException":
+        raise
+      raise UnspellableError(
+        f"{self._path}: the tokenizers library fails ({error}) on the text "
+        f"{text[:80]!r}; take this text out, or use another tokenizer"
+      ) from error
+
+  def _encode_by_library(self, text: str) -> list[int]:
     if not self._is_unigram:
       return self._model.encode(text, add_special_tokens=False).ids
     # Unigram would take a typed "<0x41>" for the byte piece of "A".
@@ -137,9 +159,10 @@ class HuggingFaceTokenizer(TableTokenizer):
 
 
 def _read_spec(path: str) -> dict[str, Any]:
+  data = read_file(path)
   try:
-    spec = json.loads(read_file(path))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    spec = json.loads(data)
+  except (ValueError, RecursionError) as error:
     raise ValueError(
       f"{path}: not a tokenizer.json ({error}); for a SentencePiece .model "
       'set tokenizer.kind = "sentencepiece".'
@@ -152,6 +175,31 @@ def _read_spec(path: str) -> dict[str, Any]:
       "do."
     )
   return spec
+
+
+# SmolLM2 has 235, BLOOM and ModernBERT a few less than 256.
+_FEWEST_BYTES = 128
+
+
+def _check_bytes(
+  byte_ids: Collection[int], path: str, is_byte_level: bool
+) -> None:
+  """Warns of bytes without a token, or refuses the file if it lacks many."""
+  missing = set(range(256)) - set(byte_ids)
+  if not missing:
+    return
+  if not is_byte_level or len(byte_ids) < _FEWEST_BYTES:
+    raise ValueError(
+      f"{path}: the vocabulary has tokens for {len(byte_ids)} single "
+      "bytes, not 256, so it cannot spell every text; use a byte-level "
+      "BPE tokenizer (Qwen, Llama 3) or one with byte fallback (Gemma)."
+    )
+  names = " ".join(f"{byte:02X}" for byte in sorted(missing))
+  warnings.warn(
+    f"{path}: the vocabulary lacks tokens for {len(missing)} of the 256 bytes "
+    f"({names}); a text that needs one of them is refused",
+    stacklevel=3,
+  )
 
 
 def _parts(node: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -195,12 +243,28 @@ def _make_exact(spec: dict[str, Any], control: Collection[str]) -> str | None:
       mark = node["replacement"]
       node["prepend_scheme"] = "never"
       node.pop("add_prefix_space", None)
-  for token in spec.get("added_tokens") or ():
+  _add_pieces(spec, control)
+  for token in spec["added_tokens"]:
     token["lstrip"] = token["rstrip"] = False
     name = token["content"]
     if name in control or _CONTROL_SHAPE.fullmatch(name):
       token["special"] = True
   return mark
+
+
+def _add_pieces(spec: dict[str, Any], control: Collection[str]) -> None:
+  """Makes pieces of the vocabulary added tokens, if they are control tokens."""
+  tokens = spec["added_tokens"] = list(spec.get("added_tokens") or ())
+  vocab = spec["model"].get("vocab")
+  if isinstance(vocab, dict):
+    there = {token["content"] for token in tokens}
+    flags = ("single_word", "lstrip", "rstrip", "normalized")
+    tokens += [
+      {"id": vocab[name], "content": name, **dict.fromkeys(flags, False)}
+      | {"special": True}
+      for name in control
+      if name in vocab and name not in there and _BRACKETS.fullmatch(name)
+    ]
 
 
 def byte_characters() -> dict[str, int]:

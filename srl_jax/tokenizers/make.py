@@ -120,9 +120,11 @@ def tokenizer_folder(config: TokenizerConfig) -> TokenizerFolder | None:
 def _of_checkpoint(checkpoint: TokenizerFolder) -> Tokenizer:
   path = checkpoint.tokenizer_file
   if path.suffix == ".model":
-    tokenizer = SentencePieceTokenizer(path, checkpoint.control)
+    # A name without an id is a control token if it is a piece.
+    control = dict.fromkeys(checkpoint.named, -1) | checkpoint.control
+    tokenizer = SentencePieceTokenizer(path, control)
   else:
-    tokenizer = HuggingFaceTokenizer(path, checkpoint.control)
+    tokenizer = HuggingFaceTokenizer(path, checkpoint.named)
   check_ids(checkpoint, tokenizer)
   pad = checkpoint.special_tokens.get("pad_token")
   if pad in tokenizer.control_names:

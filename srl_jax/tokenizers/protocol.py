@@ -11,6 +11,8 @@ srl_jax.data.templates.
 
 from __future__ import annotations
 
+import os
+import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -63,6 +65,33 @@ class Tokenizer(Protocol):
     ...
 
 
+class UnspellableError(ValueError):
+  """A text needs bytes for which the tokenizer has no tokens."""
+
+
+# The largest real ones (Gemma 3's tokenizer.json) have 33 MB.
+_MAX_FILE_BYTES = 1 << 28
+
+
+def read_file(path: str) -> bytes:
+  """Returns a tokenizer file's bytes; ValueError says what is wrong."""
+  if not path or not os.path.isfile(path):
+    raise ValueError(
+      f"tokenizer file {path!r} does not exist; set tokenizer.path to the "
+      "folder of a Hugging Face checkpoint, or to a SentencePiece .model."
+    )
+  size = os.path.getsize(path)
+  if size > _MAX_FILE_BYTES:
+    raise ValueError(
+      f"tokenizer file {path!r} has {size:,} bytes, and no real one has more "
+      f"than {_MAX_FILE_BYTES:,}; fetch it again."
+    )
+  data = pathlib.Path(path).read_bytes()
+  if not data:
+    raise ValueError(f"tokenizer file {path!r} is empty; fetch it again.")
+  return data
+
+
 def split_control(text: str, names: Collection[str]) -> list[str]:
   """Cuts text at names of control tokens; every second part is a name.
 
@@ -85,7 +114,7 @@ class TableTokenizer:
     self,
     table: Sequence[bytes],
     specials: Mapping[str, int],
-    byte_ids: Sequence[int],
+    byte_ids: Mapping[int, int],
     pad_id: int,
     space_mark: str | None = None,
   ) -> None:
@@ -94,7 +123,8 @@ class TableTokenizer:
     Args:
       table: bytes of each id; empty for an id without a token.
       specials: id of each control token.
-      byte_ids: id of the token of each single byte; 256 ids.
+      byte_ids: byte -> id of its token. A byte may be missing: then `encode`
+        refuses the texts that cannot be spelt without it.
       pad_id: see Tokenizer.
       space_mark: character that the model writes for a space.
     """
@@ -103,7 +133,8 @@ class TableTokenizer:
     self._table = tuple(table)
     self._specials = dict(specials)
     self.control_names = frozenset(self._specials)
-    self._byte_ids = tuple(byte_ids)
+    self._byte_ids = dict(byte_ids)
+    self.missing_bytes = frozenset(range(256)) - self._byte_ids.keys()
     self._control = frozenset(self._specials.values())
     self._space_mark = space_mark
 
@@ -115,12 +146,42 @@ class TableTokenizer:
     return self.encode(text)
 
   def _spell(self, data: bytes) -> list[int]:
+    if not self.missing_bytes.isdisjoint(data):
+      raise self._unspellable(data.decode("utf-8", "replace"))
     return [self._byte_ids[b] for b in data]
 
+  def _unspellable(self, text: str) -> UnspellableError:
+    at, missing = next(
+      (at, missing)
+      for at, character in enumerate(text)
+      if (missing := self.missing_bytes.intersection(character.encode()))
+    )
+    character, shown = text[at], text[max(0, at - 20) : at + 20]
+    return UnspellableError(
+      f"the tokenizer has no token for the byte 0x{min(missing):02X} of the "
+      f"character {character!r} in {shown!r}; take this text out, write it "
+      "without that character, or use a tokenizer with all 256 bytes (Qwen, "
+      "Llama 3, Gemma)"
+    )
+
   def encode(self, text: str) -> list[int]:
-    """Returns the ids of plain text, never a control token."""
+    """Returns the ids of plain text, never a control token.
+
+    Raises:
+      UnspellableError: the text needs a byte that has no token.
+    """
     if not text:
       return []
+    ids = self._encode(text)
+    # Encoders drop what they cannot spell. A longer token may still have the
+    # byte, so the ids decide.
+    if self.missing_bytes and not self.missing_bytes.isdisjoint(text.encode()):
+      spelt = b"".join(self._table[i] for i in ids)
+      if spelt != text.encode():
+        raise self._unspellable(text)
+    return ids
+
+  def _encode(self, text: str) -> list[int]:
     mark = self._space_mark
     if mark is None or mark not in text:
       return self._without_control(self._encode_plain(text))
@@ -180,12 +241,14 @@ _PROBE = (
 )
 
 
-def check_exact(tokenizer: Tokenizer, path: str) -> None:
+def check_exact(tokenizer: TableTokenizer, path: str) -> None:
   """Raises ValueError if the bytes of a text's tokens are not the text."""
-  back = tokenizer.decode(tokenizer.encode(_PROBE))
-  if back != _PROBE:
+  missing = tokenizer.missing_bytes
+  probe = "".join(c for c in _PROBE if missing.isdisjoint(c.encode()))
+  back = tokenizer.decode(tokenizer.encode(probe))
+  if back != probe:
     raise ValueError(
-      f"{path}: this tokenizer changes text: {_PROBE!r} comes back as "
+      f"{path}: this tokenizer changes text: {probe!r} comes back as "
       f"{back!r}. Rewards compare characters, so only exact tokenizers are "
       "allowed: byte-level BPE, or a model with byte fallback and no "
       "normalisation. Use such a file (the ones of Qwen, Llama and Gemma "

@@ -10,7 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import sentencepiece as spm
 
-from srl_jax.tokenizers.protocol import TableTokenizer, check_exact
+from srl_jax.tokenizers.probe import check_file
+from srl_jax.tokenizers.protocol import (
+  TableTokenizer,
+  check_exact,
+  read_file,
+)
 
 _SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 
@@ -70,6 +75,7 @@ class SentencePieceTokenizer(TableTokenizer):
     """
     path = os.fspath(path)
     proto = read_file(path)
+    check_file(path)
     model = _load(proto, path)
     if control:
       proto = _with_control(proto, model, control)
@@ -105,7 +111,7 @@ class SentencePieceTokenizer(TableTokenizer):
     super().__init__(
       table=table,
       specials=specials,
-      byte_ids=[byte_ids[b] for b in range(256)],
+      byte_ids=byte_ids,
       pad_id=max(model.pad_id(), 0),
       space_mark=_SPACE,
     )
@@ -117,19 +123,6 @@ class SentencePieceTokenizer(TableTokenizer):
 
   def _encode_unchanged(self, text: str) -> list[int]:
     return self._with_space_rules.encode(text)
-
-
-def read_file(path: str) -> bytes:
-  """Returns a tokenizer file's bytes; ValueError says what is missing."""
-  if not path or not os.path.isfile(path):
-    raise ValueError(
-      f"tokenizer file {path!r} does not exist; set tokenizer.path to the "
-      "folder of a Hugging Face checkpoint, or to a SentencePiece .model."
-    )
-  data = pathlib.Path(path).read_bytes()
-  if not data:
-    raise ValueError(f"tokenizer file {path!r} is empty; fetch it again.")
-  return data
 
 
 def _load(proto: bytes, path: str) -> spm.SentencePieceProcessor:

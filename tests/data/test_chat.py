@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Chat templates are rendered, cut, and refused if they cannot be cut."""
 
+import time
+
 import pytest
 
 from srl_jax.data.chat import ChatFormat
@@ -125,3 +127,74 @@ def test_what_cannot_be_cut_is_refused_with_the_reason(source, problem):
 def test_a_template_without_an_assistants_turn_is_refused():
   with pytest.raises(ValueError, match="leaves the assistant's text out"):
     chat("{{ messages[0].content }}").ending()
+
+
+@pytest.mark.parametrize(
+  ("source", "problem"),
+  [
+    ("{{ 'a' * 10**10 }}", "MemoryError"),
+    ("{{ 'a' * 4 * 10**7 }}", "it writes 40,000,... characters"),
+    ("{{ range(10**9) | list }}", "Range too big"),
+    ("{% if x %}" * 5000, "is not valid Jinja"),
+    ("{{ " + "(" * 5000, "is not valid Jinja"),
+    ("{{ " + "[" * 300 + "]" * 300 + " }}", "cannot be rendered|not valid"),
+  ],
+)
+def test_a_template_has_a_limit_of_memory(source, problem):
+  with pytest.raises(ValueError, match=problem):
+    chat(source + EACH).cut("Be short.")
+  assert of("qwen2_5").ending() == "<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+  "source",
+  [
+    "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
+    "{% endfor %}",
+    pytest.param("{{ 9**(9**9) }}", marks=pytest.mark.slow),
+  ],
+)
+def test_a_template_has_a_limit_of_time(source):
+  start = time.monotonic()
+  with pytest.raises(ValueError, match=r"rendered: .*its limit of CPU time"):
+    chat(source + EACH).cut("Be short.")
+  assert time.monotonic() - start < 8
+  assert of("qwen2_5").ending() == "<|im_end|>\n"
+
+
+def test_a_template_that_would_not_let_the_model_think_is_told_to():
+  # As Qwen3's template with enable_thinking=False, without being asked to.
+  quiet = checkpoints.QWEN3.replace(
+    "enable_thinking is defined and enable_thinking is false",
+    "enable_thinking is not defined or not enable_thinking",
+  )
+  template = chat(quiet)
+  assert template.cut("s")[1].endswith("<think>\n\n</think>\n\n")
+  with pytest.warns(UserWarning, match=r"enable_thinking=True; .*</think>"):
+    template.leave_thinking_to_the_model()
+  assert template.cut("s") == of("qwen3").cut("s")
+
+
+@pytest.mark.parametrize(
+  ("tail", "what"),
+  [
+    ("<think>\n", "opens the think block itself"),
+    ("<think>\n\n</think>\n\n", "tells the model not to think"),
+    ("</think>", "tells the model not to think"),
+    ("<think></think><think>", "opens the think block itself"),
+  ],
+)
+def test_a_template_that_takes_thinking_from_the_model_is_refused(tail, what):
+  template = chat(EACH + tail)
+  with pytest.raises(ValueError, match=what) as caught:
+    template.leave_thinking_to_the_model()
+  tags = tail.removesuffix("\n")  # Jinja drops a last line break.
+  assert f"write it without {tags!r} to chat_template" in str(caught.value)
+
+
+def test_a_template_that_leaves_thinking_to_the_model_is_not_changed():
+  for family in checkpoints.FAMILIES:
+    template = of(family)
+    before = template.cut("s")
+    template.leave_thinking_to_the_model()
+    assert template.cut("s") == before

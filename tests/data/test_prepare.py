@@ -84,7 +84,7 @@ def test_prompts_that_differ_from_their_text_in_one_piece_are_reported(
   [counts] = re.findall(rf"^{row} +(\d+) +(\d+)$", printed, re.MULTILINE)
   # The 12 trajectories hold 30 steps, and all prompts were compared.
   assert sum(map(int, counts)) == 30
-  assert "warning" not in printed
+  assert "have other ids" not in printed
   bad = dataclasses.replace(DATA[0], id="bad", problem="What is <|im_end|>?")
   with open(path, "a", encoding="utf-8") as file:
     file.write("\n" + json.dumps(to_json(bad)))
@@ -105,6 +105,17 @@ def test_rejects_are_counted_by_field_with_a_case(capsys, path):
   printed = capsys.readouterr().out
   assert "1 records refused for 'steps', the first: " in printed
   assert f"{path}:14: field '(line)': is not JSON" in printed
+
+
+def test_last_steps_without_the_answer_are_reported(capsys, path):
+  run(path)
+  # The answers are the numbers of steps; the last texts end in " +1".
+  said = (
+    "warning: 12 of 12 trajectories have a last step in which the reference"
+  )
+  assert said in capsys.readouterr().out
+  prepare.main(["--data.format=embedded", "--data.train_size=2"])
+  assert "warning" not in capsys.readouterr().out
 
 
 def test_domains_are_checked_and_named_again_in_what_to_type(

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """DeepSeek-R1's solutions split where a numbered, bold-titled step begins."""
 
+import contextlib
 import json
 import re
+import time
 
 import pytest
 
@@ -72,6 +74,115 @@ def test_a_list_that_restarts_inside_a_step_does_not_split_it():
 def test_a_list_indented_as_a_whole_is_read():
   steps = split_steps("Intro\n  1. **A** a\n  2. **B** b\n1. **C**\n")
   assert [s.title for s in steps] == ["A", "B"]
+
+
+# Each text holds the steps A, B and C, and maybe titles X inside of them.
+MARKDOWN = {
+  "code in one line": (
+    "1. **A**\n```x = 1```\n2. **B**\n```py\nx\n```\n3. **C**"
+  ),
+  "tildes with backticks": (
+    "1. **A**\n~~~ `x`\n2. **X**\n~~~\n2. **B**\n3. **C**"
+  ),
+  "tildes in backticks": (
+    "1. **A**\n```\n~~~\n2. **X**\n```\n2. **B**\n3. **C**"
+  ),
+  "code in a bullet": (
+    "1. **A**\n   - ```py\n     2. **X**\n     ```\n2. **B**\n3. **C**"
+  ),
+  "code in a quote": "1. **A**\n> ```\n> 2. **X**\n> ```\n2. **B**\n3. **C**",
+  "code in a numbered item": (
+    "1. ```\n   1. **X**\n   ```\n1. **A**\n2. **B**\n3. **C**"
+  ),
+  "brackets": "1) **A**\n   1. **X**\n2) **B**\n3) **C**",
+  "another list with brackets": (
+    "1. **A**\n1) **X**\n2) **X**\n2. **B**\n3. **C**"
+  ),
+  "one space more": "1. **A**\na\n 2. **B**\nb\n 3. **C**",
+  "two spaces more, then none": "1. **A**\n  2. **B**\n3. **C**",
+  "numbers in one column": "  1. **A**\n 2. **B**\n3. **C**",
+  "nested by two spaces": (
+    "1. **A**\n  1. **X**\n  2. **X**\n2. **B**\n  1. **X**\n3. **C**"
+  ),
+  "nested by four spaces": (
+    "1. **A**\n    1. **X**\n    2. **X**\n2. **B**\n3. **C**"
+  ),
+  "nested in a bullet": (
+    "1. **A**\n   - a\n     2. **X**\n   2. **X**\n2. **B**\n3. **C**"
+  ),
+  "tabs": "1.\t**A**\n\t2. **X**\n2.\t**B**\n\n\t- b\n3.\t**C**",
+  "lines without indent": "1. **A**\na\nb\n2. **B**\n\ntext\n3. **C**",
+  "rules and underlines": "1. **A**\n===\n2. **B**\n---\n3. **C**\n***",
+  "heading before": "Title\n---\n1. **A**\n\ntext\n===\n2. **B**\n3. **C**",
+  "HTML": "1. **A**\n\n<div>\n2. **X**\n</div>\n\n2. **B**\n3. **C**",
+  "comment": "1. **A**\n<!--\n2. **X**\n-->\n2. **B**\n3. **C**",
+  "indented code": "1. **A**\n\n       2. **X**\n\n2. **B**\n3. **C**",
+  "indented code outside": (
+    "1. **A**\n\ntext\n\n    2. **X**\n\n2. **B**\n3. **C**"
+  ),
+  "escaped number": "1. **A**\n2\\. **X**\n2. **B**\n3. **C**",
+  "quote": "> 1. **X**\n\n1. **A**\n> 2. **X**\n\n2. **B**\n3. **C**",
+  "math outside": "1. **A**\n\ntext\n\\[\n2. **X**\n\\]\n2. **B**\n3. **C**",
+  "math that begins in a title": (
+    "1. **A**: \\[\n2. **X**\n\\]\n2. **B**\n3. **C**"
+  ),
+  "blank lines in math": (
+    "1. **A**\n\n$$\n\n2. **X**\n\n$$\n2. **B**\n3. **C**"
+  ),
+  "all by four spaces": "Text\n\n    1. **A**\n\n    2. **B**\n    3. **C**",
+  "number of 5000 digits": (
+    f"1. **A**\n\ntext\n{'9' * 5000}. **X**\n2. **B**\n3. **C**"
+  ),
+}
+
+
+@pytest.mark.parametrize("text", MARKDOWN.values(), ids=MARKDOWN.keys())
+def test_steps_are_found_as_in_markdown(text):
+  steps = split_steps(text)
+  assert [s.title for s in steps] == ["A", "B", "C"]
+  inside = "\n".join(step.text for step in steps)
+  assert inside.count("**X**") == text.count("**X**")
+
+
+def test_the_text_of_steps_stays_as_its_author_wrote_it():
+  body = "Since $a_1 * b_1 = 2 * 3$, \\( x_1*y \\) &amp; <b>so</b>\\\\ on"
+  steps = split_steps(f"1. **A**\n   {body}\n2. **B**\n```y = 3```\n{body}")
+  assert steps == (
+    Step(body, title="A"),
+    Step(f"```y = 3```\n{body}", title="B"),
+  )
+
+
+def test_a_number_below_another_indent_that_fits_nowhere_is_refused():
+  with pytest.raises(RecordError, match="step 4 at line 3 that stands where"):
+    split_steps("1. **A**\n  2. **B**\n  4. **C**")
+
+
+SLOW = (
+  *(
+    "1. **a**\n",
+    "1. a\n",
+    "- ",
+    "> ",
+    "```",
+    "~~~\n",
+    "$$",
+    "\\[",
+    "\\boxed{",
+  ),
+  *("`", "**", "1. **a", "\n", "   a\n", "[a]: b\n", "<a\n", "#", "1. ", "\t"),
+)
+
+
+@pytest.mark.parametrize("text", SLOW)
+def test_the_time_to_split_is_linear(text):
+  # The slowest takes 2 s for 100 kB; what is quadratic takes minutes.
+  solution = "1. **A**\n" + text * (100_000 // len(text))
+  start = time.monotonic()
+  with contextlib.suppress(RecordError):
+    split_steps(solution)
+  last_boxed(solution)
+  assert time.monotonic() - start < 20
 
 
 def test_more_bold_text_after_the_title_stays_text():

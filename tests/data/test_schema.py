@@ -35,6 +35,12 @@ GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
     ({"source": "x"}, "source", "move it to 'metadata'"),
     ({"metadata": {"n": True}}, "metadata.n", "is true (a boolean)"),
     ({"id": ""}, "id", "is empty"),
+    ({"problem": float("nan")}, "problem", "is missing"),
+    ({"steps": ["1", None, "2"]}, "steps[1]", "is null between other steps"),
+    ({"steps": [{}]}, "steps[0].text", "is missing"),
+    ({"steps": "{"}, "steps", "is a string; write it as a list"),
+    ({"steps": '{"text": "1"}'}, "steps", "is a string; write it as a list"),
+    ({"metadata": "[1]"}, "metadata", "is a string; write it as an object"),
   ],
 )
 def test_a_bad_record_names_field_and_cure(change, field, words):
@@ -73,3 +79,19 @@ def test_optional_fields_may_be_absent_null_or_empty():
   assert trajectory.domain == "general"
   assert trajectory.answer is None
   assert trajectory.metadata == {}
+
+
+def test_null_and_nan_are_absent_wherever_tables_leave_them():
+  nan = float("nan")
+  full = {
+    **GOOD,
+    "answer": nan,
+    "extra": None,
+    "more": {"a": None},
+    "steps": ["2", {"text": "3", "other": nan}, None, {"text": None}],
+    "metadata": {"a": None, "b": "x", "c": nan},
+  }
+  trajectory = schema.from_json(full)
+  assert trajectory.steps == (Step("2"), Step("3"))
+  assert trajectory.metadata == {"b": "x"}
+  assert trajectory.answer is None

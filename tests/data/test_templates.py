@@ -220,7 +220,7 @@ def test_a_turn_without_a_control_token_ends_in_the_end_of_text(tmp_path):
     ),
     (
       "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}<think>\n",
-      r"opens the think block itself \(it ends in <think>\)",
+      r"opens the think block itself \(its prompts end in '<think>'\)",
     ),
   ],
 )

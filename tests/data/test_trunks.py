@@ -15,7 +15,7 @@ from srl_jax.data.trunks import (
   build_trunks,
 )
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
-from srl_jax.tokenizers import ByteTokenizer
+from srl_jax.tokenizers import ByteTokenizer, UnspellableError
 from srl_jax.trajectory import Step
 
 TOKENIZER = ByteTokenizer()
@@ -189,3 +189,19 @@ def test_length_statistics_are_actual_lengths():
 def test_impossible_config_is_refused(bad):
   with pytest.raises(ValueError, match=next(iter(bad))):
     TrunkConfig(**bad)
+
+
+def test_a_trajectory_that_the_tokenizer_cannot_spell_is_dropped_and_named():
+  class Ascii(ByteTokenizer):
+    def encode(self, text):
+      if not text.isascii():
+        raise UnspellableError("no token for the byte 0xC3 of 'é'")
+      return super().encode(text)
+
+  bad = dataclasses.replace(TITLED, id="bad", problem="Qué?")
+  with pytest.warns(UserWarning, match=r"bad and every .* byte 0xC3 of 'é'"):
+    trunks, report = build_trunks(
+      [TITLED, bad], PlainTemplate(), Ascii(), TrunkConfig()
+    )
+  assert [trunk.trajectory.id for trunk in trunks] == [TITLED.id]
+  assert list(report.drops.values()) == [("bad/step/0",)]

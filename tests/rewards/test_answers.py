@@ -185,6 +185,9 @@ def test_explicit_answers_are_the_only_candidates(text, answer):
     ("D8631\nE0042\nG0531", "0531"),  # the embedded task
     ("5\n3/4\ncups", "3/4"),  # not 5 3/4
     ("They sold 48 and then 1,024 clips.", "1024"),
+    ("She sold 48 and 24 clips, so a total of 48+24=72 clips.", "72"),
+    ("The difference between them is $28 - $20 = $8.00.", "8"),
+    ("7 of 28 and 12 of 24 give 7*(1/2) + 6.5 = 10 cups in all", "10"),
   ],
 )
 def test_unmarked_answers_are_found(text, reference):
@@ -200,6 +203,14 @@ def test_unmarked_answers_are_found(text, reference):
     ("5 and then 6", "5"),
     ("\\boxed{}, 5", "5"),
     ("The answer is 6. Maybe 5.", "5"),
+    ("It is 8 or 2+3 = 5", "5"),
+    ("x is 8 and 2+3 = 5", "5"),
+    ("x is 8 and -2+7 = 5", "5"),
+    ("The roots are 8 and 5, since 2+3 = 5", "5"),
+    ("It is between 2 and 2+3 = 5", "5"),
+    ("Of 8 and 6 it isn't 2+3 = 5", "5"),
+    ("8 and 6 give 2+3 = 5x", "5"),
+    ("8 and 6 give x = 5", "5"),
   ],
 )
 def test_other_numbers_do_not_count(text, reference):
@@ -226,6 +237,8 @@ def test_thoughts_are_dropped_before_looking():
     "\\boxed{" + "(1," * 5000 + "2" + ")" * 5000 + "}",
     "<think>" * 5000,
     "-" * 20000,
+    "1 and 2 " + "1+" * 20000 + "7",
+    "1+1 = 2 and 3 " * 1500,
     "\\text{" * 5000,
   ],
 )

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks through good trajectories for what an author may not have meant.
+
+Nothing is set aside or changed here: each function returns lines to print.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+from srl_jax.domains import domain_of
+from srl_jax.domains.domain import marks_answer
+from srl_jax.rewards.answers import answer_reward
+from srl_jax.trajectory import Step, Trajectory
+
+# A numbered, bold title, at any depth of lists and quotes.
+_TITLE = re.compile(
+  r"^[ \t>*+-]*([0-9]{1,9})[.)][ \t]+\*\*[^\n]+", re.MULTILINE
+)
+_SHOWN = 60
+
+
+def warnings(trajectories: Sequence[Trajectory]) -> list[str]:
+  """Returns lines about final answers and steps that may be lost."""
+  return [*_final_answers(trajectories), *_lost_steps(trajectories)]
+
+
+def _final_answers(trajectories: Sequence[Trajectory]) -> Iterable[str]:
+  """Says where RLVR and evaluation cannot tell a right solution."""
+  judged = [t for t in trajectories if _is_judged_by_answer(t)]
+  with_answer = [t for t in judged if t.answer is not None]
+  for among, is_bad, said in (
+    (
+      judged,
+      lambda t: t.answer is None,
+      "have no reference answer, so that RLVR and evaluation cannot judge"
+      " solutions of their problems; write it as a string into the field"
+      " 'answer' of the record",
+    ),
+    (
+      with_answer,
+      lambda t: not _has_answer(t),
+      "have a last step in which the reference answer is not found, so that"
+      " RLVR and evaluation would judge it wrong; end it with \\boxed{answer}"
+      " or a line '#### answer', or repair the field 'answer'",
+    ),
+    (
+      with_answer,
+      lambda t: _has_answer(t) and not marks_answer(_last(t)),
+      "mark no final answer in the last step, and solving step by step goes on"
+      " to c.evaluate.max_turns without; end the last step with"
+      " \\boxed{answer} or a line '#### answer'",
+    ),
+  ):
+    yield from _line(among, is_bad, said)
+
+
+def _line(
+  trajectories: Sequence[Trajectory],
+  is_bad: Callable[[Trajectory], bool],
+  said: str,
+) -> Iterable[str]:
+  bad = [t for t in trajectories if is_bad(t)]
+  if bad:
+    answer = f", the answer is {_short(bad[0].answer)}" if bad[0].answer else ""
+    yield (
+      f"{len(bad):,} of {len(trajectories):,} trajectories {said}. The first:"
+      f" {bad[0].id!r}, which ends in {_short(_last(bad[0])[-_SHOWN:])}{answer}"
+    )
+
+
+def _is_judged_by_answer(trajectory: Trajectory) -> bool:
+  domain = domain_of(trajectory)
+  return (
+    domain.environment is None
+    and domain.verdict == "answer"
+    and domain.is_final is marks_answer
+  )
+
+
+def _last(trajectory: Trajectory) -> str:
+  step = trajectory.steps[-1]
+  return step.text or step.title or ""
+
+
+@functools.lru_cache(1 << 16)
+def _is_right(last: str, answer: str) -> bool:
+  return answer_reward(last, answer) >= 1
+
+
+def _has_answer(trajectory: Trajectory) -> bool:
+  return _is_right(_last(trajectory), trajectory.answer or "")
+
+
+def _lost_steps(trajectories: Sequence[Trajectory]) -> Iterable[str]:
+  """Says how many titled solutions hold more titles inside of their steps."""
+  titled = [t for t in trajectories if any(s.title for s in t.steps)]
+  found = [(t, hit) for t in titled if (hit := _inner_title(t.steps))]
+  if found:
+    trajectory, (number, title) = found[0]
+    yield (
+      f"{len(found):,} of {len(titled):,} trajectories hold a numbered, bold"
+      " title inside a step, which may be a step that was not recognised. The"
+      f" first: {f'{trajectory.id}/{number}'!r} holds {_short(title)}; look at"
+      f" it with --show={trajectory.id}/{number}"
+    )
+
+
+def _inner_title(steps: Sequence[Step]) -> tuple[int, str] | None:
+  """Returns the number of the step, from 0, and the title inside it."""
+  for number, step in enumerate(steps):
+    match = _TITLE.search(step.text)
+    if match:
+      return number, match[0].strip()
+  return None
+
+
+def _short(text: str | None) -> str:
+  text = text or ""
+  return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

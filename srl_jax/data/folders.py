@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which files of a folder hold records, and of which split.
+
+Folders that other libraries write are taken as they are:
+
+  train.jsonl, valid.jsonl                       one file per split
+  data/train-00000-of-00002.parquet, ...         as on the Hugging Face hub
+  train/data-00000-of-00001.arrow, test/...      datasets' save_to_disk
+  part-00000-....parquet, _SUCCESS               Spark, without splits
+
+A name between other signs than letters names the split: the file's, else that
+of the nearest folder. Files whose names begin with "." or "_" are left out, as
+those libraries do. Files are not opened here, but for state.json.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+SPLIT_OF_WORD = {
+  "train": "train",
+  "training": "train",
+  "valid": "valid",
+  "validation": "valid",
+  "val": "valid",
+  "dev": "valid",
+  "test": "test",
+  "testing": "test",
+  "pretrain": "pretrain",
+}
+_FORM = re.compile(
+  r"\.(jsonl|ndjson|json|parquet|arrow)(\.(?:gz|bz2|xz|zstd?|lz4))?$", re.I
+)
+# What the libraries write beside the records, and srl_jax.data.prepare.
+_BESIDE = re.compile(
+  r"rejects\.jsonl|(?:state|dataset_info|dataset_infos|dataset_dict|features"
+  r"|metadata|config|package(?:-lock)?)\.json|cache-.*\.arrow",
+  re.I,
+)
+_PARTITION = re.compile(r"([^=]+)=(.*)")
+
+
+class Part(NamedTuple):
+  """A file of records; split is "" if nothing names it."""
+
+  path: pathlib.Path
+  split: str
+  prefix: str  # Default ids of its records begin so.
+
+
+class _Found(NamedTuple):
+  part: Part
+  form: str  # The endings of its name.
+  series: str  # What files that belong together have in common.
+
+
+def parts_of(folder: pathlib.Path) -> tuple[list[Part], tuple[str, ...]]:
+  """Returns the files of records in a folder, and warnings about the others.
+
+  The files are in the order of their names.
+
+  Raises:
+    ValueError: there are none, or it is not clear which belong together.
+  """
+  files = [
+    file
+    for file in sorted(folder.rglob("*"), key=_order)
+    if file.is_file() and _FORM.search(file.name) and _is_data(file, folder)
+  ]
+  if not files:
+    raise ValueError(_no_files(folder))
+  found = [_found(file, folder) for file in _without_caches(files)]
+  warnings: tuple[str, ...] = ()
+  unnamed = [f.part.path for f in found if not f.part.split]
+  if 0 < len(unnamed) < len(found):
+    warnings = (
+      f"not read, because the names of other files in {folder} say train,"
+      f" valid, test or pretrain: {_names(unnamed, folder)}",
+    )
+    found = [f for f in found if f.part.split]
+  for split in dict.fromkeys(f.part.split for f in found):
+    same = [f for f in found if f.part.split == split]
+    for one in same[1:]:
+      if (one.form, one.series) != (same[0].form, same[0].series):
+        raise ValueError(
+          f"{folder} holds several sets of data"
+          f"{f' for the split {split}' if split else ''}:"
+          f" {_names([same[0].part.path, one.part.path], folder)}; give the"
+          " folder or file of the one you mean, or move the other away"
+        )
+  return [f.part for f in found], warnings
+
+
+def _order(path: pathlib.Path) -> list[tuple[int, str]]:
+  """Sorts shard 2 before shard 10."""
+  return [
+    (int(text) if text.isascii() and text.isdecimal() else -1, text)
+    for text in re.split(r"(\d{1,18})", str(path))
+  ]
+
+
+def _is_data(file: pathlib.Path, folder: pathlib.Path) -> bool:
+  inside = file.relative_to(folder).parts
+  return not (
+    any(name.startswith((".", "_")) for name in inside)
+    or _BESIDE.fullmatch(file.name)
+  )
+
+
+def _without_caches(files: list[pathlib.Path]) -> list[pathlib.Path]:
+  """Leaves out Arrow files that a state.json beside them does not name.
+
+  Raises:
+    ValueError: the state.json is of a version that reorders the rows.
+  """
+  named: dict[pathlib.Path, set[str] | None] = {}
+  for folder in {file.parent for file in files}:
+    try:
+      state = json.loads((folder / "state.json").read_text("utf-8"))
+      named[folder] = {entry["filename"] for entry in state["_data_files"]}
+    except (OSError, ValueError, TypeError, KeyError):
+      continue
+    if state.get("_indices_data_files"):
+      raise ValueError(
+        f"{folder} was saved by an old version of datasets, with an order of"
+        " rows of its own; type: datasets.load_from_disk(path).flatten_indices"
+        "().to_json('data.jsonl')"
+      )
+  return [f for f in files if (n := named.get(f.parent)) is None or f.name in n]
+
+
+def _found(file: pathlib.Path, folder: pathlib.Path) -> _Found:
+  inside = file.relative_to(folder).parts
+  form = "".join(filter(None, _FORM.search(file.name).groups())).lower()
+  stem = file.name[: -len(form) - 1]
+  names = [*inside[:-1], stem]
+  for name in inside[:-1]:
+    match = _PARTITION.fullmatch(name)
+    if match and match[1] != "split":
+      raise ValueError(
+        f"{file} lies in a partition of {match[1]!r}, and its records lack"
+        " that field; write the data again without partitions"
+      )
+  prefix = "-".join(names)
+  split, length = "", len(names) - 1  # Of the path to what names the split.
+  for at in reversed(range(len(names))):
+    splits = _splits_in(names[at])
+    if len(splits) > 1:
+      raise ValueError(
+        f"{names[at]!r} in the name of {file} says {' and '.join(splits)};"
+        " rename it after one of them"
+      )
+    if splits:
+      split, length = splits[0], at + 1
+      break
+  series = re.sub(r"\d+", "#", "/".join(names[:length]))
+  return _Found(Part(file, split, prefix), form, series)
+
+
+def _splits_in(name: str) -> list[str]:
+  """Returns the splits that a name says: "my_train-00001" says train."""
+  words = re.split(r"[^a-z]+", name.lower())
+  found = [SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD]
+  return list(dict.fromkeys(found))
+
+
+def _names(files: Iterable[pathlib.Path], folder: pathlib.Path) -> str:
+  names = [str(file.relative_to(folder)) for file in files]
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return ", ".join(names[:3]) + more
+
+
+def _no_files(folder: pathlib.Path) -> str:
+  if any(folder.rglob("features.json")):
+    return (
+      f"{folder} holds a TFDS dataset; set data.format=tfds to read it (the"
+      " command srl_jax.data.prepare writes such folders)"
+    )
+  return (
+    f"{folder} holds none of train.jsonl, valid.jsonl, test.jsonl or"
+    " pretrain.jsonl, nor other files of .jsonl, .json, .parquet or .arrow;"
+    " give a file or another folder"
+  )

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records in JSON text: one per line, or a document that lists them.
+
+Whatever one record holds, the others can be read. Records of a document are
+found by their brackets and decoded one by one, as lines are. Files are opened
+in sources.py.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import pathlib
+import re
+import shlex
+from collections.abc import Iterator
+from typing import IO, Any
+
+from srl_jax.data.rows import Row
+from srl_jax.trajectory import RecordError
+
+# Longer lines are no trajectory. Reading them could take all memory.
+MAX_LINE_BYTES = 64 << 20
+_SHOWN_BYTES = 1000
+# UTF-32 comes first: its mark begins with that of UTF-16.
+_MARKS = (
+  (codecs.BOM_UTF32_LE, "UTF-32"),
+  (codecs.BOM_UTF32_BE, "UTF-32"),
+  (codecs.BOM_UTF16_LE, "UTF-16"),
+  (codecs.BOM_UTF16_BE, "UTF-16"),
+)
+# Which of the first four bytes are 0, where a text begins with two characters
+# of ASCII, as JSON does.
+_ZEROS = {
+  (True, True, True, False): "UTF-32BE",
+  (False, True, True, True): "UTF-32LE",
+  (True, False, True, False): "UTF-16BE",
+  (False, True, False, True): "UTF-16LE",
+}
+# A string, a bracket, a comma, the beginning of another value, or a quotation
+# mark that nothing closes. Nothing is tried twice, so the time is linear.
+_TOKEN = re.compile(
+  rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{},"]|[^][{},"\s]++', re.S
+)
+_CLOSING = {b"{": b"}", b"[": b"]"}
+# Names under which others keep a list of records.
+_LISTS = re.compile(
+  r"data(set)?|rows|records|examples|items|instances|trajectories|problems"
+  r"|train(ing)?|valid(ation)?|val|dev|test|pretrain|eval"
+)
+_FIELDS = {"problem", "steps", "question", "answer", "deepseek_attempt"}
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  record = dict(pairs)
+  if len(record) != len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(name for name in names if names.count(name) > 1)
+    raise RecordError(twice, "is there twice in one object; keep one of them")
+  return record
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles)
+
+
+def encoding_of(head: bytes) -> str:
+  """Returns the encoding of a JSON text that begins so; UTF-8 if in doubt."""
+  for mark, name in _MARKS:
+    if head.startswith(mark):
+      return name
+  zeros = tuple(byte == 0 for byte in head[:4])
+  return _ZEROS.get(zeros, "UTF-8")
+
+
+def lines(stream: IO[bytes]) -> Iterator[Row]:
+  """Yields the lines that are not blank, with their numbers from 1."""
+  number = 0
+  while raw := stream.readline(MAX_LINE_BYTES + 1):
+    number += 1
+    if len(raw) > MAX_LINE_BYTES:
+      end = raw
+      while end and not end.endswith(b"\n"):
+        end = stream.readline(1 << 20)
+      yield Row(number, raw[:_SHOWN_BYTES], _refuse_long)
+    elif raw.strip():
+      yield Row(number, raw, decode)
+
+
+def decode(raw: bytes) -> Any:
+  """Decodes the JSON text of one record.
+
+  Raises:
+    RecordError: it is not UTF-8 or not JSON, or says something twice.
+  """
+  try:
+    text = raw.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    raise RecordError("(line)", _not_utf8(raw, error.start)) from None
+  try:
+    return _DECODER.decode(text)
+  except RecordError:
+    raise
+  except RecursionError:
+    raise RecordError(
+      "(line)",
+      "is nested too deeply; srl_jax/data/schema.py has the form of a record",
+    ) from None
+  except ValueError as error:
+    said = str(error).partition(";")[0]
+    raise RecordError(
+      "(line)", f"is not JSON ({said}); write one JSON object per line"
+    ) from None
+
+
+def document(text: bytes, path: pathlib.Path) -> list[Row] | None:
+  """Returns the records of a text that is JSON as a whole, else None.
+
+  They are the elements of a list, or objects that follow each other, written
+  over several lines each.
+
+  Raises:
+    ValueError: the list is cut off, or is inside an object.
+  """
+  text = text.removeprefix(codecs.BOM_UTF8)
+  spans = _spans(text, 0)
+  if spans is None:
+    first, _, more = text.strip().partition(b"\n")
+    begins = first[:1] == b"["
+    if begins and (not more or first.strip()[-1:] in (b"[", b",")):
+      raise ValueError(
+        f"{path} begins as a JSON list, and its brackets or quotation marks do"
+        " not match; it may be cut off: write it again, one object per line"
+      )
+    return None
+  values = [text[start:end] for start, end in spans]
+  if len(values) == 1 and values[0].startswith(b"["):
+    inner = _spans(text[: spans[0][1] - 1], spans[0][0] + 1) or []
+    return [Row(n, text[a:b], decode) for n, (a, b) in enumerate(inner, 1)]
+  if not values or not all(value.startswith(b"{") for value in values):
+    return None
+  if len(values) == 1:
+    _refuse_nested(values[0], path)
+  return [Row(n, value, decode) for n, value in enumerate(values, 1)]
+
+
+def _spans(text: bytes, at: int) -> list[tuple[int, int]] | None:
+  """Returns where each value from `at` on begins and ends.
+
+  None if brackets or quotation marks do not match.
+  """
+  open_brackets = bytearray()
+  spans: list[tuple[int, int]] = []
+  start = -1
+  for match in _TOKEN.finditer(text, at):
+    token = match[0]
+    if token == b'"':
+      return None
+    if token == b"," and not open_brackets:
+      start = -1
+      continue
+    if start < 0:
+      start = match.start()
+      spans.append((start, start))
+    if token in _CLOSING:
+      open_brackets += _CLOSING[token]
+    elif token in _CLOSING.values() and (
+      not open_brackets or open_brackets.pop() != token[0]
+    ):
+      return None
+    if not open_brackets:
+      spans[-1] = (start, match.end())
+      start = -1
+  return None if open_brackets else spans
+
+
+def _refuse_nested(text: bytes, path: pathlib.Path) -> None:
+  """Raises ValueError if an object holds the records instead of being one."""
+  try:
+    value = decode(text)
+  except RecordError:
+    return
+  name = shlex.quote(str(path))
+  listed = [
+    key
+    for key, inner in value.items()
+    if _LISTS.fullmatch(key)
+    and isinstance(inner, list)
+    and inner
+    and all(isinstance(record, dict) for record in inner)
+  ]
+  if listed:
+    commands = " and ".join(
+      f"jq -c '.[\"{key}\"][]' {name} > {shlex.quote(key + '.jsonl')}"
+      for key in listed
+    )
+    raise ValueError(
+      f"{path} is one JSON object whose records are under"
+      f" {', '.join(map(repr, listed))}; a list or one object per line is"
+      f" read; type: {commands}"
+    )
+  columns = [v for k, v in value.items() if k in _FIELDS]
+  if len(columns) > 1 and (
+    all(isinstance(v, dict) for v in columns)
+    or all(isinstance(v, list) and len(v) == len(columns[0]) for v in columns)
+  ):
+    raise ValueError(
+      f"{path} is one JSON object of columns; one object per line is read;"
+      " write it again with pandas: read_json(path).to_json("
+      "'data.jsonl', orient='records', lines=True)"
+    )
+
+
+def _refuse_long(raw: bytes) -> Any:
+  del raw
+  raise RecordError(
+    "(line)",
+    f"is longer than {MAX_LINE_BYTES >> 20} MiB; write one JSON object per"
+    " line",
+  )
+
+
+def _not_utf8(raw: bytes, at: int) -> str:
+  said = f"is not UTF-8 at byte {at}"
+  around = raw[max(0, at - 10) : at + 10].strip()
+  try:
+    guess = around.decode("cp1252")
+  except UnicodeDecodeError:
+    return f"{said}; save the file as UTF-8"
+  return (
+    f"{said}; save the file as UTF-8 (if {guess!r} is right there, it is"
+    " Windows-1252 or Latin-1; type: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW)"
+  )

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an author may not have meant is counted, with the first case."""
+
+import dataclasses
+
+import pytest
+
+from srl_jax.data import checks, s1k
+from srl_jax.testing.trajectories import AGENT, TITLED
+from srl_jax.trajectory import Step
+
+
+def ending(text, answer="14", **changes):
+  step = Step(text, title="End")
+  return dataclasses.replace(TITLED, steps=(step,), answer=answer, **changes)
+
+
+GOOD = ending(r"So \boxed{14}")
+
+
+def test_nothing_is_said_of_good_data():
+  fine = ["#### 14", "It is 3.\n#### 14.0", r"\boxed{\frac{28}{2}}"]
+  assert checks.warnings([GOOD, *map(ending, fine)]) == []
+
+
+@pytest.mark.parametrize(
+  ("bad", "words"),
+  [
+    (
+      ending("So it is 14.", id="p"),
+      "1 of 2 trajectories mark no final answer in the last step",
+    ),
+    (
+      ending("So it is fourteen or so, as seen.", id="p"),
+      "1 of 2 trajectories have a last step in which the reference answer is",
+    ),
+    (
+      ending(r"So \boxed{15}", id="p"),
+      "1 of 2 trajectories have a last step in which the reference answer is",
+    ),
+    (
+      ending("So", None, id="p"),
+      "1 of 2 trajectories have no reference answer",
+    ),
+  ],
+)
+def test_a_final_answer_that_cannot_be_found_is_named(bad, words):
+  [warning] = checks.warnings([GOOD, bad])
+  assert warning.startswith(words)
+  assert "The first: 'p', which ends in 'So" in warning
+  assert ("the answer is '14'" in warning) == (bad.answer is not None)
+
+
+def test_domains_that_judge_otherwise_need_no_answer():
+  assert checks.warnings([AGENT]) == []
+
+
+@pytest.mark.parametrize(
+  "inside",
+  ["2. **B**", "text\n   2. **B**: b", "- 2) **B**", "> 2. **B**"],
+)
+def test_a_title_inside_a_step_is_named_at_any_depth(inside):
+  steps = s1k.split_steps(f"1. **A**\n```\n{inside}\n```\n")
+  steps += (Step(r"\boxed{2}"),)
+  [warning] = checks.warnings(
+    [TITLED, dataclasses.replace(TITLED, steps=steps)]
+  )
+  assert warning.startswith("1 of 2 trajectories hold a numbered, bold title")
+  assert "The first: 'titled/0' holds " in warning and "**B**" in warning
+  assert warning.endswith("--show=titled/0")
