@@ -19,6 +19,8 @@ import re
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from typing import Any
 
 # Longer ones are no answers.
 _MAX_CHARS = 400
@@ -55,34 +57,60 @@ def same_expression(candidate: str, reference: str) -> bool:
   """
   if not (may_be_expression(candidate) and may_be_expression(reference)):
     return False
-  return _judge.ask(candidate, reference)
+  return bool(ask_judge("", candidate, reference))
+
+
+def ask_judge(harness: str, *question: str) -> Any:
+  """Returns what judge.py answers, or None if it took too much time or memory.
+
+  Args:
+    harness: the harness whose rules are asked for; "" for our own. Each has a
+      process of its own, because it may change the libraries in it.
+    question: what judge.py reads after the harness.
+
+  Raises:
+    ValueError: math-verify is not installed.
+    RuntimeError: the judge itself has failed.
+  """
+  if harness not in _judges:
+    _judges[harness] = _Judge()
+    atexit.register(_judges[harness].close)
+  return _judges[harness].ask([harness, *question])
 
 
 class _Judge:
-  """The process that judges; it starts when it is first needed."""
+  """A process that judges; it starts when it is first needed."""
 
   def __init__(self) -> None:
     self._process: subprocess.Popen[str] | None = None
     self._lock = threading.Lock()
     self._owner = 0
 
-  def ask(self, candidate: str, reference: str) -> bool:
+  def ask(self, question: Sequence[str]) -> Any:
     with self._lock:
       if self._process is None or self._owner != os.getpid():
         self._process = self._start()
       try:
-        self._process.stdin.write(json.dumps([candidate, reference]) + "\n")
+        self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
       except BrokenPipeError:
         answer = ""
-      if not answer:  # It was killed for its time or memory.
-        self.close()
-        return False
+      if not answer:
+        return self._ended()
     verdict = json.loads(answer)
     if isinstance(verdict, str):
       raise ValueError(verdict)
     return verdict
+
+  def _ended(self) -> None:
+    """Takes a kill for its time or memory as no answer, but no failure."""
+    status = self._process.wait()
+    self.close()
+    if status > 0:
+      raise RuntimeError(
+        f"the judge of answers ended with status {status}; its error is above"
+      )
 
   def _start(self) -> subprocess.Popen[str]:
     paths = [os.path.abspath(path) for path in sys.path]
@@ -106,5 +134,5 @@ class _Judge:
       process.stdin.close()
 
 
-_judge = _Judge()
-atexit.register(_judge.close)
+# The judge of each harness that was asked for, under its name.
+_judges: dict[str, _Judge] = {}

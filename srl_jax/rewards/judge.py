@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process of expressions.py: `python -m srl_jax.rewards.judge`.
 
-It reads lines of JSON, [candidate, reference], and answers each by true or
-false, or by the text of an error.
+It reads lines of JSON and answers each by a line. ["", candidate, reference]
+is answered by true or false; [harness, task, text, answer, solution] by the
+final answer and true or false, as harnesses/ finds them; either by the text of
+an error.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import logging
 import os
@@ -23,6 +26,8 @@ from srl_jax.optional import needed_for
 
 # CPU seconds for one pair, after which the system kills this process.
 _LIMIT_S = 5.0
+# The same for a harness's rules; harnesses allow 3 to 5 seconds for each part.
+_HARNESS_LIMIT_S = 6.0
 _MAX_BYTES = 4 << 30
 # Values for the check by numbers, for as many variables as answers have.
 _POINTS = ((31, 17), (43, 29), (59, 23))
@@ -41,9 +46,16 @@ def main() -> None:
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   error = _import_error()
   for line in sys.stdin:
+    harness, *question = json.loads(line)
     # Its default action ends the process, whatever runs.
-    signal.setitimer(signal.ITIMER_PROF, _LIMIT_S)
-    verdict = error or same(*json.loads(line))
+    limit_s = _HARNESS_LIMIT_S if harness else _LIMIT_S
+    signal.setitimer(signal.ITIMER_PROF, limit_s)
+    if error:
+      verdict = error
+    elif harness:
+      verdict = by_harness(harness, *question)
+    else:
+      verdict = same(*question)
     signal.setitimer(signal.ITIMER_PROF, 0)
     print(json.dumps(verdict), file=answers, flush=True)
 
@@ -57,6 +69,15 @@ def _import_error() -> str:
   except ValueError as error:
     return str(error)
   return ""
+
+
+def by_harness(harness: str, task: str, *texts: str) -> tuple[str, bool]:
+  """Returns the final answer that a harness reads, and whether it is right."""
+  module = importlib.import_module(f"srl_jax.rewards.harnesses.{harness}")
+  try:
+    return module.judge(task, *texts)
+  except (Exception, RecursionError):
+    return "", False
 
 
 def same(candidate: str, reference: str) -> bool:
