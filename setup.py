@@ -29,6 +29,7 @@ REQUIRED = [
   # Chat templates are programs of others, and 3.1.6 mends the sandbox that
   # they run in; in 3.1.2 they can clear a list.
   "jinja2>=3.1.6",
+  "latex2sympy2_extended>=1.11.0",  # math-verify 0.9.0 pins it.
   "levenshtein>=0.25.0",
   "markdown-it-py>=3.0.0",
   "math-verify[antlr4_13_2]>=0.9.0",

@@ -115,6 +115,18 @@ class ChatFormat:
       messages = [_message("user", f"{system}\n\n{user}")]
     return self._render(messages, generation_prompt=True)
 
+  def conversation(self, messages: Sequence[Mapping[str, str]]) -> str:
+    """Renders a conversation, generation prompt included.
+
+    A system message that the template does not take is put at the beginning of
+    the user's first.
+    """
+    if messages[0]["role"] == "system" and not self._takes_system:
+      system, user, *rest = messages
+      text = f"{system['content']}\n\n{user['content']}"
+      messages = [_message("user", text), *rest]
+    return self._render(messages, generation_prompt=True)
+
   def cut(self, system: str) -> tuple[str, str]:
     """Returns the prompt's text before and after the user's text.
 

@@ -165,6 +165,11 @@ class ChatTemplate:
     self._end = self._turn_end()
     self._stops = tuple(dict.fromkeys([self._end[-1].name, *stops]))
 
+  @property
+  def chat(self) -> ChatFormat:
+    """The chat format, for conversations that are not cut (messages.py)."""
+    return self._chat
+
   def _turn_end(self) -> Segment:
     parts = self._segment(self._chat.ending())
     for i, part in enumerate(parts):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
 from srl_jax.children import LazyChild, Lines
 
@@ -53,13 +54,30 @@ def same_expression(candidate: str, reference: str) -> bool:
   """
   if not (may_be_expression(candidate) and may_be_expression(reference)):
     return False
+  return bool(ask_judge("", candidate, reference))
+
+
+def ask_judge(harness: str, *question: str) -> Any:
+  """Returns what judge.py answers, or None if it took too much time or memory.
+
+  Args:
+    harness: the harness whose rules are asked for; "" for our own. Each has a
+      process of its own, because it may change the libraries in it.
+    question: what judge.py reads after the harness.
+
+  Raises:
+    ValueError: math-verify is not installed.
+  """
+  if harness not in _judges:
+    _judges[harness] = LazyChild("srl_jax.rewards.judge", Lines)
   try:
-    verdict = _judge.ask([candidate, reference], _WALL_LIMIT_S)
-  except (TimeoutError, EOFError):  # It took too much time or memory.
-    return False
+    verdict = _judges[harness].ask([harness, *question], _WALL_LIMIT_S)
+  except (TimeoutError, EOFError):
+    return None
   if isinstance(verdict, str):
     raise ValueError(verdict)
   return verdict
 
 
-_judge = LazyChild("srl_jax.rewards.judge", Lines)
+# The judge of each harness that was asked for, under its name.
+_judges: dict[str, LazyChild] = {}

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token ids of a conversation, by the chat template of a checkpoint.
+
+Prompts of trajectories come from templates.py, which cuts them into trunk and
+branches. Here a conversation of any length is rendered as a whole, as other
+software does it. The names of control tokens in what was said stay plain text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from srl_jax.data.chat import ChatFormat
+from srl_jax.data.templates import (
+  ChatTemplate,
+  Template,
+  encode_segment,
+  to_segment,
+)
+from srl_jax.tokenizers import Tokenizer
+
+ROLES = ("system", "user", "assistant")
+# Stands for the name of a control token in a message while it is rendered. No
+# template takes it for markup, and no text of ours has it.
+_STAND_IN = "Control-7f3a-{}-name"
+_STAND_INS = re.compile(_STAND_IN.format(r"(\d+)"))
+
+
+def chat_of(name: str, template: Template) -> ChatFormat:
+  """Returns the chat format of a run's template.
+
+  Args:
+    name: the template's name, as in c.template.
+    template: the template.
+
+  Raises:
+    ValueError: the template has no roles, so it cannot say who speaks.
+  """
+  if name == "text" or not isinstance(template, ChatTemplate):
+    raise ValueError(
+      f"the template {name!r} has no roles, and a conversation needs them; use "
+      "a checkpoint with a chat template (c.template='chat', or 'chatml'), or "
+      "evaluate by a protocol in the template's own words ('paper', 'turns')"
+    )
+  return template.chat
+
+
+def encode_messages(
+  chat: ChatFormat,
+  tokenizer: Tokenizer,
+  messages: Sequence[Mapping[str, str]],
+) -> list[int]:
+  """Returns the ids of a conversation and of the head of the next answer.
+
+  The template writes the first token (BOS), if the model wants one, and the
+  tokenizer adds none. If the template takes no system message, the system text
+  is put at the beginning of the first user message.
+
+  Args:
+    chat: the chat template.
+    tokenizer: the tokenizer of the same checkpoint.
+    messages: {"role": .., "content": ..}; maybe one of the system first, then
+      user and assistant in turn, and the user last.
+
+  Raises:
+    ValueError: the messages are not such a conversation, or the template
+      cannot render them.
+  """
+  check_messages(messages)
+  names = sorted(tokenizer.control_names, key=len, reverse=True)
+  pattern = re.compile("|".join(map(re.escape, names)) or "(?!)")
+
+  def hide(match: re.Match[str]) -> str:
+    return _STAND_IN.format(names.index(match[0]))
+
+  hidden = [
+    {"role": m["role"], "content": pattern.sub(hide, m["content"])}
+    for m in messages
+  ]
+  segment = to_segment(chat.conversation(hidden), names)
+  return encode_segment(
+    tokenizer,
+    tuple(
+      _STAND_INS.sub(lambda match: names[int(match[1])], part)
+      if isinstance(part, str)
+      else part
+      for part in segment
+    ),
+  )
+
+
+def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
+  """Raises ValueError if messages are no conversation that can go on."""
+  for number, message in enumerate(messages):
+    role, text = message.get("role"), message.get("content")
+    if role not in ROLES:
+      raise ValueError(
+        f"message {number} has the role {role!r}; use one of {', '.join(ROLES)}"
+      )
+    if not isinstance(text, str):
+      raise ValueError(
+        f"the content of message {number} is a {type(text).__name__}; it must "
+        "be text"
+      )
+  roles = [message["role"] for message in messages]
+  talk = roles[1:] if roles[:1] == ["system"] else roles
+  if not talk or talk != [ROLES[1 + i % 2] for i in range(len(talk))]:
+    raise ValueError(
+      f"the messages are of {', '.join(roles) or 'nobody'}; after at most one "
+      "of the system, user and assistant speak in turn, the user first"
+    )
+  if talk[-1] != "user":
+    raise ValueError("the last message is the assistant's; end with a user's")

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protocols word, decode and judge as they say; see also test_harnesses."""
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from srl_jax.domains.suite import Problem
+from srl_jax.evaluate import protocols
+from srl_jax.evaluate.protocols import PROTOCOLS, Decoding, find_protocol
+
+PROBLEM = Problem("1", "What is $2^5$?", "32", suite="aime24")
+
+
+def test_protocols_are_found_without_jax():
+  code = (
+    "import sys; from srl_jax.evaluate.protocols import find_protocol;"
+    "find_protocol('paper'); assert 'jax' not in sys.modules"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True)
+  assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_protocol_names_the_nearest():
+  with pytest.raises(ValueError, match=r"'papper' \(did you mean 'paper'\?\)"):
+    find_protocol("papper")
+  with pytest.raises(
+    ValueError, match=r"choose one of paper, turns, qwen2.5-m"
+  ):
+    find_protocol("??")
+
+
+def test_the_paper_takes_greedy_and_32_samples_in_the_templates_words():
+  paper = find_protocol("paper")
+  assert [(d.name, d.samples, d.temperature) for d in paper.decodings] == [
+    ("greedy", 1, 0.0),
+    ("sampled", 32, 1.0),
+  ]
+  assert paper.messages(PROBLEM) is None
+  turns = find_protocol("turns")
+  assert turns.mode == "turns" and turns.max_turns > 1
+  assert turns.messages(PROBLEM) is None
+
+
+@pytest.mark.parametrize(
+  ("text", "verdict"),
+  [
+    ("<think>31?</think>So <think>no</think> \\boxed{32}.", ("32", True)),
+    ("<think>\\boxed{32}</think> It is \\boxed{31}.", ("31", False)),
+    # Thoughts come before each action, also where turns are joined.
+    ("<think>a</think>\nx = 32\n\n<think>b</think>\n\\boxed{x}", ("x", False)),
+    ("<think>a</think>\nx = 1\n\n<think>b</think>\n\\boxed{32}", ("32", True)),
+    ("<think>\\boxed{32}", ("", False)),
+    ("", ("", False)),
+  ],
+)
+def test_our_verdict_reads_what_stands_outside_of_thoughts(text, verdict):
+  for name in ("paper", "turns"):
+    assert find_protocol(name).judge(text, PROBLEM) == verdict
+
+
+def test_a_named_protocol_differs_from_itself_in_nothing():
+  for protocol in PROTOCOLS.values():
+    assert protocol.differences() == ()
+
+
+def test_every_changed_value_is_said():
+  paper = find_protocol("paper")
+  greedy, sampled = paper.decodings
+  changed = dataclasses.replace(
+    paper,
+    max_new_tokens=100,
+    decodings=(greedy, dataclasses.replace(sampled, samples=4, top_p=0.9)),
+  )
+  assert changed.differences() == (
+    "max_new_tokens 100 instead of 8192",
+    "sampled samples 4 instead of 32",
+    "sampled top_p 0.9 instead of 1.0",
+  )
+  assert dataclasses.replace(paper, decodings=(greedy,)).differences() == (
+    "not sampled",
+  )
+  also = dataclasses.replace(
+    find_protocol("qwen2.5-math"), decodings=paper.decodings
+  )
+  assert also.differences() == ("also sampled",)
+  words = dataclasses.replace(paper, wording=protocols.qwen_wording)
+  assert words.differences() == ("wording qwen_wording instead of None",)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"decodings": ()}, "decodes nothing"),
+    ({"decodings": (Decoding("greedy"),) * 2}, "decodes greedy and greedy"),
+    ({"max_new_tokens": 0}, "max_new_tokens=0 .* must be at least 1"),
+    ({"max_turns": 3}, "max_turns=3 has no effect; use the protocol 'turns'"),
+  ],
+)
+def test_a_protocol_that_cannot_be_is_refused(change, message):
+  with pytest.raises(ValueError, match=message):
+    dataclasses.replace(find_protocol("paper"), **change)
+
+
+@pytest.mark.parametrize(
+  ("fields", "message"),
+  [
+    ({"name": "beam"}, "'greedy' or 'sampled', not 'beam'"),
+    ({"name": "greedy", "temperature": 0.5}, "'greedy' has 0"),
+    ({"name": "sampled"}, "'sampled' more than 0"),
+    ({"name": "sampled", "temperature": -1.0}, "must not be negative"),
+    ({"name": "sampled", "temperature": 1.0, "top_p": 0.0}, r"in \(0, 1\]"),
+    ({"name": "sampled", "temperature": 1.0, "samples": 0}, "at least 1"),
+    ({"name": "greedy", "samples": 4}, "all would be the same"),
+  ],
+)
+def test_a_decoding_that_cannot_be_is_refused(fields, message):
+  with pytest.raises(ValueError, match=message):
+    Decoding(**fields)
+
+
+def test_a_protocol_goes_to_worker_processes():
+  for protocol in PROTOCOLS.values():
+    assert pickle.loads(pickle.dumps(protocol)) == protocol
+
+
+def test_braces_in_a_problem_stay_as_they_are():
+  problem = Problem("1", "Is {x} in \\{1, {2}\\}?", "no", suite="exam")
+  for name in ("qwen2.5-math", "lighteval", "lm-eval"):
+    messages = find_protocol(name).messages(problem)
+    assert problem.text in messages[-1]["content"]
+  # Qwen's prompt tells the choices where the answer is one of them.
+  qwen = find_protocol("qwen2.5-math").messages(problem)
+  assert qwen[-1]["content"].endswith(" (Yes or No)")
