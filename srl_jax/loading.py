@@ -25,6 +25,7 @@ from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
+from srl_jax.rollout.record import Recorder
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -117,6 +118,7 @@ def load_run(
     device_reward=config.device_reward,
     checkpoint=config.checkpoint,
     log_every=config.log_every,
+    recorder=Recorder(workdir / "rollouts", config.rollouts),
     pretrain=splits["pretrain"],
     train=splits["train"],
     valid=splits["valid"],
