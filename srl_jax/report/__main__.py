@@ -15,7 +15,6 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from srl_jax import files
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
 
@@ -43,11 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     if args.rollouts < 1:
       raise ValueError(f"got rollouts={args.rollouts}; ask for 1 or more")
-    page = make_page(read_runs(args.workdir), args.rollouts)
-  except ValueError as error:
+    data = make_page(read_runs(args.workdir), args.rollouts).encode("utf-8")
+    pathlib.Path(args.out).write_bytes(data)
+  except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
-  data = page.encode("utf-8", "replace")
-  files.write_bytes(args.out, data)
   print(
     f"the report is in {pathlib.Path(args.out).absolute()} "
     f"({len(data) / 1e6:.1f} MB)"

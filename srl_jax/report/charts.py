@@ -12,7 +12,7 @@ from typing import Any
 
 from srl_jax.optional import needed_for
 from srl_jax.report.runs import RunFiles
-from srl_jax.report.series import RolloutCounts
+from srl_jax.report.series import NO_CAUSE, RolloutCounts
 
 _HEIGHT = 170
 
@@ -42,7 +42,7 @@ def specifications(
     import altair as alt
 
   charts = {
-    "curve": _curve(alt, [run.label for run in runs]),
+    "curve": _curve(alt, sorted({run.group for run in runs})),
     "results": _results(alt, runs),
     "kept": _kept(alt, kept),
     "histogram": _histogram(alt, counts.histogram),
@@ -71,11 +71,11 @@ def _step(alt: Any) -> Any:
   )
 
 
-def _curve(alt: Any, labels: Sequence[str]) -> Any:
+def _curve(alt: Any, groups: Sequence[str]) -> Any:
   """A metric of all runs; the browser fills in the points of one metric."""
   base = alt.Chart(alt.NamedData("points")).encode(
-    x=alt.X("x:Q", title=None).axis(format="~s").scale(nice=False),
-    color=alt.Color("group:N", legend=None),
+    x=alt.X("x:Q", title=None).axis(format="~s", tickCount=6).scale(nice=False),
+    color=alt.Color("group:N", legend=None).scale(domain=groups),
   )
   tooltip = [
     alt.Tooltip("name:N"),
@@ -141,7 +141,8 @@ def _results(alt: Any, runs: Sequence[RunFiles]) -> Any:
     ),
   )
   chart = _signals(alt, layers, "run")
-  return chart.properties(height=alt.Step(13))
+  names = {(row["metric"], row["moment"]) for row in rows}
+  return chart.properties(height=max(40, 11 * len(names)))
 
 
 def _kept(alt: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
@@ -206,13 +207,16 @@ def _depths(alt: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
 
 
 def _failures(alt: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
+  causes = sorted({row["cause"] for row in rows if row["cause"] != NO_CAUSE})
   chart = (
     alt.Chart(_data(alt, rows))
     .mark_bar()
     .encode(
       x=alt.X("update_step:O", title="update step").axis(labelOverlap=True),
       y=alt.Y("share:Q", title="share of samples").axis(format="%"),
-      color=alt.Color("cause:N").legend(orient="top", title=None, columns=3),
+      color=alt.Color("cause:N")
+      .scale(domain=causes)
+      .legend(orient="top", title=None, columns=3),
       tooltip=[
         "update_step:O",
         "cause:N",

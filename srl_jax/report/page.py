@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the page of a report: one file that needs no network.
 
-The template, the style and the scripts are in assets/. Jinja escapes all text,
-and JSON in a script element has no "<".
+The template, the style and the scripts are in assets/. Jinja escapes all text
+but these, and JSON in a script element has no "<".
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jinja2
-import markupsafe
 
 from srl_jax.report import charts, series
 from srl_jax.report.runs import RunFiles, paired_differences
@@ -45,7 +44,7 @@ def make_page(runs: Sequence[RunFiles], most_samples: int = 4000) -> str:
   return template.render(
     title=", ".join(dict.fromkeys(run.group for run in runs)),
     runs=[_summary(run) for run in runs],
-    style=markupsafe.Markup(_asset("page.css")),
+    style=_asset("page.css"),
     library=_script(charts.library()),
     scripts=[_script(_asset(name)) for name in _SCRIPTS],
     data=data,
@@ -61,9 +60,9 @@ def _asset(name: str) -> str:
   return (_ASSETS / name).read_text(encoding="utf-8")
 
 
-def _script(text: str) -> markupsafe.Markup:
+def _script(text: str) -> str:
   """A script that cannot end its own element."""
-  return markupsafe.Markup(text.replace("</script", "<\\/script"))
+  return text.replace("</script", "<\\/script")
 
 
 def _summary(run: RunFiles) -> dict[str, Any]:

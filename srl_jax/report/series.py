@@ -21,6 +21,7 @@ from srl_jax.report.runs import RunFiles
 MOST_POINTS = 400
 # Samples in the scatter plot of thought lengths, per run.
 MOST_DOTS = 1500
+NO_CAUSE = "none"
 _BINS = 20
 
 
@@ -145,23 +146,19 @@ def groups_kept(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
   """Returns numbers of kept and dropped groups per update step."""
   found = []
   for run in runs:
-    for row in run.rows:
-      values = {k.partition("/")[2]: v for k, v in row.items()}
-      if values.get("groups_sampled") is None:
-        continue
-      kept = values["groups_kept"]
-      for what, count in (
-        ("kept", kept),
-        ("dropped", values["groups_sampled"] - kept),
-      ):
-        found.append(
-          {
-            "run": run.label,
-            "update_step": row["update_step"],
-            "groups": what,
-            "count": count,
-          }
-        )
+    points = _points(run)
+    sampled, kept = points.get("groups_sampled"), points.get("groups_kept")
+    if not sampled or not kept:
+      continue
+    for all_groups, of_kept in zip(
+      _thinned(sampled), _thinned(kept), strict=True
+    ):
+      moment = {"run": run.label, "update_step": _short(all_groups[0])}
+      dropped = all_groups[-1] - of_kept[-1]
+      found += [
+        moment | {"groups": "kept", "count": _short(of_kept[-1])},
+        moment | {"groups": "dropped", "count": _short(dropped)},
+      ]
   return found
 
 
@@ -196,7 +193,7 @@ class RolloutCounts:
       if cause
     ]
     # A moment without failures counts as one, and is no gap.
-    self.failures.append(moment | {"cause": "none", "share": 0})
+    self.failures.append(moment | {"cause": NO_CAUSE, "share": 0})
     by_depth: dict[int, list[float]] = {}
     for row in rows:
       if _is_number(row["reward"]):

@@ -98,6 +98,7 @@ def test_stopped_anywhere_a_run_writes_the_same_metrics(whole, pieces):
   pieces, _ = pieces
   assert len(whole.rows()) == 16 + 2 + 6 + 6
   assert pieces.rows() == whole.rows()
+  assert pieces.rollouts() == whole.rollouts()
   assert pieces.results == whole.results
   assert list(whole.results) == ["before", "after sft", "after srl"]
 

@@ -10,7 +10,6 @@
     "kept_share", "loss", "validation_loss", "entropy", "grad_norm", "tokens_per_s"];
   const PALETTE = ["#1f8fa8", "#c8553d", "#6a5acd", "#8a9a2c", "#b5658f", "#8c6d46"];
   const axis = document.getElementById("axis");
-  const groups = [...new Set(curves.series.map((x) => x.group))];
   const metrics = [...new Set(curves.series.map((x) => x.metric))].sort();
   const views = [];
 
@@ -43,19 +42,36 @@
     return rows;
   }
 
-  async function draw(element, specification, signals) {
-    const own = {...specification, params: (specification.params ?? []).map((p) => (p.name in signals ? {...p, value: signals[p.name]} : p))};
+  async function draw(element, specification) {
     element.querySelector(".drawing")?.remove();
     const place = make("div", {class: "drawing"});
     element.append(place);
-    await vegaEmbed(place, own, {actions: false, renderer: "svg", config: config()});
+    await vegaEmbed(place, specification, {actions: false, renderer: "svg", config: config()});
+  }
+
+  /** A chart of the run and the split that are chosen, if there is anything. */
+  async function drawChosen(element) {
+    const specification = specifications[element.dataset.chart];
+    const params = specification.params.map((p) => ({...p, value: chosen[p.name]}));
+    const isChosen = (row) => params.every((p) => row[p.name] === p.value);
+    if (specification.data.values.some(isChosen)) {
+      await draw(element, {...specification, params});
+    } else {
+      element.querySelector(".drawing")?.remove();
+      element.append(make("p", {class: "empty drawing"}, "There is nothing to draw yet."));
+    }
   }
 
   const panels = document.getElementById("panels");
   function addPanel(metric, isFirst) {
     const element = make("div", {class: "panel"}, make("h4", {}, metric.replaceAll("_", " ")));
     isFirst ? panels.prepend(element) : panels.append(element);
-    const view = () => draw(element, {...specifications.curve, datasets: {points: points(metric)}}, {});
+    const view = () => {
+      const rows = points(metric);
+      const [band, ...lines] = specifications.curve.layer;
+      const layer = rows.some((x) => x.low !== undefined) ? [band, ...lines] : lines;
+      return draw(element, {...specifications.curve, layer, datasets: {points: rows}});
+    };
     views.push(view);
     return view;
   }
@@ -64,7 +80,7 @@
   const hasOnlyValidation = !DATA.rollouts.groups.some((g) => g[2] === "train");
   if (hasOnlyValidation) chosen.split = "valid";
   const others = [...document.querySelectorAll("[data-chart]")].map((element) =>
-    () => draw(element, specifications[element.dataset.chart], chosen));
+    () => drawChosen(element));
 
   function fill() {
     for (const select of document.querySelectorAll("[data-signal]")) {
@@ -88,9 +104,10 @@
     });
     axis.addEventListener("change", () => drawAll(views));
     const legend = document.getElementById("legend");
-    const sorted = [...groups].sort();
-    if (groups.length > 1) {
-      sorted.forEach((x, i) => legend.append(make("span", {class: "swatch", style: `background: ${PALETTE[i % PALETTE.length]}`}), x));
+    const groups = specifications.curve.layer[1].encoding.color.scale.domain;
+    const drawn = new Set(curves.series.map((x) => x.group));
+    if (drawn.size > 1) {
+      groups.forEach((x, i) => drawn.has(x) && legend.append(make("span", {class: "swatch", style: `background: ${PALETTE[i % PALETTE.length]}`}), x));
     }
     const most = Math.max(0, ...curves.series.map((x) => x.runs ?? 0));
     document.getElementById("curves-note").textContent = !metrics.length ? "No update step is logged yet." :

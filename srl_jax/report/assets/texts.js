@@ -58,9 +58,9 @@ function rewardStyle(reward) {
   if (reward === null || Number.isNaN(reward)) return "--reward: #8a949e; --on-reward: #fff";
   if (reward < 0) return "--reward: #b3365f; --on-reward: #fff";
   const share = Math.min(1, reward);
-  const hue = 75 + 110 * share;
-  const light = 0.83 - 0.33 * share;
-  return `--reward: oklch(${light} 0.12 ${hue}); --on-reward: ${share > 0.62 ? "#fff" : "#1b1b10"}`;
+  const hue = 65 + 140 * share;
+  const light = 0.87 - 0.42 * share;
+  return `--reward: oklch(${light} 0.11 ${hue}); --on-reward: ${share > 0.62 ? "#fff" : "#1b1b10"}`;
 }
 
 function rewardText(reward) {

@@ -39,7 +39,9 @@
       group.entry.samples.push(sample);
       samples.push(sample);
     }
-    return [...byKey.values()];
+    // Validations first: they show the same trajectories at every moment.
+    const isTraining = (entry) => Number(entry.moment.endsWith("training"));
+    return [...byKey.values()].sort((a, b) => isTraining(a) - isTraining(b));
   }
 
   // Searched texts, in lower case, made when they are first searched.
