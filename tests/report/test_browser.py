@@ -136,6 +136,11 @@ def test_texts_of_models_are_shown_as_text(opened):
 
 def test_an_open_sample_stands_beside_the_experts_step_with_marks(opened):
   page = opened("one")
+  chips = page.locator(".branches:has(.sample) .chip")
+  rewards = [float(x) for x in chips.all_inner_texts()]
+  opened_one = page.locator(".chip[aria-expanded=true]")
+  # At first the worst of the first step is open.
+  assert float(opened_one.inner_text()) == min(rewards)
   chip = page.locator(".chip:not(.failed)").first
   if chip.get_attribute("aria-expanded") == "false":
     chip.click()

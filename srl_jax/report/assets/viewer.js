@@ -162,14 +162,17 @@
     openFirst(shownEntries.length);
   }
 
-  /** Opens one sample, or one at each moment of the same step. */
+  /** Opens the sample of the lowest reward of the first step that has any. */
   function openFirst(count) {
     const all = [...detail.querySelectorAll(".branches")];
     const first = all.findIndex((x) => x.querySelector(".chip:not(.off)"));
     if (first < 0) return;
+    // Of two moments, the same step at both.
     const from = first - (first % count);
     for (const branches of all.slice(from, from + count)) {
-      (branches.querySelector(".chip:not(.off)") ?? branches.querySelector(".chip"))?.click();
+      const chips = [...branches.querySelectorAll(".chip:not(.off)")];
+      chips.sort((a, b) => a.textContent - b.textContent);
+      chips[0]?.click();
     }
   }
 
