@@ -173,6 +173,8 @@ def test_the_same_trajectory_is_compared_at_two_moments(opened):
     "srl, update step 0, training",
     "srl, update step 10, training",
   ]
+  # The filter by moment does not fade the other one.
+  assert page.locator("#detail .chip.off").count() == 0
   # Three steps at two moments, and the same step is open at both.
   assert page.locator("#detail .branches").count() == 6
   assert page.locator("#detail .sample").count() == 2

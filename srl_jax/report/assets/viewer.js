@@ -16,6 +16,7 @@
   let open = null;
   let other = null;
   let found = new Set(samples);
+  let passes = () => true;
 
   function readEntries() {
     const {trajectories, groups, samples: rows} = DATA.rollouts;
@@ -66,13 +67,20 @@
     options("failure", [["", "all"], ["whole", "whole"], ["broken", "broken"], ...causes.map((x) => [x, x])]);
   }
 
-  /** A function that tells whether a sample passes the filters. */
-  function filter() {
-    const value = (name) => form.elements[name].value;
-    const [run, moment, step, failure] = ["run", "moment", "step", "failure"].map(value);
-    const low = value("low") === "" ? -Infinity : Number(value("low"));
-    const high = value("high") === "" ? Infinity : Number(value("high"));
-    const words = value("text").trim().toLowerCase();
+  const valueOf = (name) => form.elements[name].value;
+
+  /** A function that tells whether an entry is of the run and the moment. */
+  function entryFilter() {
+    const [run, moment] = ["run", "moment"].map(valueOf);
+    return (entry) => (!run || entry.run === run) && (!moment || entry.moment.endsWith(moment));
+  }
+
+  /** A function that tells whether a sample passes the other filters. */
+  function sampleFilter() {
+    const [step, failure] = ["step", "failure"].map(valueOf);
+    const low = valueOf("low") === "" ? -Infinity : Number(valueOf("low"));
+    const high = valueOf("high") === "" ? Infinity : Number(valueOf("high"));
+    const words = valueOf("text").trim().toLowerCase();
     const isTrajectory = new Map();
     const isOfTrajectory = (entry) => {
       const [id, problem, steps] = entry.trajectory;
@@ -80,8 +88,6 @@
     };
     return (sample) => {
       const {entry} = sample.group;
-      if (run && entry.run !== run) return false;
-      if (moment && !entry.moment.endsWith(moment)) return false;
       if (step && sample.group.step !== Number(step)) return false;
       if (failure === "whole" && sample.failure) return false;
       if (failure === "broken" && !sample.failure) return false;
@@ -96,7 +102,9 @@
   }
 
   function apply() {
-    found = new Set(samples.filter(filter()));
+    passes = sampleFilter();
+    const isOfMoment = entryFilter();
+    found = new Set(samples.filter((x) => isOfMoment(x.group.entry) && passes(x)));
     const shownEntries = entries.filter((entry) => entry.samples.some((x) => found.has(x)));
     document.getElementById("found").textContent =
       `${found.size.toLocaleString("en")} of ${samples.length.toLocaleString("en")} samples, ` +
@@ -158,7 +166,7 @@
         picker("beside", beside ? moments.indexOf(beside) : "", [["", "nothing"], ...others], (x) => show(entry, x))));
     }
     const shownEntries = beside && beside !== entry ? [entry, beside] : [entry];
-    detail.replaceChildren(head, trunkElement(shownEntries, (x) => found.has(x)));
+    detail.replaceChildren(head, trunkElement(shownEntries, passes));
     openFirst(shownEntries.length);
   }
 
@@ -170,7 +178,8 @@
     // Of two moments, the same step at both.
     const from = first - (first % count);
     for (const branches of all.slice(from, from + count)) {
-      const chips = [...branches.querySelectorAll(".chip:not(.off)")];
+      const passing = branches.querySelectorAll(".chip:not(.off)");
+      const chips = [...(passing.length ? passing : branches.querySelectorAll(".chip"))];
       chips.sort((a, b) => a.textContent - b.textContent);
       chips[0]?.click();
     }
