@@ -15,6 +15,8 @@ from srl_jax.report.runs import RunFiles
 from srl_jax.report.series import NO_CAUSE, RolloutCounts
 
 _HEIGHT = 170
+# The part of a scheme that can be seen on dark and on light.
+_SCHEME = [0.3, 0.9]
 
 
 def library() -> str:
@@ -193,7 +195,7 @@ def _depths(alt: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
       x=_step(alt),
       y=alt.Y("reward:Q", title="mean reward").scale(zero=False),
       color=alt.Color("step:O", title="expert's step")
-      .scale(scheme="viridis")
+      .scale(scheme=alt.SchemeParams(name="viridis", extent=_SCHEME))
       .legend(orient="top", symbolLimit=12),
       tooltip=[
         "update_step:Q",
@@ -235,7 +237,7 @@ def _thoughts(alt: Any, rows: Sequence[Mapping[str, Any]]) -> Any:
       x=alt.X("chars:Q", title="characters of the thought"),
       y=alt.Y("reward:Q").axis(tickCount=5),
       color=alt.Color("update_step:Q", title="update step")
-      .scale(scheme="viridis")
+      .scale(scheme=alt.SchemeParams(name="viridis", extent=_SCHEME))
       .legend(orient="top", tickCount=3),
       tooltip=[
         "update_step:Q",
