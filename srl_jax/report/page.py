@@ -75,7 +75,7 @@ def _summary(run: RunFiles) -> dict[str, Any]:
     "workdir": str(run.workdir),
     "seed": run.config.get("seed", 0),
     "stages": " → ".join(run.config.get("stages", ())),
-    "state": "finished" if run.is_finished else "under way",
+    "state": "finished" if run.is_finished else "not finished",
     "steps_done": run.steps_done,
     "update_steps": run.update_steps,
     "has_rollouts": bool(run.rollout_files),
