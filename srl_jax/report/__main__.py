@@ -15,6 +15,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from srl_jax.report.evaluations import read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
 
@@ -30,6 +31,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     required=True,
     help="of a run; give it again for further runs",
   )
+  parser.add_argument(
+    "--evaluation",
+    action="append",
+    default=[],
+    metavar="DIR",
+    help="folder of an evaluation's answers; give it again for further ones",
+  )
   parser.add_argument("--out", default="report.html", help="file to write")
   parser.add_argument(
     "--rollouts",
@@ -42,7 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     if args.rollouts < 1:
       raise ValueError(f"got rollouts={args.rollouts}; ask for 1 or more")
-    data = make_page(read_runs(args.workdir), args.rollouts).encode("utf-8")
+    page = make_page(
+      read_runs(args.workdir), args.rollouts, read_evaluations(args.evaluation)
+    )
+    data = page.encode("utf-8")
     pathlib.Path(args.out).write_bytes(data)
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 
 from srl_jax.report import charts, series
+from srl_jax.report.evaluations import SuiteRow
 from srl_jax.report.runs import RunFiles, paired_differences
 from srl_jax.report.viewer import MOST_CHARS, read_rollouts
 
@@ -21,12 +22,17 @@ _ASSETS = importlib.resources.files("srl_jax.report") / "assets"
 _SCRIPTS = ("texts.js", "trunk.js", "viewer.js", "charts.js")
 
 
-def make_page(runs: Sequence[RunFiles], most_samples: int = 4000) -> str:
+def make_page(
+  runs: Sequence[RunFiles],
+  most_samples: int = 4000,
+  evaluations: Sequence[SuiteRow] = (),
+) -> str:
   """Returns a report on runs as HTML.
 
   Args:
     runs: what `read_runs` returned.
     most_samples: about how many samples of rollouts the page holds.
+    evaluations: what `read_evaluations` returned.
 
   Raises:
     ValueError: a library is missing, or a file of rollouts is damaged.
@@ -48,6 +54,7 @@ def make_page(runs: Sequence[RunFiles], most_samples: int = 4000) -> str:
     library=_script(charts.library()),
     scripts=[_script(_asset(name)) for name in _SCRIPTS],
     data=data,
+    evaluations=evaluations,
     samples=viewer.samples,
     total=total,
     most_chars=MOST_CHARS,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report is one file, and nothing that a model wrote becomes part of it."""
 
+import dataclasses
 import html.parser
 import json
 import os
@@ -11,8 +12,11 @@ import sys
 
 import pytest
 
+from srl_jax.evaluate.estimates import share
+from srl_jax.evaluate.records import Answer
 from srl_jax.report import __main__ as command
 from srl_jax.report import charts
+from srl_jax.report.evaluations import read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
 from srl_jax.testing.reports import write_run
@@ -117,6 +121,53 @@ def test_the_table_has_the_intervals_of_the_results(tmp_path):
   }
 
 
+def test_evaluations_are_counted_by_suite_and_decoding(tmp_path, capsys):
+  run, folder = write_run(tmp_path / "run"), tmp_path / "evaluation"
+  folder.mkdir()
+  # Suite, decoding, problem, and whether its two samples are right.
+  answers = (
+    ("amc", "sampled", "p0", (True, True)),
+    ("amc", "sampled", "p1", (True, False)),
+    ("amc", "greedy", "p0", (False,)),
+    ("<b>", "greedy", "p0", (True,)),
+  )
+  lines = [
+    dataclasses.asdict(
+      Answer(
+        suite=suite,
+        problem=problem,
+        decoding=decoding,
+        sample=sample,
+        text="",
+        tokens=10 * sample + 10,
+        is_stopped=is_correct,
+        final="",
+        is_correct=is_correct,
+      )
+    )
+    for suite, decoding, problem, verdicts in answers
+    for sample, is_correct in enumerate(verdicts)
+  ]
+  text = "".join(json.dumps(x) + "\n" for x in lines)
+  # A kill has cut the last line short.
+  (folder / "answers.jsonl").write_text(text + '{"suite": "am')
+  rows = read_evaluations([folder])
+  assert [(x.suite, x.decoding, x.problems, x.answers) for x in rows] == [
+    ("<b>", "greedy", 1, 1),
+    ("amc", "greedy", 1, 1),
+    ("amc", "sampled", 2, 4),
+  ]
+  sampled = rows[-1]
+  assert sampled.accuracy == share([2, 1], [2, 2])
+  assert (sampled.accuracy.value, sampled.stopped) == (0.75, 0.75)
+  assert sampled.tokens == 15
+  out = tmp_path / "report.html"
+  command.main([f"--workdir={run}", f"--out={out}", f"--evaluation={folder}"])
+  page = Page(out.read_text("utf-8"))
+  assert f"{folder}<b>greedy11" in page.text
+  assert f"{folder}amcsampled240.750[" in page.text
+
+
 def test_the_command_writes_the_page_and_says_its_size(tmp_path, capsys):
   run = write_run(tmp_path / "run")
   out = tmp_path / "report.html"
@@ -131,6 +182,7 @@ def test_the_command_writes_the_page_and_says_its_size(tmp_path, capsys):
   ("flags", "message"),
   [
     (["--workdir=absent"], "error: there is no run in absent"),
+    (["--workdir=RUN", "--evaluation=RUN"], "error: there is no evaluation in"),
     (["--workdir=RUN", "--rollouts=0"], "error: got rollouts=0; ask for 1"),
     (["--workdir=RUN", "--out=absent/page.html"], "error: .*No such file"),
   ],
