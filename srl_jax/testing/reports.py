@@ -19,13 +19,8 @@ from srl_jax.rewards import FAILURES, difflib_ratio
 from srl_jax.rollout.record import Recorder, RolloutsConfig
 
 _WORDS = (
-  "so",
-  "we add",
-  "the sum of",
-  "x and y,",
-  "then",
-  "3 times 4 is 12",
-  "b = 7",
+  *("so", "we", "add", "the", "sum", "of", "x", "and", "y,", "then"),
+  *("3", "times", "4", "is", "12", "and", "b", "=", "7"),
 )
 
 
