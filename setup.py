@@ -47,6 +47,8 @@ REQUIRED = [
   "tokenizers>=0.20.0",
   "tqdm>=4.66.0",
 ]
+# Altair 6 is the first of Vega-Lite 6, which vl-convert-python 1.9 holds.
+REPORT = ["altair>=6.0.0", "vl-convert-python>=1.9.0"]
 COLAB = ["ipykernel>=6.17.1", "matplotlib>=3.10.0"]
 # Brings 80 packages, for those who read answers in its viewer. It wants an
 # older fsspec than constraints.txt has, so it is installed without these.
@@ -62,17 +64,19 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["srl_jax", "srl_jax.*"]),
-  package_data={"srl_jax": ["assets/**"]},
+  package_data={"srl_jax": ["assets/**", "report/assets/*"]},
   install_requires=REQUIRED,
   extras_require={
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     "colab": COLAB,
     "inspect": INSPECT,
+    "report": REPORT,
     # The tests execute notebooks, build docs/ as a site, and compile programs
     # for TPUs by the compiler in libtpu, which needs no TPU.
     "dev": [
       *COLAB,
+      *REPORT,
       # Version 0.0.34 overlooks results when it says that a program fits.
       "libtpu>=0.0.42"
       "; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -80,6 +84,8 @@ setuptools.setup(
       "mkdocs-material>=9.6.0",
       "nbclient>=0.10.0",
       "nbformat>=5.10.0",
+      # Reports are tested in Chromium, where there is one.
+      "playwright>=1.65.2",
       "pytest>=8.3.0",
       "pytest-xdist>=3.6.1",
       "ruff>=0.17.6",

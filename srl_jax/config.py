@@ -29,6 +29,7 @@ from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
 from srl_jax.overrides import parse_argument as parse_argument
 from srl_jax.rewards import WorkersConfig
+from srl_jax.rollout.record import RolloutsConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.train.pieces import RlConfig
@@ -75,6 +76,7 @@ class Config:
     reward_workers: processes that compute rewards on the host.
     device_reward: whether the device computes rewards, and at which sizes.
     checkpoint: how often to save.
+    rollouts: which rollouts are kept, for people to look at.
     evaluate: what is measured before and after training.
   """
 
@@ -100,6 +102,7 @@ class Config:
   reward_workers: WorkersConfig = WorkersConfig()
   device_reward: DeviceRewardConfig = DeviceRewardConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
+  rollouts: RolloutsConfig = RolloutsConfig()
   evaluate: EvalConfig = EvalConfig()
 
   def __post_init__(self):

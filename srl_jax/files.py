@@ -17,11 +17,16 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes a text in UTF-8; see `write_bytes`."""
+  write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: str | os.PathLike, data: bytes) -> None:
   """Writes a file so that it appears whole or not at all (process 0)."""
   if jax.process_index() != 0:
     return
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".tmp")
-  temporary.write_text(text)
+  temporary.write_bytes(data)
   os.replace(temporary, path)

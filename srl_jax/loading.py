@@ -25,6 +25,7 @@ from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
+from srl_jax.rollout.record import Recorder
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -96,7 +97,8 @@ def load_run(
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
   run = load_model(config, mesh, texts)
-  return dataclasses.replace(run, **splits)
+  recorder = Recorder(workdir / "rollouts", config.rollouts)
+  return dataclasses.replace(run, **splits, recorder=recorder)
 
 
 def load_model(

@@ -10,6 +10,7 @@ train/loop.py trains a stage.
   workdir/metrics.{jsonl,csv}   one row per update step; TensorBoard beside them
   workdir/metrics.txt           what the metrics are, their units and reductions
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
+  workdir/rollouts/             a sample of the rollouts of RL stages
   workdir/results.json          what evaluation found, before and after
   workdir/solutions/            what the model wrote for every test problem
   workdir/model/                the final model as a Hugging Face checkpoint;
@@ -52,6 +53,7 @@ _FREE_TO_CHANGE = (
   "note",
   "log_every",
   "checkpoint",
+  "rollouts",
   "evaluate.rows_per_batch",
   "mesh",
   "reward_workers",

@@ -3,19 +3,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from srl_jax.data.batching import Widths
+from srl_jax.data.batching import TrunkBatch, Widths
 from srl_jax.data.trunks import Trunk
 from srl_jax.evaluate.estimates import Estimate, bootstrap, share
 from srl_jax.rewards import Scorer, format
 from srl_jax.rollout import batches, scoring
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
+from srl_jax.types import Branches, Scores
 
 
 def evaluate_steps(
@@ -28,6 +29,7 @@ def evaluate_steps(
   scorer: Scorer,
   widths: Widths,
   rows_per_batch: int,
+  watch: Callable[[TrunkBatch, Branches, Scores], None] | None = None,
 ) -> dict[str, Estimate]:
   """Samples the next step at every branch point and compares it.
 
@@ -40,6 +42,7 @@ def evaluate_steps(
     scorer: the scorer of the reported reward.
     widths: widths of the padded batches; at least `batching.widths(trunks)`.
     rows_per_batch: trunks decoded together.
+    watch: called with each batch, its branches and their scores.
 
   Returns:
     The means "reward", "similarity" (0 where the format is broken), "exact"
@@ -59,6 +62,8 @@ def evaluate_steps(
     sampler, params, trunks, key, widths, rows_per_batch
   ):
     scores = scoring.score_branches(batch, branches, tokenizer, scorer)
+    if watch:
+      watch(batch, branches, scores)
     texts = scoring.completion_texts(branches, tokenizer)
     samples = scores.reward_NKG.shape[-1]
     for n, trunk in enumerate(batch.sources):

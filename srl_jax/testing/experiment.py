@@ -139,6 +139,11 @@ class Outcome:
     """Returns the metrics of the run; see `metric_rows`."""
     return metric_rows(self.workdir)
 
+  def rollouts(self) -> dict[str, bytes]:
+    """Returns the files of rollouts, by name."""
+    files = (self.workdir / "rollouts").iterdir()
+    return {path.name: path.read_bytes() for path in files}
+
 
 # (stage, update step) -> called before that update step makes its batch.
 Events = Mapping[tuple[str, int], Callable[[], None]]

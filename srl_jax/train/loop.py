@@ -91,6 +91,8 @@ def train_stage(
       state = state.restored(saved)
       stage.set_state(meta["data"], pool)
       _say(f"{name}: resuming after update step {first} of {total}")
+    if run.recorder:
+      run.recorder.drop_from(name, first)
     if stage.description:
       _say(f"{name}: {stage.description}")
     workdir = directory.parent.parent
@@ -129,7 +131,7 @@ def train_stage(
       ):
         finish(pending)
         pending = None
-        value, values = stage.validate(state.params)
+        value, values = stage.validate(state.params, update_step)
         writer.write(first_global_step + update_step, values, f"{name}/")
         _say(f"{name} {done}/{total}  " + _line(values))
         best = saver.best()

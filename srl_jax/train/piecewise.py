@@ -17,10 +17,12 @@ import jax
 import numpy as np
 
 from srl_jax import abstract, sharding
+from srl_jax.data.batching import TrunkBatch
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES
 from srl_jax.rollout import metrics as rollout_metrics
-from srl_jax.rollout.rounds import QUEUED_PARTS, sample_and_score
+from srl_jax.rollout import record
+from srl_jax.rollout.rounds import QUEUED_PARTS, Round, sample_and_score
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
 from srl_jax.train.pieces import Pieces
@@ -115,6 +117,8 @@ class PiecewiseUpdate:
       device_scorer=pieces.device_scorer,
       parts=config.sampling.parts_per_round,
     )
+    if round_index == 0:
+      self._record(batch, found, update_step)
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, trunk in enumerate(batch.sources):
       depth_NK[n, : len(trunk.points)] = [p.step for p in trunk.points]
@@ -142,6 +146,24 @@ class PiecewiseUpdate:
       rollout_s=np.float64(found.rollout_s),
       reward_s=np.float64(found.reward_s),
     )
+
+  def _record(self, batch: TrunkBatch, found: Round, update_step: int) -> None:
+    """Keeps some of this process's trajectories for people to look at."""
+    pieces, config = self.pieces, self.pieces.config
+    recorder = pieces.run.recorder
+    if not recorder or not recorder.is_due_in_training(
+      update_step, config.update_steps
+    ):
+      return
+    rows = record.rows_of(
+      batch,
+      found.branches,
+      found.scores,
+      record.recurring_ids(batch.sources, recorder.config.trajectories),
+      pieces.run.tokenizer,
+      groups_lib.is_kept(found.scores.reward_NKG, config.dynamic_sampling),
+    )
+    recorder.write(pieces.name, "train", update_step, rows)
 
   def _batch_values(self, groups: Groups, update_step: int):
     values = {

@@ -12,12 +12,13 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from srl_jax.data.batching import TrunkBatch
 from srl_jax.device_rewards import reward as device_reward
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.rewards import Scorer
-from srl_jax.rollout import scoring
+from srl_jax.rollout import record, scoring
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, RlConfig
@@ -30,6 +31,7 @@ from srl_jax.train.stage import (
   check_multiple,
   load_data,
 )
+from srl_jax.types import Branches, Scores
 from srl_jax.update import optim
 from srl_jax.update.grpo import grpo_loss
 from srl_jax.update.updater import TrainState, Updater, compiled_count
@@ -115,17 +117,35 @@ class RlStage:
   ) -> tuple[TrainState, Dispatched]:
     return self.updates.take(state, update_step, reference)
 
-  def validate(self, params: Any) -> tuple[float, dict[str, float]]:
+  def validate(
+    self, params: Any, update_step: int
+  ) -> tuple[float, dict[str, float]]:
+    run, config, recorder = self._run, self.config, self._run.recorder
+    recorded: list[dict[str, Any]] = []
+    ids = set()
+    if recorder and recorder.is_due_in_validation(
+      update_step, config.update_steps, config.validate_every
+    ):
+      ids = record.first_ids(self.data.valid, recorder.config.trajectories)
+
+    def keep(batch: TrunkBatch, branches: Branches, scores: Scores) -> None:
+      recorded.extend(
+        record.rows_of(batch, branches, scores, ids, run.tokenizer)
+      )
+
     estimates = evaluate_steps(
       self._sampler,
       params,
       self.data.valid,
-      key=self._run.key(self.name, "validate"),
-      tokenizer=self._run.tokenizer,
+      key=run.key(self.name, "validate"),
+      tokenizer=run.tokenizer,
       scorer=self._scorer,
       widths=self.data.valid_widths,
       rows_per_batch=self._validation_rows(),
+      watch=keep if ids else None,
     )
+    if recorded:
+      recorder.write(self.name, "valid", update_step, recorded)
     values = {f"validation_{k}": e.value for k, e in estimates.items()}
     return estimates["reward"].value, values
 

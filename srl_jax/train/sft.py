@@ -167,7 +167,10 @@ class SftStage:
     firsts = range(0, len(whole.reward_NKG), rows)
     return Batch([self._run.put(cut(first)) for first in firsts], {})
 
-  def validate(self, params: Any) -> tuple[float, dict[str, float]]:
+  def validate(
+    self, params: Any, update_step: int
+  ) -> tuple[float, dict[str, float]]:
+    del update_step
     rows = self.config.trunks_per_micro_batch
     parts = []
     for data in self._data:

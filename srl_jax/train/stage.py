@@ -26,6 +26,7 @@ from srl_jax.device_rewards.reward import DeviceRewardConfig, target_width
 from srl_jax.models import LanguageModel
 from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.record import Recorder
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.train.memory import Program
@@ -57,6 +58,7 @@ class Run:
     device_reward: whether the device computes rewards.
     checkpoint: how often to save.
     log_every: update steps between console lines.
+    recorder: keeps rollouts for people to look at; None keeps none.
   """
 
   seed: int
@@ -76,6 +78,7 @@ class Run:
   device_reward: DeviceRewardConfig = DeviceRewardConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
   log_every: int = 1
+  recorder: Recorder | None = None
   _samplers: dict[tuple[SamplingConfig, Task], Sampler] = dataclasses.field(
     default_factory=dict
   )
@@ -156,8 +159,15 @@ class Stage(Protocol):
   ) -> tuple[TrainState, Dispatched]:
     """Starts an update step (all its passes); consumes data and the state."""
 
-  def validate(self, params: Any) -> tuple[float, dict[str, float]]:
-    """How good parameters are (more is better), and metrics to log."""
+  def validate(
+    self, params: Any, update_step: int
+  ) -> tuple[float, dict[str, float]]:
+    """How good parameters are (more is better), and metrics to log.
+
+    Args:
+      params: the parameters.
+      update_step: the update step that made them, from 0.
+    """
 
   def check(self, values: dict[str, float]) -> None:
     """Raises RuntimeError if a finished update step's metrics are alarming."""

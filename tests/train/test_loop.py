@@ -98,6 +98,7 @@ def test_stopped_anywhere_a_run_writes_the_same_metrics(whole, pieces):
   pieces, _ = pieces
   assert len(whole.rows()) == 16 + 2 + 6 + 6
   assert pieces.rows() == whole.rows()
+  assert pieces.rollouts() == whole.rollouts()
   assert pieces.results == whole.results
   assert list(whole.results) == ["before", "after sft", "after srl"]
 
@@ -188,7 +189,8 @@ def validated(runs, whole):
   values = iter([1.0, 3.0, 2.0, 3.0])
   seen = []
 
-  def validate(self, params):
+  def validate(self, params, update_step):
+    del update_step
     seen.append(jax.device_get(params))
     value = next(values)
     return value, {"valid_score": value, "valid_score_step_1": -value}
@@ -341,8 +343,8 @@ class FakeStage:
     known = {"tokens_trained": 1.0}
     return state, train.Dispatched(known, [[update_step]])
 
-  def validate(self, params):
-    self.seen.append("validate")
+  def validate(self, params, update_step):
+    self.seen.append(f"validate {update_step}")
     return 0.0, {}
 
   def check(self, values):
@@ -377,7 +379,9 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
     srl__validate_every=0,
     checkpoint__every_update_steps=100,
   )
-  run = types.SimpleNamespace(checkpoint=config.checkpoint, log_every=1)
+  run = types.SimpleNamespace(
+    checkpoint=config.checkpoint, log_every=1, recorder=None
+  )
   params = {"w": jax.device_put(np.zeros(2), sharding.replicated(MESH))}
   train.train_stage(
     run,
@@ -388,5 +392,7 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
     lambda: False,
   )
   # Two steps are queued before any is waited for; the last has no next one.
-  expected = "take 0,take 1,read 0,take 2,read 1,take 3,read 2,read 3,validate"
+  expected = (
+    "take 0,take 1,read 0,take 2,read 1,take 3,read 2,read 3,validate 3"
+  )
   assert seen == expected.split(",")

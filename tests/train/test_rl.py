@@ -39,7 +39,7 @@ def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     with runs.quickly(), jax.set_mesh(mesh):
       run = loading.load_run(config, mesh, tmp_path)
-      rl.RlStage(run, "srl", config.srl).validate(None)
+      rl.RlStage(run, "srl", config.srl).validate(None, 0)
   # 8 * 3 / 3, 8 * 1 / 3 and 4 * 1 / 3 trunks.
   assert seen == [8, 2, 1]
 

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what a run has left in its working directory so far.
+
+The run may be finished, under way or of another experiment: what is missing is
+empty here. How it looks is the business of page.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from srl_jax.evaluate.estimates import Estimate, bootstrap
+from srl_jax.metrics import read_rows
+from srl_jax.rollout import record
+
+# What runs of one group may differ in: they are repetitions of one another.
+_OF_A_REPETITION = ("seed", "note")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFiles:
+  """A run, as its files tell.
+
+  Attributes:
+    label: its name on the page, unlike those of all other runs there.
+    group: the same for runs that differ in their seeds only.
+    workdir: its folder.
+    config: what its config.json says.
+    rows: of its metrics.jsonl.
+    results: {moment: {metric: [value, low, high]}}.
+    solutions: what was judged, {moment: records}.
+    rollout_files: in order of time.
+    is_finished: whether the final model is there.
+  """
+
+  label: str
+  group: str
+  workdir: pathlib.Path
+  config: Mapping[str, Any]
+  rows: Sequence[Mapping[str, Any]]
+  results: Mapping[str, Mapping[str, Sequence[float]]]
+  solutions: Mapping[str, Sequence[Mapping[str, Any]]]
+  rollout_files: Sequence[record.File]
+  is_finished: bool
+
+  @property
+  def first_steps(self) -> dict[str, int]:
+    """Update steps of all stages before a stage, by its name."""
+    first, found = 0, {}
+    for stage in self.config.get("stages", ()):
+      found[stage] = first
+      first += self.config.get(stage, {}).get("update_steps", 0)
+    return found
+
+  @property
+  def update_steps(self) -> int:
+    """Update steps of all stages together."""
+    stages = self.config.get("stages", ())
+    return sum(self.config.get(x, {}).get("update_steps", 0) for x in stages)
+
+  @property
+  def steps_done(self) -> int:
+    return max((row["update_step"] + 1 for row in self.rows), default=0)
+
+  def rollouts(self, file: record.File) -> list[dict[str, Any]]:
+    """Rows of a file, whose update steps count on over all stages."""
+    first = self.first_steps.get(file.stage, 0)
+    return [
+      row | {"update_step": first + row["update_step"]}
+      for row in record.read_file(file.path)
+    ]
+
+
+def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
+  """Reads runs and names them.
+
+  Args:
+    workdirs: folders of runs, finished or not.
+
+  Raises:
+    ValueError: there is no run in one of them, one is named twice, or a file
+      cannot be read; the message names it.
+  """
+  paths = [pathlib.Path(x) for x in workdirs]
+  resolved = [path.resolve() for path in paths]
+  if len(set(resolved)) < len(resolved):
+    raise ValueError(
+      f"a run is named twice: {', '.join(map(str, paths))}; give each "
+      "--workdir once"
+    )
+  configs = [_read_config(path) for path in paths]
+  labels = _distinct([str(path) for path in resolved])
+  groups = _groups(configs, labels)
+  return [
+    _read_run(*x) for x in zip(paths, configs, labels, groups, strict=True)
+  ]
+
+
+def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
+  path = workdir / "config.json"
+  if not path.is_file():
+    raise ValueError(
+      f"there is no run in {workdir} (no config.json); give the --workdir of "
+      "a run of python -m srl_jax.main"
+    )
+  return _read_json(path)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path} is not JSON ({error}); mend it") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"{path} holds no JSON object; it is not a run's file")
+  return value
+
+
+def _distinct(paths: Sequence[str]) -> list[str]:
+  """The shortest ends of paths that tell them apart."""
+  parts = [pathlib.PurePath(path).parts for path in paths]
+  for count in range(1, max(map(len, parts)) + 1):
+    ends = ["/".join(x[-count:]) for x in parts]
+    if len(set(ends)) == len(ends):
+      break
+  return ends
+
+
+def _groups(
+  configs: Sequence[Mapping[str, Any]], labels: Sequence[str]
+) -> list[str]:
+  """Names of groups: the experiment's, with a label where two have that one."""
+  keys = [
+    json.dumps(
+      {k: v for k, v in config.items() if k not in _OF_A_REPETITION},
+      sort_keys=True,
+    )
+    for config in configs
+  ]
+  names: dict[str, str] = {}
+  for config, label, key in zip(configs, labels, keys, strict=True):
+    if key not in names:
+      name = str(config.get("name", label))
+      names[key] = f"{name} ({label})" if name in names.values() else name
+  return [names[key] for key in keys]
+
+
+def _read_run(workdir, config, label, group) -> RunFiles:
+  results = workdir / "results.json"
+  return RunFiles(
+    label=label,
+    group=group,
+    workdir=workdir,
+    config=config,
+    rows=read_rows(workdir / "metrics.jsonl"),
+    results=_read_json(results) if results.is_file() else {},
+    solutions={
+      path.stem.replace("_", " "): read_rows(path)
+      for path in sorted((workdir / "solutions").glob("*.jsonl"))
+    },
+    rollout_files=record.list_files(workdir / "rollouts"),
+    is_finished=(workdir / "model").is_dir(),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+  """How much more of the same problems is solved at a later moment.
+
+  Attributes:
+    moment: the later moment; the earlier one is "before".
+    how: mode and decoding of the solutions.
+    problems: number of problems.
+    gained: problems that are solved more often than before.
+    lost: problems that are solved less often.
+    estimate: mean difference of the share solved, over problems.
+  """
+
+  moment: str
+  how: str
+  problems: int
+  gained: int
+  lost: int
+  estimate: Estimate
+
+
+def paired_differences(run: RunFiles) -> Iterator[Difference]:
+  """Yields the differences of each moment from "before", problem by problem."""
+  before = _shares(run.solutions.get("before", ()))
+  for moment in run.results:
+    after = _shares(run.solutions.get(moment, ()))
+    for how in before if moment != "before" else ():
+      common = sorted(before[how].keys() & after.get(how, {}).keys())
+      if common:
+        difference = np.array([after[how][x] - before[how][x] for x in common])
+        yield Difference(
+          moment=moment,
+          how=how,
+          problems=len(common),
+          gained=int((difference > 0).sum()),
+          lost=int((difference < 0).sum()),
+          estimate=bootstrap(difference),
+        )
+
+
+def _shares(
+  solutions: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, float]]:
+  """Share of right samples, by mode and decoding and by problem."""
+  found: dict[str, dict[str, list[bool]]] = {}
+  for x in solutions:
+    decoding = f"sampled at {x['temperature']:g}" if x["temperature"] else ""
+    how = f"{x['mode']}, {decoding or 'greedy'}"
+    of_problem = found.setdefault(how, {}).setdefault(x["problem"], [])
+    of_problem.append(x["is_correct"])
+  return {
+    how: {name: float(np.mean(x)) for name, x in problems.items()}
+    for how, problems in found.items()
+  }

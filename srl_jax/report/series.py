@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers behind the curves and charts of a report, as plain lists.
+
+Curves come from the rows of metrics.jsonl and are exact. Charts of rollouts
+come from the sample of them that the run has kept.
+"""
+
+from __future__ import annotations
+
+import collections
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from srl_jax.report.runs import RunFiles
+
+# Longer curves are averaged over neighbouring update steps.
+MOST_POINTS = 400
+# Samples in the scatter plot of thought lengths, per run.
+MOST_DOTS = 1500
+NO_CAUSE = "none"
+_BINS = 20
+
+
+def curves(runs: Sequence[RunFiles]) -> dict[str, Any]:
+  """Returns all metrics of all runs over three axes.
+
+  Returns:
+    {"axes": [{"update_step", "seconds", "tokens"}], "series": [...]}. A series
+    names its run, group and metric (without the stage's prefix), its axis by
+    index, and its values `y`. Where several runs are of one group there is a
+    series for their mean too, whose `low` and `high` are the lowest and highest
+    run at the update steps that all of them have reached.
+  """
+  axes: list[dict[str, list[float]]] = []
+  series: list[dict[str, Any]] = []
+  known: dict[str, int] = {}
+  for run in runs:
+    for metric, points in _points(run).items():
+      points = _thinned(points)
+      axis = _axis(points)
+      # Nearly all metrics of a run share one of two axes.
+      index = known.setdefault(json.dumps(axis), len(axes))
+      if index == len(axes):
+        axes.append(axis)
+      series.append(
+        {
+          "run": run.label,
+          "group": run.group,
+          "metric": metric,
+          "axis": index,
+          "y": [_short(p[-1]) for p in points],
+        }
+      )
+  _add_means(axes, series)
+  return {"axes": axes, "series": series}
+
+
+def _points(run: RunFiles) -> dict[str, list[tuple[float, ...]]]:
+  """{metric: [(update step, seconds, tokens, value)]} of a run."""
+  found: dict[str, list[tuple[float, ...]]] = {}
+  seconds = tokens = 0.0
+  for row in run.rows:
+    values = {k.partition("/")[2]: v for k, v in row.items() if "/" in k}
+    seconds += values.get("update_step_s") or 0
+    tokens += values.get("tokens_sampled") or 0
+    for metric, value in values.items():
+      if value is not None:
+        point = (row["update_step"], seconds, tokens, value)
+        found.setdefault(metric, []).append(point)
+  return found
+
+
+def _thinned(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+  if len(points) <= MOST_POINTS:
+    return list(points)
+  parts = np.array_split(np.array(points), MOST_POINTS)
+  return [tuple(part.mean(0).tolist()) for part in parts]
+
+
+def _axis(points: Sequence[tuple[float, ...]]) -> dict[str, list[float]]:
+  update_steps, seconds, tokens, _ = zip(*points, strict=True)
+  return {
+    "update_step": list(map(_short, update_steps)),
+    "seconds": list(map(_short, seconds)),
+    "tokens": list(map(_short, tokens)),
+  }
+
+
+def _short(value: float) -> float:
+  """Five digits are more than a screen shows; update steps stay whole."""
+  return int(value) if float(value).is_integer() else float(f"{value:.5g}")
+
+
+def _add_means(axes: list[Any], series: list[dict[str, Any]]) -> None:
+  together: dict[tuple[str, str], list[dict[str, Any]]] = {}
+  for x in series:
+    together.setdefault((x["group"], x["metric"]), []).append(x)
+  for (group, metric), members in together.items():
+    if len(members) < 2:
+      continue
+    places = [
+      {step: i for i, step in enumerate(axes[x["axis"]]["update_step"])}
+      for x in members
+    ]
+    common = sorted(set.intersection(*map(set, places)))
+    if not common:
+      continue
+    axis: dict[str, list[float]] = {"update_step": common}
+    for name in ("seconds", "tokens"):
+      axis[name] = [
+        _short(
+          np.mean(
+            [
+              axes[x["axis"]][name][at[step]]
+              for x, at in zip(members, places, strict=True)
+            ]
+          )
+        )
+        for step in common
+      ]
+    values = np.array(
+      [
+        [x["y"][at[step]] for step in common]
+        for x, at in zip(members, places, strict=True)
+      ]
+    )
+    axes.append(axis)
+    series.append(
+      {
+        "group": group,
+        "metric": metric,
+        "axis": len(axes) - 1,
+        "runs": len(members),
+        "y": list(map(_short, values.mean(0).tolist())),
+        "low": list(map(_short, values.min(0).tolist())),
+        "high": list(map(_short, values.max(0).tolist())),
+      }
+    )
+
+
+def groups_kept(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
+  """Returns numbers of kept and dropped groups per update step."""
+  found = []
+  for run in runs:
+    points = _points(run)
+    sampled, kept = points.get("groups_sampled"), points.get("groups_kept")
+    if not sampled or not kept:
+      continue
+    for all_groups, of_kept in zip(
+      _thinned(sampled), _thinned(kept), strict=True
+    ):
+      moment = {"run": run.label, "update_step": _short(all_groups[0])}
+      dropped = all_groups[-1] - of_kept[-1]
+      found += [
+        moment | {"groups": "kept", "count": _short(of_kept[-1])},
+        moment | {"groups": "dropped", "count": _short(dropped)},
+      ]
+  return found
+
+
+class RolloutCounts:
+  """Gathers the numbers of the rollout charts file by file."""
+
+  def __init__(self) -> None:
+    self.histogram: list[dict[str, Any]] = []
+    self.failures: list[dict[str, Any]] = []
+    self.depths: list[dict[str, Any]] = []
+    self.dots: list[dict[str, Any]] = []
+
+  def add(self, label: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds the rows of one file of a run."""
+    if not rows:
+      return
+    moment = {
+      "run": label,
+      "split": rows[0]["split"],
+      "update_step": rows[0]["update_step"],
+    }
+    rewards = [row["reward"] for row in rows if _is_number(row["reward"])]
+    bins = collections.Counter(math.floor(x * _BINS / 2) for x in rewards)
+    self.histogram += [
+      moment | {"low": 2 * k / _BINS, "share": n / len(rewards)}
+      for k, n in sorted(bins.items())
+    ]
+    causes = collections.Counter(row["failure"] for row in rows)
+    self.failures += [
+      moment | {"cause": cause, "share": count / len(rows)}
+      for cause, count in sorted(causes.items())
+      if cause
+    ]
+    # A moment without failures counts as one, and is no gap.
+    self.failures.append(moment | {"cause": NO_CAUSE, "share": 0})
+    by_depth: dict[int, list[float]] = {}
+    for row in rows:
+      if _is_number(row["reward"]):
+        by_depth.setdefault(row["step"] + 1, []).append(row["reward"])
+    self.depths += [
+      moment | {"step": step, "reward": _short(np.mean(x)), "count": len(x)}
+      for step, x in sorted(by_depth.items())
+    ]
+
+  def add_dots(
+    self, label: str, samples: Iterable[tuple[str, int, int, float]]
+  ) -> None:
+    """Adds (split, update step, characters of the thought, reward) of a run."""
+    samples = list(samples)
+    for x in samples[:: max(1, -(-len(samples) // MOST_DOTS))]:
+      names = ("split", "update_step", "chars", "reward")
+      self.dots.append({"run": label} | dict(zip(names, x, strict=True)))
+
+
+def _is_number(value: float | None) -> bool:
+  return value is not None and math.isfinite(value)

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the viewer of rollouts shows, as plain values for assets/viewer.js.
+
+A page holds a limited number of samples and a limited part of long texts. It
+says so where it leaves something out.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from srl_jax.report.runs import RunFiles
+from srl_jax.report.series import RolloutCounts
+from srl_jax.rewards import format, matching_blocks
+
+# Of a thought or a step, and of a problem; the rest is counted and left out.
+MOST_CHARS = 4000
+
+
+class Viewer:
+  """Gathers the samples of runs, file by file.
+
+  The page gets `payload`: tables of texts, trajectories, groups and samples
+  that refer to one another by index, so that no text is repeated.
+  """
+
+  def __init__(self) -> None:
+    self._texts: dict[str, int] = {}
+    self._trajectories: dict[tuple[Any, ...], int] = {}
+    self._groups: dict[tuple[Any, ...], int] = {}
+    self._samples: list[list[Any]] = []
+
+  def add(self, label: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Adds the rows of a file of rollouts."""
+    for row in rows:
+      trajectory = _index(
+        self._trajectories,
+        (
+          row["trajectory"],
+          self._text(row["problem"]),
+          tuple(
+            (self._text(x["title"]), self._text(x["text"]))
+            for x in row["steps"]
+          ),
+        ),
+      )
+      group = _index(
+        self._groups,
+        (
+          label,
+          row["stage"],
+          row["split"],
+          row["update_step"],
+          trajectory,
+          row["step"],
+          self._text(row["target"].strip(format.WHITESPACE)),
+          row["is_kept"],
+        ),
+      )
+      self._samples.append(self._sample(group, row))
+
+  def _sample(self, group: int, row: Mapping[str, Any]) -> list[Any]:
+    thought, action = parts_of(row)
+    target = row["target"].strip(format.WHITESPACE)
+    # Of a broken format nothing was compared.
+    blocks = () if row["failure"] else _blocks(action, target)
+    return [
+      group,
+      row["sample"],
+      self._text(thought),
+      self._text(action),
+      row["failure"],
+      row["reward"],
+      row["value"],
+      row["tokens"],
+      row["is_stopped"],
+      blocks,
+    ]
+
+  def _text(self, text: str) -> int:
+    return _index(self._texts, text)
+
+  @property
+  def samples(self) -> int:
+    return len(self._samples)
+
+  def payload(self) -> dict[str, Any]:
+    """Returns the tables, ready for JSON."""
+    return {
+      "texts": [_cut(text) for text in self._texts],
+      "trajectories": list(self._trajectories),
+      "groups": list(self._groups),
+      "samples": self._samples,
+    }
+
+
+def parts_of(row: Mapping[str, Any]) -> tuple[str, str]:
+  """The thought and the step of a sample; all is step if its format broke."""
+  if row["failure"]:
+    return "", row["text"]
+  return format.split_lenient(row["text"])[:2]
+
+
+@functools.lru_cache(maxsize=4096)
+def _blocks(action: str, target: str) -> tuple[int, ...]:
+  """Matching blocks: start in the action, in the target, length, and so on."""
+  blocks = matching_blocks(action, target)
+  shown = [
+    (a, b, min(size, MOST_CHARS - max(a, b)))
+    for a, b, size in blocks
+    if max(a, b) < MOST_CHARS
+  ]
+  return tuple(number for block in shown for number in block)
+
+
+def _index(table: dict[Any, int], key: Any) -> int:
+  return table.setdefault(key, len(table))
+
+
+def _cut(text: str) -> str | list[Any]:
+  """A text, or its beginning and the number of characters left out."""
+  if len(text) <= MOST_CHARS:
+    return text
+  return [text[:MOST_CHARS], len(text) - MOST_CHARS]
+
+
+def read_rollouts(
+  runs: Sequence[RunFiles], most: int
+) -> tuple[Viewer, RolloutCounts, int]:
+  """Reads all rollouts of runs, of which the viewer gets a part.
+
+  Args:
+    runs: the runs.
+    most: number of samples in the viewer, about; every file gives the same
+      number of its trajectories, as long as there are some.
+
+  Returns:
+    The viewer, the numbers for the charts, and how many samples there are.
+  """
+  viewer, counts, total = Viewer(), RolloutCounts(), 0
+  files = [(run, file) for run in runs for file in run.rollout_files]
+  share = most / max(1, len(files))
+  for run in runs:
+    dots = []
+    for file in run.rollout_files:
+      rows = run.rollouts(file)
+      total += len(rows)
+      counts.add(run.label, rows)
+      viewer.add(run.label, _some_trajectories(rows, share))
+      dots += [
+        (row["split"], row["update_step"], len(thought), row["reward"])
+        for row in rows
+        if not row["failure"]
+        for thought in [parts_of(row)[0]]
+      ]
+    counts.add_dots(run.label, dots)
+  return viewer, counts, total
+
+
+def _some_trajectories(
+  rows: Sequence[Mapping[str, Any]], most: float
+) -> list[Mapping[str, Any]]:
+  """Whole trajectories until there are `most` samples; at least one."""
+  by_id: dict[str, list[Mapping[str, Any]]] = {}
+  for row in rows:
+    by_id.setdefault(row["trajectory"], []).append(row)
+  chosen: list[Mapping[str, Any]] = []
+  for of_trajectory in by_id.values():
+    if chosen and len(chosen) + len(of_trajectory) > most:
+      break
+    chosen += of_trajectory
+  return chosen
