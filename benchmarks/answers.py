@@ -12,6 +12,7 @@ before. Every contender is a process of its own; they take turns.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -48,7 +49,6 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
       slots=args.samples,
       key=jax.random.key(0),
       trunk_width=max(len(r.tokens) for r in requests),
-      
     )
 
     def sample():
@@ -120,7 +120,7 @@ def peer(args: argparse.Namespace) -> dict[str, Any]:
 def read_prompts(args: argparse.Namespace, encode: Any) -> list[list[int]]:
   """The token ids of the problems, worded plainly."""
   with open(args.problems, encoding="utf-8") as file:
-    records = [json.loads(line) for _, line in zip(range(args.count), file)]
+    records = [json.loads(line) for line in itertools.islice(file, args.count)]
   texts = [r.get("problem") or r["question"] for r in records]
   return [encode(f"{text}\n") for text in texts]
 

@@ -20,6 +20,7 @@ from srl_jax import config as config_lib
 from srl_jax import loading, sharding
 from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
+from srl_jax.data.messages import chat_of
 from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout.stream import Stream
@@ -146,15 +147,7 @@ def ready(config: Config, name: str = "") -> Iterator[ReadyModel]:
     config = loading.resolved(config, pathlib.Path(os.devnull))
     run = loading.load_model(config, mesh)
     params = loading.initial_params(run)
-    yield ReadyModel(name or config.weights, run, params, _chat(config))
-
-
-def _chat(config: Config) -> ChatFormat | None:
-  if config.template != "chat":
-    return None
-  checkpoint = read_tokenizer_folder(config.tokenizer.path)
-  return ChatFormat(
-    checkpoint.chat_template,
-    dict(checkpoint.special_tokens),
-    str(checkpoint.folder),
-  )
+    chat = None
+    if config.template in ("chat", "chatml"):
+      chat = chat_of(config.template, run.template)
+    yield ReadyModel(name or config.weights, run, params, chat)

@@ -17,11 +17,10 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import jax
-
 from srl_jax import sharding
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.journal import Journal
+from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
 from srl_jax.metrics import Progress
 from srl_jax.rollout.requests import Request, Sampled
@@ -48,17 +47,6 @@ class Question(NamedTuple):
   def point_id(self) -> int:
     """Names the random numbers of its answers."""
     return zlib.crc32(f"{self.problem.suite}/{self.problem.id}".encode())
-
-
-class Decoding(NamedTuple):
-  """How the answers to a problem are drawn; see `Request`."""
-
-  name: str
-  samples: int
-  temperature: float
-  top_p: float = 1.0
-  top_k: int = 0
-  max_new_tokens: int = 1024
 
 
 class Judges:
@@ -105,6 +93,7 @@ def answer_questions(
   questions: Sequence[Question],
   decoding: Decoding,
   *,
+  max_new_tokens: int,
   journal: Journal | None,
   judge: JudgeFunction,
   tokenizer: Tokenizer,
@@ -115,6 +104,7 @@ def answer_questions(
     make_stream: a function (longest prompt in tokens) -> stream.
     questions: the problems.
     decoding: how answers are drawn.
+    max_new_tokens: limit of each answer, stop token included.
     journal: gets the answers; None in all processes but the first.
     judge: judges a text.
     tokenizer: the tokenizer.
@@ -126,7 +116,7 @@ def answer_questions(
       if a.decoding == decoding.name
     }
   )
-  requests = dict(_requests(questions, decoding, done))
+  requests = dict(_requests(questions, decoding, max_new_tokens, done))
   if not requests:
     return
   total = sum(len(request.samples) for request in requests)
@@ -140,9 +130,7 @@ def answer_questions(
         continue
       problem = requests[sampled.request].problem
       text = _text(sampled, tokenizer, stop_ids)
-      judges.put(
-        text, problem, _maker(problem, decoding.name, sampled, text)
-      )
+      judges.put(text, problem, _maker(problem, decoding.name, sampled, text))
       for answer in judges.take():
         journal.add(answer)
         progress.count(answer)
@@ -152,7 +140,10 @@ def answer_questions(
 
 
 def _requests(
-  questions: Sequence[Question], decoding: Decoding, done: set
+  questions: Sequence[Question],
+  decoding: Decoding,
+  max_new_tokens: int,
+  done: set,
 ) -> Iterator[tuple[Request, Question]]:
   # Long prompts first: trunks are then as wide at once as they will be.
   for question in sorted(questions, key=lambda q: -len(q.tokens)):
@@ -168,7 +159,7 @@ def _requests(
           question.tokens,
           point_id=question.point_id(),
           samples=samples,
-          max_new_tokens=decoding.max_new_tokens,
+          max_new_tokens=max_new_tokens,
           temperature=decoding.temperature,
           top_k=decoding.top_k,
           top_p=decoding.top_p,

@@ -3,7 +3,8 @@
 
 A folder of an evaluation holds
 
-  evaluation.json   what is evaluated: weights, problems, protocol, seed
+  evaluation.json   what is evaluated: weights, suites, protocol, seed
+  problems.jsonl    the problems
   answers.jsonl     one line per finished answer, in the order of their ends
 
 `Journal.add` returns when the operating system has the line. A line that was
@@ -15,25 +16,34 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srl_jax import files
+from srl_jax.domains.suite import Problem
+from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.records import Answer
 
 FACTS = "evaluation.json"
+PROBLEMS = "problems.jsonl"
 ANSWERS = "answers.jsonl"
 
 
 class Journal:
   """Appends answers to a folder; use as a context manager."""
 
-  def __init__(self, folder: pathlib.Path, facts: Mapping[str, Any]):
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    facts: Mapping[str, Any],
+    problems: Sequence[Problem],
+  ):
     """Opens the folder of an evaluation, new or begun before.
 
     Args:
       folder: the folder.
       facts: what the answers depend on; JSON.
+      problems: all problems, which name their suites.
 
     Raises:
       ValueError: the folder holds another evaluation.
@@ -48,6 +58,7 @@ class Journal:
           f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
           "give this one an --out of its own"
         )
+    files.write_text(folder / PROBLEMS, "".join(map(_line, problems)))
     files.write_json(path, facts)
     self._path = folder / ANSWERS
     self.answers = read_answers(folder)
@@ -107,8 +118,44 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
   return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _line(answer: Answer) -> str:
-  return json.dumps(dataclasses.asdict(answer)) + "\n"
+def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
+  """Returns the answers of a folder, suite by suite.
+
+  Args:
+    folder: a folder of an evaluation.
+    name: what tables call the checkpoint; by default the folder's name.
+
+  Raises:
+    ValueError: there is no evaluation in the folder, or a line is damaged.
+  """
+  facts = read_facts(folder)
+  lines = (folder / PROBLEMS).read_text(encoding="utf-8").splitlines()
+  problems = [Problem(**json.loads(line)) for line in lines]
+  return group(name or folder.name, facts, problems, read_answers(folder))
+
+
+def group(
+  name: str,
+  facts: Mapping[str, Any],
+  problems: Sequence[Problem],
+  answers: Sequence[Answer],
+) -> list[Result]:
+  """Returns a Result for each suite, in the order of the problems."""
+  suites = dict.fromkeys(problem.suite for problem in problems)
+  return [
+    Result(
+      name,
+      suite,
+      facts["protocol"],
+      [problem for problem in problems if problem.suite == suite],
+      [answer for answer in answers if answer.suite == suite],
+    )
+    for suite in suites
+  ]
+
+
+def _line(record: Answer | Problem) -> str:
+  return json.dumps(dataclasses.asdict(record)) + "\n"
 
 
 def _differences(before: Any, now: Any, name: str = "") -> list[str]:

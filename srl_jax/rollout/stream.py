@@ -254,7 +254,9 @@ class Stream:
       part, by_length = by_length[:room], by_length[room:]
       width = _width(max(len(tokens) for _, tokens in part))
       if width > self._state.trunk.position.shape[1]:
-        self._state = self._resize(self._state, trunk_width=width, cache_width=0)
+        self._state = self._resize(
+          self._state, trunk_width=width, cache_width=0
+        )
       tokens_MS = np.zeros((room, width), np.int32)
       length_M = np.zeros(room, np.int32)
       row_M = np.full(room, len(self._rows), np.int32)

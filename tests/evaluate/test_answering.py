@@ -6,8 +6,9 @@ import pytest
 
 from srl_jax import sharding
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.answering import Decoding, Question, answer_questions
+from srl_jax.evaluate.answering import Question, answer_questions
 from srl_jax.evaluate.journal import Journal
+from srl_jax.evaluate.protocols import Decoding
 from srl_jax.rollout.stream import Stream
 from srl_jax.testing import scripted
 from srl_jax.testing.scripted import ScriptedModel
@@ -15,7 +16,7 @@ from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import ByteTokenizer
 
 TOKENIZER = ByteTokenizer()
-DECODING = Decoding("sampled", 3, 1.0, max_new_tokens=8)
+DECODING = Decoding("sampled", samples=3, temperature=1.0)
 PROBLEMS = [
   Problem(id=str(i), text=text, answer=answer, suite="mine")
   for i, (text, answer) in enumerate([("a", "f"), ("bc", "x"), ("u", "z")])
@@ -40,7 +41,6 @@ def make_stream(longest):
     rules=sharding.ShardingRules(),
     key=jax.random.key(0),
     trunk_width=longest,
-
   )
 
 
@@ -50,6 +50,7 @@ def run(journal, make_stream=make_stream, judge=judge):
     make_stream,
     questions,
     DECODING,
+    max_new_tokens=8,
     journal=journal,
     judge=judge,
     tokenizer=TOKENIZER,
@@ -57,7 +58,7 @@ def run(journal, make_stream=make_stream, judge=judge):
 
 
 def test_every_sample_of_every_problem_is_judged_by_its_own_reference(tmp_path):
-  with Journal(tmp_path, {}) as journal:
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
     run(journal)
   found = {(a.problem, a.sample): a for a in journal.answers}
   assert len(found) == len(journal.answers) == 9
@@ -71,7 +72,7 @@ def test_every_sample_of_every_problem_is_judged_by_its_own_reference(tmp_path):
 
 
 def test_what_the_journal_has_is_not_sampled_again(tmp_path):
-  with Journal(tmp_path, {}) as journal:
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
     run(journal)
     whole = {(a.problem, a.sample): a for a in journal.answers}
   path = tmp_path / "answers.jsonl"
@@ -83,12 +84,12 @@ def test_what_the_journal_has_is_not_sampled_again(tmp_path):
     streams.append(make_stream(longest))
     return streams[-1]
 
-  with Journal(tmp_path, {}) as journal:
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
     run(journal, counting)
     assert {(a.problem, a.sample): a for a in journal.answers} == whole
     assert len(journal.answers) == 9
   [stream] = streams
   sampled = sum(a.tokens for a in journal.answers[4:])
   assert stream.work.drawn_tokens == sampled
-  with Journal(tmp_path, {}) as journal:
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
     run(journal, lambda longest: pytest.fail("sampled what was there"))

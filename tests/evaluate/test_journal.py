@@ -3,9 +3,19 @@
 
 import pytest
 
-from srl_jax.evaluate.journal import Journal, read_answers, read_facts
+from srl_jax.domains.suite import Problem
+from srl_jax.evaluate.journal import (
+  Journal,
+  read_answers,
+  read_facts,
+  read_results,
+)
 from srl_jax.evaluate.records import Answer
 
+PROBLEMS = [
+  Problem("p1", "1 + 2?", "3", suite="mine"),
+  Problem("q", "ü?", "4", level="2", suite="other"),
+]
 FACTS = {"protocol": {"name": "paper", "samples": 2}, "seed": 0}
 
 
@@ -26,11 +36,11 @@ def answer(sample, **changes):
 
 
 def test_answers_are_in_the_file_at_once_and_come_back(tmp_path):
-  with Journal(tmp_path, FACTS) as journal:
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
     journal.add(answer(0))
     journal.add(answer(1, is_correct=False))
     assert read_answers(tmp_path) == [answer(0), answer(1, is_correct=False)]
-  with Journal(tmp_path, FACTS) as journal:
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
     assert journal.answers == [answer(0), answer(1, is_correct=False)]
     journal.add(answer(2))
   assert [a.sample for a in read_answers(tmp_path)] == [0, 1, 2]
@@ -38,27 +48,27 @@ def test_answers_are_in_the_file_at_once_and_come_back(tmp_path):
 
 
 def test_a_line_that_a_kill_cut_is_dropped_and_the_file_stays_whole(tmp_path):
-  with Journal(tmp_path, FACTS) as journal:
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
     journal.add(answer(0))
     journal.add(answer(1))
   path = tmp_path / "answers.jsonl"
   path.write_bytes(path.read_bytes()[:-20])
-  with Journal(tmp_path, FACTS) as journal:
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
     assert [a.sample for a in journal.answers] == [0]
     journal.add(answer(1))
   assert [a.sample for a in read_answers(tmp_path)] == [0, 1]
 
 
 def test_another_evaluation_in_the_folder_is_refused_by_what_differs(tmp_path):
-  with Journal(tmp_path, FACTS):
+  with Journal(tmp_path, FACTS, PROBLEMS):
     pass
   other = {"protocol": {"name": "paper", "samples": 4}, "seed": 0}
-  with pytest.raises(ValueError, match="protocol.samples was 2 and is 4"):
-    Journal(tmp_path, other)
+  with pytest.raises(ValueError, match=r"protocol\.samples was 2 and is 4"):
+    Journal(tmp_path, other, PROBLEMS)
 
 
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
-  with Journal(tmp_path, FACTS) as journal:
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
     journal.add(answer(0))
     journal.add(answer(1))
   path = tmp_path / "answers.jsonl"
@@ -70,3 +80,16 @@ def test_a_damaged_line_in_the_middle_is_named(tmp_path):
 def test_a_folder_without_an_evaluation_is_refused(tmp_path):
   with pytest.raises(ValueError, match="no evaluation"):
     read_facts(tmp_path)
+
+
+def test_results_of_a_folder_are_by_suite(tmp_path):
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
+    journal.add(answer(0))
+    journal.add(answer(0, suite="other", problem="q"))
+  mine, other = read_results(tmp_path)
+  assert (mine.suite, mine.problems, mine.answers) == (
+    "mine",
+    PROBLEMS[:1],
+    [answer(0)],
+  )
+  assert other.protocol == FACTS["protocol"] and other.name == tmp_path.name

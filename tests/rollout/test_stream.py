@@ -168,9 +168,7 @@ def test_trunks_and_cache_grow_when_they_must():
     for i, tokens in enumerate(prompts)
   ]
   small = make_stream(MODEL, params, stop_ids=())
-  large = make_stream(
-    MODEL, params, turns=100, trunk_width=128, stop_ids=()
-  )
+  large = make_stream(MODEL, params, turns=100, trunk_width=128, stop_ids=())
   got, want = by_name(small, requests), by_name(large, requests)
   assert {name: d.tokens for name, d in got.items()} == {
     name: d.tokens for name, d in want.items()
