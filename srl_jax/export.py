@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import abstract, loading, sharding
+from srl_jax import abstract, compilation_cache, loading, sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
 from srl_jax.train.stage import Run
@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
+  compilation_cache.use_default()
   try:
     export(**vars(args))
   except ValueError as error:

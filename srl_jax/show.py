@@ -21,7 +21,7 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import loading, sharding
+from srl_jax import compilation_cache, loading, sharding
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
 from srl_jax.domains import domains_of
@@ -165,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
+  compilation_cache.use_default()
   try:
     samples = draw_samples(args.workdir, args.samples, args.moment)
   except ValueError as error:

@@ -11,6 +11,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling programs that run for milliseconds; see
 # srl_jax/testing/compilation.py. Processes that tests start inherit it.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# Commands must not use the compiled programs of the user who runs the tests.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 _FLAGS = [
   "--xla_force_host_platform_device_count=8",
   # One piece compiles faster than 32 pieces, on two cores.

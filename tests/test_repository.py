@@ -40,6 +40,7 @@ FLOORS = {
   "sharding": 2,
   "files": 1,
   "workdir": 1,
+  "compilation_cache": 0,
   "stopping": 0,
   "optional": 0,
   "data": 0,
