@@ -33,8 +33,11 @@ os.environ["PJRT_NPROC"] = "32"
 def runs(tmp_path_factory):
   """Makes runs of the tiny experiment, which share what they compile."""
   # Imported here: most tests need none of it.
+  from srl_jax import progress
   from srl_jax.testing import experiment
 
+  # On a slow machine its lines would stand among those that tests compare.
+  progress.SILENCE_S = 1e6
   return experiment.Runs(tmp_path_factory.mktemp("runs"))
 
 

@@ -39,6 +39,7 @@ FLOORS = {
   "abstract": 3,
   "sharding": 2,
   "files": 1,
+  "progress": 1,
   "workdir": 1,
   "compilation_cache": 0,
   "stopping": 0,
