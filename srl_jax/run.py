@@ -8,7 +8,7 @@ train/loop.py trains a stage.
   workdir/versions.json         versions of Python and the libraries
   workdir/held_out.json         checksums of validation and test problems
   workdir/metrics.{jsonl,csv}   one row per update step; TensorBoard beside them
-  workdir/metrics.txt           what the metrics are, their units and reductions
+  workdir/metrics.txt           what each column of these is, with its unit
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/results.json          what evaluation found, before and after
   workdir/solutions/            what the model wrote for every test problem
@@ -36,15 +36,12 @@ from srl_jax.evaluate.estimates import Estimate
 from srl_jax.evaluate.solve import solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.models import weights
-from srl_jax.reductions import describe_metrics
 from srl_jax.report.table import table
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.metrics import RolloutMetrics
 from srl_jax.train import loop
+from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run, build_split
-from srl_jax.update.grpo import GrpoMetrics, SftMetrics
-from srl_jax.update.updater import UpdateMetrics
 from srl_jax.workdir import locked
 
 # A resumed run may differ in these: they change none of its numbers.
@@ -56,7 +53,6 @@ _FREE_TO_CHANGE = (
   "mesh",
   "reward_workers",
 )
-_METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, UpdateMetrics)
 
 
 def train_and_evaluate(
@@ -284,7 +280,7 @@ def _claim_workdir(config, workdir, versions):
   files.write_json(path, resolved)
   files.write_json(workdir / "versions.json", dict(versions))
   if jax.process_index() == 0:
-    (workdir / "metrics.txt").write_text(describe_metrics(*_METRICS) + "\n")
+    (workdir / "metrics.txt").write_text(describe_columns())
 
 
 def _check_held_out(run: Run, workdir: pathlib.Path) -> None:

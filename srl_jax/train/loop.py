@@ -157,6 +157,7 @@ def train_stage(
         )
     saver.wait()
     best = saver.restore_best(updater.abstract_state().trained)
+    progress.say(f"{name}: {_result(saver, total)}")
     return state._replace(trained=best).params
 
 
@@ -172,6 +173,12 @@ def _update_values(pending: _Pending) -> dict[str, float]:
   if values.get("rollout_s"):
     values["rollout_tokens_per_s"] = tokens / values["rollout_s"]
   return values
+
+
+def _result(saver: Checkpointer, total: int) -> str:
+  """Says which parameters are those "after" a stage."""
+  step, _ = saver.best()
+  return f"its result is update step {step} of {total}, the best validated"
 
 
 def _line(values: dict[str, float]) -> str:
@@ -283,7 +290,8 @@ def train_stages(
       wanted = abstract.like(lora.trained(params))
       with Checkpointer(directory, run.checkpoint, read_only=True) as saver:
         params = lora.with_trained(params, saver.restore_best(wanted))
-      progress.say(f"{name}: was finished before")
+        result = _result(saver, config.update_steps)
+      progress.say(f"{name}: was finished before; {result}")
     else:
       with _stop_signal() as is_stopping:
         params = train_stage(
