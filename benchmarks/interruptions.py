@@ -34,11 +34,11 @@ MOMENTS = (
   ("start", "", 4.0),
   ("compilation", "srl: memory (of", 2.0),
   ("evaluation before", "srl: update: finish", 2.0),
-  ("sft update", "sft  5/16  loss", 0.5),
+  ("sft update", "sft  5/16  loss", 0.3),
   ("sft checkpoint", "sft 8/16  validation", 0.5),
   ("end of sft", "sft 16/16  validation", 0.1),
   ("evaluation after sft", "sft 16/16  validation", 2.0),
-  ("srl sampling", "srl: rewards on", 2.0),
+  ("srl sampling", "srl: rewards on", 0.5),
   ("srl update", "srl 2/6  reward", 0.5),
   ("srl checkpoint", "srl 3/6  validation", 0.5),
   ("end of srl", "srl 6/6  validation", 0.1),
@@ -93,6 +93,7 @@ class Attempt:
       except queue.Empty:
         return False
       if line is None:
+        self._queue.put(None)  # For whoever asks next.
         return False
       self.lines.append(line)
       if text in line:

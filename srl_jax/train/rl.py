@@ -175,6 +175,7 @@ def _load(run: Run, name: str, config: RlConfig) -> StageData:
     name,
     run.train,
     config.trunks,
+    batch_field="sampling.trunks_per_round",
     batch_size=config.sampling.trunks_per_round,
     validation_trunks=config.validation_trunks,
     new_tokens=config.sampling.max_new_tokens,
