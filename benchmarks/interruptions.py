@@ -214,7 +214,7 @@ class Drill:
     """Damages the newest checkpoint of a run that was killed in srl."""
     origin = self.folder / "damaged"
     attempt = Attempt(self.runs, origin)
-    attempt.wait_for("srl 5/6  validation")
+    attempt.wait_for("srl 6/6  validation")
     attempt.send(signal.SIGKILL)
     attempt.end()
     for name, change in DAMAGES.items():

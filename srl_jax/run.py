@@ -6,7 +6,9 @@ train/loop.py trains a stage.
 
   workdir/config.json           the resolved configuration
   workdir/versions.json         versions of Python and the libraries
-  workdir/held_out.json         checksums of validation and test problems
+  workdir/held_out.json         checksums of validation and test problems, which
+                                are in the folder held_out
+  workdir/tokenizer/            copy of the tokenizer, unless the run trained it
   workdir/metrics.{jsonl,csv}   one row per update step; TensorBoard beside them
   workdir/metrics.txt           what each column of these is, with its unit
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
@@ -304,6 +306,7 @@ def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
           "restore the data, or give this run a --workdir of its own"
         )
   files.write_json(path, now)
+  loading.write_held_out(run, workdir)
 
 
 def _differences(old, new, path):
