@@ -211,25 +211,25 @@ class Drill:
     print(f"  {what}: {status} after {ended_s:.1f} s  {last}", flush=True)
 
   def damage(self) -> None:
-    """Damages the newest checkpoint of a run that was killed in srl."""
+    """Damages the newest checkpoint of a run that was stopped in srl."""
     origin = self.folder / "damaged"
     attempt = Attempt(self.runs, origin)
-    attempt.wait_for("srl 6/6  validation")
-    attempt.send(signal.SIGKILL)
+    attempt.wait_for("srl 3/6  validation")
+    # A kill might leave a single checkpoint whole, and nothing to go back to.
+    attempt.send(signal.SIGTERM)
     attempt.end()
     for name, change in DAMAGES.items():
       workdir = self.folder / f"damaged by {name}"
       shutil.copytree(origin, workdir)
       steps = workdir / "stages" / "1_srl" / "steps"
       complete = [x for x in steps.iterdir() if x.name.isdigit()]
-      newest = max(complete, key=lambda path: int(path.name))
+      *_, before, newest = sorted(complete, key=lambda path: int(path.name))
       files = [x for x in (newest / "state").rglob("*") if x.is_file()]
       change(max(files, key=lambda path: path.stat().st_size))
       lines = self.finish(workdir, f"damaged by {name}")
-      before = int(newest.name) - 2
       for wanted in (
         f"{newest} is damaged",
-        f"srl: resuming after update step {before} of 6",
+        f"srl: resuming after update step {before.name} of 6",
       ):
         if not any(wanted in line for line in lines):
           self.fault(f"damaged by {name}: no line with {wanted!r}")
