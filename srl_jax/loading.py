@@ -12,15 +12,17 @@ import importlib.resources
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from srl_jax import sharding, strict
+from srl_jax import abstract, files, sharding, strict
 from srl_jax.config import Config
-from srl_jax.data import readers
+from srl_jax.data import readers, schema
 from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
@@ -38,6 +40,9 @@ from srl_jax.trajectory import Trajectory
 EMBEDDED = str(importlib.resources.files("srl_jax") / "assets" / "embedded")
 # File in the workdir for a tokenizer that the run trains itself.
 TOKENIZER = "tokenizer.model"
+# Folder there for the tokenizer of others.
+_KEPT_TOKENIZER = "tokenizer"
+_HELD_OUT = ("valid", "test")
 # Files of a checkpoint folder other than the weights and config.json.
 _BESIDE = (
   "tokenizer.json",
@@ -95,7 +100,27 @@ def load_run(
       print(f"warning: {warning}", flush=True)
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
-  tokenizer = _load_tokenizer(config.tokenizer, texts)
+  run = load_model(config, mesh, texts)
+  _keep(run, config, workdir)
+  return dataclasses.replace(run, **splits)
+
+
+def load_model(
+  config: Config,
+  mesh: jax.sharding.Mesh,
+  trajectories: Sequence[Trajectory] = (),
+) -> Run:
+  """Loads the tokenizer and builds the model: a run without data.
+
+  Args:
+    config: a `resolved` config.
+    mesh: the devices.
+    trajectories: what a new tokenizer is trained on, if the run trains one.
+
+  Raises:
+    ValueError: a part cannot be used, or the parts do not belong together.
+  """
+  tokenizer = _load_tokenizer(config.tokenizer, trajectories)
   check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
   template = make_template(
     config.template, tokenizer, tokenizer_folder(config.tokenizer)
@@ -118,11 +143,81 @@ def load_run(
     device_reward=config.device_reward,
     checkpoint=config.checkpoint,
     log_every=config.log_every,
-    pretrain=splits["pretrain"],
-    train=splits["train"],
-    valid=splits["valid"],
-    test=splits["test"],
   )
+
+
+def _keep(run: Run, config: Config, workdir: pathlib.Path) -> None:
+  """Copies the tokenizer of others to the workdir, for `load_saved`."""
+  folder = workdir / _KEPT_TOKENIZER
+  is_own = config.tokenizer.train_vocab_size
+  if jax.process_index() != 0 or is_own or not run.files or folder.exists():
+    return
+  temporary = folder.with_name(f"{folder.name}.tmp")
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir(parents=True)
+  for file in run.files:
+    shutil.copyfile(file, temporary / file.name)
+  temporary.rename(folder)
+
+
+def load_saved(
+  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path
+) -> Run:
+  """Loads the run in `workdir` from that folder alone, to read its parameters.
+
+  It has the held-out trajectories and no others. The weights that it started
+  from may be gone; `base_weights` finds them if they are needed.
+
+  Raises:
+    ValueError: a part cannot be used; or `workdir` is of a version that left
+      less there, and what the config names is gone.
+  """
+  tokenizer, folder = config.tokenizer, workdir / _KEPT_TOKENIZER
+  if tokenizer.train_vocab_size:
+    path = workdir / TOKENIZER
+    if not path.is_file():
+      raise ValueError(f"the run in {workdir} has no {TOKENIZER} yet")
+    tokenizer = dataclasses.replace(tokenizer, path=str(path))
+  elif folder.is_dir():
+    name = pathlib.Path(tokenizer.path).name
+    name = TOKENIZER if name == "embedded" else name
+    path = folder / name if (folder / name).is_file() else folder
+    tokenizer = dataclasses.replace(tokenizer, path=str(path))
+  config = dataclasses.replace(config, weights="random", tokenizer=tokenizer)
+  run = load_model(resolved(config, workdir), mesh)
+  return dataclasses.replace(run, **_read_held_out(workdir))
+
+
+def write_held_out(run: Run, workdir: pathlib.Path) -> None:
+  """Writes the held-out trajectories to the workdir, for `load_saved`."""
+  for split in _HELD_OUT:
+    lines = [json.dumps(schema.to_json(t)) + "\n" for t in getattr(run, split)]
+    files.write_text(workdir / "held_out" / f"{split}.jsonl", "".join(lines))
+
+
+def _read_held_out(workdir: pathlib.Path) -> dict[str, list[Trajectory]]:
+  found = {}
+  for split in _HELD_OUT:
+    path = workdir / "held_out" / f"{split}.jsonl"
+    if path.is_file():
+      lines = path.read_text().splitlines()
+      found[split] = [schema.from_json(json.loads(line)) for line in lines]
+  return found
+
+
+def base_weights(run: Run, config: Config) -> Run:
+  """Returns a run of `load_saved` with the weights that it started from."""
+  if config.weights == "random":
+    return run
+  source = EMBEDDED if config.weights == "embedded" else config.weights
+  return dataclasses.replace(run, weights=str(hf_files.fetch(source)))
+
+
+def abstract_params(run: Run) -> Any:
+  """Returns shapes, dtypes and shardings of all parameters."""
+  boxed = jax.eval_shape(run.policy.init, jax.random.key(0))
+  shardings = sharding.tree_shardings(boxed, run.mesh, run.rules)
+  return abstract.with_shardings(nn.unbox(boxed), shardings)
 
 
 def resolved(config: Config, workdir: pathlib.Path) -> Config:
@@ -147,7 +242,7 @@ def resolved(config: Config, workdir: pathlib.Path) -> Config:
 
 
 def _load_tokenizer(
-  config: TokenizerConfig, trajectories: list[Trajectory]
+  config: TokenizerConfig, trajectories: Sequence[Trajectory]
 ) -> Tokenizer:
   if config.train_vocab_size and jax.process_count() > 1:
     # Process 0 trains the tokenizer; the others read the file it wrote.
@@ -157,7 +252,7 @@ def _load_tokenizer(
   return make_tokenizer(config, _texts(trajectories))
 
 
-def _texts(trajectories: list[Trajectory]) -> Iterator[str]:
+def _texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
   """Yields all plain text of the trajectories that a model will see."""
   # A tokenizer trained here has the control tokens of this template only.
   template = PlainTemplate()
