@@ -22,6 +22,7 @@ REQUIRED = [
   # Optional in the code. Python 3.14 would have to compile it.
   "cydifflib>=1.1.0; python_version < '3.14'",
   "etils[epath]>=1.9.1",
+  "filelock>=3.16.1",
   "flax>=0.10.7",
   "grain>=0.2.9",
   "huggingface_hub>=0.30.0",

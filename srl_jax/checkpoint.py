@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, checkpoint_sums
+from srl_jax import abstract, checkpoint_sums, strict
 from srl_jax.checkpoint_pool import (
   PoolHandler,
   PoolRestore,
@@ -50,15 +50,7 @@ class CheckpointConfig:
   keep: int = 2
 
   def __post_init__(self):
-    if self.every_update_steps < 0:
-      raise ValueError(
-        f"every_update_steps is {self.every_update_steps}; use 0 (only at the "
-        "end) or more"
-      )
-    if self.keep < 1:
-      raise ValueError(
-        f"keep is {self.keep}; at least 1 is needed to resume from"
-      )
+    strict.check_numbers(self, every_update_steps="[0, )", keep="[1, )")
 
 
 class Checkpointer:

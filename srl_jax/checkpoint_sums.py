@@ -3,13 +3,16 @@
 
 It is written last, before the checkpoint gets its final name, so that every
 complete checkpoint has it. A disk, a copy or a file system that changes a bit
-of an array would else train on with other numbers and say nothing.
+of an array would else train on with other numbers and say nothing. Checkpoints
+of versions without this item are read unchecked; Orbax's list of the items
+tells them from those that have lost it.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
 import zlib
 from collections.abc import Iterator
@@ -82,13 +85,16 @@ def check(directory: epath.Path) -> None:
 def _damage(directory: epath.Path) -> str:
   """Returns what is wrong with the files of a checkpoint, or ""."""
   try:
+    if not (directory / NAME / _FILE).exists() and not _has_sums(directory):
+      _warn_unchecked(directory.parent.parent)
+      return ""
     wanted = json.loads((directory / NAME / _FILE).read_text())
     found = _sums(directory)
     # Orbax writes this file, which holds no numbers, after the checksums.
-    json.loads((directory / "_CHECKPOINT_METADATA").read_text())
+    _has_sums(directory)
   except FileNotFoundError as error:
     return f"there is no {error.filename}"
-  except (OSError, ValueError) as error:
+  except (OSError, ValueError, TypeError, KeyError) as error:
     return f"it cannot be read ({error})"
   names = [
     name
@@ -99,6 +105,22 @@ def _damage(directory: epath.Path) -> str:
     return ""
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return f"{', '.join(names[:3])}{more} changed since it was written"
+
+
+def _has_sums(directory: epath.Path) -> bool:
+  """Whether checksums were among the items when a checkpoint was written."""
+  text = (directory / "_CHECKPOINT_METADATA").read_text()
+  return NAME in json.loads(text)["item_handlers"]
+
+
+@functools.cache  # Once for all checkpoints of a stage.
+def _warn_unchecked(stage: epath.Path) -> None:
+  print(
+    f"warning: {stage} has checkpoints of a version of srl_jax that wrote no "
+    "checksums, so nobody can say whether they are damaged; they are used as "
+    "they are",
+    flush=True,
+  )
 
 
 def _sums(directory: epath.Path) -> dict[str, list[int]]:

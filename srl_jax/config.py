@@ -106,13 +106,12 @@ class Config:
   evaluate: EvalConfig = EvalConfig()
 
   def __post_init__(self):
+    strict.check_numbers(self, seed="[0, 4294967295]", log_every="[1, )")
     if len(set(self.stages)) < len(self.stages):
       raise ValueError(
         f"stages={self.stages} names a stage twice; each has one section, so "
         "name it once and raise its update_steps"
       )
-    if self.log_every < 1:
-      raise ValueError(f"log_every={self.log_every}; set it to 1 or more")
 
 
 def default_config() -> ml_collections.ConfigDict:

@@ -6,9 +6,10 @@
   python -m srl_jax.export --workdir=/tmp/srl --out=DIR --adapter
 
 Any machine will do, whatever the mesh of the run: parameters are split over
-this machine's devices. A finished run already has its model in workdir/model;
-this command is for other update steps, other dtypes, unfinished runs, and
-adapters.
+this machine's devices. The data are not needed, nor the weights that the run
+started from, except to merge adapters. A finished run already has its model in
+workdir/model; this command is for other update steps, other dtypes, unfinished
+runs, and adapters.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import abstract, loading, sharding
+from srl_jax import compilation_cache, loading, sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
 from srl_jax.train.stage import Run
@@ -59,11 +60,15 @@ def export(
   # The mesh is this machine's, whatever mesh the run had.
   mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=-1))
   with jax.set_mesh(mesh):
-    run = loading.load_run(config, mesh, workdir)
-    params = _params(run, workdir, stage, step)
+    run = loading.load_saved(config, mesh, workdir)
+    params = _trained(run, workdir, stage, step)
     if adapter:
       peft.save_adapters(out, params, run.policy, base=config.weights)
       return
+    if run.policy.config.lora.rank:
+      # A checkpoint holds the adapters alone.
+      base = loading.initial_params(loading.base_weights(run, config))
+      params = lora.with_trained(base, params)
     weights.save_params(
       out,
       params,
@@ -73,8 +78,8 @@ def export(
     )
 
 
-def _params(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
-  """Returns all parameters, the trained ones as in the checkpoint."""
+def _trained(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
+  """Returns the trained parameters of a checkpoint."""
   folders = {
     path.name.partition("_")[2]: path
     for path in sorted((workdir / "stages").glob("*_*"))
@@ -86,15 +91,27 @@ def _params(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
       + (f" of --stage={stage}" if stage else "")
       + f" (stages with some: {', '.join(folders) or 'none'})"
     )
-  folder = folders[stage] if stage else list(folders.values())[-1]
-  params = loading.initial_params(run)
-  wanted = abstract.like(lora.trained(params))
-  with Checkpointer(folder, run.checkpoint, read_only=True) as saver:
+  stage = stage or list(folders)[-1]
+  wanted = lora.trained(loading.abstract_params(run))
+  with Checkpointer(folders[stage], run.checkpoint, read_only=True) as saver:
     if step:
-      found = saver.restore_params(step, wanted)
-    else:
-      found = saver.restore_best(wanted)
-  return lora.with_trained(params, found)
+      return saver.restore_params(step, wanted)
+    if saver.best() is None:
+      raise ValueError(_no_best(stage, list(folders), saver.latest_step()))
+    return saver.restore_best(wanted)
+
+
+def _no_best(stage: str, stages: Sequence[str], latest: int | None) -> str:
+  """Says what can be exported of a run whose stage was not validated yet."""
+  hints = [f"give --step={latest} for its latest checkpoint"] if latest else []
+  before = stages[: stages.index(stage)]
+  if before:
+    hints.append(f"--stage={before[-1]} for the result of the stage before")
+  hints.append("train past the first validation")
+  return (
+    f"the stage {stage!r} has no validated parameters yet; "
+    f"{', or '.join(hints)}"
+  )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -119,6 +136,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
+  compilation_cache.use_default()
   try:
     export(**vars(args))
   except ValueError as error:

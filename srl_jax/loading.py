@@ -12,15 +12,17 @@ import importlib.resources
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
+from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from srl_jax import sharding, strict
+from srl_jax import abstract, files, sharding, strict
 from srl_jax.config import Config
-from srl_jax.data import readers
+from srl_jax.data import readers, schema
 from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
@@ -39,6 +41,9 @@ from srl_jax.trajectory import Trajectory
 EMBEDDED = str(importlib.resources.files("srl_jax") / "assets" / "embedded")
 # File in the workdir for a tokenizer that the run trains itself.
 TOKENIZER = "tokenizer.model"
+# Folder there for the tokenizer of others.
+_KEPT_TOKENIZER = "tokenizer"
+_HELD_OUT = ("valid", "test")
 # Files of a checkpoint folder other than the weights and config.json.
 _BESIDE = (
   "tokenizer.json",
@@ -97,6 +102,7 @@ def load_run(
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
   run = load_model(config, mesh, texts)
+  _keep(run, config, workdir)
   recorder = Recorder(workdir / "rollouts", config.rollouts)
   return dataclasses.replace(run, **splits, recorder=recorder)
 
@@ -140,6 +146,80 @@ def load_model(
     checkpoint=config.checkpoint,
     log_every=config.log_every,
   )
+
+
+def _keep(run: Run, config: Config, workdir: pathlib.Path) -> None:
+  """Copies the tokenizer of others to the workdir, for `load_saved`."""
+  folder = workdir / _KEPT_TOKENIZER
+  is_own = config.tokenizer.train_vocab_size
+  if jax.process_index() != 0 or is_own or not run.files or folder.exists():
+    return
+  temporary = folder.with_name(f"{folder.name}.tmp")
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir(parents=True)
+  for file in run.files:
+    shutil.copyfile(file, temporary / file.name)
+  temporary.rename(folder)
+
+
+def load_saved(
+  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path
+) -> Run:
+  """Loads the run in `workdir` from that folder alone, to read its parameters.
+
+  It has the held-out trajectories and no others. The weights that it started
+  from may be gone; `base_weights` finds them if they are needed.
+
+  Raises:
+    ValueError: a part cannot be used; or `workdir` is of a version that left
+      less there, and what the config names is gone.
+  """
+  tokenizer, folder = config.tokenizer, workdir / _KEPT_TOKENIZER
+  if tokenizer.train_vocab_size:
+    path = workdir / TOKENIZER
+    if not path.is_file():
+      raise ValueError(f"the run in {workdir} has no {TOKENIZER} yet")
+    tokenizer = dataclasses.replace(tokenizer, path=str(path))
+  elif folder.is_dir():
+    name = pathlib.Path(tokenizer.path).name
+    name = TOKENIZER if name == "embedded" else name
+    path = folder / name if (folder / name).is_file() else folder
+    tokenizer = dataclasses.replace(tokenizer, path=str(path))
+  config = dataclasses.replace(config, weights="random", tokenizer=tokenizer)
+  run = load_model(resolved(config, workdir), mesh)
+  return dataclasses.replace(run, **_read_held_out(workdir))
+
+
+def write_held_out(run: Run, workdir: pathlib.Path) -> None:
+  """Writes the held-out trajectories to the workdir, for `load_saved`."""
+  for split in _HELD_OUT:
+    lines = [json.dumps(schema.to_json(t)) + "\n" for t in getattr(run, split)]
+    files.write_text(workdir / "held_out" / f"{split}.jsonl", "".join(lines))
+
+
+def _read_held_out(workdir: pathlib.Path) -> dict[str, list[Trajectory]]:
+  found = {}
+  for split in _HELD_OUT:
+    path = workdir / "held_out" / f"{split}.jsonl"
+    if path.is_file():
+      lines = path.read_text().splitlines()
+      found[split] = [schema.from_json(json.loads(line)) for line in lines]
+  return found
+
+
+def base_weights(run: Run, config: Config) -> Run:
+  """Returns a run of `load_saved` with the weights that it started from."""
+  if config.weights == "random":
+    return run
+  source = EMBEDDED if config.weights == "embedded" else config.weights
+  return dataclasses.replace(run, weights=str(hf_files.fetch(source)))
+
+
+def abstract_params(run: Run) -> Any:
+  """Returns shapes, dtypes and shardings of all parameters."""
+  boxed = jax.eval_shape(run.policy.init, jax.random.key(0))
+  shardings = sharding.tree_shardings(boxed, run.mesh, run.rules)
+  return abstract.with_shardings(nn.unbox(boxed), shardings)
 
 
 def resolved(config: Config, workdir: pathlib.Path) -> Config:

@@ -25,9 +25,9 @@ import jax
 import ml_collections
 from absl import app, flags, logging
 
+from srl_jax import compilation_cache, stopping
 from srl_jax import config as config_lib
 from srl_jax import overrides as overrides_lib
-from srl_jax import stopping
 from srl_jax.run import train_and_evaluate
 from srl_jax.train.loop import Stopped
 
@@ -87,6 +87,7 @@ def main(argv: Sequence[str]) -> None:
     if is_several:
       # This precedes the experiment, which may ask for the devices.
       join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    compilation_cache.use_default()
     config = load_config(_CONFIG.value, argv[1:])
     workdir = pathlib.Path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")

@@ -19,6 +19,8 @@ from typing import Any
 
 import jax
 
+from srl_jax import progress
+
 
 class MetricWriter:
   """Writes rows to metrics.jsonl, metrics.csv and TensorBoard event files.
@@ -166,15 +168,12 @@ class Progress:
     self._stage = stage
     self._total_steps = total_steps
     self._columns = columns
-    self._is_printer = jax.process_index() == 0
     self._mark = (first_step, time.monotonic())
     self._warm = False
 
   def show(self, steps_done: int, values: Mapping[str, float]) -> None:
     """Prints the line of the update step that was number `steps_done`."""
-    line = self.line(steps_done, values, time.monotonic())
-    if self._is_printer:
-      print(line, flush=True)
+    progress.say(self.line(steps_done, values, time.monotonic()))
 
   def line(
     self, steps_done: int, values: Mapping[str, float], now_s: float
@@ -189,7 +188,7 @@ class Progress:
         continue
     left_s = self._left_s(steps_done, now_s)
     if left_s is not None:
-      parts.append(f"{format_duration(left_s)} left")
+      parts.append(f"{progress.format_duration(left_s)} left")
     return "  ".join(parts)
 
   def _left_s(self, steps_done: int, now_s: float) -> float | None:
@@ -203,16 +202,6 @@ class Progress:
     return (
       (now_s - start_s) / (steps_done - step) * (self._total_steps - steps_done)
     )
-
-
-def format_duration(seconds: float) -> str:
-  """Returns e.g. "42s", "3m07s" or "2h05m"."""
-  whole = max(0, round(seconds))
-  if whole < 60:
-    return f"{whole}s"
-  if whole < 3600:
-    return f"{whole // 60}m{whole % 60:02d}s"
-  return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ def metric(reduction: Reduction, unit: str, help: str) -> Any:
       weighs all values equally; where values stand for different numbers of
       things, use "ratio" with a `types.Ratio` of sums.
     unit: unit of the value, e.g. "nats", "tokens", "s", or "1" for a fraction.
-    help: one line of explanation for `describe_metrics`.
+    help: one line of explanation for metrics.txt.
   """
   if reduction not in _FOLDS:
     raise ValueError(
@@ -53,18 +53,13 @@ def metric(reduction: Reduction, unit: str, help: str) -> Any:
   )
 
 
-def describe_metrics(*classes: type) -> str:
-  """Returns a table of the metrics of these dataclasses, one per line."""
-  rows = [
+def explanations(*classes: type) -> list[tuple[str, str, str, str]]:
+  """Returns (name, reduction, unit, help) of each metric of dataclasses."""
+  return [
     (field.name, *(field.metadata[k] for k in ("reduction", "unit", "help")))
     for cls in classes
     for field in dataclasses.fields(cls)
   ]
-  widths = [max(len(row[i]) for row in rows) for i in range(3)]
-  return "\n".join(
-    "  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]])
-    for row in rows
-  )
 
 
 def reduce_metrics(

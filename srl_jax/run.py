@@ -6,9 +6,11 @@ train/loop.py trains a stage.
 
   workdir/config.json           the resolved configuration
   workdir/versions.json         versions of Python and the libraries
-  workdir/held_out.json         checksums of validation and test problems
+  workdir/held_out.json         checksums of validation and test problems, which
+                                are in the folder held_out
+  workdir/tokenizer/            copy of the tokenizer, unless the run trained it
   workdir/metrics.{jsonl,csv}   one row per update step; TensorBoard beside them
-  workdir/metrics.txt           what the metrics are, their units and reductions
+  workdir/metrics.txt           what each column of these is, with its unit
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/rollouts/             a sample of the rollouts of RL stages
   workdir/results.json          what evaluation found, before and after
@@ -30,22 +32,19 @@ from typing import Any
 
 import jax
 
-from srl_jax import files, loading, sharding
+from srl_jax import files, loading, progress, sharding
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.evaluate.estimates import Estimate
 from srl_jax.evaluate.solve import solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.models import weights
-from srl_jax.reductions import describe_metrics
 from srl_jax.report.table import table
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.metrics import RolloutMetrics
 from srl_jax.train import loop
+from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run, build_split
-from srl_jax.update.grpo import GrpoMetrics, SftMetrics
-from srl_jax.update.updater import UpdateMetrics
 from srl_jax.workdir import locked
 
 # A resumed run may differ in these: they change none of its numbers.
@@ -58,7 +57,6 @@ _FREE_TO_CHANGE = (
   "mesh",
   "reward_workers",
 )
-_METRICS = (RolloutMetrics, GrpoMetrics, SftMetrics, UpdateMetrics)
 
 
 def train_and_evaluate(
@@ -81,13 +79,16 @@ def train_and_evaluate(
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     stack.enter_context(locked(workdir))
     _claim_workdir(config, workdir, versions)
-    run = loading.load_run(config, mesh, workdir)
+    with progress.task("loading data and tokenizer"):
+      run = loading.load_run(config, mesh, workdir)
     _check_held_out(run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
-    stages = loop.make_stages(run, configs, workdir)
+    with progress.task("preparing the data of the stages"):
+      stages = loop.make_stages(run, configs, workdir)
     for stage in stages.values():
       stack.callback(stage.close)
-    params = loading.initial_params(run)
+    with progress.task("loading the first parameters"):
+      params = loading.initial_params(run)
     print_summary(config, run, params)
     for stage in stages.values():
       stage.prepare(params)
@@ -101,7 +102,7 @@ def train_and_evaluate(
       if moment not in results:
         name = f"{moment.replace(' ', '_')}.jsonl"
         results[moment] = measure_all(
-          config, run, params, workdir / "solutions" / name
+          config, run, params, workdir / "solutions" / name, moment
         )
         files.write_json(results_path, results)
 
@@ -127,19 +128,23 @@ def train_and_evaluate(
 
 
 def measure_all(
-  config: Config, run: Run, params: Any, solutions_path: pathlib.Path
+  config: Config,
+  run: Run,
+  params: Any,
+  solutions_path: pathlib.Path,
+  moment: str = "",
 ) -> dict[str, list[float]]:
   """Everything `config.evaluate` asks for, on the test split.
 
   The same random numbers at every moment, so that differences between
   moments are not differences of luck. `solutions_path` gets a line of JSON
-  per solution.
+  per solution; `moment` names the evaluation in lines of progress.
   """
   if not run.test:
     return {}
-  measured = _measure_steps(config, run, params)
+  measured = _measure_steps(config, run, params, moment)
   lines = []
-  for how, episodes, summary in _solve(config, run, params):
+  for how, episodes, summary in _solve(config, run, params, moment):
     measured |= summary
     for episode in episodes:
       solution = {
@@ -157,7 +162,7 @@ def measure_all(
 
 
 def _measure_steps(
-  config: Config, run: Run, params: Any
+  config: Config, run: Run, params: Any, moment: str
 ) -> dict[str, Estimate]:
   settings = config.evaluate
   measured = {}
@@ -178,22 +183,23 @@ def _measure_steps(
         max_new_tokens=settings.max_turn_tokens,
         temperature=temperature,
       )
-      estimates = evaluate_steps(
-        run.sampler(sampling, "step"),
-        params,
-        trunks,
-        key=run.key("evaluate", "steps"),
-        tokenizer=run.tokenizer,
-        scorer=scorer,
-        widths=batching.widths(trunks),
-        rows_per_batch=settings.rows_per_batch,
-      )
+      with progress.task(f"{moment}: single steps, {name}"):
+        estimates = evaluate_steps(
+          run.sampler(sampling, "step"),
+          params,
+          trunks,
+          key=run.key("evaluate", "steps"),
+          tokenizer=run.tokenizer,
+          scorer=scorer,
+          widths=batching.widths(trunks),
+          rows_per_batch=settings.rows_per_batch,
+        )
       for metric, estimate in estimates.items():
         measured[f"step {metric}, {name}"] = estimate
   return measured
 
 
-def _solve(config: Config, run: Run, params: Any):
+def _solve(config: Config, run: Run, params: Any, moment: str):
   """Yields (mode and temperature, episodes, their summary)."""
   settings = config.evaluate
   problems = run.test[: settings.problems or None]
@@ -203,20 +209,23 @@ def _solve(config: Config, run: Run, params: Any):
   for mode, (samples, temperature) in itertools.product(
     settings.modes, decodings
   ):
-    episodes, _ = solve_problems(
-      run.sampler,
-      params,
-      problems,
-      mode=mode,
-      samples=samples,
-      temperature=temperature,
-      config=settings,
-      context_turns=config.srl.trunks.context_turns,
-      key=run.key("evaluate", mode),
-      template=run.template,
-      tokenizer=run.tokenizer,
-      max_positions=run.policy.config.max_positions,
-    )
+    decoding = f"{samples} samples" if temperature else "greedy"
+    how = "in turns" if mode == "turns" else "in one go"
+    with progress.task(f"{moment}: whole problems {how}, {decoding}"):
+      episodes, _ = solve_problems(
+        run.sampler,
+        params,
+        problems,
+        mode=mode,
+        samples=samples,
+        temperature=temperature,
+        config=settings,
+        context_turns=config.srl.trunks.context_turns,
+        key=run.key("evaluate", mode),
+        template=run.template,
+        tokenizer=run.tokenizer,
+        max_positions=run.policy.config.max_positions,
+      )
     summary = summarise(episodes, len(problems), samples)
     kind = ", greedy" if not temperature else ""
     yield (
@@ -275,7 +284,7 @@ def _claim_workdir(config, workdir, versions):
   files.write_json(path, resolved)
   files.write_json(workdir / "versions.json", dict(versions))
   if jax.process_index() == 0:
-    (workdir / "metrics.txt").write_text(describe_metrics(*_METRICS) + "\n")
+    (workdir / "metrics.txt").write_text(describe_columns())
 
 
 def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
@@ -299,6 +308,7 @@ def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
           "restore the data, or give this run a --workdir of its own"
         )
   files.write_json(path, now)
+  loading.write_held_out(run, workdir)
 
 
 def _differences(old, new, path):

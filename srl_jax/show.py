@@ -21,7 +21,8 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import loading, sharding
+from srl_jax import compilation_cache, loading, sharding
+from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
 from srl_jax.domains import domains_of
@@ -63,12 +64,15 @@ def draw_samples(
   # The mesh is this machine's, not that of the training run.
   mesh = sharding.make_mesh(sharding.MeshConfig())
   with jax.set_mesh(mesh):
-    run = loading.load_run(config, mesh, workdir)
-    params = _read_params(run, workdir, moment)
+    run = loading.load_saved(config, mesh, workdir)
+    if not (run.test or run.valid):
+      # A version that did not keep them in its workdir.
+      run = loading.load_run(config, mesh, workdir)
+    params = _read_params(run, config, workdir, moment)
     reward = scoring.resolve_reward(
       stage.reward,
       stage.trunks.task,
-      domains_of([*run.train, *run.valid]),
+      domains_of([*run.test, *run.valid]),
       name,
     )
     stage = dataclasses.replace(stage, reward=reward)
@@ -76,9 +80,11 @@ def draw_samples(
     return _draw(run, stage, params, trunks[:count])
 
 
-def _read_params(run: Run, workdir: pathlib.Path, moment: Moment):
+def _read_params(
+  run: Run, config: Config, workdir: pathlib.Path, moment: Moment
+):
   if moment == "before":
-    return loading.initial_params(run)
+    return loading.initial_params(loading.base_weights(run, config))
   folder = workdir / "model"
   if not folder.is_dir():
     raise ValueError(
@@ -165,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
+  compilation_cache.use_default()
   try:
     samples = draw_samples(args.workdir, args.samples, args.moment)
   except ValueError as error:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import json
+import math
 import re
 import types
 import typing
@@ -42,6 +44,36 @@ def to_dataclass(cls: type[T], mapping: Mapping[str, Any], path: str) -> T:
       itself refuses a value; the message starts with the field's path.
   """
   return _build(cls, mapping, path, root=(cls, path))
+
+
+def check_numbers(instance: Any, **intervals: str) -> None:
+  """Refuses numbers of a dataclass instance outside of their intervals.
+
+  Args:
+    instance: a dataclass instance, from its __post_init__.
+    **intervals: an interval per field, such as "[1, )" or "(0, 1]": a bracket
+      includes the bound, and a missing bound is infinite. nan lies in none.
+
+  Raises:
+    ValueError: a number lies outside; the message names the first such field.
+  """
+  for name, interval in intervals.items():
+    value = getattr(instance, name)
+    low, high = interval[1:-1].split(",")
+    words = []
+    is_inside = isinstance(value, int) or math.isfinite(value)
+    if low.strip():
+      bound = float(low)
+      is_closed = interval[0] == "["
+      is_inside &= value >= bound if is_closed else value > bound
+      words.append(f"{bound:g} or more" if is_closed else f"above {bound:g}")
+    if high.strip():
+      bound = float(high)
+      is_closed = interval[-1] == "]"
+      is_inside &= value <= bound if is_closed else value < bound
+      words.append(f"up to {bound:g}" if is_closed else f"below {bound:g}")
+    if not is_inside:
+      raise ValueError(f"{name}={value}; set it to {', '.join(words)}")
 
 
 def to_config_dict(instance: Any) -> ml_collections.ConfigDict:
@@ -128,7 +160,7 @@ def _build(cls, mapping, path, root):
   for name in given:
     if name not in fields:
       raise ValueError(_unknown_field(name, cls, path, root))
-  annotations = typing.get_type_hints(cls)
+  annotations = _hints(cls)
   values = {}
   for name, field in fields.items():
     if name in given:
@@ -197,6 +229,9 @@ def _options(annotation: Any) -> tuple[Any, ...]:
   if typing.get_origin(annotation) in (typing.Union, types.UnionType):
     return typing.get_args(annotation)
   return (annotation,)
+
+
+_hints = functools.cache(typing.get_type_hints)
 
 
 def _has_default(field: dataclasses.Field) -> bool:

@@ -11,6 +11,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 # Most of the time goes into compiling programs that run for milliseconds; see
 # srl_jax/testing/compilation.py. Processes that tests start inherit it.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# Commands must not use the compiled programs of the user who runs the tests.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""
 _FLAGS = [
   "--xla_force_host_platform_device_count=8",
   # One piece compiles faster than 32 pieces, on two cores.
@@ -31,8 +33,11 @@ os.environ["PJRT_NPROC"] = "32"
 def runs(tmp_path_factory):
   """Makes runs of the tiny experiment, which share what they compile."""
   # Imported here: most tests need none of it.
+  from srl_jax import progress
   from srl_jax.testing import experiment
 
+  # On a slow machine its lines would stand among those that tests compare.
+  progress.SILENCE_S = 1e6
   return experiment.Runs(tmp_path_factory.mktemp("runs"))
 
 

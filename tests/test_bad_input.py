@@ -279,7 +279,11 @@ def test_a_batch_that_does_not_divide_is_refused(refused):
   said = refused("--config.sft.trunks_per_batch=12", preset="sft")
   assert said.startswith("config.sft: trunks_per_batch=12 is not a multiple of")
   said = refused("--config.srl.sampling.trunks_per_round=64")
-  assert said.startswith("a batch of 64 trunks cannot be drawn from 48 trunks")
+  assert said.startswith(
+    "c.srl.sampling.trunks_per_round=64 trunks are drawn together, and 48 are "
+    "left to train on (of 48 trajectories); set "
+    "c.srl.sampling.trunks_per_round to 48 or less"
+  )
 
 
 def test_a_folder_of_another_run_is_refused(refused, tmp_path):

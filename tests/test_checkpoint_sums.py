@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A damaged checkpoint is named, and the one before it is used."""
 
+import json
 import random
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +102,39 @@ def test_a_run_goes_on_from_the_last_intact_checkpoint(saved, capsys):
   with open_at(saved) as saver:
     saver.set_damaged_aside()
     assert saver.latest_step() == 2
+
+
+def forget_sums(folder):
+  """Makes a checkpoint what versions without checksums wrote."""
+  shutil.rmtree(folder / "checksums")
+  path = folder / "_CHECKPOINT_METADATA"
+  metadata = json.loads(path.read_text())
+  del metadata["item_handlers"]["checksums"]
+  path.write_text(json.dumps(metadata))
+
+
+def test_checkpoints_of_before_checksums_are_read_with_one_warning(
+  saved, capsys
+):
+  for name in ("steps/1", "steps/2", "best/1"):
+    forget_sums(saved / name)
+  for _ in range(2):
+    with open_at(saved) as saver:
+      saver.set_damaged_aside()
+      assert restore_latest(saver) == (2.0, 2, 2)
+      assert saver.restore_best({"w": SHAPE})["w"][0] == 2
+  [line] = capsys.readouterr().out.splitlines()
+  assert line.startswith(f"warning: {saved} has checkpoints of a version of")
+
+
+def test_a_checkpoint_that_has_lost_its_checksums_is_damaged(saved, capsys):
+  shutil.rmtree(saved / "steps" / "2" / "checksums")
+  with open_at(saved) as saver:
+    saver.set_damaged_aside()
+    assert saver.latest_step() == 1
+  output = capsys.readouterr().out
+  assert "steps/2 is damaged: there is no" in output
+  assert "checksums/files.json" in output
 
 
 def test_damaged_best_parameters_are_set_aside_or_refused(saved, capsys):

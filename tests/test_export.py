@@ -2,12 +2,14 @@
 """Exported parameters are those of the update step that was asked for."""
 
 import json
+import pathlib
+import shutil
 
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from srl_jax import export, loading
+from srl_jax import export, loading, show
 from srl_jax.testing import experiment
 
 
@@ -58,3 +60,64 @@ def test_a_config_of_another_version_is_refused_by_its_path(whole, tmp_path):
     str(tmp_path / "versions.json"),
   ):
     assert part in str(caught.value)
+
+
+@pytest.fixture
+def moved(runs, whole, tmp_path, monkeypatch):
+  """A run with relative paths, all of which lead nowhere by now."""
+  there = tmp_path / "there"
+  there.mkdir()
+  shutil.copytree(whole.workdir / "model", there / "base")
+  shutil.copyfile(runs.data, there / "data.jsonl")
+  monkeypatch.chdir(there)
+  outcome = runs.run(
+    tmp_path / "run",
+    "srl",
+    srl__update_steps=1,
+    data__path="data.jsonl",
+    weights="base",
+    tokenizer__path="base/tokenizer.model",
+    tokenizer__train_vocab_size=0,
+  )
+  elsewhere = tmp_path / "elsewhere"
+  elsewhere.mkdir()
+  monkeypatch.chdir(elsewhere)
+  shutil.rmtree(there)
+  return outcome
+
+
+def test_a_run_is_read_where_data_and_base_weights_are_gone(runs, moved):
+  workdir = moved.workdir
+  out = pathlib.Path("out")
+  export.export(workdir, out)
+  assert (embedding_of(out) == saved_embedding(moved, "srl", 1)).all(), (
+    "float32 as the model computes"
+  )
+  assert (out / "tokenizer.model").read_bytes() == (
+    workdir / "model" / "tokenizer.model"
+  ).read_bytes()
+  with runs.quickly():
+    samples = show.draw_samples(workdir, 2)
+    assert len(samples) == 2
+    with pytest.raises(ValueError, match="base"):
+      show.draw_samples(workdir, 2, "before")
+
+
+def test_a_stage_that_was_not_validated_says_what_can_be_exported(
+  runs, tmp_path
+):
+  def cut():
+    raise KeyboardInterrupt
+
+  workdir = tmp_path / "run"
+  with pytest.raises(KeyboardInterrupt):
+    runs.run(
+      workdir, "sft_srl", events={("srl", 3): cut}, srl__validate_every=0
+    )
+  with pytest.raises(ValueError) as caught:
+    export.export(workdir, tmp_path / "out")
+  assert str(caught.value) == (
+    "the stage 'srl' has no validated parameters yet; give --step=2 for its "
+    "latest checkpoint, or --stage=sft for the result of the stage before, or "
+    "train past the first validation"
+  )

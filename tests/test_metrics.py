@@ -11,6 +11,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from srl_jax import metrics
+from srl_jax import progress as progress_lib
 
 
 def write_rows(writer, first, last):
@@ -160,4 +161,4 @@ def test_time_left_forgets_the_compilation_of_the_first_step():
   [(0.4, "0s"), (59.6, "1m00s"), (187, "3m07s"), (7512, "2h05m")],
 )
 def test_durations_read_as_people_write_them(seconds, text):
-  assert metrics.format_duration(seconds) == text
+  assert progress_lib.format_duration(seconds) == text

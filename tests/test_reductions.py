@@ -77,7 +77,7 @@ def test_a_declaration_that_does_not_fit_the_value_is_refused():
     reductions.reduce_metrics([])
 
 
-def test_the_table_of_metrics_says_reduction_unit_and_help():
-  lines = reductions.describe_metrics(Update).split("\n")
-  assert lines[3].split() == ["loss", "ratio", "nats", "Loss", "per", "token."]
-  assert len(lines) == 4
+def test_explanations_say_reduction_unit_and_help():
+  found = reductions.explanations(Update)
+  assert found[3] == ("loss", "ratio", "nats", "Loss per token.")
+  assert len(found) == 4

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from srl_jax import run as run_lib
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer
 from srl_jax.testing import experiment
 
 
@@ -56,9 +57,17 @@ def test_a_run_that_is_finished_only_shows_its_table(runs, whole, capsys):
   assert again.results == whole.results
   assert not again.compiled, "no step was taken"
   lines = capsys.readouterr().out.splitlines()
+  bests = [
+    Checkpointer(
+      whole.workdir / "stages" / folder, CheckpointConfig(), read_only=True
+    ).best()[0]
+    for folder in ("0_sft", "1_srl")
+  ]
   assert lines[1:3] == [
-    "sft: was finished before",
-    "srl: was finished before",
+    f"sft: was finished before; its result is update step {bests[0]} of 16, "
+    "the best validated",
+    f"srl: was finished before; its result is update step {bests[1]} of 6, "
+    "the best validated",
   ]
   assert re.split("  +", lines[3]) == [
     "held-out test set",
@@ -118,7 +127,7 @@ def test_a_first_attempt_that_fails_does_not_claim_the_folder(runs, tmp_path):
   other.write_text(texts.replace("####", "==> ####"))
   workdir = tmp_path / "run"
   wrong = {"data__path": str(other), "sft__trunks_per_batch": 4096}
-  with pytest.raises(ValueError, match="4096 trunks cannot be drawn from 48"):
+  with pytest.raises(ValueError, match=r"batch=4096 trunks .* 48 are left"):
     runs.run(workdir, "sft", **wrong)
   tokenizer = (workdir / "tokenizer.model").read_bytes()
   with pytest.raises(EnoughError):

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads trajectories from data files, sets bad records aside, makes splits.
 
-A bad record never costs a good one. It becomes a Reject, which names file,
-line and field and says what to do; with `strict` it is an error. A hash of the
-problem decides the split, so copies of one problem land in the same split.
+A bad record becomes a Reject, which names file, line and field and says what to
+do; with `strict` it is an error. Copies of a problem land in the same split.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+from srl_jax import strict
 from srl_jax.data import folders, gsm8k, s1k, schema, sources
 from srl_jax.data.rows import Row
 from srl_jax.domains import DOMAINS, find_domain, registers
@@ -74,13 +74,13 @@ class DataConfig:
   seed: int = 0
 
   def __post_init__(self):
+    sizes = dict.fromkeys([f"{x}_size" for x in SPLITS], "[0, )")
+    strict.check_numbers(self, seed="[0, 4294967295]", **sizes)
     if self.format not in get_args(Format):
       raise ValueError(
         f"data.format={self.format!r} is unknown; choose one of"
         f" {', '.join(get_args(Format))}"
       )
-    if min(self.sizes().values()) < 0:
-      raise ValueError(f"data sizes must not be negative: {self.sizes()}")
     if self.format in _MADE and self.path:
       raise ValueError(
         f"data.path={self.path!r} is not read with data.format={self.format!r};"
@@ -88,8 +88,8 @@ class DataConfig:
       )
     if self.calculator_thoughts and self.format != "gsm8k":
       raise ValueError(
-        "data.calculator_thoughts is for data.format='gsm8k', not"
-        f" {self.format!r}; set it to False"
+        f"data.calculator_thoughts is for data.format='gsm8k', not "
+        f"{self.format!r}; set it to False"
       )
 
   def sizes(self) -> dict[str, int]:

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srl_jax import strict
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.data.trunks import Trunk
 from srl_jax.device_rewards import similarity, tags, text
@@ -66,6 +67,7 @@ class DeviceRewardConfig:
   chunk_cells: int = 0
 
   def __post_init__(self) -> None:
+    strict.check_numbers(self, max_text_bytes="[1, )", chunk_cells="[0, )")
     is_increasing = all(a < b for a, b in itertools.pairwise((0, *self.sizes)))
     allowed = similarity.MAX_CHARS
     if not (self.sizes and is_increasing):
@@ -77,12 +79,6 @@ class DeviceRewardConfig:
       raise ValueError(
         f"sizes={self.sizes} goes beyond {allowed} characters; compare longer "
         "texts on the host"
-      )
-    if self.max_text_bytes < 1 or self.chunk_cells < 0:
-      raise ValueError(
-        f"max_text_bytes={self.max_text_bytes} and chunk_cells="
-        f"{self.chunk_cells}; set the first to 1 or more, the second to 0 or "
-        "more"
       )
 
   def cells(self, platform: str = "") -> int:

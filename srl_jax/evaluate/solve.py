@@ -19,6 +19,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from srl_jax import strict
 from srl_jax.data.templates import Template, encode_segment
 from srl_jax.evaluate.estimates import Estimate, share
 from srl_jax.evaluate.summary import estimates, solve_rates
@@ -60,6 +61,19 @@ class EvalConfig:
   max_solve_tokens: int = 1024
   step_trunks: int = 0
   rows_per_batch: int = 64
+
+  def __post_init__(self):
+    strict.check_numbers(
+      self,
+      problems="[0, )",
+      samples="[0, )",
+      temperature="(0, )",
+      max_turns="[1, )",
+      max_turn_tokens="[1, )",
+      max_solve_tokens="[1, )",
+      step_trunks="[0, )",
+      rows_per_batch="[1, )",
+    )
 
 
 def solve_problems(

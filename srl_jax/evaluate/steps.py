@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from srl_jax import progress
 from srl_jax.data.batching import TrunkBatch, Widths
 from srl_jax.data.trunks import Trunk
 from srl_jax.evaluate.estimates import Estimate, bootstrap, share
@@ -80,6 +81,7 @@ def evaluate_steps(
           add("exact", row, not is_broken and action == target)
           add("format_failure", row, is_broken)
           add(f"{kind}_step_{point.step + 1}", row, value)
+    progress.note(f"mean {kind} {np.divide(*sums[kind].sum(1)):.3f}")
   names = sorted(sums, key=lambda name: (name.count("_"), len(name), name))
   interval = dict.fromkeys(("exact", "format_failure"), share)
   return {name: interval.get(name, bootstrap)(*sums[name]) for name in names}

@@ -6,6 +6,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal, get_args
 
+from srl_jax import strict
+
 Projection = Literal["q", "k", "v", "o", "gate", "up", "down"]
 
 
@@ -31,8 +33,19 @@ class RopeScaling:
   original_positions: int = 8192
 
   def __post_init__(self):
-    if self.factor < 1:
-      raise ValueError(f"factor={self.factor}; set it to 1 or more")
+    strict.check_numbers(
+      self,
+      factor="[1, )",
+      low_frequency_factor="(0, )",
+      high_frequency_factor="(0, )",
+      original_positions="[1, )",
+    )
+    low, high = self.low_frequency_factor, self.high_frequency_factor
+    if self.kind == "llama3" and not low < high:
+      raise ValueError(
+        f"low_frequency_factor={low} is not below high_frequency_factor="
+        f"{high}; set them as the checkpoint's config.json has them"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +65,11 @@ class LoraConfig:
   targets: tuple[Projection, ...] = get_args(Projection)
 
   def __post_init__(self):
-    if self.rank < 0 or (self.rank and not self.targets):
+    strict.check_numbers(self, rank="[0, )", alpha="(0, )")
+    if self.rank and not self.targets:
       raise ValueError(
-        f"rank={self.rank} with targets={self.targets}; set rank to 0 (off) "
-        "or more and name at least one target"
+        f"rank={self.rank} with targets={self.targets}; set rank to 0 (off), "
+        "or name at least one target"
       )
 
 
@@ -84,7 +98,7 @@ class ModelConfig:
     qkv_bias: biases on query, key and value projections (Qwen2).
     query_scalar: attention logits are divided by its root; 0 for head_width.
     attention_softcap: attention logits x become cap * tanh(x / cap); 0: off.
-    logit_softcap: the same for the logits of tokens (Gemma 2).
+    logit_softcap: the same for the logits of tokens (Gemma 2); 0: off.
     sliding_window: how many positions a token sees in a local layer, its own
       included; 0 for all.
     window_period: of so many layers the last is global, the others are local;
@@ -138,6 +152,26 @@ class ModelConfig:
   lora: LoraConfig = LoraConfig()
 
   def __post_init__(self):
+    strict.check_numbers(
+      self,
+      vocab_size="[0, )",
+      d_model="[1, )",
+      n_layers="[1, )",
+      n_heads="[1, )",
+      n_kv_heads="[1, )",
+      head_width="[2, )",
+      d_mlp="[1, )",
+      rope_theta="(0, )",
+      rope_local_theta="[0, )",
+      norm_epsilon="(0, 1)",
+      query_scalar="[0, )",
+      attention_softcap="[0, )",
+      logit_softcap="[0, )",
+      sliding_window="[0, )",
+      window_period="[0, )",
+      max_positions="[1, )",
+      attention_logits="[0, )",
+    )
     if self.n_heads % self.n_kv_heads:
       raise ValueError(
         f"n_heads={self.n_heads} is not a multiple of "

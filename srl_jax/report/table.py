@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 Results = Mapping[str, Mapping[str, Sequence[float]]]
@@ -25,7 +26,7 @@ def table(results: Results) -> str:
   rows = [["held-out test set", *moments]]
   for metric in metrics:
     cells = [_cell(results[moment].get(metric)) for moment in moments]
-    rows.append([metric, *cells])
+    rows.append([label(metric), *cells])
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = [
     "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True))
@@ -33,6 +34,21 @@ def table(results: Results) -> str:
   ]
   lines.insert(1, "-" * len(lines[0]))
   return "\n".join(line.rstrip() for line in lines)
+
+
+def label(metric: str) -> str:
+  """Returns the name of a metric of results.json as it is read.
+
+  Example: "step similarity_step_2, greedy" is "step similarity, greedy, at
+  depth 2". The reward of single steps is by similarity in all runs, whatever
+  they train on.
+  """
+  depth = re.fullmatch(r"(.*)_step_(\d+)(.*)", metric)
+  if depth:
+    metric = f"{depth[1]}{depth[3]}, at depth {depth[2]}"
+  if metric.startswith("step reward"):
+    metric = metric.replace("step reward", "step reward by similarity")
+  return metric.replace("_", " ")
 
 
 def _cell(estimate: Sequence[float] | None) -> str:

@@ -30,6 +30,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
+from srl_jax import strict
 from srl_jax.rewards import answers, format, similarity
 from srl_jax.trajectory import Step
 
@@ -114,6 +115,7 @@ class RewardConfig:
   broken_format_reward: float = -1.0
 
   def __post_init__(self) -> None:
+    strict.check_numbers(self, broken_format_reward="[-1e6, 1e6]")
     known = (*_BUILT_IN, "domain")
     if self.function not in known and ":" not in self.function:
       raise ValueError(
@@ -148,11 +150,7 @@ class WorkersConfig:
   timeout_s: float = 300.0
 
   def __post_init__(self) -> None:
-    if self.count < -1 or self.timeout_s <= 0:
-      raise ValueError(
-        f"reward_workers.count is {self.count} and reward_workers.timeout_s "
-        f"{self.timeout_s}; the count must be -1 or more, the timeout positive."
-      )
+    strict.check_numbers(self, count="[-1, )", timeout_s="(0, )")
 
   def processes(self, function: str) -> int:
     """Returns the number of processes for a reward function."""

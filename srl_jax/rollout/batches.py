@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import sharding
+from srl_jax import progress, sharding
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch, Widths
 from srl_jax.data.trunks import Trunk
@@ -48,6 +48,7 @@ def sample_batches(
       points=widths.points,
       stem_width=widths.stem,
     )
+    progress.advance(first, len(trunks))
     yield (
       first,
       batch,

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from srl_jax import sharding
+from srl_jax import progress, sharding
 from srl_jax.data.templates import Task, Template, encode_segment
 from srl_jax.domains import Domain, Environment, domain_of
 from srl_jax.rewards import RewardConfig, format
@@ -144,6 +144,7 @@ def sample_episodes(
       open_ = _judged(open_)
       if not open_:
         break
+      _note(everything, turn, turns)
       texts, trunk_tokens = sample_turn(
         sampler,
         params,
@@ -164,6 +165,18 @@ def sample_episodes(
     _judged(open_)
   stats = EpisodeStats(*map(int, totals))
   return [episode.ended() for episode in everything], stats
+
+
+def _note(episodes: Sequence[_Open], turn: int, turns: int) -> None:
+  """Says the turn, and the score of the episodes that have ended."""
+  ended = [episode for episode in episodes if episode.ending]
+  right = sum(episode.is_correct for episode in ended)
+  score = f"{right} of {len(ended)} right so far" if ended else ""
+  if turns == 1:
+    progress.note(score)
+    return
+  number = f"turn {turn + 1} of {turns}"
+  progress.note(", ".join(filter(None, (number, score))), turns - turn - 1)
 
 
 @dataclasses.dataclass

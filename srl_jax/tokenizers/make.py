@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Literal, get_args
 
+from srl_jax import strict
 from srl_jax.tokenizers.byte import ByteTokenizer
 from srl_jax.tokenizers.folder import (
   TokenizerFolder,
@@ -51,6 +52,9 @@ class TokenizerConfig:
   max_piece_chars: int = 16
 
   def __post_init__(self) -> None:
+    strict.check_numbers(
+      self, train_vocab_size="[0, )", max_piece_chars="[1, )"
+    )
     if self.kind not in get_args(Kind):
       raise ValueError(
         f"tokenizer.kind is {self.kind!r}; it must be one of: "
@@ -62,14 +66,7 @@ class TokenizerConfig:
         f"is {self.path!r}; set tokenizer.kind to sentencepiece or "
         "huggingface, or the path to ''."
       )
-    if self.max_piece_chars < 1:
-      raise ValueError(
-        f"tokenizer.max_piece_chars is {self.max_piece_chars}; set it to 1 or "
-        "more."
-      )
-    if self.train_vocab_size < 0 or (
-      self.train_vocab_size and self.kind != "sentencepiece"
-    ):
+    if self.train_vocab_size and self.kind != "sentencepiece":
       raise ValueError(
         f"tokenizer.train_vocab_size is {self.train_vocab_size} with kind "
         f"{self.kind!r}; only a sentencepiece tokenizer can be trained here. "

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, files, stopping
+from srl_jax import abstract, files, progress, stopping
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
@@ -90,17 +90,20 @@ def train_stage(
       )
       state = state.restored(saved)
       stage.set_state(meta["data"], pool)
-      _say(f"{name}: resuming after update step {first} of {total}")
+      progress.say(f"{name}: resuming after update step {first} of {total}")
     if run.recorder:
       run.recorder.drop_from(name, first)
     if stage.description:
-      _say(f"{name}: {stage.description}")
+      progress.say(f"{name}: {stage.description}")
     workdir = directory.parent.parent
     writer = stack.enter_context(
       MetricWriter(workdir, first_step=first_global_step + first)
     )
-    progress = Progress(
+    console = Progress(
       name, total_steps=total, first_step=first, columns=stage.columns
+    )
+    stack.enter_context(
+      progress.task(f"{name}: update steps", done=first, total=total)
     )
 
     def finish(pending: _Pending | None) -> None:
@@ -115,7 +118,7 @@ def train_stage(
       writer.write(first_global_step + pending.update_step, values, f"{name}/")
       done = pending.update_step + 1
       if done % run.log_every == 0:
-        progress.show(done, values)
+        console.show(done, values)
 
     pending = None
     for update_step in range(first, total):
@@ -125,15 +128,17 @@ def train_stage(
       finish(pending)
       pending = _Pending(update_step, dispatched, start_s)
       done = update_step + 1
+      progress.advance(done, total)
       is_last = done == total
       if is_last or (
         config.validate_every and done % config.validate_every == 0
       ):
         finish(pending)
         pending = None
-        value, values = stage.validate(state.params, update_step)
+        with progress.task(f"{name}: validation after step {done} of {total}"):
+          value, values = stage.validate(state.params, update_step)
         writer.write(first_global_step + update_step, values, f"{name}/")
-        _say(f"{name} {done}/{total}  " + _line(values))
+        progress.say(f"{name} {done}/{total}  " + _line(values))
         best = saver.best()
         if best is None or value > best[1]:
           saver.save_best(done, state.trained, value)
@@ -154,6 +159,7 @@ def train_stage(
         )
     saver.wait()
     best = saver.restore_best(updater.abstract_state().trained)
+    progress.say(f"{name}: {_result(saver, total)}")
     return state._replace(trained=best).params
 
 
@@ -169,6 +175,12 @@ def _update_values(pending: _Pending) -> dict[str, float]:
   if values.get("rollout_s"):
     values["rollout_tokens_per_s"] = tokens / values["rollout_s"]
   return values
+
+
+def _result(saver: Checkpointer, total: int) -> str:
+  """Says which parameters are those "after" a stage."""
+  step, _ = saver.best()
+  return f"its result is update step {step} of {total}, the best validated"
 
 
 def _line(values: dict[str, float]) -> str:
@@ -228,9 +240,11 @@ def print_memory_plan(stages: Mapping[str, Stage]) -> None:
   refused = []
   limit = memory.device_bytes(jax.local_devices()[0])
   for name, stage in stages.items():
-    _say(f"{name}: {memory.header(limit)}")
+    progress.say(f"{name}: {memory.header(limit)}")
     for program in stage.plan():
-      _say(f"{name}: {memory.try_program(program, limit)[0]}")
+      with progress.task(f"{name}: compiling {program.name}"):
+        line, _ = memory.try_program(program, limit)
+      progress.say(f"{name}: {line}")
       if not program.is_compiled():
         refused.append(f"{program.name!r} of {name}")
   if refused:
@@ -278,7 +292,8 @@ def train_stages(
       wanted = abstract.like(lora.trained(params))
       with Checkpointer(directory, run.checkpoint, read_only=True) as saver:
         params = lora.with_trained(params, saver.restore_best(wanted))
-      _say(f"{name}: was finished before")
+        result = _result(saver, config.update_steps)
+      progress.say(f"{name}: was finished before; {result}")
     else:
       with _stop_signal() as is_stopping:
         params = train_stage(
@@ -298,8 +313,3 @@ def train_stages(
     first_global_step += config.update_steps
     after_stage(name, params)
   return params
-
-
-def _say(line: str) -> None:
-  if jax.process_index() == 0:
-    print(line, flush=True)

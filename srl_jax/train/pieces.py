@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
-from srl_jax import abstract
+from srl_jax import abstract, strict
 from srl_jax.data.trunks import TrunkConfig
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
-from srl_jax.train.stage import Run, StageData, check_divides, check_positive
+from srl_jax.train.stage import Run, StageData, check_divides
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
 from srl_jax.update.optim import OptimConfig
@@ -46,8 +47,12 @@ class RoundConfig:
   parts_per_round: int = 1
 
   def __post_init__(self):
-    check_positive(
-      self, "max_new_tokens", "trunks_per_round", "parts_per_round"
+    strict.check_numbers(
+      self,
+      max_new_tokens="[1, )",
+      slots="[0, )",
+      trunks_per_round="[1, )",
+      parts_per_round="[1, )",
     )
     check_divides(self, "parts_per_round", "trunks_per_round")
     if self.samples < 2:
@@ -56,7 +61,7 @@ class RoundConfig:
         "of a group, so a group needs at least 2; set sampling.samples=8, as "
         "the paper does"
       )
-    if self.temperature <= 0:
+    if not 0 < self.temperature < math.inf:
       raise ValueError(
         f"sampling.temperature={self.temperature} draws from another "
         "distribution than the loss scores, so their ratio means nothing; for "
@@ -118,7 +123,16 @@ class RlConfig:
   optim: OptimConfig = OptimConfig()
 
   def __post_init__(self):
-    check_positive(self, "update_steps", "trunks_per_micro_batch")
+    strict.check_numbers(
+      self,
+      update_steps="[1, )",
+      groups_per_batch="[1, )",
+      passes="[1, )",
+      trunks_per_micro_batch="[1, )",
+      validate_every="[0, )",
+      validation_trunks="[0, )",
+      max_logp_gap="(0, )",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

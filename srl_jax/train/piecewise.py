@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import abstract, sharding
+from srl_jax import abstract, progress, sharding
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES
@@ -71,7 +71,13 @@ class PiecewiseUpdate:
     while self._is_short(len(rounds)):
       if len(rounds) == config.dynamic_sampling.max_rounds:
         raise RuntimeError(self._starved(reduce_metrics(rounds)))
-      rounds.append(self._round(params, update_step, len(rounds)))
+      what = (
+        f"{pieces.name}: update step {update_step + 1}, sampling round "
+        f"{len(rounds) + 1}, {len(self.pool)} of {config.groups_per_batch} "
+        "groups kept"
+      )
+      with progress.task(what):
+        rounds.append(self._round(params, update_step, len(rounds)))
     count = len(self.pool)
     if config.dynamic_sampling.refill:
       count = config.groups_per_batch

@@ -81,7 +81,8 @@ class RlStage:
     self._scorer = Scorer(config.reward, run.reward_workers)
     self._device_scorer, where = _device_scorer(run, name, config, self.data)
     self._is_fused = not _why_not_fused(config, self._device_scorer)
-    self.description = f"rewards on the {where}" + (
+    own = f" by {reward.function}" if ":" in reward.function else ""
+    self.description = f"rewards{own} on the {where}" + (
       ", one program per update step" if self._is_fused else ""
     )
 
@@ -194,6 +195,7 @@ def _load(run: Run, name: str, config: RlConfig) -> StageData:
     name,
     run.train,
     config.trunks,
+    batch_field="sampling.trunks_per_round",
     batch_size=config.sampling.trunks_per_round,
     validation_trunks=config.validation_trunks,
     new_tokens=config.sampling.max_new_tokens,

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from srl_jax import abstract, sharding
+from srl_jax import abstract, sharding, strict
 from srl_jax.data import batching
 from srl_jax.data.trunks import ExpertTrunkConfig
 from srl_jax.reductions import reduce_metrics
@@ -27,7 +27,6 @@ from srl_jax.train.stage import (
   check_divides,
   check_finite,
   check_multiple,
-  check_positive,
   load_data,
   local_part,
   update_on,
@@ -75,7 +74,15 @@ class SftConfig:
   )
 
   def __post_init__(self):
-    check_positive(self, "update_steps", "trunks_per_micro_batch")
+    strict.check_numbers(
+      self,
+      update_steps="[1, )",
+      trunks_per_batch="[1, )",
+      trunks_per_micro_batch="[1, )",
+      validate_every="[0, )",
+      validation_trunks="[0, )",
+      max_logits="[0, )",
+    )
     check_divides(self, "trunks_per_micro_batch", "trunks_per_batch")
 
 
@@ -107,6 +114,7 @@ class SftStage:
         name,
         getattr(run, config.split),
         trunk_config,
+        batch_field="trunks_per_batch",
         batch_size=config.trunks_per_batch,
         validation_trunks=config.validation_trunks,
       )

@@ -245,6 +245,7 @@ def load_data(
   trajectories: Sequence[Trajectory],
   trunk_config: TrunkConfig,
   *,
+  batch_field: str,
   batch_size: int,
   validation_trunks: int,
   new_tokens: int = 0,
@@ -256,6 +257,7 @@ def load_data(
     name: of the stage, for messages.
     trajectories: what to train on.
     trunk_config: which branch points are made of a trajectory.
+    batch_field: field of the stage that says `batch_size`, for messages.
     batch_size: trunks per batch, all processes together.
     validation_trunks: how many to validate on; 0 for all.
     new_tokens: what a completion may add to its stem; 0 for the expert's own
@@ -266,6 +268,14 @@ def load_data(
       model's, or the chat template changes the text of a prompt.
   """
   train = build_split(run, trajectories, trunk_config, "train")
+  if batch_size > len(train):
+    raise ValueError(
+      f"c.{name}.{batch_field}={batch_size} trunks are drawn together, and "
+      f"{len(train)} are left to train on (of {len(trajectories)} "
+      f"trajectories); set c.{name}.{batch_field} to {len(train)} or less "
+      "(and what must divide it): few data are drawn again and again, in "
+      "another order each time; or use more data"
+    )
   _check_prompts(run, name, train, trunk_config.task)
   valid = build_split(run, run.valid, trunk_config, "valid")
   valid = valid[: validation_trunks or None]
@@ -358,13 +368,6 @@ def check_multiple(
       f"{dict(run.mesh.shape)}) and {jax.process_count()} processes; make it a "
       f"multiple of {multiple}, or change c.mesh"
     )
-
-
-def check_positive(config: StageConfig, *names: str) -> None:
-  """Raises ValueError unless these fields are 1 or more."""
-  for name in names:
-    if getattr(config, name) < 1:
-      raise ValueError(f"{name}={getattr(config, name)}; set it to 1 or more")
 
 
 def check_divides(config: StageConfig, small: str, large: str) -> None:

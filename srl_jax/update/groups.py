@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax import tree
 
+from srl_jax import strict
 from srl_jax.ops.advantages import group_std
 from srl_jax.types import Array, Branches, Trunks
 from srl_jax.update.batch import MicroBatch
@@ -53,17 +54,9 @@ class DynamicSamplingConfig:
   max_age: int = 4
 
   def __post_init__(self):
-    if self.max_age < 0:
-      raise ValueError(
-        f"dynamic sampling with max_age={self.max_age}; set it to a number of "
-        "update steps, 0 or more"
-      )
-    if self.epsilon < 0 or self.max_rounds < 1:
-      raise ValueError(
-        f"dynamic sampling with epsilon={self.epsilon}, "
-        f"max_rounds={self.max_rounds}; set epsilon to 0 or more and "
-        "max_rounds to 1 or more"
-      )
+    strict.check_numbers(
+      self, epsilon="[0, )", max_rounds="[1, )", max_age="[0, )"
+    )
 
 
 # Fields of Trunks that have an entry per branch point.

@@ -17,6 +17,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from srl_jax import strict
 from srl_jax.ops import advantages, logprobs, losses
 from srl_jax.reductions import metric
 from srl_jax.rollout.decode import Policy, trunk_positions
@@ -39,8 +40,8 @@ class LossConfig:
     importance_cap: upper bound of the truncated importance weight.
     aggregation: "sequence_mean" (the paper), "token_mean" (DAPO) or
       "fixed_divisor" (Dr. GRPO).
-    divisor_tokens: the constant length of "fixed_divisor"; usually
-      max_new_tokens.
+    divisor_tokens: the constant length of "fixed_divisor", usually
+      max_new_tokens; 0 for the other aggregations.
     divide_by_group_std: False leaves advantages at the scale of the rewards
       (Dr. GRPO).
     kl_coefficient: weight of the k3 estimate of KL(policy || reference); the
@@ -63,6 +64,16 @@ class LossConfig:
   max_logits: int = 1 << 26
 
   def __post_init__(self):
+    strict.check_numbers(
+      self,
+      clip_low="[0, 1]",
+      clip_high="[0, )",
+      dual_clip="(1, )",
+      importance_cap="(0, )",
+      divisor_tokens="[0, )",
+      kl_coefficient="[0, )",
+      max_logits="[0, )",
+    )
     is_dual = self.surrogate == "dual_clipped"
     if is_dual and self.dual_clip <= 1 + self.clip_high:
       raise ValueError(

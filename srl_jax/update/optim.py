@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from srl_jax import strict
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -42,11 +44,16 @@ class OptimConfig:
   moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
   def __post_init__(self):
-    if not 0 <= self.warmup_ratio < 1:
-      raise ValueError(
-        f"warmup_ratio={self.warmup_ratio} is not allowed; set it to a share "
-        "of the steps, from 0 up to but not including 1"
-      )
+    strict.check_numbers(
+      self,
+      learning_rate="(0, 1]",
+      warmup_ratio="[0, 1)",
+      beta1="[0, 1)",
+      beta2="[0, 1)",
+      epsilon="(0, 1)",
+      weight_decay="[0, )",
+      max_grad_norm="(0, )",
+    )
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:

@@ -160,7 +160,10 @@ def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):
   ("config", "words"),
   [
     ({"format": "csv"}, "one of embedded, embedded_student, gsm8k"),
-    ({"format": "gsm8k", "valid_size": -1}, "must not be negative"),
+    (
+      {"format": "gsm8k", "valid_size": -1},
+      "valid_size=-1; set it to 0 or",
+    ),
     ({"path": "x.jsonl"}, "set data.format to gsm8k"),
     ({"format": "s1k", "calculator_thoughts": True}, "set it to False"),
   ],

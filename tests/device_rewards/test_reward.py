@@ -309,8 +309,8 @@ def test_a_run_without_targets_has_a_width():
     ({"sizes": (0, 4)}, "increasing lengths"),
     ({"sizes": (8, 8)}, "increasing lengths"),
     ({"sizes": (8, 32768)}, "goes beyond 32767 characters"),
-    ({"max_text_bytes": 0}, "set the first to 1 or more"),
-    ({"chunk_cells": -1}, "the second to 0 or more"),
+    ({"max_text_bytes": 0}, "max_text_bytes=0; set it to 1 or more"),
+    ({"chunk_cells": -1}, "chunk_cells=-1; set it to 0 or more"),
   ],
 )
 def test_impossible_sizes_are_refused(fields, message):

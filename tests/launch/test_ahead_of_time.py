@@ -3,6 +3,7 @@
 
 import dataclasses
 import importlib.util
+import pathlib
 import re
 
 import jax
@@ -21,6 +22,7 @@ from srl_jax.testing import experiment, tiny
 from srl_jax.train import memory as memory_lib
 from srl_jax.train.memory import Program
 
+ROOT = pathlib.Path(__file__).parents[2]
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="the TPU compiler is part of libtpu (extra 'tpu')",
@@ -193,3 +195,14 @@ def test_every_phase_takes_as_long_as_what_binds_it(capsys):
     "step at peak rates: 5.0 s, 64 sampled tokens/s (16 per chip); 60% of it "
     "is update, bound by memory"
   )
+
+
+def test_all_ask_one_place_for_described_devices():
+  # Elsewhere, settings that let processes compile side by side would lack.
+  asking = [
+    str(path.relative_to(ROOT))
+    for folder in ("srl_jax", "launch", "benchmarks", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+    if "topologies." + "get_topology_desc" in path.read_text(encoding="utf-8")
+  ]
+  assert asking == ["launch/tpu/ahead_of_time.py"]

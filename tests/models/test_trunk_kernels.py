@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.models import MODELS
+from launch.tpu import ahead_of_time
 from srl_jax import sharding
 from srl_jax.models import LanguageModel, zoo
 from srl_jax.sharding import MeshConfig, ShardingRules
@@ -125,9 +125,7 @@ QWEN_HALF = dataclasses.replace(
 @pytest.mark.slow
 def test_a_trunk_of_32k_tokens_fits_a_v5e():
   pytest.importorskip("libtpu")
-  chips = topologies.get_topology_desc(
-    platform="tpu", topology_name="v5e:2x2"
-  ).devices
+  chips = ahead_of_time.devices("v5e:2x2")
   mesh = sharding.make_mesh(MeshConfig(), chips[:1])
   where = NamedSharding(mesh, PartitionSpec())
   with jax.set_mesh(mesh):

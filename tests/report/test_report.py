@@ -13,7 +13,7 @@ import pytest
 
 from srl_jax.report.curves import plot_metrics
 from srl_jax.report.samples import Sample, samples_html, samples_text
-from srl_jax.report.table import table
+from srl_jax.report.table import label, table
 
 SAMPLE = Sample(
   heading="p-17, step 2",
@@ -209,3 +209,17 @@ def test_a_table_has_a_row_per_metric_and_a_column_per_moment():
     "a                  0.500 [0.250, 0.750]  -",
     "b                  -                     1.000 [1.000, 1.000]",
   ]
+
+
+@pytest.mark.parametrize(
+  ("metric", "read"),
+  [
+    ("step similarity_step_2, greedy", "step similarity, greedy, at depth 2"),
+    ("step reward, sampled", "step reward by similarity, sampled"),
+    ("step format_failure, greedy", "step format failure, greedy"),
+    ("turns avg@4", "turns avg@4"),
+  ],
+)
+def test_labels_of_the_table_read_as_english(metric, read):
+  assert label(metric) == read
+  assert table({"before": {metric: [0, 0, 0]}}).splitlines()[2].startswith(read)

@@ -44,7 +44,13 @@ def test_a_worker_that_hangs_up_is_reported_with_its_own_status():
     score(config, WorkersConfig(1))
 
 
-@pytest.mark.parametrize("values", [(-2,), (1, 0.0)])
-def test_impossible_workers_are_refused(values):
-  with pytest.raises(ValueError, match="the count must be -1 or more"):
+@pytest.mark.parametrize(
+  ("values", "message"),
+  [
+    ((-2,), "count=-2; set it to -1 or"),
+    ((1, 0.0), "timeout_s=0.0; set it"),
+  ],
+)
+def test_impossible_workers_are_refused(values, message):
+  with pytest.raises(ValueError, match=message):
     WorkersConfig(*values)

@@ -10,8 +10,8 @@ from srl_jax.update.optim import OptimConfig, learning_rate, make_optimizer
 
 
 def rates(total, **fields):
-  schedule = learning_rate(OptimConfig(learning_rate=4.0, **fields), total)
-  return [float(schedule(step)) for step in range(total)]
+  schedule = learning_rate(OptimConfig(learning_rate=0.4, **fields), total)
+  return [10 * float(schedule(step)) for step in range(total)]
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_rate_warms_up_over_its_share_of_the_steps():
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0])
 def test_an_impossible_warm_up_is_refused(ratio):
-  with pytest.raises(ValueError, match=f"warmup_ratio={ratio} is not allowed"):
+  with pytest.raises(ValueError, match=f"warmup_ratio={ratio}; set it to 0"):
     OptimConfig(warmup_ratio=ratio)
 
 

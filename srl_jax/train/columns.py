@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What each column of a run's metrics is: the text of metrics.txt.
+
+Most columns are fields of metrics dataclasses, which explain themselves. The
+others are computed by the loop and the stages, and explained here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from srl_jax.reductions import explanations
+from srl_jax.rollout.metrics import RolloutMetrics
+from srl_jax.update.grpo import GrpoMetrics, SftMetrics
+from srl_jax.update.updater import UpdateMetrics
+
+# Columns of every stage, of the stages srl and rlvr, and of sft.
+_OF_ALL = (UpdateMetrics,)
+_OF_RL = (RolloutMetrics, GrpoMetrics)
+_OF_SFT = (SftMetrics,)
+
+# (name, reduction, unit, help). "*" stands for a number from 1.
+_MORE_OF_ALL = (
+  ("micro_batches", "-", "1", "micro-batches of the update step, all passes"),
+  (
+    "update_step_s",
+    "-",
+    "s",
+    "time from the start of the update step to its metrics",
+  ),
+  (
+    "tokens_per_s",
+    "-",
+    "tokens/s",
+    "tokens sampled (sft: trained on) per second of the update step",
+  ),
+  ("programs", "-", "1", "programs that this process has compiled so far"),
+)
+_MORE_OF_RL = (
+  ("rollout_tokens_per_s", "-", "tokens/s", "tokens sampled per rollout_s"),
+  ("groups_carried", "-", "groups", "kept groups that wait for the next batch"),
+  (
+    "groups_expired",
+    "-",
+    "groups",
+    "groups dropped because they had waited for more than max_age update steps",
+  ),
+  (
+    "stale_share",
+    "mean",
+    "1",
+    "share of the batch's groups that earlier parameters sampled",
+  ),
+  (
+    "reward_step_*",
+    "mean",
+    "1",
+    "reward of the groups trained on, at step * of their trajectories",
+  ),
+  (
+    "validation_reward",
+    "mean",
+    "1",
+    "reward of samples on validation trajectories; the best step is kept",
+  ),
+  (
+    "validation_exact",
+    "mean",
+    "1",
+    "share of these samples that equal the expert's text",
+  ),
+  (
+    "validation_format_failure",
+    "mean",
+    "1",
+    "share of these samples whose format is broken",
+  ),
+  (
+    "validation_similarity",
+    "mean",
+    "1",
+    "their similarity to the expert's step; 0 for a broken format",
+  ),
+  (
+    "validation_similarity_step_*",
+    "mean",
+    "1",
+    "the same at step * of the trajectories",
+  ),
+  (
+    "validation_value",
+    "mean",
+    "1",
+    "what the run's own reward function or verdict (c.STAGE.reward.function) "
+    "says of them, instead of a similarity; 0 for a broken format",
+  ),
+  (
+    "validation_value_step_*",
+    "mean",
+    "1",
+    "the same at step * of the trajectories",
+  ),
+)
+_MORE_OF_SFT = (
+  (
+    "validation_loss",
+    "ratio",
+    "nats",
+    "cross-entropy per target token of validation trajectories; the step with "
+    "the lowest is kept",
+  ),
+  (
+    "validation_accuracy",
+    "ratio",
+    "1",
+    "share of these tokens that were the most likely",
+  ),
+)
+_SECTIONS = (
+  ("all stages", _OF_ALL, _MORE_OF_ALL),
+  ("srl and rlvr", _OF_RL, _MORE_OF_RL),
+  ("sft", _OF_SFT, _MORE_OF_SFT),
+)
+_HEAD = """\
+Columns of metrics.csv, metrics.jsonl and TensorBoard. Their names begin with
+the stage, as in srl/reward. update_step counts over all stages, from 0.
+Each line: name, how parts and processes combine, unit, meaning. A ratio is of
+sums; "-" is measured once, by process 0.
+"""
+
+
+def describe_columns() -> str:
+  """Returns the text of metrics.txt."""
+  parts = [_HEAD]
+  for title, classes, more in _SECTIONS:
+    parts.append(f"{title}\n{_table([*explanations(*classes), *more])}\n")
+  return "\n".join(parts)
+
+
+def explained(column: str) -> str | None:
+  """Returns the pattern in metrics.txt that explains a column, or None."""
+  stage, _, name = column.rpartition("/")
+  sections = (0, 2) if stage == "sft" else (0, 1)
+  for number in sections:
+    _, classes, more = _SECTIONS[number]
+    for pattern, *_ in (*explanations(*classes), *more):
+      if re.fullmatch(pattern.replace("*", r"\d+"), name):
+        return f"{'sft' if stage == 'sft' else 'rl'}/{pattern}"
+  return None
+
+
+def patterns() -> set[str]:
+  """Returns all patterns, as `explained` returns them."""
+  of = {"all stages": ("sft", "rl"), "srl and rlvr": ("rl",), "sft": ("sft",)}
+  return {
+    f"{stage}/{row[0]}"
+    for title, classes, more in _SECTIONS
+    for row in (*explanations(*classes), *more)
+    for stage in of[title]
+  }
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> str:
+  widths = [max(len(row[i]) for row in rows) for i in range(3)]
+  return "\n".join(
+    "  ".join([*(row[i].ljust(widths[i]) for i in range(3)), row[3]])
+    for row in rows
+  )

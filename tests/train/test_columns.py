@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""metrics.txt explains every column that a run writes, and no other."""
+
+import csv
+
+from srl_jax.train import columns
+
+
+def written(workdir):
+  with (workdir / "metrics.csv").open() as file:
+    return {x for x in next(csv.reader(file)) if x != "update_step"}
+
+
+def test_every_column_is_explained_and_every_explanation_has_its_column(
+  runs, whole, tmp_path
+):
+  runs.run(
+    tmp_path,
+    "srl",
+    srl__update_steps=1,
+    srl__dynamic_sampling__enabled=False,
+    srl__reward__function="srl_jax.testing.experiment:half",
+    reward_workers__count=0,
+  )
+  found = written(whole.workdir) | written(tmp_path)
+  assert "srl/validation_value" in found
+  matched = {column: columns.explained(column) for column in found}
+  assert not [column for column, by in matched.items() if by is None]
+  assert set(matched.values()) == columns.patterns()
+
+
+def test_the_file_has_a_line_with_unit_and_meaning_per_column(whole):
+  text = (whole.workdir / "metrics.txt").read_text()
+  assert text == columns.describe_columns()
+  lines = text.splitlines()
+  for pattern in columns.patterns():
+    name = pattern.partition("/")[2]
+    found = [line.split() for line in lines if line.split()[:1] == [name]]
+    assert found and all(len(words) > 4 for words in found), name
