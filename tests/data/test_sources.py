@@ -155,6 +155,8 @@ def archive(kind):
     (b"<!doctype html>\n<html>", "is a web page, .* download the file itself"),
     (b"FEA1" + bytes(20), "write it again with pyarrow.feather"),
   ],
+  # Without names, they would hold the time at which gzip packed them.
+  ids=["zip", "tar", "git-lfs", "html", "feather"],
 )
 def test_what_holds_no_records_is_named_with_what_to_do(
   tmp_path, content, words
