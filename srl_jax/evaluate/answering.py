@@ -14,15 +14,14 @@ import contextlib
 import functools
 import multiprocessing
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from srl_jax import sharding
+from srl_jax import progress, sharding
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.journal import Journal
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
-from srl_jax.metrics import Progress
 from srl_jax.rollout.requests import Request, Sampled
 from srl_jax.rollout.stream import Stream, complete
 from srl_jax.tokenizers import Tokenizer
@@ -38,11 +37,13 @@ class Question(NamedTuple):
 
   Attributes:
     problem: the problem.
-    tokens: token ids of the prompt.
+    tokens: token ids of the prompt, and of the prefix.
+    prefix: text with which its answer is made to begin.
   """
 
   problem: Problem
   tokens: Sequence[int]
+  prefix: str = ""
 
   def point_id(self) -> int:
     """Names the random numbers of its answers."""
@@ -120,23 +121,33 @@ def answer_questions(
   if not requests:
     return
   total = sum(len(request.samples) for request in requests)
-  progress = _Score(f"{decoding.name} answers", total)
   stream = make_stream(max(len(r.tokens) for r in requests))
   stop_ids = frozenset(stream.stop_ids)
+  right = 0
   with contextlib.ExitStack() as stack:
+    what = f"{decoding.name} answers to {len(questions)} problems"
+    stack.enter_context(progress.task(what, total=total))
     judges = stack.enter_context(Judges(judge)) if journal else None
-    for sampled in complete(stream, requests):
+
+    def keep(answers: Iterator[Answer]) -> None:
+      nonlocal right
+      for answer in answers:
+        journal.add(answer)
+        right += answer.is_correct
+        progress.note(f"right so far {right}/{len(journal.answers) - before}")
+
+    before = len(journal.answers) if journal else 0
+    samples = complete(stream, requests)
+    for done, sampled in enumerate(samples, start=1):
+      progress.advance(done, total)
       if judges is None:
         continue
-      problem = requests[sampled.request].problem
-      text = _text(sampled, tokenizer, stop_ids)
+      problem, _, prefix = requests[sampled.request]
+      text = prefix + _text(sampled, tokenizer, stop_ids)
       judges.put(text, problem, _maker(problem, decoding.name, sampled, text))
-      for answer in judges.take():
-        journal.add(answer)
-        progress.count(answer)
-    for answer in judges.take(0) if judges else ():
-      journal.add(answer)
-      progress.count(answer)
+      keep(judges.take())
+    if judges:
+      keep(judges.take(0))
 
 
 def _requests(
@@ -188,20 +199,3 @@ def _maker(
     tokens=len(sampled.tokens),
     is_stopped=sampled.is_stopped,
   )
-
-
-class _Score:
-  """A line of progress now and then, with the share of right answers so far."""
-
-  def __init__(self, what: str, total: int):
-    self._progress = Progress(
-      what, total_steps=total, columns=("right {right:.3f}",)
-    )
-    self._total, self._done, self._right = total, 0, 0
-
-  def count(self, answer: Answer) -> None:
-    self._done += 1
-    self._right += answer.is_correct
-    if self._done % max(1, self._total // 20) == 0:
-      values: Mapping[str, float] = {"right": self._right / self._done}
-      self._progress.show(self._done, values)

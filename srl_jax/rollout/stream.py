@@ -28,8 +28,9 @@ from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.requests import Piece, Request, Sampled, Work
 from srl_jax.rollout.segments import Rows, Settings, Tape
 
-# Trunks and the ring are no narrower.
+# Trunks are no narrower; the ring, which grows as it runs, begins wider.
 _BUCKET = 16
+_RING = 64
 
 
 class _Branch(NamedTuple):
@@ -116,7 +117,7 @@ class Stream:
         slots=slots,
         entries=self._entries,
         trunk_width=_width(trunk_width),
-        cache_width=_BUCKET,
+        cache_width=_RING,
       )
       self._state: Rows = jax.jit(make)(self._params)
     self._compile()
@@ -306,7 +307,7 @@ class Stream:
     longest = max(
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )
-    need = _width(min(need, longest + self._max_stem))
+    need = max(_width(min(need, longest + self._max_stem)), _RING)
     width = self._state.cache.position.shape[-1]
     # Narrower only by half: every change copies the ring.
     if need > width or need <= width // 2:
