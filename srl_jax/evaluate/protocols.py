@@ -226,19 +226,22 @@ _LIGHTEVAL_MATH = (
 
 
 def lighteval_wording(problem: Problem) -> Messages:
-  """Puts a problem as lighteval's task of the suite, or else as its AIME."""
-  words = {"math500": _LIGHTEVAL_MATH, "gsm8k": "Question: {}\nAnswer:"}
-  template = words.get(problem.suite, _LIGHTEVAL_AIME)
+  """Puts a problem as lighteval's task of the suite, or else MATH-500's."""
+  template = {
+    "aime": _LIGHTEVAL_AIME,
+    "gsm8k": "Question: {}\nAnswer:",
+    "math": _LIGHTEVAL_MATH,
+  }[_task_of(problem)]
   return _user(template.format(problem.text))
 
 
 def lighteval_verdict(text: str, problem: Problem) -> tuple[str, bool]:
-  """Judges as lighteval's task of the suite, or else as its AIME."""
-  tasks = {"math500": "math", "gsm8k": "gsm8k"}
-  return _by("lighteval", tasks.get(problem.suite, "aime"), text, problem)
+  """Judges as lighteval's task of the suite, or else as its MATH-500."""
+  return _by("lighteval", _task_of(problem), text, problem)
 
 
-def _lm_eval_task(problem: Problem) -> str:
+def _task_of(problem: Problem) -> str:
+  """Returns the kind of task that lighteval and lm-eval have for a suite."""
   tasks = {"aime24": "aime", "aime25": "aime", "gsm8k": "gsm8k"}
   return tasks.get(problem.suite, "math")
 
@@ -249,18 +252,18 @@ def lm_eval_wording(problem: Problem) -> Messages:
     "aime": "Question: {}\nAnswer:",
     "gsm8k": "Q: {}\nA: Let's think step by step.",
     "math": "Problem:\n{}\n\nSolution:",
-  }[_lm_eval_task(problem)]
+  }[_task_of(problem)]
   return _user(template.format(problem.text))
 
 
 def lm_eval_verdict(text: str, problem: Problem) -> tuple[str, bool]:
   """Judges as lm-eval: flexible-extract, math_verify, or AIME's only rule."""
-  return _by("lm_eval", _lm_eval_task(problem), text, problem)
+  return _by("lm_eval", _task_of(problem), text, problem)
 
 
 def lm_eval_strict_verdict(text: str, problem: Problem) -> tuple[str, bool]:
   """Judges as lm-eval: strict-match, exact_match, or AIME's only rule."""
-  task = _lm_eval_task(problem)
+  task = _task_of(problem)
   return _by(
     "lm_eval", task if task == "aime" else f"{task}-strict", text, problem
   )
@@ -343,7 +346,7 @@ PROTOCOLS = {
       notes=(
         "The harness draws one sample for MATH-500 and GSM8K, and cuts answers "
         "to GSM8K at 256 tokens.",
-        "Suites without a task there are put and judged as AIME.",
+        "Suites without a task there are put and judged as MATH-500.",
       ),
     ),
     _LM_EVAL,

@@ -57,6 +57,7 @@ def test_every_format_gives_the_same_problems(tmp_path, form):
     (AMC23, {"question": "?", "answer": -1.0}, "-1"),
     (AIME24, {"problem": "?", "answer": 25}, "25"),
     (AIME24, {"problem": "?", "answer": "025"}, "25"),
+    (AMC23, {"problem": "?", "answer": "$3,159$"}, "3159"),
     (AIME24, {"problem": "?", "solution": "\\boxed{007}"}, "007"),
     (MINERVA, {"problem": "?", "solution": BOXED, "idx": 0}, "\\frac{3}{4}"),
     (MINERVA, {"question": "?", "answer": "1.6"}, "1.6"),

@@ -232,15 +232,17 @@ def lighteval(folder: str):
 
   of_suite = {
     "gsm8k": (gsm8k.gsm8k, gsm8k.gsm8k_prompt),
-    "math500": (math_500.math_500, math_500.math_500_prompt),
+    "aime24": (aime.aime24_avg, aime.aime_prompt),
+    "aime25": (aime.aime25_avg, aime.aime_prompt),
   }
+  other = (math_500.math_500, math_500.math_500_prompt)
   scores = {
     "gsm8k": Metrics.expr_gold_metric.value.sample_level_fn.compute,
     "": Metrics.avg_at_n_math.value.sample_level_fn.compute_score,
   }
 
   def document(problem):
-    _, make = of_suite.get(problem["suite"], (None, aime.aime_prompt))
+    _, make = of_suite.get(problem["suite"], other)
     row = {"problem": problem["text"], "question": problem["text"]}
     row |= {"answer": problem["answer"], "solution": problem["solution"]}
     if problem["suite"] == "gsm8k":
@@ -248,7 +250,7 @@ def lighteval(folder: str):
     return make(row, problem["suite"])
 
   def judge(problem, text):
-    task = of_suite.get(problem["suite"], (aime.aime24_avg, None))[0]
+    task = of_suite.get(problem["suite"], other)[0]
     for stop in task.stop_sequence or ():
       text = text.split(stop)[0]
     score = scores.get(problem["suite"], scores[""])

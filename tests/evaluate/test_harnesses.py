@@ -129,8 +129,9 @@ def test_what_a_model_writes_is_not_run_as_python(tmp_path):
     f"__import__('os').system('touch {trace}')",
     f"[x for x in [exec('open(\\'{trace}\\', \\'w\\')')]]",
   ):
-    text = f"So $\\boxed{{{call}}}$"
-    assert not find_protocol("qwen2.5-math").judge(text, problem)[1]
+    text = f"So $\\boxed{{{call}}}$. The answer is {call}"
+    for name in JUDGED:
+      assert not find_protocol(name).judge(text, problem)[1]
   assert not trace.exists()
 
 

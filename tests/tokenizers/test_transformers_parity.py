@@ -3,6 +3,7 @@
 
 import pytest
 
+from srl_jax.data.messages import chat_of, encode_messages
 from srl_jax.data.templates import make_template, system_prompt
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains.math import MATH
@@ -82,3 +83,22 @@ def prompts(template, tokenizer):
       parts += [step.text.strip() for step in steps]
       user = "\n\n".join([*parts, "Write the next step."])
       yield [*trunk.tokens[: point.at].tolist(), *point.stem.tolist()], user
+
+
+def test_conversations_have_their_ids(checkpoint):
+  family, tokenizer, files, theirs = checkpoint
+  chat = chat_of("chat", make_template("chat", tokenizer, files))
+  talk = [
+    {"role": "user", "content": "What is 2 + 3?"},
+    {"role": "assistant", "content": "It is 5."},
+    {"role": "user", "content": "Why?\n"},
+  ]
+  if family != "gemma2":  # has no system role
+    talk.insert(0, {"role": "system", "content": "Be short."})
+  assert encode_messages(chat, tokenizer, talk) == theirs.apply_chat_template(
+    talk,
+    tokenize=True,
+    return_dict=False,
+    add_generation_prompt=True,
+    date_string="26 Jul 2024",
+  )
