@@ -177,4 +177,8 @@ def set_paper(c):
   c.evaluate.max_turns = 16
   c.evaluate.max_turn_tokens = 1024
   c.evaluate.max_solve_tokens = min(4096, c.model.max_positions // 2)
+  # The paper's table.
+  c.evaluate.suites = ("amc23", "aime24", "aime25", "minerva")
+  c.evaluate.suites_folder = "data"
+  c.evaluate.suites_every_update_steps = 50
   c.checkpoint.every_update_steps = 10

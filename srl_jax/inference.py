@@ -22,6 +22,7 @@ from srl_jax import loading, sharding
 from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
+from srl_jax.data.templates import Template
 from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout.stream import Stream
@@ -167,7 +168,10 @@ def ready(config: Config, name: str = "") -> Iterator[ReadyModel]:
     config = loading.resolved(config, pathlib.Path(os.devnull))
     run = loading.load_model(config, mesh)
     params = loading.initial_params(run)
-    chat = None
-    if config.template in ("chat", "chatml"):
-      chat = chat_of(config.template, run.template)
+    chat = chat_format(config.template, run.template)
     yield ReadyModel(name or config.weights, run, params, chat)
+
+
+def chat_format(name: str, template: Template) -> ChatFormat | None:
+  """Returns the chat format of a run's template; None if it has no roles."""
+  return chat_of(name, template) if name in ("chat", "chatml") else None

@@ -15,6 +15,7 @@ train/loop.py trains a stage.
   workdir/rollouts/             a sample of the rollouts of RL stages
   workdir/results.json          what evaluation found, before and after
   workdir/solutions/            what the model wrote for every test problem
+  workdir/suites/               what it wrote for the problems of suites
   workdir/model/                the final model as a Hugging Face checkpoint;
                                 c.weights takes its path
 """
@@ -23,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import pathlib
 import zlib
@@ -34,17 +34,12 @@ import jax
 
 from srl_jax import files, loading, progress, sharding
 from srl_jax.config import Config
-from srl_jax.data import batching
-from srl_jax.evaluate.estimates import Estimate
-from srl_jax.evaluate.solve import solve_problems, summarise
-from srl_jax.evaluate.steps import evaluate_steps
+from srl_jax.measuring import Measuring
 from srl_jax.models import weights
 from srl_jax.report.table import table
-from srl_jax.rewards import RewardConfig, Scorer
-from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
-from srl_jax.train.stage import Run, build_split
+from srl_jax.train.stage import Run
 from srl_jax.workdir import locked
 
 # A resumed run may differ in these: they change none of its numbers.
@@ -82,6 +77,7 @@ def train_and_evaluate(
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
     _check_held_out(run, workdir)
+    measuring = Measuring(config, run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
     with progress.task("preparing the data of the stages"):
       stages = loop.make_stages(run, configs, workdir)
@@ -100,10 +96,7 @@ def train_and_evaluate(
 
     def measure(moment: str, params: Any) -> None:
       if moment not in results:
-        name = f"{moment.replace(' ', '_')}.jsonl"
-        results[moment] = measure_all(
-          config, run, params, workdir / "solutions" / name, moment
-        )
+        results[moment] = measuring.at_moment(moment, params)
         files.write_json(results_path, results)
 
     measure("before", params)
@@ -114,6 +107,7 @@ def train_and_evaluate(
       params,
       workdir,
       lambda stage, params: measure(f"after {stage}", params),
+      measuring.during,
     )
     weights.save_params(
       workdir / "model",
@@ -122,117 +116,9 @@ def train_and_evaluate(
       dtype=run.policy.config.param_dtype,
       files=run.files,
     )
-    if run.test and jax.process_index() == 0:
+    if any(results.values()) and jax.process_index() == 0:
       print(table(results), flush=True)
   return results
-
-
-def measure_all(
-  config: Config,
-  run: Run,
-  params: Any,
-  solutions_path: pathlib.Path,
-  moment: str = "",
-) -> dict[str, list[float]]:
-  """Everything `config.evaluate` asks for, on the test split.
-
-  The same random numbers at every moment, so that differences between
-  moments are not differences of luck. `solutions_path` gets a line of JSON
-  per solution; `moment` names the evaluation in lines of progress.
-  """
-  if not run.test:
-    return {}
-  measured = _measure_steps(config, run, params, moment)
-  lines = []
-  for how, episodes, summary in _solve(config, run, params, moment):
-    measured |= summary
-    for episode in episodes:
-      solution = {
-        "problem": run.test[episode.problem].id,
-        "sample": episode.sample,
-        "texts": episode.texts,
-        "is_correct": episode.is_correct,
-        "ending": episode.ending,
-      }
-      if episode.observations:
-        solution["observations"] = episode.observations
-      lines.append(json.dumps(how | solution) + "\n")
-  files.write_text(solutions_path, "".join(lines))
-  return {k: [e.value, e.low, e.high] for k, e in measured.items()}
-
-
-def _measure_steps(
-  config: Config, run: Run, params: Any, moment: str
-) -> dict[str, Estimate]:
-  settings = config.evaluate
-  measured = {}
-  trunks = build_split(
-    run,
-    run.test,
-    dataclasses.replace(config.srl.trunks, task="step"),
-    "test",
-  )
-  trunks = trunks[: settings.step_trunks or None]
-  with Scorer(RewardConfig(), config.reward_workers) as scorer:
-    for name, temperature in (
-      ("greedy", 0.0),
-      ("sampled", settings.temperature),
-    ):
-      sampling = SamplingConfig(
-        samples=1,
-        max_new_tokens=settings.max_turn_tokens,
-        temperature=temperature,
-      )
-      with progress.task(f"{moment}: single steps, {name}"):
-        estimates = evaluate_steps(
-          run.sampler(sampling, "step"),
-          params,
-          trunks,
-          key=run.key("evaluate", "steps"),
-          tokenizer=run.tokenizer,
-          scorer=scorer,
-          widths=batching.widths(trunks),
-          rows_per_batch=settings.rows_per_batch,
-        )
-      for metric, estimate in estimates.items():
-        measured[f"step {metric}, {name}"] = estimate
-  return measured
-
-
-def _solve(config: Config, run: Run, params: Any, moment: str):
-  """Yields (mode and temperature, episodes, their summary)."""
-  settings = config.evaluate
-  problems = run.test[: settings.problems or None]
-  decodings = [(1, 0.0)]
-  if settings.samples:
-    decodings.append((settings.samples, settings.temperature))
-  for mode, (samples, temperature) in itertools.product(
-    settings.modes, decodings
-  ):
-    decoding = f"{samples} samples" if temperature else "greedy"
-    how = "in turns" if mode == "turns" else "in one go"
-    with progress.task(f"{moment}: whole problems {how}, {decoding}"):
-      episodes, _ = solve_problems(
-        run.sampler,
-        params,
-        problems,
-        mode=mode,
-        samples=samples,
-        temperature=temperature,
-        config=settings,
-        context_turns=config.srl.trunks.context_turns,
-        key=run.key("evaluate", mode),
-        template=run.template,
-        tokenizer=run.tokenizer,
-        max_positions=run.policy.config.max_positions,
-      )
-    summary = summarise(episodes, len(problems), samples)
-    kind = ", greedy" if not temperature else ""
-    yield (
-      {"mode": mode, "temperature": temperature},
-      episodes,
-      {f"{mode} {metric}{kind}": x for metric, x in summary.items()},
-    )
 
 
 def print_summary(config: Config, run: Run, params: Any) -> None:

@@ -21,6 +21,7 @@ FLOORS = {
   "show": 9,
   "run": 8,
   "evaluation": 8,
+  "measuring": 8,
   "inference": 7,
   "loading": 7,
   "config": 7,

@@ -44,8 +44,8 @@ from srl_jax.evaluate.inspect_log import write_inspect_logs
 from srl_jax.evaluate.journal import read_results
 from srl_jax.evaluate.protocols import (
   PROTOCOLS,
-  Decoding,
   Protocol,
+  changed,
   find_protocol,
 )
 from srl_jax.main import load_config, versions
@@ -142,13 +142,13 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     for line in _opening(model, plan):
       progress.say(line)
     results = evaluation.evaluate_suites(model, plan, args.out)
-    changed = {}
+    interventions = {}
     if args.interventions and results:
-      changed = evaluation.intervene(
+      interventions = evaluation.intervene(
         model, plan, results, args.out / "interventions", args.interventions
       )
   if results:
-    _write(args, plan.protocol, results, changed, base)
+    _write(args, plan.protocol, results, interventions, base)
 
 
 def _config(args: argparse.Namespace, overrides: Sequence[str]) -> Config:
@@ -169,24 +169,13 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> Config:
 
 def _protocol(args: argparse.Namespace) -> Protocol:
   """The named protocol with the flags' changes."""
-  protocol = find_protocol(args.protocol)
-  decodings = {decoding.name: decoding for decoding in protocol.decodings}
-  changes = {
+  sampling = {
     name: value
-    for name in ("samples", "temperature", "top_p")
+    for name in ("temperature", "top_p")
     if (value := getattr(args, name)) is not None
   }
-  if args.samples == 0:
-    if len(changes) > 1:
-      raise ValueError("--samples=0 samples nothing; leave the others out")
-    decodings = {"greedy": Decoding("greedy")}
-  elif changes:
-    sampled = decodings.get("sampled") or Decoding("sampled", 1, 1.0)
-    decodings["sampled"] = dataclasses.replace(sampled, **changes)
-  return dataclasses.replace(
-    protocol,
-    decodings=tuple(decodings.values()),
-    max_new_tokens=args.max_new_tokens or protocol.max_new_tokens,
+  return changed(
+    find_protocol(args.protocol), args.samples, args.max_new_tokens, **sampling
   )
 
 
@@ -208,7 +197,7 @@ def _write(
   args: argparse.Namespace,
   protocol: Protocol,
   results: Sequence[Result],
-  changed: Mapping[str, Mapping[str, Estimate]],
+  interventions: Mapping[str, Mapping[str, Estimate]],
   base: Sequence[Result],
 ) -> None:
   """Writes the tables of a finished evaluation and prints the main one."""
@@ -234,7 +223,7 @@ def _write(
     text.append(_differences(args, base, results))
   reasoning = {
     (r.suite,): behaviours.summary(r.problems, r.answers)
-    | dict(changed.get(r.suite, {}))
+    | dict(interventions.get(r.suite, {}))
     for r in results
   }
   files.write_text(args.out / "table.md", "\n".join(text))

@@ -170,6 +170,41 @@ def find_protocol(name: str) -> Protocol:
   )
 
 
+def changed(
+  protocol: Protocol,
+  samples: int | None = None,
+  max_new_tokens: int | None = None,
+  **sampling: float,
+) -> Protocol:
+  """Returns a protocol with some of its numbers changed; None changes none.
+
+  Args:
+    protocol: the protocol.
+    samples: sampled answers per problem; 0 for greedy only.
+    max_new_tokens: longest answer in tokens.
+    **sampling: fields of its sampled decoding, such as temperature.
+
+  Raises:
+    ValueError: a number makes no sense.
+  """
+  decodings = {decoding.name: decoding for decoding in protocol.decodings}
+  if samples is not None:
+    sampling["samples"] = samples
+  if samples == 0:
+    if len(sampling) > 1:
+      raise ValueError(
+        f"with 0 samples, {sampling} has no effect; leave it out"
+      )
+    decodings = {"greedy": _GREEDY}
+  elif sampling:
+    one = decodings.get("sampled", Decoding("sampled", 1, 1.0))
+    decodings["sampled"] = dataclasses.replace(one, **sampling)
+  limit = max_new_tokens or protocol.max_new_tokens
+  return dataclasses.replace(
+    protocol, decodings=tuple(decodings.values()), max_new_tokens=limit
+  )
+
+
 def our_verdict(text: str, problem: Problem) -> tuple[str, bool]:
   """Judges by rewards/answers.py; think blocks are dropped first."""
   answers = extract_answers(split_lenient(text).action)

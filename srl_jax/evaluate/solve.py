@@ -22,6 +22,7 @@ import numpy as np
 from srl_jax import strict
 from srl_jax.data.templates import Template, encode_segment
 from srl_jax.evaluate.estimates import Estimate, share
+from srl_jax.evaluate.protocols import Protocol, changed, find_protocol
 from srl_jax.evaluate.summary import estimates, solve_rates
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.episodes import Episode, EpisodeStats, sample_episodes
@@ -50,6 +51,18 @@ class EvalConfig:
     max_solve_tokens: maximal length of a solution in one go, in tokens.
     step_trunks: number of test trajectories for the step metrics; 0 for all.
     rows_per_batch: number of solutions or trunks decoded together.
+    suites: suites of problems to answer before and after training, as names,
+      NAME=PATH, or paths of files of your own; see docs/evaluation.md.
+    suites_folder: folder with files named after suites, such as aime24.jsonl;
+      what it lacks is fetched from the Hugging Face hub.
+    protocol: name of the rules by which suites are put, decoded and judged.
+    suite_samples: sampled answers per problem of a suite; 0 for greedy only,
+      -1 for as many as the protocol says.
+    suite_tokens: maximal length of an answer to a suite, in tokens; 0 for what
+      the protocol says.
+    suites_every_update_steps: update steps between greedy evaluations on a part
+      of each suite during training; 0 for none.
+    suites_problems: number of problems of each suite in that part.
   """
 
   modes: tuple[Mode, ...] = ("turns", "solve")
@@ -61,8 +74,16 @@ class EvalConfig:
   max_solve_tokens: int = 1024
   step_trunks: int = 0
   rows_per_batch: int = 64
+  suites: tuple[str, ...] = ()
+  suites_folder: str = ""
+  protocol: str = "paper"
+  suite_samples: int = -1
+  suite_tokens: int = 0
+  suites_every_update_steps: int = 0
+  suites_problems: int = 32
 
   def __post_init__(self):
+    find_protocol(self.protocol)
     strict.check_numbers(
       self,
       problems="[0, )",
@@ -73,7 +94,17 @@ class EvalConfig:
       max_solve_tokens="[1, )",
       step_trunks="[0, )",
       rows_per_batch="[1, )",
+      suite_samples="[-1, )",
+      suite_tokens="[0, )",
+      suites_every_update_steps="[0, )",
+      suites_problems="[1, )",
     )
+
+  def suite_protocol(self) -> Protocol:
+    """The protocol of suites, with the changes that are asked for."""
+    protocol = find_protocol(self.protocol)
+    samples = None if self.suite_samples < 0 else self.suite_samples
+    return changed(protocol, samples, self.suite_tokens or None)
 
 
 def solve_problems(

@@ -20,7 +20,7 @@ _OF_ALL = (UpdateMetrics,)
 _OF_RL = (RolloutMetrics, GrpoMetrics)
 _OF_SFT = (SftMetrics,)
 
-# (name, reduction, unit, help). "*" stands for a number from 1.
+# (name, reduction, unit, help). "*" is a number from 1, NAME a name.
 _MORE_OF_ALL = (
   ("micro_batches", "-", "1", "micro-batches of the update step, all passes"),
   (
@@ -36,6 +36,12 @@ _MORE_OF_ALL = (
     "tokens sampled (sft: trained on) per second of the update step",
   ),
   ("programs", "-", "1", "programs that this process has compiled so far"),
+  (
+    "suite_NAME",
+    "mean",
+    "1",
+    "share of right greedy answers to a part of the suite NAME",
+  ),
 )
 _MORE_OF_RL = (
   ("rollout_tokens_per_s", "-", "tokens/s", "tokens sampled per rollout_s"),
@@ -145,7 +151,8 @@ def explained(column: str) -> str | None:
   for number in sections:
     _, classes, more = _SECTIONS[number]
     for pattern, *_ in (*explanations(*classes), *more):
-      if re.fullmatch(pattern.replace("*", r"\d+"), name):
+      regex = pattern.replace("*", r"\d+").replace("NAME", r"[\w.-]+")
+      if re.fullmatch(regex, name):
         return f"{'sft' if stage == 'sft' else 'rl'}/{pattern}"
   return None
 

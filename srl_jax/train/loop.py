@@ -32,6 +32,16 @@ from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import Dispatched, Run, Stage, StageConfig
 from srl_jax.update.updater import compiled_count
 
+# (stage, update steps done, parameters) -> metrics; {} where none are due.
+During = Callable[[str, int, Any], dict[str, float]]
+
+
+def nothing(stage: str, done: int, params: Any) -> dict[str, float]:
+  """Measures nothing."""
+  del stage, done, params
+  return {}
+
+
 STAGES = {"sft": SftStage, "srl": RlStage, "rlvr": RlStage}
 
 
@@ -55,6 +65,7 @@ def train_stage(
   directory: pathlib.Path,
   first_global_step: int,
   is_stopping: Callable[[], bool],
+  during: During = nothing,
 ) -> Any:
   """Trains one stage, from its last checkpoint if it has one.
 
@@ -65,6 +76,7 @@ def train_stage(
     directory: of the stage's checkpoints.
     first_global_step: update steps of all stages before; metrics count on.
     is_stopping: whether the run was asked to stop; see `_stop_signal`.
+    during: what to measure now and then, besides validation.
 
   Returns:
     The parameters with the best validation value.
@@ -145,6 +157,11 @@ def train_stage(
           # A checkpoint of this step must not be complete before: resumed
           # from it, the run would not validate this step again.
           saver.wait()
+      if measured := during(name, done, state.params):
+        finish(pending)
+        pending = None
+        writer.write(first_global_step + update_step, measured, f"{name}/")
+        progress.say(f"{name} {done}/{total}  " + _line(measured))
       is_asked = is_stopping()
       if is_last or is_asked or saver.is_due(done):
         finish(pending)
@@ -266,6 +283,7 @@ def train_stages(
   params: Any,
   workdir: pathlib.Path,
   after_stage: Callable[[str, Any], None],
+  during: During = nothing,
 ) -> Any:
   """Trains all stages in order, skipping the ones that are done.
 
@@ -277,6 +295,7 @@ def train_stages(
     workdir: results go below it.
     after_stage: called with (stage name, parameters) after each stage, also
       after one that was done before.
+    during: what to measure now and then, besides validation.
 
   Returns:
     The parameters after the last stage.
@@ -303,6 +322,7 @@ def train_stages(
           directory,
           first_global_step,
           is_stopping,
+          during,
         )
         files.write_json(marker, {"update_steps": config.update_steps})
         if is_stopping():

@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run measures: before and after its stages, and suites meanwhile.
+
+The same random numbers at every moment, so that differences between moments are
+not differences of luck.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from srl_jax import evaluation, files, progress
+from srl_jax.config import Config
+from srl_jax.data import batching
+from srl_jax.domains.suite import Problem
+from srl_jax.evaluate import summary as summary_lib
+from srl_jax.evaluate.compare import Result
+from srl_jax.evaluate.estimates import Estimate
+from srl_jax.evaluate.protocols import Decoding
+from srl_jax.evaluate.solve import solve_problems, summarise
+from srl_jax.evaluate.steps import evaluate_steps
+from srl_jax.inference import ReadyModel, chat_format
+from srl_jax.rewards import RewardConfig, Scorer
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.train.stage import Run, build_split
+
+
+class Measuring:
+  """The measurements of a run, with the problems of its suites."""
+
+  def __init__(self, config: Config, run: Run, workdir: pathlib.Path):
+    """Reads the suites, so that a missing file shows before any training.
+
+    Raises:
+      ValueError: a suite or the protocol is unknown, or a file is missing.
+    """
+    self._config, self._run, self._workdir = config, run, workdir
+    settings = config.evaluate
+    self._plan = None
+    if settings.suites:
+      problems, domains = evaluation.read_suites(
+        ",".join(settings.suites), settings.suites_folder
+      )
+      self._plan = evaluation.Plan(
+        problems,
+        domains,
+        settings.suite_protocol(),
+        config.seed,
+        settings.rows_per_batch,
+      )
+
+  def at_moment(self, moment: str, params: Any) -> dict[str, list[float]]:
+    """Returns {metric: [value, low, high]} before or after a stage."""
+    name = moment.replace(" ", "_")
+    path = self._workdir / "solutions" / f"{name}.jsonl"
+    found = _on_test_split(self._config, self._run, params, path, moment)
+    for result in self._on_suites(name, params, self._plan):
+      values = summary_lib.summary(result.problems, result.answers)
+      for metric in ("greedy", *values):
+        if metric in values and (metric == "greedy" or "@" in metric):
+          found[f"{result.suite} {metric}"] = values[metric]
+    return {k: [e.value, e.low, e.high] for k, e in found.items()}
+
+  def during(self, stage: str, done: int, params: Any) -> dict[str, float]:
+    """Returns the greedy accuracy on a part of each suite, if it is due."""
+    settings = self._config.evaluate
+    every = settings.suites_every_update_steps
+    if self._plan is None or not every or done % every:
+      return {}
+    protocol = dataclasses.replace(
+      self._plan.protocol, decodings=(Decoding("greedy"),)
+    )
+    plan = dataclasses.replace(
+      self._plan,
+      problems=_first_of_each(self._plan.problems, settings.suites_problems),
+      protocol=protocol,
+    )
+    return {
+      f"suite_{result.suite}": sum(a.is_correct for a in result.answers)
+      / len(result.answers)
+      for result in self._on_suites(f"{stage}_{done}", params, plan)
+    }
+
+  def _on_suites(
+    self, name: str, params: Any, plan: evaluation.Plan | None
+  ) -> Sequence[Result]:
+    if plan is None:
+      return []
+    config = self._config
+    chat = chat_format(config.template, self._run.template)
+    model = ReadyModel(f"{config.name} {name}", self._run, params, chat)
+    plan = evaluation.fitted(model, plan)
+    out = self._workdir / "suites" / name
+    return evaluation.evaluate_suites(model, plan, out)
+
+
+def _first_of_each(problems: Sequence[Problem], most: int) -> list[Problem]:
+  """The first problems of each suite."""
+  by_suite: dict[str, list[Problem]] = {}
+  for problem in problems:
+    by_suite.setdefault(problem.suite, []).append(problem)
+  return [p for of_suite in by_suite.values() for p in of_suite[:most]]
+
+
+def _on_test_split(
+  config: Config,
+  run: Run,
+  params: Any,
+  solutions_path: pathlib.Path,
+  moment: str,
+) -> dict[str, Estimate]:
+  """Everything `config.evaluate` asks for, on the test split.
+
+  `solutions_path` gets a line of JSON per solution; `moment` names the
+  evaluation in lines of progress.
+  """
+  if not run.test:
+    return {}
+  measured = _measure_steps(config, run, params, moment)
+  lines = []
+  for how, episodes, summary in _solve(config, run, params, moment):
+    measured |= summary
+    for episode in episodes:
+      solution = {
+        "problem": run.test[episode.problem].id,
+        "sample": episode.sample,
+        "texts": episode.texts,
+        "is_correct": episode.is_correct,
+        "ending": episode.ending,
+      }
+      if episode.observations:
+        solution["observations"] = episode.observations
+      lines.append(json.dumps(how | solution) + "\n")
+  files.write_text(solutions_path, "".join(lines))
+  return measured
+
+
+def _measure_steps(
+  config: Config, run: Run, params: Any, moment: str
+) -> dict[str, Estimate]:
+  settings = config.evaluate
+  measured = {}
+  trunks = build_split(
+    run,
+    run.test,
+    dataclasses.replace(config.srl.trunks, task="step"),
+    "test",
+  )
+  trunks = trunks[: settings.step_trunks or None]
+  with Scorer(RewardConfig(), config.reward_workers) as scorer:
+    for name, temperature in (
+      ("greedy", 0.0),
+      ("sampled", settings.temperature),
+    ):
+      sampling = SamplingConfig(
+        samples=1,
+        max_new_tokens=settings.max_turn_tokens,
+        temperature=temperature,
+      )
+      with progress.task(f"{moment}: single steps, {name}"):
+        estimates = evaluate_steps(
+          run.sampler(sampling, "step"),
+          params,
+          trunks,
+          key=run.key("evaluate", "steps"),
+          tokenizer=run.tokenizer,
+          scorer=scorer,
+          widths=batching.widths(trunks),
+          rows_per_batch=settings.rows_per_batch,
+        )
+      for metric, estimate in estimates.items():
+        measured[f"step {metric}, {name}"] = estimate
+  return measured
+
+
+def _solve(config: Config, run: Run, params: Any, moment: str):
+  """Yields (mode and temperature, episodes, their summary)."""
+  settings = config.evaluate
+  problems = run.test[: settings.problems or None]
+  decodings = [(1, 0.0)]
+  if settings.samples:
+    decodings.append((settings.samples, settings.temperature))
+  for mode, (samples, temperature) in itertools.product(
+    settings.modes, decodings
+  ):
+    decoding = f"{samples} samples" if temperature else "greedy"
+    how = "in turns" if mode == "turns" else "in one go"
+    with progress.task(f"{moment}: whole problems {how}, {decoding}"):
+      episodes, _ = solve_problems(
+        run.sampler,
+        params,
+        problems,
+        mode=mode,
+        samples=samples,
+        temperature=temperature,
+        config=settings,
+        context_turns=config.srl.trunks.context_turns,
+        key=run.key("evaluate", mode),
+        template=run.template,
+        tokenizer=run.tokenizer,
+        max_positions=run.policy.config.max_positions,
+      )
+    summary = summarise(episodes, len(problems), samples)
+    kind = ", greedy" if not temperature else ""
+    yield (
+      {"mode": mode, "temperature": temperature},
+      episodes,
+      {f"{mode} {metric}{kind}": x for metric, x in summary.items()},
+    )
