@@ -54,7 +54,10 @@ def find_reads(of):
     config_lib.Config: typing.get_args(config_lib.StageName),
     sharding.MeshConfig: sharding.MESH_AXES,
     # The rule of an axis is looked up by the name that the model gives it.
-    sharding.ShardingRules: strings_of("srl_jax.models"),
+    sharding.ShardingRules: {
+      *strings_of("srl_jax.models.layers"),
+      *strings_of("srl_jax.models.transformer"),
+    },
   }
   return config_reads.find_reads(of, CLASSES, computed)
 

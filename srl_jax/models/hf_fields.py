@@ -164,7 +164,10 @@ _LIMITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     lambda x: type(x) in (int, float) and 0 <= x <= 1 << 20 and x == int(x),
     "a whole number",
   ),
-  "rms_norm_eps": _number(0, 1),
+  "rms_norm_eps": (
+    lambda x: type(x) in (int, float) and 0 < x < 1,
+    "a number above 0, below 1",
+  ),
   "rope_theta": _THETA,
   "rope_local_base_freq": _THETA,
   "attn_logit_softcapping": _number(0, 1e6),
