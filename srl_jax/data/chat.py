@@ -75,6 +75,30 @@ class ChatFormat:
       messages = [_message("user", f"{system}\n\n{user}")]
     return self._render(messages, generation_prompt=True)
 
+  def conversation(self, messages: Sequence[Mapping[str, str]]) -> str:
+    """Renders messages, generation prompt included.
+
+    If the template takes no system message, the text of one at the beginning
+    is put at the beginning of the first user message.
+
+    Raises:
+      ValueError: the template refuses the messages.
+    """
+    first, *others = messages
+    is_system = first["role"] == "system" and not self._takes_system
+    if is_system and others and others[0]["role"] == "user":
+      user = f"{first['content']}\n\n{others[0]['content']}"
+      messages = [_message("user", user), *others[1:]]
+    try:
+      return self._template.render(
+        **self._variables(messages, generation_prompt=True)
+      )
+    except Exception as error:  # A template can raise anything.
+      raise ValueError(
+        f"the chat template of {self._origin} cannot render these messages "
+        f"({error}); the roles are {', '.join(m['role'] for m in messages)}"
+      ) from error
+
   def cut(self, system: str) -> tuple[str, str]:
     """Returns the prompt's text before and after the user's text.
 
@@ -119,14 +143,21 @@ class ChatFormat:
   ) -> str:
     try:
       return self._template.render(
-        messages=messages,
-        tools=None,
-        documents=None,
-        add_generation_prompt=generation_prompt,
-        **self.special_tokens,
+        **self._variables(messages, generation_prompt)
       )
     except Exception as error:  # A template can raise anything.
       raise self.error(f"cannot be rendered ({error})") from error
+
+  def _variables(
+    self, messages: Sequence[Mapping[str, str]], generation_prompt: bool
+  ) -> dict[str, Any]:
+    return {
+      "messages": messages,
+      "tools": None,
+      "documents": None,
+      "add_generation_prompt": generation_prompt,
+      **self.special_tokens,
+    }
 
 
 def _message(role: str, text: str) -> dict[str, str]:
