@@ -20,10 +20,11 @@ from srl_jax import config as config_lib
 from srl_jax import loading, sharding
 from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
+from srl_jax.data.templates import CHATML
 from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout.stream import Stream
-from srl_jax.tokenizers import SentencePieceTokenizer
+from srl_jax.tokenizers import SentencePieceTokenizer, tokenizer_folder
 from srl_jax.tokenizers.folder import read_tokenizer_folder
 from srl_jax.train.stage import Run
 
@@ -37,12 +38,14 @@ class ReadyModel:
     run: the run that it is used as; it has no data.
     params: the parameters, on the devices.
     chat: the chat template; None if the model has none.
+    first_ids: token ids in front of a text outside of any chat.
   """
 
   name: str
   run: Run
   params: Any
   chat: ChatFormat | None
+  first_ids: tuple[int, ...] = ()
 
   @property
   def max_positions(self) -> int:
@@ -146,10 +149,24 @@ def ready(config: Config, name: str = "") -> Iterator[ReadyModel]:
     config = loading.resolved(config, pathlib.Path(os.devnull))
     run = loading.load_model(config, mesh)
     params = loading.initial_params(run)
-    yield ReadyModel(name or config.weights, run, params, _chat(config))
+    yield ReadyModel(
+      name or config.weights,
+      run,
+      params,
+      _chat(config),
+      _first_ids(config, run),
+    )
+
+
+def _first_ids(config: Config, run: Run) -> tuple[int, ...]:
+  checkpoint = tokenizer_folder(config.tokenizer)
+  name = checkpoint.first_token() if checkpoint else ""
+  return (run.tokenizer.special_id(name),) if name else ()
 
 
 def _chat(config: Config) -> ChatFormat | None:
+  if config.template == "chatml":
+    return ChatFormat(CHATML, {}, "chatml")
   if config.template != "chat":
     return None
   checkpoint = read_tokenizer_folder(config.tokenizer.path)

@@ -90,13 +90,11 @@ class ChatFormat:
       user = f"{first['content']}\n\n{others[0]['content']}"
       messages = [_message("user", user), *others[1:]]
     try:
-      return self._template.render(
-        **self._variables(messages, generation_prompt=True)
-      )
-    except Exception as error:  # A template can raise anything.
+      return self._render(messages, generation_prompt=True)
+    except ValueError as error:
+      roles = ", ".join(message["role"] for message in messages)
       raise ValueError(
-        f"the chat template of {self._origin} cannot render these messages "
-        f"({error}); the roles are {', '.join(m['role'] for m in messages)}"
+        f"these messages, of {roles}, do not suit the model: {error}"
       ) from error
 
   def cut(self, system: str) -> tuple[str, str]:
@@ -143,21 +141,14 @@ class ChatFormat:
   ) -> str:
     try:
       return self._template.render(
-        **self._variables(messages, generation_prompt)
+        messages=messages,
+        tools=None,
+        documents=None,
+        add_generation_prompt=generation_prompt,
+        **self.special_tokens,
       )
     except Exception as error:  # A template can raise anything.
       raise self.error(f"cannot be rendered ({error})") from error
-
-  def _variables(
-    self, messages: Sequence[Mapping[str, str]], generation_prompt: bool
-  ) -> dict[str, Any]:
-    return {
-      "messages": messages,
-      "tools": None,
-      "documents": None,
-      "add_generation_prompt": generation_prompt,
-      **self.special_tokens,
-    }
 
 
 def _message(role: str, text: str) -> dict[str, str]:
