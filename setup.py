@@ -45,6 +45,7 @@ REQUIRED = [
   "tokenizers>=0.20.0",
   "tqdm>=4.66.0",
 ]
+SERVE = ["starlette>=0.46.0", "uvicorn>=0.34.0"]
 COLAB = ["ipykernel>=6.17.1", "matplotlib>=3.10.0"]
 
 setuptools.setup(
@@ -63,10 +64,14 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     "colab": COLAB,
-    # The tests execute notebooks, build docs/ as a site, and compile programs
-    # for TPUs by the compiler in libtpu, which needs no TPU.
+    "serve": SERVE,
+    # The tests execute notebooks, build docs/ as a site, ask the server by
+    # OpenAI's client, and compile programs for TPUs by the compiler in libtpu,
+    # which needs no TPU.
     "dev": [
       *COLAB,
+      *SERVE,
+      "httpx>=0.28.0",
       # Version 0.0.34 overlooks results when it says that a program fits.
       "libtpu>=0.0.42"
       "; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -74,6 +79,7 @@ setuptools.setup(
       "mkdocs-material>=9.6.0",
       "nbclient>=0.10.0",
       "nbformat>=5.10.0",
+      "openai>=1.75.0",
       "pytest>=8.3.0",
       "pytest-xdist>=3.6.1",
       "ruff>=0.17.6",
