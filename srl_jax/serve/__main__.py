@@ -51,8 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     default=os.environ.get("SRL_JAX_API_KEY", ""),
     help="what clients must send; default: the variable SRL_JAX_API_KEY",
   )
-  add("--rows", type=int, default=16, help="different prompts decoded together")
-  add("--slots", type=int, default=2, help="completions of a prompt at a time")
+  add("--rows", type=int, default=32, help="different prompts decoded together")
+  add("--slots", type=int, default=1, help="completions of a prompt at a time")
   add(
     "--turns",
     type=int,
