@@ -154,33 +154,39 @@ class _Chat:
       import readline  # noqa: F401  Lets the user edit the line.
     if is_terminal:
       print("Ctrl-C ends an answer, Ctrl-D the program; /new forgets all.")
-    messages: Prompt = ()
-    number = 0
-    while True:
+    self._messages: Prompt = ()
+    self._number = 0
+    is_over = False
+    while not is_over:
       try:
-        line = input("> " if is_terminal else "").strip()
-      except EOFError:
-        return
+        is_over = not self._ask_once(stream, "> " if is_terminal else "")
       except KeyboardInterrupt:
         print("\n(Ctrl-D ends)")
-        continue
-      if line == "/new":
-        messages = ()
-      if not line or line == "/new":
-        continue
-      prompt = self.messages(line)
-      if messages and not isinstance(prompt, str):
-        prompt = (*messages, prompt[-1])
-      try:
-        answers = self.answers(prompt, number)
-      except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        continue
-      self.run(stream, answers)
-      number += 1
-      if not isinstance(prompt, str):
-        # With several answers the conversation goes on from the first.
-        messages = after(prompt, answers[0])
+
+  def _ask_once(self, stream: Stream, sign: str) -> bool:
+    """Reads a prompt and answers it; returns whether there was one."""
+    try:
+      line = input(sign).strip()
+    except EOFError:
+      return False
+    if line == "/new":
+      self._messages = ()
+    if not line or line == "/new":
+      return True
+    prompt = self.messages(line)
+    if self._messages and not isinstance(prompt, str):
+      prompt = (*self._messages, prompt[-1])
+    try:
+      answers = self.answers(prompt, self._number)
+    except ValueError as error:
+      print(f"error: {error}", file=sys.stderr)
+      return True
+    self.run(stream, answers)
+    self._number += 1
+    if not isinstance(prompt, str):
+      # With several answers the conversation goes on from the first.
+      self._messages = after(prompt, answers[0])
+    return True
 
 
 class _Printer:
@@ -337,6 +343,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _chat(args)
   except ValueError as error:
     sys.exit(f"error: {error}")
+  except KeyboardInterrupt:
+    sys.exit(130)
 
 
 if __name__ == "__main__":
