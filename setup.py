@@ -50,6 +50,7 @@ REQUIRED = [
 ]
 # Altair 6 is the first of Vega-Lite 6, which vl-convert-python 1.9 holds.
 REPORT = ["altair>=6.0.0", "vl-convert-python>=1.9.0"]
+SERVE = ["starlette>=0.46.0", "uvicorn>=0.34.0"]
 COLAB = ["ipykernel>=6.17.1", "matplotlib>=3.10.0"]
 # Brings 80 packages, for those who read answers in its viewer. It wants an
 # older fsspec than constraints.txt has, so it is installed without these.
@@ -73,11 +74,15 @@ setuptools.setup(
     "colab": COLAB,
     "inspect": INSPECT,
     "report": REPORT,
-    # The tests execute notebooks, build docs/ as a site, and compile programs
-    # for TPUs by the compiler in libtpu, which needs no TPU.
+    "serve": SERVE,
+    # The tests execute notebooks, build docs/ as a site, ask the server by
+    # OpenAI's client, and compile programs for TPUs by the compiler in libtpu,
+    # which needs no TPU.
     "dev": [
       *COLAB,
       *REPORT,
+      *SERVE,
+      "httpx>=0.28.0",
       # Version 0.0.34 overlooks results when it says that a program fits.
       "libtpu>=0.0.42"
       "; sys_platform == 'linux' and platform_machine == 'x86_64'",
@@ -87,6 +92,7 @@ setuptools.setup(
       "nbformat>=5.10.0",
       # Reports are tested in Chromium, where there is one.
       "playwright>=1.65.2",
+      "openai>=1.75.0",
       "pytest>=8.3.0",
       "pytest-xdist>=3.6.1",
       "ruff>=0.17.6",

@@ -26,7 +26,7 @@ from srl_jax.data.templates import Template
 from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout.stream import Stream
-from srl_jax.tokenizers import SentencePieceTokenizer
+from srl_jax.tokenizers import SentencePieceTokenizer, tokenizer_folder
 from srl_jax.tokenizers.folder import read_tokenizer_folder
 from srl_jax.train.stage import Run
 
@@ -40,12 +40,14 @@ class ReadyModel:
     run: the run that it is used as; it has no data.
     params: the parameters, on the devices.
     chat: the chat template; None if the model has none.
+    first_ids: token ids in front of a text outside of any chat.
   """
 
   name: str
   run: Run
   params: Any
   chat: ChatFormat | None
+  first_ids: tuple[int, ...] = ()
 
   @property
   def max_positions(self) -> int:
@@ -169,7 +171,14 @@ def ready(config: Config, name: str = "") -> Iterator[ReadyModel]:
     run = loading.load_model(config, mesh)
     params = loading.initial_params(run)
     chat = chat_format(config.template, run.template)
-    yield ReadyModel(name or config.weights, run, params, chat)
+    first = _first_ids(config, run)
+    yield ReadyModel(name or config.weights, run, params, chat, first)
+
+
+def _first_ids(config: Config, run: Run) -> tuple[int, ...]:
+  checkpoint = tokenizer_folder(config.tokenizer)
+  name = checkpoint.first_token() if checkpoint else ""
+  return (run.tokenizer.special_id(name),) if name else ()
 
 
 def chat_format(name: str, template: Template) -> ChatFormat | None:

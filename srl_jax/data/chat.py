@@ -116,16 +116,26 @@ class ChatFormat:
     return self._render(messages, generation_prompt=True)
 
   def conversation(self, messages: Sequence[Mapping[str, str]]) -> str:
-    """Renders a conversation, generation prompt included.
+    """Renders messages, generation prompt included.
 
-    A system message that the template does not take is put at the beginning of
-    the user's first.
+    If the template takes no system message, the text of one at the beginning
+    is put at the beginning of the first user message.
+
+    Raises:
+      ValueError: the template refuses the messages.
     """
-    if messages[0]["role"] == "system" and not self._takes_system:
-      system, user, *rest = messages
-      text = f"{system['content']}\n\n{user['content']}"
-      messages = [_message("user", text), *rest]
-    return self._render(messages, generation_prompt=True)
+    first, *others = messages
+    is_system = first["role"] == "system" and not self._takes_system
+    if is_system and others and others[0]["role"] == "user":
+      user = f"{first['content']}\n\n{others[0]['content']}"
+      messages = [_message("user", user), *others[1:]]
+    try:
+      return self._render(messages, generation_prompt=True)
+    except ValueError as error:
+      roles = ", ".join(message["role"] for message in messages)
+      raise ValueError(
+        f"these messages, of {roles}, do not suit the model: {error}"
+      ) from error
 
   def cut(self, system: str) -> tuple[str, str]:
     """Returns the prompt's text before and after the user's text.

@@ -60,8 +60,8 @@ def encode_messages(
   Args:
     chat: the chat template.
     tokenizer: the tokenizer of the same checkpoint.
-    messages: {"role": .., "content": ..}; maybe one of the system first, then
-      user and assistant in turn, and the user last.
+    messages: {"role": .., "content": ..}; maybe one of the system first, and
+      the user last. Some templates want user and assistant to alternate.
 
   Raises:
     ValueError: the messages are not such a conversation, or the template
@@ -104,11 +104,10 @@ def check_messages(messages: Sequence[Mapping[str, str]]) -> None:
         "be text"
       )
   roles = [message["role"] for message in messages]
-  talk = roles[1:] if roles[:1] == ["system"] else roles
-  if not talk or talk != [ROLES[1 + i % 2] for i in range(len(talk))]:
+  if "user" not in roles or "system" in roles[1:]:
     raise ValueError(
-      f"the messages are of {', '.join(roles) or 'nobody'}; after at most one "
-      "of the system, user and assistant speak in turn, the user first"
+      f"the messages are of {', '.join(roles) or 'nobody'}; give at most one "
+      "of the system, in front, and one or more of the user"
     )
-  if talk[-1] != "user":
+  if roles[-1] != "user":
     raise ValueError("the last message is the assistant's; end with a user's")

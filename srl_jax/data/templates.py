@@ -235,7 +235,7 @@ class ChatTemplate:
     return self._chat.prompt(system, prompt[len(self._head(system)) : end])
 
 
-_CHATML = (
+CHATML = (
   "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content"
   " + '<|im_end|>\n' }}{% endfor %}"
   "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
@@ -268,7 +268,7 @@ def make_template(
   if name == "chatml":
     if "<|endoftext|>" in tokenizer.control_names:
       stops = ("<|endoftext|>", *stops)
-    chat = ChatFormat(_CHATML, {}, "chatml")
+    chat = ChatFormat(CHATML, {}, "chatml")
     return ChatTemplate(chat, _CHATML_CONTROL, stops, cut)
   if checkpoint is None:
     raise ValueError(

@@ -57,8 +57,10 @@ class Piece(NamedTuple):
     sample: index of the sample.
     tokens: the new token ids, stop token included.
     logps: their log-probs, in nats, under the distribution drawn from.
+    policy_logps: their log-probs, in nats, at temperature 1, without top-k and
+      top-p; empty if the stream's `likely` is 0.
     likely: for each new token the ids of the most likely tokens, best first.
-    likely_logps: their log-probs at temperature 1.
+    likely_logps: their log-probs at temperature 1, without top-k and top-p.
     ending: "stop" after a stop token, "limit" at max_new_tokens, "" if the
       completion goes on.
   """
@@ -67,6 +69,7 @@ class Piece(NamedTuple):
   sample: int
   tokens: list[int]
   logps: list[float]
+  policy_logps: list[float]
   likely: np.ndarray
   likely_logps: np.ndarray
   ending: Literal["", "stop", "limit"]

@@ -70,6 +70,8 @@ class Tape(NamedTuple):
     kind_TNB: NOTHING, DRAWN, STOPPED or FULL.
     token_TNB: the token, where one was drawn.
     logp_TNB: its log-prob, in nats, under the distribution drawn from.
+    policy_logp_TNB: its log-prob at temperature 1, without top-k and top-p; 0
+      if A is 0.
     likely_TNBA: the A most likely tokens at each draw.
     likely_logp_TNBA: their log-probs at temperature 1, without top-k and top-p.
   """
@@ -80,6 +82,7 @@ class Tape(NamedTuple):
   kind_TNB: Array
   token_TNB: Array
   logp_TNB: Array
+  policy_logp_TNB: Array
   likely_TNBA: Array
   likely_logp_TNBA: Array
 
@@ -306,7 +309,7 @@ def _turn(policy, params, rows, queue, key, settings):
     jnp.where(is_drawn_NB, kind_NB, NOTHING),
     drawn_NB,
     logp_NB,
-    *_most_likely(logits_NBV, settings.likely),
+    *_of_policy(logits_NBV, drawn_NB, settings.likely),
   )
   # The token that follows in a stem, where none was drawn.
   next_NB = jnp.minimum(age_NB + 1, queue.stem_NQC.shape[2] - 1)
@@ -356,14 +359,18 @@ def _draw(logits_NBV, rows, queue, key, place_NB, settings):
   return token_B.reshape(place_NB.shape), chosen_B.reshape(place_NB.shape)
 
 
-def _most_likely(logits_NBV, count):
-  """The most likely tokens, best first, and their log-probs."""
+def _of_policy(logits_NBV, drawn_NB, count):
+  """Log-prob of the drawn token; the most likely ones, best first, and theirs.
+
+  All are of temperature 1. Without a count, nothing is computed.
+  """
   if not count:
-    empty = jnp.zeros((*logits_NBV.shape[:2], 0))
-    return empty.astype(jnp.int32), empty
+    empty = jnp.zeros((*drawn_NB.shape, 0))
+    return jnp.zeros(drawn_NB.shape), empty.astype(jnp.int32), empty
   logp_NBV = jax.nn.log_softmax(logits_NBV.astype(jnp.float32))
+  chosen_NB1 = jnp.take_along_axis(logp_NBV, drawn_NB[..., None], axis=-1)
   logp_NBA, token_NBA = jax.lax.top_k(logp_NBV, count)
-  return token_NBA, logp_NBA
+  return chosen_NB1[..., 0], token_NBA, logp_NBA
 
 
 def _empty_tape(rows: Rows, settings: Settings) -> Tape:
@@ -375,6 +382,7 @@ def _empty_tape(rows: Rows, settings: Settings) -> Tape:
     kind_TNB=jnp.zeros(shape, jnp.int32),
     token_TNB=jnp.zeros(shape, jnp.int32),
     logp_TNB=jnp.zeros(shape, jnp.float32),
+    policy_logp_TNB=jnp.zeros(shape, jnp.float32),
     likely_TNBA=jnp.zeros((*shape, settings.likely), jnp.int32),
     likely_logp_TNBA=jnp.zeros((*shape, settings.likely), jnp.float32),
   )

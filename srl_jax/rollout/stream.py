@@ -3,9 +3,10 @@
 
 Evaluation, the chat and the server sample with this. A row of the device
 holds a trunk and several slots for its branches (segments.py). All samples of
-a prompt share a row, and so do prompts that differ only in their last few
-tokens. A row whose branches have all ended takes the next request while the
-other rows go on, and keeps its trunk until then for whoever asks again.
+a request share a row, and so do prompts that differ only in their last few
+tokens, while the row has a free slot. A row whose branches have all ended takes
+the next request while the other rows go on, and keeps its trunk until then for
+whoever asks again.
 
 Every process submits the same requests in the same order and gets all tokens.
 """
@@ -13,10 +14,9 @@ Every process submits the same requests in the same order and gets all tokens.
 from __future__ import annotations
 
 import collections
-import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,36 +26,12 @@ from srl_jax.rollout import segments
 from srl_jax.rollout.batches import rounded_up
 from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.requests import Piece, Request, Sampled, Work
+from srl_jax.rollout.row import Branch, Row, common, shares
 from srl_jax.rollout.segments import Rows, Settings, Tape
 
 # Trunks are no narrower; the ring, which grows as it runs, begins wider.
 _BUCKET = 16
 _RING = 64
-
-
-class _Branch(NamedTuple):
-  ticket: int
-  request: Request
-  sample: int
-
-
-@dataclasses.dataclass(eq=False)
-class _Row:
-  """A row of the device, as the host knows it.
-
-  `branches` are those in the row's queue by entry. `later` are those that wait
-  for an entry. `last_use` is the number of the segment that last ran it.
-  """
-
-  branches: list[_Branch | None]
-  tokens: np.ndarray | None = None
-  later: collections.deque[_Branch] = dataclasses.field(
-    default_factory=collections.deque
-  )
-  last_use: int = -1
-
-  def is_free(self) -> bool:
-    return not self.later and not any(self.branches)
 
 
 class Stream:
@@ -92,9 +68,11 @@ class Stream:
       trunk_width: initial width of the trunks in tokens. It grows if a prompt
         needs it, which compiles the programs again.
       max_stem: a prompt shares a trunk with another if it differs from it in
-        no more than this many of its last tokens.
+        no more than this many of its last tokens, and in no more than half
+        of them.
       turns: turns of the loop between two looks of the host.
-      likely: number of most likely tokens to report of each draw.
+      likely: number of most likely tokens to report of each draw; see the
+        attribute.
     """
     self._policy, self._mesh, self._rules = policy, mesh, rules
     self._batch = sharding.batch_devices(mesh, rules)
@@ -102,7 +80,7 @@ class Stream:
     self._settings = Settings(turns, tuple(stop_ids), likely)
     n = rounded_up(max(rows, 1), self._batch)
     self._entries = 2 * slots
-    self._rows = [_Row([None] * self._entries) for _ in range(n)]
+    self._rows = [Row([None] * self._entries) for _ in range(n)]
     self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
     self._cancelled: set[int] = set()
     self._tickets = self._oldest = 0
@@ -160,6 +138,17 @@ class Stream:
   def stop_ids(self) -> tuple[int, ...]:
     """Token ids that end a completion."""
     return self._settings.stop_ids
+
+  def likely(self) -> int:
+    """Number of most likely tokens to report of each draw.
+
+    It may be set between two calls of `advance`; each number compiles once.
+    """
+    return self._settings.likely
+
+  @likely.setter
+  def likely(self, count: int) -> None:
+    self._settings = self._settings._replace(likely=count)
 
   @property
   def rows(self) -> int:
@@ -226,9 +215,9 @@ class Stream:
         break
       self._waiting.popleft()
       row = self._rows[n]
-      if not _shares(row.tokens, tokens, self._max_stem):
+      if not shares(row.tokens, tokens, self._max_stem):
         row.tokens = new[n] = tokens[:-1]
-      row.later.extend(_Branch(ticket, request, g) for g in request.samples)
+      row.later.extend(Branch(ticket, request, g) for g in request.samples)
     self._run_trunks(new)
     for n in range(len(self._rows)):
       self._fill(n)
@@ -238,9 +227,14 @@ class Stream:
     return self._queue.stem_NQC.shape[2]
 
   def _row_for(self, tokens: np.ndarray) -> int | None:
-    """The row that has the prompt's trunk, or the free one longest unused."""
+    """The row that has the prompt's trunk, or the free one longest unused.
+
+    If all slots of the trunk's row are busy, the trunk is better run again in a
+    free row than waited for.
+    """
     for n, row in enumerate(self._rows):
-      if _shares(row.tokens, tokens, self._max_stem):
+      has_slot = row.load() < self._entries // 2
+      if has_slot and shares(row.tokens, tokens, self._max_stem):
         return n
     free = [n for n, row in enumerate(self._rows) if row.is_free()]
     return min(free, key=lambda n: self._rows[n].last_use, default=None)
@@ -281,7 +275,7 @@ class Stream:
       row.branches[q] = branch = row.later.popleft()
       request, length = branch.request, len(branch.request.tokens)
       # The branch begins where the trunk ends, or where the prompt leaves it.
-      at = min(_common(row.tokens, np.asarray(request.tokens)), length - 1)
+      at = min(common(row.tokens, np.asarray(request.tokens)), length - 1)
       stem = request.tokens[at:]
       queue.stem_NQC[n, q, : len(stem)] = stem
       values = {
@@ -342,6 +336,7 @@ class Stream:
           branch.sample,
           tape.token_TNB[where].tolist(),
           tape.logp_TNB[where].tolist(),
+          tape.policy_logp_TNB[where].tolist() if self.likely else [],
           tape.likely_TNBA[where],
           tape.likely_logp_TNBA[where],
           {segments.STOPPED: "stop", segments.FULL: "limit"}.get(int(kind), ""),
@@ -390,16 +385,3 @@ def _width(length: int) -> int:
     # A power of two grows by half, and the widths between by a third.
     width += width // 2 if width & (width - 1) == 0 else width // 3
   return width
-
-
-def _common(a: np.ndarray, b: np.ndarray) -> int:
-  """Length of the common prefix."""
-  size = min(len(a), len(b))
-  return int(np.argmin(np.append(a[:size] == b[:size], False)))
-
-
-def _shares(
-  trunk: np.ndarray | None, tokens: np.ndarray, max_stem: int
-) -> bool:
-  """Whether a prompt can hang off a trunk as a stem of `max_stem` tokens."""
-  return trunk is not None and len(tokens) - _common(trunk, tokens) <= max_stem

@@ -4,6 +4,7 @@
 from srl_jax.tokenizers.byte import ByteTokenizer
 from srl_jax.tokenizers.folder import TokenizerFolder, stop_names
 from srl_jax.tokenizers.huggingface import HuggingFaceTokenizer
+from srl_jax.tokenizers.incremental import TextStream
 from srl_jax.tokenizers.make import (
   TokenizerConfig,
   check_tokenizer_of_weights,
@@ -24,6 +25,7 @@ __all__ = [
   "ByteTokenizer",
   "HuggingFaceTokenizer",
   "SentencePieceTokenizer",
+  "TextStream",
   "Tokenizer",
   "TokenizerConfig",
   "TokenizerFolder",

@@ -91,8 +91,7 @@ def test_what_a_template_trims_is_trimmed_here_too(families):
     ([], "the messages are of nobody"),
     ([SYSTEM], "the messages are of system"),
     ([USER, SYSTEM], "the messages are of user, system"),
-    ([ANSWER], "user and assistant speak in turn, the user first"),
-    ([USER, USER], "the messages are of user, user"),
+    ([ANSWER], "the messages are of assistant"),
     ([USER, ANSWER], "the last message is the assistant's; end with a user's"),
     ([{"role": "tool", "content": ""}], "role 'tool'; use one of system, user"),
     ([{"role": "user", "content": [1]}], "content of message 0 is a list"),
@@ -102,6 +101,12 @@ def test_what_a_template_trims_is_trimmed_here_too(families):
 def test_what_is_no_conversation_is_refused(messages, message):
   with pytest.raises(ValueError, match=message):
     check_messages(messages)
+
+
+def test_what_a_template_refuses_is_told_with_the_roles(families):
+  chat, tokenizer = of(families("gemma2"))
+  with pytest.raises(ValueError, match=r"user, user.*must alternate"):
+    encode_messages(chat, tokenizer, [USER, USER])
 
 
 def test_a_template_without_roles_says_what_to_do(families):

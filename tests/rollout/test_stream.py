@@ -159,6 +159,26 @@ def test_prompts_that_differ_in_their_last_tokens_share_a_trunk():
   }
 
 
+def test_a_trunk_whose_slots_are_busy_is_run_again_in_a_free_row():
+  long = {"max_new_tokens": 1000}
+  requests = [Request([5, 6, 7, t], point_id=t, **long) for t in range(1, 6)]
+  stream = make_stream(rows=3, slots=2, max_stem=2, stop_ids=())
+  for request in requests:
+    stream.submit(request)
+  # Two of a row share their trunk: 3 + 3 + 3 tokens for five prompts.
+  assert len({piece.ticket for piece in stream.advance()}) == 5
+  assert stream.work.prompt_tokens == 9
+  assert stream.waiting == 0
+
+
+def test_a_prompt_is_no_stem_if_it_has_little_in_common_with_a_trunk():
+  stream = make_stream(rows=2, slots=2, max_stem=4, stop_ids=())
+  for tokens in ([5, 6, 7, 8], [5, 1, 2, 3]):
+    stream.submit(Request(tokens, max_new_tokens=4))
+  stream.advance()
+  assert stream.work.prompt_tokens == 3 + 3
+
+
 def test_trunks_and_cache_grow_when_they_must():
   params = random_params(MODEL, seed=1)
   rng = np.random.default_rng(0)
@@ -200,6 +220,23 @@ def test_the_most_likely_tokens_are_reported():
   assert piece.likely[:, 0].tolist() == [5, 6]
   np.testing.assert_allclose(piece.likely_logps[:, 0], piece.logps, atol=1e-6)
   assert (np.diff(piece.likely_logps) <= 0).all()
+
+
+def test_log_probs_of_the_policy_do_not_depend_on_the_temperature():
+  sharp = np.zeros((10, 10))
+  sharp[:, 4] = 3.0  # Probability 0.69.
+  stream = make_stream(params=scripted.after_token(sharp), stop_ids=())
+  stream.submit(Request([1], max_new_tokens=4, temperature=0.1))
+  [piece] = stream.advance()
+  assert piece.tokens == [4] * 4
+  assert piece.policy_logps == [] and piece.likely.shape == (4, 0)
+  np.testing.assert_allclose(piece.logps, 0, atol=1e-6)
+  stream.likely = 1
+  stream.submit(Request([1], max_new_tokens=4, temperature=0.1))
+  [piece] = stream.advance()
+  want = 3 - np.log(np.exp(3) + 9)
+  np.testing.assert_allclose(piece.policy_logps, want, rtol=1e-5)
+  np.testing.assert_allclose(piece.likely_logps[:, 0], want, rtol=1e-5)
 
 
 def test_one_device_equals_eight():

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks a model something at the terminal: `python -m srl_jax.chat`."""

@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks a model something, at the terminal or for a file of prompts.
+
+  python -m srl_jax.chat --weights=/tmp/srl --mode=turns "What is 2+3*4?"
+  python -m srl_jax.chat --weights=Qwen/Qwen2.5-0.5B-Instruct
+  python -m srl_jax.chat --weights=/tmp/srl --prompts=problems.jsonl --json
+
+Without a prompt it asks for one after the other. Ctrl-C ends an answer, and the
+end of the input (Ctrl-D) ends the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import pathlib
+import secrets
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+import jax
+from absl import logging
+
+from srl_jax import inference
+from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
+from srl_jax.chat.thoughts import Thoughts
+from srl_jax.domains import find_domain
+from srl_jax.rollout.stream import Stream
+
+_ROWS = 8  # Prompts of a file that are sampled together.
+
+
+def _parser() -> argparse.ArgumentParser:
+  assert __doc__
+  parser = argparse.ArgumentParser(
+    prog="python -m srl_jax.chat", description=__doc__.partition("\n")[0]
+  )
+  add = parser.add_argument
+  add("prompt", nargs="?", help="what to ask; without it, ask at the terminal")
+  add(
+    "--weights",
+    required=True,
+    help="a run's workdir, a Hugging Face folder, a name on the hub, embedded",
+  )
+  add(
+    "--prompts",
+    metavar="FILE",
+    help="a prompt per line; a .jsonl file has problem, prompt or messages",
+  )
+  add(
+    "--mode",
+    choices=("chat", "solve", "turns"),
+    help="by the chat template alone, or worded as in training: in one go, or "
+    "step by step; default: chat if the model has a chat template",
+  )
+  add("--domain", default="general", help="whose wording, if not chat")
+  add("--system", default="", help="system message, for chat")
+  add("--thoughts", choices=("show", "hide"), default="show")
+  add("--n", type=int, default=1, help="answers per prompt")
+  add("--temperature", type=float, default=0.7, help="0 is greedy")
+  add("--top_p", type=float, default=1.0)
+  add("--max_new_tokens", type=int, default=1024, help="per completion or step")
+  add("--max_steps", type=int, default=16, help="for turns")
+  add("--seed", type=int, help="default: a new one each time")
+  add("--json", action="store_true", help="print a JSON object per completion")
+  return parser
+
+
+class _Chat:
+  """The command, with its model loaded."""
+
+  def __init__(self, args: argparse.Namespace, model: inference.ReadyModel):
+    seed = secrets.randbits(32) if args.seed is None else args.seed
+    mode = args.mode or ("chat" if model.chat else "solve")
+    if args.system and mode != "chat":
+      raise ValueError(
+        f"--system is for --mode=chat; the wording of --mode={mode} is that of "
+        "training (--domain)"
+      )
+    if args.n < 1 or args.max_steps < 1:
+      raise ValueError("--n and --max_steps must be 1 or more")
+    self._drawing = Drawing(
+      mode=mode,
+      domain=find_domain(args.domain).name,
+      max_new_tokens=args.max_new_tokens,
+      temperature=args.temperature,
+      top_p=args.top_p,
+      steps=args.max_steps,
+      seed=seed,
+    )
+    self._args, self._model = args, model
+    self._is_interrupted = False
+
+  def stream(self, prompts: int) -> Stream:
+    """A sampler for a number of prompts at a time."""
+    return self._model.stream(
+      rows=min(prompts, _ROWS),
+      slots=min(self._args.n, 8),
+      key=jax.random.key(0),
+      turns=8,
+    )
+
+  def answers(self, prompt: Prompt, number: int) -> list[Answer]:
+    """The answers to a prompt, not begun."""
+    return [
+      Answer(self._model, self._drawing, prompt, number, sample)
+      for sample in range(self._args.n)
+    ]
+
+  def messages(self, prompt: Prompt) -> Prompt:
+    """A prompt with the system message in front, in the mode chat."""
+    if self._drawing.mode != "chat" or not isinstance(prompt, str):
+      return prompt
+    system = {"role": "system", "content": self._args.system}
+    user = {"role": "user", "content": prompt}
+    return (system, user) if self._args.system else (user,)
+
+  @contextlib.contextmanager
+  def _interruptible(self) -> Iterator[None]:
+    # An exception in the middle of a segment would lose the sampler's state.
+    self._is_interrupted = False
+
+    def note(*_):
+      self._is_interrupted = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+      yield
+    finally:
+      signal.signal(signal.SIGINT, before)
+
+  def run(self, stream: Stream, answers: Sequence[Answer]) -> bool:
+    """Samples answers and prints them in order, as they come.
+
+    Returns:
+      Whether Ctrl-C has ended them.
+    """
+    names = [(answer.number, answer.sample) for answer in answers]
+    printer = _Printer(self._args, self._drawing, names)
+    with self._interruptible():
+      driven = drive(stream, answers, lambda: self._is_interrupted)
+      for answer, new in driven:
+        printer.add(answer, new)
+    printer.add_rest()
+    return self._is_interrupted
+
+  def ask(self, stream: Stream) -> None:
+    """Asks at the terminal, until the input ends."""
+    is_terminal = sys.stdin.isatty()
+    with contextlib.suppress(ImportError):
+      import readline  # noqa: F401  Lets the user edit the line.
+    if is_terminal:
+      print("Ctrl-C ends an answer, Ctrl-D the program; /new forgets all.")
+    self._messages: Prompt = ()
+    self._number = 0
+    is_over = False
+    while not is_over:
+      try:
+        is_over = not self._ask_once(stream, "> " if is_terminal else "")
+      except KeyboardInterrupt:
+        print("\n(Ctrl-D ends)")
+
+  def _ask_once(self, stream: Stream, sign: str) -> bool:
+    """Reads a prompt and answers it; returns whether there was one."""
+    try:
+      line = input(sign).strip()
+    except EOFError:
+      return False
+    if line == "/new":
+      self._messages = ()
+    if not line or line == "/new":
+      return True
+    prompt = self.messages(line)
+    if self._messages and not isinstance(prompt, str):
+      prompt = (*self._messages, prompt[-1])
+    try:
+      answers = self.answers(prompt, self._number)
+    except ValueError as error:
+      print(f"error: {error}", file=sys.stderr)
+      return True
+    self.run(stream, answers)
+    self._number += 1
+    if not isinstance(prompt, str):
+      # With several answers the conversation goes on from the first.
+      self._messages = after(prompt, answers[0])
+    return True
+
+
+class _Printer:
+  """Prints answers in their order; later ones wait for earlier ones."""
+
+  def __init__(
+    self,
+    args: argparse.Namespace,
+    drawing: Drawing,
+    names: Sequence[tuple[int, int]],
+  ):
+    self._args, self._drawing = args, drawing
+    self._names = collections.deque(names)
+    # Answers that have begun, with their text that is not printed yet.
+    self._open: dict[tuple[int, int], tuple[Answer, list[str]]] = {}
+    self._thoughts: Thoughts | None = None
+
+  def add(self, answer: Answer, new: str) -> None:
+    """Takes new text of an answer; prints it if its turn has come."""
+    name = answer.number, answer.sample
+    self._open.setdefault(name, (answer, []))[1].append(new)
+    while self._names and self._names[0] in self._open:
+      answer, texts = self._open[self._names[0]]
+      if not self._args.json:
+        self._print_text(answer, texts)
+      if not answer.ending:
+        return
+      if self._args.json:
+        print(json.dumps(self._record(answer), ensure_ascii=False), flush=True)
+      del self._open[self._names.popleft()]
+
+  def add_rest(self) -> None:
+    """Prints what waits for answers that never began."""
+    self._names = collections.deque(sorted(self._open))
+    for answer, _ in list(self._open.values()):
+      self.add(answer, "")
+
+  def _print_text(self, answer: Answer, texts: list[str]) -> None:
+    if self._thoughts is None:
+      self._thoughts = Thoughts(
+        self._args.thoughts == "show",
+        sys.stdout.isatty(),
+        answer.opens_thinking,
+      )
+      if self._args.n > 1 or self._args.prompts:
+        print(f"[prompt {answer.number + 1}, answer {answer.sample + 1}]")
+    text = self._thoughts.add("".join(texts), is_last=bool(answer.ending))
+    texts.clear()
+    print(text, end="", flush=True)
+    if answer.ending:
+      note = "" if answer.ending == "stop" else f" [{answer.ending}]"
+      print(note, end="\n" if self._args.n == 1 else "\n\n", flush=True)
+      self._thoughts = None
+
+  def _record(self, answer: Answer) -> dict:
+    parts = [
+      {"thought": thought, "action": action}
+      for thought, action in answer.parts()
+    ]
+    if self._args.thoughts == "hide":
+      parts = [{"action": part["action"]} for part in parts]
+    record = {
+      "number": answer.number,
+      "sample": answer.sample,
+      "prompt": answer.prompt,
+      "mode": self._drawing.mode,
+      "steps" if self._drawing.mode == "turns" else "parts": parts,
+      "ending": answer.ending,
+      "tokens": answer.tokens,
+      "logp": round(answer.logp, 4),
+      "seed": self._drawing.seed,
+    }
+    if self._args.thoughts == "show":
+      record["texts"] = answer.texts
+    return record
+
+
+def read_prompts(path: str | pathlib.Path) -> list[Prompt]:
+  """Reads a file of prompts: a line each, or JSONL.
+
+  Raises:
+    ValueError: there is no such file or no prompt in it, or a line is wrong;
+      the message names it.
+  """
+  path = pathlib.Path(path)
+  try:
+    lines = path.read_text(encoding="utf-8").splitlines()
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"--prompts={path} cannot be read: {error}") from error
+  read = _of_record if path.suffix in (".jsonl", ".json") else str
+  prompts = []
+  for number, line in enumerate(lines, start=1):
+    if not line.strip():
+      continue
+    try:
+      prompts.append(read(line))
+    except ValueError as error:
+      raise ValueError(f"{path}, line {number}: {error}") from error
+  if not prompts:
+    raise ValueError(f"--prompts={path} holds no prompt")
+  return prompts
+
+
+def _of_record(line: str) -> Prompt:
+  record = json.loads(line)
+  if not isinstance(record, dict):
+    raise ValueError("is no JSON object")
+  for name in ("problem", "prompt", "messages"):
+    value = record.get(name)
+    if isinstance(value, str) and value.strip() and name != "messages":
+      return value
+    if name == "messages" and value and isinstance(value, list):
+      if all(
+        isinstance(m, dict)
+        and isinstance(m.get("role"), str)
+        and isinstance(m.get("content"), str)
+        for m in value
+      ):
+        return tuple(value)
+      raise ValueError("messages must be objects with the texts role, content")
+  raise ValueError(
+    f"has none of problem, prompt, messages; it has {', '.join(record)}"
+  )
+
+
+def _chat(args: argparse.Namespace) -> None:
+  if args.prompt and args.prompts:
+    raise ValueError("give a prompt or --prompts, not both")
+  prompts = read_prompts(args.prompts) if args.prompts else []
+  if args.prompt:
+    prompts = [args.prompt]
+  config = inference.config_of(args.weights)
+  with inference.ready(config, args.weights) as model:
+    chat = _Chat(args, model)
+    stream = chat.stream(len(prompts) or 1)
+    if not prompts:
+      chat.ask(stream)
+      return
+    every = [
+      answer
+      for number, prompt in enumerate(prompts)
+      for answer in chat.answers(chat.messages(prompt), number)
+    ]
+    if chat.run(stream, every):
+      sys.exit(130)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command; exits with a message if the model cannot be asked."""
+  args = _parser().parse_args(argv)
+  # At level INFO, libraries list the backends that they did not find.
+  logging.set_verbosity(logging.WARNING)
+  try:
+    _chat(args)
+  except ValueError as error:
+    sys.exit(f"error: {error}")
+  except KeyboardInterrupt:
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  main()

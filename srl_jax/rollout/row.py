@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A row of the device as the host knows it, and which prompts suit its trunk.
+
+stream.py decides what enters a row; segments.py runs it.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from srl_jax.rollout.requests import Request
+
+
+class Branch(NamedTuple):
+  """A sample of a request."""
+
+  ticket: int
+  request: Request
+  sample: int
+
+
+@dataclasses.dataclass(eq=False)
+class Row:
+  """A row of the device, as the host knows it.
+
+  `branches` are those in the row's queue by entry. `later` are those that wait
+  for an entry. `last_use` is the number of the segment that last ran it.
+  """
+
+  branches: list[Branch | None]
+  tokens: np.ndarray | None = None
+  later: collections.deque[Branch] = dataclasses.field(
+    default_factory=collections.deque
+  )
+  last_use: int = -1
+
+  def is_free(self) -> bool:
+    """Whether no branch needs the trunk."""
+    return not self.load()
+
+  def load(self) -> int:
+    """Number of branches that run or wait."""
+    return len(self.later) + sum(b is not None for b in self.branches)
+
+
+def common(a: np.ndarray, b: np.ndarray) -> int:
+  """Length of the common prefix."""
+  size = min(len(a), len(b))
+  return int(np.argmin(np.append(a[:size] == b[:size], False)))
+
+
+def shares(trunk: np.ndarray | None, tokens: np.ndarray, max_stem: int) -> bool:
+  """Whether a prompt can hang off a trunk as a stem of `max_stem` tokens.
+
+  A stem runs token by token. If it is the greater part of the prompt, a trunk
+  of its own is ready sooner.
+  """
+  if trunk is None:
+    return False
+  same = common(trunk, tokens)
+  return len(tokens) - same <= min(max_stem, same)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Serves a model by OpenAI's protocol.
+
+  python -m srl_jax.serve --weights=/tmp/srl
+  python -m srl_jax.serve --weights=Qwen/Qwen2.5-0.5B-Instruct --port=8000
+
+It listens on this machine only, unless --host says otherwise. SIGTERM lets the
+running requests end. If the device's thread fails, all requests are answered
+with an error and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pathlib
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+
+from absl import logging
+
+from srl_jax import inference
+from srl_jax.optional import needed_for
+from srl_jax.serve.app import ServerSettings, make_app
+from srl_jax.serve.engine import Engine
+
+# An agent's requests are long; see --context.
+_CONTEXT = 8192
+_LOCAL = ("127.0.0.1", "::1", "localhost")
+
+
+def _parser() -> argparse.ArgumentParser:
+  assert __doc__
+  parser = argparse.ArgumentParser(
+    prog="python -m srl_jax.serve", description=__doc__.partition("\n")[0]
+  )
+  add = parser.add_argument
+  add(
+    "--weights",
+    required=True,
+    help="a run's workdir, a Hugging Face folder, a name on the hub, embedded",
+  )
+  add("--name", default="", help="the model's name in requests")
+  add("--host", default="127.0.0.1", help="address to listen on")
+  add("--port", type=int, default=8000, help="port to listen on; 0: any")
+  add(
+    "--api_key",
+    default=os.environ.get("SRL_JAX_API_KEY", ""),
+    help="what clients must send; default: the variable SRL_JAX_API_KEY",
+  )
+  add("--rows", type=int, default=32, help="different prompts decoded together")
+  add("--slots", type=int, default=1, help="completions of a prompt at a time")
+  add(
+    "--turns",
+    type=int,
+    default=8,
+    help="tokens between two looks at new requests",
+  )
+  add(
+    "--max_stem",
+    type=int,
+    default=32,
+    help="a prompt shares another's trunk up to so many last tokens",
+  )
+  add(
+    "--max_queue",
+    type=int,
+    default=256,
+    help="completions that may wait; more are refused with status 429",
+  )
+  add(
+    "--context",
+    type=int,
+    default=0,
+    help="longest prompt and completion together in tokens; default: the "
+    f"model's, at most {_CONTEXT}",
+  )
+  add(
+    "--max_body", type=int, default=4 * 2**20, help="largest request in bytes"
+  )
+  return parser
+
+
+def _check(args: argparse.Namespace) -> None:
+  for name, least in (
+    ("rows", 1),
+    ("slots", 1),
+    ("turns", 1),
+    ("max_stem", 1),
+    ("max_queue", 0),
+    ("context", 0),
+    ("max_body", 1),
+  ):
+    if getattr(args, name) < least:
+      raise ValueError(
+        f"--{name}={getattr(args, name)} is not allowed; give {least} or more"
+      )
+
+
+def _context(asked: int, model: inference.ReadyModel) -> int:
+  most = model.max_positions
+  if asked > most:
+    raise ValueError(
+      f"--context={asked} is more than the model's context length, {most}"
+    )
+  return asked or min(most, _CONTEXT)
+
+
+def serve(args: argparse.Namespace) -> int:
+  """Serves until a signal or a failure; returns the exit status."""
+  with needed_for("The server's routes", "'srl_jax[serve]'"):
+    import uvicorn
+  _check(args)
+  config = inference.config_of(args.weights)
+  folder = pathlib.Path(args.weights)
+  name = folder.resolve().name if folder.is_dir() else args.weights
+  name = args.name or name
+  failures: list[BaseException] = []
+  with inference.ready(config, name) as model:
+    context = _context(args.context, model)
+
+    def fail(error: BaseException) -> None:
+      failures.append(error)
+      traceback.print_exception(error)
+      server.should_exit = True
+
+    engine = Engine(
+      model,
+      rows=args.rows,
+      slots=args.slots,
+      turns=args.turns,
+      max_stem=args.max_stem,
+      max_queue=args.max_queue,
+      on_failure=fail,
+    )
+    settings = ServerSettings(name, context, args.api_key, args.max_body)
+    uvicorn_config = uvicorn.Config(
+      make_app(engine, settings),
+      host=args.host,
+      port=args.port,
+      log_level="warning",
+      timeout_graceful_shutdown=60,
+    )
+    server = uvicorn.Server(uvicorn_config)
+    socket = uvicorn_config.bind_socket()
+    socket.listen()
+    port = socket.getsockname()[1]
+    print(
+      f"{name}: {args.rows} rows of {args.slots} slots, context {context}; "
+      f"http://{args.host}:{port}/v1",
+      flush=True,
+    )
+    if args.host not in _LOCAL and not args.api_key:
+      print(
+        "warning: other machines can reach this server, and there is no "
+        "--api_key",
+        flush=True,
+      )
+    # Uvicorn raises the signal again when the requests have ended.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with contextlib.suppress(KeyboardInterrupt):
+      server.run(sockets=[socket])
+  return 1 if failures or not server.started else 0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the command; exits with a message if the model cannot be served."""
+  args = _parser().parse_args(argv)
+  logging.set_verbosity(logging.WARNING)
+  try:
+    status = serve(args)
+  except ValueError as error:
+    sys.exit(f"error: {error}")
+  sys.exit(status)
+
+
+if __name__ == "__main__":
+  main()

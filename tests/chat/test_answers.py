@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers in one go and step by step, and what is printed of them."""
+
+import json
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax import inference
+from srl_jax.chat import __main__ as chat
+from srl_jax.chat.answers import Answer, Drawing, drive
+from srl_jax.chat.thoughts import Thoughts
+from srl_jax.data.messages import encode_messages
+from srl_jax.domains import registers
+from srl_jax.rollout.requests import Piece, Request
+from srl_jax.rollout.stream import complete
+from srl_jax.testing import small_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return small_model.write(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+  with inference.ready(inference.config_of(str(folder)), "tiny") as model:
+    yield model
+
+
+@pytest.fixture(scope="module")
+def stream(tiny):
+  return tiny.stream(rows=1, slots=2, key=jax.random.key(0), turns=8)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+  with inference.ready(inference.config_of("embedded")) as model:
+    yield model
+
+
+def piece_of(model, text, ending="stop"):
+  tokens = [*model.run.tokenizer.encode(text), model.stop_ids[0]]
+  nothing = np.zeros((len(tokens), 0))
+  return Piece(1, 0, tokens, [-0.5] * len(tokens), [], nothing, nothing, ending)
+
+
+def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
+  drawing = Drawing("turns", domain="registers", steps=3)
+  answer = Answer(embedded, drawing, "^Dz+x;?8652", 0, 0)
+  decode = embedded.run.tokenizer.decode
+  first = decode(answer.request().tokens)
+  assert first == "^Dz+x;?8652\n<step>"
+  answer.take(piece_of(embedded, "<think>Dz+x</think>D8658"))
+  second = decode(answer.request().tokens)
+  assert second == "^Dz+x;?8652\nD8658\n<step>"
+  assert not answer.ending
+  answer.take(piece_of(embedded, "<think>y</think>#### 7"))
+  assert answer.ending == "answered"
+  assert answer.parts() == [("Dz+x", "D8658"), ("y", "#### 7")]
+  assert answer.tokens > 10 and answer.logp == -0.5 * answer.tokens
+
+
+@pytest.mark.parametrize(
+  ("text", "ending"),
+  [("<think>x</think>", "no step"), ("<think>x</think>A1", "step limit")],
+)
+def test_steps_end_for_a_reason(embedded, text, ending):
+  answer = Answer(embedded, Drawing("turns", steps=1), "^Dz+x;?8652", 0, 0)
+  answer.request()
+  answer.take(piece_of(embedded, text))
+  assert answer.ending == ending
+
+
+def test_the_embedded_model_solves_an_easy_problem_step_by_step(embedded):
+  [problem] = registers.generate("test", 1, blocks=2, lines=1)
+  drawing = Drawing("turns", domain="registers", steps=2, temperature=0.0)
+  stream = embedded.stream(rows=1, slots=1, key=jax.random.key(0))
+  answer = Answer(embedded, drawing, problem.problem, 0, 0)
+  told = "".join(new for _, new in drive(stream, [answer]))
+  assert [action for _, action in answer.parts()] == [
+    step.text for step in problem.steps
+  ]
+  assert told == "\n\n".join(answer.texts)
+  assert answer.ending == "step limit"
+
+
+def test_an_answer_is_what_the_sampler_draws(tiny, stream):
+  drawing = Drawing("chat", max_new_tokens=20, seed=4)
+  answers = [Answer(tiny, drawing, "What is 2+3*4?", 0, g) for g in range(2)]
+  tokens = encode_messages(
+    tiny.chat,
+    tiny.run.tokenizer,
+    [{"role": "user", "content": "What is 2+3*4?"}],
+  )
+  requests = [answer.request() for answer in answers]
+  assert list(requests[0].tokens) == tokens
+  want = {
+    done.sample: tiny.run.tokenizer.decode(
+      done.tokens[:-1] if done.is_stopped else done.tokens
+    )
+    for done in complete(stream, requests)
+  }
+  for answer in answers:
+    answer.texts.clear()
+  for _ in drive(stream, answers):
+    pass
+  assert [answer.texts for answer in answers] == [[want[0]], [want[1]]]
+  assert want[0] != want[1]
+
+
+def test_an_interrupted_answer_leaves_the_sampler_as_it_was(tiny, stream):
+  drawing = Drawing("chat", max_new_tokens=400, seed=0)
+  answers = [Answer(tiny, drawing, "Hi", 0, g) for g in range(5)]
+  ended = list(drive(stream, answers, lambda: True))
+  assert all(a.ending for a, _ in ended[-2:])
+  assert "interrupted" in {answer.ending for answer in answers}
+  assert stream.is_idle
+  [done] = complete(stream, [Request([5, 6], max_new_tokens=4)])
+  assert len(done.tokens) <= 4
+
+
+def run_chat(monkeypatch, capsys, folder, *arguments, lines=()):
+  """Runs the command; returns what it printed."""
+  lines = iter(lines)
+
+  def read(_):
+    line = next(lines, EOFError)
+    if not isinstance(line, str):
+      raise line
+    return line
+
+  monkeypatch.setattr("builtins.input", read)
+  chat.main([f"--weights={folder}", "--max_new_tokens=6", *arguments])
+  return capsys.readouterr()
+
+
+def test_a_file_of_prompts_gives_an_object_per_answer(
+  monkeypatch, capsys, folder, tmp_path
+):
+  path = tmp_path / "prompts.jsonl"
+  messages = [{"role": "user", "content": "Hello"}]
+  records = [{"problem": "2+3"}, {"messages": messages}, {"prompt": "a"}]
+  path.write_text("\n".join(map(json.dumps, records)))
+  asked = [f"--prompts={path}", "--n=2", "--seed=3", "--json"]
+  out = run_chat(monkeypatch, capsys, folder, *asked).out
+  rows = list(map(json.loads, out.splitlines()))
+  assert [(x["number"], x["sample"]) for x in rows] == [
+    (i, g) for i in range(3) for g in range(2)
+  ]
+  assert rows[2]["prompt"] == messages
+  assert rows[0]["prompt"] == [{"role": "user", "content": "2+3"}]
+  for row in rows:
+    assert row["seed"] == 3 and row["mode"] == "chat"
+    assert row["ending"] in ("stop", "length")
+    assert row["tokens"] <= 6 and row["logp"] < 0
+
+
+def test_a_conversation_goes_on_until_the_input_ends(
+  monkeypatch, capsys, folder
+):
+  seen = []
+  encode = encode_messages
+
+  def spy(chat_format, tokenizer, messages):
+    seen.append([(m["role"], m["content"]) for m in messages])
+    return encode(chat_format, tokenizer, messages)
+
+  monkeypatch.setattr("srl_jax.chat.answers.encode_messages", spy)
+  lines = ["Hi", KeyboardInterrupt, "", "More", "/new", "Again", "x" * 9000]
+  asked = ["--system=Be brief.", "--seed=1"]
+  said = run_chat(monkeypatch, capsys, folder, *asked, lines=lines)
+  first, second, third, _ = seen
+  assert first == [("system", "Be brief."), ("user", "Hi")]
+  assert second[:2] == first and second[2][0] == "assistant"
+  assert second[2][1] in said.out
+  assert second[3] == ("user", "More") and len(second) == 4
+  assert third == [("system", "Be brief."), ("user", "Again")]
+  assert "context length is 4096" in said.err
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    (["--mode=solve", "--system=x", "a"], "--system is for --mode=chat"),
+    (["--domain=maths", "a"], "no domain 'maths'.*'math'"),
+    (["--prompts=nowhere", "a"], "not both"),
+    (["--prompts=nowhere"], "nowhere cannot be read"),
+    (["--n=0", "a"], "1 or more"),
+  ],
+)
+def test_what_cannot_be_asked_is_told(
+  monkeypatch, capsys, folder, arguments, words
+):
+  with pytest.raises(SystemExit, match=words):
+    run_chat(monkeypatch, capsys, folder, *arguments)
+
+
+def test_a_bad_line_of_a_file_is_named(tmp_path):
+  path = tmp_path / "prompts.jsonl"
+  for line, words in (
+    ("{", "line 2"),
+    ('{"text": "x"}', "it has text"),
+    ('{"messages": [{"role": 3}]}', "texts role, content"),
+  ):
+    path.write_text('{"problem": "a"}\n' + line)
+    with pytest.raises(ValueError, match=words):
+      chat.read_prompts(path)
+  path.write_text("\n")
+  with pytest.raises(ValueError, match="holds no prompt"):
+    chat.read_prompts(path)
+  text = tmp_path / "prompts.txt"
+  text.write_text("one\n\n{two}\n")
+  assert chat.read_prompts(text) == ["one", "{two}"]
+
+
+TEXT = "<think>a < b</think> x <b> </think>y"
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 100])
+def test_thoughts_are_hidden_or_dimmed_however_the_text_is_cut(size):
+  pieces = [TEXT[at : at + size] for at in range(0, len(TEXT), size)]
+
+  def printed(*settings):
+    thoughts = Thoughts(*settings)
+    return "".join(map(thoughts.add, pieces)) + thoughts.add("", is_last=True)
+
+  assert printed(True, False) == TEXT
+  assert printed(False, False) == " x <b> y"
+  dimmed = printed(True, True)
+  assert dimmed.replace("\x1b[2m", "").replace("\x1b[0m", "") == TEXT
+  is_dim, plain = False, ""
+  for part in dimmed.replace("\x1b[", "\x00\x1b[").split("\x00"):
+    is_dim = part.startswith("\x1b[2m") or (
+      is_dim and not part.startswith("\x1b[0m")
+    )
+    plain += "" if is_dim else part.replace("\x1b[0m", "")
+  assert plain == " x <b> y"
+
+
+def test_a_text_may_begin_inside_of_a_thought():
+  thoughts = Thoughts(False, False, is_inside=True)
+  assert thoughts.add("hm</think>so") == "so"
+
+
+def test_what_a_model_writes_cannot_steer_the_terminal():
+  assert Thoughts(True, True).add("a\x1b[2Jb\n\x07") == "a\\x1b[2Jb\n\\x07"

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command as a process: how it begins and how it ends."""
+
+import contextlib
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import pytest
+
+from srl_jax.serve import __main__ as command
+from srl_jax.testing import small_model
+
+BREAKS = """
+import sys
+from srl_jax.rollout import stream
+from srl_jax.serve import __main__ as command
+
+def advance(self):
+  raise FloatingPointError("the device is gone")
+
+stream.Stream.advance = advance
+command.main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return small_model.write(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@contextlib.contextmanager
+def start(folder, *program):
+  with subprocess.Popen(
+    [sys.executable, *program, f"--weights={folder}", "--port=0", "--rows=1"],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    try:
+      line = process.stdout.readline()
+      found = re.search(r"tiny: .*(http://\S+)", line)
+      assert found, line + process.stderr.read()
+      yield process, found[1]
+    finally:
+      process.kill()
+
+
+def test_sigterm_lets_a_request_end(folder):
+  with start(folder, "-m", "srl_jax.serve") as (process, url):
+    ask = {"prompt": "a", "max_tokens": 400, "seed": 0, "n": 4}
+    answers = []
+    thread = threading.Thread(
+      target=lambda: answers.append(
+        httpx.post(f"{url}/completions", json=ask, timeout=120)
+      )
+    )
+    thread.start()
+    metrics = url.removesuffix("/v1") + "/metrics"
+    while "completions_open 4" not in httpx.get(metrics).text:
+      assert thread.is_alive()
+    process.send_signal(signal.SIGTERM)
+    thread.join()
+    assert answers[0].status_code == 200
+    assert process.wait(60) == 0, process.stderr.read()
+
+
+def test_a_failure_of_the_device_ends_the_process_with_status_1(folder):
+  with start(folder, "-c", BREAKS) as (process, url):
+    ask = {"prompt": "a", "max_tokens": 4}
+    answer = httpx.post(f"{url}/completions", json=ask, timeout=120)
+    assert answer.status_code == 500
+    assert "device is gone" in answer.json()["error"]["message"]
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "FloatingPointError: the device is gone" in errors
+
+
+@pytest.mark.parametrize(
+  ("arguments", "words"),
+  [
+    (["--rows=0"], "--rows=0 is not allowed; give 1 or more"),
+    (["--context=5000"], "--context=5000 is more than .* 4096"),
+    (["--weights=/nowhere"], "/nowhere"),
+  ],
+)
+def test_what_cannot_be_served_is_told(folder, arguments, words):
+  with pytest.raises(SystemExit, match=words):
+    command.main([f"--weights={folder}", *arguments])
