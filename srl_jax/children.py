@@ -64,6 +64,10 @@ class Lines:
     return json.loads(line)
 
 
+class FailedError(EOFError):
+  """A child has ended by an error of its own, and not by a limit."""
+
+
 class Child:
   """One child; it starts at once and does not start again."""
 
@@ -103,7 +107,8 @@ class Child:
 
     Raises:
       TimeoutError: there was no answer in time; the child has been killed.
-      EOFError: the child has ended; its text says how.
+      EOFError: the child has ended; its text says how. A FailedError if it
+        was not killed.
     """
     is_late = threading.Event()
 
@@ -123,7 +128,9 @@ class Child:
       with contextlib.suppress(subprocess.TimeoutExpired):
         self._process.wait(_EXIT_S)
       self._process.kill()
-      raise EOFError(_ending(self._process.wait())) from error
+      code = self._process.wait()
+      failure = FailedError if code > 0 else EOFError
+      raise failure(_ending(code)) from error
     finally:
       timer.cancel()
 

@@ -13,7 +13,7 @@ from srl_jax.config import Config
 from srl_jax.train.pieces import RoundConfig
 
 # -1 is a documented value of these; of the mesh's axes, of one at a time.
-NEGATIVE = {"mesh.data", "reward_workers.count"}
+NEGATIVE = {"evaluate.suite_samples", "mesh.data", "reward_workers.count"}
 # Any reward may be given for a broken format.
 NEGATIVE |= {f"{x}.reward.broken_format_reward" for x in ("srl", "rlvr")}
 # What 0 means is plain: no decay, no memory, no margin, no reward, or a seed.

@@ -14,7 +14,7 @@ import functools
 import re
 from typing import Any
 
-from srl_jax.children import LazyChild, Lines
+from srl_jax.children import FailedError, LazyChild, Lines
 
 # The judge ends by itself after some CPU seconds; this is for a machine that
 # is too busy to give it any, and for the start of the process.
@@ -67,11 +67,16 @@ def ask_judge(harness: str, *question: str) -> Any:
 
   Raises:
     ValueError: math-verify is not installed.
+    RuntimeError: the judge itself has failed.
   """
   if harness not in _judges:
     _judges[harness] = LazyChild("srl_jax.rewards.judge", Lines)
   try:
     verdict = _judges[harness].ask([harness, *question], _WALL_LIMIT_S)
+  except FailedError as error:
+    raise RuntimeError(
+      f"the judge of answers {error}; its error is above"
+    ) from error
   except (TimeoutError, EOFError):
     return None
   if isinstance(verdict, str):

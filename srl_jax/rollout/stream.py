@@ -139,6 +139,7 @@ class Stream:
     """Token ids that end a completion."""
     return self._settings.stop_ids
 
+  @property
   def likely(self) -> int:
     """Number of most likely tokens to report of each draw.
 
