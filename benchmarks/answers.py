@@ -34,31 +34,31 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
   from srl_jax.rollout.requests import Request
   from srl_jax.rollout.stream import complete
 
-  with inference.ready(inference.config_of(args.weights)) as model:
-    requests = [
-      Request(
-        tokens,
-        point_id=i,
-        samples=range(args.samples),
-        max_new_tokens=args.max_new_tokens,
-      )
-      for i, tokens in enumerate(read_prompts(args, model.run.tokenizer.encode))
-    ]
-    stream = model.stream(
-      rows=args.rows,
-      slots=args.samples,
-      key=jax.random.key(0),
-      trunk_width=max(len(r.tokens) for r in requests),
+  model = inference.load(inference.config_of(args.weights))
+  requests = [
+    Request(
+      tokens,
+      point_id=i,
+      samples=range(args.samples),
+      max_new_tokens=args.max_new_tokens,
     )
+    for i, tokens in enumerate(read_prompts(args, model.run.tokenizer.encode))
+  ]
+  stream = model.stream(
+    rows=args.rows,
+    slots=args.samples,
+    key=jax.random.key(0),
+    trunk_width=max(len(r.tokens) for r in requests),
+  )
 
-    def sample():
-      return sum(len(x.tokens) for x in complete(stream, requests))
+  def sample():
+    return sum(len(x.tokens) for x in complete(stream, requests))
 
-    sample()
-    work = stream.work.drawn_tokens, stream.work.slot_turns
-    cost = measured(sample)
-    busy = stream.work.drawn_tokens - work[0]
-    return cost | {"occupancy": busy / (stream.work.slot_turns - work[1])}
+  sample()
+  work = stream.work.drawn_tokens, stream.work.slot_turns
+  cost = measured(sample)
+  busy = stream.work.drawn_tokens - work[0]
+  return cost | {"occupancy": busy / (stream.work.slot_turns - work[1])}
 
 
 def peer(args: argparse.Namespace) -> dict[str, Any]:
@@ -70,9 +70,9 @@ def peer(args: argparse.Namespace) -> dict[str, Any]:
   from srl_jax import inference
 
   config = inference.config_of(args.weights)
-  with inference.ready(config) as ready:
-    prompts = sorted(read_prompts(args, ready.run.tokenizer.encode), key=len)
-    stop_ids = list(ready.stop_ids)
+  ready = inference.load(config)
+  prompts = sorted(read_prompts(args, ready.run.tokenizer.encode), key=len)
+  stop_ids = list(ready.stop_ids)
   model = transformers.AutoModelForCausalLM.from_pretrained(
     config.weights, dtype=torch.float32
   ).eval()

@@ -239,20 +239,21 @@ def _by_turns(
     top_p=decoding.top_p,
     top_k=decoding.top_k,
   )
-  episodes, _ = sample_episodes(
-    run.sampler(sampling, "step"),
-    model.params,
-    [problem.trajectory(plan.domains[problem.suite]) for problem in problems],
-    task="step",
-    samples=decoding.samples,
-    turns=protocol.max_turns,
-    context_turns=0,
-    rows_per_batch=plan.answers_per_batch,
-    max_positions=model.max_positions,
-    key=model.key(plan.seed, decoding.name),
-    template=run.template,
-    tokenizer=run.tokenizer,
-  )
+  with jax.set_mesh(run.mesh):
+    episodes, _ = sample_episodes(
+      run.sampler(sampling, "step"),
+      model.params,
+      [problem.trajectory(plan.domains[problem.suite]) for problem in problems],
+      task="step",
+      samples=decoding.samples,
+      turns=protocol.max_turns,
+      context_turns=0,
+      rows_per_batch=plan.answers_per_batch,
+      max_positions=model.max_positions,
+      key=model.key(plan.seed, decoding.name),
+      template=run.template,
+      tokenizer=run.tokenizer,
+    )
   for episode in episodes:
     yield _answer_of(model, plan, decoding, problems[episode.problem], episode)
 

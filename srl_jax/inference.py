@@ -7,12 +7,10 @@ hub. The training loop does not need this: it has its model already.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import os
 import pathlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -153,9 +151,8 @@ def _template_of(c, folder: str) -> str:
   return "text"
 
 
-@contextlib.contextmanager
-def ready(config: Config, name: str = "") -> Iterator[ReadyModel]:
-  """Loads the model of a config, for use inside of this context.
+def load(config: Config, name: str = "") -> ReadyModel:
+  """Loads the model of a config.
 
   Args:
     config: what `config_of` returned, or a config of an experiment, changed as
@@ -170,9 +167,9 @@ def ready(config: Config, name: str = "") -> Iterator[ReadyModel]:
     config = loading.resolved(config, pathlib.Path(os.devnull))
     run = loading.load_model(config, mesh)
     params = loading.initial_params(run)
-    chat = chat_format(config.template, run.template)
-    first = _first_ids(config, run)
-    yield ReadyModel(name or config.weights, run, params, chat, first)
+  chat = chat_format(config.template, run.template)
+  first = _first_ids(config, run)
+  return ReadyModel(name or config.weights, run, params, chat, first)
 
 
 def _first_ids(config: Config, run: Run) -> tuple[int, ...]:

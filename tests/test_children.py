@@ -17,31 +17,31 @@ def child():
 
 def test_a_child_answers_and_what_it_prints_is_no_answer(child):
   for value in ("é\n", [1, {"a": None}]):
-    assert child.ask(["echo", value], 30) == value
+    assert child.ask(["echo", value], 120) == value
 
 
 def test_a_child_has_a_limit_of_memory_and_survives_it(child):
-  assert child.ask(["memory", 10**10], 30) == "MemoryError"
-  assert child.ask(["echo", 1], 30) == 1
+  assert child.ask(["memory", 10**10], 120) == "MemoryError"
+  assert child.ask(["echo", 1], 120) == 1
 
 
 def test_a_child_has_a_limit_of_cpu_time_inside_one_operation(child):
-  assert child.ask(["echo", 1], 30) == 1
+  assert child.ask(["echo", 1], 120) == 1
   start = time.monotonic()
   with pytest.raises(EOFError, match=r"exit code -27 \(its limit of CPU time"):
-    child.ask(["power", 9], 30)
+    child.ask(["power", 9], 120)
   assert time.monotonic() - start < 10
 
 
 def test_a_child_that_waits_is_killed_in_time(child):
-  assert child.ask(["echo", 1], 30) == 1
+  assert child.ask(["echo", 1], 120) == 1
   with pytest.raises(TimeoutError, match=r"took more than 0\.2 s"):
     child.ask(["sleep", 60], 0.2)
 
 
 def test_a_child_that_ends_says_how(child):
   with pytest.raises(EOFError, match="exit code 7"):
-    child.ask(["exit", 7], 30)
+    child.ask(["exit", 7], 120)
 
 
 def test_messages_that_are_cut_are_no_messages(tmp_path):

@@ -319,19 +319,19 @@ def _chat(args: argparse.Namespace) -> None:
   if args.prompt:
     prompts = [args.prompt]
   config = inference.config_of(args.weights)
-  with inference.ready(config, args.weights) as model:
-    chat = _Chat(args, model)
-    stream = chat.stream(len(prompts) or 1)
-    if not prompts:
-      chat.ask(stream)
-      return
-    every = [
-      answer
-      for number, prompt in enumerate(prompts)
-      for answer in chat.answers(chat.messages(prompt), number)
-    ]
-    if chat.run(stream, every):
-      sys.exit(130)
+  model = inference.load(config, args.weights)
+  chat = _Chat(args, model)
+  stream = chat.stream(len(prompts) or 1)
+  if not prompts:
+    chat.ask(stream)
+    return
+  every = [
+    answer
+    for number, prompt in enumerate(prompts)
+    for answer in chat.answers(chat.messages(prompt), number)
+  ]
+  if chat.run(stream, every):
+    sys.exit(130)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

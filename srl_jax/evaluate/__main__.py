@@ -126,27 +126,27 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     args.suites, args.suites_folder, args.limit
   )
   base = read_results(args.compare) if args.compare else []
-  with inference.ready(_config(args, overrides), args.weights or "") as model:
-    plan = evaluation.fitted(
-      model,
-      evaluation.Plan(
-        problems, domains, protocol, args.seed, args.answers_per_batch
-      ),
+  model = inference.load(_config(args, overrides), args.weights or "")
+  plan = evaluation.fitted(
+    model,
+    evaluation.Plan(
+      problems, domains, protocol, args.seed, args.answers_per_batch
+    ),
+  )
+  if args.max_new_tokens and plan.protocol != protocol:
+    raise ValueError(
+      f"--max_new_tokens={args.max_new_tokens} is more than the model's "
+      f"context of {model.max_positions} tokens leaves to an answer, which "
+      f"is {plan.protocol.max_new_tokens} for the longest problem"
     )
-    if args.max_new_tokens and plan.protocol != protocol:
-      raise ValueError(
-        f"--max_new_tokens={args.max_new_tokens} is more than the model's "
-        f"context of {model.max_positions} tokens leaves to an answer, which "
-        f"is {plan.protocol.max_new_tokens} for the longest problem"
-      )
-    for line in _opening(model, plan):
-      progress.say(line)
-    results = evaluation.evaluate_suites(model, plan, args.out)
-    interventions = {}
-    if args.interventions and results:
-      interventions = evaluation.intervene(
-        model, plan, results, args.out / "interventions", args.interventions
-      )
+  for line in _opening(model, plan):
+    progress.say(line)
+  results = evaluation.evaluate_suites(model, plan, args.out)
+  interventions = {}
+  if args.interventions and results:
+    interventions = evaluation.intervene(
+      model, plan, results, args.out / "interventions", args.interventions
+    )
   if results:
     _write(args, plan.protocol, results, interventions, base)
 

@@ -119,50 +119,50 @@ def serve(args: argparse.Namespace) -> int:
   name = folder.resolve().name if folder.is_dir() else args.weights
   name = args.name or name
   failures: list[BaseException] = []
-  with inference.ready(config, name) as model:
-    context = _context(args.context, model)
+  model = inference.load(config, name)
+  context = _context(args.context, model)
 
-    def fail(error: BaseException) -> None:
-      failures.append(error)
-      traceback.print_exception(error)
-      server.should_exit = True
+  def fail(error: BaseException) -> None:
+    failures.append(error)
+    traceback.print_exception(error)
+    server.should_exit = True
 
-    engine = Engine(
-      model,
-      rows=args.rows,
-      slots=args.slots,
-      turns=args.turns,
-      max_stem=args.max_stem,
-      max_queue=args.max_queue,
-      on_failure=fail,
-    )
-    settings = ServerSettings(name, context, args.api_key, args.max_body)
-    uvicorn_config = uvicorn.Config(
-      make_app(engine, settings),
-      host=args.host,
-      port=args.port,
-      log_level="warning",
-      timeout_graceful_shutdown=60,
-    )
-    server = uvicorn.Server(uvicorn_config)
-    socket = uvicorn_config.bind_socket()
-    socket.listen()
-    port = socket.getsockname()[1]
+  engine = Engine(
+    model,
+    rows=args.rows,
+    slots=args.slots,
+    turns=args.turns,
+    max_stem=args.max_stem,
+    max_queue=args.max_queue,
+    on_failure=fail,
+  )
+  settings = ServerSettings(name, context, args.api_key, args.max_body)
+  uvicorn_config = uvicorn.Config(
+    make_app(engine, settings),
+    host=args.host,
+    port=args.port,
+    log_level="warning",
+    timeout_graceful_shutdown=60,
+  )
+  server = uvicorn.Server(uvicorn_config)
+  socket = uvicorn_config.bind_socket()
+  socket.listen()
+  port = socket.getsockname()[1]
+  print(
+    f"{name}: {args.rows} rows of {args.slots} slots, context {context}; "
+    f"http://{args.host}:{port}/v1",
+    flush=True,
+  )
+  if args.host not in _LOCAL and not args.api_key:
     print(
-      f"{name}: {args.rows} rows of {args.slots} slots, context {context}; "
-      f"http://{args.host}:{port}/v1",
+      "warning: other machines can reach this server, and there is no "
+      "--api_key",
       flush=True,
     )
-    if args.host not in _LOCAL and not args.api_key:
-      print(
-        "warning: other machines can reach this server, and there is no "
-        "--api_key",
-        flush=True,
-      )
-    # Uvicorn raises the signal again when the requests have ended.
-    signal.signal(signal.SIGTERM, lambda *_: None)
-    with contextlib.suppress(KeyboardInterrupt):
-      server.run(sockets=[socket])
+  # Uvicorn raises the signal again when the requests have ended.
+  signal.signal(signal.SIGTERM, lambda *_: None)
+  with contextlib.suppress(KeyboardInterrupt):
+    server.run(sockets=[socket])
   return 1 if failures or not server.started else 0
 
 

@@ -26,8 +26,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def tiny(folder):
-  with inference.ready(inference.config_of(str(folder)), "tiny") as model:
-    yield model
+  return inference.load(inference.config_of(str(folder)), "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,7 @@ def stream(tiny):
 
 @pytest.fixture(scope="module")
 def embedded():
-  with inference.ready(inference.config_of("embedded")) as model:
-    yield model
+  return inference.load(inference.config_of("embedded"))
 
 
 def piece_of(model, text, ending="stop"):
@@ -169,6 +167,7 @@ def test_a_conversation_goes_on_until_the_input_ends(
     return encode(chat_format, tokenizer, messages)
 
   monkeypatch.setattr("srl_jax.chat.answers.encode_messages", spy)
+  handler = signal.getsignal(signal.SIGINT)
   lines = ["Hi", KeyboardInterrupt, "", "More", "/new", "Again", "x" * 9000]
   asked = ["--system=Be brief.", "--seed=1"]
   said = run_chat(monkeypatch, capsys, folder, *asked, lines=lines)
@@ -179,7 +178,7 @@ def test_a_conversation_goes_on_until_the_input_ends(
   assert second[3] == ("user", "More") and len(second) == 4
   assert third == [("system", "Be brief."), ("user", "Again")]
   assert "context length is 4096" in said.err
-  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.mark.parametrize(

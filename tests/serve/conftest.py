@@ -21,8 +21,7 @@ CONTEXT = 160
 def ready(tmp_path_factory):
   """A tiny random model with a chat template."""
   folder = small_model.write(tmp_path_factory.mktemp("model") / "tiny")
-  with inference.ready(inference.config_of(str(folder)), "tiny") as model:
-    yield model
+  return inference.load(inference.config_of(str(folder)), "tiny")
 
 
 class Served:
