@@ -5,7 +5,7 @@ Does learning single steps of solutions that a model cannot find make it better
 at finding whole ones? What the paper reports, as the mean over AMC23, AIME24,
 AIME25 and Minerva: 27.6% after SRL (its columns average 26.9) instead of 24.6%
 for Qwen2.5-7B-Instruct, and 19.5% after SRL and RLVR instead of 16.4% for the
-3B model. The table at the end of a run is of 40 held-out problems of s1K.
+3B model.
 
 Presets (`--config=experiments/math.py:NAME`):
 
@@ -33,6 +33,10 @@ come from the Hugging Face hub, or from a folder as c.weights and
 c.tokenizer.path. Of the solutions in numbered steps 60 are held out for
 validation, as in the paper, and 40 more for the table, which leaves nine in
 ten to train on; its intervals are wide, about 15 points to each side.
+
+The table also has the paper's suites, before and after: AMC23, AIME24, AIME25
+and Minerva, by the protocol "paper". Their files come from the folder data, or
+else from the hub. c.evaluate.suites=() leaves them out.
 """
 
 import dataclasses
