@@ -109,8 +109,17 @@ def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path, capsys):
       "tokenizer.path": folder,
       "data.path": write_lines(tmp_path / "s1k.jsonl", steps(8)),
       "srl.sampling.parts_per_round": 2,
+      "evaluate.suites": write_lines(
+        tmp_path / "exam.jsonl",
+        ({"problem": f"{i} + 1?", "answer": str(i + 1)} for i in range(3)),
+      ),
+      "evaluate.suite_samples": 2,
+      "evaluate.suite_tokens": 8,
+      "evaluate.suites_every_update_steps": 1,
+      "evaluate.suites_problems": 2,
     },
   )
+  assert 0 <= found["srl/suite_exam"] <= 1
   # 2 trunks x 2 points x 2 samples to their limit, of which 2 groups train.
   assert found["srl/tokens_sampled"] == 64
   assert found["srl/tokens_trained"] == 32
@@ -125,6 +134,8 @@ def test_the_smallest_qwen_takes_a_step_of_every_stage(runs, tmp_path, capsys):
       "turns accuracy, greedy",
       "turns avg@2",
       "solve pass@2",
+      "exam greedy",
+      "exam avg@2",
     } <= of_moment.keys()
     assert np.isfinite(list(of_moment.values())).all()
   assert "\nturns avg@2 " in capsys.readouterr().out.split("held-out test")[1]
