@@ -74,6 +74,18 @@ def test_a_run_that_was_killed_is_a_new_run_with_all_rows(tmp_path):
   ]
 
 
+def test_what_was_known_before_a_kill_is_not_believed_after_it(tmp_path):
+  runs = {}
+  attempt(tmp_path, runs, 0, 4)
+  attempt(tmp_path, runs, 4, 6, is_closed=False)
+  attempt(tmp_path, runs, 4, 8)
+  first, fresh = runs.values()
+  # The second attempt went on with the run of the first.
+  assert (5, {"loss": 1.25}) in first
+  for step in range(8):
+    assert fresh.count((step, {"loss": step / 4})) == 1
+
+
 def test_a_second_stage_brings_no_row_again(tmp_path):
   runs = {}
   session = Session(tmp_path / "p.json", lambda *args: Place(runs, *args))
