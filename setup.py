@@ -55,6 +55,10 @@ COLAB = ["ipykernel>=6.17.1", "matplotlib>=3.10.0"]
 # Brings 80 packages, for those who read answers in its viewer. It wants an
 # older fsspec than constraints.txt has, so it is installed without these.
 INSPECT = ["inspect-ai>=0.3.285"]
+# The oldest that were tried. Trackio wants an older pillow than constraints.txt
+# has, so it is installed without these.
+TRACKIO = ["trackio>=0.43.0"]
+WANDB = ["wandb>=0.31.0"]
 
 setuptools.setup(
   name="srl_jax",
@@ -75,6 +79,10 @@ setuptools.setup(
     "inspect": INSPECT,
     "report": REPORT,
     "serve": SERVE,
+    # The reader of the event files that every run writes.
+    "tensorboard": ["tensorboard>=2.21.0"],
+    "trackio": TRACKIO,
+    "wandb": WANDB,
     # The tests execute notebooks, build docs/ as a site, ask the server by
     # OpenAI's client, and compile programs for TPUs by the compiler in libtpu,
     # which needs no TPU.

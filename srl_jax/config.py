@@ -32,6 +32,7 @@ from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.record import RolloutsConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
+from srl_jax.trackers.trackers import TrackersConfig
 from srl_jax.train.pieces import RlConfig
 from srl_jax.train.sft import SftConfig
 
@@ -77,6 +78,7 @@ class Config:
     device_reward: whether the device computes rewards, and at which sizes.
     checkpoint: how often to save.
     rollouts: which rollouts are kept, for people to look at.
+    trackers: where metrics are shown, besides metrics.csv.
     evaluate: what is measured before and after training.
   """
 
@@ -103,6 +105,7 @@ class Config:
   device_reward: DeviceRewardConfig = DeviceRewardConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
   rollouts: RolloutsConfig = RolloutsConfig()
+  trackers: TrackersConfig = TrackersConfig()
   evaluate: EvalConfig = EvalConfig()
 
   def __post_init__(self):

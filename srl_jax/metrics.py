@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Output of metrics: files that survive a resume, and console lines.
 
-Not for: how the values of a metric combine (reductions.py), or tables of
-results (report.py).
+Not for: how the values of a metric combine (reductions.py), where people watch
+them (trackers), or tables of results (report).
 """
 
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import math
 import os
@@ -20,18 +19,25 @@ from typing import Any
 import jax
 
 from srl_jax import progress
+from srl_jax.trackers.trackers import Trackers
 
 
 class MetricWriter:
-  """Writes rows to metrics.jsonl, metrics.csv and TensorBoard event files.
+  """Writes rows to metrics.jsonl and metrics.csv, and hands them to trackers.
 
-  Event files need the library tensorboardX; the other files do not.
   Only process 0 writes; on other processes every method returns at once. When
   `write` returns, the operating system has the row, so killing the process
   loses none. Use as a context manager, or call `close`.
   """
 
-  def __init__(self, workdir: str | os.PathLike, *, first_step: int = 0):
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    *,
+    first_step: int = 0,
+    first_of_stage: int = 0,
+    trackers: Trackers | None = None,
+  ):
     """Opens the files of `workdir` for rows of step `first_step` and later.
 
     Existing rows with step >= first_step are dropped: they were written after
@@ -39,6 +45,12 @@ class MetricWriter:
     of a resumed run equal those of an uninterrupted one, provided every row
     below first_step was written before that checkpoint was saved. The default
     drops all rows.
+
+    Args:
+      workdir: of the run.
+      first_step: see above.
+      first_of_stage: update steps of all stages before, for the trackers.
+      trackers: get every row too; they stay open.
     """
     self._is_writer = jax.process_index() == 0
     if not self._is_writer:
@@ -58,7 +70,8 @@ class MetricWriter:
     for row in kept:
       self._add_columns(row)
     self._csv = self._rewrite_csv()
-    self._tensorboard = _event_writer(directory / "tensorboard", first_step)
+    self._trackers = trackers or Trackers()
+    self._trackers.begin(first_of_stage, first_step, kept)
 
   def write(
     self, step: int, values: Mapping[str, float], prefix: str = ""
@@ -82,19 +95,13 @@ class MetricWriter:
     else:
       csv.writer(self._csv).writerow(self._cells(row))
       self._csv.flush()
-    if not self._tensorboard:
-      return
-    for name, value in row.items():
-      # A ratio with denominator 0 is nan, and TensorBoard warns of each nan.
-      if name != "update_step" and math.isfinite(value):
-        self._tensorboard.add_scalar(name, value, row["update_step"])
+    step = row.pop("update_step")
+    self._trackers.write(step, row)
 
   def close(self) -> None:
     if self._is_writer:
       self._jsonl.close()
       self._csv.close()
-      if self._tensorboard:
-        self._tensorboard.close()
 
   def __enter__(self) -> MetricWriter:
     return self
@@ -122,27 +129,6 @@ class MetricWriter:
       writer.writerows(map(self._cells, read_rows(self._jsonl_path)))
     os.replace(temporary, self._csv_path)
     return self._csv_path.open("a", encoding="utf-8", newline="")
-
-
-def _event_writer(directory: pathlib.Path, first_step: int) -> Any | None:
-  """A tensorboardX writer, or None after saying what is missing."""
-  try:
-    import tensorboardX
-  except ModuleNotFoundError:
-    _say_without_tensorboard()
-    return None
-  return tensorboardX.SummaryWriter(
-    str(directory), purge_step=first_step or None
-  )
-
-
-@functools.cache  # Once per run: every stage opens the files again.
-def _say_without_tensorboard() -> None:
-  print(
-    "tensorboardX is not installed: metrics go to metrics.csv and "
-    "metrics.jsonl only. For TensorBoard, type: pip install tensorboardX",
-    flush=True,
-  )
 
 
 class Progress:

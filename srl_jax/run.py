@@ -9,7 +9,9 @@ train/loop.py trains a stage.
   workdir/held_out.json         checksums of validation and test problems, which
                                 are in the folder held_out
   workdir/tokenizer/            copy of the tokenizer, unless the run trained it
-  workdir/metrics.{jsonl,csv}   one row per update step; TensorBoard beside them
+  workdir/metrics.{jsonl,csv}   one row per update step
+  workdir/tensorboard/          the same as event files
+  workdir/trackers/             what Weights & Biases and Trackio have of it
   workdir/metrics.txt           what each column of these is, with its unit
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/rollouts/             a sample of the rollouts of RL stages
@@ -37,6 +39,7 @@ from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.models import weights
 from srl_jax.report.table import table
+from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run
@@ -48,6 +51,7 @@ _FREE_TO_CHANGE = (
   "log_every",
   "checkpoint",
   "rollouts",
+  "trackers",
   "evaluate.rows_per_batch",
   "mesh",
   "reward_workers",
@@ -76,6 +80,10 @@ def train_and_evaluate(
     _claim_workdir(config, workdir, versions)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
+    shown = dataclasses.asdict(config)
+    trackers = open_trackers(config.trackers, workdir, shown)
+    stack.callback(trackers.close)
+    run = dataclasses.replace(run, trackers=trackers)
     _check_held_out(run, workdir)
     measuring = Measuring(config, run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}

@@ -13,6 +13,7 @@ import pytest
 
 from srl_jax import config as config_lib
 from srl_jax import main as srl_main
+from srl_jax.train import columns
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -148,6 +149,20 @@ def test_every_config_field_that_is_named_exists():
 def files(text):
   """Yields paths with a folder, in code font."""
   yield from re.findall(r"`([\w./-]+/[\w.-]*\.\w+)`", text)
+
+
+def metric_names(text):
+  """Columns of the stages, as "`srl/reward`"."""
+  names = re.findall(r"`((?:sft|srl|rlvr)/[a-z]\w*)`", text)
+  return [name.replace("NAME", "x") for name in names]
+
+
+def test_every_metric_that_is_named_is_a_column():
+  named = set(pages(metric_names))
+  assert len(named) > 25
+  wrong = [x for x in named if not columns.explained(x[1])]
+  assert not wrong
+  assert not columns.explained("srl/rewards")
 
 
 def test_every_file_that_is_named_exists():

@@ -4,11 +4,8 @@
 import csv
 import json
 import math
-import struct
-import sys
 
 import pytest
-from tensorboardX.proto import event_pb2
 
 from srl_jax import metrics
 from srl_jax import progress as progress_lib
@@ -40,22 +37,6 @@ def test_files_of_a_resumed_run_equal_those_of_an_uninterrupted_one(tmp_path):
   with metrics.MetricWriter(tmp_path / "parts", first_step=2) as writer:
     write_rows(writer, 2, 6)
   assert read_files(tmp_path / "parts") == read_files(tmp_path / "whole")
-
-
-def test_one_line_says_that_there_are_no_event_files(
-  tmp_path, monkeypatch, capsys
-):
-  with metrics.MetricWriter(tmp_path / "with") as writer:
-    write_rows(writer, 0, 3)
-  monkeypatch.setitem(sys.modules, "tensorboardX", None)
-  # As a run of two stages does.
-  for first, last in ((0, 2), (2, 3)):
-    with metrics.MetricWriter(tmp_path / "none", first_step=first) as writer:
-      write_rows(writer, first, last)
-  [line] = capsys.readouterr().out.splitlines()
-  assert "type: pip install tensorboardX" in line
-  assert read_files(tmp_path / "none") == read_files(tmp_path / "with")
-  assert not (tmp_path / "none" / "tensorboard").exists()
 
 
 def test_rows_are_on_disk_before_the_writer_is_closed(tmp_path):
@@ -109,35 +90,6 @@ def test_a_damaged_file_is_an_error_with_the_line(tmp_path):
   )
   with pytest.raises(ValueError, match=r"metrics.jsonl line 2 is not JSON"):
     metrics.MetricWriter(tmp_path, first_step=3)
-
-
-def tensorboard_scalars(directory):
-  scalars = []
-  for path in sorted(directory.glob("events*")):
-    data = path.read_bytes()
-    while data:
-      # A record is length, checksum, event, checksum.
-      (length,) = struct.unpack("<Q", data[:8])
-      event = event_pb2.Event.FromString(data[12 : 12 + length])
-      data = data[16 + length :]
-      scalars += [
-        (event.step, value.tag, value.simple_value)
-        for value in event.summary.value
-      ]
-  return scalars
-
-
-def test_tensorboard_gets_every_number_under_its_prefix(tmp_path):
-  with metrics.MetricWriter(tmp_path) as writer:
-    write_rows(writer, 0, 2)
-    writer.write(2, {"loss": math.nan})
-  assert tensorboard_scalars(tmp_path / "tensorboard") == [
-    (0, "srl/reward", 0.0),
-    (0, "srl/loss", 1.0),
-    (1, "srl/reward", pytest.approx(0.1)),
-    (1, "srl/loss", 0.5),
-    (1, "eval/accuracy", 0.25),
-  ]
 
 
 def test_a_console_line_shows_what_is_there_and_the_time_left(capsys):

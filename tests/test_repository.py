@@ -35,6 +35,7 @@ FLOORS = {
   "metrics": 5,
   "overrides": 5,
   "report": 5,
+  "trackers": 5,
   "update": 4,
   "rollout": 4,
   "models": 3,
@@ -257,9 +258,17 @@ def test_every_library_that_is_imported_is_a_declared_dependency():
     for node in parse(ROOT / "setup.py").body
     if isinstance(node, ast.Assign)
     and node.targets[0].id
-    in ("REQUIRED", "COLAB", "INSPECT", "REPORT", "SERVE")
+    in (
+      "REQUIRED",
+      "COLAB",
+      "INSPECT",
+      "REPORT",
+      "SERVE",
+      "TRACKIO",
+      "WANDB",
+    )
   ]
-  assert len(lists) == 5
+  assert len(lists) == 7
   required = [name for names in lists for name in names]
   names = (re.match(r"[\w.-]+", requirement)[0] for requirement in required)
   declared = {name.lower().replace("_", "-") for name in names}
@@ -276,7 +285,16 @@ def test_every_library_that_is_imported_is_a_declared_dependency():
 
 
 # Extras that no default test needs.
-NOT_BY_DEFAULT = {"inspect-ai", "peft", "torch", "transformers", "trl"}
+NOT_BY_DEFAULT = {
+  "inspect-ai",
+  "peft",
+  "tensorboard",
+  "torch",
+  "trackio",
+  "transformers",
+  "trl",
+  "wandb",
+}
 
 
 def test_the_lowest_versions_are_the_lower_bounds():

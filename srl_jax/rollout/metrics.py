@@ -107,5 +107,22 @@ def measure(
   )
 
 
+def of_samples(branches: Branches, scores: Scores) -> dict[str, np.ndarray]:
+  """Returns values of single samples, named like the metrics that they make.
+
+  Args:
+    branches: of a round, on the host.
+    scores: of these branches.
+  """
+  is_scored_NKG = ~np.isnan(scores.reward_NKG)
+  is_whole_NKG = is_scored_NKG & (scores.failure_NKG == 0)
+  length_NR = branches.is_completion_NRC.sum(-1)
+  return {
+    "reward": scores.reward_NKG[is_scored_NKG],
+    "completion_tokens": length_NR[length_NR > 0],
+    "thought_chars": scores.thought_chars_NKG[is_whole_NKG],
+  }
+
+
 def _sum(xp, x):
   return xp.sum(x, dtype=xp.float32)

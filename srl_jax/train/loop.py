@@ -109,7 +109,12 @@ def train_stage(
       progress.say(f"{name}: {stage.description}")
     workdir = directory.parent.parent
     writer = stack.enter_context(
-      MetricWriter(workdir, first_step=first_global_step + first)
+      MetricWriter(
+        workdir,
+        first_step=first_global_step + first,
+        first_of_stage=first_global_step,
+        trackers=run.trackers,
+      )
     )
     console = Progress(
       name, total_steps=total, first_step=first, columns=stage.columns

@@ -42,6 +42,8 @@ class PiecewiseUpdate:
     self.pieces = pieces
     self.pool = Pool()
     self._worst_failure = ""
+    # Of each round of the update step, values of its samples by metric.
+    self._drawn: list[dict[str, np.ndarray]] = []
 
   def take(
     self, state: TrainState, update_step: int, reference: Any
@@ -67,7 +69,7 @@ class PiecewiseUpdate:
     expired = self.pool.drop_born_before(
       update_step - config.dynamic_sampling.max_age
     )
-    rounds = []
+    rounds, self._drawn = [], []
     while self._is_short(len(rounds)):
       if len(rounds) == config.dynamic_sampling.max_rounds:
         raise RuntimeError(self._starved(reduce_metrics(rounds)))
@@ -78,6 +80,7 @@ class PiecewiseUpdate:
       )
       with progress.task(what):
         rounds.append(self._round(params, update_step, len(rounds)))
+    self._show(update_step)
     count = len(self.pool)
     if config.dynamic_sampling.refill:
       count = config.groups_per_batch
@@ -144,6 +147,8 @@ class PiecewiseUpdate:
       )
     )
     self._worst_failure = _most_frequent_failure(scores)
+    if run.trackers.is_watching:
+      self._drawn.append(rollout_metrics.of_samples(branches, scores))
     measured = rollout_metrics.measure(
       trunks, branches, scores, kept_NK, decoding
     )
@@ -170,6 +175,21 @@ class PiecewiseUpdate:
       groups_lib.is_kept(found.scores.reward_NKG, config.dynamic_sampling),
     )
     recorder.write(pieces.name, "train", update_step, rows)
+    pieces.run.trackers.keep(
+      update_step, rollouts={f"{pieces.name}/samples/train": rows}
+    )
+
+  def _show(self, update_step: int) -> None:
+    """Gives the trackers how the samples of all rounds are spread."""
+    if self._drawn:
+      names = self._drawn[0].keys()
+      values = {
+        f"{self.pieces.name}/samples/{name}": np.concatenate(
+          [of_round[name] for of_round in self._drawn]
+        )
+        for name in names
+      }
+      self.pieces.run.trackers.keep(update_step, histograms=values)
 
   def _batch_values(self, groups: Groups, update_step: int):
     values = {

@@ -147,6 +147,9 @@ class RlStage:
     )
     if recorded:
       recorder.write(self.name, "valid", update_step, recorded)
+      run.trackers.keep(
+        update_step, rollouts={f"{self.name}/samples/valid": recorded}
+      )
     values = {f"validation_{k}": e.value for k, e in estimates.items()}
     return estimates["reward"].value, values
 

@@ -29,6 +29,7 @@ from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.record import Recorder
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
+from srl_jax.trackers.trackers import Trackers
 from srl_jax.train.memory import Program
 from srl_jax.trajectory import Trajectory
 from srl_jax.update.batch import MicroBatch
@@ -59,6 +60,7 @@ class Run:
     checkpoint: how often to save.
     log_every: update steps between console lines.
     recorder: keeps rollouts for people to look at; None keeps none.
+    trackers: show metrics and samples to people.
   """
 
   seed: int
@@ -79,6 +81,7 @@ class Run:
   checkpoint: CheckpointConfig = CheckpointConfig()
   log_every: int = 1
   recorder: Recorder | None = None
+  trackers: Trackers = dataclasses.field(default_factory=Trackers)
   _samplers: dict[tuple[SamplingConfig, Task], Sampler] = dataclasses.field(
     default_factory=dict
   )
@@ -328,17 +331,10 @@ def build_split(
 
 
 def _check_prompts(
-  run: Run,
-  name: str,
-  trunks: Sequence[Trunk],
-  task: Task,
+  run: Run, name: str, trunks: Sequence[Trunk], task: Task
 ) -> None:
   compared = prompts.compare(
-    trunks,
-    run.template,
-    run.tokenizer,
-    task,
-    limit=_PROMPTS_COMPARED,
+    trunks, run.template, run.tokenizer, task, limit=_PROMPTS_COMPARED
   )
   if jax.process_index() == 0:
     for warning in compared.warnings():

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run in Weights & Biases, by the library wandb."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from srl_jax.optional import needed_for
+from srl_jax.trackers.tracker import SHOWN, binned
+
+# Longest wait for uploads at the end of a run; the files stay for `wandb sync`.
+_FINISH_S = 120.0
+
+
+class WandbRun:
+  """Logs to a run; what wandb's own variables and settings say goes first."""
+
+  def __init__(
+    self,
+    project: str,
+    name: str,
+    run_id: str,
+    is_resumed: bool,
+    config: Mapping[str, Any],
+    workdir: pathlib.Path,
+  ):
+    """Opens the run.
+
+    Args:
+      project: where WANDB_PROJECT says nothing else.
+      name: what people read, where WANDB_NAME says nothing else.
+      run_id: identifies the run in its project.
+      is_resumed: whether it was opened before.
+      config: the run's configuration.
+      workdir: files go to its folder wandb, unless WANDB_DIR says otherwise.
+
+    Raises:
+      ValueError: wandb is missing, or nobody is logged in.
+      wandb.Error: it cannot be opened.
+    """
+    with needed_for("Runs in Weights & Biases", "wandb"):
+      import wandb
+    self._wandb = wandb
+    # It would wait for an answer at a terminal that nobody may look at.
+    mode = wandb.setup().settings.mode
+    if mode == "online" and not wandb.login(prompt=False):
+      raise ValueError("nobody is logged in")
+    defaults = {
+      "WANDB_PROJECT": ("project", project),
+      "WANDB_NAME": ("name", name),
+      "WANDB_DIR": ("dir", str(workdir)),
+    }
+    settings = {}
+    if "WANDB_FINISH_TIMEOUT" not in os.environ:
+      settings["finish_timeout"] = _FINISH_S
+    self._run = wandb.init(
+      id=run_id,
+      # "allow" would look for a run that is not there.
+      resume="allow" if is_resumed else None,
+      config=dict(config),
+      settings=wandb.Settings(**settings),
+      **{k: v for name, (k, v) in defaults.items() if name not in os.environ},
+    )
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._run.log(dict(values), step=step)
+
+  def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+    shown = self._wandb.Histogram(np_histogram=binned(values))
+    self._run.log({name: shown}, step=step)
+
+  def texts(
+    self, step: int, name: str, rows: Sequence[Mapping[str, Any]]
+  ) -> None:
+    data = [[row[column] for column in SHOWN] for row in rows]
+    table = self._wandb.Table(columns=list(SHOWN), data=data)
+    self._run.log({name: table}, step=step)
+
+  def close(self) -> None:
+    self._run.finish()
