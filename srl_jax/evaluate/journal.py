@@ -42,7 +42,8 @@ class Journal:
 
     Args:
       folder: the folder.
-      facts: what the answers depend on; JSON.
+      facts: what the answers depend on; JSON. Only "model", which is a path or
+        a name, may be another when the folder is opened again.
       problems: all problems, which name their suites.
 
     Raises:
@@ -52,7 +53,8 @@ class Journal:
     path = folder / FACTS
     facts = json.loads(json.dumps(facts))
     if path.exists():
-      before = json.loads(path.read_text(encoding="utf-8"))
+      before = read_facts(folder)
+      before["model"] = facts.get("model")
       if different := _differences(before, facts):
         raise ValueError(
           f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
@@ -107,7 +109,7 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
   """Returns what a folder says of its evaluation.
 
   Raises:
-    ValueError: there is none in the folder.
+    ValueError: there is none in the folder, or it is damaged.
   """
   path = folder / FACTS
   if not path.is_file():
@@ -115,7 +117,13 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
       f"there is no evaluation in {folder} (no {FACTS}); give the --out of "
       "python -m srl_jax.evaluate"
     )
-  return json.loads(path.read_text(encoding="utf-8"))
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+      f"{path} is damaged ({error}); restore it, or evaluate into another "
+      "folder"
+    ) from error
 
 
 def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
@@ -129,8 +137,15 @@ def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
     ValueError: there is no evaluation in the folder, or a line is damaged.
   """
   facts = read_facts(folder)
-  lines = (folder / PROBLEMS).read_text(encoding="utf-8").splitlines()
-  problems = [Problem(**json.loads(line)) for line in lines]
+  path = folder / PROBLEMS
+  try:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    problems = [Problem(**json.loads(line)) for line in lines]
+  except (ValueError, TypeError, OSError) as error:
+    raise ValueError(
+      f"{path} cannot be read ({error}); run the evaluation's command again, "
+      "which writes it anew"
+    ) from error
   return group(name or folder.name, facts, problems, read_answers(folder))
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -48,15 +49,20 @@ class Decoding:
       raise ValueError(
         f"a decoding is 'greedy' or 'sampled', not {self.name!r}"
       )
+    if not 0 <= self.temperature < math.inf:
+      raise ValueError(
+        f"the temperature is {self.temperature}; give a number above 0"
+      )
     if (self.name == "greedy") != (self.temperature == 0):
       raise ValueError(
-        f"the decoding {self.name!r} has the temperature {self.temperature}; "
-        "'greedy' has 0, and 'sampled' more than 0"
+        f"the temperature of {self.name} answers is {self.temperature}; give "
+        "0 samples for greedy answers only, and a temperature above 0 for "
+        "sampled ones"
       )
-    if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+    if not 0 < self.top_p <= 1 or self.top_k < 0:
       raise ValueError(
-        f"temperature {self.temperature} and top_k {self.top_k} must not be "
-        f"negative, and top_p {self.top_p} must be in (0, 1]"
+        f"top_p is {self.top_p} and top_k {self.top_k}; give a top_p above 0 "
+        "and up to 1, and a top_k of 0 (for all tokens) or more"
       )
     if self.samples < 1 or (self.name == "greedy" and self.samples > 1):
       raise ValueError(
@@ -193,7 +199,9 @@ def changed(
   if samples == 0:
     if len(sampling) > 1:
       raise ValueError(
-        f"with 0 samples, {sampling} has no effect; leave it out"
+        "with 0 samples there are greedy answers only, and "
+        f"{' and '.join(sampling.keys() - {'samples'})} would have no effect; "
+        "leave it out"
       )
     decodings = {"greedy": _GREEDY}
   elif sampling:

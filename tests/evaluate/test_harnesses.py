@@ -144,5 +144,7 @@ def test_an_unknown_task_of_a_harness_is_refused():
 
 def test_a_judge_that_fails_is_not_taken_for_a_verdict(monkeypatch):
   monkeypatch.setitem(harnesses.TASKS, "no_such_module", ("math",))
-  with pytest.raises(RuntimeError, match=r"judge of answers ended .* exit code 1"):
+  with pytest.raises(
+    RuntimeError, match=r"judge of answers ended .* exit code 1"
+  ):
     harnesses.verdict("no_such_module", "math", "1", "1")
