@@ -76,7 +76,8 @@ def read_suites(
   problems: list[Problem] = []
   domains: dict[str, str] = {}
   for suite, path in parse_suites(names):
-    file = find_file(suite, path, folder)
+    with progress.task(f"looking for the suite {suite.name}"):
+      file = find_file(suite, path, folder)
     found = read_problems(suite, file, lambda x: progress.say(f"warning: {x}"))
     problems += found[: limit or None]
     domains[suite.name] = suite.domain
@@ -166,6 +167,18 @@ def evaluate_suites(
   if journal is None:
     return []
   return group(model.name, found, plan.problems, journal.answers)
+
+
+def answered(model: ReadyModel, plan: Plan, out: pathlib.Path) -> int:
+  """Returns how many answers a folder has, before anything is sampled.
+
+  Raises:
+    ValueError: the folder holds another evaluation, or is damaged.
+  """
+  if jax.process_index() != 0:
+    return 0
+  with Journal(out, facts(model, plan), plan.problems) as journal:
+    return len(journal.answers)
 
 
 @contextlib.contextmanager

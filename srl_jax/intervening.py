@@ -112,15 +112,15 @@ def _questions(
       prompt = evaluation.question(model, plan, problem)
       asked = []
       for i, change in enumerate(interventions(answer.text, seed=plan.seed)):
-        tokens = [
-          *prompt.tokens,
-          *model.run.tokenizer.encode(change.prefix),
-        ]
+        prefix = model.run.tokenizer.encode(change.prefix)
         named = dataclasses.replace(problem, id=f"{problem.id}/{i}")
-        room = model.max_positions - len(tokens)
-        question = Question(named, tokens, change.prefix, room)
+        # The limit is that of the whole answer, as it was before.
+        limit = plan.protocol.max_new_tokens - len(prefix)
+        question = Question(
+          named, [*prompt.tokens, *prefix], change.prefix, limit
+        )
         asked.append((answer, change.kind, question))
-      # A block that ends where the context does leaves nothing to compare.
+      # A block that ends where the limit is leaves nothing to compare.
       if all(question.max_new_tokens > 0 for _, _, question in asked):
         yield from asked
 

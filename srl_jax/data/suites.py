@@ -97,6 +97,9 @@ def _fetch(suite: Suite, folder: str) -> pathlib.Path:
   cure = f"put the file somewhere and name it: {suite.name}=PATH"
   if not suite.repository:
     raise ValueError(f"the suite {suite.name!r} is not on the hub; {cure}")
+  # It would say each of its attempts, twice.
+  verbosity = huggingface_hub.logging.get_verbosity()
+  huggingface_hub.logging.set_verbosity_error()
   try:
     return pathlib.Path(
       huggingface_hub.hf_hub_download(
@@ -117,6 +120,8 @@ def _fetch(suite: Suite, folder: str) -> pathlib.Path:
       f"(hf download --repo-type dataset --revision {suite.revision} "
       f"{suite.repository} {suite.file}), then {cure}"
     ) from error
+  finally:
+    huggingface_hub.logging.set_verbosity(verbosity)
 
 
 def read_problems(

@@ -192,7 +192,8 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     _check_limit(args, model, plan)
     facts = evaluation.facts(model, plan)
     _check_base(args.compare, base, facts, plan)
-    for line in _opening(model, plan):
+    before = evaluation.answered(model, plan, args.out)
+    for line in [*_opening(model, plan), *_going_on(before)]:
       progress.say(line)
     results = evaluation.evaluate_suites(model, plan, args.out)
     interventions = {}
@@ -271,7 +272,10 @@ def _check_base(
     ours = Result(
       "this evaluation", suite, facts["protocol"], problems, theirs.answers
     )
-    compare([theirs], [ours])
+    try:
+      compare([theirs], [ours])
+    except ValueError as error:
+      raise ValueError(f"--compare={folder}: {error}") from error
 
 
 def _opening(model: inference.ReadyModel, plan: evaluation.Plan) -> list[str]:
@@ -289,6 +293,10 @@ def _opening(model: inference.ReadyModel, plan: evaluation.Plan) -> list[str]:
   if protocol.mode == "solve":
     lines += _memory(model, plan)
   return lines
+
+
+def _going_on(answers: int) -> list[str]:
+  return [f"going on after {answers} answers"] if answers else []
 
 
 def _memory(model: inference.ReadyModel, plan: evaluation.Plan) -> list[str]:

@@ -107,7 +107,7 @@ def check_alike(results: Sequence[Result]) -> None:
   for result in results[1:]:
     differences = [
       *_facts({"suite": first.suite}, {"suite": result.suite}),
-      *_protocol_differences(first.protocol, result.protocol),
+      *protocol_differences(first.protocol, result.protocol),
       *_problem_differences(first.problems, result.problems),
       *_facts(_samples(first), _samples(result)),
     ]
@@ -130,10 +130,10 @@ def _facts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
   return found
 
 
-def _protocol_differences(
+def protocol_differences(
   first: Mapping[str, Any], second: Mapping[str, Any]
 ) -> list[str]:
-  """What differs, by the names of protocols and their changes if it can."""
+  """Returns what differs; of two known protocols their names or changes."""
   names = [x.get("name") for x in (first, second)]
   if None not in names and names[0] != names[1]:
     return _facts({"protocol": names[0]}, {"protocol": names[1]})

@@ -16,12 +16,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from srl_jax import files
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.compare import Result
+from srl_jax.evaluate.compare import Result, protocol_differences
 from srl_jax.evaluate.records import Answer
 
 FACTS = "evaluation.json"
@@ -54,8 +54,7 @@ class Journal:
     facts = json.loads(json.dumps(facts))
     if path.exists():
       before = read_facts(folder)
-      before["model"] = facts.get("model")
-      if different := _differences(before, facts):
+      if different := list(_differences(before, facts)):
         raise ValueError(
           f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
           "give this one an --out of its own"
@@ -173,11 +172,13 @@ def _line(record: Answer | Problem) -> str:
   return json.dumps(dataclasses.asdict(record)) + "\n"
 
 
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-  if isinstance(before, dict) and isinstance(now, dict):
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-      here = f"{name}.{key}" if name else key
-      found += _differences(before.get(key), now.get(key), here)
-    return found
-  return [f"{name} was {before!r} and is {now!r}"] if before != now else []
+def _differences(
+  before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[str]:
+  """Says what differs of what answers depend on."""
+  for name in sorted(before.keys() | now.keys()):
+    one, two = before.get(name), now.get(name)
+    if name == "protocol":
+      yield from protocol_differences(one or {}, two or {})
+    elif name != "model" and one != two:
+      yield f"{name} was {one!r} and is {two!r}"
