@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 from collections.abc import Callable
+from math import inf
 from typing import Literal
 
 from srl_jax.domains.suite import Problem
@@ -49,20 +49,16 @@ class Decoding:
       raise ValueError(
         f"a decoding is 'greedy' or 'sampled', not {self.name!r}"
       )
-    if not 0 <= self.temperature < math.inf:
+    is_cold = self.temperature == 0
+    if is_cold != (self.name == "greedy") or not 0 <= self.temperature < inf:
       raise ValueError(
-        f"the temperature is {self.temperature}; give a number above 0"
-      )
-    if (self.name == "greedy") != (self.temperature == 0):
-      raise ValueError(
-        f"the temperature of {self.name} answers is {self.temperature}; give "
-        "0 samples for greedy answers only, and a temperature above 0 for "
-        "sampled ones"
+        f"the temperature of {self.name} answers is {self.temperature}; give 0 "
+        "samples for greedy answers only, and else a temperature above 0"
       )
     if not 0 < self.top_p <= 1 or self.top_k < 0:
       raise ValueError(
         f"top_p is {self.top_p} and top_k {self.top_k}; give a top_p above 0 "
-        "and up to 1, and a top_k of 0 (for all tokens) or more"
+        "and up to 1, and a top_k of 0 or more"
       )
     if self.samples < 1 or (self.name == "greedy" and self.samples > 1):
       raise ValueError(
@@ -198,10 +194,10 @@ def changed(
     sampling["samples"] = samples
   if samples == 0:
     if len(sampling) > 1:
+      names = " and ".join(sampling.keys() - {"samples"})
       raise ValueError(
-        "with 0 samples there are greedy answers only, and "
-        f"{' and '.join(sampling.keys() - {'samples'})} would have no effect; "
-        "leave it out"
+        f"with 0 samples, which is greedy only, {names} has no effect; leave "
+        "it out"
       )
     decodings = {"greedy": _GREEDY}
   elif sampling:
@@ -225,9 +221,8 @@ def our_verdict(text: str, problem: Problem) -> tuple[str, bool]:
 def _by(
   harness: str, task: str, text: str, problem: Problem
 ) -> tuple[str, bool]:
-  return harnesses.verdict(
-    harness, task, text, problem.answer, problem.solution
-  )
+  answers = problem.answer, problem.solution
+  return harnesses.verdict(harness, task, text, *answers)
 
 
 def _user(text: str) -> Messages:

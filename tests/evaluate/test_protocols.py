@@ -113,8 +113,8 @@ def test_a_protocol_that_cannot_be_is_refused(change, message):
       {"name": "greedy", "temperature": 0.5},
       "temperature of greedy answers is 0.5",
     ),
-    ({"name": "sampled"}, "a temperature above 0 for"),
-    ({"name": "sampled", "temperature": -1.0}, "number above 0"),
+    ({"name": "sampled"}, "else a temperature above 0"),
+    ({"name": "sampled", "temperature": -1.0}, "sampled answers is -1.0"),
     (
       {"name": "sampled", "temperature": 1.0, "top_p": 0.0},
       "a top_p above 0 and up to 1",
