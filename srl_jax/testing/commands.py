@@ -85,5 +85,5 @@ def error_of(status: int, said: str) -> str:
   assert said.startswith("error: "), said
   assert said.count("error: ") == 1, said
   text, _, where = said.partition("(where it happened: ")
-  assert where.count("\n") == bool(where), said
+  assert len(where.splitlines()) == bool(where), said
   return text.removeprefix("error: ").rstrip("\n")
