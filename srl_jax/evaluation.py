@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -24,11 +25,9 @@ from srl_jax.data.templates import encode_segment
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.answering import Question, answer_questions
 from srl_jax.evaluate.compare import Result
-from srl_jax.evaluate.estimates import Estimate
 from srl_jax.evaluate.journal import Journal, group
 from srl_jax.evaluate.protocols import Decoding, Protocol
 from srl_jax.evaluate.records import Answer
-from srl_jax.evaluate.thoughts import interventions, share_changed
 from srl_jax.inference import ReadyModel
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.episodes import Episode, sample_episodes
@@ -47,6 +46,7 @@ class Plan:
     protocol: how they are put, decoded and judged.
     seed: seed of all samples.
     answers_per_batch: answers decoded together.
+    longest_tokens: length of the longest prompt; `fitted` finds it.
   """
 
   problems: Sequence[Problem]
@@ -54,6 +54,7 @@ class Plan:
   protocol: Protocol
   seed: int = 0
   answers_per_batch: int = 64
+  longest_tokens: int = 0
 
 
 def read_suites(
@@ -75,7 +76,8 @@ def read_suites(
   problems: list[Problem] = []
   domains: dict[str, str] = {}
   for suite, path in parse_suites(names):
-    file = find_file(suite, path, folder)
+    with progress.task(f"looking for the suite {suite.name}"):
+      file = find_file(suite, path, folder)
     found = read_problems(suite, file, lambda x: progress.say(f"warning: {x}"))
     problems += found[: limit or None]
     domains[suite.name] = suite.domain
@@ -90,8 +92,8 @@ def fitted(model: ReadyModel, plan: Plan) -> Plan:
   """
   protocol = plan.protocol
   longest = max(
-    (_question(model, plan, problem) for problem in plan.problems),
-    key=lambda question: len(question.tokens),
+    (question(model, plan, problem) for problem in plan.problems),
+    key=lambda asked: len(asked.tokens),
   )
   room = model.max_positions - len(longest.tokens)
   if room < 1:
@@ -102,7 +104,31 @@ def fitted(model: ReadyModel, plan: Plan) -> Plan:
     )
   limit = min(protocol.max_new_tokens, room)
   return dataclasses.replace(
-    plan, protocol=dataclasses.replace(protocol, max_new_tokens=limit)
+    plan,
+    protocol=dataclasses.replace(protocol, max_new_tokens=limit),
+    longest_tokens=len(longest.tokens),
+  )
+
+
+def most_bytes(model: ReadyModel, plan: Plan) -> int:
+  """Returns what keys and values take if a batch of answers is at its limit.
+
+  They grow with the answers, so most evaluations take less; but while they
+  grow, the old ones are still there.
+
+  Args:
+    model: the model.
+    plan: a `fitted` plan of answers in one go.
+  """
+  sizes = [rows_and_slots(plan, x) for x in plan.protocol.decodings]
+  return max(
+    model.cache_bytes(
+      rows=rows,
+      slots=slots,
+      trunk_width=plan.longest_tokens,
+      cache_width=plan.protocol.max_new_tokens + 1,
+    )
+    for rows, slots in sizes
   )
 
 
@@ -124,12 +150,15 @@ def evaluate_suites(
   Raises:
     ValueError: the folder holds another evaluation, or the protocol needs a
       chat template and the model has none.
+    JudgeError: an answer could not be judged.
+    RuntimeError: the devices have too little memory.
   """
-  facts = _facts(model, plan)
+  found = facts(model, plan)
   with contextlib.ExitStack() as stack:
+    stack.enter_context(memory_errors(plan.answers_per_batch))
     journal = None
     if jax.process_index() == 0:
-      journal = stack.enter_context(Journal(out, facts, plan.problems))
+      journal = stack.enter_context(Journal(out, found, plan.problems))
     for decoding in plan.protocol.decodings:
       if plan.protocol.mode == "turns":
         _answer_by_turns(model, plan, decoding, journal)
@@ -137,16 +166,54 @@ def evaluate_suites(
         _answer_in_one_go(model, plan, decoding, journal)
   if journal is None:
     return []
-  return group(model.name, facts, plan.problems, journal.answers)
+  return group(model.name, found, plan.problems, journal.answers)
 
 
-def _facts(model: ReadyModel, plan: Plan) -> dict[str, Any]:
-  """What the answers depend on, as JSON."""
+def answered(model: ReadyModel, plan: Plan, out: pathlib.Path) -> int:
+  """Returns how many answers a folder has, before anything is sampled.
+
+  Raises:
+    ValueError: the folder holds another evaluation, or is damaged.
+  """
+  if jax.process_index() != 0:
+    return 0
+  with Journal(out, facts(model, plan), plan.problems) as journal:
+    return len(journal.answers)
+
+
+@contextlib.contextmanager
+def memory_errors(answers_per_batch: int) -> Iterator[None]:
+  """Within, an error that says that memory has run out says what to change.
+
+  Args:
+    answers_per_batch: answers decoded together.
+
+  Raises:
+    RuntimeError: memory has run out.
+  """
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise RuntimeError(
+      "the devices have too little memory for the model and the keys and "
+      f"values of {answers_per_batch} answers at once; give a lower "
+      "--answers_per_batch or --max_new_tokens (in a run, a lower "
+      "c.evaluate.rows_per_batch or c.evaluate.suite_tokens), or spread the "
+      "model over more devices. What is answered is kept. It was said: "
+      f"{str(error).splitlines()[0]}"
+    ) from error
+
+
+def facts(model: ReadyModel, plan: Plan) -> dict[str, Any]:
+  """Returns what the answers depend on, as JSON."""
   protocol = dataclasses.asdict(plan.protocol)
-  del protocol["wording"], protocol["verdict"]
+  for name in ("wording", "verdict", "notes"):
+    del protocol[name]
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
   suites = list(dict.fromkeys(problem.suite for problem in plan.problems))
-  return {
+  found = {
     "model": model.name,
     "weights": model.fingerprint(),
     "template": type(model.run.template).__name__,
@@ -155,12 +222,19 @@ def _facts(model: ReadyModel, plan: Plan) -> dict[str, Any]:
       for suite in suites
     },
     "problems_sha256": checksum,
-    "protocol": protocol | {"differences": list(plan.protocol.differences())},
+    "protocol": protocol | {"differences": plan.protocol.differences()},
     "seed": plan.seed,
   }
+  # As it will be read again: lists for tuples.
+  return json.loads(json.dumps(found))
 
 
-def _question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:
+def question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:
+  """Returns a problem as the model sees it.
+
+  Raises:
+    ValueError: the protocol needs a chat template and the model has none.
+  """
   messages = plan.protocol.messages(problem)
   run = model.run
   if messages is not None:
@@ -181,14 +255,20 @@ def _question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:
   return Question(problem, tokens)
 
 
+def rows_and_slots(plan: Plan, decoding: Decoding) -> tuple[int, int]:
+  """Returns how many problems, and samples of each, are decoded together."""
+  slots = min(decoding.samples, _MOST_SLOTS, plan.answers_per_batch)
+  return plan.answers_per_batch // slots, slots
+
+
 def _answer_in_one_go(
   model: ReadyModel, plan: Plan, decoding: Decoding, journal: Journal | None
 ) -> None:
-  slots = min(decoding.samples, _MOST_SLOTS)
+  rows, slots = rows_and_slots(plan, decoding)
 
   def make_stream(longest: int):
     return model.stream(
-      rows=max(1, plan.answers_per_batch // slots),
+      rows=rows,
       slots=slots,
       key=model.key(plan.seed, decoding.name),
       trunk_width=longest,
@@ -196,7 +276,7 @@ def _answer_in_one_go(
 
   answer_questions(
     make_stream,
-    [_question(model, plan, problem) for problem in plan.problems],
+    [question(model, plan, problem) for problem in plan.problems],
     decoding,
     max_new_tokens=plan.protocol.max_new_tokens,
     journal=journal,
@@ -211,18 +291,28 @@ def _answer_by_turns(
   """Answers some problems at a time; the journal gets these together."""
   [done, *_] = sharding.gather_objects(
     {
-      (a.suite, a.problem)
+      (a.suite, a.problem, a.sample)
       for a in (journal.answers if journal else ())
-      if a.decoding == decoding.name and a.sample == decoding.samples - 1
+      if a.decoding == decoding.name
     }
   )
-  left = [p for p in plan.problems if (p.suite, p.id) not in done]
+  left = [
+    problem
+    for problem in plan.problems
+    if any(
+      (problem.suite, problem.id, sample) not in done
+      for sample in range(decoding.samples)
+    )
+  ]
   at_once = max(1, plan.answers_per_batch // decoding.samples)
   with progress.task(f"{decoding.name} answers, turn by turn", total=len(left)):
     for first in range(0, len(left), at_once):
       part = left[first : first + at_once]
       for answer in _by_turns(model, plan, decoding, part):
-        if journal:
+        # A kill may have left some of a problem's answers.
+        if (
+          journal and (answer.suite, answer.problem, answer.sample) not in done
+        ):
           journal.add(answer)
       progress.advance(first + len(part), len(left))
 
@@ -230,7 +320,7 @@ def _answer_by_turns(
 def _by_turns(
   model: ReadyModel, plan: Plan, decoding: Decoding, problems: Sequence[Problem]
 ) -> Iterator[Answer]:
-  """Yields the answers; the last sample of a problem comes last."""
+  """Yields all answers to some problems."""
   run, protocol = model.run, plan.protocol
   sampling = SamplingConfig(
     samples=1,
@@ -279,86 +369,3 @@ def _answer_of(
     is_correct=is_correct,
     turns=episode.texts,
   )
-
-
-def intervene(
-  model: ReadyModel,
-  plan: Plan,
-  results: Sequence[Result],
-  out: pathlib.Path,
-  most: int,
-) -> dict[str, dict[str, Estimate]]:
-  """Measures how often answers change if a think block is changed.
-
-  The model goes on greedily after the changed block. It also goes on after the
-  block as it was, which says how often an answer changes for no reason.
-
-  Args:
-    model: the model.
-    plan: the plan of the results.
-    results: the answers; each problem's first one is used.
-    out: folder of the continuations.
-    most: number of problems of each suite that are used.
-
-  Returns:
-    For each suite and kind of intervention the share of changed answers;
-    suites without think blocks are left out.
-  """
-  asked: dict[tuple[str, str], tuple[str, str, str]] = {}
-  questions = []
-  by_id = {(p.suite, p.id): p for p in plan.problems}
-  for result in results:
-    firsts = {a.problem: a for a in reversed(result.answers) if a.sample == 0}
-    for answer in [firsts[p.id] for p in result.problems][:most]:
-      question = _question(model, plan, by_id[answer.suite, answer.problem])
-      for i, change in enumerate(interventions(answer.text, seed=plan.seed)):
-        name = f"{answer.problem}/{i}"
-        asked[answer.suite, name] = answer.problem, change.kind, answer.final
-        tokens = model.run.tokenizer.encode(change.prefix)
-        questions.append(
-          Question(
-            dataclasses.replace(question.problem, id=name),
-            [*question.tokens, *tokens],
-            change.prefix,
-          )
-        )
-  if not questions:
-    return {}
-  longest = max(len(question.tokens) for question in questions)
-  limit = min(plan.protocol.max_new_tokens, model.max_positions - longest)
-  facts = _facts(model, plan) | {"interventions": most}
-  with Journal(out, facts, [q.problem for q in questions]) as journal:
-    answer_questions(
-      lambda width: model.stream(
-        rows=plan.answers_per_batch,
-        slots=1,
-        key=model.key(plan.seed, "interventions"),
-        trunk_width=width,
-      ),
-      questions,
-      Decoding("greedy"),
-      max_new_tokens=max(limit, 1),
-      journal=journal,
-      judge=plan.protocol.judge,
-      tokenizer=model.run.tokenizer,
-    )
-    return _changed(asked, journal.answers)
-
-
-def _changed(
-  asked: Mapping[tuple[str, str], tuple[str, str, str]],
-  answers: Sequence[Answer],
-) -> dict[str, dict[str, Estimate]]:
-  """The shares of changed answers, by suite and kind of intervention."""
-  rows: dict[tuple[str, str], dict[str, list[tuple[str, str]]]] = {}
-  for answer in answers:
-    problem, kind, before = asked[answer.suite, answer.problem]
-    of_kind = rows.setdefault((answer.suite, kind), {})
-    of_kind.setdefault(problem, []).append((before, answer.final))
-  found: dict[str, dict[str, Estimate]] = {}
-  for (suite, kind), of_kind in sorted(rows.items()):
-    originals = [[before for before, _ in row] for row in of_kind.values()]
-    continued = [[after for _, after in row] for row in of_kind.values()]
-    share = share_changed(originals, continued)
-    found.setdefault(suite, {})[f"changed, block {kind}"] = share
-  return found

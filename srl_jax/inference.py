@@ -8,6 +8,7 @@ hub. The training loop does not need this: it has its model already.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -23,6 +24,7 @@ from srl_jax.data.messages import chat_of
 from srl_jax.data.templates import Template
 from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import LoraConfig
+from srl_jax.rollout import segments
 from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import SentencePieceTokenizer, tokenizer_folder
 from srl_jax.tokenizers.folder import read_tokenizer_folder
@@ -76,6 +78,35 @@ class ReadyModel:
         file.seek(max(0, size - (1 << 20)))
         found.update(file.read())
     return found.hexdigest()[:16]
+
+  def param_bytes(self) -> int:
+    """Bytes of the parameters, on all devices together."""
+    return sum(x.nbytes for x in jax.tree.leaves(self.params))
+
+  def cache_bytes(
+    self, *, rows: int, slots: int, trunk_width: int, cache_width: int
+  ) -> int:
+    """Bytes of a stream's keys and values, on all devices together.
+
+    Args:
+      rows: trunks that are decoded together.
+      slots: branches of each.
+      trunk_width: width of the trunks in tokens.
+      cache_width: width of the branches in tokens.
+    """
+    policy = self.run.policy
+    make = functools.partial(
+      segments.empty_rows,
+      policy,
+      rows=rows,
+      slots=slots,
+      entries=slots,
+      trunk_width=trunk_width,
+      cache_width=cache_width,
+    )
+    params = jax.eval_shape(policy.for_decoding, self.params)
+    found = jax.tree.leaves(jax.eval_shape(make, params))
+    return sum(x.size * x.dtype.itemsize for x in found)
 
   def stream(self, *, rows: int, slots: int, key: jax.Array, **more) -> Stream:
     """A stream of samples; see `Stream` for the arguments."""

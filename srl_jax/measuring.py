@@ -14,7 +14,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from srl_jax import evaluation, files, progress
+from srl_jax import evaluation, files, progress, sharding
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.domains.suite import Problem
@@ -61,9 +61,9 @@ class Measuring:
     found = _on_test_split(self._config, self._run, params, path, moment)
     for result in self._on_suites(name, params, self._plan):
       values = summary_lib.summary(result.problems, result.answers)
-      for metric in ("greedy", *values):
-        if metric in values and (metric == "greedy" or "@" in metric):
-          found[f"{result.suite} {metric}"] = values[metric]
+      for metric, value in values.items():
+        if metric == "greedy" or "@" in metric:
+          found[f"{result.suite} {metric}"] = value
     return {k: [e.value, e.low, e.high] for k, e in found.items()}
 
   def during(self, stage: str, done: int, params: Any) -> dict[str, float]:
@@ -80,11 +80,14 @@ class Measuring:
       problems=_first_of_each(self._plan.problems, settings.suites_problems),
       protocol=protocol,
     )
-    return {
+    results = self._on_suites(f"{stage}_{done}", params, plan)
+    found = {
       f"suite_{result.suite}": sum(a.is_correct for a in result.answers)
       / len(result.answers)
-      for result in self._on_suites(f"{stage}_{done}", params, plan)
+      for result in results
     }
+    # Process 0 has the answers, and all of them go on alike.
+    return sharding.gather_objects(found)[0]
 
   def _on_suites(
     self, name: str, params: Any, plan: evaluation.Plan | None

@@ -17,15 +17,27 @@ from collections.abc import Callable, Iterator
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+_IDLE = (
+  "asked to stop while nothing was trained, so there is nothing to save. "
+  "Run the same command again to go on."
+)
+
+
 class _State:
   lock = threading.Lock()
   is_listening = False
   can_save = False
   asked = 0
+  idle = _IDLE
 
 
-def listen() -> None:
-  """Takes over both signals, for the rest of this process's life."""
+def listen(idle: str = _IDLE) -> None:
+  """Takes over both signals, for the rest of this process's life.
+
+  Args:
+    idle: what to say when a signal comes and there is nothing to save.
+  """
+  _State.idle = idle
   read, write = os.pipe()
   os.set_blocking(write, False)
   signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -46,11 +58,7 @@ def _obey(read: int) -> None:
 def _ask(number: int) -> None:
   with _State.lock:
     if not _State.can_save:
-      _end(
-        number,
-        "asked to stop while nothing was trained, so there is nothing to save. "
-        "Run the same command again to go on.",
-      )
+      _end(number, _State.idle)
     if _State.asked:
       _end(number, "asked twice: stopped without saving")
     _State.asked = number

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lock of a working directory: one run at a time."""
+"""The lock of a working directory: one run, or evaluation, at a time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,32 @@ _FILE = "run.lock"
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
   """Keeps other runs out of a folder (process 0 does, for all processes).
 
   The operating system drops the lock when the process ends, however it ends;
   the file stays and means nothing.
 
+  Args:
+    workdir: the folder; it is made if it is missing.
+    option: the option that names it, for messages.
+
   Raises:
-    ValueError: another run holds the folder; the message says which.
+    ValueError: another run holds the folder, and the message says which; or it
+      cannot be made or written.
   """
   if jax.process_index() != 0:
     yield
     return
-  workdir.mkdir(parents=True, exist_ok=True)
-  with open(workdir / _FILE, "a+") as file:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    file = open(workdir / _FILE, "a+")  # noqa: SIM115 (closed below)
+  except OSError as error:
+    raise ValueError(
+      f"{option}={workdir} is no folder that can be written ({error.strerror}"
+      "); name another"
+    ) from error
+  with file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -38,7 +50,7 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
       raise ValueError(
         f"another run is working in {workdir}: process {process} on {host}; "
         f"wait for its end, stop it there (kill {process}), or give this run "
-        "a --workdir of its own"
+        f"a {option} of its own"
       ) from error
     except OSError as error:
       print(

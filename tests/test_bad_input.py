@@ -4,65 +4,19 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from srl_jax.testing import checkpoints, experiment
 from srl_jax.testing import families as model_families
-
-# The package is imported once; each command then is a process of its own,
-# with the real command line, that is forked from here. To take the interpreter
-# down in an orderly way would take ten times as long as to refuse the input.
-# Grain comes first because it warns of a JAX before 0.11 when it is imported.
-SERVER = """
-import grain, json, os, sys
-from srl_jax import main
-for line in sys.stdin:
-  arguments, path = json.loads(line)
-  child = os.fork()
-  if not child:
-    output = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.argv = ["main", *arguments]
-    try:
-      main.command()
-    except SystemExit as end:
-      sys.stdout.flush()
-      os._exit(end.code)
-  _, status = os.waitpid(child, 0)
-  print(os.waitstatus_to_exitcode(status), flush=True)
-"""
-
-
-class Server:
-  """Runs command lines of srl_jax.main."""
-
-  def __init__(self, process, output):
-    self._process, self._output = process, output
-
-  def __call__(self, *arguments):
-    """Returns the status and what was said."""
-    request = json.dumps([arguments, str(self._output)])
-    self._process.stdin.write(request + "\n")
-    self._process.stdin.flush()
-    status = int(self._process.stdout.readline())
-    return status, self._output.read_text()
+from srl_jax.testing.commands import error_of, serve
 
 
 @pytest.fixture(scope="module")
 def command(runs):
-  with subprocess.Popen(
-    [sys.executable, "-c", SERVER],
-    env=runs.environment(),
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  ) as process:
-    yield Server(process, runs.folder / "said")
-    process.stdin.close()
+  environment = runs.environment()
+  with serve("srl_jax.main", runs.folder / "said", environment) as server:
+    yield server
 
 
 @pytest.fixture
@@ -73,20 +27,9 @@ def refused(command, runs, tmp_path):
     config = f"--config={experiment.__file__}:{preset}"
     data = f"--config.data.path={runs.data}"
     status, said = command(config, data, f"--workdir={workdir}", *arguments)
-    return message(status, said)
+    return error_of(status, said)
 
   return run
-
-
-def message(status, said):
-  """What the error says; nothing else may have been said."""
-  assert status == 1, said
-  assert "Traceback" not in said, said
-  assert said.startswith("error: "), said
-  assert said.count("error: ") == 1, said
-  text, _, where = said.partition("(where it happened: ")
-  assert where.count("\n") == bool(where), said
-  return text.removeprefix("error: ").rstrip("\n")
 
 
 def test_a_misspelt_field_is_answered_by_the_nearest(refused):
@@ -130,9 +73,9 @@ def test_a_field_of_a_stage_that_does_not_run_is_refused(refused):
 
 
 def test_a_missing_experiment_says_where_it_was_looked_for(command):
-  said = message(*command("--config=experiments/maths.py:srl"))
+  said = error_of(*command("--config=experiments/maths.py:srl"))
   assert said.startswith("--config=experiments/maths.py:srl: there is no file")
-  assert message(*command()).startswith("which experiment? For example --con")
+  assert error_of(*command()).startswith("which experiment? For example --con")
 
 
 def test_a_mistake_in_an_experiment_file_is_named_by_its_line(
@@ -146,15 +89,15 @@ def test_a_mistake_in_an_experiment_file_is_named_by_its_line(
     "  c.srl.update_stepz = 3\n"
     "  return c\n"
   )
-  said = message(*command(f"--config={path}"))
+  said = error_of(*command(f"--config={path}"))
   assert said.startswith(f"{path} line 4: AttributeError: ")
   assert 'Did you mean "update_steps" instead of "update_stepz"?' in said
   path.write_text("def get_config(argument=None):\n  pass\n")
-  assert "returned None; end it with 'return c'" in message(
+  assert "returned None; end it with 'return c'" in error_of(
     *command(f"--config={path}")
   )
   path.write_text("config = 3\n")
-  assert "KeyError: 'get_config'; an experiment file defines" in message(
+  assert "KeyError: 'get_config'; an experiment file defines" in error_of(
     *command(f"--config={path}")
   )
 

@@ -23,6 +23,7 @@ FLOORS = {
   "show": 9,
   "run": 8,
   "evaluation": 8,
+  "intervening": 8,
   "measuring": 8,
   "inference": 7,
   "loading": 7,

@@ -1,24 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds and reads the files of suites: problems with reference answers.
 
-A file is JSON lines, a JSON array or Parquet. A file that is not the suite's
-is an error or a warning, because its score would be taken for the suite's.
+A file is JSON lines, a JSON array, Parquet or Arrow, compressed or not
+(sources.py). A file that is not the suite's is an error or a warning, because
+its score would be taken for the suite's.
 """
 
 from __future__ import annotations
 
-import json
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from srl_jax.data import sources
+from srl_jax.data.rows import Row
 from srl_jax.domains import find_suite
 from srl_jax.domains.suite import Problem, Reading, Suite
-from srl_jax.optional import needed_for
 from srl_jax.rewards.answers import hash_mark, last_boxed
+from srl_jax.trajectory import RecordError
 
-ENDINGS = (".jsonl", ".json", ".parquet")
+# How the names of suites' files end, with .gz and the like or without.
+ENDING = re.compile(
+  r"\.(jsonl?|parquet|arrow|feather)(\.(gz|bz2|xz|zst|lz4))?$"
+)
 
 
 def parse_suites(text: str) -> list[tuple[Suite, str]]:
@@ -36,7 +41,7 @@ def parse_suites(text: str) -> list[tuple[Suite, str]]:
   found: list[tuple[Suite, str]] = []
   for part in filter(None, (part.strip() for part in text.split(","))):
     name, equals, path = part.partition("=")
-    if not equals and name.endswith(ENDINGS):
+    if not equals and ENDING.search(name):
       found.append((own_suite(name), name))
     elif equals and not path:
       raise ValueError(f"{part!r} gives no path; write {name}=PATH or {name}")
@@ -55,7 +60,7 @@ def parse_suites(text: str) -> list[tuple[Suite, str]]:
 
 def own_suite(path: str) -> Suite:
   """Returns the suite of a file of one's own, named after the file."""
-  name = pathlib.PurePath(path).stem
+  name = ENDING.sub("", pathlib.PurePath(path).name)
   return Suite(
     name=name,
     title=name,
@@ -85,9 +90,9 @@ def find_file(suite: Suite, path: str = "", folder: str = "") -> pathlib.Path:
     if not at.is_dir():
       raise ValueError(f"there is no folder {folder!r} of suites")
     for name in filter(None, (suite.name, suite.local)):
-      for ending in ENDINGS:
-        if (at / (name + ending)).is_file():
-          return at / (name + ending)
+      for file in sorted(at.iterdir()):
+        if file.name.startswith(name) and ENDING.sub("", file.name) == name:
+          return file
   return _fetch(suite, folder)
 
 
@@ -97,6 +102,9 @@ def _fetch(suite: Suite, folder: str) -> pathlib.Path:
   cure = f"put the file somewhere and name it: {suite.name}=PATH"
   if not suite.repository:
     raise ValueError(f"the suite {suite.name!r} is not on the hub; {cure}")
+  # It would say each of its attempts, twice.
+  verbosity = huggingface_hub.logging.get_verbosity()
+  huggingface_hub.logging.set_verbosity_error()
   try:
     return pathlib.Path(
       huggingface_hub.hf_hub_download(
@@ -117,6 +125,8 @@ def _fetch(suite: Suite, folder: str) -> pathlib.Path:
       f"(hf download --repo-type dataset --revision {suite.revision} "
       f"{suite.repository} {suite.file}), then {cure}"
     ) from error
+  finally:
+    huggingface_hub.logging.set_verbosity(verbosity)
 
 
 def read_problems(
@@ -128,7 +138,7 @@ def read_problems(
 
   Args:
     suite: what the file should hold.
-    path: a .jsonl, .json or .parquet file.
+    path: the file; sources.py says what it may hold.
     warn: gets a line if the number of problems is not the suite's.
 
   Raises:
@@ -254,36 +264,24 @@ def _records(path: pathlib.Path) -> list[Any]:
   """Returns the records of a file.
 
   Raises:
-    ValueError: the file is none, or not in one of the three formats.
+    ValueError: it cannot be read, or a record cannot.
   """
-  if path.suffix not in ENDINGS:
-    raise ValueError(f"{path} is none of {', '.join(ENDINGS)}")
-  if path.suffix == ".parquet":
-    with needed_for("Parquet files", "pyarrow"):
-      import pyarrow
-      import pyarrow.parquet
+  try:
+    return _decoded(path, sources.rows(path))
+  except RecordError as error:
+    # No line is a record; the text may be JSON as a whole.
+    whole = sources.document_rows(path)
+    if not whole:
+      raise ValueError(error.problem) from error
+    return _decoded(path, whole)
+
+
+def _decoded(path: pathlib.Path, rows: Iterable[Row]) -> list[Any]:
+  records = []
+  for row in rows:
     try:
-      return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-      raise ValueError(f"{path} is no Parquet file: {error}") from error
-  try:
-    text = path.read_text(encoding="utf-8-sig")
-  except (UnicodeDecodeError, OSError) as error:
-    raise ValueError(f"{path} cannot be read as UTF-8: {error}") from error
-  if text.lstrip().startswith("["):
-    return _decode(text, str(path))
-  return [
-    _decode(line, f"{path}, line {number}")
-    for number, line in enumerate(text.split("\n"), 1)
-    if line.strip()
-  ]
-
-
-def _decode(text: str, where: str) -> Any:
-  try:
-    return json.loads(text)
-  except ValueError as error:
-    raise ValueError(
-      f"{where}: is not JSON ({error}); write one JSON object per line, or one "
-      "array of objects"
-    ) from error
+      records.append(row.decode(row.raw))
+    except RecordError as error:
+      place = f"{path}, line {row.number}"
+      raise RecordError(error.field, f"{place} {error.problem}") from error
+  return records

@@ -69,7 +69,7 @@ def find_suite(name: str) -> Suite:
   hint = f" (did you mean {near[0]!r}?)" if near else ""
   raise ValueError(
     f"there is no suite {name!r}{hint}; choose among {', '.join(suites)}, or "
-    "give the path of your own file of problems and answers (.jsonl, .json or "
+    "give the path of your own file of problems and answers (.jsonl, .json, "
     ".parquet)"
   )
 

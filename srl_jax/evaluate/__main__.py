@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
+import difflib
+import os
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 from absl import logging
@@ -30,17 +32,16 @@ from srl_jax import (
   evaluation,
   files,
   inference,
+  intervening,
   progress,
   stopping,
 )
 from srl_jax.config import Config
 from srl_jax.data import readers
 from srl_jax.data.readers import DataConfig
-from srl_jax.evaluate import behaviours, summary
 from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.contamination import contamination
-from srl_jax.evaluate.estimates import Estimate
-from srl_jax.evaluate.inspect_log import write_inspect_logs
+from srl_jax.evaluate.inspect_log import check_installed, write_inspect_logs
 from srl_jax.evaluate.journal import read_results
 from srl_jax.evaluate.protocols import (
   PROTOCOLS,
@@ -48,31 +49,83 @@ from srl_jax.evaluate.protocols import (
   changed,
   find_protocol,
 )
-from srl_jax.main import load_config, versions
-from srl_jax.report.tables import Table
+from srl_jax.main import join, load_config, versions
+from srl_jax.report import suites as tables
+from srl_jax.train.memory import device_bytes
+from srl_jax.workdir import locked
+
+
+class _Parser(argparse.ArgumentParser):
+  def error(self, message: str) -> NoReturn:
+    raise ValueError(f"{message} (--help lists all options)")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Runs the command; exits with a message on bad input."""
-  parser = _parser()
-  args, overrides = parser.parse_known_args(argv)
+  """Runs the command; exits with a message and status 1 on bad input."""
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
-  compilation_cache.use_default()
-  stopping.listen()
+  is_several = False
   try:
-    _check_flags(parser, args, overrides)
-    evaluate(args, overrides)
+    args, overrides = _parse(argv)
+    is_several = bool(args.coordinator_address or args.multi_host)
+    if is_several:
+      join(args.coordinator_address, args.num_processes, args.process_id)
+    compilation_cache.use_default()
+    stopping.listen(
+      f"asked to stop; the answers so far are in {args.out}, and the same "
+      "command goes on from there"
+    )
+    with locked(args.out, "--out"):
+      evaluate(args, overrides)
   except (ValueError, RuntimeError, OSError) as error:
-    sys.exit(f"error: {error}")
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    if is_several:
+      # An orderly exit waits minutes for the other processes.
+      os._exit(1)
+    sys.exit(1)
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
+def _parse(
+  argv: Sequence[str] | None,
+) -> tuple[argparse.Namespace, list[str]]:
+  """Returns the flags, and the overrides of the experiment's fields."""
+  parser = _Parser(
     prog="python -m srl_jax.evaluate",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
+  _add_flags(parser)
+  args, rest = parser.parse_known_args(argv)
+  overrides = [x for x in rest if args.config and "config." in x]
+  for unknown in (x for x in rest if x not in overrides):
+    name = unknown.partition("=")[0]
+    known = [x for x in parser._option_string_actions if x.startswith("--")]
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    parser.error(f"{name} is no option of this command{hint}")
+  if not (args.weights or args.config):
+    raise ValueError("give --weights=PATH, or --config with the weights in it")
+  for name, least in (
+    ("samples", 0),
+    ("max_new_tokens", 1),
+    ("limit", 0),
+    ("seed", 0),
+    ("answers_per_batch", 1),
+    ("interventions", 0),
+  ):
+    value = getattr(args, name)
+    if value is not None and value < least:
+      raise ValueError(f"--{name}={value} is too low; give {least} or more")
+  if args.compare and args.compare.resolve() == args.out.resolve():
+    raise ValueError(
+      "--compare and --out are the same folder; give --compare the --out of an "
+      "earlier evaluation"
+    )
+  return args, overrides
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add("--weights", help="workdir, folder, hub name or 'embedded'")
   add("--config", help="experiment file with the model and its mesh")
@@ -85,8 +138,13 @@ def _parser() -> argparse.ArgumentParser:
   add("--top_p", type=float, help="of sampled answers")
   add("--max_new_tokens", type=int, help="longest answer or turn, in tokens")
   add("--limit", type=int, default=0, help="problems per suite; 0: all")
-  add("--seed", type=int, default=0)
-  add("--answers_per_batch", type=int, default=64, help="decoded together")
+  add("--seed", type=int, default=0, help="of all samples")
+  add(
+    "--answers_per_batch",
+    type=int,
+    default=64,
+    help="answers decoded together; lower it if memory runs out",
+  )
   add("--compare", type=pathlib.Path, help="another --out: paired differences")
   add("--train_data", default="", help="to look for the problems in")
   add("--train_format", default="jsonl", help="as c.data.format")
@@ -98,57 +156,50 @@ def _parser() -> argparse.ArgumentParser:
     "many problems of each suite, and see what becomes of their answers",
   )
   add("--inspect", action="store_true", help="also write logs for Inspect")
-  return parser
-
-
-def _check_flags(parser, args, overrides) -> None:
-  if not (args.weights or args.config):
-    raise ValueError("give --weights=PATH, or --config with the weights in it")
-  if overrides and not args.config:
-    parser.error(f"{overrides[0]} is not understood")
-  for name, least in (
-    ("samples", 0),
-    ("max_new_tokens", 1),
-    ("limit", 0),
-    ("seed", 0),
-    ("answers_per_batch", 1),
-    ("interventions", 0),
-  ):
-    value = getattr(args, name)
-    if value is not None and value < least:
-      raise ValueError(f"--{name}={value}; give {least} or more")
+  add("--coordinator_address", help="host:port of process 0, if several")
+  add("--num_processes", type=int, help="number of processes")
+  add("--process_id", type=int, help="number of this process")
+  add("--multi_host", action="store_true", help="join the hosts of a TPU pod")
 
 
 def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
-  """Evaluates, writes the files of the folder, and prints the table."""
+  """Evaluates, writes the files of the folder, and prints the table.
+
+  What can be refused is refused before anything is sampled.
+  """
   protocol = _protocol(args)
   problems, domains = evaluation.read_suites(
     args.suites, args.suites_folder, args.limit
   )
+  if args.inspect:
+    check_installed()
   base = read_results(args.compare) if args.compare else []
-  model = inference.load(_config(args, overrides), args.weights or "")
-  plan = evaluation.fitted(
-    model,
-    evaluation.Plan(
-      problems, domains, protocol, args.seed, args.answers_per_batch
-    ),
+  text = _contamination(args, tables.by_suite(problems))
+  config = _config(args, overrides)
+  with progress.task("loading the model"):
+    model = inference.load(config, (args.weights or "").rstrip("/"))
+  plan = evaluation.Plan(
+    problems, domains, protocol, args.seed, args.answers_per_batch
   )
-  if args.max_new_tokens and plan.protocol != protocol:
-    raise ValueError(
-      f"--max_new_tokens={args.max_new_tokens} is more than the model's "
-      f"context of {model.max_positions} tokens leaves to an answer, which "
-      f"is {plan.protocol.max_new_tokens} for the longest problem"
-    )
-  for line in _opening(model, plan):
+  if args.interventions:
+    intervening.check(plan)
+  with progress.task("reading the problems"):
+    plan = evaluation.fitted(model, plan)
+  _check_limit(args, model, plan)
+  facts = evaluation.facts(model, plan)
+  _check_base(args.compare, base, facts, plan)
+  before = evaluation.answered(model, plan, args.out)
+  for line in [*_opening(model, plan), *_going_on(before)]:
     progress.say(line)
   results = evaluation.evaluate_suites(model, plan, args.out)
   interventions = {}
-  if args.interventions and results:
-    interventions = evaluation.intervene(
+  if args.interventions:
+    interventions = intervening.intervene(
       model, plan, results, args.out / "interventions", args.interventions
     )
   if results:
-    _write(args, plan.protocol, results, interventions, base)
+    found = tables.SuiteTables(results, base, interventions)
+    _write(args, facts, found, text)
 
 
 def _config(args: argparse.Namespace, overrides: Sequence[str]) -> Config:
@@ -179,157 +230,145 @@ def _protocol(args: argparse.Namespace) -> Protocol:
   )
 
 
+def _check_limit(
+  args: argparse.Namespace, model: inference.ReadyModel, plan: evaluation.Plan
+) -> None:
+  """Refuses a limit that was asked for and is not the plan's."""
+  fits = plan.protocol.max_new_tokens
+  if args.max_new_tokens and fits != args.max_new_tokens:
+    raise ValueError(
+      f"--max_new_tokens={args.max_new_tokens} is too much for a context of "
+      f"{model.max_positions} tokens; the longest problem leaves {fits}, so "
+      f"give --max_new_tokens={fits} or less"
+    )
+
+
+def _check_base(
+  folder: pathlib.Path | None,
+  base: Sequence[Result],
+  facts: Mapping[str, Any],
+  plan: evaluation.Plan,
+) -> None:
+  """Refuses, before hours of sampling, what could not be compared.
+
+  Raises:
+    ValueError: protocols, suites or problems differ, or answers are missing.
+  """
+  if folder is None:
+    return
+  before = {result.suite: result for result in base}
+  for suite, problems in tables.by_suite(plan.problems).items():
+    if suite not in before:
+      raise ValueError(
+        f"{folder} has no answers to {suite}, but to {', '.join(before)}; "
+        "compare evaluations of the same suites"
+      )
+    theirs = before[suite]
+    # As if this model gave the same answers.
+    ours = Result(
+      "this evaluation", suite, facts["protocol"], problems, theirs.answers
+    )
+    try:
+      compare([theirs], [ours])
+    except ValueError as error:
+      raise ValueError(f"--compare={folder}: {error}") from error
+
+
 def _opening(model: inference.ReadyModel, plan: evaluation.Plan) -> list[str]:
-  """The first lines: what is done, by which rules."""
+  """The first lines: what is done, by which rules, in how much memory."""
   protocol = plan.protocol
-  suites = dict.fromkeys(problem.suite for problem in plan.problems)
+  suites = tables.by_suite(plan.problems)
+  counts = ", ".join(f"{name} ({len(suites[name])})" for name in suites)
   lines = [
-    f"{model.name}: {len(plan.problems)} problems of {', '.join(suites)} on "
-    f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+    f"{model.name} answers {counts} on {jax.device_count()} x "
+    f"{jax.devices()[0].device_kind}",
     f"protocol {protocol.name}: {protocol.source}",
   ]
   lines += [f"  note: {note}" for note in protocol.notes]
   lines += [f"  here: {text}" for text in protocol.differences()]
+  if protocol.mode == "solve":
+    lines += _memory(model, plan)
   return lines
+
+
+def _going_on(answers: int) -> list[str]:
+  return [f"going on after {answers} answers"] if answers else []
+
+
+def _memory(model: inference.ReadyModel, plan: evaluation.Plan) -> list[str]:
+  """Says what the model takes, and what answers take at most."""
+  size, params = evaluation.most_bytes(model, plan), model.param_bytes()
+  there = sum(map(device_bytes, jax.local_devices())) * jax.process_count()
+  lines = [
+    f"memory: {_size(params)} for the model, and up to {_size(size)} for "
+    f"{plan.answers_per_batch} answers at once, as they grow "
+    "(--answers_per_batch)"
+  ]
+  if size + params > there:
+    lines.append(
+      f"warning: the devices have {_size(there)} together, so long answers may "
+      "not fit; a lower --answers_per_batch takes less"
+    )
+  return lines
+
+
+def _size(count: int) -> str:
+  return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def _write(
   args: argparse.Namespace,
-  protocol: Protocol,
-  results: Sequence[Result],
-  interventions: Mapping[str, Mapping[str, Estimate]],
-  base: Sequence[Result],
+  facts: Mapping[str, Any],
+  found: tables.SuiteTables,
+  contaminated: str,
 ) -> None:
   """Writes the tables of a finished evaluation and prints the main one."""
-  values = {r.suite: summary.values(r.problems, r.answers) for r in results}
-  estimates = {suite: summary.estimates(v) for suite, v in values.items()}
-  rows = {(suite,): found for suite, found in estimates.items()}
-  main_table = _table(("suite",), rows)
-  text = [_heading(args, protocol), _table(("suite",), rows, _short).markdown()]
-  for by in ("level", "subject"):
-    rows = {
-      (result.suite, name): of_name
-      for result in results
-      for name, of_name in summary.rows(
-        result.problems, values[result.suite], by
-      ).items()
-      if len({getattr(problem, by) for problem in result.problems}) > 1
-    }
-    if rows:
-      text.append(_table(("suite", by), rows, _short).markdown())
-  if args.train_data:
-    text.append(_contamination(args, results))
-  if base:
-    text.append(_differences(args, base, results))
-  reasoning = {
-    (r.suite,): behaviours.summary(r.problems, r.answers)
-    | dict(interventions.get(r.suite, {}))
-    for r in results
-  }
-  files.write_text(args.out / "table.md", "\n".join(text))
-  files.write_text(args.out / "table.csv", main_table.csv())
-  files.write_text(
-    args.out / "reasoning.md", _table(("suite",), reasoning).markdown()
-  )
+  protocol = facts["protocol"]
+  lines = [
+    f"{facts['model']} by protocol {protocol['name']}, seed {facts['seed']}",
+    *(f"- {text}" for text in protocol["differences"]),
+  ]
+  parts = ["\n".join(lines) + "\n", found.markdown()]
+  if found.differences:
+    parts.append(
+      tables.difference_markdown(found.differences, str(args.compare))
+    )
+  text = "\n".join([*parts, *filter(None, [contaminated])])
+  files.write_text(args.out / "table.md", text)
+  files.write_text(args.out / "table.csv", found.full().csv())
+  files.write_text(args.out / "reasoning.md", found.reasoning().turned())
   files.write_json(
     args.out / "results.json",
     {
-      "protocol": results[0].protocol,
+      **{name: facts[name] for name in ("model", "weights", "seed")},
+      "protocol": protocol,
       "versions": versions(),
-      "suites": json.loads(main_table.json()),
-      "reasoning": json.loads(_table(("suite",), reasoning).json()),
+      **found.json(),
     },
   )
   if args.inspect:
-    for result in results:
+    for result in found.results:
       write_inspect_logs(result, args.out / "inspect")
-  progress.say("\n".join(text))
+  progress.say(f"\n{text}")
   progress.say(f"tables and answers are in {args.out}")
 
 
-def _heading(args: argparse.Namespace, protocol: Protocol) -> str:
-  lines = [f"Protocol {protocol.name} ({protocol.source}), seed {args.seed}"]
-  lines += [f"- {text}" for text in protocol.differences()]
-  return "\n".join(lines) + "\n"
-
-
-def _table(
-  heads: tuple[str, ...],
-  rows: Mapping[tuple[str, ...], Mapping[str, Estimate]],
-  choose: Callable[[Sequence[str]], Sequence[str]] = list,
-) -> Table:
-  metrics = list(dict.fromkeys(name for row in rows.values() for name in row))
-  return Table(
-    heads,
-    {
-      names: {name: dataclasses.astuple(x) for name, x in row.items()}
-      for names, row in rows.items()
-    },
-    units={name: summary.unit_of(name) for name in metrics},
-    metrics=tuple(choose(metrics)),
-  )
-
-
-def _short(metrics: Sequence[str]) -> list[str]:
-  """The metrics that a page has room for; files have all of them.
-
-  Of each kind with a k it is the largest k. How answers end and how long they
-  are is that of sampled ones, if there are any.
-  """
-  last = {}
-  for name in metrics:
-    kind, at, _ = name.partition("@")
-    if at:
-      last[kind] = name
-  is_sampled = "cut" in metrics
-  shapes = ("cut", "no answer", "tokens")
-  if not is_sampled:
-    shapes = tuple(f"{name}, greedy" for name in shapes)
-  chosen = {"greedy", *(last.get(kind) for kind in ("avg", "pass", "maj"))}
-  return [name for name in metrics if name in chosen or name in shapes]
-
-
-def _differences(
-  args: argparse.Namespace, base: Sequence[Result], results: Sequence[Result]
+def _contamination(
+  args: argparse.Namespace, suites: Mapping[str, Sequence[Any]]
 ) -> str:
-  """Paired differences to another evaluation, suite by suite."""
-  lines = [
-    f"Differences to {args.compare}, paired by problem\n",
-    "| suite | metric | before | here | difference | problems needed |",
-    "| --- | --- | ---: | ---: | ---: | ---: |",
-  ]
-  before = {result.suite: result for result in base}
-  for result in results:
-    if result.suite not in before:
-      raise ValueError(
-        f"{args.compare} has no answers to {result.suite}; compare evaluations "
-        "of the same suites"
-      )
-    found = compare([before[result.suite]], [result])
-    lines += [
-      f"| {result.suite} | {name} | {x.base:.3f} | {x.other:.3f} | {x} | "
-      f"{x.problems_needed:,.0f} |"
-      for name, x in found.items()
-    ]
-  return "\n".join(lines) + "\n"
-
-
-def _contamination(args: argparse.Namespace, results: Sequence[Result]) -> str:
-  """Which problems stand in the training data."""
-  config = DataConfig(format=args.train_format, path=args.train_data)
-  trajectories = readers.load_trajectories(config).trajectories
-  lines = [f"Problems that stand in {args.train_data}\n"]
-  for result in results:
-    overlaps = contamination(result.problems, trajectories)
-    flagged = [overlap for overlap in overlaps if overlap.is_flagged]
-    lines.append(
-      f"- {result.suite}: {len(flagged)} of {len(overlaps)} flagged, mean "
-      f"overlap {sum(o.share for o in overlaps) / len(overlaps):.1%}"
+  """Which problems stand in the training data; "" if nobody asked."""
+  if not args.train_data:
+    return ""
+  with progress.task(f"looking for the problems in {args.train_data}"):
+    config = DataConfig(format=args.train_format, path=args.train_data)
+    trajectories = readers.load_trajectories(config).trajectories
+    return tables.contamination_markdown(
+      {
+        suite: contamination(problems, trajectories)
+        for suite, problems in suites.items()
+      },
+      args.train_data,
     )
-    lines += [
-      f"    - {o.problem}: {o.found}/{o.grams} in {o.source}" for o in flagged
-    ]
-  return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

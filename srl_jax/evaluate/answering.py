@@ -8,11 +8,8 @@ again: an answer depends on nothing but its problem, its index and the seed.
 
 from __future__ import annotations
 
-import collections
-import concurrent.futures
 import contextlib
 import functools
-import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -20,16 +17,12 @@ from typing import NamedTuple
 from srl_jax import progress, sharding
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.journal import Journal
+from srl_jax.evaluate.judges import JudgeFunction, Judges
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
 from srl_jax.rollout.requests import Request, Sampled
 from srl_jax.rollout.stream import Stream, complete
 from srl_jax.tokenizers import Tokenizer
-
-# (text, problem) -> (the final answer that was read, whether it is right).
-JudgeFunction = Callable[[str, Problem], tuple[str, bool]]
-# Answers judged late take little memory, but a crash loses them.
-_MOST_UNJUDGED = 256
 
 
 class Question(NamedTuple):
@@ -39,54 +32,18 @@ class Question(NamedTuple):
     problem: the problem.
     tokens: token ids of the prompt, and of the prefix.
     prefix: text with which its answer is made to begin.
+    max_new_tokens: limit of its answer, if it is lower than that of all; 0 if
+      not.
   """
 
   problem: Problem
   tokens: Sequence[int]
   prefix: str = ""
+  max_new_tokens: int = 0
 
   def point_id(self) -> int:
     """Names the random numbers of its answers."""
     return zlib.crc32(f"{self.problem.suite}/{self.problem.id}".encode())
-
-
-class Judges:
-  """Worker processes that judge texts; use as a context manager."""
-
-  def __init__(self, judge: JudgeFunction, workers: int = 2):
-    """Starts no process yet.
-
-    Args:
-      judge: the function, which must be importable.
-      workers: number of processes.
-    """
-    self._judge = judge
-    # A fork would share the threads and locks of JAX.
-    self._pool = concurrent.futures.ProcessPoolExecutor(
-      workers, multiprocessing.get_context("spawn")
-    )
-    self._under_way: collections.deque = collections.deque()
-
-  def put(self, text: str, problem: Problem, make: Callable[..., Answer]):
-    """Queues a text; `make` gets the keyword arguments final, is_correct."""
-    verdict = self._pool.submit(self._judge, text, problem)
-    self._under_way.append((verdict, make))
-
-  def take(self, most_left: int = _MOST_UNJUDGED) -> Iterator[Answer]:
-    """Yields what is judged, and waits until few enough are left."""
-    while self._under_way:
-      verdict, make = self._under_way[0]
-      if not verdict.done() and len(self._under_way) <= most_left:
-        return
-      final, is_correct = verdict.result()
-      self._under_way.popleft()
-      yield make(final=final, is_correct=is_correct)
-
-  def __enter__(self) -> Judges:
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    self._pool.shutdown(cancel_futures=True)
 
 
 def answer_questions(
@@ -107,8 +64,12 @@ def answer_questions(
     decoding: how answers are drawn.
     max_new_tokens: limit of each answer, stop token included.
     journal: gets the answers; None in all processes but the first.
-    judge: judges a text.
+    judge: judges a text; must be importable.
     tokenizer: the tokenizer.
+
+  Raises:
+    JudgeError: an answer could not be judged. All others that were sampled so
+      far are in the journal, as after any other error.
   """
   [done, *_] = sharding.gather_objects(
     {
@@ -123,31 +84,35 @@ def answer_questions(
   total = sum(len(request.samples) for request in requests)
   stream = make_stream(max(len(r.tokens) for r in requests))
   stop_ids = frozenset(stream.stop_ids)
+  before = len(journal.answers) if journal else 0
   right = 0
+
+  def keep(answers: Iterator[Answer]) -> None:
+    nonlocal right
+    for answer in answers:
+      journal.add(answer)
+      right += answer.is_correct
+      progress.note(f"right so far {right}/{len(journal.answers) - before}")
+
   with contextlib.ExitStack() as stack:
-    what = f"{decoding.name} answers to {len(questions)} problems"
+    what = f"{decoding.name} answers to {len(requests)} problems"
     stack.enter_context(progress.task(what, total=total))
     judges = stack.enter_context(Judges(judge)) if journal else None
-
-    def keep(answers: Iterator[Answer]) -> None:
-      nonlocal right
-      for answer in answers:
-        journal.add(answer)
-        right += answer.is_correct
-        progress.note(f"right so far {right}/{len(journal.answers) - before}")
-
-    before = len(journal.answers) if journal else 0
-    samples = complete(stream, requests)
-    for done, sampled in enumerate(samples, start=1):
-      progress.advance(done, total)
-      if judges is None:
-        continue
-      problem, _, prefix = requests[sampled.request]
-      text = prefix + _text(sampled, tokenizer, stop_ids)
-      judges.put(text, problem, _maker(problem, decoding.name, sampled, text))
-      keep(judges.take())
-    if judges:
-      keep(judges.take(0))
+    try:
+      for count, sampled in enumerate(complete(stream, requests), start=1):
+        progress.advance(count, total)
+        if judges:
+          question = requests[sampled.request]
+          text = question.prefix + _text(sampled, tokenizer, stop_ids)
+          make = _maker(question.problem, decoding.name, sampled, text)
+          judges.put(text, question.problem, make)
+          keep(judges.take())
+      if judges:
+        keep(judges.take(0))
+    except Exception:
+      if judges:
+        keep(judges.take_good())
+      raise
 
 
 def _requests(
@@ -170,7 +135,9 @@ def _requests(
           question.tokens,
           point_id=question.point_id(),
           samples=samples,
-          max_new_tokens=max_new_tokens,
+          max_new_tokens=min(
+            question.max_new_tokens or max_new_tokens, max_new_tokens
+          ),
           temperature=decoding.temperature,
           top_k=decoding.top_k,
           top_p=decoding.top_p,

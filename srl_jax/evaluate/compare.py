@@ -29,7 +29,8 @@ class Result:
     name: what tables call it: the checkpoint, the moment or the seed.
     suite: name of the suite.
     protocol: facts that must be alike wherever results are compared: prompt,
-      decoding, limits, samples. The checkpoint and the seed are not among them.
+      decoding, limits, samples; as JSON. The checkpoint and the seed are not
+      among them.
     problems: the problems of the suite.
     answers: the answers to all of them.
   """
@@ -106,7 +107,7 @@ def check_alike(results: Sequence[Result]) -> None:
   for result in results[1:]:
     differences = [
       *_facts({"suite": first.suite}, {"suite": result.suite}),
-      *_facts(first.protocol, result.protocol),
+      *protocol_differences(first.protocol, result.protocol),
       *_problem_differences(first.problems, result.problems),
       *_facts(_samples(first), _samples(result)),
     ]
@@ -127,6 +128,21 @@ def _facts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
       one, two = ("absent" if x is absent else repr(x) for x in (one, two))
       found.append(f"{key} is {one} and {two}")
   return found
+
+
+def protocol_differences(
+  first: Mapping[str, Any], second: Mapping[str, Any]
+) -> list[str]:
+  """Returns what differs; of two known protocols their names or changes."""
+  names = [x.get("name") for x in (first, second)]
+  if None not in names and names[0] != names[1]:
+    return _facts({"protocol": names[0]}, {"protocol": names[1]})
+  changes = [
+    ", ".join(x.get("differences", ())) or "none" for x in (first, second)
+  ]
+  if changes[0] != changes[1]:
+    return [f"changes of the protocol are ({changes[0]}) and ({changes[1]})"]
+  return _facts(first, second)
 
 
 def _problem_differences(

@@ -22,6 +22,12 @@ from srl_jax.optional import needed_for
 _SCORER = "srl_jax"
 
 
+def check_installed() -> None:
+  """Raises ValueError if inspect-ai is missing."""
+  with needed_for("Logs of Inspect", "inspect-ai"):
+    import inspect_ai  # noqa: F401
+
+
 def write_inspect_logs(
   result: Result, folder: str | pathlib.Path
 ) -> list[pathlib.Path]:
@@ -38,8 +44,9 @@ def write_inspect_logs(
   Raises:
     ValueError: inspect-ai is not installed, or answers are missing.
   """
-  with needed_for("Logs of Inspect", "inspect-ai"):
-    from inspect_ai import log
+  check_installed()
+  from inspect_ai import log
+
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   paths = []

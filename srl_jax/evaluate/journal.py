@@ -16,12 +16,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from srl_jax import files
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.compare import Result
+from srl_jax.evaluate.compare import Result, protocol_differences
 from srl_jax.evaluate.records import Answer
 
 FACTS = "evaluation.json"
@@ -42,7 +42,8 @@ class Journal:
 
     Args:
       folder: the folder.
-      facts: what the answers depend on; JSON.
+      facts: what the answers depend on; JSON. Only "model", which is a path or
+        a name, may be another when the folder is opened again.
       problems: all problems, which name their suites.
 
     Raises:
@@ -52,8 +53,8 @@ class Journal:
     path = folder / FACTS
     facts = json.loads(json.dumps(facts))
     if path.exists():
-      before = json.loads(path.read_text(encoding="utf-8"))
-      if different := _differences(before, facts):
+      before = read_facts(folder)
+      if different := list(_differences(before, facts)):
         raise ValueError(
           f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
           "give this one an --out of its own"
@@ -107,7 +108,7 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
   """Returns what a folder says of its evaluation.
 
   Raises:
-    ValueError: there is none in the folder.
+    ValueError: there is none in the folder, or it is damaged.
   """
   path = folder / FACTS
   if not path.is_file():
@@ -115,7 +116,13 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
       f"there is no evaluation in {folder} (no {FACTS}); give the --out of "
       "python -m srl_jax.evaluate"
     )
-  return json.loads(path.read_text(encoding="utf-8"))
+  try:
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+      f"{path} is damaged ({error}); restore it, or evaluate into another "
+      "folder"
+    ) from error
 
 
 def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
@@ -129,8 +136,15 @@ def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
     ValueError: there is no evaluation in the folder, or a line is damaged.
   """
   facts = read_facts(folder)
-  lines = (folder / PROBLEMS).read_text(encoding="utf-8").splitlines()
-  problems = [Problem(**json.loads(line)) for line in lines]
+  path = folder / PROBLEMS
+  try:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    problems = [Problem(**json.loads(line)) for line in lines]
+  except (ValueError, TypeError, OSError) as error:
+    raise ValueError(
+      f"{path} cannot be read ({error}); run the evaluation's command again, "
+      "which writes it anew"
+    ) from error
   return group(name or folder.name, facts, problems, read_answers(folder))
 
 
@@ -158,11 +172,13 @@ def _line(record: Answer | Problem) -> str:
   return json.dumps(dataclasses.asdict(record)) + "\n"
 
 
-def _differences(before: Any, now: Any, name: str = "") -> list[str]:
-  if isinstance(before, dict) and isinstance(now, dict):
-    found = []
-    for key in sorted(before.keys() | now.keys()):
-      here = f"{name}.{key}" if name else key
-      found += _differences(before.get(key), now.get(key), here)
-    return found
-  return [f"{name} was {before!r} and is {now!r}"] if before != now else []
+def _differences(
+  before: Mapping[str, Any], now: Mapping[str, Any]
+) -> Iterator[str]:
+  """Says what differs of what answers depend on."""
+  for name in sorted(before.keys() | now.keys()):
+    one, two = before.get(name), now.get(name)
+    if name == "protocol":
+      yield from protocol_differences(one or {}, two or {})
+    elif name != "model" and one != two:
+      yield f"{name} was {one!r} and is {two!r}"

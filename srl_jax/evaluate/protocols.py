@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Callable
+from math import inf
 from typing import Literal
 
 from srl_jax.domains.suite import Problem
@@ -48,15 +49,16 @@ class Decoding:
       raise ValueError(
         f"a decoding is 'greedy' or 'sampled', not {self.name!r}"
       )
-    if (self.name == "greedy") != (self.temperature == 0):
+    is_cold = self.temperature == 0
+    if is_cold != (self.name == "greedy") or not 0 <= self.temperature < inf:
       raise ValueError(
-        f"the decoding {self.name!r} has the temperature {self.temperature}; "
-        "'greedy' has 0, and 'sampled' more than 0"
+        f"the temperature of {self.name} answers is {self.temperature}; give 0 "
+        "samples for greedy answers only, and else a temperature above 0"
       )
-    if self.temperature < 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+    if not 0 < self.top_p <= 1 or self.top_k < 0:
       raise ValueError(
-        f"temperature {self.temperature} and top_k {self.top_k} must not be "
-        f"negative, and top_p {self.top_p} must be in (0, 1]"
+        f"top_p is {self.top_p} and top_k {self.top_k}; give a top_p above 0 "
+        "and up to 1, and a top_k of 0 or more"
       )
     if self.samples < 1 or (self.name == "greedy" and self.samples > 1):
       raise ValueError(
@@ -192,8 +194,10 @@ def changed(
     sampling["samples"] = samples
   if samples == 0:
     if len(sampling) > 1:
+      names = " and ".join(sampling.keys() - {"samples"})
       raise ValueError(
-        f"with 0 samples, {sampling} has no effect; leave it out"
+        f"with 0 samples, which is greedy only, {names} has no effect; leave "
+        "it out"
       )
     decodings = {"greedy": _GREEDY}
   elif sampling:
@@ -217,9 +221,8 @@ def our_verdict(text: str, problem: Problem) -> tuple[str, bool]:
 def _by(
   harness: str, task: str, text: str, problem: Problem
 ) -> tuple[str, bool]:
-  return harnesses.verdict(
-    harness, task, text, problem.answer, problem.solution
-  )
+  answers = problem.answer, problem.solution
+  return harnesses.verdict(harness, task, text, *answers)
 
 
 def _user(text: str) -> Messages:

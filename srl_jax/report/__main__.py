@@ -15,7 +15,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from srl_jax.report.evaluations import read_evaluations
+from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     action="append",
     default=[],
     metavar="DIR",
-    help="folder of an evaluation's answers; give it again for further ones",
+    help="--out of an evaluation; further ones are compared with the first",
   )
   parser.add_argument("--out", default="report.html", help="file to write")
   parser.add_argument(
@@ -51,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.rollouts < 1:
       raise ValueError(f"got rollouts={args.rollouts}; ask for 1 or more")
     page = make_page(
-      read_runs(args.workdir), args.rollouts, read_evaluations(args.evaluation)
+      read_runs(args.workdir),
+      args.rollouts,
+      read_evaluations(args.evaluation),
+      compare_evaluations(args.evaluation),
     )
     data = page.encode("utf-8")
     pathlib.Path(args.out).write_bytes(data)

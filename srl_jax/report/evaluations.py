@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Summarises folders of evaluations for a report: a row per suite and decoding.
+"""Summarises folders of evaluations for a report, and compares them.
 
-Not for: comparisons, or metrics of several samples.
+Folders may be under way: what is answered so far is counted. Only finished ones
+are compared.
 """
 
 from __future__ import annotations
@@ -9,15 +10,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from srl_jax.evaluate.estimates import Estimate, share
-from srl_jax.metrics import read_rows
-
-_ANSWERS = "answers.jsonl"
+from srl_jax.evaluate.journal import read_answers, read_facts, read_results
+from srl_jax.evaluate.records import Answer
+from srl_jax.report.suites import difference_cells, differences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,31 +45,60 @@ class SuiteRow:
   tokens: float
 
 
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """One evaluation beside another, paired by problem.
+
+  Attributes:
+    base: folder of the evaluation that is compared with.
+    folder: folder of the other.
+    cells: what `suites.difference_cells` returned.
+    reason: why they are not compared; "" if they are.
+  """
+
+  base: str
+  folder: str
+  cells: Sequence[tuple[str, ...]] = ()
+  reason: str = ""
+
+
 def read_evaluations(
   folders: Sequence[str | os.PathLike],
 ) -> list[SuiteRow]:
   """Reads evaluations, finished or under way.
 
   Args:
-    folders: each with the lines of `evaluate.records.Answer`s.
+    folders: what the command's --out was.
 
   Raises:
-    ValueError: there are no answers in a folder, or a line is damaged.
+    ValueError: there is no evaluation in a folder, or a line is damaged.
   """
   return [row for folder in folders for row in _rows(pathlib.Path(folder))]
 
 
+def compare_evaluations(
+  folders: Sequence[str | os.PathLike],
+) -> list[Comparison]:
+  """Compares the first evaluation with each of the others."""
+  found = []
+  for folder in folders[1:]:
+    names = str(folders[0]), str(folder)
+    try:
+      base, other = (read_results(pathlib.Path(x)) for x in names)
+      cells = difference_cells(differences(base, other))
+      reason = "" if cells else "no suite is in both"
+      found.append(Comparison(*names, cells, reason))
+    except ValueError as error:
+      found.append(Comparison(*names, reason=str(error)))
+  return found
+
+
 def _rows(folder: pathlib.Path) -> Iterator[SuiteRow]:
-  path = folder / _ANSWERS
-  if not path.is_file():
-    raise ValueError(
-      f"there is no evaluation in {folder} (no {_ANSWERS}); give the folder of "
-      "an evaluation's answers"
-    )
-  parts: dict[tuple[str, str], dict[str, list[Mapping[str, Any]]]] = {}
-  for answer in read_rows(path):
-    part = parts.setdefault((answer["suite"], answer["decoding"]), {})
-    part.setdefault(answer["problem"], []).append(answer)
+  read_facts(folder)
+  parts: dict[tuple[str, str], dict[str, list[Answer]]] = {}
+  for answer in read_answers(folder):
+    part = parts.setdefault((answer.suite, answer.decoding), {})
+    part.setdefault(answer.problem, []).append(answer)
   for (suite, decoding), by_problem in sorted(parts.items()):
     answers = [x for of_problem in by_problem.values() for x in of_problem]
     yield SuiteRow(
@@ -79,9 +108,9 @@ def _rows(folder: pathlib.Path) -> Iterator[SuiteRow]:
       problems=len(by_problem),
       answers=len(answers),
       accuracy=share(
-        [sum(x["is_correct"] for x in xs) for xs in by_problem.values()],
+        [sum(x.is_correct for x in xs) for xs in by_problem.values()],
         [len(xs) for xs in by_problem.values()],
       ),
-      stopped=float(np.mean([x["is_stopped"] for x in answers])),
-      tokens=float(np.mean([x["tokens"] for x in answers])),
+      stopped=float(np.mean([x.is_stopped for x in answers])),
+      tokens=float(np.mean([x.tokens for x in answers])),
     )

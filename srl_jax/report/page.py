@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from srl_jax.report import charts, series
-from srl_jax.report.evaluations import SuiteRow
+from srl_jax.report.evaluations import Comparison, SuiteRow
 from srl_jax.report.runs import RunFiles, paired_differences
 from srl_jax.report.viewer import MOST_CHARS, read_rollouts
 
@@ -26,6 +26,7 @@ def make_page(
   runs: Sequence[RunFiles],
   most_samples: int = 4000,
   evaluations: Sequence[SuiteRow] = (),
+  comparisons: Sequence[Comparison] = (),
 ) -> str:
   """Returns a report on runs as HTML.
 
@@ -33,6 +34,7 @@ def make_page(
     runs: what `read_runs` returned.
     most_samples: about how many samples of rollouts the page holds.
     evaluations: what `read_evaluations` returned.
+    comparisons: what `compare_evaluations` returned.
 
   Raises:
     ValueError: a library is missing, or a file of rollouts is damaged.
@@ -55,6 +57,7 @@ def make_page(
     scripts=[_script(_asset(name)) for name in _SCRIPTS],
     data=data,
     evaluations=evaluations,
+    comparisons=comparisons,
     samples=viewer.samples,
     total=total,
     most_chars=MOST_CHARS,

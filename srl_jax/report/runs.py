@@ -16,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from srl_jax.evaluate.estimates import Estimate, bootstrap
+from srl_jax.evaluate import seeds, summary
+from srl_jax.evaluate.compare import Result
+from srl_jax.evaluate.journal import read_results
 from srl_jax.metrics import read_rows
 from srl_jax.rollout import record
 
@@ -36,6 +38,7 @@ class RunFiles:
     rows: of its metrics.jsonl.
     results: {moment: {metric: [value, low, high]}}.
     solutions: what was judged, {moment: records}.
+    suites: the answers to suites at the moments of `results`, if any.
     rollout_files: in order of time.
     is_finished: whether the final model is there.
   """
@@ -47,6 +50,7 @@ class RunFiles:
   rows: Sequence[Mapping[str, Any]]
   results: Mapping[str, Mapping[str, Sequence[float]]]
   solutions: Mapping[str, Sequence[Mapping[str, Any]]]
+  suites: Mapping[str, Sequence[Result]]
   rollout_files: Sequence[record.File]
   is_finished: bool
 
@@ -153,18 +157,21 @@ def _groups(
 
 
 def _read_run(workdir, config, label, group) -> RunFiles:
-  results = workdir / "results.json"
+  path = workdir / "results.json"
+  results = _read_json(path) if path.is_file() else {}
+  folders = {x: workdir / "suites" / x.replace(" ", "_") for x in results}
   return RunFiles(
     label=label,
     group=group,
     workdir=workdir,
     config=config,
     rows=read_rows(workdir / "metrics.jsonl"),
-    results=_read_json(results) if results.is_file() else {},
+    results=results,
     solutions={
       path.stem.replace("_", " "): read_rows(path)
       for path in sorted((workdir / "solutions").glob("*.jsonl"))
     },
+    suites={x: read_results(f) for x, f in folders.items() if f.is_dir()},
     rollout_files=record.list_files(workdir / "rollouts"),
     is_finished=(workdir / "model").is_dir(),
   )
@@ -176,11 +183,11 @@ class Difference:
 
   Attributes:
     moment: the later moment; the earlier one is "before".
-    how: mode and decoding of the solutions.
+    how: mode and decoding of the solutions, or suite and metric.
     problems: number of problems.
     gained: problems that are solved more often than before.
     lost: problems that are solved less often.
-    estimate: mean difference of the share solved, over problems.
+    estimate: mean difference of the share solved, with a paired t interval.
   """
 
   moment: str
@@ -188,29 +195,44 @@ class Difference:
   problems: int
   gained: int
   lost: int
-  estimate: Estimate
+  estimate: seeds.Difference
 
 
 def paired_differences(run: RunFiles) -> Iterator[Difference]:
   """Yields the differences of each moment from "before", problem by problem."""
-  before = _shares(run.solutions.get("before", ()))
+  before = _shares(run, "before")
   for moment in run.results:
-    after = _shares(run.solutions.get(moment, ()))
+    after = _shares(run, moment)
     for how in before if moment != "before" else ():
       common = sorted(before[how].keys() & after.get(how, {}).keys())
-      if common:
-        difference = np.array([after[how][x] - before[how][x] for x in common])
+      if len(common) > 1:
+        base, other = (
+          np.array([x[how][name] for name in common]) for x in (before, after)
+        )
         yield Difference(
           moment=moment,
           how=how,
           problems=len(common),
-          gained=int((difference > 0).sum()),
-          lost=int((difference < 0).sum()),
-          estimate=bootstrap(difference),
+          gained=int((other > base).sum()),
+          lost=int((other < base).sum()),
+          estimate=seeds.difference(base[None], other[None], is_share=True),
         )
 
 
-def _shares(
+def _shares(run: RunFiles, moment: str) -> dict[str, dict[str, float]]:
+  """Share of right samples by problem, of all that a moment has."""
+  found = _solution_shares(run.solutions.get(moment, ()))
+  for result in run.suites.get(moment, ()):
+    values = summary.values(result.problems, result.answers)
+    for metric, of_metric in values.items():
+      if metric == "greedy" or metric.startswith("avg@"):
+        ids = (problem.id for problem in result.problems)
+        shares = dict(zip(ids, of_metric.values_P.tolist(), strict=True))
+        found[f"{result.suite}, {metric}"] = shares
+  return found
+
+
+def _solution_shares(
   solutions: Sequence[Mapping[str, Any]],
 ) -> dict[str, dict[str, float]]:
   """Share of right samples, by mode and decoding and by problem."""

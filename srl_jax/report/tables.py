@@ -61,10 +61,7 @@ class Table:
         "none" leaves it out.
     """
     metrics = self.columns()
-    titles = [
-      _escaped(f"{m} ({self.units[m]})" if self.units.get(m) else m)
-      for m in metrics
-    ]
+    titles = map(self._title, metrics)
     lines = [
       _line([*self.heads, *titles]),
       _line([*["---"] * len(self.heads), *["---:"] * len(metrics)]),
@@ -75,6 +72,25 @@ class Table:
       ]
       lines.append(_line([*map(_escaped, names), *cells]))
     return "\n".join(lines) + "\n"
+
+  def turned(self) -> str:
+    """Returns Markdown with a row for each metric, for tables with many."""
+    names = [_escaped(", ".join(row)) for row in self.rows]
+    lines = [
+      _line([", ".join(self.heads), *names]),
+      _line(["---", *["---:"] * len(names)]),
+    ]
+    for m in self.columns():
+      cells = [
+        _cell(row.get(m), self.units.get(m) == "%", "brackets")
+        for row in self.rows.values()
+      ]
+      lines.append(_line([self._title(m), *cells]))
+    return "\n".join(lines) + "\n"
+
+  def _title(self, metric: str) -> str:
+    unit = self.units.get(metric, "")
+    return _escaped(metric if unit in metric else f"{metric} ({unit})")
 
   def csv(self) -> str:
     """Returns CSV: three columns for each metric, shares between 0 and 1."""

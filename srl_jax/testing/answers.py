@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import signal
 from collections.abc import Sequence
 
 from srl_jax.domains.suite import Problem
@@ -46,3 +49,24 @@ def with_finals(
     for sample, final in enumerate(row)
   ]
   return numbered_problems(len(finals)), answers
+
+
+def by_last_letter(text: str, problem: Problem) -> tuple[str, bool]:
+  """Judges by the last letter alone, as worker processes can import it."""
+  return text[-1:], text[-1:] == problem.answer
+
+
+def fatal(text: str, problem: Problem) -> tuple[str, bool]:
+  """Judges by the last letter, but some texts end the process.
+
+  "die" does so always; "once PATH" does so unless PATH is there, and makes it.
+  "fail" is an exception.
+  """
+  word, _, path = text.partition(" ")
+  if word == "fail":
+    raise KeyError(text)
+  if word == "die" or (word == "once" and not pathlib.Path(path).exists()):
+    if path:
+      pathlib.Path(path).touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+  return by_last_letter(text, problem)

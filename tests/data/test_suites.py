@@ -2,6 +2,7 @@
 """Files of suites are found and read, and a wrong file does not pass."""
 
 import dataclasses
+import gzip
 import json
 import pathlib
 
@@ -21,11 +22,14 @@ GSM = "48/2 = <<48/2=24>>24\nIn all 1,024.\n#### 1,024"
 
 
 def write(path, records, form=".jsonl"):
-  path = path.with_suffix(form)
+  path = path.with_name(path.name + form)
   if form == ".parquet":
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
   elif form == ".json":
     path.write_text(json.dumps(records, indent=1), encoding="utf-8")
+  elif form == ".jsonl.gz":
+    lines = (json.dumps(record) + "\n" for record in records)
+    path.write_bytes(gzip.compress("".join(lines).encode()))
   else:
     lines = (json.dumps(record) + "\n" for record in records)
     path.write_text("".join(lines), encoding="utf-8")
@@ -36,7 +40,7 @@ def read(suite, path):
   return suites.read_problems(dataclasses.replace(suite, size=0), path)
 
 
-@pytest.mark.parametrize("form", suites.ENDINGS)
+@pytest.mark.parametrize("form", [".jsonl", ".json", ".parquet", ".jsonl.gz"])
 def test_every_format_gives_the_same_problems(tmp_path, form):
   records = [
     {"id": 60, "problem": "One?", "answer": "204", "url": "u"},
@@ -130,16 +134,16 @@ def test_a_file_that_is_not_the_suites_is_refused(
 @pytest.mark.parametrize(
   ("name", "content", "message"),
   [
-    ("x.jsonl", b'{"id": 1}\n{', "x.jsonl, line 2: is not JSON"),
-    ("x.json", b"[1, ", "is not JSON"),
-    ("x.parquet", b"PAR1", "is no Parquet file"),
-    ("x.jsonl", b"\xff\xfe{}", "cannot be read as UTF-8"),
-    ("x.csv", b"a,b", "is none of .jsonl, .json, .parquet"),
+    ("x.jsonl", b'{"id": 1}\n{', "x.jsonl, line 2 is not JSON"),
+    ("x.json", b"[1, ", "x.json begins as a JSON list, and its brackets"),
+    ("x.parquet", b"PAR1", "x.parquet is cut off or damaged"),
+    ("x.jsonl", b"\xff\xfe{\0}\0", "x.jsonl is UTF-16 text; only UTF-8"),
+    ("x.csv", b"a,b", "x.csv, line 1 is not JSON"),
   ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
   (tmp_path / name).write_bytes(content)
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises(ValueError, match=f"^{tmp_path}/{message}"):
     read(AIME24, tmp_path / name)
 
 
@@ -229,7 +233,7 @@ def test_every_suite_is_pinned_to_a_commit():
   }
   for suite in declared:
     assert len(suite.revision) == 40 and int(suite.revision, 16)
-    assert suite.size and suite.file.endswith(suites.ENDINGS)
+    assert suite.size and suites.ENDING.search(suite.file)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real files are not here")
@@ -248,3 +252,12 @@ def test_the_real_files_are_read_as_they_are(name, size):
   assert len(problems) == size and not said
   if name in ("aime24", "aime25", "amc23"):
     assert all(str(int(p.answer)) == p.answer for p in problems)
+
+
+def test_a_suite_is_named_after_its_file_without_its_endings(tmp_path):
+  path = write(tmp_path / "exam.v2", [GOOD], ".jsonl.gz")
+  [(suite, found)] = suites.parse_suites(str(path))
+  assert (suite.name, found) == ("exam.v2", str(path))
+  assert len(read(suite, path)) == 1
+  packed = write(tmp_path / "aime24", [GOOD], ".jsonl.gz")
+  assert suites.find_file(AIME24, "", str(tmp_path)) == packed

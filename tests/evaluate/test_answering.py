@@ -8,9 +8,11 @@ from srl_jax import sharding
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.answering import Question, answer_questions
 from srl_jax.evaluate.journal import Journal
+from srl_jax.evaluate.judges import JudgeError
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.rollout.stream import Stream
 from srl_jax.testing import scripted
+from srl_jax.testing.answers import by_last_letter, fatal
 from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import ByteTokenizer
@@ -21,11 +23,6 @@ PROBLEMS = [
   Problem(id=str(i), text=text, answer=answer, suite="mine")
   for i, (text, answer) in enumerate([("a", "f"), ("bc", "x"), ("u", "z")])
 ]
-
-
-def judge(text, problem):
-  """The last letter is the answer."""
-  return text[-1:], text[-1:] == problem.answer
 
 
 def make_stream(longest):
@@ -44,7 +41,7 @@ def make_stream(longest):
   )
 
 
-def run(journal, make_stream=make_stream, judge=judge):
+def run(journal, make_stream=make_stream, judge=by_last_letter):
   questions = [Question(p, TOKENIZER.encode(p.text)) for p in PROBLEMS]
   answer_questions(
     make_stream,
@@ -93,3 +90,46 @@ def test_what_the_journal_has_is_not_sampled_again(tmp_path):
   assert stream.work.drawn_tokens == sampled
   with Journal(tmp_path, {}, PROBLEMS) as journal:
     run(journal, lambda longest: pytest.fail("sampled what was there"))
+
+
+def test_an_answer_that_ends_its_judge_loses_no_other(tmp_path):
+  problems = [Problem("a", "cd", "f"), Problem("b", "di", "x")]
+  questions = [Question(p, TOKENIZER.encode(p.text)) for p in problems]
+  questions[1] = questions[1]._replace(prefix="die ")
+  with Journal(tmp_path, {}, problems) as journal:
+    with pytest.raises(JudgeError, match=r"'b'.*twice the judge ended.*-9"):
+      answer_questions(
+        make_stream,
+        questions,
+        DECODING,
+        max_new_tokens=8,
+        journal=journal,
+        judge=fatal,
+        tokenizer=TOKENIZER,
+      )
+    assert {(a.problem, a.sample) for a in journal.answers} == {
+      ("a", sample) for sample in range(3)
+    }
+
+
+def test_a_question_may_have_a_lower_limit_of_its_own(tmp_path):
+  problems = [Problem(str(i), "h", "x") for i in range(3)]
+  questions = [
+    Question(problem, TOKENIZER.encode("h"), "", limit)
+    for problem, limit in zip(problems, (0, 3, 99), strict=True)
+  ]
+  with Journal(tmp_path, {}, problems) as journal:
+    answer_questions(
+      make_stream,
+      questions,
+      Decoding("greedy"),
+      max_new_tokens=5,
+      journal=journal,
+      judge=by_last_letter,
+      tokenizer=TOKENIZER,
+    )
+    assert {a.problem: a.text for a in journal.answers} == {
+      "0": "ijklm",
+      "1": "ijk",
+      "2": "ijklm",
+    }

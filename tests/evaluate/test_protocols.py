@@ -109,10 +109,16 @@ def test_a_protocol_that_cannot_be_is_refused(change, message):
   ("fields", "message"),
   [
     ({"name": "beam"}, "'greedy' or 'sampled', not 'beam'"),
-    ({"name": "greedy", "temperature": 0.5}, "'greedy' has 0"),
-    ({"name": "sampled"}, "'sampled' more than 0"),
-    ({"name": "sampled", "temperature": -1.0}, "must not be negative"),
-    ({"name": "sampled", "temperature": 1.0, "top_p": 0.0}, r"in \(0, 1\]"),
+    (
+      {"name": "greedy", "temperature": 0.5},
+      "temperature of greedy answers is 0.5",
+    ),
+    ({"name": "sampled"}, "else a temperature above 0"),
+    ({"name": "sampled", "temperature": -1.0}, "sampled answers is -1.0"),
+    (
+      {"name": "sampled", "temperature": 1.0, "top_p": 0.0},
+      "a top_p above 0 and up to 1",
+    ),
     ({"name": "sampled", "temperature": 1.0, "samples": 0}, "at least 1"),
     ({"name": "greedy", "samples": 4}, "all would be the same"),
   ],

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A report is one file, and nothing that a model wrote becomes part of it."""
 
-import dataclasses
 import html.parser
 import json
 import os
@@ -12,7 +11,9 @@ import sys
 
 import pytest
 
+from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.estimates import share
+from srl_jax.evaluate.journal import Journal
 from srl_jax.evaluate.records import Answer
 from srl_jax.report import __main__ as command
 from srl_jax.report import charts
@@ -121,36 +122,44 @@ def test_the_table_has_the_intervals_of_the_results(tmp_path):
   }
 
 
-def test_evaluations_are_counted_by_suite_and_decoding(tmp_path, capsys):
-  run, folder = write_run(tmp_path / "run"), tmp_path / "evaluation"
-  folder.mkdir()
-  # Suite, decoding, problem, and whether its two samples are right.
-  answers = (
-    ("amc", "sampled", "p0", (True, True)),
-    ("amc", "sampled", "p1", (True, False)),
-    ("amc", "greedy", "p0", (False,)),
-    ("<b>", "greedy", "p0", (True,)),
-  )
-  lines = [
-    dataclasses.asdict(
-      Answer(
-        suite=suite,
-        problem=problem,
-        decoding=decoding,
-        sample=sample,
-        text="",
-        tokens=10 * sample + 10,
-        is_stopped=is_correct,
-        final="",
-        is_correct=is_correct,
-      )
-    )
-    for suite, decoding, problem, verdicts in answers
-    for sample, is_correct in enumerate(verdicts)
+# Suite, decoding, problem, and whether its samples are right.
+ANSWERS = (
+  ("amc", "sampled", "p0", (True, True)),
+  ("amc", "sampled", "p1", (True, False)),
+  ("amc", "greedy", "p0", (False,)),
+  ("<b>", "greedy", "p0", (True,)),
+)
+
+
+def write_evaluation(folder, answers, **protocol):
+  names = dict.fromkeys((suite, problem) for suite, _, problem, _ in answers)
+  problems = [
+    Problem(problem, "?", "1", suite=suite) for suite, problem in names
   ]
-  text = "".join(json.dumps(x) + "\n" for x in lines)
-  # A kill has cut the last line short.
-  (folder / "answers.jsonl").write_text(text + '{"suite": "am')
+  with Journal(folder, {"protocol": protocol}, problems) as journal:
+    for suite, decoding, problem, verdicts in answers:
+      for sample, is_correct in enumerate(verdicts):
+        journal.add(
+          Answer(
+            suite=suite,
+            problem=problem,
+            decoding=decoding,
+            sample=sample,
+            text="",
+            tokens=10 * sample + 10,
+            is_stopped=is_correct,
+            final="",
+            is_correct=is_correct,
+          )
+        )
+  return folder
+
+
+def test_evaluations_are_counted_by_suite_and_decoding(tmp_path, capsys):
+  run = write_run(tmp_path / "run")
+  folder = write_evaluation(tmp_path / "evaluation", ANSWERS)
+  with (folder / "answers.jsonl").open("a") as file:
+    file.write('{"suite": "am')  # A kill has cut the last line short.
   rows = read_evaluations([folder])
   assert [(x.suite, x.decoding, x.problems, x.answers) for x in rows] == [
     ("<b>", "greedy", 1, 1),
@@ -166,6 +175,35 @@ def test_evaluations_are_counted_by_suite_and_decoding(tmp_path, capsys):
   page = Page(out.read_text("utf-8"))
   assert f"{folder}<b>greedy11" in page.text
   assert f"{folder}amcsampled240.750[" in page.text
+
+
+def test_evaluations_are_compared_with_the_first(tmp_path, capsys):
+  run = write_run(tmp_path / "run")
+  base, other, third = (
+    write_evaluation(tmp_path / name, answers, limit=limit)
+    for name, answers, limit in (
+      ("base", ANSWERS[:2], 1),
+      (
+        "other",
+        [("amc", "sampled", p, (False, True)) for p in ("p0", "p1")],
+        1,
+      ),
+      ("third", ANSWERS[:2], 2),
+    )
+  )
+  out = tmp_path / "report.html"
+  command.main(
+    [
+      *(f"--workdir={run}", f"--out={out}", f"--evaluation={base}"),
+      *(f"--evaluation={other}", f"--evaluation={third}"),
+    ]
+  )
+  page = Page(out.read_text("utf-8"))
+  # Shares of 1 and 0.5 have become 0.5 and 0.5.
+  assert f"{other} minus {base}, problem by problem" in page.text
+  assert "amcavg@2 (%)75.050.0-25.0 [" in page.text
+  assert f"{third} is not compared with {base}: " in page.text
+  assert "limit is 1 and 2" in page.text
 
 
 def test_the_command_writes_the_page_and_says_its_size(tmp_path, capsys):

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a report reads of runs, and the numbers behind its charts."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
+from srl_jax.evaluate.journal import Journal
 from srl_jax.report import series
 from srl_jax.report.runs import paired_differences, read_runs
 from srl_jax.report.viewer import MOST_CHARS, Viewer, read_rollouts
 from srl_jax.rewards import matching_blocks
+from srl_jax.testing.answers import with_finals
 from srl_jax.testing.reports import write_run
 
 
@@ -237,3 +240,21 @@ def test_a_page_takes_whole_trajectories_of_all_moments(tmp_path):
     assert moments == {0, 10, 19}
     # The charts count all.
     assert sum(x["count"] for x in counts.depths) == 108
+
+
+def test_answers_to_suites_are_compared_between_moments(tmp_path):
+  workdir = write_run(tmp_path / "run")
+  for moment, rights in (("before", "000"), ("after_srl", "011")):
+    problems, answers = with_finals(
+      [["1" if x == "1" else "2"] for x in rights], decoding="greedy"
+    )
+    problems = [dataclasses.replace(x, suite="sums") for x in problems]
+    folder = workdir / "suites" / moment
+    with Journal(folder, {"protocol": {}}, problems) as journal:
+      for answer in answers:
+        journal.add(answer)
+  [run] = read_runs([workdir])
+  _, difference = paired_differences(run)
+  assert (difference.how, difference.moment) == ("sums, greedy", "after srl")
+  assert (difference.gained, difference.lost, difference.problems) == (2, 0, 3)
+  assert difference.estimate.value == pytest.approx(2 / 3)

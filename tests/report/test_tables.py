@@ -22,7 +22,7 @@ TABLE = Table(
 
 def test_markdown_shows_shares_in_percent():
   assert TABLE.markdown().splitlines() == [
-    "| suite | level | avg@4 (%) | words (words) |",
+    "| suite | level | avg@4 (%) | words |",
     "| --- | --- | ---: | ---: |",
     r"| a\|b | 1 | 50.0 [25.0, 87.5] | 450.0 [440.5, 470.0] |",
     "| AIME, 24 |  | - | - |",
@@ -67,3 +67,12 @@ def test_columns_can_be_chosen():
 def test_rows_have_a_name_for_each_heading():
   with pytest.raises(ValueError, match="'AIME' has not one name"):
     Table(("suite",), {"AIME": {}})
+
+
+def test_a_turned_table_has_a_row_for_each_metric():
+  assert TABLE.turned().splitlines() == [
+    r"| suite, level | a\|b, 1 | AIME, 24, |",
+    "| --- | ---: | ---: |",
+    "| avg@4 (%) | 50.0 [25.0, 87.5] | - |",
+    "| words | 450.0 [440.5, 470.0] | - |",
+  ]

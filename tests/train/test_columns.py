@@ -14,16 +14,23 @@ def written(workdir):
 def test_every_column_is_explained_and_every_explanation_has_its_column(
   runs, whole, tmp_path
 ):
+  suite = tmp_path / "exam.jsonl"
+  suite.write_text('{"problem": "1: 2", "answer": "2"}\n')
   runs.run(
-    tmp_path,
-    "srl",
+    tmp_path / "run",
+    "sft_srl",
+    sft__update_steps=1,
     srl__update_steps=1,
+    evaluate__suites=(str(suite),),
+    evaluate__suite_samples=0,
+    evaluate__suite_tokens=2,
+    evaluate__suites_every_update_steps=1,
     srl__dynamic_sampling__enabled=False,
     srl__reward__function="srl_jax.testing.experiment:half",
     reward_workers__count=0,
   )
-  found = written(whole.workdir) | written(tmp_path)
-  assert "srl/validation_value" in found
+  found = written(whole.workdir) | written(tmp_path / "run")
+  assert {"srl/validation_value", "srl/suite_exam"} <= found
   matched = {column: columns.explained(column) for column in found}
   assert not [column for column, by in matched.items() if by is None]
   assert set(matched.values()) == columns.patterns()

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Changes think blocks of answers and lets the model go on from there.
+
+evaluate/thoughts.py makes the changes and says what they mean; this file has
+the continuations sampled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+
+from srl_jax import evaluation, progress, sharding
+from srl_jax.evaluate.answering import Question, answer_questions
+from srl_jax.evaluate.compare import Result
+from srl_jax.evaluate.estimates import Estimate
+from srl_jax.evaluate.journal import Journal
+from srl_jax.evaluate.protocols import Decoding
+from srl_jax.evaluate.records import Answer
+from srl_jax.evaluate.thoughts import interventions, share_changed
+from srl_jax.inference import ReadyModel
+
+
+def check(plan: evaluation.Plan) -> None:
+  """Refuses plans whose answers are none of one go.
+
+  Raises:
+    ValueError: the protocol answers turn by turn.
+  """
+  if plan.protocol.mode == "turns":
+    raise ValueError(
+      "--interventions go on from a think block in the middle of an answer, "
+      "and the protocol 'turns' drops thoughts after each turn; use another "
+      "protocol, or leave --interventions out"
+    )
+
+
+def intervene(
+  model: ReadyModel,
+  plan: evaluation.Plan,
+  results: Sequence[Result],
+  out: pathlib.Path,
+  most: int,
+) -> dict[str, dict[str, Estimate]]:
+  """Measures how often answers change if a think block is changed.
+
+  The model goes on greedily after the changed block. It also goes on after the
+  block as it was, which says how often an answer changes for no reason. All
+  processes take part.
+
+  Args:
+    model: the model.
+    plan: the plan of the results.
+    results: what `evaluate_suites` returned; each problem's first answer is
+      used.
+    out: folder of the continuations.
+    most: number of problems of each suite that are used.
+
+  Returns:
+    For each suite and kind of intervention the share of changed answers;
+    suites without think blocks are left out, and in all processes but the
+    first all are.
+  """
+  found = list(_questions(model, plan, results, most))
+  [questions, *_] = sharding.gather_objects([asked for _, _, asked in found])
+  if not questions:
+    progress.say("no answer has a think block to change")
+    return {}
+  journal = None
+  if jax.process_index() == 0:
+    facts = evaluation.facts(model, plan) | {"interventions": most}
+    journal = Journal(out, facts, [asked.problem for asked in questions])
+  with evaluation.memory_errors(plan.answers_per_batch):
+    answer_questions(
+      lambda width: model.stream(
+        rows=plan.answers_per_batch,
+        slots=1,
+        key=model.key(plan.seed, "interventions"),
+        trunk_width=width,
+      ),
+      questions,
+      Decoding("greedy"),
+      max_new_tokens=plan.protocol.max_new_tokens,
+      journal=journal,
+      judge=plan.protocol.judge,
+      tokenizer=model.run.tokenizer,
+    )
+  if journal is None:
+    return {}
+  with journal:
+    before = {
+      (asked.problem.suite, asked.problem.id): (answer, kind)
+      for answer, kind, asked in found
+    }
+    return _changed(before, journal.answers)
+
+
+def _questions(
+  model: ReadyModel,
+  plan: evaluation.Plan,
+  results: Sequence[Result],
+  most: int,
+) -> Iterator[tuple[Answer, str, Question]]:
+  """Yields (answer, kind of change, what the model goes on from)."""
+  for result in results:
+    firsts = {a.problem: a for a in reversed(result.answers) if a.sample == 0}
+    for problem in result.problems[:most]:
+      answer = firsts[problem.id]
+      prompt = evaluation.question(model, plan, problem)
+      asked = []
+      for i, change in enumerate(interventions(answer.text, seed=plan.seed)):
+        prefix = model.run.tokenizer.encode(change.prefix)
+        named = dataclasses.replace(problem, id=f"{problem.id}/{i}")
+        # The limit is that of the whole answer, as it was before.
+        limit = plan.protocol.max_new_tokens - len(prefix)
+        question = Question(
+          named, [*prompt.tokens, *prefix], change.prefix, limit
+        )
+        asked.append((answer, change.kind, question))
+      # A block that ends where the limit is leaves nothing to compare.
+      if all(question.max_new_tokens > 0 for _, _, question in asked):
+        yield from asked
+
+
+def _changed(
+  before: Mapping[tuple[str, str], tuple[Answer, str]],
+  answers: Sequence[Answer],
+) -> dict[str, dict[str, Estimate]]:
+  """The shares of changed answers, by suite and kind of intervention."""
+  rows: dict[tuple[str, str], dict[str, list[tuple[str, str]]]] = {}
+  for answer in answers:
+    original, kind = before[answer.suite, answer.problem]
+    of_kind = rows.setdefault((answer.suite, kind), {})
+    pairs = of_kind.setdefault(original.problem, [])
+    pairs.append((original.final, answer.final))
+  found: dict[str, dict[str, Estimate]] = {}
+  for (suite, kind), of_kind in sorted(rows.items()):
+    originals = [[first for first, _ in row] for row in of_kind.values()]
+    continued = [[after for _, after in row] for row in of_kind.values()]
+    share = share_changed(originals, continued)
+    found.setdefault(suite, {})[f"changed, block {kind}"] = share
+  return found

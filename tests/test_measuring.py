@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs measure suites before, after and meanwhile, and alike if they resume."""
+
+import csv
+import json
+
+import pytest
+
+from srl_jax.evaluate.journal import read_answers
+from srl_jax.testing import experiment
+
+
+class PowerCutError(Exception):
+  """Stands for whatever may end a process."""
+
+
+def cut():
+  raise PowerCutError
+
+
+@pytest.fixture(scope="module")
+def changes(runs):
+  """Changes of a config that measure a suite of copying tasks."""
+  path = runs.folder / "copies.jsonl"
+  lines = [
+    json.dumps({"problem": f"{i}: {i % 3 + 1}", "answer": str(i % 3 + 1)})
+    for i in range(9)
+  ]
+  path.write_text("".join(line + "\n" for line in lines))
+  return {
+    "sft__update_steps": 12,
+    "sft__validate_every": 4,
+    "evaluate__suites": (str(path),),
+    "evaluate__suite_samples": 2,
+    "evaluate__suite_tokens": 8,
+    "evaluate__suites_every_update_steps": 4,
+    "evaluate__suites_problems": 6,
+  }
+
+
+@pytest.fixture(scope="module")
+def measured(runs, changes):
+  return runs.run(runs.folder / "measured", "sft", **changes)
+
+
+def right(workdir, name, decoding, count):
+  """Share of right answers in a folder of the run, counted by hand."""
+  answers = [
+    a for a in read_answers(workdir / "suites" / name) if a.decoding == decoding
+  ]
+  assert len(answers) == count
+  return sum(a.is_correct for a in answers) / count
+
+
+@pytest.mark.slow
+def test_results_have_the_suites_before_and_after(measured):
+  saved = json.loads((measured.workdir / "results.json").read_text())
+  for moment, name in (("before", "before"), ("after sft", "after_sft")):
+    rows = saved[moment]
+    greedy = right(measured.workdir, name, "greedy", 9)
+    sampled = right(measured.workdir, name, "sampled", 18)
+    assert rows["copies greedy"][0] == pytest.approx(greedy)
+    assert rows["copies avg@2"][0] == pytest.approx(sampled)
+    assert "copies tokens" not in rows
+  # It learnt to answer, so the numbers are not zeros.
+  assert saved["before"]["copies greedy"][0] == 0
+  assert saved["after sft"]["copies greedy"][0] > 0
+
+
+@pytest.mark.slow
+def test_metrics_have_a_part_of_the_suites_meanwhile(measured):
+  with (measured.workdir / "metrics.csv").open(newline="") as file:
+    rows = list(csv.DictReader(file))
+  found = {
+    int(row["update_step"]): float(row["sft/suite_copies"])
+    for row in rows
+    if row["sft/suite_copies"]
+  }
+  assert list(found) == [3, 7, 11]
+  for update_step, share in found.items():
+    name = f"sft_{update_step + 1}"
+    assert share == pytest.approx(right(measured.workdir, name, "greedy", 6))
+
+
+@pytest.mark.slow
+def test_a_run_that_is_resumed_measures_the_same(runs, changes, measured):
+  outcome = experiment.Outcome(runs.folder / "measured_in_pieces")
+  for step in (7, 9):
+    with pytest.raises(PowerCutError):
+      runs.run(
+        outcome.workdir,
+        "sft",
+        events={("sft", step): cut},
+        outcome=outcome,
+        **changes,
+      )
+  runs.run(outcome.workdir, "sft", outcome=outcome, **changes)
+  assert outcome.results == measured.results
+  assert outcome.rows() == measured.rows()
+  ours, theirs = (
+    (x.workdir / "model/model.safetensors").read_bytes()
+    for x in (outcome, measured)
+  )
+  assert ours == theirs
+
+
+@pytest.mark.slow
+def test_measuring_suites_changes_no_other_number(runs, changes, measured):
+  without = {k: v for k, v in changes.items() if k.startswith("sft")}
+  plain = runs.run(runs.folder / "unmeasured", "sft", **without)
+  rows = [row for row in measured.rows() if "sft/suite_copies" not in row]
+  assert plain.rows() == rows
+
+
+def test_a_suite_that_is_missing_is_refused_before_training(
+  runs, changes, tmp_path
+):
+  missing = changes | {"evaluate__suites": (str(tmp_path / "no.jsonl"),)}
+  with pytest.raises(ValueError, match=r"there is no file .*no\.jsonl"):
+    runs.run(tmp_path / "run", "sft", **missing)
+  assert not (tmp_path / "run" / "stages").exists()
+  with pytest.raises(ValueError, match="did you mean 'aime25'"):
+    runs.run(tmp_path / "run", "sft", evaluate__suites=("aime42",))
+  with pytest.raises(ValueError, match="there is no protocol 'papre'"):
+    runs.config("sft", evaluate__protocol="papre")
