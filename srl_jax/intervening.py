@@ -65,7 +65,7 @@ def intervene(
     first all are.
   """
   found = list(_questions(model, plan, results, most))
-  [questions, *_] = sharding.gather_objects([asked for _, _, asked in found])
+  questions = _of_first_process([asked for _, _, asked in found])
   if not questions:
     progress.say("no answer has a think block to change")
     return {}
@@ -96,6 +96,11 @@ def intervene(
       for answer, kind, asked in found
     }
     return _changed(before, journal.answers)
+
+
+def _of_first_process(questions: list[Question]) -> list[Question]:
+  """Returns the questions of process 0, which alone has the answers."""
+  return sharding.gather_objects(questions)[0]
 
 
 def _questions(
