@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import jax
 
@@ -22,6 +23,14 @@ from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
 from srl_jax.evaluate.thoughts import interventions, share_changed
 from srl_jax.inference import ReadyModel
+
+
+class _Changed(NamedTuple):
+  """An answer, what is done to it, and what the model goes on from."""
+
+  answer: Answer
+  kind: str
+  question: Question
 
 
 def check(plan: evaluation.Plan) -> None:
@@ -65,7 +74,8 @@ def intervene(
     first all are.
   """
   found = list(_questions(model, plan, results, most))
-  [questions, *_] = sharding.gather_objects([asked for _, _, asked in found])
+  # Process 0 alone has the answers.
+  questions = sharding.gather_objects([x.question for x in found])[0]
   if not questions:
     progress.say("no answer has a think block to change")
     return {}
@@ -91,11 +101,7 @@ def intervene(
   if journal is None:
     return {}
   with journal:
-    before = {
-      (asked.problem.suite, asked.problem.id): (answer, kind)
-      for answer, kind, asked in found
-    }
-    return _changed(before, journal.answers)
+    return _shares(found, journal.answers)
 
 
 def _questions(
@@ -103,8 +109,8 @@ def _questions(
   plan: evaluation.Plan,
   results: Sequence[Result],
   most: int,
-) -> Iterator[tuple[Answer, str, Question]]:
-  """Yields (answer, kind of change, what the model goes on from)."""
+) -> Iterator[_Changed]:
+  """Yields the changed answers of all suites."""
   for result in results:
     firsts = {a.problem: a for a in reversed(result.answers) if a.sample == 0}
     for problem in result.problems[:most]:
@@ -119,20 +125,22 @@ def _questions(
         question = Question(
           named, [*prompt.tokens, *prefix], change.prefix, limit
         )
-        asked.append((answer, change.kind, question))
+        asked.append(_Changed(answer, change.kind, question))
       # A block that ends where the limit is leaves nothing to compare.
-      if all(question.max_new_tokens > 0 for _, _, question in asked):
+      if all(x.question.max_new_tokens > 0 for x in asked):
         yield from asked
 
 
-def _changed(
-  before: Mapping[tuple[str, str], tuple[Answer, str]],
-  answers: Sequence[Answer],
+def _shares(
+  changed: Sequence[_Changed], answers: Sequence[Answer]
 ) -> dict[str, dict[str, Estimate]]:
   """The shares of changed answers, by suite and kind of intervention."""
+  before = {
+    (x.question.problem.suite, x.question.problem.id): x for x in changed
+  }
   rows: dict[tuple[str, str], dict[str, list[tuple[str, str]]]] = {}
   for answer in answers:
-    original, kind = before[answer.suite, answer.problem]
+    original, kind, _ = before[answer.suite, answer.problem]
     of_kind = rows.setdefault((answer.suite, kind), {})
     pairs = of_kind.setdefault(original.problem, [])
     pairs.append((original.final, answer.final))

@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from srl_jax import evaluation, files, progress, sharding
 from srl_jax.config import Config
 from srl_jax.data import batching
@@ -82,8 +84,9 @@ class Measuring:
     )
     results = self._on_suites(f"{stage}_{done}", params, plan)
     found = {
-      f"suite_{result.suite}": sum(a.is_correct for a in result.answers)
-      / len(result.answers)
+      f"suite_{result.suite}": float(
+        np.mean([answer.is_correct for answer in result.answers])
+      )
       for result in results
     }
     # Process 0 has the answers, and all of them go on alike.

@@ -83,7 +83,7 @@ def error_of(status: int, said: str) -> str:
   assert status == 1, said
   assert "Traceback" not in said, said
   assert said.startswith("error: "), said
-  assert said.count("error: ") == 1, said
+  assert len(said.split("error: ")) == 2, said
   text, _, where = said.partition("(where it happened: ")
   assert len(where.splitlines()) == bool(where), said
   return text.removeprefix("error: ").rstrip("\n")

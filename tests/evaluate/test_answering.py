@@ -93,7 +93,8 @@ def test_what_the_journal_has_is_not_sampled_again(tmp_path):
 
 
 def test_an_answer_that_ends_its_judge_loses_no_other(tmp_path):
-  problems = [Problem("a", "cd", "f"), Problem("b", "di", "x")]
+  # The longer prompt is sampled first, so the others are judged after it.
+  problems = [Problem("a", "cd", "f"), Problem("b", "abcdi", "x")]
   questions = [Question(p, TOKENIZER.encode(p.text)) for p in problems]
   questions[1] = questions[1]._replace(prefix="die ")
   with Journal(tmp_path, {}, problems) as journal:

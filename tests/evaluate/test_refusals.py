@@ -133,6 +133,7 @@ def finished(command, folder, suite):
   return folder
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_or_damaged_evaluation_is_refused(
   command, refused, suite, tmp_path
 ):
@@ -154,6 +155,7 @@ def test_a_folder_of_another_or_damaged_evaluation_is_refused(
   assert f"{out / 'evaluation.json'} is damaged" in refused()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_refused_before_anything_is_sampled(
   command, refused, suite, tmp_path
 ):
