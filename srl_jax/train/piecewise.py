@@ -95,7 +95,8 @@ class PiecewiseUpdate:
     return groups_lib.pack(
       groups,
       trunks=self.pieces.config.trunks_per_micro_batch,
-      points=self.pieces.data.widths.points,
+      # Kept groups are seldom neighbours: rows of more points would be padding.
+      points=1,
       update_step=update_step,
     )
 
