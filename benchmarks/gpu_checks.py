@@ -24,8 +24,10 @@ from srl_jax.device_rewards import similarity, text
 from srl_jax.models import ModelConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import texts
+from srl_jax.testing.lanes import branch_logps
 from srl_jax.types import Branches
-from srl_jax.update.grpo import LossConfig, branch_logps
+from srl_jax.update.batch import one_branch_per_lane
+from srl_jax.update.grpo import LossConfig
 
 # The devices add float32 numbers in different orders. Log-probs are about 6
 # nats, with errors of 1e-6 to 1e-5; products rounded to tf32 or bf16 have
@@ -119,7 +121,7 @@ def log_probs_and_gradient(
     )(engine.params, batch)
     updater = engine.updater(LossConfig(), optax.sgd(1.0))
     sums, _ = updater.accumulate(
-      engine.params, {}, updater.zeros(), batch, None
+      engine.params, {}, updater.zeros(), one_branch_per_lane(batch), None
     )
   gradient = jax.tree.map(lambda x: np.asarray(x / sums[1]), sums[0])
   return np.asarray(logps), gradient

@@ -23,6 +23,7 @@ from benchmarks.one_device import Engine
 from srl_jax.models import ModelConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.types import Branches
+from srl_jax.update.batch import one_branch_per_lane
 from srl_jax.update.grpo import LossConfig
 from srl_jax.update.optim import OptimConfig, make_optimizer
 
@@ -192,7 +193,8 @@ def gradient_program(
   branches = (
     sampled[0] if sampled else one_device.random_branches(work, vocab_size)
   )
-  batch = engine.put(one_device.make_batch(work, vocab_size, branches, trunks))
+  experience = one_device.make_batch(work, vocab_size, branches, trunks)
+  batch = engine.put(one_branch_per_lane(experience))
   with engine.placed():
     updater = engine.updater(loss, optax.sgd(0.0))
     # Sums are donated: each call gets those of the call before.

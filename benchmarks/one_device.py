@@ -23,7 +23,7 @@ from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.types import Branches, Trunks
-from srl_jax.update.batch import MicroBatch
+from srl_jax.update.batch import Experience
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.updater import Updater
 
@@ -130,11 +130,11 @@ def random_branches(work: Workload, vocab_size: int) -> Branches:
 
 def make_batch(
   work: Workload, vocab_size: int, branches: Branches, trunks: int
-) -> MicroBatch:
+) -> Experience:
   """Returns the first `trunks` trunks, their branches and random rewards."""
   rng = np.random.default_rng(work.seed + 2)
   shape = (work.trajectories, work.steps, work.samples)
-  batch = MicroBatch(
+  batch = Experience(
     trunks=make_trunks(work, vocab_size),
     branches=branches,
     reward_NKG=rng.random(shape, np.float32),

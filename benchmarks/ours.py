@@ -43,6 +43,7 @@ from srl_jax.update.batch import MicroBatch
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.optim import OptimConfig, learning_rate, make_optimizer
+from srl_jax.update.packing import pack, pack_shape
 from srl_jax.update.updater import TrainState, Updater
 
 LAYOUTS = ("shared", "flat", "flat padded")
@@ -287,12 +288,11 @@ class Ours:
       update_step=self.number,
       round_index=0,
     )
-    return groups_lib.pack(
-      groups,
-      trunks=self.settings.trunks_per_micro_batch or self.work.trajectories,
-      points=self.work.steps,
-      update_step=self.number,
-    )
+    trunks = self.settings.trunks_per_micro_batch or self.work.trajectories
+    # Completions are of full length and all are kept.
+    branches = self.work.steps * self.work.samples
+    shape = pack_shape(trunks, multiple=1, branches=branches, filled=1.0)
+    return pack(groups, shape, update_step=self.number)
 
   def _flat_batches(self, rounds):
     """Returns a micro-batch of N * G rows per expert step."""
@@ -302,16 +302,15 @@ class Ours:
     reward_B = merge(*(x.scores.reward_NKG.ravel() for x in rounds))
     # Rows are ordered (k, n, g), whatever the number of batches.
     advantage_B = advantages.group_advantages(reward_B.reshape(k * n, g))
-    advantage_B = np.asarray(advantage_B).reshape(-1, 1, 1)
+    advantage_B = np.asarray(advantage_B).reshape(-1, 1)
     for step in range(k):
       rows = slice(step * n * g, (step + 1) * n * g)
       batch = self.batches[step if len(self.batches) > 1 else 0]
       where = slice(None) if len(self.batches) > 1 else rows
-      yield MicroBatch(
-        trunks=jax.tree.map(lambda x, at=where: x[at], batch.trunks),
-        branches=jax.tree.map(lambda x, at=rows: x[at], branches),
-        reward_NKG=advantage_B[rows],
-        is_fresh_NK=np.ones((n * g, 1), bool),
+      yield prefix_sharing.lanes_of(
+        jax.tree.map(lambda x, at=where: x[at], batch.trunks),
+        jax.tree.map(lambda x, at=rows: x[at], branches),
+        advantage_B[rows],
       )
 
   def _put(self, batch):

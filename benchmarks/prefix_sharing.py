@@ -42,43 +42,68 @@ from srl_jax.ops import advantages, losses
 from srl_jax.rollout import decode as rollout
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
-from srl_jax.types import Branches
-from srl_jax.update.batch import LossFn, MicroBatch
-from srl_jax.update.grpo import LossConfig, branch_logps
+from srl_jax.types import Branches, Trunks
+from srl_jax.update.batch import (
+  Experience,
+  LossFn,
+  MicroBatch,
+  one_branch_per_lane,
+)
+from srl_jax.update.grpo import LossConfig, aggregate, lane_logps
 from srl_jax.update.updater import Updater
 
 
 def given_advantages(
   policy: rollout.Policy, config: LossConfig | None = None
 ) -> LossFn:
-  """Returns the package's GRPO loss, with advantages in `reward_NKG`.
-
-  In flat layouts the samples of a group lie in different rows, so no row knows
-  the mean of its group. The loss returns log-probs instead of metrics.
-  """
+  """Returns the package's GRPO loss, with log-probs in place of metrics."""
   config = config or LossConfig()
 
   def loss_fn(params, batch, reference):
     del reference
-    branches = batch.branches
-    logp_NRC, *_ = branch_logps(
+    logp_NBW, *_ = lane_logps(
       policy,
       params,
-      batch.trunks,
-      branches,
+      batch,
       temperature=1.0,
       max_logits=config.max_logits,
     )
-    loss_NRC = losses.clipped_surrogate(
-      logp_NRC,
-      branches.sampler_logp_NRC,
-      batch.reward_NKG.reshape(branches.length_NR.shape),
+    loss_NBW = losses.clipped_surrogate(
+      logp_NBW,
+      batch.sampler_logp_NBW,
+      batch.advantage_NBW,
       clip_low=config.clip_low,
       clip_high=config.clip_high,
     )
-    return losses.sequence_mean(loss_NRC, branches.is_completion_NRC), logp_NRC
+    # The first token of a branch is given and has none.
+    logp_NRC = jnp.pad(logp_NBW, ((0, 0), (0, 0), (1, 0)))
+    return aggregate(loss_NBW, batch, config), logp_NRC
 
   return loss_fn
+
+
+def lanes_of(
+  trunks: Trunks, branches: Branches, advantage_NR: np.ndarray
+) -> MicroBatch:
+  """Returns a lane for each branch, with these advantages.
+
+  In flat layouts the samples of a group lie in different rows, so no row knows
+  the mean of its group.
+  """
+  count, points = trunks.branch_at_NK.shape
+  shape = (count, points, branches.length_NR.shape[1] // points)
+  batch = one_branch_per_lane(
+    Experience(
+      trunks,
+      branches,
+      reward_NKG=np.zeros(shape, np.float32),
+      is_fresh_NK=np.ones(shape[:2], bool),
+    )
+  )
+  advantage_NBW = np.broadcast_to(
+    np.float32(advantage_NR)[..., None], batch.tokens_NBW.shape
+  )
+  return batch._replace(advantage_NBW=advantage_NBW)
 
 
 class Bench:
@@ -152,11 +177,10 @@ class Bench:
     for name, layout in self.layouts.items():
       self.updating[name] = [
         self.put(
-          MicroBatch(
-            trunks=layouts.make_trunks(self.work, vocab_size, rows),
-            branches=Branches(*(x[rows.branch_NR] for x in of_branch)),
-            reward_NKG=advantage_B[rows.branch_NR][..., None],
-            is_fresh_NK=np.ones(rows.branch_NR.shape, bool),
+          lanes_of(
+            layouts.make_trunks(self.work, vocab_size, rows),
+            Branches(*(x[rows.branch_NR] for x in of_branch)),
+            advantage_B[rows.branch_NR],
           )
         )
         for rows in layout.updating
@@ -187,10 +211,9 @@ class Bench:
     """Counts the tokens and the computed positions of the update."""
     prompt = branch = positions = 0
     for batch in self.updating[name]:
-      prompt += int(batch.trunks.length_N.sum())
-      branch += int((batch.branches.length_NR - 1).sum())
-      positions += batch.trunks.tokens_NS.size
-      positions += batch.branches.tokens_NRC[..., 1:].size
+      prompt += int(batch.trunk_length_NU.sum())
+      branch += int((batch.position_NBW >= 0).sum())
+      positions += batch.trunk_NUS.size + batch.tokens_NBW.size
     return {"prompt": prompt, "branch": branch, "positions": positions}
 
   def rollout_bytes(self, name: str) -> int:

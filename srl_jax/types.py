@@ -13,7 +13,7 @@ and comments use the same letters:
   C  branch positions             F  mlp width
   V  vocabulary                   L  layers
   T  query positions of one forward pass; turns of the decoding loop
-  B  decoder slots per trunk, at most R
+  B  decoder slots per trunk, at most R; in the update, lanes of a row
 
 A *trunk* is a problem followed by the expert's steps, tokenised once. A
 *branch* hangs off the trunk at one position: it sees the trunk tokens before

@@ -12,9 +12,9 @@ from srl_jax.domains import registers as embedded
 from srl_jax.loading import EMBEDDED
 from srl_jax.models import LanguageModel, ModelConfig, weights
 from srl_jax.testing import tiny
+from srl_jax.testing.lanes import branch_logps
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
-from srl_jax.train.sft import expert_batch
-from srl_jax.update.grpo import branch_logps
+from srl_jax.train.sft import expert_experience
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def nats_of():
       points=widths.points,
       stem_width=widths.stem,
     )
-    batch = expert_batch(batch, widths.target)
+    batch = expert_experience(batch, widths.target)
     counted_NRC = batch.branches.is_completion_NRC
     return -np.where(counted_NRC, logps(batch), 0).sum(-1)
 

@@ -18,13 +18,18 @@ from srl_jax.sharding import ShardingRules
 from srl_jax.testing.tiny import (
   TINY,
   four_trunks,
+  make_trunk,
+  make_trunks,
   put_params,
   random_params,
   small_mesh,
 )
+from srl_jax.types import make_branches
 from srl_jax.update import optim
-from srl_jax.update.batch import MicroBatch
+from srl_jax.update.batch import Experience, one_branch_per_lane
+from srl_jax.update.groups import make_groups
 from srl_jax.update.grpo import LossConfig, grpo_loss
+from srl_jax.update.packing import PackShape, pack
 from srl_jax.update.updater import Updater
 
 RULES = ShardingRules()
@@ -56,10 +61,11 @@ def train(mesh):
     for step in range(3):
       branches = sampler.sample(state.params, TRUNKS, jax.random.key(step))
       rewards = np.random.default_rng(step).random((4, 2, 2))
-      batch = MicroBatch(
+      batch = Experience(
         TRUNKS, branches, rewards.astype(np.float32), TRUNKS.is_real_NK
       )
-      placed = sharding.put_batch(batch, mesh, RULES)
+      lanes = one_branch_per_lane(batch)
+      placed = sharding.put_batch(lanes, mesh, RULES)
       state, of_batch, of_step = updater.update(
         state, [placed, placed], step, reference
       )
@@ -174,3 +180,58 @@ def test_moments_live_with_their_parameters(eight):
 @pytest.mark.parametrize("run", ["one", "eight"])
 def test_three_steps_need_one_program_each(run, request):
   assert request.getfixturevalue(run).programs == (1, 1, 1, 1)
+
+
+def packed_batch():
+  """Rows of two trunks each, a row for every device."""
+  rng = np.random.default_rng(0)
+  trunks = make_trunks(
+    [
+      make_trunk(rng.integers(1, 32, 9), (4, [3], 2 * n), (9, [4], 2 * n + 1))
+      for n in range(16)
+    ]
+  )
+  length_NR = rng.integers(3, 9, (16, 4))
+  tokens_NRC = rng.integers(1, 32, (16, 4, 8))
+  groups = make_groups(
+    trunks,
+    make_branches(
+      tokens_NRC=tokens_NRC.astype(np.int32),
+      stem_length_NR=np.ones_like(length_NR),
+      length_NR=length_NR.astype(np.int32),
+      sampler_logp_NRC=np.full(tokens_NRC.shape, -3, np.float32),
+      stopped_NR=np.ones(length_NR.shape, bool),
+    ),
+    rng.random((16, 2, 2)),
+    np.zeros((16, 2), np.int32),
+    trunks.is_real_NK,
+    update_step=0,
+    round_index=0,
+  )
+  [batch] = pack(groups, PackShape(rows=8, trunks=2, lanes=8), update_step=0)
+  assert (batch.trunk_of_NB == 1).any(-1).all()
+  return batch
+
+
+def test_lanes_find_the_keys_of_their_trunk_on_their_own_device():
+  batch = packed_batch()
+  loss_fn = grpo_loss(MODEL, LossConfig(), 1.0)
+
+  @jax.jit
+  def gradient(params, batch):
+    return jax.grad(lambda p: loss_fn(p, batch, None)[0].numerator)(params)
+
+  found = []
+  for mesh in (small_mesh(), small_mesh(data=8)):
+    with jax.set_mesh(mesh):
+      whole = jax.device_put(VALUES, sharding.replicated(mesh))
+      args = (whole, sharding.put_batch(batch, mesh, RULES))
+      found.append(jax.device_get(gradient(*args)))
+      program = gradient.lower(*args).compile().as_text()
+  # Parameters are on every device, so only gradients are sent.
+  assert "all-reduce" in program
+  for other in ("all-gather", "all-to-all", "collective-permute"):
+    assert other not in program, other
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *found
+  )

@@ -29,6 +29,7 @@ from srl_jax.train import memory
 from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
 from srl_jax.train.stage import StageData
+from srl_jax.update.packing import PackShape
 
 
 class Phase(NamedTuple):
@@ -91,7 +92,10 @@ def report(
     fits &= is_fit
   write("")
   link = chip.link_bytes_per_s(sides)
-  phases = [p for p in _phases(config, section, mesh, data) if _is_of(p, names)]
+  shape = built.updates.pieces.update_shape
+  phases = [
+    p for p in _phases(config, section, mesh, data, shape) if _is_of(p, names)
+  ]
   for line in _table(phases, chip, link):
     write(line)
   write("")
@@ -137,7 +141,7 @@ def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:
 
 
 def _phases(
-  config: Config, section: RlConfig, mesh, data: StageData
+  config: Config, section: RlConfig, mesh, data: StageData, shape: PackShape
 ) -> list[Phase]:
   """Returns the phases of an update step whose groups are all kept."""
   sizes = data.widths
@@ -159,9 +163,11 @@ def _phases(
   parts = section.sampling.parts_per_round * math.ceil(
     groups / (section.sampling.trunks_per_round * sizes.points)
   )
-  micro = section.trunks_per_micro_batch
+  # Completions of full length: a lane holds one branch.
+  rows, trunks_of_row, lanes = shape
   passes = section.passes
-  batches = passes * math.ceil(groups / (micro * sizes.points))
+  batches = passes * math.ceil(groups * samples / (rows * lanes))
+  micro = Load(rows * trunks_of_row, sizes.trunk, lanes / trunks_of_row, width)
   rollout = Counter(config.model, in_rollout).rollout(
     load(per_part),
     at_rest,
@@ -182,8 +188,8 @@ def _phases(
       "update: accumulate",
       batches,
       update.accumulate(
-        load(micro),
-        **_pieces(config, section, at_rest, micro * branches, width - 1),
+        micro,
+        **_pieces(config, section, at_rest, rows * lanes, width - 1),
       ),
     ),
     Phase(

@@ -144,6 +144,18 @@ class Cache(NamedTuple):
   column: jax.Array
 
 
+class Lanes(NamedTuple):
+  """Which tokens of a lane belong to the same branch.
+
+  Attributes:
+    slot_NRT: slot of the token; -1 where there is none.
+    first_NRT: slot of the first token of its branch.
+  """
+
+  slot_NRT: jax.Array
+  first_NRT: jax.Array
+
+
 class Attention(Module):
   """Grouped-query attention to the given sources and to the stream itself."""
 
@@ -154,6 +166,7 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
     cache: Cache | None,
+    lanes: Lanes | None,
     is_local: jax.Array | bool | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
@@ -161,8 +174,9 @@ class Attention(Module):
     Without other sources the positions must rise along T. With a cache, the
     keys and values returned are the whole cache, with those of these tokens
     written into it. Attention reads this new cache: if it read the old one,
-    XLA would copy the cache at every turn of a decoding loop. `is_local` is
-    None in a model without sliding windows.
+    XLA would copy the cache at every turn of a decoding loop. In lanes, where
+    positions begin again with each branch, a token sees its own branch by
+    slots. `is_local` is None in a model without sliding windows.
     """
     c = self.config
     kv_heads = (c.n_kv_heads, "kv_heads")
@@ -186,9 +200,16 @@ class Attention(Module):
         cache.position_NRC,
         position_NRT,
       )
+    if lanes is not None:
+      own = own._replace(
+        position=lanes.slot_NRT,
+        limit_NRT=lanes.slot_NRT,
+        first_NRT=lanes.first_NRT,
+      )
     if sources:
-      first_NRT = _first_seen(c, position_NRT, is_local)
-      seen = [s._replace(first_NRT=first_NRT) for s in (*sources, own)]
+      seen = [_through_window(c, s, position_NRT, is_local) for s in sources]
+      # In its own stream a query stands at its limit.
+      seen.append(_through_window(c, own, own.limit_NRT, is_local))
       out_NRTHME = attend(
         q_NRTHME, seen, scoring=_scoring(c), max_logits=c.attention_logits
       )
@@ -278,12 +299,17 @@ def _frequencies(c: ModelConfig, is_local: jax.Array | bool | None):
   return jnp.where(is_local, local_E, frequency_E)
 
 
-def _first_seen(c: ModelConfig, position_NRT, is_local):
-  """First position that each query sees; None if it sees all before it."""
+def _through_window(
+  c: ModelConfig, source: Source, place_NRT, is_local
+) -> Source:
+  """A source as queries at these places see it through a layer's window."""
   if is_local is None or is_local is False:
-    return None
+    return source
   window = jnp.where(is_local, c.sliding_window, _NO_WINDOW)
-  return position_NRT - window + 1
+  first_NRT = place_NRT - window + 1
+  if source.first_NRT is not None:
+    first_NRT = jnp.maximum(first_NRT, source.first_NRT)
+  return source._replace(first_NRT=first_NRT)
 
 
 class GatedMLP(Module):

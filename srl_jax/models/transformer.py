@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoder-only transformer (Qwen, Llama, Gemma), on trunks and branches.
 
-One set of weights serves two passes. `trunk` runs the trunk tokens once and
-returns their keys and values. `branch` runs branch tokens, which attend to
-the trunk and to their own branch: all tokens at once in the update, or token
-by token with a cache in the sampler. Both use the same code, so they agree.
+One set of weights serves all passes. `trunk` runs the trunk tokens once and
+returns their keys and values. Branch tokens attend to the trunk and to their
+own branch: `branch` runs them token by token with a cache, in the sampler;
+`lanes` runs all tokens of the update at once, packed back to back. All use the
+same layers, so they agree.
 
 Positions decide who sees whom: -1 marks padding, wherever it lies.
 """
@@ -12,7 +13,7 @@ Positions decide who sees whom: -1 marks padding, wherever it lies.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from flax import linen as nn
 
 from srl_jax.models import layers, lora
 from srl_jax.models.config import LoraConfig, ModelConfig
+from srl_jax.models.key_values import KeyValues
 from srl_jax.ops import attention, logprobs
 from srl_jax.sharding import (
   ShardingRules,
@@ -35,92 +37,21 @@ _REMAT = {
 }
 
 
-class KeyValues(NamedTuple):
-  """Keys and values of all layers, with the positions of the tokens.
-
-  For trunks, k is [L, N, H, E, S], v [L, N, H, S, E] and position [N, S]. For
-  branches they are [L, N * R, H, E, C], [L, N * R, H, C, E] and [N, R, C]. In
-  decoding, k and v are tuples of L arrays instead. Keys are already rotated.
-  Position -1 marks an entry that holds no token.
-  """
-
-  k: Any
-  v: Any
-  position: jax.Array
-
-  def forget(self, rows_NR: jax.Array) -> KeyValues:
-    """Marks all entries of the rows that are True as empty."""
-    is_gone_NR1 = rows_NR[..., None]
-    return self._replace(position=jnp.where(is_gone_NR1, -1, self.position))
-
-  def grow(self, width: int, oldest: jax.Array) -> KeyValues:
-    """Widens the ring to `width` columns; column `oldest` becomes the first."""
-
-    def wider(axis, fill=0):
-      def of_array(x):
-        room = [(0, 0)] * x.ndim
-        room[axis] = (0, width - x.shape[axis])
-        return jnp.pad(jnp.roll(x, -oldest, axis), room, constant_values=fill)
-
-      return of_array
-
-    return KeyValues(
-      jax.tree.map(wider(-1), self.k),
-      jax.tree.map(wider(-2), self.v),
-      wider(-1, -1)(self.position),
-    )
-
-  def shrink(self, width: int, oldest: jax.Array) -> KeyValues:
-    """Keeps the `width` youngest columns of the ring, the oldest in front."""
-
-    def narrower(axis):
-      def of_array(x):
-        rolled = jnp.roll(x, -oldest, axis)
-        first = x.shape[axis] - width
-        return jax.lax.slice_in_dim(rolled, first, None, axis=axis % x.ndim)
-
-      return of_array
-
-    return KeyValues(
-      jax.tree.map(narrower(-1), self.k),
-      jax.tree.map(narrower(-2), self.v),
-      narrower(-1)(self.position),
-    )
-
-  def replace_rows(self, row_M: jax.Array, trunks: KeyValues) -> KeyValues:
-    """Puts M trunks, no wider than these, into rows; row N stands for none."""
-
-    def replacer(axis, fill=0):
-      def of_arrays(x, new):
-        room = [(0, 0)] * x.ndim
-        room[axis] = (0, x.shape[axis] - new.shape[axis])
-        new = jnp.pad(new, room, constant_values=fill)
-        return x.at[row_M].set(new, mode="drop")
-
-      return of_arrays
-
-    return KeyValues(
-      jax.tree.map(replacer(-1), self.k, trunks.k),
-      jax.tree.map(replacer(-2), self.v, trunks.v),
-      replacer(-1, -1)(self.position, trunks.position),
-    )
-
-
 class _Block(nn.Module):
   config: ModelConfig
   rules: ShardingRules
 
   @nn.compact
   def __call__(
-    self, x_NRTD, position_NRT, trunk_view, cache_view, is_local, *kvs
+    self, x_NRTD, position_NRT, trunk_view, cache_view, lanes, is_local, *kvs
   ):
     c = self.config
     trunk_kv, cache_kv = kvs
-    sources = [attention.Source(*trunk_kv, *trunk_view)] if trunk_kv else []
+    sources = [_trunk_source(*trunk_kv, *trunk_view)] if trunk_kv else []
     cache = layers.Cache(*cache_kv, *cache_view) if cache_kv else None
     attend = layers.Attention(c, self.rules, name="attention")
     h_NRTD = self._norm("attention_norm", x_NRTD)
-    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources, cache, is_local)
+    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources, cache, lanes, is_local)
     if c.sandwich_norms:
       h_NRTD = self._norm("attention_out_norm", h_NRTD)
     x_NRTD = x_NRTD + h_NRTD
@@ -133,6 +64,21 @@ class _Block(nn.Module):
 
   def _norm(self, name, x_NRTD):
     return layers.RMSNorm(self.config, self.rules, name=name)(x_NRTD)
+
+
+def _trunk_source(k, v, position, limit_NRT, trunk_of_NR) -> attention.Source:
+  """Trunks as branches see them; those of a row are told apart by trunk_of."""
+  if trunk_of_NR is None or len(position) == len(trunk_of_NR):
+    return attention.Source(k, v, position, limit_NRT)
+  rows = len(trunk_of_NR)
+
+  def choose(x):
+    x_NU = x.reshape(rows, -1, *x.shape[1:])
+    return jax.vmap(lambda x_U, trunk_R: x_U[trunk_R])(x_NU, trunk_of_NR)
+
+  k, v = (choose(x) for x in (k, v))
+  merge = lambda x_NR: x_NR.reshape(-1, *x_NR.shape[2:])  # noqa: E731
+  return attention.Source(merge(k), merge(v), choose(position), limit_NRT)
 
 
 class Transformer(nn.Module):
@@ -156,7 +102,7 @@ class Transformer(nn.Module):
         length=c.n_layers,
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=(*(nn.broadcast,) * 3, 0, 0, 0),
+        in_axes=(*(nn.broadcast,) * 4, 0, 0, 0),
         metadata_params={nn.PARTITION_NAME: "layers"},
       )(c, self.rules)
     else:
@@ -200,15 +146,32 @@ class Transformer(nn.Module):
       tokens_NRT,
       position_NRT,
       # How far each query may look.
-      (trunk.position, branch_at_NR[..., None] - 1),
+      (trunk.position, branch_at_NR[..., None] - 1, None),
       (position_NRC, column),
+      None,
       (trunk.k, trunk.v),
       cache and (cache.k, cache.v),
     )
     return x_NRTD, KeyValues(k, v, position_NRC)
 
+  def lanes(self, tokens_NBW, position_NBW, first_NBW, trunk_of_NB, trunks):
+    place_W = jnp.arange(tokens_NBW.shape[-1])
+    slot_NBW = jnp.where(position_NBW >= 0, place_W, -1)
+    # A branch begins at the position where it leaves its trunk.
+    branch_at_NBW = position_NBW - (slot_NBW - first_NBW)
+    x_NBWD, _ = self._run(
+      tokens_NBW,
+      position_NBW,
+      (trunks.position, branch_at_NBW - 1, trunk_of_NB),
+      None,
+      layers.Lanes(slot_NBW, first_NBW),
+      (trunks.k, trunks.v),
+      None,
+    )
+    return x_NBWD
+
   def _run(self, tokens, position, *views_and_kvs):
-    trunk_view, cache_view, *kvs = views_and_kvs or (None,) * 4
+    trunk_view, cache_view, lanes, *kvs = views_and_kvs or (None,) * 5
     # The look-up is in the dtype of the parameters, so that the gradients of a
     # frequent token are not summed in bfloat16, and on the devices that hold
     # the table's parts, so that no device makes the gradient of a whole table.
@@ -217,7 +180,7 @@ class Transformer(nn.Module):
     if self.config.scale_embeddings:
       x_NRTD *= jnp.asarray(self.config.d_model**0.5, x_NRTD.dtype)
     x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
-    views = (position, trunk_view, cache_view)
+    views = (position, trunk_view, cache_view, lanes)
     local_L = self.config.is_local()
     if self.is_stacked:
       local_L = None if local_L is None else jnp.asarray(local_L)
@@ -320,6 +283,38 @@ class LanguageModel:
       cache,
       column,
       method="branch",
+    )
+
+  def lanes(
+    self,
+    params: Any,
+    tokens_NBW: jax.Array,
+    position_NBW: jax.Array,
+    first_NBW: jax.Array,
+    trunk_of_NB: jax.Array,
+    trunks: KeyValues,
+  ) -> jax.Array:
+    """Hidden states [N, B, W, D] of branches that lie back to back in lanes.
+
+    A token sees the trunk of its lane before the position at which its branch
+    begins, and the tokens of its own branch up to itself.
+
+    Args:
+      params: the parameters.
+      tokens_NBW: N rows of B lanes of W slots.
+      position_NBW: position of each token; -1 marks slots without a token.
+      first_NBW: slot of the first token of the same branch.
+      trunk_of_NB: which of the U trunks of its row a lane reads.
+      trunks: N * U trunks, row by row.
+    """
+    return self._apply(
+      params,
+      tokens_NBW,
+      position_NBW,
+      first_NBW,
+      trunk_of_NB,
+      trunks,
+      method="lanes",
     )
 
   def logits(self, params: Any, hidden_D: jax.Array) -> jax.Array:

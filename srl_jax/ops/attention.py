@@ -38,12 +38,13 @@ class Source(NamedTuple):
     k: keys: [N, H, E, S] if all branches share them, else [N * R, H, E, C].
     v: values: [N, H, S, E] or [N * R, H, C, E].
     position: positions of the keys, [N, S] or [N, R, C]; -1 marks an entry
-      that holds no token.
+      that holds no token. Anything that rises by one from token to token can
+      stand for positions, if limit and first are counted in it too.
     limit_NRT: last position that a query sees; T may be 1. It is the query's
       own position in its own stream, `branch_at` - 1 in the trunk, and -1 for
       a query that sees nothing.
-    first_NRT: first position that a query sees (a sliding window); None for
-      no such bound.
+    first_NRT: first position that a query sees (a sliding window, the start
+      of its branch); None for no such bound.
   """
 
   k: jax.Array

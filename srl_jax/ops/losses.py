@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy losses and their aggregation, as functions of arrays.
 
-Axes: N trunks, R branches, C branch positions. Log-probs in nats, float32.
+Axes: N rows, B lanes, W slots of a lane, each with one token; see
+update/batch.py. Log-probs in nats, float32.
 A loss is aggregated to a numerator and a denominator, which both add over
 micro-batches; the gradient of the whole is the gradient of the summed
 numerators over the summed denominators, exactly.
@@ -16,9 +17,9 @@ from srl_jax.types import Ratio
 
 
 def clipped_surrogate(
-  logp_NRC: jax.Array,
-  sampler_logp_NRC: jax.Array,
-  advantage_NR: jax.Array,
+  logp_NBW: jax.Array,
+  sampler_logp_NBW: jax.Array,
+  advantage_NBW: jax.Array,
   *,
   clip_low: float,
   clip_high: float,
@@ -26,19 +27,18 @@ def clipped_surrogate(
   """Per-token PPO surrogate, as a loss (Schulman et al. 2017, Eq. 7).
 
   Both log-probs are of the same sampled tokens at the same temperature;
-  `sampler_logp_NRC` comes from the parameters that sampled and gets no
+  `sampler_logp_NBW` comes from the parameters that sampled and gets no
   gradient. An upper bound above the lower one is DAPO's clip-higher.
   """
-  ratio_NRC = jnp.exp(logp_NRC - jax.lax.stop_gradient(sampler_logp_NRC))
-  clipped_NRC = jnp.clip(ratio_NRC, 1 - clip_low, 1 + clip_high)
-  advantage_NR1 = advantage_NR[..., None]
-  return -jnp.minimum(ratio_NRC * advantage_NR1, clipped_NRC * advantage_NR1)
+  ratio_NBW = jnp.exp(logp_NBW - jax.lax.stop_gradient(sampler_logp_NBW))
+  clipped_NBW = jnp.clip(ratio_NBW, 1 - clip_low, 1 + clip_high)
+  return -jnp.minimum(ratio_NBW * advantage_NBW, clipped_NBW * advantage_NBW)
 
 
 def dual_clipped_surrogate(
-  logp_NRC: jax.Array,
-  sampler_logp_NRC: jax.Array,
-  advantage_NR: jax.Array,
+  logp_NBW: jax.Array,
+  sampler_logp_NBW: jax.Array,
+  advantage_NBW: jax.Array,
   *,
   clip_low: float,
   clip_high: float,
@@ -51,22 +51,21 @@ def dual_clipped_surrogate(
   outweigh all others. Here its loss is at most dual_clip * |advantage|, and it
   has no gradient beyond.
   """
-  loss_NRC = clipped_surrogate(
-    logp_NRC,
-    sampler_logp_NRC,
-    advantage_NR,
+  loss_NBW = clipped_surrogate(
+    logp_NBW,
+    sampler_logp_NBW,
+    advantage_NBW,
     clip_low=clip_low,
     clip_high=clip_high,
   )
-  advantage_NR1 = advantage_NR[..., None]
-  bounded_NRC = jnp.minimum(loss_NRC, -dual_clip * advantage_NR1)
-  return jnp.where(advantage_NR1 < 0, bounded_NRC, loss_NRC)
+  bounded_NBW = jnp.minimum(loss_NBW, -dual_clip * advantage_NBW)
+  return jnp.where(advantage_NBW < 0, bounded_NBW, loss_NBW)
 
 
 def truncated_importance(
-  logp_NRC: jax.Array,
-  sampler_logp_NRC: jax.Array,
-  advantage_NR: jax.Array,
+  logp_NBW: jax.Array,
+  sampler_logp_NBW: jax.Array,
+  advantage_NBW: jax.Array,
   *,
   cap: float,
 ) -> jax.Array:
@@ -75,51 +74,63 @@ def truncated_importance(
   The weight min(ratio, cap) corrects for a sampler that is not the present
   policy and gets no gradient, so no token loses its gradient by clipping.
   """
-  ratio_NRC = jnp.exp(logp_NRC - sampler_logp_NRC)
-  weight_NRC = jax.lax.stop_gradient(jnp.minimum(ratio_NRC, cap))
-  return -weight_NRC * advantage_NR[..., None] * logp_NRC
+  ratio_NBW = jnp.exp(logp_NBW - sampler_logp_NBW)
+  weight_NBW = jax.lax.stop_gradient(jnp.minimum(ratio_NBW, cap))
+  return -weight_NBW * advantage_NBW * logp_NBW
 
 
-def kl_k3(logp_NRC: jax.Array, reference_logp_NRC: jax.Array) -> jax.Array:
+def kl_k3(logp_NBW: jax.Array, reference_logp_NBW: jax.Array) -> jax.Array:
   """Per-token estimate of KL(policy || reference), never negative.
 
   The k3 estimator of Schulman's note "Approximating KL divergence":
   exp(d) - d - 1 with d = reference - policy log-prob.
   """
-  delta_NRC = jax.lax.stop_gradient(reference_logp_NRC) - logp_NRC
-  return jnp.exp(delta_NRC) - delta_NRC - 1
+  delta_NBW = jax.lax.stop_gradient(reference_logp_NBW) - logp_NBW
+  return jnp.exp(delta_NBW) - delta_NBW - 1
 
 
-def sequence_mean(loss_NRC: jax.Array, is_counted_NRC: jax.Array) -> Ratio:
+def sequence_mean(
+  loss_NBW: jax.Array, completion_tokens_NBW: jax.Array, branches_N: jax.Array
+) -> Ratio:
   """Mean over sequences of each sequence's token mean (GRPO, SRL paper).
 
   Example: sequences of 3 and 1 tokens with per-token losses 1 and 3 give
   (1 + 3) / 2 = 2; the token mean would be 1.5.
+
+  Args:
+    loss_NBW: per-token losses.
+    completion_tokens_NBW: the tokens of each token's own sequence; 0 for
+      tokens that do not count.
+    branches_N: number of sequences with tokens that count.
   """
-  loss_NRC = jnp.where(is_counted_NRC, loss_NRC, 0.0)
-  tokens_NR = is_counted_NRC.sum(-1)
-  mean_NR = loss_NRC.sum(-1) / jnp.maximum(tokens_NR, 1)
-  return Ratio(mean_NR.sum(), (tokens_NR > 0).sum().astype(jnp.float32))
+  is_counted_NBW = completion_tokens_NBW > 0
+  share_NBW = loss_NBW / jnp.maximum(completion_tokens_NBW, 1)
+  share_NBW = jnp.where(is_counted_NBW, share_NBW, 0.0)
+  return Ratio(share_NBW.sum(), branches_N.sum().astype(jnp.float32))
 
 
-def token_mean(loss_NRC: jax.Array, is_counted_NRC: jax.Array) -> Ratio:
+def token_mean(loss_NBW: jax.Array, is_counted_NBW: jax.Array) -> Ratio:
   """Mean over all tokens of the batch (DAPO, Yu et al. 2025, Section 3.3).
 
   Example: sequences of 3 and 1 tokens with per-token losses 1 and 3 give
   (1 + 1 + 1 + 3) / 4 = 1.5; the sequence mean would be 2.
   """
-  loss_NRC = jnp.where(is_counted_NRC, loss_NRC, 0.0)
-  return Ratio(loss_NRC.sum(), is_counted_NRC.sum().astype(jnp.float32))
+  loss_NBW = jnp.where(is_counted_NBW, loss_NBW, 0.0)
+  return Ratio(loss_NBW.sum(), is_counted_NBW.sum().astype(jnp.float32))
 
 
 def fixed_divisor(
-  loss_NRC: jax.Array, is_counted_NRC: jax.Array, *, divisor_tokens: int
+  loss_NBW: jax.Array,
+  is_counted_NBW: jax.Array,
+  branches_N: jax.Array,
+  *,
+  divisor_tokens: int,
 ) -> Ratio:
   """Token sums over a constant length (Dr. GRPO, Liu et al. 2025).
 
   Example: sequences of 3 and 1 tokens with per-token losses 1 and 3 and a
   divisor of 4 tokens give (3 + 3) / (2 * 4) = 0.75.
   """
-  loss_NRC = jnp.where(is_counted_NRC, loss_NRC, 0.0)
-  sequences = is_counted_NRC.any(-1).sum().astype(jnp.float32)
-  return Ratio(loss_NRC.sum(), sequences * divisor_tokens)
+  loss_NBW = jnp.where(is_counted_NBW, loss_NBW, 0.0)
+  sequences = branches_N.sum().astype(jnp.float32)
+  return Ratio(loss_NBW.sum(), sequences * divisor_tokens)

@@ -103,6 +103,16 @@ class Policy(Protocol):
     column: Any = None,
   ) -> tuple[Any, Any]: ...
 
+  def lanes(
+    self,
+    params: Any,
+    tokens_NBW: Any,
+    position_NBW: Any,
+    first_NBW: Any,
+    trunk_of_NB: Any,
+    trunks: Any,
+  ) -> Any: ...
+
   def logits(self, params: Any, hidden_D: Any) -> Any: ...
 
   def head(self, params: Any) -> Any: ...
@@ -182,7 +192,7 @@ def rollout(
 def prefill(policy: Policy, params: Any, trunks: Trunks) -> Prefilled:
   """Runs the first half of a rollout: all that is computed once."""
   params = policy.for_decoding(params)
-  position_NS = trunk_positions(trunks)
+  position_NS = trunk_positions(trunks.length_N, trunks.tokens_NS.shape[1])
   return Prefilled(params, policy.trunk(params, trunks.tokens_NS, position_NS))
 
 
@@ -257,10 +267,10 @@ def decode(
   )
 
 
-def trunk_positions(trunks: Trunks) -> jax.Array:
-  """Returns the positions [N, S] of the trunk tokens, -1 on padding."""
-  position_S = jnp.arange(trunks.tokens_NS.shape[1])
-  return jnp.where(position_S < trunks.length_N[:, None], position_S, -1)
+def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
+  """Returns the positions [N, S] of right-padded trunks, -1 on padding."""
+  position_S = jnp.arange(width)
+  return jnp.where(position_S < length_N[:, None], position_S, -1)
 
 
 def _draw(config, logits_NRV, key_NR, position_NR):

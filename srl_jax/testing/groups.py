@@ -12,7 +12,7 @@ import numpy as np
 from srl_jax.testing import scripted
 from srl_jax.testing.tiny import make_trunk, make_trunks
 from srl_jax.types import make_branches
-from srl_jax.update.batch import MicroBatch
+from srl_jax.update.batch import Experience
 
 V = 4
 # Probabilities after token 0; after the other tokens they are uniform.
@@ -63,7 +63,7 @@ def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
       logp_NRC[n, r, 1 : len(tokens)] = (
         own if sampler_logp is None else sampler_logp
       )
-  return MicroBatch(
+  return Experience(
     trunks=trunks,
     branches=make_branches(
       tokens_NRC=tokens_NRC,

@@ -112,16 +112,24 @@ class ScriptedModel:
     column: jax.Array | None = None,
   ) -> tuple[jax.Array, ScriptedCache]:
     """Returns the logits as "hidden states"."""
-    last = params.at_position_PV.shape[0] - 1
-    place_NRT = jnp.clip(position_NRT, 0, last)
-    logits_NRTV = (
-      params.after_token_VV[tokens_NRT] + params.at_position_PV[place_NRT]
-    )
+    logits_NRTV = _look_up(params, tokens_NRT, position_NRT)
     if cache is not None:
       position_NRT = jax.lax.dynamic_update_slice_in_dim(
         cache.position, position_NRT, column, axis=2
       )
     return logits_NRTV, ScriptedCache(position_NRT)
+
+  def lanes(
+    self,
+    params: Script,
+    tokens_NBW: jax.Array,
+    position_NBW: jax.Array,
+    first_NBW: jax.Array,
+    trunk_of_NB: jax.Array,
+    trunks: ScriptedCache,
+  ) -> jax.Array:
+    """Returns the logits as "hidden states"."""
+    return _look_up(params, tokens_NBW, position_NBW)
 
   def logits(self, params: Script, hidden_D: jax.Array) -> jax.Array:
     """Returns the "hidden states", which are the logits."""
@@ -137,6 +145,11 @@ class ScriptedModel:
     """Returns an empty cache."""
     shape = (trunk.position.shape[0], branches, width)
     return ScriptedCache(jnp.full(shape, -1))
+
+
+def _look_up(params, tokens, position):
+  place = jnp.clip(position, 0, len(params.at_position_PV) - 1)
+  return params.after_token_VV[tokens] + params.at_position_PV[place]
 
 
 class ScriptedSampler:

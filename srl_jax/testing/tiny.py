@@ -18,7 +18,7 @@ from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.sharding import MESH_AXES
 from srl_jax.trajectory import Step, Trajectory
 from srl_jax.types import Trunks
-from srl_jax.update.batch import MicroBatch
+from srl_jax.update.batch import Experience
 
 # Every width differs from the others and divides over a mesh of 2 x 2 x 2.
 TINY = ModelConfig(
@@ -136,11 +136,11 @@ def separate_rows(x_NR: Any, trunks: Trunks) -> np.ndarray:
   return x_NKG[np.nonzero(trunks.is_real_NK)]
 
 
-def separate_batch(batch: MicroBatch) -> MicroBatch:
+def separate_batch(batch: Experience) -> Experience:
   """Returns the same branches and rewards on separate prompts."""
   trunks = batch.trunks
   rows = lambda x_NR: separate_rows(x_NR, trunks)  # noqa: E731
-  return MicroBatch(
+  return Experience(
     trunks=separate_prompts(trunks),
     branches=type(batch.branches)(*map(rows, batch.branches)),
     reward_NKG=rows(batch.reward_NKG)[:, None, 0],

@@ -35,6 +35,7 @@ class FusedUpdate:
         pieces.updater.functions,
         dynamic_sampling=pieces.config.dynamic_sampling,
         trunks_per_micro_batch=pieces.config.trunks_per_micro_batch,
+        divide_by_std=pieces.config.loss.divide_by_group_std,
       ),
       donate_argnums=0,
       out_shardings=(

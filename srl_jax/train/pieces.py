@@ -13,11 +13,23 @@ from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
-from srl_jax.train.stage import Run, StageData, check_divides
+from srl_jax.train.rows import update_shape
+from srl_jax.train.stage import (
+  Run,
+  StageData,
+  check_divides,
+)
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
 from srl_jax.update.optim import OptimConfig
+from srl_jax.update.packing import PackShape
 from srl_jax.update.updater import Updater
+
+# The share of branch positions that hold tokens, if each branch has a lane. Of
+# groups 40 to 60% are kept, and their completions fill 40% of their limit: with
+# lanes for a fifth, few are empty. Where all groups are kept and completions
+# run to their limit, trunks take more rows, and nothing else changes.
+_FILLED = 1 / 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +100,7 @@ class RlConfig:
     passes: how many times the optimizer steps on each batch, each time on the
       whole of it.
     trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
-      processes together.
+      processes together. Two share a row if there are two per device.
     fuse: sample, score and update in one program where that is possible:
       reward on the device, dynamic_sampling.refill=False, one pass.
     validate_every: update steps between validations (mean reward, at the
@@ -158,6 +170,14 @@ class Pieces:
   scorer: Scorer
   device_scorer: DeviceScorer | None
   updater: Updater
+
+  @property
+  def update_shape(self) -> PackShape:
+    """Rows, trunks and lanes of a micro-batch of the update."""
+    branches = self.data.widths.points * self.config.sampling.samples
+    return update_shape(
+      self.run, self.config.trunks_per_micro_batch, branches, _FILLED
+    )
 
   @property
   def uses_reference(self) -> bool:

@@ -26,10 +26,16 @@ from srl_jax.rollout.rounds import QUEUED_PARTS, Round, sample_and_score
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
 from srl_jax.train.pieces import Pieces
-from srl_jax.train.stage import Batch, Dispatched, local_part, update_on
+from srl_jax.train.rows import local_part
+from srl_jax.train.stage import (
+  Batch,
+  Dispatched,
+  update_on,
+)
 from srl_jax.types import Scores
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.groups import Groups, Pool
+from srl_jax.update.packing import pack
 from srl_jax.update.updater import TrainState
 
 
@@ -90,16 +96,15 @@ class PiecewiseUpdate:
     values |= self._batch_values(groups, update_step)
     if values.get("format_failure", 0) > 0.9:
       self._warn(update_step, values["format_failure"])
-    rows = config.trunks_per_micro_batch
-    local = [local_part(x, rows) for x in self._pack(groups, update_step)]
+    local = map(local_part, self._pack(groups, update_step))
     return Batch([pieces.run.put(x) for x in local], values)
 
   def _pack(self, groups, update_step):
-    return groups_lib.pack(
+    return pack(
       groups,
-      trunks=self.pieces.config.trunks_per_micro_batch,
-      points=self.pieces.data.widths.points,
+      self.pieces.update_shape,
       update_step=update_step,
+      divide_by_std=self.pieces.config.loss.divide_by_group_std,
     )
 
   def _is_short(self, rounds: int) -> bool:
@@ -292,7 +297,7 @@ class PiecewiseUpdate:
       round_index=0,
     )
     [batch] = self._pack(groups, 0)
-    rows = pieces.config.trunks_per_micro_batch
+    rows = pieces.update_shape.rows
     return abstract.batch(batch, rows, pieces.run.mesh, pieces.run.rules)
 
   def _plan_rollout(self, params: Any, beside_bytes: int) -> Iterator[Program]:

@@ -23,12 +23,12 @@ from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, RlConfig
 from srl_jax.train.piecewise import PiecewiseUpdate
+from srl_jax.train.rows import check_multiple
 from srl_jax.train.stage import (
   Dispatched,
   Run,
   StageData,
   check_finite,
-  check_multiple,
   load_data,
 )
 from srl_jax.types import Branches, Scores

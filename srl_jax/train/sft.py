@@ -19,23 +19,23 @@ from srl_jax.data.trunks import ExpertTrunkConfig
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
 from srl_jax.train.memory import Program
+from srl_jax.train.rows import check_multiple, local_part, update_shape
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
   Run,
-  StageData,
   check_divides,
   check_finite,
-  check_multiple,
   load_data,
-  local_part,
   update_on,
 )
 from srl_jax.types import make_branches
 from srl_jax.update import optim
-from srl_jax.update.batch import MicroBatch
+from srl_jax.update.batch import Experience, MicroBatch
+from srl_jax.update.groups import make_groups
 from srl_jax.update.grpo import sft_loss
 from srl_jax.update.optim import OptimConfig
+from srl_jax.update.packing import PackShape, pack
 from srl_jax.update.updater import TrainState, Updater, compiled_count
 
 
@@ -120,6 +120,7 @@ class SftStage:
       )
       for trunk_config in tasks
     ]
+    self._shapes = [self._shape(data) for data in self._data]
     loss_fn = sft_loss(run.policy, max_logits=config.max_logits)
     self._loss_fn = loss_fn
     self._metrics = jax.jit(
@@ -137,15 +138,17 @@ class SftStage:
     )
 
   def plan(self) -> Iterator[Program]:
-    run, rows = self._run, self.config.trunks_per_micro_batch
+    run = self._run
 
-    def micro_batch(data: StageData):
-      one = expert_batch(data.empty_batch(), data.widths.target)
-      return abstract.batch(one, rows, run.mesh, run.rules)
+    def micro_batch(number: int):
+      data, shape = self._data[number], self._shapes[number]
+      nothing = expert_experience(data.empty_batch(), data.widths.target)
+      [one] = pack_experience(nothing, shape)
+      return abstract.batch(one, shape.rows, run.mesh, run.rules)
 
     return memory.update_programs(
       self.updater,
-      map(micro_batch, self._data),
+      map(micro_batch, range(len(self._data))),
       mesh=run.mesh,
       name=self.name,
       rows_multiple=sharding.batch_devices(run.mesh, run.rules),
@@ -165,23 +168,41 @@ class SftStage:
 
   def next_batch(self, update_step: int) -> Batch:
     """Makes the batch of an update step; consumes data."""
-    data = self._data[update_step % len(self._data)]
-    whole = expert_batch(next(data.batches), data.widths.target)
-    rows = self.config.trunks_per_micro_batch // jax.process_count()
+    number = update_step % len(self._data)
+    data = self._data[number]
+    own = expert_experience(next(data.batches), data.widths.target)
+    return Batch(self._put(number, sharding.gather_rows(own)), {})
 
-    def cut(first):
-      return jax.tree.map(lambda x: x[first : first + rows], whole)
+  def _put(self, number, experience):
+    """Packs what all processes have, and places this one's rows."""
+    packed = pack_experience(experience, self._shapes[number])
+    return [self._run.put(local_part(part)) for part in packed]
 
-    firsts = range(0, len(whole.reward_NKG), rows)
-    return Batch([self._run.put(cut(first)) for first in firsts], {})
+  def _shape(self, data):
+    """The shape of micro-batches that the expert's lengths fill on average."""
+    room = data.widths.points
+    drawn = np.mean([min(len(trunk.points), room) for trunk in data.train])
+    slots = np.mean(
+      [
+        len(point.stem) + len(point.target_tokens) - 1
+        for trunk in data.train
+        for point in trunk.points
+      ]
+    )
+    return update_shape(
+      self._run,
+      self.config.trunks_per_micro_batch,
+      room,
+      float(drawn * slots / (room * (data.widths.target - 1))),
+    )
 
   def validate(
     self, params: Any, update_step: int
   ) -> tuple[float, dict[str, float]]:
     del update_step
-    rows = self.config.trunks_per_micro_batch
+    rows = self.config.trunks_per_batch
     parts = []
-    for data in self._data:
+    for number, data in enumerate(self._data):
       for first in range(0, len(data.valid), rows):
         batch = batching.collate(
           data.valid[first : first + rows],
@@ -189,9 +210,9 @@ class SftStage:
           points=data.valid_widths.points,
           stem_width=data.widths.stem,
         )
-        whole = expert_batch(batch, data.widths.target)
-        batch = self._run.put(local_part(whole, rows))
-        parts.append(self._metrics(params, batch))
+        experience = expert_experience(batch, data.widths.target)
+        for part in self._put(number, experience):
+          parts.append(self._metrics(params, part))
     values = reduce_metrics(parts)
     return -values["loss"], {
       "validation_loss": values["loss"],
@@ -217,10 +238,10 @@ class SftStage:
     pass
 
 
-def expert_batch(batch: batching.TrunkBatch, width: int) -> MicroBatch:
+def expert_experience(batch: batching.TrunkBatch, width: int) -> Experience:
   """Branches as the expert wrote them, one per branch point."""
   tokens_NKC, length_NK = batching.target_tokens(batch, width)
-  return MicroBatch(
+  return Experience(
     trunks=batch.trunks,
     branches=make_branches(
       tokens_NRC=tokens_NKC,
@@ -232,3 +253,21 @@ def expert_batch(batch: batching.TrunkBatch, width: int) -> MicroBatch:
     reward_NKG=np.zeros((*length_NK.shape, 1), np.float32),
     is_fresh_NK=np.zeros(length_NK.shape, bool),
   )
+
+
+def pack_experience(
+  experience: Experience, shape: PackShape
+) -> list[MicroBatch]:
+  """Packs the expert's branches, as `packing.pack` does."""
+  trunks, branches, reward_NKG, _ = experience
+  groups = make_groups(
+    trunks,
+    branches,
+    reward_NKG,
+    np.zeros(trunks.is_real_NK.shape, np.int32),
+    trunks.is_real_NK,
+    update_step=0,
+    round_index=0,
+  )
+  # No sampler drew them, so none is fresh.
+  return pack(groups, shape, update_step=1)

@@ -202,7 +202,7 @@ def update_on(
   for turn in range(passes):
     if turn == 1:
       # The first pass has moved the parameters away from the sampler's.
-      parts = [b._replace(is_fresh_NK=b.is_fresh_NK & False) for b in parts]
+      parts = [b._replace(is_fresh_NBW=b.is_fresh_NBW & False) for b in parts]
     state, metrics, of_update = updater.update(
       state, parts, update_step * passes + turn, reference
     )
@@ -352,20 +352,6 @@ def _check_context(run: Run, name: str, tokens: int) -> None:
     )
 
 
-def check_multiple(
-  run: Run, field: str, trunks: int, rules: sharding.ShardingRules
-) -> None:
-  """Raises ValueError unless trunks divide over devices and processes."""
-  devices = sharding.batch_devices(run.mesh, rules)
-  multiple = int(np.lcm(jax.process_count(), devices))
-  if trunks % multiple:
-    raise ValueError(
-      f"c.{field}={trunks} does not divide over {devices} devices (mesh "
-      f"{dict(run.mesh.shape)}) and {jax.process_count()} processes; make it a "
-      f"multiple of {multiple}, or change c.mesh"
-    )
-
-
 def check_divides(config: StageConfig, small: str, large: str) -> None:
   """Raises ValueError unless one field is a multiple of another."""
   if getattr(config, large) % getattr(config, small):
@@ -373,18 +359,6 @@ def check_divides(config: StageConfig, small: str, large: str) -> None:
       f"{large}={getattr(config, large)} is not a multiple of {small}="
       f"{getattr(config, small)}; change one of them"
     )
-
-
-def local_part(batch: Any, rows: int) -> Any:
-  """This process's rows of host arrays, filled up to `rows` with zeros."""
-  part = rows // jax.process_count()
-  first = jax.process_index() * part
-
-  def cut(x):
-    tail = np.zeros((rows - len(x), *x.shape[1:]), x.dtype)
-    return np.concatenate([x, tail])[first : first + part]
-
-  return jax.tree.map(cut, batch)
 
 
 def check_finite(values: dict[str, float]) -> None:

@@ -5,8 +5,8 @@ It needs a reward on the device and rounds of sampling that are batches of
 their own (`DynamicSamplingConfig.refill=False`). The pieces are those of the
 sampler and the updater, so the numbers equal those of an update step in
 separate programs; fusing saves the host's work between the programs and the
-copies to and from the host. Groups that the filter drops keep their places
-and count nothing.
+copies to and from the host. Nothing is packed: every branch has a lane, and
+groups that the filter drops count nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ import jax.numpy as jnp
 
 from srl_jax.rollout import metrics as rollout_metrics
 from srl_jax.types import Array, Branches, Decoding, Scores, Trunks
-from srl_jax.update.batch import MicroBatch
+from srl_jax.update.batch import (
+  Experience,
+  MicroBatch,
+  one_branch_per_lane,
+)
 from srl_jax.update.groups import DynamicSamplingConfig, is_kept
 from srl_jax.update.updater import TrainState, UpdateFunctions
 
@@ -50,20 +54,26 @@ def fused_update(
   *,
   dynamic_sampling: DynamicSamplingConfig,
   trunks_per_micro_batch: int,
+  divide_by_std: bool,
 ) -> Callable[..., tuple[TrainState, FusedMetrics]]:
   """Returns a fused update step as a pure function.
 
   The function is update(state, trunks, targets, key, update_step, reference)
   -> (state, metrics). N, the number of trunks, is a multiple of
-  trunks_per_micro_batch; `targets` goes to `score`; `key` is the random key of
-  this round of sampling; `update_step` is the number of earlier update steps.
+  trunks_per_micro_batch; divide_by_std is that of
+  `advantages.group_advantages`; `targets` goes to `score`; `key` is the random
+  key of this round of sampling; `update_step` is the number of earlier update
+  steps.
   """
 
   def update(state, trunks, targets, key, update_step, reference):
     branches, decoding = rollout(state.params, trunks, key)
     scores = score(branches, targets)
     kept_NK = is_kept(scores.reward_NKG, dynamic_sampling)
-    batch = kept_batch(trunks, branches, scores.reward_NKG, kept_NK)
+    batch = one_branch_per_lane(
+      kept_experience(trunks, branches, scores.reward_NKG, kept_NK),
+      divide_by_std=divide_by_std,
+    )
 
     def accumulate(sums, micro_batch):
       return functions.accumulate(
@@ -84,13 +94,13 @@ def fused_update(
   return update
 
 
-def kept_batch(
+def kept_experience(
   trunks: Trunks, branches: Branches, reward_NKG: Array, kept_NK: Array
-) -> MicroBatch:
-  """Returns a round as a batch; dropped groups have no tokens to train."""
+) -> Experience:
+  """Returns a round to train on; dropped groups have no tokens to train."""
   kept_NR = jnp.repeat(kept_NK, reward_NKG.shape[-1], axis=1)
   counted_NRC = branches.is_completion_NRC & kept_NR[..., None]
-  return MicroBatch(
+  return Experience(
     trunks=trunks,
     branches=branches._replace(
       is_completion_NRC=counted_NRC,

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which groups are trained on: filter, pool and packing. Host side, numpy.
+"""Which groups are trained on: filter and pool. Host side, numpy.
 
 Dynamic sampling (SRL paper, Section 3; DAPO) keeps a group only if its
 rewards differ, and samples on until a batch is full. Kept groups wait in a
 pool; a batch takes the oldest, and the others stay for the next batch.
-Packing puts groups that share a trunk back into one row, so that the trunk is
-computed once, and cuts the rows into micro-batches of one shape.
+packing.py makes micro-batches of them.
 
 Axes: P groups, S trunk positions, G samples, C branch positions.
 """
@@ -21,7 +20,7 @@ from jax import tree
 from srl_jax import strict
 from srl_jax.ops.advantages import group_std
 from srl_jax.types import Array, Branches, Trunks
-from srl_jax.update.batch import MicroBatch
+from srl_jax.update.batch import Experience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Groups(NamedTuple):
     born_P: update step in which the group was sampled.
   """
 
-  batch: MicroBatch
+  batch: Experience
   trunk_id_P: np.ndarray
   depth_P: np.ndarray
   born_P: np.ndarray
@@ -118,7 +117,7 @@ def make_groups(
   # Ids stay unique while a group of this round can still be in the pool.
   first_id = (update_step * 2**16 + round_index) * 2**24
   return Groups(
-    MicroBatch(
+    Experience(
       trunks=Trunks(
         tokens_NS=trunks.tokens_NS[rows],
         length_N=trunks.length_N[rows],
@@ -193,69 +192,5 @@ class Pool:
     batch = dict(state["batch"])
     trunks = Trunks(**batch.pop("trunks"))
     branches = Branches(**batch.pop("branches"))
-    batch = MicroBatch(trunks=trunks, branches=branches, **batch)
+    batch = Experience(trunks=trunks, branches=branches, **batch)
     self._groups = Groups(**{**state, "batch": batch})
-
-
-def pack(
-  groups: Groups, *, trunks: int, points: int, update_step: int
-) -> list[MicroBatch]:
-  """Cuts groups into micro-batches of `trunks` rows of `points` groups each.
-
-  Groups of one trunk share a row while it has room; rows are in the order of
-  their first group. Empty rows fill up the last micro-batch. Without groups
-  there is one micro-batch of empty rows.
-
-  Args:
-    groups: the groups of the batch.
-    trunks: rows per micro-batch.
-    points: groups per row.
-    update_step: the current update step; groups born in it are fresh.
-  """
-  row_P, point_P, used = _assign(groups.trunk_id_P, points)
-  count = max(1, -(-used // trunks))
-  rows = count * trunks
-
-  def by_row(x_P):
-    out = np.zeros((rows, *x_P.shape[1:]), x_P.dtype)
-    out[row_P] = x_P
-    return out
-
-  def by_point(x_P):
-    out = np.zeros((rows, points, *x_P.shape[1:]), x_P.dtype)
-    out[row_P, point_P] = x_P
-    return out
-
-  def by_branch(x_PG):
-    return by_point(x_PG).reshape(rows, -1, *x_PG.shape[2:])
-
-  batch = groups.batch
-  whole = MicroBatch(
-    trunks=Trunks(
-      tokens_NS=by_row(batch.trunks.tokens_NS),
-      length_N=by_row(batch.trunks.length_N),
-      **{n: by_point(getattr(batch.trunks, n)[:, 0]) for n in _OF_POINTS},
-    ),
-    branches=tree.map(by_branch, batch.branches),
-    reward_NKG=by_point(batch.reward_NKG[:, 0]),
-    is_fresh_NK=by_point(groups.born_P == update_step),
-  )
-  return [
-    tree.map(lambda x, i=i: x[i * trunks : (i + 1) * trunks], whole)
-    for i in range(count)
-  ]
-
-
-def _assign(trunk_id_P, points):
-  """Returns row and point of every group, and the number of rows."""
-  open_rows: dict[int, tuple[int, int]] = {}
-  places = []
-  rows = 0
-  for trunk_id in trunk_id_P.tolist():
-    row, used = open_rows.get(trunk_id, (0, points))
-    if used == points:
-      row, used, rows = rows, 0, rows + 1
-    places.append((row, used))
-    open_rows[trunk_id] = (row, used + 1)
-  row_P, point_P = np.array(places, np.int64).reshape(-1, 2).T
-  return row_P, point_P, rows

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """GRPO and SFT losses on trunks with their branches (SRL, Section 3).
 
-Each trunk is computed once and its branches attend to it, by the same model
-functions as in the sampler. A loss is a ratio whose numerator and denominator
-add over micro-batches. groups.py decides which groups form a batch; updater.py
-decides how gradients become an update.
+Each trunk is computed once and its branches attend to it, by the same layers
+as in the sampler. A loss is a ratio whose numerator and denominator
+add over micro-batches. groups.py decides which groups form a batch, packing.py
+where they lie in it, and updater.py how gradients become an update.
+
+Axes besides those of the legend: N rows, B lanes, W slots; see batch.py.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from srl_jax import strict
-from srl_jax.ops import advantages, logprobs, losses
+from srl_jax.ops import logprobs, losses
 from srl_jax.reductions import metric
 from srl_jax.rollout.decode import Policy, trunk_positions
-from srl_jax.types import Array, Branches, Ratio, Trunks
-from srl_jax.update.batch import LossFn
+from srl_jax.types import Array, Ratio
+from srl_jax.update.batch import LossFn, MicroBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,9 @@ class GrpoMetrics:
     "max", "nats", "largest |sampler - trainer log-prob| of fresh tokens"
   )
   tokens_trained: Array = metric("sum", "tokens", "completion tokens in loss")
+  positions_used: Ratio = metric(
+    "ratio", "1", "share of the update's positions that hold a token"
+  )
 
 
 @flax.struct.dataclass
@@ -125,51 +130,50 @@ class SftMetrics:
     "ratio", "1", "share of target tokens given a probability above 1/2"
   )
   tokens_trained: Array = metric("sum", "tokens", "target tokens in loss")
+  positions_used: Ratio = metric(
+    "ratio", "1", "share of the update's positions that hold a token"
+  )
 
 
-def branch_logps(
+def lane_logps(
   policy: Policy,
   params: Any,
-  trunks: Trunks,
-  branches: Branches,
+  batch: MicroBatch,
   *,
   temperature: float,
   max_logits: int,
 ) -> logprobs.TokenScores:
-  """Returns the log-prob of every branch token, and the entropy there.
+  """Returns the log-prob of every target, and the entropy there.
 
   Args:
     policy: the model's functions.
-    params: the model's parameters; gradients flow through trunk and branches.
-    trunks: N trunks.
-    branches: branches [N, R, ...], R a multiple of K, ordered point by point.
+    params: the model's parameters; gradients flow through trunks and lanes.
+    batch: the micro-batch.
     temperature: temperature of sampling; 1 for greedy decoding and SFT.
     max_logits: see `logprobs.token_logps`.
 
   Returns:
-    Scores [N, R, C]; zero and False at the first token, which is given and
-    not predicted.
+    Scores [N, B, W]; finite and without a meaning where there is no token.
   """
-  samples = branches.tokens_NRC.shape[1] // trunks.branch_at_NK.shape[1]
-  branch_at_NR = jnp.repeat(trunks.branch_at_NK, samples, axis=1)
-  trunk = policy.trunk(params, trunks.tokens_NS, trunk_positions(trunks))
-  # The last token predicts nothing.
-  tokens_NRC = branches.tokens_NRC[..., :-1]
-  place_C = jnp.arange(tokens_NRC.shape[-1])
-  is_token_NRC = place_C < branches.length_NR[..., None]
-  position_NRC = jnp.where(is_token_NRC, branch_at_NR[..., None] + place_C, -1)
-  hidden_NRCD, _ = policy.branch(
-    params, tokens_NRC, position_NRC, branch_at_NR, trunk, None
+  width = batch.trunk_NUS.shape[-1]
+  tokens_XS = batch.trunk_NUS.reshape(-1, width)
+  length_X = batch.trunk_length_NU.reshape(-1)
+  trunks = policy.trunk(params, tokens_XS, trunk_positions(length_X, width))
+  hidden_NBWD = policy.lanes(
+    params,
+    batch.tokens_NBW,
+    batch.position_NBW,
+    batch.first_NBW,
+    batch.trunk_of_NB,
+    trunks,
   )
-  scores = logprobs.token_logps(
+  return logprobs.token_logps(
     policy.head(params),
-    hidden_NRCD,
-    branches.tokens_NRC[..., 1:],
+    hidden_NBWD,
+    batch.targets_NBW,
     temperature=temperature,
     max_logits=max_logits,
   )
-  first = ((0, 0), (0, 0), (1, 0))
-  return logprobs.TokenScores(*(jnp.pad(x, first) for x in scores))
 
 
 def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
@@ -190,77 +194,86 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
       losses.truncated_importance, cap=config.importance_cap
     ),
   }[config.surrogate]
-  aggregate = {
-    "sequence_mean": losses.sequence_mean,
-    "token_mean": losses.token_mean,
-    "fixed_divisor": functools.partial(
-      losses.fixed_divisor, divisor_tokens=config.divisor_tokens
-    ),
-  }[config.aggregation]
   logps = functools.partial(
-    branch_logps,
+    lane_logps,
     policy,
     temperature=temperature,
     max_logits=config.max_logits,
   )
 
   def loss_fn(params, batch, reference):
-    trunks, branches = batch.trunks, batch.branches
-    counted_NRC = branches.is_completion_NRC
+    is_counted_NBW = batch.completion_tokens_NBW > 0
     # Log-probs are zero on tokens that do not count, as the sampler's are.
     # Otherwise exp could overflow on unlikely given tokens, and 0 * inf is nan.
-    only_counted = lambda x: jnp.where(counted_NRC, x, 0.0)  # noqa: E731
-    scores = logps(params, trunks, branches)
-    logp_NRC = only_counted(scores.logp)
-    advantage_NKG = advantages.group_advantages(
-      batch.reward_NKG, divide_by_std=config.divide_by_group_std
-    )
-    advantage_NR = advantage_NKG.reshape(branches.length_NR.shape)
-    loss_NRC = surrogate(logp_NRC, branches.sampler_logp_NRC, advantage_NR)
-    kl_NRC = jnp.zeros_like(loss_NRC)
+    only_counted = lambda x: jnp.where(is_counted_NBW, x, 0.0)  # noqa: E731
+    scores = logps(params, batch)
+    logp_NBW = only_counted(scores.logp)
+    loss_NBW = surrogate(logp_NBW, batch.sampler_logp_NBW, batch.advantage_NBW)
+    kl_NBW = jnp.zeros_like(loss_NBW)
     if config.kl_coefficient:
-      reference_NRC = logps(reference, trunks, branches).logp
-      kl_NRC = losses.kl_k3(logp_NRC, only_counted(reference_NRC))
-      loss_NRC = loss_NRC + config.kl_coefficient * kl_NRC
-    loss = aggregate(loss_NRC, counted_NRC)
+      reference_NBW = logps(reference, batch).logp
+      kl_NBW = losses.kl_k3(logp_NBW, only_counted(reference_NBW))
+      loss_NBW = loss_NBW + config.kl_coefficient * kl_NBW
+    loss = aggregate(loss_NBW, batch, config)
     metrics = _grpo_metrics(
-      loss, batch, logp_NRC, scores.entropy, kl_NRC, advantage_NR, config
+      loss, batch, logp_NBW, scores.entropy, kl_NBW, config
     )
     return loss, jax.lax.stop_gradient(metrics)
 
   return loss_fn
 
 
-def _grpo_metrics(
-  loss, batch, logp_NRC, entropy_NRC, kl_NRC, advantage_NR, config
-):
-  counted_NRC = batch.branches.is_completion_NRC
-  samples = batch.reward_NKG.shape[-1]
-  is_fresh_NR = jnp.repeat(batch.is_fresh_NK, samples, axis=1)
-  fresh_NRC = counted_NRC & is_fresh_NR[..., None]
-  gap_NRC = logp_NRC - batch.branches.sampler_logp_NRC
-  ratio_NRC = jnp.exp(gap_NRC)
-  is_outside_NRC = (ratio_NRC < 1 - config.clip_low) | (
-    ratio_NRC > 1 + config.clip_high
+def aggregate(
+  loss_NBW: jax.Array, batch: MicroBatch, config: LossConfig
+) -> Ratio:
+  """Returns the per-token losses of a micro-batch, aggregated as configured."""
+  if config.aggregation == "sequence_mean":
+    return losses.sequence_mean(
+      loss_NBW, batch.completion_tokens_NBW, batch.branches_N
+    )
+  is_counted_NBW = batch.completion_tokens_NBW > 0
+  if config.aggregation == "token_mean":
+    return losses.token_mean(loss_NBW, is_counted_NBW)
+  return losses.fixed_divisor(
+    loss_NBW,
+    is_counted_NBW,
+    batch.branches_N,
+    divisor_tokens=config.divisor_tokens,
   )
-  is_bounded_NRC = (ratio_NRC > config.dual_clip) & (
-    advantage_NR[..., None] < 0
+
+
+def _positions_used(batch: MicroBatch) -> Ratio:
+  """Tokens and positions of trunks and lanes."""
+  tokens = batch.trunk_length_NU.sum() + (batch.position_NBW >= 0).sum()
+  positions = batch.trunk_NUS.size + batch.tokens_NBW.size
+  return Ratio(tokens.astype(jnp.float32), jnp.float32(positions))
+
+
+def _grpo_metrics(loss, batch, logp_NBW, entropy_NBW, kl_NBW, config):
+  is_counted_NBW = batch.completion_tokens_NBW > 0
+  is_fresh_NBW = is_counted_NBW & batch.is_fresh_NBW
+  gap_NBW = logp_NBW - batch.sampler_logp_NBW
+  ratio_NBW = jnp.exp(gap_NBW)
+  is_outside_NBW = (ratio_NBW < 1 - config.clip_low) | (
+    ratio_NBW > 1 + config.clip_high
   )
-  fresh_gap_NRC = jnp.where(fresh_NRC, jnp.abs(gap_NRC), 0.0)
+  is_bounded_NBW = (ratio_NBW > config.dual_clip) & (batch.advantage_NBW < 0)
+  fresh_gap_NBW = jnp.where(is_fresh_NBW, jnp.abs(gap_NBW), 0.0)
   return GrpoMetrics(
     loss=loss,
-    entropy=losses.token_mean(entropy_NRC, counted_NRC),
+    entropy=losses.token_mean(entropy_NBW, is_counted_NBW),
     clipped_share=losses.token_mean(
-      is_outside_NRC.astype(jnp.float32), counted_NRC
+      is_outside_NBW.astype(jnp.float32), is_counted_NBW
     ),
     dual_clipped_share=losses.token_mean(
-      is_bounded_NRC.astype(jnp.float32), counted_NRC
+      is_bounded_NBW.astype(jnp.float32), is_counted_NBW
     ),
-    ratio_max=ratio_NRC.max(),
-    kl_reference=losses.token_mean(kl_NRC, counted_NRC),
-    logp_gap=losses.token_mean(fresh_gap_NRC, fresh_NRC),
-    logp_gap_max=fresh_gap_NRC.max(),
-    tokens_trained=counted_NRC.sum(),
+    ratio_max=jnp.where(is_counted_NBW, ratio_NBW, 0.0).max(),
+    kl_reference=losses.token_mean(kl_NBW, is_counted_NBW),
+    logp_gap=losses.token_mean(fresh_gap_NBW, is_fresh_NBW),
+    logp_gap_max=fresh_gap_NBW.max(),
+    tokens_trained=is_counted_NBW.sum(),
+    positions_used=_positions_used(batch),
   )
 
 
@@ -269,25 +282,21 @@ def sft_loss(policy: Policy, *, max_logits: int) -> LossFn:
 
   def loss_fn(params, batch, reference):
     del reference
-    scores = branch_logps(
-      policy,
-      params,
-      batch.trunks,
-      batch.branches,
-      temperature=1.0,
-      max_logits=max_logits,
+    scores = lane_logps(
+      policy, params, batch, temperature=1.0, max_logits=max_logits
     )
-    counted_NRC = batch.branches.is_completion_NRC
+    is_counted_NBW = batch.completion_tokens_NBW > 0
 
-    def share(is_so_NRC):
-      return losses.token_mean(is_so_NRC.astype(jnp.float32), counted_NRC)
+    def share(is_so_NBW):
+      return losses.token_mean(is_so_NBW.astype(jnp.float32), is_counted_NBW)
 
-    loss = losses.token_mean(-scores.logp, counted_NRC)
+    loss = losses.token_mean(-scores.logp, is_counted_NBW)
     metrics = SftMetrics(
       loss=loss,
       accuracy=share(scores.is_top),
       confident_share=share(scores.logp > jnp.log(0.5)),
-      tokens_trained=counted_NRC.sum(),
+      tokens_trained=is_counted_NBW.sum(),
+      positions_used=_positions_used(batch),
     )
     return loss, jax.lax.stop_gradient(metrics)
 

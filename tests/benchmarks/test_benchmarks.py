@@ -11,6 +11,7 @@ from benchmarks import layouts, measuring, prefix_sharing, slots
 from benchmarks.workload import Workload
 from srl_jax.models import ModelConfig
 from srl_jax.types import Branches
+from srl_jax.update.batch import Experience, one_branch_per_lane
 from srl_jax.update.grpo import LossConfig, grpo_loss
 
 MODEL = ModelConfig(
@@ -104,9 +105,7 @@ def test_layouts_that_differ_are_noticed(bench, monkeypatch):
   bench.set_samples(_random_samples(bench), np.ones(WORK.branches, np.float32))
   _, shared_BC = bench.gradient("shared")
   broken = [
-    batch._replace(
-      trunks=batch.trunks._replace(branch_at_NK=batch.trunks.branch_at_NK - 1)
-    )
+    batch._replace(position_NBW=batch.position_NBW - 1)
     for batch in bench.updating["shared"]
   ]
   monkeypatch.setitem(bench.updating, "shared", broken)
@@ -134,17 +133,19 @@ def test_the_loss_with_given_advantages_is_the_loss_of_the_package(bench):
   reward_NKG = np.array([[[1.0, 0.0], [0.0, 1.0]]] * 2, np.float32)
   # Of rewards 1 and 0 the advantages are 1 and -1.
   advantage_B = 2 * reward_NKG.reshape(-1) - 1
-  bench.set_samples(_random_samples(bench), advantage_B)
+  samples = _random_samples(bench)
+  bench.set_samples(samples, advantage_B)
   [given] = bench.updating["shared"]
+  rows = bench.layouts["shared"].updating[0]
+  trunks = layouts.make_trunks(WORK, MODEL.vocab_size, rows)
   points = lambda x: x[:, :: WORK.samples]  # noqa: E731
-  trunks = given.trunks._replace(
-    branch_at_NK=points(given.trunks.branch_at_NK),
-    stem_length_NK=points(given.trunks.stem_length_NK),
-  )
-  grouped = given._replace(
-    trunks=trunks,
-    reward_NKG=reward_NKG,
-    is_fresh_NK=points(given.is_fresh_NK),
+  grouped = one_branch_per_lane(
+    Experience(
+      trunks._replace(branch_at_NK=points(trunks.branch_at_NK)),
+      Branches(*(x[rows.branch_NR] for x in samples)),
+      reward_NKG=reward_NKG,
+      is_fresh_NK=np.ones(reward_NKG.shape[:2], bool),
+    )
   )
   config = LossConfig()
   ours = prefix_sharing.given_advantages(bench.policy)

@@ -97,15 +97,15 @@ def test_the_clip_bounds_are_two():
 
 def test_on_policy_the_surrogate_is_reinforce():
   logp_NRC = np.log(np.array([[[0.3, 0.2], [0.9, 0.5]]], np.float32))
-  advantage_NR = np.array([[1.5, -0.5]], np.float32)
+  advantage_NR1 = np.array([[[1.5], [-0.5]]], np.float32)
 
   def whole(logp):
     return losses.clipped_surrogate(
-      logp, logp_NRC, advantage_NR, clip_low=0.2, clip_high=0.2
+      logp, logp_NRC, advantage_NR1, clip_low=0.2, clip_high=0.2
     ).sum()
 
   def reinforce(logp):
-    return -(advantage_NR[..., None] * logp).sum()
+    return -(advantage_NR1 * logp).sum()
 
   value, gradient = jax.jit(jax.value_and_grad(whole))(logp_NRC)
   # Ratio exactly 1: minus the advantages, two tokens each.
@@ -188,14 +188,28 @@ LOSS_NRC = np.array([[[1.0, 1.0, 1.0], [3.0, 7.0, 7.0]]], np.float32)
 COUNTED_NRC = np.array([[[True, True, True], [True, False, False]]])
 
 
-SEQUENCE_MEAN = jax.jit(losses.sequence_mean)
+def branches_of(counted_NRC):
+  """Number of branches with tokens, if each lane holds one branch."""
+  return counted_NRC.any(-1).sum(-1)
+
+
+@jax.jit
+def sequence_mean(loss_NRC, counted_NRC):
+  tokens_NRC = counted_NRC * counted_NRC.sum(-1, keepdims=True)
+  return losses.sequence_mean(loss_NRC, tokens_NRC, branches_of(counted_NRC))
+
+
+@jax.jit
+def fixed_divisor(loss_NRC, counted_NRC):
+  return losses.fixed_divisor(
+    loss_NRC, counted_NRC, branches_of(counted_NRC), divisor_tokens=4
+  )
+
+
 TOKEN_MEAN = jax.jit(losses.token_mean)
-FIXED_DIVISOR = jax.jit(
-  functools.partial(losses.fixed_divisor, divisor_tokens=4)
-)
 MODES = pytest.mark.parametrize(
   "aggregate",
-  [SEQUENCE_MEAN, TOKEN_MEAN, FIXED_DIVISOR],
+  [sequence_mean, TOKEN_MEAN, fixed_divisor],
   ids=["sequence", "token", "fixed"],
 )
 
@@ -204,11 +218,11 @@ MODES = pytest.mark.parametrize(
   ("aggregate", "numerator", "denominator"),
   [
     # (1 + 3) / 2 = 2; the token mean would be 1.5.
-    (SEQUENCE_MEAN, 4.0, 2.0),
+    (sequence_mean, 4.0, 2.0),
     # (1 + 1 + 1 + 3) / 4 = 1.5; the sequence mean would be 2.
     (TOKEN_MEAN, 6.0, 4.0),
     # (3 + 3) / (2 * 4) = 0.75.
-    (FIXED_DIVISOR, 6.0, 8.0),
+    (fixed_divisor, 6.0, 8.0),
   ],
 )
 def test_aggregations_differ_on_unequal_lengths(
@@ -229,6 +243,17 @@ def test_a_masked_token_is_as_good_as_dropped(aggregate):
   dropped_NRC = np.array([[[1.0, 2.0], [4.0, 0.0]]], np.float32)
   kept_NRC = np.array([[[True, True], [True, False]]])
   assert aggregate(loss_NRC, counted_NRC) == aggregate(dropped_NRC, kept_NRC)
+
+
+def test_branches_of_one_lane_count_as_those_of_two():
+  # The docstrings' example with both sequences back to back.
+  loss_NBW = np.array([[[1.0, 1.0, 1.0, 3.0]]], np.float32)
+  tokens_NBW = np.array([[[3, 3, 3, 1]]])
+  two_N = np.array([2])
+  got = losses.sequence_mean(loss_NBW, tokens_NBW, two_N)
+  assert got == (4.0, 2.0)
+  got = losses.fixed_divisor(loss_NBW, tokens_NBW > 0, two_N, divisor_tokens=4)
+  assert got == (6.0, 8.0)
 
 
 @MODES

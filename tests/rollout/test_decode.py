@@ -361,7 +361,7 @@ def test_the_key_is_that_of_instance_sample_and_position():
 def test_trunk_positions_mark_padding():
   trunks = make_trunks([A, B])
   np.testing.assert_array_equal(
-    jax.jit(rollout_lib.trunk_positions)(trunks),
+    rollout_lib.trunk_positions(trunks.length_N, trunks.tokens_NS.shape[1]),
     [[0, 1, 2], [0, -1, -1]],
   )
 

@@ -18,9 +18,10 @@ from srl_jax.models import LanguageModel, LoraConfig, lora
 from srl_jax.rollout import decode as rollout
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import experiment, tiny
+from srl_jax.testing.lanes import branch_logps
 from srl_jax.update import optim
-from srl_jax.update.batch import MicroBatch
-from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss
+from srl_jax.update.batch import Experience, one_branch_per_lane
+from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.updater import Updater, update_functions
 
 LORA = LoraConfig(rank=3, alpha=6.0)
@@ -59,7 +60,7 @@ def batch():
     )[0]
   )
   rewards = np.random.default_rng(0).random((2, 2, G))
-  return MicroBatch(
+  return Experience(
     trunks=TRUNKS,
     branches=jax.device_get(sample(PARAMS)),
     reward_NKG=rewards.astype(np.float32),
@@ -103,7 +104,8 @@ def gradient(model, params, batch, loss=LossConfig(), reference=None):
   @jax.jit
   def run(params, batch, reference):
     trained, frozen = lora.split(params)
-    return f.accumulate(trained, frozen, f.zeros(trained), batch, reference)
+    lanes = one_branch_per_lane(batch)
+    return f.accumulate(trained, frozen, f.zeros(trained), lanes, reference)
 
   (grads, _), metrics = run(params, batch, reference)
   return grads, metrics
@@ -178,7 +180,7 @@ def test_a_step_moves_adapters_and_nothing_else(batch, sizes):
     state = updater.init(params)
     # As many rows as devices want.
     wide = jax.tree.map(lambda x: np.concatenate([x] * -(-rows // 2)), batch)
-    wide = sharding.put_batch(wide, mesh, rules)
+    wide = sharding.put_batch(one_branch_per_lane(wide), mesh, rules)
     state, _, metrics = updater.update(state, [wide], 0)
   assert metrics.grad_norm > 0
   trained, frozen = lora.split(state.params)

@@ -7,7 +7,6 @@ import jax
 import numpy as np
 
 from srl_jax import loading, sharding
-from srl_jax.data.batching import Widths
 from srl_jax.evaluate.estimates import Estimate
 from srl_jax.testing import tiny
 from srl_jax.train import rl
@@ -15,6 +14,7 @@ from srl_jax.train.pieces import RlConfig
 from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.types import make_branches
 from srl_jax.update.groups import make_groups
+from srl_jax.update.packing import PackShape
 
 
 def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
@@ -66,8 +66,8 @@ def one_group(update_step):
 
 def test_groups_that_waited_too_long_are_not_trained_on():
   pieces = types.SimpleNamespace(
-    config=RlConfig(groups_per_batch=2, trunks_per_micro_batch=1),
-    data=types.SimpleNamespace(widths=Widths(2, 1, 1, 3)),
+    config=RlConfig(groups_per_batch=2),
+    update_shape=PackShape(rows=1, trunks=1, lanes=2),
     run=types.SimpleNamespace(put=lambda x: x),
   )
   updates = PiecewiseUpdate(pieces)
@@ -78,4 +78,5 @@ def test_groups_that_waited_too_long_are_not_trained_on():
   assert batch.values["groups_expired"] == 2
   assert batch.values["stale_share"] == 0.5
   assert batch.values["groups_carried"] == 1
-  assert [x.is_fresh_NK.all() for x in batch.micro_batches] == [False, True]
+  is_fresh = [x.is_fresh_NBW.all() for x in batch.micro_batches]
+  assert is_fresh == [False, True]

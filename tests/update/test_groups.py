@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which groups are kept, how they wait, and how they become batches."""
-
-import collections
+"""Which groups are kept, and how they wait."""
 
 import jax
 import numpy as np
@@ -15,7 +13,6 @@ from srl_jax.update.groups import (
   Pool,
   is_kept,
   make_groups,
-  pack,
 )
 
 G, C = 2, 5
@@ -208,119 +205,6 @@ def test_an_empty_pool_has_an_empty_state():
   other.set_state(as_dicts(pool.get_state()))
   other.add(a_round()[2])
   assert len(other) == 4
-
-
-def rows_of(batches):
-  """Returns (trunk tokens, numbers of its groups) of every row."""
-  rows = []
-  for batch in batches:
-    for n, length in enumerate(batch.trunks.length_N):
-      points = np.flatnonzero(batch.trunks.is_real_NK[n])
-      # Points are filled from the left.
-      assert points.tolist() == list(range(len(points)))
-      tokens_KGC = batch.branches.tokens_NRC[n].reshape(-1, G, C)
-      rows.append(
-        (
-          batch.trunks.tokens_NS[n, :length].tolist(),
-          [int(tokens_KGC[k, 0, 0]) // 100 for k in points],
-        )
-      )
-  return rows
-
-
-def test_groups_of_one_trunk_go_back_into_one_row():
-  groups = a_round()[2]
-  # The pool may hold them in any order.
-  shuffled = groups.pick(np.array([3, 1, 0, 2]))
-  [batch] = pack(shuffled, trunks=2, points=3, update_step=3)
-  assert rows_of([batch]) == [([4], [4]), ([1, 2, 3], [2, 1, 3])]
-
-
-def test_a_trunk_with_more_groups_than_points_gets_another_row():
-  batches = pack(a_round()[2], trunks=2, points=2, update_step=3)
-  assert len(batches) == 2
-  assert rows_of(batches) == [
-    ([1, 2, 3], [1, 2]),
-    ([1, 2, 3], [3]),
-    ([4], [4]),
-    ([], []),
-  ]
-
-
-def test_the_last_micro_batch_is_filled_up_with_empty_rows():
-  first, last = pack(a_round()[2], trunks=2, points=2, update_step=3)
-  for a, b in zip(
-    [*first.trunks, *first.branches],
-    [*last.trunks, *last.branches],
-    strict=True,
-  ):
-    assert (a.shape, a.dtype) == (b.shape, b.dtype)
-  assert last.trunks.length_N.tolist() == [1, 0]
-  assert not last.trunks.branch_at_NK[1].any()
-  assert not last.branches.length_NR[1].any()
-  assert not last.branches.is_completion_NRC[1].any()
-  assert not last.reward_NKG[1].any()
-  assert not last.is_fresh_NK[1].any()
-
-
-def test_every_value_of_a_group_lands_in_its_place():
-  trunks, branches, groups = a_round()
-  [batch] = pack(groups, trunks=2, points=3, update_step=3)
-  np.testing.assert_array_equal(batch.trunks.tokens_NS, trunks.tokens_NS)
-  np.testing.assert_array_equal(batch.trunks.branch_at_NK, trunks.branch_at_NK)
-  np.testing.assert_array_equal(batch.trunks.is_real_NK, trunks.is_real_NK)
-  is_real_NR = np.repeat(trunks.is_real_NK, G, axis=1)
-  b = batch.branches
-  np.testing.assert_array_equal(b.length_NR, branches.length_NR)
-  for got, want in (
-    (b.tokens_NRC, branches.tokens_NRC),
-    (b.sampler_logp_NRC, branches.sampler_logp_NRC),
-  ):
-    np.testing.assert_array_equal(got[is_real_NR], want[is_real_NR])
-    assert not got[~is_real_NR].any()
-  # Completions begin after the stem: 2 tokens in the second point, else 1.
-  first_NR = b.is_completion_NRC.argmax(-1)
-  assert first_NR[is_real_NR].tolist() == [1, 1, 2, 2, 1, 1, 1, 1]
-  np.testing.assert_array_equal(
-    b.is_completion_NRC.sum(-1), (4 - first_NR) * is_real_NR
-  )
-  np.testing.assert_allclose(batch.reward_NKG[0, 2], [0.30, 0.31], rtol=1e-6)
-
-
-def test_only_groups_of_this_step_are_fresh():
-  pool = Pool()
-  pool.add(a_round(1, update_step=3)[2])
-  pool.add(a_round(5, update_step=4)[2])
-  [batch] = pack(pool.take(8), trunks=4, points=3, update_step=4)
-  assert batch.is_fresh_NK.tolist() == [
-    [False, False, False],
-    [False, False, False],
-    [True, True, True],
-    [True, False, False],
-  ]
-
-
-def test_through_filter_pool_and_packing_nothing_is_lost_or_doubled():
-  rng = np.random.default_rng(0)
-  pool, kept, packed = Pool(), [], []
-  for step in range(12):
-    for round_index in range(2):
-      groups = a_round(
-        1 + 4 * (2 * step + round_index),
-        update_step=step,
-        round_index=round_index,
-      )[2]
-      chosen = groups.pick(rng.random(4) < 0.6)
-      kept += numbers(chosen)
-      pool.add(chosen)
-    while len(pool) >= 5:
-      batches = pack(pool.take(5), trunks=2, points=2, update_step=step)
-      assert {x.trunks.length_N.shape for x in batches} == {(2,)}
-      packed += [i for _, found in rows_of(batches) for i in found]
-  packed += numbers(pool.take(len(pool)))
-  assert sorted(packed) == sorted(kept)
-  assert collections.Counter(packed).most_common(1)[0][1] == 1
-  assert len(kept) > 40
 
 
 def test_groups_pick_by_mask_index_and_slice():

@@ -14,16 +14,24 @@ import pytest
 from srl_jax import reductions
 from srl_jax.testing import scripted
 from srl_jax.testing.groups import CLOSE, SCRIPT, P, V, groups
+from srl_jax.testing.lanes import branch_logps
 from srl_jax.testing.scripted import ScriptedModel
-from srl_jax.update.grpo import LossConfig, branch_logps, grpo_loss, sft_loss
+from srl_jax.update.batch import one_branch_per_lane
+from srl_jax.update.grpo import LossConfig, grpo_loss, sft_loss
 
 MODEL = ScriptedModel()
 
 
-def value_and_gradient(batch, config=LossConfig(), temperature=1.0, **options):
+def value_and_gradient(
+  experience, config=LossConfig(), temperature=1.0, **options
+):
   """Returns (loss, its gradient in the table, metrics of the micro-batch)."""
   loss_fn = grpo_loss(MODEL, config, temperature)
   reference = options.get("reference")
+
+  batch = one_branch_per_lane(
+    experience, divide_by_std=config.divide_by_group_std
+  )
 
   def numerator(params):
     loss, metrics = loss_fn(params, batch, reference)
@@ -114,8 +122,7 @@ def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
   _, gradient, metrics = value_and_gradient(off_policy(ratio), config)
   want = pull * (np.eye(V)[1] - P) / 2
   np.testing.assert_allclose(gradient[0], want, **CLOSE)
-  # Stem tokens have the ratio 1.
-  np.testing.assert_allclose(metrics["ratio_max"], max(ratio, 1), **CLOSE)
+  np.testing.assert_allclose(metrics["ratio_max"], ratio, **CLOSE)
   is_outside = not 1 - config.clip_low < ratio < 1 + config.clip_high
   assert metrics["clipped_share"] == is_outside
   np.testing.assert_allclose(
@@ -216,7 +223,7 @@ def test_sft_is_cross_entropy_of_the_experts_tokens():
     [[[[0, 1]], [[2]]], [[[3]], None]], np.zeros((2, 2, 1)), points=2
   )
   loss_fn = sft_loss(MODEL, max_logits=0)
-  loss, metrics = jax.jit(loss_fn)(SCRIPT, batch, None)
+  loss, metrics = jax.jit(loss_fn)(SCRIPT, one_branch_per_lane(batch), None)
   # The tokens 0, 1, 2 and 3 follow token 0. Stems are given, not predicted.
   np.testing.assert_allclose(loss.numerator, -np.log(P).sum(), **CLOSE)
   assert loss.denominator == 4
@@ -246,7 +253,7 @@ def test_sft_tells_the_most_likely_tokens_from_the_confident_ones(
   # The first token of each completion, and one more that follows token 0.
   for max_logits in (0, 1):
     loss_fn = sft_loss(MODEL, max_logits=max_logits)
-    _, metrics = jax.jit(loss_fn)(script, batch, None)
+    _, metrics = jax.jit(loss_fn)(script, one_branch_per_lane(batch), None)
     got = reductions.reduce_metrics([metrics])
     assert got["accuracy"] == right
     assert got["confident_share"] == confident

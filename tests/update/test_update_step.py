@@ -12,6 +12,7 @@ from srl_jax import reductions
 from srl_jax.testing.groups import CLOSE, SCRIPT, P, groups
 from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import small_mesh
+from srl_jax.update.batch import one_branch_per_lane
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.optim import OptimConfig, learning_rate
 from srl_jax.update.updater import Updater, compiled_count
@@ -19,7 +20,7 @@ from srl_jax.update.updater import Updater, compiled_count
 MODEL = ScriptedModel()
 MESH = small_mesh()
 STEPS = 10
-ONE_TOKEN = groups([[[[1], [2]]]], [[[1.0, 0.0]]])
+ONE_TOKEN = one_branch_per_lane(groups([[[[1], [2]]]], [[[1.0, 0.0]]]))
 
 
 def first_params():
@@ -115,6 +116,8 @@ def test_micro_batches_give_the_step_of_the_whole(config):
   # A micro-batch may be empty, when it only fills up the batch.
   parts.append(jax.tree.map(np.zeros_like, parts[0]))
   results = []
+  whole = one_branch_per_lane(whole)
+  parts = [one_branch_per_lane(part) for part in parts]
   for batches in ([whole], parts, parts[::-1]):
     updater, state = start(config)
     state, metrics, step = updater.update(state, batches, 0)
@@ -126,6 +129,8 @@ def test_micro_batches_give_the_step_of_the_whole(config):
     # Sums of 8 terms are added in different orders.
     np.testing.assert_allclose(table, results[0][0], **CLOSE)
     np.testing.assert_allclose(norm, results[0][2], **CLOSE)
+    # The empty micro-batch takes positions too.
+    assert of_batches.pop("positions_used") < results[0][1]["positions_used"]
     for name, value in of_batches.items():
       np.testing.assert_allclose(
         value, results[0][1][name], err_msg=name, **CLOSE

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the rows of a batch divide over devices and processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from srl_jax import sharding
+from srl_jax.train.stage import Run
+from srl_jax.update.packing import PackShape, pack_shape
+
+
+def check_multiple(
+  run: Run, field: str, trunks: int, rules: sharding.ShardingRules
+) -> None:
+  """Raises ValueError unless trunks divide over devices and processes."""
+  devices = sharding.batch_devices(run.mesh, rules)
+  multiple = _rows_multiple(run, rules)
+  if trunks % multiple:
+    raise ValueError(
+      f"c.{field}={trunks} does not divide over {devices} devices (mesh "
+      f"{dict(run.mesh.shape)}) and {jax.process_count()} processes; make it a "
+      f"multiple of {multiple}, or change c.mesh"
+    )
+
+
+def _rows_multiple(run: Run, rules: sharding.ShardingRules) -> int:
+  """What the rows of a batch must be a multiple of."""
+  devices = sharding.batch_devices(run.mesh, rules)
+  return int(np.lcm(jax.process_count(), devices))
+
+
+def update_shape(
+  run: Run, trunks: int, branches: int, filled: float
+) -> PackShape:
+  """Chooses the shape of a stage's micro-batches; see `pack_shape`."""
+  return pack_shape(
+    trunks,
+    multiple=_rows_multiple(run, run.rules),
+    branches=branches,
+    filled=filled,
+  )
+
+
+def local_part(batch: Any) -> Any:
+  """This process's part of the rows that all processes have."""
+  count, index = jax.process_count(), jax.process_index()
+
+  def cut(x):
+    part = len(x) // count
+    return x[index * part : (index + 1) * part]
+
+  return jax.tree.map(cut, batch)

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packs groups into micro-batches that hold few empty slots. Host side, numpy.
+
+Completions end far below their limit and many groups are dropped, so a row
+with a place for every branch would be mostly padding. Here branches lie back
+to back in lanes, and two trunks with unequal numbers of branches share the
+lanes of a row. Not for: which groups are trained on (groups.py), what the
+arrays mean (batch.py).
+
+Axes: P groups, G samples, M branches with completion tokens, N rows, U trunks
+of a row, B lanes of a row, W slots of a lane.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jax import tree
+
+from srl_jax.ops import advantages
+from srl_jax.update.batch import MicroBatch
+from srl_jax.update.groups import Groups
+
+
+class PackShape(NamedTuple):
+  """The shape of a micro-batch.
+
+  Attributes:
+    rows: N, rows of a micro-batch.
+    trunks: U, trunks of a row.
+    lanes: B, lanes that the trunks of a row share.
+  """
+
+  rows: int
+  trunks: int
+  lanes: int
+
+
+def pack_shape(
+  trunks: int, *, multiple: int, branches: int, filled: float
+) -> PackShape:
+  """Chooses the shape of micro-batches of `trunks` trunks.
+
+  Rows of two trunks even out their needs; rows of more save little. So there
+  are two, or one where rows of two would not divide over the devices.
+
+  Args:
+    trunks: trunks of a micro-batch, a multiple of `multiple`.
+    multiple: the rows must be a multiple of this.
+    branches: the most branches that a trunk can have.
+    filled: the expected share of their slots that hold a token, if each
+      branch had a lane. Better too low than too high: a trunk that needs more
+      lanes than there are goes to several rows, and is computed in each.
+  """
+  per_row = 1 if trunks % (2 * multiple) else 2
+  lanes = math.ceil(per_row * branches * min(1.0, filled))
+  return PackShape(trunks // per_row, per_row, max(1, lanes))
+
+
+def pack(
+  groups: Groups,
+  shape: PackShape,
+  *,
+  update_step: int,
+  divide_by_std: bool = True,
+) -> list[MicroBatch]:
+  """Packs the branches of groups into micro-batches of one shape.
+
+  Example: lanes of 4 slots, and rows of 2 trunks that share 3 lanes. Trunk x
+  has branches of 2, 4, 3 and 2 slots (a branch takes a slot less than it has
+  tokens); trunk y has branches of 3 and 1; trunk z has one of 2:
+
+      row 0, trunk x          row 1, trunks y and z
+      lane of x  2 2 2 2      lane of y  1 1 1 2
+      lane of x  3 3 3 .      lane of z  1 1 . .
+      lane of x  1 1 4 4      no lane    . . . .
+
+  The digits are the branches of a trunk. Trunk x takes all lanes of row 0, so
+  that y and z share row 1.
+
+  The branches of a trunk go into its lanes by falling length, each into the
+  first lane with room. Rows are filled one after the other: with the neediest
+  trunk, then with the neediest that fits into the free lanes. If none fits,
+  the neediest gives the row some of its lanes, and the others go to another
+  row, where the trunk is computed again. Empty rows fill up the last
+  micro-batch; without groups there is one of empty rows. The gradient of the
+  whole batch does not depend on any of this, apart from the order of its sums.
+
+  Args:
+    groups: the groups of the batch. A lane has a slot less than `tokens_NRC`.
+    shape: rows, trunks and lanes of a micro-batch.
+    update_step: the current update step; groups born in it are fresh.
+    divide_by_std: see `advantages.group_advantages`.
+  """
+  branches = groups.batch.branches
+  tokens_PG = branches.is_completion_NRC.sum(-1)
+  of_M = np.nonzero(tokens_PG)
+  spots = _spots(
+    groups.trunk_id_P[of_M[0]],
+    branches.length_NR[of_M] - 1,
+    branches.tokens_NRC.shape[-1] - 1,
+    shape,
+  )
+  advantage_PG = advantages.group_advantages(
+    groups.batch.reward_NKG[:, 0], divide_by_std=divide_by_std
+  )
+  whole = MicroBatch(
+    **_fill_trunks(groups, of_M[0], spots, shape),
+    **_fill_slots(
+      groups,
+      of_M,
+      spots,
+      shape,
+      completion_tokens_NBW=tokens_PG,
+      advantage_NBW=advantage_PG,
+      is_fresh_NBW=np.broadcast_to(
+        groups.born_P[:, None] == update_step, tokens_PG.shape
+      ),
+    ),
+  )
+  return [
+    tree.map(lambda x, i=i: x[i : i + shape.rows], whole)
+    for i in range(0, spots.rows, shape.rows)
+  ]
+
+
+def _fill_trunks(groups, group_M, spots, shape):
+  """Returns the arrays of rows, trunks and lanes."""
+  trunks = groups.batch.trunks
+  width = trunks.tokens_NS.shape[1]
+  trunk_NUS = np.zeros((spots.rows, shape.trunks, width), np.int32)
+  trunk_NUS[spots.row_M, spots.trunk_M] = trunks.tokens_NS[group_M]
+  length_NU = np.zeros((spots.rows, shape.trunks), np.int32)
+  # No branch of the row sees more of the trunk.
+  seen_M = trunks.branch_at_NK[group_M, 0]
+  np.maximum.at(length_NU, (spots.row_M, spots.trunk_M), seen_M)
+  trunk_of_NB = np.zeros((spots.rows, shape.lanes), np.int32)
+  trunk_of_NB[spots.row_M, spots.lane_M] = spots.trunk_M
+  branches_N = np.bincount(spots.row_M, minlength=spots.rows)
+  return {
+    "trunk_NUS": trunk_NUS,
+    "trunk_length_NU": length_NU,
+    "trunk_of_NB": trunk_of_NB,
+    "branches_N": branches_N.astype(np.int32),
+  }
+
+
+def _fill_slots(groups, of_M, spots, shape, **of_branch_PG):
+  """Returns the arrays [N, B, W]."""
+  trunks, branches, *_ = groups.batch
+  width = branches.tokens_NRC.shape[-1] - 1
+  slots_M = branches.length_NR[of_M] - 1
+  # X: the tokens of all branches. Which branch each is of, and its place there.
+  branch_X, place_X = np.nonzero(np.arange(width) < slots_M[:, None])
+  from_X = (of_M[0][branch_X], of_M[1][branch_X])
+  first_X = spots.first_M[branch_X]
+  to_X = (spots.row_M[branch_X], spots.lane_M[branch_X], first_X + place_X)
+
+  def put(x_X, empty=0):
+    out = np.full((spots.rows, shape.lanes, width), empty, x_X.dtype)
+    out[to_X] = x_X
+    return out
+
+  position_X = trunks.branch_at_NK[from_X[0], 0] + place_X
+  this_X, next_X = (*from_X, place_X), (*from_X, place_X + 1)
+  slots = {
+    "tokens_NBW": put(branches.tokens_NRC[this_X]),
+    "position_NBW": put(position_X.astype(np.int32), -1),
+    "first_NBW": put(first_X.astype(np.int32)),
+    "targets_NBW": put(branches.tokens_NRC[next_X]),
+    "sampler_logp_NBW": put(branches.sampler_logp_NRC[next_X]),
+  }
+  slots |= {name: put(x_PG[from_X]) for name, x_PG in of_branch_PG.items()}
+  tokens_NBW = slots["completion_tokens_NBW"]
+  is_counted_NBW = put(branches.is_completion_NRC[next_X])
+  slots["completion_tokens_NBW"] = (tokens_NBW * is_counted_NBW).astype(
+    np.int32
+  )
+  return slots
+
+
+class _Spots(NamedTuple):
+  """Row, trunk of the row, lane and first slot of each branch.
+
+  `rows` counts the rows of all micro-batches together, at least one's.
+  """
+
+  rows: int
+  row_M: np.ndarray
+  trunk_M: np.ndarray
+  lane_M: np.ndarray
+  first_M: np.ndarray
+
+
+def _spots(
+  trunk_id_M: np.ndarray, slots_M: np.ndarray, width: int, shape: PackShape
+) -> _Spots:
+  of_trunk: dict[int, list[int]] = {}
+  for branch, trunk_id in enumerate(trunk_id_M.tolist()):
+    of_trunk.setdefault(trunk_id, []).append(branch)
+  slots = slots_M.tolist()
+  needs = [_fill_lanes(x, slots, width) for x in of_trunk.values()]
+  rows = _fill_rows(needs, shape)
+  at_M4 = np.zeros((len(slots), 4), np.int64)
+  for n, row in enumerate(rows):
+    lane = 0
+    for u, lanes in enumerate(row):
+      for branches in lanes:
+        first = 0
+        for branch in branches:
+          at_M4[branch] = n, u, lane, first
+          first += slots[branch]
+        lane += 1
+  batches = max(1, math.ceil(len(rows) / shape.rows))
+  return _Spots(batches * shape.rows, *at_M4.T)
+
+
+def _fill_lanes(
+  branches: Sequence[int], slots: Sequence[int], width: int
+) -> list[list[int]]:
+  """Returns the branches of each lane of a trunk (first fit decreasing)."""
+  lanes: list[list[int]] = []
+  room: list[int] = []
+  for branch in sorted(branches, key=lambda x: -slots[x]):
+    fits = (i for i, free in enumerate(room) if free >= slots[branch])
+    lane = next(fits, len(lanes))
+    if lane == len(lanes):
+      lanes.append([])
+      room.append(width)
+    lanes[lane].append(branch)
+    room[lane] -= slots[branch]
+  return lanes
+
+
+def _fill_rows(
+  needs: Sequence[list[list[int]]], shape: PackShape
+) -> list[list[list[list[int]]]]:
+  """Returns the lanes of each trunk of each row."""
+  by_need = lambda lanes: -len(lanes)  # noqa: E731
+  waiting = sorted(needs, key=by_need)
+  rows = []
+  while waiting:
+    row: list[list[list[int]]] = []
+    free = shape.lanes
+    while waiting and free and len(row) < shape.trunks:
+      fits = (i for i, lanes in enumerate(waiting) if len(lanes) <= free)
+      lanes = waiting.pop(next(fits, 0) if row else 0)
+      row.append(lanes[:free])
+      if lanes[free:]:
+        bisect.insort(waiting, lanes[free:], key=by_need)
+      free -= len(row[-1])
+    rows.append(row)
+  return rows
