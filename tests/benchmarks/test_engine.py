@@ -161,25 +161,23 @@ def made_up_rounds(contender):
 
 def test_rewards_stay_with_their_branches(contender):
   rounds, reward_NKG = made_up_rounds(contender)
-  expected_NKG = reward_NKG
-  if not contender.is_shared:
-    expected_NKG = np.asarray(
-      advantages.group_advantages(reward_NKG.reshape(4, 2))
-    ).reshape(2, 2, 2)
+  advantage_NKG = np.asarray(advantages.group_advantages(reward_NKG))
   seen = []
   for batch in contender.micro_batches(rounds):
-    name_R = batch.branches.tokens_NRC[..., -1].reshape(-1)
-    branches = np.unravel_index(name_R, (2, 2, 2))
-    np.testing.assert_allclose(
-      batch.reward_NKG.reshape(-1), expected_NKG[branches], rtol=1e-6
-    )
-    samples = contender.sampling.samples
-    at_NR = np.repeat(batch.trunks.branch_at_NK, samples, axis=1)
-    np.testing.assert_array_equal(
-      at_NR.reshape(-1), WORK.prompt_tokens[branches[1]]
-    )
-    assert batch.branches.is_completion_NRC.sum() == 4 * len(name_R)
-    seen += name_R.tolist()
+    is_counted_NBW = batch.completion_tokens_NBW > 0
+    for lane in np.ndindex(is_counted_NBW.shape[:2]):
+      first_W = batch.first_NBW[lane]
+      for first in np.unique(first_W[is_counted_NBW[lane]]):
+        slots = np.flatnonzero(is_counted_NBW[lane] & (first_W == first))
+        assert len(slots) == 4
+        # The last token of a branch is its name.
+        name = int(batch.targets_NBW[lane][slots[-1]])
+        seen.append(name)
+        n, k, g = np.unravel_index(name, (2, 2, 2))
+        np.testing.assert_allclose(
+          batch.advantage_NBW[lane][slots], advantage_NKG[n, k, g], rtol=1e-6
+        )
+        assert batch.position_NBW[lane][first] == WORK.prompt_tokens[k]
   assert sorted(seen) == list(range(8))
 
 
