@@ -161,25 +161,23 @@ def made_up_rounds(contender):
 
 def test_rewards_stay_with_their_branches(contender):
   rounds, reward_NKG = made_up_rounds(contender)
-  expected_NKG = reward_NKG
-  if not contender.is_shared:
-    expected_NKG = np.asarray(
-      advantages.group_advantages(reward_NKG.reshape(4, 2))
-    ).reshape(2, 2, 2)
+  expected_NKG = np.asarray(
+    advantages.group_advantages(reward_NKG.reshape(4, 2))
+  ).reshape(2, 2, 2)
   seen = []
   for batch in contender.micro_batches(rounds):
-    name_R = batch.branches.tokens_NRC[..., -1].reshape(-1)
-    branches = np.unravel_index(name_R, (2, 2, 2))
+    # Branches of full length have a lane each.
+    is_used_NB = batch.position_NBW[..., 0] >= 0
+    name_X = np.asarray(batch.tokens_NBW)[is_used_NB][:, -1]
+    branches = np.unravel_index(name_X, (2, 2, 2))
     np.testing.assert_allclose(
-      batch.reward_NKG.reshape(-1), expected_NKG[branches], rtol=1e-6
+      batch.advantage_NBW[is_used_NB][:, -1], expected_NKG[branches], rtol=1e-5
     )
-    samples = contender.sampling.samples
-    at_NR = np.repeat(batch.trunks.branch_at_NK, samples, axis=1)
     np.testing.assert_array_equal(
-      at_NR.reshape(-1), WORK.prompt_tokens[branches[1]]
+      batch.position_NBW[is_used_NB][:, 0], WORK.prompt_tokens[branches[1]]
     )
-    assert batch.branches.is_completion_NRC.sum() == 4 * len(name_R)
-    seen += name_R.tolist()
+    assert (batch.completion_tokens_NBW > 0).sum() == 4 * len(name_X)
+    seen += name_X.tolist()
   assert sorted(seen) == list(range(8))
 
 
