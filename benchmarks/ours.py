@@ -264,7 +264,7 @@ class Ours:
     return {"rollout_s": wall_s, "rollout_cpu_s": cpu_s, "sampled": sampled}
 
   def _update(self, batches):
-    counted = sum(int(b.branches.is_completion_NRC.sum()) for b in batches)
+    counted = sum(int((b.completion_tokens_NBW > 0).sum()) for b in batches)
     self.state, metrics, _ = self.updater.update(
       self.state, [self._put(batch) for batch in batches], self.number
     )

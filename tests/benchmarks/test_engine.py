@@ -161,23 +161,23 @@ def made_up_rounds(contender):
 
 def test_rewards_stay_with_their_branches(contender):
   rounds, reward_NKG = made_up_rounds(contender)
-  advantage_NKG = np.asarray(advantages.group_advantages(reward_NKG))
+  expected_NKG = np.asarray(
+    advantages.group_advantages(reward_NKG.reshape(4, 2))
+  ).reshape(2, 2, 2)
   seen = []
   for batch in contender.micro_batches(rounds):
-    is_counted_NBW = batch.completion_tokens_NBW > 0
-    for lane in np.ndindex(is_counted_NBW.shape[:2]):
-      first_W = batch.first_NBW[lane]
-      for first in np.unique(first_W[is_counted_NBW[lane]]):
-        slots = np.flatnonzero(is_counted_NBW[lane] & (first_W == first))
-        assert len(slots) == 4
-        # The last token of a branch is its name.
-        name = int(batch.targets_NBW[lane][slots[-1]])
-        seen.append(name)
-        n, k, g = np.unravel_index(name, (2, 2, 2))
-        np.testing.assert_allclose(
-          batch.advantage_NBW[lane][slots], advantage_NKG[n, k, g], rtol=1e-6
-        )
-        assert batch.position_NBW[lane][first] == WORK.prompt_tokens[k]
+    # Branches of full length have a lane each.
+    is_used_NB = batch.position_NBW[..., 0] >= 0
+    name_X = np.asarray(batch.tokens_NBW)[is_used_NB][:, -1]
+    branches = np.unravel_index(name_X, (2, 2, 2))
+    np.testing.assert_allclose(
+      batch.advantage_NBW[is_used_NB][:, -1], expected_NKG[branches], rtol=1e-5
+    )
+    np.testing.assert_array_equal(
+      batch.position_NBW[is_used_NB][:, 0], WORK.prompt_tokens[branches[1]]
+    )
+    assert (batch.completion_tokens_NBW > 0).sum() == 4 * len(name_X)
+    seen += name_X.tolist()
   assert sorted(seen) == list(range(8))
 
 
