@@ -215,6 +215,9 @@ def serve_lines(
   logging.disable(logging.CRITICAL)
   resource.setrlimit(resource.RLIMIT_AS, (max_bytes, max_bytes))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+  # A parent that ignores or blocks the signal would pass that on.
+  signal.signal(signal.SIGPROF, signal.SIG_DFL)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
   answer = start()
   with contextlib.suppress(EOFError, BrokenPipeError):
     while True:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Children answer messages, and end when they take too much."""
 
+import signal
 import time
 
 import pytest
@@ -31,6 +32,20 @@ def test_a_child_has_a_limit_of_cpu_time_inside_one_operation(child):
   with pytest.raises(EOFError, match=r"exit code -27 \(its limit of CPU time"):
     child.ask(["power", 9], 120)
   assert time.monotonic() - start < 10
+
+
+def test_the_limit_of_cpu_time_holds_whatever_the_parent_does_with_its_signal():
+  # Profilers take the signal over, and a child inherits what is ignored.
+  before = signal.signal(signal.SIGPROF, signal.SIG_IGN)
+  signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})
+  try:
+    child = Child("tests.children_for_tests", Lines)
+  finally:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    signal.signal(signal.SIGPROF, before)
+  with pytest.raises(EOFError, match=r"exit code -27 \(its limit of CPU time"):
+    child.ask(["power", 9], 60)
+  child.close()
 
 
 def test_a_child_that_waits_is_killed_in_time(child):
