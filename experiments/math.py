@@ -23,9 +23,10 @@ Presets (`--config=experiments/math.py:NAME`):
   checkpoint       From any checkpoint that fits the devices as they are:
                    checkpoint,weights=PATH. What it needs depends on it.
 
-Memory and times are by the TPU compiler and by counts, not measured
-(benchmarks/RESULTS.md; `python -m launch.compile` makes them for other
-topologies). No run can be faster, and the evaluation comes on top of it.
+Memory and times are by the TPU compiler and by counts, not measured, and of
+the update before it packed branches into lanes (benchmarks/RESULTS.md;
+`python -m launch.compile` makes them anew, for other topologies too). The
+evaluation comes on top of them.
 
 All but registers read simplescaling/s1K-1.1 (.jsonl or .parquet) from
 c.data.path, data/s1K-1.1.jsonl unless told otherwise; Qwen's Instruct models
