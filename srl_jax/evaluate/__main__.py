@@ -109,6 +109,7 @@ def _parse(
   for name, least in (
     ("samples", 0),
     ("max_new_tokens", 1),
+    ("max_turns", 1),
     ("limit", 0),
     ("seed", 0),
     ("answers_per_batch", 1),
@@ -137,6 +138,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
   add("--temperature", type=float, help="of sampled answers")
   add("--top_p", type=float, help="of sampled answers")
   add("--max_new_tokens", type=int, help="longest answer or turn, in tokens")
+  add("--max_turns", type=int, help="most turns of an answer turn by turn")
   add("--limit", type=int, default=0, help="problems per suite; 0: all")
   add("--seed", type=int, default=0, help="of all samples")
   add(
@@ -220,13 +222,15 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> Config:
 
 def _protocol(args: argparse.Namespace) -> Protocol:
   """The named protocol with the flags' changes."""
-  sampling = {
-    name: value
-    for name in ("temperature", "top_p")
-    if (value := getattr(args, name)) is not None
-  }
+
+  def given(*names: str) -> dict[str, float]:
+    values = {name: getattr(args, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
   return changed(
-    find_protocol(args.protocol), args.samples, args.max_new_tokens, **sampling
+    find_protocol(args.protocol),
+    given("samples", "temperature", "top_p"),
+    **given("max_new_tokens", "max_turns"),
   )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Literal
 
@@ -174,25 +174,21 @@ def find_protocol(name: str) -> Protocol:
 
 def changed(
   protocol: Protocol,
-  samples: int | None = None,
-  max_new_tokens: int | None = None,
-  **sampling: float,
+  sampling: Mapping[str, float],
+  **limits: int,
 ) -> Protocol:
-  """Returns a protocol with some of its numbers changed; None changes none.
+  """Returns a protocol with some of its numbers changed.
 
   Args:
     protocol: the protocol.
-    samples: sampled answers per problem; 0 for greedy only.
-    max_new_tokens: longest answer in tokens.
-    **sampling: fields of its sampled decoding, such as temperature.
+    sampling: fields of its sampled decoding; with 0 samples it is greedy only.
+    **limits: its max_new_tokens or max_turns.
 
   Raises:
     ValueError: a number makes no sense.
   """
   decodings = {decoding.name: decoding for decoding in protocol.decodings}
-  if samples is not None:
-    sampling["samples"] = samples
-  if samples == 0:
+  if sampling.get("samples") == 0:
     if len(sampling) > 1:
       names = " and ".join(sampling.keys() - {"samples"})
       raise ValueError(
@@ -203,9 +199,8 @@ def changed(
   elif sampling:
     one = decodings.get("sampled", Decoding("sampled", 1, 1.0))
     decodings["sampled"] = dataclasses.replace(one, **sampling)
-  limit = max_new_tokens or protocol.max_new_tokens
   return dataclasses.replace(
-    protocol, decodings=tuple(decodings.values()), max_new_tokens=limit
+    protocol, decodings=tuple(decodings.values()), **limits
   )
 
 

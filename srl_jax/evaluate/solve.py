@@ -45,7 +45,7 @@ class EvalConfig:
     temperature: temperature of these samples and of the sampled single steps.
       Greedy decoding is always reported too.
     max_turns: number of turns after which a solution without a final answer
-      ends.
+      ends; also that of an answer to a suite turn by turn.
     max_turn_tokens: maximal length of each turn, and of a single step, in
       tokens.
     max_solve_tokens: maximal length of a solution in one go, in tokens.
@@ -103,8 +103,11 @@ class EvalConfig:
   def suite_protocol(self) -> Protocol:
     """The protocol of suites, with the changes that are asked for."""
     protocol = find_protocol(self.protocol)
-    samples = None if self.suite_samples < 0 else self.suite_samples
-    return changed(protocol, samples, self.suite_tokens or None)
+    sampling = {} if self.suite_samples < 0 else {"samples": self.suite_samples}
+    limits = {"max_new_tokens": self.suite_tokens} if self.suite_tokens else {}
+    if protocol.mode == "turns":
+      limits["max_turns"] = self.max_turns
+    return changed(protocol, sampling, **limits)
 
 
 def solve_problems(

@@ -24,7 +24,6 @@ from absl import logging
 
 from srl_jax import inference
 from srl_jax.optional import needed_for
-from srl_jax.serve.app import ServerSettings, make_app
 from srl_jax.serve.engine import Engine
 
 # An agent's requests are long; see --context.
@@ -113,6 +112,8 @@ def serve(args: argparse.Namespace) -> int:
   """Serves until a signal or a failure; returns the exit status."""
   with needed_for("The server's routes", "'srl_jax[serve]'"):
     import uvicorn
+
+    from srl_jax.serve.app import ServerSettings, make_app
   _check(args)
   config = inference.config_of(args.weights)
   folder = pathlib.Path(args.weights)

@@ -10,7 +10,13 @@ import pytest
 
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate import protocols
-from srl_jax.evaluate.protocols import PROTOCOLS, Decoding, find_protocol
+from srl_jax.evaluate.protocols import (
+  PROTOCOLS,
+  Decoding,
+  changed,
+  find_protocol,
+)
+from srl_jax.evaluate.solve import EvalConfig
 
 PROBLEM = Problem("1", "What is $2^5$?", "32", suite="aime24")
 
@@ -141,3 +147,22 @@ def test_braces_in_a_problem_stay_as_they_are():
   # Qwen's prompt tells the choices where the answer is one of them.
   qwen = find_protocol("qwen2.5-math").messages(problem)
   assert qwen[-1]["content"].endswith(" (Yes or No)")
+
+
+def test_numbers_of_a_protocol_are_changed_and_said():
+  found = changed(find_protocol("turns"), {"samples": 2}, max_turns=4)
+  assert found.max_turns == 4 and found.decodings[1].samples == 2
+  assert found.differences() == (
+    "max_turns 4 instead of 16",
+    "sampled samples 2 instead of 32",
+  )
+  greedy = changed(find_protocol("paper"), {"samples": 0})
+  assert [decoding.name for decoding in greedy.decodings] == ["greedy"]
+  with pytest.raises(ValueError, match="max_turns=4 has no effect"):
+    changed(find_protocol("paper"), {}, max_turns=4)
+
+
+def test_a_run_answers_suites_in_as_many_turns_as_its_test_problems():
+  settings = EvalConfig(protocol="turns", max_turns=4, suite_samples=0)
+  assert settings.suite_protocol().max_turns == 4
+  assert EvalConfig(max_turns=4).suite_protocol().max_turns == 1

@@ -26,6 +26,13 @@ stream.Stream.advance = advance
 command.main(sys.argv[1:])
 """
 
+LACKS = """
+import sys
+sys.modules["starlette"] = sys.modules["uvicorn"] = None
+from srl_jax.serve import __main__ as command
+command.main(["--weights=embedded"])
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -90,3 +97,11 @@ def test_a_failure_of_the_device_ends_the_process_with_status_1(folder):
 def test_what_cannot_be_served_is_told(folder, arguments, words):
   with pytest.raises(SystemExit, match=words):
     command.main([f"--weights={folder}", *arguments])
+
+
+def test_without_its_libraries_one_line_says_what_to_type():
+  done = subprocess.run(
+    [sys.executable, "-c", LACKS], capture_output=True, text=True
+  )
+  [line] = done.stderr.splitlines()
+  assert "pip install 'srl_jax[serve]'" in line and done.returncode == 1
