@@ -31,7 +31,7 @@ from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
-from srl_jax.types import Branches, Decoding
+from srl_jax.types import Branches, SlotUse
 
 
 class Variant:
@@ -59,7 +59,7 @@ class Variant:
       policy.init, self._key, mesh=mesh, rules=rules
     )
 
-  def sample(self) -> tuple[Branches, Decoding]:
+  def sample(self) -> tuple[Branches, SlotUse]:
     """Starts sampling; the first call compiles."""
     return self._sampler.start(self._params, self._trunks, self._key)
 
@@ -82,12 +82,12 @@ def measure(
   tokens = sampled = None
   for cache, count in itertools.product(caches, slots):
     variant = Variant(model, work, stops, count, cache)
-    branches, decoding = jax.device_get(variant.sample())
+    branches, slot_use = jax.device_get(variant.sample())
     if tokens is None:
       tokens = branches.tokens_NRC
       sampled = float(branches.is_completion_NRC.sum())
     np.testing.assert_array_equal(branches.tokens_NRC, tokens)
-    busy, turns = (int(x.sum()) for x in decoding)
+    busy, turns = (int(x.sum()) for x in slot_use)
     row = f"slots {count} ({busy / turns:.0%} busy)"
     variants[f"cache {cache}", row] = variant
   costs = [

@@ -107,7 +107,7 @@ def make_branches(
   )
 
 
-class Decoding(NamedTuple):
+class SlotUse(NamedTuple):
   """How full the slots of a decoding loop were, per trunk.
 
   Attributes:

@@ -33,7 +33,7 @@ from srl_jax.rollout.slots import (
   record,
   refill,
 )
-from srl_jax.types import Branches, Decoding, Trunks
+from srl_jax.types import Branches, SlotUse, Trunks
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +141,7 @@ def rollout(
   config: SamplingConfig,
   stop_ids: tuple[int, ...],
   pad_id: int,
-) -> tuple[Branches, Decoding]:
+) -> tuple[Branches, SlotUse]:
   """Samples `config.samples` completions at every real branch point.
 
   The branches of a trunk are ordered point by point: r = k * G + g. The
@@ -205,7 +205,7 @@ def decode(
   config: SamplingConfig,
   stop_ids: tuple[int, ...],
   pad_id: int,
-) -> tuple[Branches, Decoding]:
+) -> tuple[Branches, SlotUse]:
   """Runs the second half of `rollout`, which documents the arguments."""
   queue = make_queue(trunks, key, config.samples)
   n, r, stem_width = queue.stem_NRC.shape
@@ -263,7 +263,7 @@ def decode(
   slot_turns = state.turn * state.slots.age_NB.shape[1]
   return (
     assemble(state, queue, config.max_new_tokens, pad_id),
-    Decoding(state.busy_N, jnp.full(n, slot_turns)),
+    SlotUse(state.busy_N, jnp.full(n, slot_turns)),
   )
 
 

@@ -9,7 +9,7 @@ import flax.struct
 import numpy as np
 
 from srl_jax.reductions import metric
-from srl_jax.types import Array, Branches, Decoding, Ratio, Scores, Trunks
+from srl_jax.types import Array, Branches, Ratio, Scores, SlotUse, Trunks
 
 
 @flax.struct.dataclass
@@ -53,7 +53,7 @@ def measure(
   branches: Branches,
   scores: Scores,
   kept_NK: Array,
-  decoding: Decoding,
+  slot_use: SlotUse,
   xp: types.ModuleType = np,
 ) -> RolloutMetrics:
   """Measures one round; times are 0.
@@ -63,7 +63,7 @@ def measure(
     branches: their R = K * G branches.
     scores: scores of all branches [N, K, G].
     kept_NK: True for groups that the filter keeps.
-    decoding: how full the slots were.
+    slot_use: how full the slots were.
     xp: numpy on the host, jax.numpy inside a program.
   """
   is_scored_NKG = ~xp.isnan(scores.reward_NKG)
@@ -99,7 +99,7 @@ def measure(
     trunk_tokens=_sum(xp, is_real_NK.any(1) * trunks.length_N),
     flat_prompt_tokens=_sum(xp, is_real_NK * prompt_NK) * samples,
     slot_occupancy=Ratio(
-      _sum(xp, decoding.busy_N), _sum(xp, decoding.slot_turns_N)
+      _sum(xp, slot_use.busy_N), _sum(xp, slot_use.slot_turns_N)
     ),
     padded_share=Ratio(positions - tokens, zero + positions),
     rollout_s=zero,

@@ -23,7 +23,7 @@ from srl_jax.rewards import Scorer
 from srl_jax.rollout import scoring
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
-from srl_jax.types import Branches, Decoding, Scores, Trunks
+from srl_jax.types import Branches, Scores, SlotUse, Trunks
 
 # Parts of a round that are queued on the device: one that it works on, and one
 # to go on with while the host scores. More would cost memory: every part has
@@ -37,14 +37,14 @@ class Round(NamedTuple):
   Attributes:
     branches: [N, R, ...].
     scores: [N, K, G].
-    decoding: [N].
+    slot_use: [N].
     rollout_s: seconds from the start of the round to its last score.
     reward_s: the part of `rollout_s` in which the host scored.
   """
 
   branches: Branches
   scores: Scores
-  decoding: Decoding
+  slot_use: SlotUse
   rollout_s: float
   reward_s: float
 
@@ -53,7 +53,7 @@ class _Queued(NamedTuple):
   """A part queued on the device; `scored` is None if the host scores."""
 
   branches: Branches
-  decoding: Decoding
+  slot_use: SlotUse
   scored: tuple[Scores, jax.Array] | None
 
 
@@ -86,9 +86,9 @@ def sample_and_score(
   done, reward_s = [], 0.0
 
   def start(part: TrunkBatch) -> None:
-    branches, decoding = sampler.start(params, part.trunks, key)
+    branches, slot_use = sampler.start(params, part.trunks, key)
     scored = device_scorer.start(branches, part) if device_scorer else None
-    queued.append(_Queued(branches, decoding, scored))
+    queued.append(_Queued(branches, slot_use, scored))
 
   all_parts = _split(batch, parts)
   waiting = iter(all_parts)
@@ -97,13 +97,13 @@ def sample_and_score(
   for part in all_parts:
     # This frees the part's trunks and weights before the next part makes its
     # own.
-    branches, decoding, scored = sharding.local_rows(
+    branches, slot_use, scored = sharding.local_rows(
       queued.popleft(), sampler.mesh, sampler.rules
     )
     read_s = time.monotonic()
     scores = _finish_scores(part, branches, scored, scorer, tokenizer)
     reward_s += time.monotonic() - read_s
-    done.append((branches, scores, decoding))
+    done.append((branches, scores, slot_use))
     for following in itertools.islice(waiting, 1):
       start(following)
   merged = jax.tree.map(lambda *xs: np.concatenate(xs), *done)

@@ -20,7 +20,7 @@ from srl_jax.rollout.decode import (
   prefill,
   rollout,
 )
-from srl_jax.types import Branches, Decoding, Trunks
+from srl_jax.types import Branches, SlotUse, Trunks
 
 
 class Sampler:
@@ -46,7 +46,7 @@ class Sampler:
 
   def start(
     self, params: Any, trunks: Trunks, key: jax.Array
-  ) -> tuple[Branches, Decoding]:
+  ) -> tuple[Branches, SlotUse]:
     """Starts sampling this process's trunks; returns without waiting."""
     trunks = sharding.put_batch(trunks, self.mesh, self.rules)
     return self.decode(self.prefill(params, trunks), trunks, key)

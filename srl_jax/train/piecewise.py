@@ -136,8 +136,8 @@ class PiecewiseUpdate:
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, trunk in enumerate(batch.sources):
       depth_NK[n, : len(trunk.points)] = [p.step for p in trunk.points]
-    trunks, branches, scores, decoding, depth_NK = sharding.gather_rows(
-      (batch.trunks, found.branches, found.scores, found.decoding, depth_NK)
+    trunks, branches, scores, slot_use, depth_NK = sharding.gather_rows(
+      (batch.trunks, found.branches, found.scores, found.slot_use, depth_NK)
     )
     kept_NK = groups_lib.is_kept(scores.reward_NKG, config.dynamic_sampling)
     self.pool.add(
@@ -155,7 +155,7 @@ class PiecewiseUpdate:
     if run.trackers.is_watching:
       self._drawn.append(rollout_metrics.of_samples(branches, scores))
     measured = rollout_metrics.measure(
-      trunks, branches, scores, kept_NK, decoding
+      trunks, branches, scores, kept_NK, slot_use
     )
     return dataclasses.replace(
       measured,

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from srl_jax.rollout import metrics as rollout_metrics
-from srl_jax.types import Array, Branches, Decoding, Scores, Trunks
+from srl_jax.types import Array, Branches, Scores, SlotUse, Trunks
 from srl_jax.update.batch import (
   Experience,
   MicroBatch,
@@ -28,7 +28,7 @@ from srl_jax.update.groups import DynamicSamplingConfig, is_kept
 from srl_jax.update.updater import TrainState, UpdateFunctions
 
 # (params, trunks, random key) -> branches and how full the slots were.
-RolloutFn = Callable[[Any, Trunks, jax.Array], tuple[Branches, Decoding]]
+RolloutFn = Callable[[Any, Trunks, jax.Array], tuple[Branches, SlotUse]]
 # (branches, targets to compare them with) -> scores, inside a program.
 ScoreFn = Callable[[Branches, Any], Scores]
 
@@ -67,7 +67,7 @@ def fused_update(
   """
 
   def update(state, trunks, targets, key, update_step, reference):
-    branches, decoding = rollout(state.params, trunks, key)
+    branches, slot_use = rollout(state.params, trunks, key)
     scores = score(branches, targets)
     kept_NK = is_kept(scores.reward_NKG, dynamic_sampling)
     batch = one_branch_per_lane(
@@ -87,7 +87,7 @@ def fused_update(
     )
     state, of_update = functions.finish(state, sums, update_step)
     measured = rollout_metrics.measure(
-      trunks, branches, scores, kept_NK, decoding, xp=jnp
+      trunks, branches, scores, kept_NK, slot_use, xp=jnp
     )
     return state, FusedMetrics(measured, of_batches, of_update)
 

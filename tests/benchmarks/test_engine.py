@@ -18,7 +18,7 @@ from benchmarks.workload import Workload
 from srl_jax.models import ModelConfig
 from srl_jax.ops import advantages
 from srl_jax.rollout.rounds import Round
-from srl_jax.types import Branches, Decoding, Scores
+from srl_jax.types import Branches, Scores, SlotUse
 
 MODEL = ModelConfig(
   vocab_size=40,
@@ -154,8 +154,8 @@ def made_up_rounds(contender):
       stopped_NR=np.zeros((n, k * samples), bool),
     )
     scores = Scores(found_NKG, *(None,) * 4)
-    decoding = Decoding(np.zeros(n), np.ones(n))
-    rounds.append(Round(branches, scores, decoding, 0.0, 0.0))
+    slot_use = SlotUse(np.zeros(n), np.ones(n))
+    rounds.append(Round(branches, scores, slot_use, 0.0, 0.0))
   return rounds, reward_NKG
 
 

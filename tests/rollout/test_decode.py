@@ -63,10 +63,10 @@ def test_the_example_of_the_docstring():
   assert not got.sampler_logp_NRC[~got.is_completion_NRC].any()
   for slots, busy, slot_turns in ((0, 7, 8), (1, 7, 7)):
     config = dataclasses.replace(GREEDY, slots=slots)
-    again, decoding = sample_and_measure(scripted.successor(10), trunks, config)
+    again, slot_use = sample_and_measure(scripted.successor(10), trunks, config)
     jax.tree.map(np.testing.assert_array_equal, again, got)
-    assert decoding.busy_N.tolist() == [busy]
-    assert decoding.slot_turns_N.tolist() == [slot_turns]
+    assert slot_use.busy_N.tolist() == [busy]
+    assert slot_use.slot_turns_N.tolist() == [slot_turns]
 
 
 def test_positions_go_on_from_the_branch_point():
@@ -311,14 +311,14 @@ def test_samples_do_not_depend_on_the_number_of_slots(slots):
   config = SamplingConfig(samples=4, max_new_tokens=6)
   want, _ = sample_and_measure(RANDOM, QUEUE, config, stops=(0,))
   config = dataclasses.replace(config, slots=slots)
-  got, decoding = sample_and_measure(RANDOM, QUEUE, config, stops=(0,))
+  got, slot_use = sample_and_measure(RANDOM, QUEUE, config, stops=(0,))
   jax.tree.map(np.testing.assert_array_equal, got, want)
   # Every token of a branch but the last is run once, in some slot.
   runs_N = np.maximum(want.length_NR - 1, 0).sum(1)
-  np.testing.assert_array_equal(decoding.busy_N, runs_N)
+  np.testing.assert_array_equal(slot_use.busy_N, runs_N)
   # A slot is idle only after its trunk's queue is empty, for at most the turns
   # of the longest branch.
-  idle_N = decoding.slot_turns_N[0] - runs_N[0]
+  idle_N = slot_use.slot_turns_N[0] - runs_N[0]
   assert 0 <= idle_N <= slots * (want.length_NR[0].max() - 1)
 
 

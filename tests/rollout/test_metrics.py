@@ -6,7 +6,7 @@ import numpy as np
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rollout import metrics as rollout_metrics
 from srl_jax.testing.tiny import make_trunk, make_trunks
-from srl_jax.types import Branches, Decoding, Scores
+from srl_jax.types import Branches, Scores, SlotUse
 
 
 def test_a_round_of_three_groups_by_hand():
@@ -44,7 +44,7 @@ def test_a_round_of_three_groups_by_hand():
         branches,
         scores,
         kept_NK,
-        Decoding(np.array([8, 3]), np.array([12, 12])),
+        SlotUse(np.array([8, 3]), np.array([12, 12])),
       )
     ]
   )

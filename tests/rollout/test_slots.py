@@ -29,13 +29,13 @@ def test_branches_that_all_reach_the_limit_are_kept_whole(slots, turns):
       pad_id=0,
     )
   )
-  got, decoding = sample(scripted.successor(12))
+  got, slot_use = sample(scripted.successor(12))
   assert got.tokens_NRC[0].tolist() == [
     [0, 1, 2, 3, 4],
     [3, 4, 5, 6, 7],
     [6, 7, 8, 9, 10],
   ]
-  assert decoding.slot_turns_N.tolist() == [slots * turns]
+  assert slot_use.slot_turns_N.tolist() == [slots * turns]
 
 
 def test_the_cache_doubles_from_its_start_to_the_longest_row():

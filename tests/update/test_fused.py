@@ -142,7 +142,7 @@ def make_program(dynamic, rows):
 
 def in_pieces(dynamic, key):
   updater, state = make_updater(), first_state()
-  branches, decoding = jax.device_get(
+  branches, slot_use = jax.device_get(
     make_sampler().start(state.params, TRUNKS, key)
   )
   scores = score(branches, TARGETS, np)
@@ -160,7 +160,7 @@ def in_pieces(dynamic, key):
   batches = [sharding.put_batch(batch, MESH, RULES) for batch in batches]
   state, of_batches, of_update = updater.update(state, batches, 0)
   measured = rollout_metrics.measure(
-    TRUNKS, branches, scores, kept_NK, decoding
+    TRUNKS, branches, scores, kept_NK, slot_use
   )
   values = reduce_metrics([measured])
   values |= reduce_metrics(of_batches) | reduce_metrics([of_update])
