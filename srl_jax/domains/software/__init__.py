@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The domain of issues in a code repository, resolved action by action."""
+"""The domain of issues in a code repository, resolved action by action.
+
+actions   actions of agents, and the grammar in which they are written
+"""
 
 from __future__ import annotations
 
