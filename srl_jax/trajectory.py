@@ -26,12 +26,15 @@ class Step:
     observation: what the environment answered to the action; "" if it
       answered nothing, None if there is no environment.
     thought: the expert's inner monologue before the action; None if unknown.
+    is_target: whether models learn the step; otherwise it is only shown in the
+      context of later ones.
   """
 
   text: str
   title: str | None = None
   observation: str | None = None
   thought: str | None = None
+  is_target: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -242,7 +242,8 @@ def _texts(loaded: LoadReport):
   for trajectory in loaded.splits["pretrain"] + loaded.splits["train"]:
     yield trajectory.problem
     for step in trajectory.steps:
-      yield from filter(None, dataclasses.astuple(step))
+      texts = (step.text, step.title, step.observation, step.thought)
+      yield from filter(None, texts)
 
 
 def _parser() -> argparse.ArgumentParser:

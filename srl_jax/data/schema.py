@@ -11,7 +11,8 @@ One trajectory is one JSON object. A data file holds one object per line:
      {"text": "2+12 = 14",       required, unless there is a title
       "title": "Add",            optional
       "observation": "...",      optional: the environment's answer, maybe ""
-      "thought": "..."}],        optional: the expert's inner monologue
+      "thought": "...",          optional: the expert's inner monologue
+      "is_target": false}],      optional: true unless the step is context only
    "answer": "14",               optional: the reference answer, a string
    "metadata": {"source": "x"}}  optional: strings, never seen by a model
 
@@ -114,11 +115,12 @@ def get(record: dict, name: str, kind: type, *, required=False, where=""):
   if required and kind is str and not value.strip():
     raise RecordError(path, "is empty; write it there")
   if kind is str:
-    _check_characters(value, path)
+    check_characters(value, path)
   return value
 
 
-def _check_characters(text: str, path: str) -> None:
+def check_characters(text: str, path: str) -> None:
+  """Raises RecordError if a text holds half a surrogate pair."""
   try:
     text.encode("utf-8")
   except UnicodeEncodeError as error:
@@ -137,8 +139,8 @@ def _metadata(found: dict[str, Any]) -> dict[str, str]:
     for text in (key, value):
       if not isinstance(text, str):
         raise RecordError(path, f"is {_kind(text)}; write it as a string")
-    _check_characters(key, "metadata")
-    _check_characters(value, path)
+    check_characters(key, "metadata")
+    check_characters(value, path)
   return kept
 
 
@@ -189,14 +191,21 @@ def _step(value: Any, where: str) -> Step:
     # "" means that the environment answered nothing; None, that there is none.
     observation=get(value, "observation", str, where=where),
     thought=get(value, "thought", str, where=where) or None,
+    is_target=get(value, "is_target", bool, where=where) is not False,
   )
 
 
 def _without_empty(record: dict[str, Any]) -> dict[str, Any]:
-  return {k: v for k, v in record.items() if k == "text" or v not in (None, {})}
+  return {
+    k: v
+    for k, v in record.items()
+    if k == "text"
+    or not (v is None or v == {} or (k, v) == ("is_target", True))
+  }
 
 
 _NAMES = {
+  bool: "true or false",
   str: "a string",
   list: "a list",
   dict: "an object",

@@ -157,7 +157,7 @@ def find(text: str) -> Iterator[Found]:
     action, end, _ = _read(text, opening)
     if action is not None:
       yield Found(opening.start(), end, action)
-    at = end if action is not None else opening.end()
+    at = end
 
 
 def _read(

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Agent Trajectory Interchange Format (ATIF), in and out.
+
+A document holds one trajectory: steps of the user, the system and the agent.
+A step of the agent holds its calls of tools and, as their results, what was
+observed. Versions 1.0 to 1.8 are read and 1.8 is written. Trajectories of
+subagents inside of a document are not read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from srl_jax.data.agents.messages import Facts, Message, is_solved
+from srl_jax.data.agents.values import (
+  action_of,
+  content_of,
+  object_at,
+  offered_tools,
+  text_at,
+)
+from srl_jax.domains.software.actions import ActionError, parse
+from srl_jax.trajectory import RecordError, Step, Trajectory
+
+VERSION = "ATIF-v1.8"
+_READ = re.compile(r"ATIF-v1\.[0-8]")
+# Parameters whose values are JSON and no text.
+_JSON = {"insert_line", "view_range"}
+
+
+def read(record: Mapping[str, Any]) -> tuple[list[Message], Facts]:
+  """Returns the messages of a document, and what it says beside them.
+
+  Copied context and steps that no model decided are shown, but not learnt
+  from.
+
+  Raises:
+    RecordError: the document does not have that form.
+  """
+  version = record["schema_version"]
+  if not isinstance(version, str) or not _READ.fullmatch(version):
+    raise RecordError(
+      "schema_version",
+      f"is {version!r}; documents of ATIF-v1.0 to {VERSION} are read",
+    )
+  steps = record.get("steps")
+  if not isinstance(steps, list) or not steps:
+    raise RecordError("steps", "is no list of steps, or empty; write it there")
+  agent = object_at(record, "agent")
+  tools = offered_tools(agent.get("tool_definitions"), "agent.tool_definitions")
+  messages: list[Message] = []
+  for number, step in enumerate(steps):
+    where = f"steps[{number}]"
+    if not isinstance(step, dict):
+      raise RecordError(where, f"is {step!r}; an object is expected")
+    messages += _messages(step, where, tools)
+  extra = object_at(record, "extra")
+  solved = is_solved(extra)
+  if solved is None:
+    metrics = object_at(record, "final_metrics")
+    solved = is_solved(object_at(metrics, "extra"))
+  return messages, Facts(
+    id=text_at(record, "trajectory_id"),
+    task=text_at(extra, "instance_id", "task"),
+    resolved=solved,
+    model=text_at(agent, "model_name"),
+  )
+
+
+def _messages(
+  step: dict[str, Any], where: str, tools: frozenset[str]
+) -> list[Message]:
+  source = step.get("source")
+  if source not in ("system", "user", "agent"):
+    raise RecordError(
+      f"{where}.source", f"is {source!r}; use system, user or agent"
+    )
+  text = content_of({"content": step.get("message")}, where)
+  messages = []
+  if source == "user":
+    messages.append(Message("user", text, where))
+  if source == "agent":
+    named = [
+      action_of(call, f"{where}.tool_calls[{i}]", tools)
+      for i, call in enumerate(step.get("tool_calls") or ())
+    ]
+    messages.append(
+      Message(
+        "agent",
+        text,
+        where,
+        reasoning=text_at(step, "reasoning_content"),
+        actions=tuple(action for action, _ in named),
+        call_ids=tuple(call_id for _, call_id in named),
+        is_target=not (
+          step.get("is_copied_context") or step.get("llm_call_count") == 0
+        ),
+      )
+    )
+  results = object_at(step, "observation").get("results")
+  for result in results if isinstance(results, list) else ():
+    if not isinstance(result, dict):
+      raise RecordError(
+        f"{where}.observation", f"is of {result!r}; write objects there"
+      )
+    call_id = text_at(result, "source_call_id")
+    messages.append(
+      Message(
+        "tool",
+        content_of(result, f"{where}.observation"),
+        where,
+        answers=(call_id,) if call_id else (),
+      )
+    )
+  return messages
+
+
+def to_atif(trajectory: Trajectory) -> dict[str, Any]:
+  """Returns a trajectory as an ATIF document, which `read` takes back.
+
+  Thoughts become reasoning_content. A step whose text is no action becomes the
+  message of a step without calls. Steps that are no targets are marked as
+  copied context, as the format has no other word for them.
+  """
+  metadata = dict(trajectory.metadata)
+  model = metadata.pop("model", "")
+  extra: dict[str, Any] = {"domain": trajectory.domain}
+  if "resolved" in metadata:
+    extra["resolved"] = metadata.pop("resolved") == "true"
+  if "task" in metadata:
+    extra["instance_id"] = metadata.pop("task")
+  if metadata:
+    extra["metadata"] = metadata
+  agent = {"name": "unknown", "version": "unknown"}
+  if model:
+    agent["model_name"] = model
+  steps = [{"step_id": 1, "source": "user", "message": trajectory.problem}]
+  steps += [_document(s, i) for i, s in enumerate(trajectory.steps, 2)]
+  return {
+    "schema_version": VERSION,
+    "session_id": trajectory.id,
+    "trajectory_id": trajectory.id,
+    "agent": agent,
+    "steps": steps,
+    "final_metrics": {"total_steps": len(steps)},
+    "extra": extra,
+  }
+
+
+def _document(step: Step, number: int) -> dict[str, Any]:
+  document: dict[str, Any] = {"step_id": number, "source": "agent"}
+  try:
+    action = parse(step.text)
+  except ActionError:
+    document["message"] = step.text
+    result = {}
+  else:
+    name = f"call_{number}"
+    document["message"] = ""
+    document["tool_calls"] = [
+      {
+        "tool_call_id": name,
+        "function_name": action.name,
+        "arguments": {k: _value(k, v) for k, v in action.parameters},
+      }
+    ]
+    result = {"source_call_id": name}
+  if step.thought:
+    document["reasoning_content"] = step.thought
+  if step.observation is not None:
+    results = [{**result, "content": step.observation}]
+    document["observation"] = {"results": results}
+  if not step.is_target:
+    document["is_copied_context"] = True
+  return document
+
+
+def _value(name: str, text: str) -> Any:
+  if name in _JSON:
+    try:
+      value = json.loads(text)
+    except ValueError:
+      return text
+    if not isinstance(value, str) and json.dumps(value) == text:
+      return value
+  return text

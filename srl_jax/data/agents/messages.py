@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns the messages of a recorded agent into the steps of a trajectory.
+
+What is no action of the expert is left out and counted in the metadata:
+messages without an action (with the answers to them), notes to oneself by a
+tool `think` (which join the next thought), and the submission that SWE-agent
+or SWE-smith adds where a run was cut off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from srl_jax.data.schema import check_characters
+from srl_jax.domains.software import foreign
+from srl_jax.domains.software.actions import Action, ActionError, render
+from srl_jax.trajectory import RecordError, Step, Trajectory
+
+Role = Literal["user", "agent", "tool"]
+
+
+class Message(NamedTuple):
+  """One message of a recorded conversation between agent and environment.
+
+  Attributes:
+    role: who speaks; "tool" is the environment, and so is "user" once the
+      agent has begun.
+    text: what is said.
+    where: the message's place in the record, for errors.
+    reasoning: what the agent thought besides the text.
+    actions: the agent's actions, if they are recorded apart from the text.
+    call_ids: ids of these actions; () without ids.
+    answers: ids of the actions that a tool answers; () if it names none.
+    fallback: the action, if the text holds none in the agent's spelling.
+    is_target: whether the agent's actions are to be learnt.
+  """
+
+  role: Role
+  text: str
+  where: str
+  reasoning: str = ""
+  actions: tuple[Action, ...] = ()
+  call_ids: tuple[str, ...] = ()
+  answers: tuple[str, ...] = ()
+  fallback: Action | None = None
+  is_target: bool = True
+
+
+class Facts(NamedTuple):
+  """What a record says about its trajectory besides the messages.
+
+  Attributes:
+    id: the trajectory's own name; "" if it has none.
+    task: name of the task; "" if unknown.
+    problem: the issue, for records whose messages do not hold it.
+    resolved: whether the tests pass in the end; None if unknown.
+    model: the expert.
+  """
+
+  id: str = ""
+  task: str = ""
+  problem: str = ""
+  resolved: bool | None = None
+  model: str = ""
+
+
+def to_trajectory(
+  messages: Sequence[Message], facts: Facts, default_id: str
+) -> Trajectory:
+  """Builds a trajectory of the domain "software".
+
+  The metadata say `task`, `resolved` ("true" or "false"), `model`, `cut_off`
+  (why the run ended without the expert) and `turns_without_action` (how many
+  were left out), where they are known or not 0.
+
+  Raises:
+    RecordError: there is no action, no problem, or a text that cannot be
+      written in the grammar or read by tokenizers.
+  """
+  begin = next(
+    (i for i, m in enumerate(messages) if m.role == "agent"), len(messages)
+  )
+  if begin == len(messages):
+    raise RecordError(
+      "messages",
+      "are none of an agent; roles are system, user, assistant, tool",
+    )
+  asked = "\n\n".join(m.text for m in messages[:begin])
+  problem = issue_of(
+    _with_line_feeds(asked if asked.strip() else facts.problem)
+  )
+  check_characters(problem, "problem")
+  run = _Run(messages[begin:])
+  metadata = {
+    "task": facts.task,
+    "resolved": "" if facts.resolved is None else str(facts.resolved).lower(),
+    "model": facts.model,
+    "cut_off": run.cut_off,
+    "turns_without_action": str(run.empty_turns or ""),
+  }
+  name = facts.id or (
+    default_id if facts.task in default_id else f"{facts.task}@{default_id}"
+  )
+  return Trajectory(
+    id=name,
+    domain="software",
+    problem=problem,
+    steps=run.steps(),
+    metadata={key: value for key, value in metadata.items() if value},
+  )
+
+
+@dataclasses.dataclass
+class _Act:
+  """A step under way."""
+
+  action: Action
+  thought: str
+  where: str
+  call_id: str
+  is_target: bool
+  answers: list[str] = dataclasses.field(default_factory=list)
+
+
+_CUT_OFF = re.compile(r"\s*(Exit due to [a-z ]+?)\s*")
+# What SWE-smith writes instead of such a message.
+_WRITTEN_FOR_IT = (
+  "Since we have successfully fixed the issue and verified it works, let's"
+  " submit the changes:"
+)
+
+
+class _Run:
+  """The acts in the messages from the agent's first one on."""
+
+  def __init__(self, messages: Sequence[Message]):
+    self.cut_off = ""
+    self.empty_turns = 0
+    self._acts: list[_Act] = []
+    self._latest: list[_Act] = []  # Whose answers may come next.
+    self._notes: list[str] = []
+    agents = [m.text for m in messages if m.role == "agent" and not m.actions]
+    read = foreign.spelling_of(agents)
+    for message in messages:
+      if message.role == "agent":
+        self._act(message, read)
+      else:
+        self._answer(message)
+    self._end(messages[0].where)
+
+  def _act(
+    self, message: Message, read: Callable[[str], foreign.Spelled]
+  ) -> None:
+    self._latest = []
+    text, actions = message.text, message.actions
+    if not actions:
+      text, actions = read(message.text)
+    if not actions and message.fallback is not None:
+      actions = (message.fallback,)
+    if not actions and (match := _CUT_OFF.fullmatch(text)):
+      self.cut_off = match[1]
+      return
+    thoughts = [*self._notes, message.reasoning, text]
+    acts = []
+    ids = message.call_ids or ("",) * len(actions)
+    for action, call_id in zip(actions, ids, strict=True):
+      if action.name == "think":
+        thoughts.append(action.values.get("thought", ""))
+        continue
+      if action.name == "finish":
+        thoughts.append(action.values.get("message", ""))
+      acts.append(
+        _Act(
+          foreign.canonical(action),
+          "",
+          message.where,
+          call_id,
+          message.is_target,
+        )
+      )
+    if not acts:
+      # Notes wait for the next action; words without any are left out.
+      self._notes = [thought_of(thoughts)] if actions else []
+      self.empty_turns += not actions
+      return
+    self._notes = []
+    acts[0].thought = thought_of(thoughts)
+    self._acts += acts
+    self._latest = acts
+
+  def _answer(self, message: Message) -> None:
+    named = [act for act in self._latest if act.call_id in message.answers]
+    if not named and self._latest:
+      if message.answers and self._latest[-1].call_id:
+        return  # It answers a note.
+      named = self._latest[-1:]
+    for act in named:
+      act.answers.append(observation_of(message.text))
+
+  def _end(self, where: str) -> None:
+    last = self._acts[-1] if self._acts else None
+    if last and last.action.name == "submit":
+      if last.thought == _WRITTEN_FOR_IT:
+        self.cut_off = "Exit due to cost limit"
+        self._acts.pop()
+    elif last and foreign.submits_by_printing(last.action):
+      last.action = Action("submit")
+    if not self._acts:
+      raise RecordError(
+        where,
+        "and the messages after it hold no action; read are tool_calls,"
+        " <function=NAME>..</function>, <command>..</command> and blocks"
+        " between lines of ```",
+      )
+
+  def steps(self) -> tuple[Step, ...]:
+    steps = []
+    for number, act in enumerate(self._acts, 1):
+      try:
+        text = render(act.action)
+      except ActionError as error:
+        raise RecordError(act.where, str(error)) from None
+      check_characters(text, act.where)
+      check_characters(act.thought, act.where)
+      observation = "\n\n".join(act.answers) if act.answers else None
+      if observation is None and number < len(self._acts):
+        observation = ""
+      steps.append(
+        Step(
+          text,
+          observation=observation,
+          thought=act.thought or None,
+          is_target=act.is_target,
+        )
+      )
+    return tuple(steps)
+
+
+_THINK_TAGS = re.compile(r"</?think>")
+_LABEL = re.compile(r"\A(?:THOUGHT|Thought|DISCUSSION)\b:?\s*")
+
+
+def thought_of(parts: Iterable[str]) -> str:
+  """Joins what the expert said, without tags of thought and labels.
+
+  Templates put the tags around the thought themselves.
+  """
+  cleaned = (_THINK_TAGS.sub("", part).strip() for part in parts)
+  joined = "\n\n".join(filter(None, cleaned))
+  return _LABEL.sub("", _with_line_feeds(joined))
+
+
+_OBSERVATION = re.compile(
+  r"\A\s*(?:OBSERVATION:|Observation:|E(?:XECUTION|xecution)"
+  r" (?:RESULT|output) of \[[^\]\n]*\]:)[ ]?\n?"
+)
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def observation_of(text: str) -> str:
+  """Returns what the environment answered, without the label before it.
+
+  Line ends become line feeds, and halves of surrogate pairs, which no
+  tokenizer can read, U+FFFD.
+  """
+  text = _OBSERVATION.sub("", _with_line_feeds(text))
+  return _SURROGATE.sub("\ufffd", text)
+
+
+def _with_line_feeds(text: str) -> str:
+  return text.replace("\r\n", "\n")
+
+
+# How others mark the issue in the first message, and where the code is.
+_ISSUES = (
+  re.compile(
+    r"^<(pr_description|issue_description|github_issue|issue)>(?P<issue>.*)"
+    r"</\1>$",
+    re.DOTALL | re.MULTILINE,
+  ),
+  re.compile(r"\bISSUE:\n(?P<issue>.*)\n\s*INSTRUCTIONS:\n", re.DOTALL),
+  re.compile(
+    r"\APlease solve this issue: (?P<issue>.*)\n\nYou can execute bash"
+    r" commands",
+    re.DOTALL,
+  ),
+)
+_LEAD = re.compile(r"\A\s*Consider the following PR description:\n")
+_FOLDERS = (
+  re.compile(r"<uploaded_files>\s*(?P<folder>/\S*)\s*</uploaded_files>"),
+  re.compile(r"^\(Current directory: (?P<folder>/[^)\n]*)\)", re.MULTILINE),
+)
+
+
+def issue_of(text: str) -> str:
+  """Returns the issue in the first message of a run, and where the code is.
+
+  The message as a whole, if it marks no issue.
+  """
+  found = next(filter(None, (p.search(text) for p in _ISSUES)), None)
+  if found is None:
+    return text.strip()
+  issue = _LEAD.sub("", found["issue"]).strip()
+  folder = next(filter(None, (p.search(text) for p in _FOLDERS)), None)
+  if folder is None:
+    return issue
+  return f"The repository is in {folder['folder']}.\n\n{issue}"
+
+
+def is_solved(record: Mapping[str, object]) -> bool | None:
+  """Whether a record says that its tests pass; None if it does not say."""
+  for name in ("resolved", "target", "reward", "is_resolved", "success"):
+    value = record.get(name)
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+      value = value.strip().lower() == "true"
+    # NaN, as pandas writes it, is no number.
+    if isinstance(value, (bool, int, float)) and value == value:
+      return value >= 1
+  return None

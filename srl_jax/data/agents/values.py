@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values in records of agents: texts, parts of content, calls of tools.
+
+Nothing is known here of messages and their order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from srl_jax.domains.software.actions import Action, ActionError
+from srl_jax.trajectory import RecordError
+
+
+def text_at(record: Mapping[str, Any], *names: str) -> str:
+  """Returns the first of these fields that is a text with words in it."""
+  values = (record.get(name) for name in names)
+  return next((v for v in values if isinstance(v, str) and v.strip()), "")
+
+
+def object_at(record: Any, name: str) -> dict[str, Any]:
+  """Returns the object in a field; an empty one if there is none."""
+  value = record.get(name) if isinstance(record, dict) else None
+  return value if isinstance(value, dict) else {}
+
+
+def decoded(value: Any, where: str) -> Any:
+  """Returns what a JSON text says; other values as they are.
+
+  Raises:
+    RecordError: a text is not JSON.
+  """
+  if not isinstance(value, str) or not value.strip():
+    return value or None
+  try:
+    return json.loads(value)
+  except (ValueError, RecursionError) as error:
+    said = str(error).partition(";")[0]
+    raise RecordError(
+      where, f"is {_short(value)}, which is no JSON ({said}); repair it"
+    ) from None
+
+
+def content_of(item: Mapping[str, Any], where: str) -> str:
+  """Returns the text of a message: `content`, `text` or `value`.
+
+  Parts of a list follow each other; one that is no text is named in brackets.
+
+  Raises:
+    RecordError: the content is neither a text nor a list of parts.
+  """
+  for name in ("content", "text", "value"):
+    value = item.get(name)
+    if value is None:
+      continue
+    if isinstance(value, str):
+      return value
+    if not isinstance(value, list):
+      raise RecordError(
+        f"{where}.{name}",
+        f"is {_short(value)}; write a text or a list of parts",
+      )
+    return "\n".join(
+      _part(x, f"{where}.{name}[{i}]") for i, x in enumerate(value)
+    )
+  return ""
+
+
+def _part(part: Any, where: str) -> str:
+  if isinstance(part, str):
+    return part
+  if not isinstance(part, dict):
+    raise RecordError(
+      where, f"is {_short(part)}; write {{'type': 'text', 'text': ..}}"
+    )
+  if isinstance(part.get("text"), str):
+    return part["text"]
+  return f"[{part.get('type', 'something')} left out]"
+
+
+def offered_tools(tools: Any, where: str) -> frozenset[str]:
+  """Returns the names of the tools that a record offers; none if unknown.
+
+  Raises:
+    RecordError: `tools` is a text that is not JSON.
+  """
+  listed = decoded(tools, where)
+  names = set()
+  for tool in listed if isinstance(listed, list) else ():
+    if isinstance(tool, dict):
+      inner = tool.get("function")
+      names.add(text_at(inner if isinstance(inner, dict) else tool, "name"))
+  return frozenset(names - {""})
+
+
+def action_of(
+  call: Any, where: str, tools: frozenset[str]
+) -> tuple[Action, str]:
+  """Returns the action of a function call, and the call's id or "".
+
+  Args:
+    call: {"id", "function": {"name", "arguments"}}, or name and arguments in
+      the object itself. ATIF says tool_call_id and function_name.
+    where: the call's place in the record.
+    tools: names of the tools that the record offers; empty if unknown.
+
+  Raises:
+    RecordError: the call has no name, names a tool that is not offered, or its
+      arguments are no JSON object.
+  """
+  if not isinstance(call, dict):
+    raise RecordError(where, f"is {_short(call)}; a call is an object")
+  inner = call.get("function")
+  inner = inner if isinstance(inner, dict) else call
+  name = text_at(inner, "name", "function_name")
+  if not name:
+    raise RecordError(f"{where}.name", "is missing or empty; name the tool")
+  if tools and name not in tools:
+    raise RecordError(
+      f"{where}.name",
+      f"is {name!r}, which the record does not offer; its tools are"
+      f" {', '.join(sorted(tools))}",
+    )
+  place = f"{where}.arguments"
+  arguments = decoded(inner.get("arguments"), place) or {}
+  if not isinstance(arguments, dict):
+    raise RecordError(
+      place, f"is {_short(arguments)}; write an object, or its JSON text"
+    )
+  try:
+    action = Action.of_call(name, arguments)
+  except ActionError as error:
+    raise RecordError(place, str(error)) from None
+  return action, text_at(call, "id", "tool_call_id")
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f"{text[:50]}..."

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Actions as other agents write them, read into the form of actions.py.
+
+  spelling   an action in the text of a message    used by
+  function   <function=NAME>..</function>          SWE-smith, OpenHands
+  command    <command>ls</command>                 SWE-agent 0.7
+  fence      the last block between lines of ```   SWE-agent, mini-swe-agent
+
+An agent keeps to one spelling, so that a block of code in its thoughts is no
+action. Tools that do the same under other names get one name (`canonical`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from srl_jax.domains.software.actions import Action, find
+
+_NAMES = {
+  "Bash": "bash",
+  "execute_bash": "bash",
+  "file_editor": "str_replace_editor",
+  "finish": "submit",
+  "str_replace_based_edit_tool": "str_replace_editor",
+  "terminal": "bash",
+}
+_PARAMETERS = {("bash", "cmd"): "command"}
+# What says nothing about what the action does.
+_DROPPED = {("bash", "is_input", "false")}
+_DROPPED_NAMES = {"security_risk"}
+# What mini-swe-agent prints to end its work.
+_SUBMISSION = re.compile(
+  r"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT|MINI_SWE_AGENT_FINAL_OUTPUT"
+)
+
+_COMMAND = re.compile(
+  r"<(command|mswea_bash_command)>\n?(.*?)\n?</\1>", re.DOTALL
+)
+_FENCE = re.compile(r"^```([^\s`]*)[^\S\n]*$", re.MULTILINE)
+_SHELLS = {"", "bash", "console", "mswea_bash_command", "sh", "shell"}
+
+
+class Spelled(NamedTuple):
+  """The actions of a message, and its text without them."""
+
+  text: str
+  actions: tuple[Action, ...]
+
+
+def canonical(action: Action) -> Action:
+  """Returns an action under the names of SWE-agent's tools.
+
+  These are `bash` with `command`, `str_replace_editor` and `submit`. Tools
+  that they do not have keep their names.
+  """
+  name = _NAMES.get(action.name, action.name)
+  if name == "submit":
+    return Action(name)
+  return Action(
+    name,
+    tuple(
+      (_PARAMETERS.get((name, key), key), value)
+      for key, value in action.parameters
+      if key not in _DROPPED_NAMES and (name, key, value) not in _DROPPED
+    ),
+  )
+
+
+def submits_by_printing(action: Action) -> bool:
+  """Whether an action prints the line that ends mini-swe-agent's work."""
+  command = action.values.get("command", "")
+  return action.name == "bash" and bool(_SUBMISSION.search(command))
+
+
+def from_shell(command: str) -> Action:
+  """Returns the action of a line of SWE-agent's shell.
+
+  SWE-agent flattens calls of its tools to lines such as
+  `str_replace_editor view /a.py --view_range 1 20`. All others are bash's.
+  """
+  if command.strip() == "submit":
+    return Action("submit")
+  if command.startswith("str_replace_editor "):
+    try:
+      parameters = _flags(shlex.split(command)[1:])
+    except ValueError:
+      parameters = None  # The shell could not read it either.
+    if parameters is not None:
+      return Action("str_replace_editor", parameters)
+  return Action("bash", (("command", command),))
+
+
+def _flags(words: Sequence[str]) -> tuple[tuple[str, str], ...] | None:
+  """Reads `view /a.py --view_range 1 20`; None if it is of another form."""
+  if len(words) < 2:
+    return None
+  parameters = {"command": words[0], "path": words[1]}
+  rest = list(words[2:])
+  while rest:
+    flag = rest.pop(0)
+    if not flag.startswith("--") or not rest or flag[2:] in parameters:
+      return None
+    value = rest.pop(0)
+    if flag == "--view_range":
+      if not rest:
+        return None
+      try:
+        value = json.dumps([int(value), int(rest.pop(0))])
+      except ValueError:
+        return None
+    parameters[flag[2:]] = value
+  return tuple(parameters.items())
+
+
+def spelling_of(texts: Iterable[str]) -> Callable[[str], Spelled]:
+  """Returns how the actions in an agent's messages are read.
+
+  It is the spelling in which most of them hold an action.
+  """
+  texts = list(texts)
+  return max(
+    _SPELLINGS, key=lambda read: sum(bool(read(text).actions) for text in texts)
+  )
+
+
+def _function(text: str) -> Spelled:
+  found = list(find(text))
+  for one in reversed(found):
+    text = text[: one.start] + text[one.end :]
+  return Spelled(text, tuple(one.action for one in found))
+
+
+def _command(text: str) -> Spelled:
+  actions = [from_shell(match[2]) for match in _COMMAND.finditer(text)]
+  return Spelled(_COMMAND.sub("", text), tuple(actions))
+
+
+def without_fences(text: str) -> str:
+  """Returns a text without its last block, if that is a command."""
+  return _fence(text).text
+
+
+def _fence(text: str) -> Spelled:
+  # A fence with a word opens a block, also inside of another.
+  depth, start, last = 0, None, None
+  for match in _FENCE.finditer(text):
+    if depth and not match[1]:
+      depth -= 1
+      if not depth:
+        last = (start, match)
+      continue
+    if not depth:
+      start = match
+    depth += 1
+  if last is None or last[0][1] not in _SHELLS:
+    return Spelled(text, ())
+  begin, end = last
+  command = text[begin.end() + 1 : end.start()].removesuffix("\n")
+  rest = text[: begin.start()] + text[end.end() :]
+  return Spelled(rest, (from_shell(command),) if command.strip() else ())
+
+
+_SPELLINGS = (_function, _command, _fence)
