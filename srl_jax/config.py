@@ -59,6 +59,9 @@ class Config:
     template: wording of the prompts: "plain" (small models from scratch),
       "chat" (the checkpoint's own chat template), "chatml" (for a tokenizer
       with ChatML's control tokens and no template) or "text" (base models).
+    observation_tokens: how many tokens of what an environment answered are
+      shown to the model, half of them of the head and half of the tail; a line
+      between says how much is left out. 0 shows all.
     log_every: update steps between console lines.
     data: trajectories and their splits.
     tokenizer: the tokenizer.
@@ -88,6 +91,7 @@ class Config:
   stages: tuple[StageName, ...] = ("srl",)
   weights: str = "random"
   template: templates.Name = "plain"
+  observation_tokens: int = 0
   log_every: int = 1
   data: DataConfig = DataConfig()
   tokenizer: TokenizerConfig = TokenizerConfig()
@@ -109,7 +113,12 @@ class Config:
   evaluate: EvalConfig = EvalConfig()
 
   def __post_init__(self):
-    strict.check_numbers(self, seed="[0, 4294967295]", log_every="[1, )")
+    strict.check_numbers(
+      self,
+      seed="[0, 4294967295]",
+      log_every="[1, )",
+      observation_tokens="[0, )",
+    )
     if len(set(self.stages)) < len(self.stages):
       raise ValueError(
         f"stages={self.stages} names a stage twice; each has one section, so "

@@ -125,7 +125,10 @@ def load_model(
   tokenizer = _load_tokenizer(config.tokenizer, trajectories)
   check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
   template = make_template(
-    config.template, tokenizer, tokenizer_folder(config.tokenizer)
+    config.template,
+    tokenizer,
+    tokenizer_folder(config.tokenizer),
+    config.observation_tokens,
   )
   for task in ("step", "solve"):
     for name in template.stop(task):

@@ -15,11 +15,13 @@ and `seams.py` finds out which of two segments the line breaks belong to.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import ClassVar, Literal, Protocol, get_args
 
 from srl_jax.data.chat import ChatFormat
+from srl_jax.data.observations import shortened
 from srl_jax.data.seams import first_part
 from srl_jax.domains import Domain, domain_of
 from srl_jax.domains.general import GENERAL
@@ -97,17 +99,24 @@ def titled_action(step: Step, number: int, hinted: bool = False) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class PlainTemplate:
-  """No roles and no instructions, for small models trained from scratch."""
+  """No roles and no instructions, for small models trained from scratch.
+
+  Attributes:
+    shorten: what becomes of an observation before it is shown.
+  """
 
   gap: ClassVar[str] = "\n"
+
+  shorten: Callable[[str], str] = str
 
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
     del task  # The stem tells the tasks apart, so both share their trunks.
     return (trajectory.problem.strip() + "\n",)
 
   def step(self, step: Step, number: int) -> Segment:
-    observation = step.observation
-    answer = "" if observation is None else observation.strip() + "\n"
+    answer = ""
+    if step.observation is not None:
+      answer = self.shorten(step.observation.strip()) + "\n"
     return (self.action(step, number) + "\n" + answer,)
 
   def stem(self, task: Task, number: int, title: str | None = None) -> Segment:
@@ -141,6 +150,7 @@ class ChatTemplate:
     control: Collection[str],
     stops: Iterable[str] = (),
     cut: int = len(gap),
+    shorten: Callable[[str], str] = str,
   ):
     """Cuts the chat format around the user's text.
 
@@ -150,11 +160,12 @@ class ChatTemplate:
         and plain text in the user's text.
       stops: control tokens that end a branch, besides the format's own.
       cut: how many characters of the gap end a segment (seams.py).
+      shorten: what becomes of an observation before it is shown.
 
     Raises:
       ValueError: the format cannot be cut.
     """
-    self._chat, self._control = chat, control
+    self._chat, self._control, self._shorten = chat, control, shorten
     self._closing, self._opening = self.gap[:cut], self.gap[cut:]
     # System prompt -> the text before the user's text.
     self._heads: dict[str, str] = {}
@@ -206,7 +217,8 @@ class ChatTemplate:
   def step(self, step: Step, number: int) -> Segment:
     text = self.action(step, number)
     if step.observation is not None:
-      text += f"\n\nObservation:\n{step.observation.strip()}".rstrip()
+      observation = self._shorten(step.observation.strip())
+      text += f"\n\nObservation:\n{observation}".rstrip()
     return (self._opening + text + self._closing,)
 
   def stem(self, task: Task, number: int, title: str | None = None) -> Segment:
@@ -248,7 +260,10 @@ _TEXT = (
 
 
 def make_template(
-  name: Name, tokenizer: Tokenizer, checkpoint: TokenizerFolder | None = None
+  name: Name,
+  tokenizer: Tokenizer,
+  checkpoint: TokenizerFolder | None = None,
+  observation_tokens: int = 0,
 ) -> Template:
   """Returns the template of a name.
 
@@ -256,20 +271,25 @@ def make_template(
     name: one of NAMES.
     tokenizer: the tokenizer, which knows the control tokens.
     checkpoint: the tokenizer's folder; "chat" and "text" need one.
+    observation_tokens: how many tokens of an observation are shown, of head
+      and tail (observations.py); 0 for all.
 
   Raises:
     ValueError: "chat" or "text" without a checkpoint; a checkpoint without a
       template, or with one that cannot be cut.
   """
+  shorten = functools.partial(
+    shortened, tokenizer=tokenizer, tokens=observation_tokens
+  )
   if name == "plain":
-    return PlainTemplate()
+    return PlainTemplate(shorten)
   cut = first_part(tokenizer, ChatTemplate.gap)
   stops = stop_names(checkpoint, tokenizer) if checkpoint else ()
   if name == "chatml":
     if "<|endoftext|>" in tokenizer.control_names:
       stops = ("<|endoftext|>", *stops)
     chat = ChatFormat(CHATML, {}, "chatml")
-    return ChatTemplate(chat, _CHATML_CONTROL, stops, cut)
+    return ChatTemplate(chat, _CHATML_CONTROL, stops, cut, shorten)
   if checkpoint is None:
     raise ValueError(
       f"c.template={name!r} is for the tokenizer of a checkpoint; set "
@@ -287,7 +307,7 @@ def make_template(
       "none; set c.template='text'"
     )
   chat = ChatFormat(source, special_tokens, str(checkpoint.folder))
-  return ChatTemplate(chat, tokenizer.control_names, stops, cut)
+  return ChatTemplate(chat, tokenizer.control_names, stops, cut, shorten)
 
 
 def system_prompt(domain: Domain, task: Task) -> str:

@@ -9,7 +9,8 @@
 
 `read` returns the trajectories in the order in which they were written. An
 absent text is stored as "". Only for observations does "" differ from an
-absent text, so `has_observation` keeps the difference.
+absent text, so `has_observation` keeps the difference. Datasets of version
+1.0.0 lack `is_target`, and all of their steps are targets.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _STEP_TEXTS = ("text", "title", "observation", "thought")
 class ExpertTrajectories(tfds.core.GeneratorBasedBuilder):
   """Problems with the steps of an expert's solution."""
 
-  VERSION = tfds.core.Version("1.0.0")
+  VERSION = tfds.core.Version("1.1.0")
   # Nothing is downloaded. Without this line TFDS would look for checksums
   # beside this file, with a package (importlib_resources) that it does not
   # install.
@@ -60,7 +61,9 @@ class ExpertTrajectories(tfds.core.GeneratorBasedBuilder):
     super().__init__(**{"file_format": "array_record", **kwargs})
 
   def _info(self) -> tfds.core.DatasetInfo:
-    steps = {field: _TEXT() for field in _STEP_TEXTS}
+    steps: dict[str, Any] = {field: _TEXT() for field in _STEP_TEXTS}
+    for field in ("has_observation", "is_target"):
+      steps[field] = tfds.features.Scalar(dtype=np.bool_)
     return tfds.core.DatasetInfo(
       builder=self,
       description=self._description,
@@ -70,9 +73,7 @@ class ExpertTrajectories(tfds.core.GeneratorBasedBuilder):
           "domain": _TEXT(),
           "problem": _TEXT(),
           "answer": _TEXT(),
-          "steps": tfds.features.Sequence(
-            {**steps, "has_observation": tfds.features.Scalar(dtype=np.bool_)}
-          ),
+          "steps": tfds.features.Sequence(steps),
           "metadata": tfds.features.Sequence(
             {"key": _TEXT(), "value": _TEXT()}
           ),
@@ -162,6 +163,7 @@ def _to_example(trajectory: Trajectory) -> dict[str, Any]:
       {
         **{field: getattr(step, field) or "" for field in _STEP_TEXTS},
         "has_observation": step.observation is not None,
+        "is_target": step.is_target,
       }
       for step in trajectory.steps
     ],
@@ -174,7 +176,9 @@ def _to_example(trajectory: Trajectory) -> dict[str, Any]:
 def _from_example(example: dict[str, Any]) -> Trajectory:
   texts = {k: example[k].decode() for k in ("id", "domain", "problem")}
   steps = example["steps"]
-  columns = (steps[name] for name in (*_STEP_TEXTS, "has_observation"))
+  steps = {"is_target": np.ones(len(steps["text"]), bool)} | steps
+  names = (*_STEP_TEXTS, "has_observation", "is_target")
+  columns = (steps[name] for name in names)
   pairs = zip(*(example["metadata"][k] for k in ("key", "value")), strict=True)
   return Trajectory(
     **texts,
@@ -184,8 +188,9 @@ def _from_example(example: dict[str, Any]) -> Trajectory:
         title=title.decode() or None,
         observation=observation.decode() if observed else None,
         thought=thought.decode() or None,
+        is_target=bool(is_target),
       )
-      for text, title, observation, thought, observed in zip(
+      for text, title, observation, thought, observed, is_target in zip(
         *columns, strict=True
       )
     ),

@@ -290,15 +290,15 @@ class _Builder:
       self._encode(template.step(step, number))
       for number, step in enumerate(trajectory.steps[: max(end - 1, 0)], 1)
     ]
+    points = [self._step(trajectory, k) for k in range(end)]
     if not config.context_turns:
-      points = [self._step(trajectory, k) for k in range(end)]
       return self._make(trajectory, [head, *segments], points)
     trunks = []
-    for k in range(end):
+    for k, point in enumerate(points):
       window = segments[max(0, k - config.context_turns) : k]
       # None for earlier segments: the point comes after the whole window.
-      points = [None] * len(window) + [self._step(trajectory, k)]
-      trunks += self._make(trajectory, [head, *window], points)
+      of_window = [None] * len(window) + [point]
+      trunks += self._make(trajectory, [head, *window], of_window)
     return trunks
 
   def _make(
@@ -320,8 +320,11 @@ class _Builder:
     trunk = np.asarray(tokens[: kept[-1].at], np.int32)
     return [Trunk(trajectory, trunk, tuple(kept))]
 
-  def _step(self, trajectory: Trajectory, index: int) -> BranchPoint:
+  def _step(self, trajectory: Trajectory, index: int) -> BranchPoint | None:
     step, number = trajectory.steps[index], index + 1
+    if not step.is_target:
+      self._drop("steps for the context only", trajectory, index)
+      return None
     title = step.title if self._config.step_title_hint else None
     action = self._template.action(step, number, hinted=title is not None)
     tokens = self._encode((self._thought(step) + action,))

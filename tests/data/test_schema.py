@@ -38,6 +38,11 @@ GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
     ({"problem": float("nan")}, "problem", "is missing"),
     ({"steps": ["1", None, "2"]}, "steps[1]", "is null between other steps"),
     ({"steps": [{}]}, "steps[0].text", "is missing"),
+    (
+      {"steps": [{"text": "1", "is_target": 0}]},
+      "steps[0].is_target",
+      "is 0 (a number); write it as true or false",
+    ),
     ({"steps": "{"}, "steps", "is a string; write it as a list"),
     ({"steps": '{"text": "1"}'}, "steps", "is a string; write it as a list"),
     ({"metadata": "[1]"}, "metadata", "is a string; write it as an object"),
@@ -63,6 +68,7 @@ def test_json_round_trip_keeps_everything():
     steps=(
       Step("", title="Only a title"),
       Step("a", observation="b", thought="c"),
+      Step("d", is_target=False),
     ),
     answer="7",
     metadata={"source": "here"},

@@ -17,7 +17,10 @@ RICH = Trajectory(
   id="rich",
   domain="software",
   problem="Naïve 🙂\n\u2028\x00?",
-  steps=(Step("", title="T"), Step("a", observation="", thought="b")),
+  steps=(
+    Step("", title="T"),
+    Step("a", observation="", thought="b", is_target=False),
+  ),
   metadata={"k": "v", "ü": ""},
 )
 # More than ten trajectories: sorting their numbers as text changes the order.
@@ -41,6 +44,16 @@ def test_what_is_written_is_read_back_in_order(folder):
     "test": [AGENT],
     "pretrain": [],
   }
+
+
+def test_steps_of_datasets_that_do_not_say_it_are_targets(folder):
+  source = tfds.data_source(
+    "expert_trajectories", split="train", data_dir=folder
+  )
+  example = source[13]
+  del example["steps"]["is_target"]
+  trajectory = tfds_builders._from_example(example)
+  assert [step.is_target for step in trajectory.steps] == [True, True]
 
 
 def test_tfds_reads_it_here_and_elsewhere_without_tensorflow(folder):

@@ -134,6 +134,23 @@ def test_window_as_long_as_the_trajectory_changes_no_instance():
     assert point.point_id == trunk.points[0].point_id
 
 
+@pytest.mark.parametrize("context_turns", [0, 2])
+def test_a_step_for_the_context_only_is_shown_and_no_target(context_turns):
+  steps = list(AGENT.steps)
+  steps[1] = dataclasses.replace(steps[1], is_target=False)
+  partial = dataclasses.replace(AGENT, steps=tuple(steps))
+
+  def instances(trajectory):
+    trunks, report = build(trajectory, context_turns=context_turns)
+    found = {p.step: seen(r, p) for r in trunks for p in r.points}
+    return found, report
+
+  every, _ = instances(AGENT)
+  rest, report = instances(partial)
+  assert rest == {step: every[step] for step in (0, 2, 3)}
+  assert report.drops == {"steps for the context only": ("agent/step/1",)}
+
+
 def test_instance_names_are_crc32_of_id_task_and_step():
   [trunk], _ = build(sums(2))
   assert trunk.points[1].point_id == zlib.crc32(b"sum/step/1")
