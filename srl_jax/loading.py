@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 from srl_jax import abstract, files, sharding, strict
 from srl_jax.config import Config
-from srl_jax.data import readers, schema
+from srl_jax.data import readers, records, schema
 from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
@@ -94,9 +94,11 @@ def load_run(
   loaded = readers.load_trajectories(config.data)
   if loaded.rejects and jax.process_index() == 0:
     path = workdir / "rejects.jsonl"
-    readers.write_rejects(loaded.rejects, path)
+    records.write_rejects(loaded.rejects, path)
     print(f"{len(loaded.rejects)} records were refused; see {path}")
   if jax.process_index() == 0:
+    for reason, ids in loaded.left_out.items():
+      print(f"{len(ids):,} trajectories are left out: {reason}", flush=True)
     for warning in loaded.warnings:
       print(f"warning: {warning}", flush=True)
   splits = loaded.splits

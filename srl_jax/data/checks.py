@@ -24,7 +24,11 @@ _SHOWN = 60
 
 def warnings(trajectories: Sequence[Trajectory]) -> list[str]:
   """Returns lines about final answers and steps that may be lost."""
-  return [*_final_answers(trajectories), *_lost_steps(trajectories)]
+  return [
+    *_final_answers(trajectories),
+    *_lost_steps(trajectories),
+    *_agents(trajectories),
+  ]
 
 
 def _final_answers(trajectories: Sequence[Trajectory]) -> Iterable[str]:
@@ -115,6 +119,28 @@ def _inner_title(steps: Sequence[Step]) -> tuple[int, str] | None:
     if match:
       return number, match[0].strip()
   return None
+
+
+def _agents(trajectories: Sequence[Trajectory]) -> Iterable[str]:
+  """Says what the readers of agents left out of good trajectories."""
+  turns = [
+    (t, int(count))
+    for t in trajectories
+    if (count := t.metadata.get("turns_without_action", "")).isdecimal()
+  ]
+  if turns:
+    yield (
+      f"{sum(count for _, count in turns):,} turns without an action are left"
+      f" out of {len(turns):,} of {len(trajectories):,} trajectories. The"
+      f" first: {turns[0][0].id!r}"
+    )
+  cut = [t for t in trajectories if t.metadata.get("cut_off")]
+  if cut:
+    yield (
+      f"{len(cut):,} of {len(trajectories):,} trajectories were cut off and do"
+      f" not end by the expert's decision. The first: {cut[0].id!r}"
+      f" ({cut[0].metadata['cut_off']})"
+    )
 
 
 def _short(text: str | None) -> str:

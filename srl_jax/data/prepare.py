@@ -4,49 +4,59 @@
   python -m srl_jax.data.prepare --data.format=gsm8k --data.path=train.jsonl \\
     --data.valid_size=200 --out=prepared/gsm8k
 
-The command compares every prompt with the same prompt rendered and tokenised
-in one piece, and names what makes their token ids differ. Without --out it
-writes nothing. With --out it writes trajectories, not tokens: template,
-tokenizer and trunk settings only affect the report and --show, and training
-may use other ones.
+The command compares up to 10,000 prompts of each split with the same prompts
+rendered and tokenised in one piece, and names what makes their ids differ.
+Without --out it writes nothing. With --out it writes trajectories, not tokens:
+template, tokenizer and trunk settings only affect the report and --show, and
+training may use other ones.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import json
 import pathlib
 import sys
 import textwrap
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from srl_jax import strict
-from srl_jax.data import checks, prompts, readers, schema, templates
-from srl_jax.data.prompts import PromptReport
-from srl_jax.data.readers import DataConfig, LoadReport, Reject
-from srl_jax.data.trunks import (
-  BuildReport,
-  ExpertTrunkConfig,
-  Trunk,
-  build_trunks,
+from srl_jax.data import (
+  agents,
+  checks,
+  prompts,
+  readers,
+  records,
+  schema,
+  templates,
 )
+from srl_jax.data.build_report import BuildReport
+from srl_jax.data.prompts import PromptReport
+from srl_jax.data.readers import DataConfig, LoadReport
+from srl_jax.data.records import Reject
+from srl_jax.data.selection import tools_of
+from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, build_trunks
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
   make_tokenizer,
   tokenizer_folder,
 )
+from srl_jax.trajectory import Trajectory
 
 _CONFIGS = {
   "data": DataConfig,
   "trunks": ExpertTrunkConfig,
   "tokenizer": TokenizerConfig,
 }
+# Prompts of a split that are compared; long histories of agents take minutes.
+_COMPARED = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,7 +86,10 @@ def _run(args: argparse.Namespace) -> None:
     )
   tokenizer = make_tokenizer(configs["tokenizer"], _texts(loaded))
   template = templates.make_template(
-    args.template, tokenizer, tokenizer_folder(configs["tokenizer"])
+    args.template,
+    tokenizer,
+    tokenizer_folder(configs["tokenizer"]),
+    args.observation_tokens,
   )
   reports: dict[str, BuildReport] = {}
   compared: dict[str, PromptReport] = {}
@@ -90,10 +103,14 @@ def _run(args: argparse.Namespace) -> None:
       template,
       tokenizer,
       configs["trunks"].task,
+      _COMPARED,
     )
     if args.show is not None and split == args.split:
       print(show(trunks, tokenizer, args.show))
   print(summary(reports, compared, args.group_size))
+  print(actions_summary(loaded.trajectories), end="")
+  for reason, ids in loaded.left_out.items():
+    print(f"{len(ids):,} trajectories left out, the first {ids[0]!r}: {reason}")
   for split, report in compared.items():
     for warning in report.warnings():
       print(f"warning: {split} split: {warning}")
@@ -171,14 +188,37 @@ def summary(
       f"prompt tokens, {group_size} samples, flat": flat,
       f"prompt tokens, {group_size} samples, shared": shared,
       "flat / shared": f"{flat / max(shared, 1):.1f}",
+      **_of_contexts(report, group_size),
       "prompts with the ids of their text in one piece": compared[split].equal,
     }
+    if compared[split].checked < report.points:
+      cells["prompts compared"] = compared[split].checked
     for label, cell in cells.items():
       rows.setdefault(label, []).append(cell)
   for reason in dict.fromkeys(d for r in reports.values() for d in r.drops):
     dropped = (len(r.drops.get(reason, ())) for r in reports.values())
     rows[f"dropped: {reason}"] = list(dropped)
   return _table(rows)
+
+
+def _of_contexts(report: BuildReport, group_size: int) -> dict[str, str]:
+  """What sharing saves agents in the two contexts that are common."""
+  cells = {}
+  for turns, name in ((0, "all steps so far"), (2, "the last 2 steps")):
+    flat, shared = report.prompt_tokens_with(turns, group_size)
+    ratio = f"{flat / max(shared, 1):.1f}"
+    cells[f"the same for agents, {name}"] = f"{flat:,} / {shared:,} = {ratio}"
+  return cells if report.segments else {}
+
+
+def actions_summary(trajectories: Sequence[Trajectory]) -> str:
+  """Returns a line of how often agents use their tools; "" without any."""
+  steps = [s for t in trajectories for s in t.steps if s.is_target]
+  used = collections.Counter(name for s in steps for name in tools_of(s))
+  if not used:
+    return ""
+  tools = ", ".join(f"{name} {n:,}" for name, n in used.most_common(20))
+  return f"actions to learn: {tools}\n"
 
 
 def rejects_summary(rejects: Sequence[Reject]) -> str:
@@ -209,7 +249,7 @@ def _write(
 ) -> None:
   folder.mkdir(parents=True, exist_ok=True)
   if loaded.rejects:
-    readers.write_rejects(loaded.rejects, folder / "rejects.jsonl")
+    records.write_rejects(loaded.rejects, folder / "rejects.jsonl")
     print(f"refused records: {folder / 'rejects.jsonl'}")
   if form == "tfds":
     # Imported here: the import takes a second, which only this form needs.
@@ -219,22 +259,28 @@ def _write(
     written = tfds_builders.write(loaded.splits, folder, description)
   else:
     written = folder
+    to_json = {"jsonl": schema.to_json, "atif": agents.to_atif}[form]
     for split, trajectories in loaded.splits.items():
-      _write_jsonl(trajectories, folder / f"{split}.jsonl")
+      _write_jsonl(trajectories, folder / f"{split}.jsonl", to_json)
   domain = f" data.domain={config.domain}" if config.domain else ""
+  read_as = "agents" if form == "atif" else form
   print(
-    f"wrote {written}\nuse it: data.format={form} data.path={folder}{domain}"
+    f"wrote {written}\nuse it: data.format={read_as} data.path={folder}{domain}"
   )
 
 
-def _write_jsonl(trajectories, path: pathlib.Path) -> None:
+def _write_jsonl(
+  trajectories: Sequence[Trajectory],
+  path: pathlib.Path,
+  to_json: Callable[[Trajectory], dict[str, Any]],
+) -> None:
   if not trajectories:
     return
   if path.exists():
     raise ValueError(f"{path} exists already; remove it or write elsewhere")
   with open(path, "w", encoding="utf-8") as file:
     for trajectory in trajectories:
-      file.write(json.dumps(schema.to_json(trajectory)) + "\n")
+      file.write(json.dumps(to_json(trajectory)) + "\n")
 
 
 def _texts(loaded: LoadReport):
@@ -259,9 +305,10 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--as",
     dest="as_",
-    choices=("tfds", "jsonl"),
+    choices=("tfds", "jsonl", "atif"),
     default="tfds",
-    help="form to write: TFDS (array_record) or one JSON object per line",
+    help="form to write: TFDS (array_record), one JSON object per line, or "
+    "one ATIF document per line",
   )
   add(
     "--template",
@@ -269,6 +316,12 @@ def _parser() -> argparse.ArgumentParser:
     default="chatml",
     help="wording: chat (the checkpoint's own chat template), text (base "
     "models without one), chatml, or plain (default: %(default)s)",
+  )
+  add(
+    "--observation_tokens",
+    type=int,
+    default=0,
+    help="tokens shown of what an environment answered; 0 for all",
   )
   add("--group_size", type=int, default=8, help="samples per step, to count")
   add("--show", help="print a branch point: its number, or trajectory id/step")

@@ -10,27 +10,28 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-import hashlib
-import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from srl_jax import strict
-from srl_jax.data import folders, gsm8k, s1k, schema, sources
-from srl_jax.data.rows import Row
+from srl_jax.data import agents, folders, gsm8k, s1k, schema
+from srl_jax.data.records import Place, Reject, read_file
+from srl_jax.data.selection import select
+from srl_jax.data.splits import SPLITS, split_by_problem
 from srl_jax.domains import DOMAINS, find_domain, registers
-from srl_jax.trajectory import RecordError, Trajectory
+from srl_jax.trajectory import Trajectory
 
 Format = Literal[
-  "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "tfds"
+  "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "agents", "tfds"
 ]
-SPLITS = ("train", "valid", "test", "pretrain")
 # Formats that need no file, with their functions (sizes, seed) -> splits.
 _MADE = {
   "embedded": registers.make_splits,
   "embedded_student": registers.make_student_splits,
 }
+_CHOICES = ("resolved_only", "per_task", "target_tools")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,9 @@ class DataConfig:
       included; its "test" split holds hard problems of the "valid" split.
       "gsm8k" and "s1k" read these datasets, "jsonl" the form that schema.py
       documents: from a file of JSON lines, a JSON list, Parquet or Arrow,
-      compressed or not, or from a folder of such files. "tfds" reads a folder
+      compressed or not, or from a folder of such files. "agents" reads what
+      software agents left, in the shapes of srl_jax.data.agents, from such
+      files, from a .traj file, or from a folder of these. "tfds" reads a folder
       that srl_jax.data.prepare wrote.
     path: path of the file or folder.
     domain: domain of all trajectories, as a name in srl_jax.domains.DOMAINS or
@@ -52,6 +55,13 @@ class DataConfig:
     calculator_thoughts: whether the expressions in marks such as <<48/2=24>>
       become the thoughts of the steps (only for "gsm8k"). Steps without marks
       get "nothing to compute". The marks are left out of the text either way.
+    resolved_only: whether only trajectories are taken whose tests pass in the
+      end, as their metadata say under "resolved".
+    per_task: most trajectories of one task, which the metadata name under
+      "task"; more are drawn from by `seed`. 0 takes all.
+    target_tools: the tools whose actions are learnt, separated by commas;
+      other actions are only shown. "str_replace_editor:create" names one
+      command of the editor. "" for all.
     train_size: number of trajectories to train on; 0 for all that the other
       splits leave.
     valid_size: number of trajectories held out to choose checkpoints and
@@ -59,7 +69,8 @@ class DataConfig:
     test_size: number of trajectories held out for the final number.
     pretrain_size: number of trajectories set aside for a warm start; "train"
       does not use them.
-    seed: seed of the "embedded" formats; another seed makes other problems.
+    seed: seed of the "embedded" formats, where another seed makes other
+      problems, and of `per_task`.
   """
 
   format: Format = "embedded"
@@ -67,6 +78,9 @@ class DataConfig:
   domain: str = ""
   strict: bool = False
   calculator_thoughts: bool = False
+  resolved_only: bool = False
+  per_task: int = 0
+  target_tools: str = ""
   train_size: int = 0
   valid_size: int = 0
   test_size: int = 0
@@ -75,7 +89,9 @@ class DataConfig:
 
   def __post_init__(self):
     sizes = dict.fromkeys([f"{x}_size" for x in SPLITS], "[0, )")
-    strict.check_numbers(self, seed="[0, 4294967295]", **sizes)
+    strict.check_numbers(
+      self, seed="[0, 4294967295]", per_task="[0, )", **sizes
+    )
     if self.format not in get_args(Format):
       raise ValueError(
         f"data.format={self.format!r} is unknown; choose one of"
@@ -84,7 +100,14 @@ class DataConfig:
     if self.format in _MADE and self.path:
       raise ValueError(
         f"data.path={self.path!r} is not read with data.format={self.format!r};"
-        " set data.format to gsm8k, s1k, jsonl or tfds, or clear data.path"
+        " set data.format to gsm8k, s1k, jsonl, agents or tfds, or clear"
+        " data.path"
+      )
+    chosen = [x for x in _CHOICES if getattr(self, x)]
+    if self.format in _MADE and chosen:
+      raise ValueError(
+        f"data.{chosen[0]} chooses among the trajectories of a file, and"
+        f" data.format={self.format!r} makes its own; leave it out"
       )
     if self.calculator_thoughts and self.format != "gsm8k":
       raise ValueError(
@@ -97,31 +120,17 @@ class DataConfig:
     return {name: getattr(self, f"{name}_size") for name in SPLITS}
 
 
-Place = tuple[pathlib.Path, int]  # A file, and the number of a record there.
-
-
-class Reject(NamedTuple):
-  """A record that was set aside; str() gives the full message."""
-
-  path: str
-  line: int
-  field: str
-  reason: str
-  record: str
-
-  def __str__(self) -> str:
-    return f"{self.path}:{self.line}: field {self.field!r}: {self.reason}"
-
-
 class LoadReport(NamedTuple):
   """Trajectories by split, in the order of the file, and the bad records.
 
-  `warnings` are lines to print about records that were changed.
+  `warnings` are lines to print about records that were changed, and `left_out`
+  has the ids of good trajectories that were not chosen, by the reason.
   """
 
   splits: dict[str, list[Trajectory]]
   rejects: tuple[Reject, ...]
   warnings: tuple[str, ...] = ()
+  left_out: Mapping[str, tuple[str, ...]] = types.MappingProxyType({})
 
   @property
   def trajectories(self) -> list[Trajectory]:
@@ -157,20 +166,27 @@ def _load(config: DataConfig) -> LoadReport:
       f"data.path={config.path!r} does not exist; data.format="
       f"{config.format!r} needs the path of its file or folder"
     )
+  rejects, warnings = [], ()
   if config.format == "tfds":
-    _check_own_splits(path, sizes)
-    return _load_tfds(path)
-  parts, warnings = [folders.Part(path, "", path.stem)], ()
-  if path.is_dir():
-    parts, warnings = folders.parts_of(path)
-  splits, rejects = _read_parts(parts, config)
-  if splits.keys() <= {"", "train"}:
+    splits = _read_tfds(path)
+  else:
+    parts = [folders.Part(path, "", path.stem)]
+    if path.is_dir():
+      runs = folders.runs_of(path) if config.format == "agents" else []
+      parts, warnings = (runs, ()) if runs else folders.parts_of(path)
+    splits, rejects = _read_parts(parts, config)
+  left_out: dict[str, tuple[str, ...]] = {}
+  for name, trajectories in splits.items():
+    splits[name], others = select(trajectories, config)
+    for reason, ids in others.items():
+      left_out[reason] = left_out.get(reason, ()) + ids
+  if config.format != "tfds" and splits.keys() <= {"", "train"}:
     [trajectories] = splits.values()
     splits = split_by_problem(trajectories, sizes)
   else:
     _check_own_splits(path, sizes)
   every = {name: splits.get(name, []) for name in SPLITS}
-  return LoadReport(every, tuple(rejects), warnings)
+  return LoadReport(every, tuple(rejects), warnings, left_out)
 
 
 def _check_own_splits(path: pathlib.Path, sizes: Mapping[str, int]) -> None:
@@ -232,146 +248,24 @@ def _with_domains(loaded: LoadReport, domain: str) -> LoadReport:
       f"taken for 'general': {names}; write one of {', '.join(DOMAINS)} there, "
       "or set c.data.domain to the domain of all of them",
     )
-  return LoadReport(splits, loaded.rejects, warnings)
-
-
-def read_file(
-  path: pathlib.Path,
-  parse: Callable[[Any, str], Trajectory],
-  *,
-  prefix: str = "",
-  place_of: dict[str, Place] | None = None,
-) -> tuple[list[Trajectory], list[Reject]]:
-  """Reads a file of JSON text, Parquet or Arrow record by record.
-
-  Args:
-    path: path of the file; sources.py says what it may hold.
-    parse: a function (record, default id) -> trajectory that raises RecordError
-      for a bad record.
-    prefix: how default ids begin; the file's name by default.
-    place_of: where the ids are that are taken already; those of the file are
-      added to it.
-
-  Returns:
-    The trajectories and the rejects, both in the order of the file.
-
-  Raises:
-    ValueError: the file is damaged, or of a kind that cannot be read.
-  """
-  prefix, place_of = prefix or path.stem, {} if place_of is None else place_of
-  read = functools.partial(_read, path, parse, prefix, place_of)
-  trajectories, rejects = read(sources.rows(path))
-  if rejects and not trajectories:
-    # No line is a record; the text may be JSON as a whole.
-    whole = sources.document_rows(path)
-    again = read(whole) if whole else ([], [])
-    if again[0]:
-      return again
-  return trajectories, rejects
-
-
-def _read(
-  path: pathlib.Path,
-  parse: Callable[[Any, str], Trajectory],
-  prefix: str,
-  place_of: dict[str, Place],
-  rows: Iterable[Row],
-) -> tuple[list[Trajectory], list[Reject]]:
-  trajectories: list[Trajectory] = []
-  rejects: list[Reject] = []
-  for row in rows:
-    try:
-      trajectory = parse(row.decode(row.raw), f"{prefix}-{row.number}")
-      if trajectory.id in place_of:
-        taken = f"{trajectory.id!r} is taken by"
-        where = _shown(place_of[trajectory.id], path)
-        raise RecordError("id", f"{taken} {where}; give every record its own")
-    except RecordError as error:
-      rejects.append(_reject(path, row, error))
-      continue
-    place_of[trajectory.id] = path, row.number
-    trajectories.append(trajectory)
-  return trajectories, rejects
-
-
-def _shown(place: Place, here: pathlib.Path) -> str:
-  path, line = place
-  return f"line {line}" + (f" of {path}" if path != here else "")
-
-
-def _reject(path: pathlib.Path, row: Row, error: RecordError) -> Reject:
-  raw = row.raw
-  text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
-  # A record may name what no terminal can show, at any length.
-  field, reason = _printable(error.field), _printable(error.problem)
-  return Reject(str(path), row.number, field, reason, text.strip())
-
-
-def _printable(text: str) -> str:
-  if len(text) > 1000:
-    text = f"{text[:500]} [...] {text[-400:]}"
-  return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def write_rejects(rejects: Iterable[Reject], path: str | pathlib.Path) -> None:
-  """Writes rejects as JSON lines of path, line, field, reason and record."""
-  with open(path, "w", encoding="utf-8") as file:
-    for reject in rejects:
-      file.write(json.dumps(reject._asdict()) + "\n")
-
-
-def split_by_problem(
-  trajectories: Sequence[Trajectory], sizes: Mapping[str, int]
-) -> dict[str, list[Trajectory]]:
-  """Splits trajectories by a hash of the problem, ignoring case and spacing.
-
-  Problems are dealt in the order of their hashes: first to "test", then to
-  "valid", "pretrain" and "train", each until it has its size. With size 0,
-  "train" gets the rest. All trajectories of a problem go to one split, so a
-  split may be a little larger than asked. Splits keep the order of the input.
-
-  Raises:
-    ValueError: there are too few trajectories for these sizes.
-  """
-  groups: dict[bytes, list[int]] = {}
-  for index, trajectory in enumerate(trajectories):
-    text = " ".join(trajectory.problem.casefold().split())
-    key = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
-    groups.setdefault(key, []).append(index)
-  queue = iter(sorted(groups))
-  chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
-  for name in ("test", "valid", "pretrain", "train"):
-    size = sizes.get(name, 0)
-    if name == "train" and not size:
-      for key in queue:
-        chosen[name] += groups[key]
-    while len(chosen[name]) < size and (key := next(queue, None)) is not None:
-      chosen[name] += groups[key]
-    wanted = max(size, name == "train")  # Something must be left to train on.
-    if len(chosen[name]) < wanted:
-      raise ValueError(
-        f"{len(trajectories)} trajectories ({len(groups)} different problems)"
-        f" are too few for the splits {dict(sizes)}; lower data.{name}_size or"
-        " another size"
-      )
-  return {
-    name: [trajectories[index] for index in sorted(indices)]
-    for name, indices in chosen.items()
-  }
+  return loaded._replace(splits=splits, warnings=warnings)
 
 
 def _parser(config: DataConfig) -> Callable[[Any, str], Trajectory]:
   if config.format == "gsm8k":
     return functools.partial(gsm8k.parse, thoughts=config.calculator_thoughts)
-  return {"s1k": s1k.parse, "jsonl": schema.from_json}[config.format]
+  return {
+    "s1k": s1k.parse,
+    "jsonl": schema.from_json,
+    "agents": agents.parse,
+  }[config.format]
 
 
-def _load_tfds(path: pathlib.Path) -> LoadReport:
+def _read_tfds(path: pathlib.Path) -> dict[str, list[Trajectory]]:
   # Imported here: the import takes a second, which only this format needs.
   from srl_jax.data import tfds_builders
 
-  splits = {name: [] for name in SPLITS} | tfds_builders.read(path)
-  return LoadReport(splits, ())
+  return tfds_builders.read(path)
 
 
 def _check_rejects(trajectories, rejects, path, strict: bool) -> None:

@@ -14,6 +14,7 @@ import gzip
 import io
 import lzma
 import pathlib
+import re
 import shlex
 import zlib
 from collections.abc import Callable, Iterator
@@ -77,6 +78,9 @@ _UNREADABLE = (
 # What the libraries raise where a compressed file is damaged.
 _DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError)
 _PEEKED = 512
+# How a text begins that is JSON as a whole: a list, or an object over several
+# lines. Line by line, each line of it would be a bad record.
+_DOCUMENT = re.compile(rb"\[|\{[ \t]*\r?\n")
 
 
 def rows(path: pathlib.Path) -> Iterator[Row]:
@@ -93,9 +97,11 @@ def rows(path: pathlib.Path) -> Iterator[Row]:
     if kind is not None:  # Tables are read from their end.
       seekable = io.BytesIO(stream.read()) if unpack else stream
       yield from tables.rows(seekable, kind)
-    elif head.startswith(b"["):
+    elif _DOCUMENT.match(head):
       whole = stream.read()
       listed = texts.document(whole, path)
+      if listed is None and head.startswith(b"{") and b"\n{" not in whole:
+        listed = [Row(1, whole, texts.decode)]  # One object, cut off.
       yield from texts.lines(io.BytesIO(whole)) if listed is None else listed
     else:
       yield from texts.lines(stream)

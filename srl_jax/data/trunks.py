@@ -24,6 +24,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from srl_jax.data.build_report import BuildReport, LengthStats
 from srl_jax.data.templates import (
   Segment,
   Task,
@@ -131,64 +132,6 @@ class Trunk:
   points: tuple[BranchPoint, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class LengthStats:
-  """Order statistics of lengths in tokens; all 0 without lengths."""
-
-  min: int
-  median: int
-  p95: int
-  max: int
-
-  @classmethod
-  def of(cls, lengths: list[int]) -> LengthStats:
-    quantiles = np.quantile(
-      lengths or [0], [0, 0.5, 0.95, 1], method="inverted_cdf"
-    )
-    return cls(*map(int, quantiles))
-
-
-@dataclasses.dataclass(frozen=True)
-class BuildReport:
-  """What build_trunks made, what it dropped, and why.
-
-  Attributes:
-    trajectories: number of trajectories given.
-    trunks: number of trunks made.
-    points: number of branch points on these trunks.
-    without_answer: number of trajectories without a reference answer.
-    lengths: length statistics of "trunk", "stem" and "target", in tokens.
-    drops: reason -> names of the dropped branch points, each written as
-      "trajectory id/task/step".
-    points_per_trunk: the configured number; 0 for all.
-    context_tokens: trunk tokens that a branch point sees, summed over all.
-    trunk_tokens: expected number of trunk tokens processed to visit every
-      branch point once, with points_per_trunk of them on each visit of a trunk.
-    stem_tokens: stem tokens of a branch point, summed over all.
-  """
-
-  trajectories: int
-  trunks: int
-  points: int
-  without_answer: int
-  lengths: dict[str, LengthStats]
-  drops: dict[str, tuple[str, ...]]
-  points_per_trunk: int
-  context_tokens: int
-  trunk_tokens: float
-  stem_tokens: int
-
-  def prompt_tokens(self, group_size: int = 1) -> tuple[int, int]:
-    """Returns the prompt tokens of one rollout of all points: (flat, shared).
-
-    "Flat" repeats context and stem for each of the group_size samples.
-    "Shared" runs each trunk once and repeats only the stem.
-    """
-    flat = group_size * (self.context_tokens + self.stem_tokens)
-    shared = self.trunk_tokens + group_size * self.stem_tokens
-    return flat, round(shared)
-
-
 def build_trunks(
   trajectories: Iterable[Trajectory],
   template: Template,
@@ -235,6 +178,7 @@ def build_trunks(
       for r in trunks
     ),
     stem_tokens=sum(len(point.stem) for point in points),
+    segments=tuple(builder.segments),
   )
   return trunks, report
 
@@ -263,6 +207,7 @@ class _Builder:
     self._stems: dict[Segment, np.ndarray] = {}
     self._end = self._encode(template.end())
     self.drops: dict[str, list[str]] = {}
+    self.segments: list[tuple[int, ...]] = []
 
   def trunks(self, trajectory: Trajectory) -> list[Trunk]:
     """One trunk, or one per step with context_turns; [] if all is dropped."""
@@ -290,6 +235,8 @@ class _Builder:
       self._encode(template.step(step, number))
       for number, step in enumerate(trajectory.steps[: max(end - 1, 0)], 1)
     ]
+    if end and trajectory.steps[0].observation is not None:
+      self.segments.append((len(head), *map(len, segments)))
     points = [self._step(trajectory, k) for k in range(end)]
     if not config.context_turns:
       return self._make(trajectory, [head, *segments], points)

@@ -96,7 +96,7 @@ def smith_ticks() -> dict[str, Any]:
 def _calling(names: dict[str, str], ids: str) -> list[dict[str, Any]]:
   messages = [
     {"role": "system", "content": "You are an agent."},
-    {"role": "user", "content": [{"type": "text", "text": _ASKED}]},
+    {"role": "user", "content": _ASKED},
   ]
   for number, (thought, tool, arguments, answer) in enumerate(TURNS):
     function = {
@@ -115,6 +115,7 @@ def _calling(names: dict[str, str], ids: str) -> list[dict[str, Any]]:
 def smith_tool() -> dict[str, Any]:
   """SWE-smith's split "tool": function calls, content in parts."""
   messages = _calling({}, "tool_call_ids")
+  messages[1]["content"] = [{"type": "text", "text": _ASKED}]
   for message in messages[3::2]:
     text = "OBSERVATION:\n" + message["content"]
     message["content"] = [{"type": "text", "text": text}]

@@ -4,9 +4,12 @@
 import copy
 import json
 
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from srl_jax.data.agents import parse, to_atif
+from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.domains.software.actions import Action
 from srl_jax.domains.software.actions import parse as parse_action
 from srl_jax.testing import agents
@@ -328,4 +331,29 @@ def test_atif_has_values_as_a_tool_takes_them():
   )
   assert view["observation"]["results"] == [
     {"source_call_id": call["tool_call_id"], "content": "1\tdef add(a, b):"}
+  ]
+
+
+@pytest.mark.parametrize(
+  "shape", ["smith_xml", "smith_tool", "openhands", "nebius"]
+)
+def test_rows_of_tables_are_read_as_lines_are(shape, tmp_path):
+  record = agents.SHAPES[shape]()
+  table = pa.Table.from_pylist([record, record | {"traj_id": None}])
+  pyarrow.parquet.write_table(table, tmp_path / "t.parquet")
+  config = DataConfig("agents", str(tmp_path / "t.parquet"))
+  first = load_trajectories(config).trajectories[0]
+  assert first == parse(record, "t-1")
+
+
+def test_a_bad_record_costs_no_good_one(tmp_path):
+  lines = [json.dumps(agents.smith_xml() | {"traj_id": f"t{i}"}) for i in "ab"]
+  path = tmp_path / "runs.jsonl"
+  bad = json.dumps(broken(arguments="{ls}"))
+  path.write_text("\n".join([lines[0], bad, lines[1], lines[0]]), "utf-8")
+  report = load_trajectories(DataConfig("agents", str(path)))
+  assert [t.id for t in report.trajectories] == ["ta", "tb"]
+  assert [(r.line, r.field) for r in report.rejects] == [
+    (2, f"{FIRST_CALL}.arguments"),
+    (4, "id"),
   ]

@@ -68,3 +68,23 @@ def test_a_title_inside_a_step_is_named_at_any_depth(inside):
   assert warning.startswith("1 of 2 trajectories hold a numbered, bold title")
   assert "The first: 'titled/0' holds " in warning and "**B**" in warning
   assert warning.endswith("--show=titled/0")
+
+
+def test_what_readers_of_agents_left_out_is_counted():
+  def run(name, **metadata):
+    return dataclasses.replace(AGENT, id=name, metadata=metadata)
+
+  said = checks.warnings(
+    [
+      run("a"),
+      run("b", turns_without_action="2"),
+      run("c", turns_without_action="1", cut_off="Exit due to cost limit"),
+      run("d", turns_without_action="some"),
+    ]
+  )
+  assert said == [
+    "3 turns without an action are left out of 2 of 4 trajectories. The first:"
+    " 'b'",
+    "1 of 4 trajectories were cut off and do not end by the expert's decision."
+    " The first: 'c' (Exit due to cost limit)",
+  ]

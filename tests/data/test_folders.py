@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.testing import agents
 
 
 def records(start, count):
@@ -178,6 +179,10 @@ def test_files_beside_those_of_splits_are_named(tmp_path):
     (["year=2024/part-0.parquet"], "in a partition of 'year'"),
     (["notes.txt"], "holds none of train.jsonl, .* give a file or another"),
     (["1.0.0/features.json"], "holds a TFDS dataset; set data.format=tfds"),
+    (
+      ["a/a.traj"],
+      "holds runs of agents such as a.traj; set data.format=agent",
+    ),
   ],
 )
 def test_folders_that_leave_open_what_to_read_are_refused(
@@ -186,3 +191,30 @@ def test_folders_that_leave_open_what_to_read_are_refused(
   write_all(tmp_path, names)
   with pytest.raises(ValueError, match=words):
     load(tmp_path)
+
+
+def test_every_run_of_agents_in_a_folder_is_read(tmp_path):
+  for name in (
+    "run1/a__b-1/a__b-1.traj",
+    "run1/a__b-2/a__b-2.traj.json",
+    "run2/a__b-1/agent/trajectory.json",
+    "lone.traj",
+    ".cache/old.traj",
+  ):
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Over several lines, as all of this software writes it.
+    path.write_text(json.dumps(agents.traj(), indent=2), "utf-8")
+  (tmp_path / "run1" / "preds.json").write_text("{}", "utf-8")
+  (tmp_path / "run1" / "broken.traj").write_text('{\n  "history": [', "utf-8")
+  report = load_trajectories(DataConfig("agents", str(tmp_path)))
+  assert [t.id for t in report.trajectories] == [
+    f"{agents.TASK}@{name}-1"
+    for name in ("lone", "run1-a__b-1", "run1-a__b-2", "run2-a__b-1-agent")
+  ]
+  [reject] = report.rejects
+  assert str(reject).startswith(f"{tmp_path / 'run1' / 'broken.traj'}:1: ")
+  assert "is not JSON" in reject.reason
+  one = tmp_path / "run1/a__b-1/a__b-1.traj"
+  [alone] = load_trajectories(DataConfig("agents", str(one))).trajectories
+  assert alone.steps == report.trajectories[0].steps

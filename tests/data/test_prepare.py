@@ -10,8 +10,9 @@ import pytest
 from srl_jax.data import prepare, readers
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.schema import to_json
-from srl_jax.data.templates import PlainTemplate
+from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.testing import agents
 from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 
@@ -173,3 +174,73 @@ def test_help_explains_every_option(capsys):
       after = after.split(f"--{prefix}.{field.name} ", 1)[-1]
       explained, default, _ = after.partition(f"(default: {field.default!r})")
       assert default and len(explained.split()) > 3, field.name
+
+
+def test_agents_are_counted_in_both_contexts_and_by_their_tools(
+  tmp_path, capsys
+):
+  runs = tmp_path / "runs.jsonl"
+  records = [
+    agents.smith_xml(),
+    agents.openhands() | {"resolved": 0},
+    agents.mini_swe_agent() | {"resolved": True},
+    {"messages": []},
+  ]
+  runs.write_text("\n".join(map(json.dumps, records)), "utf-8")
+  prepare.main(
+    [
+      "--data.format=agents",
+      f"--data.path={runs}",
+      "--data.resolved_only",
+      "--data.target_tools=bash,submit",
+      "--template=plain",
+      "--observation_tokens=10",
+      "--group_size=3",
+      f"--out={tmp_path / 'out'}",
+      "--as=atif",
+    ]
+  )
+  printed = capsys.readouterr().out
+  config = DataConfig(
+    "agents", str(runs), resolved_only=True, target_tools="bash,submit"
+  )
+  direct = readers.load_trajectories(config)
+  tokenizer = ByteTokenizer()
+  template = make_template("plain", tokenizer, observation_tokens=10)
+  for turns, name in ((0, "all steps so far"), (2, "the last 2 steps")):
+    _, report = build_trunks(
+      # As if every step were learnt.
+      [
+        dataclasses.replace(
+          t,
+          steps=tuple(dataclasses.replace(s, is_target=True) for s in t.steps),
+        )
+        for t in direct.trajectories
+      ],
+      template,
+      tokenizer,
+      TrunkConfig(context_turns=turns),
+    )
+    flat, shared = report.prompt_tokens(3)
+    saved = f"{flat:,} / {shared:,} = {flat / shared:.1f}"
+    assert re.search(
+      rf"^the same for agents, {name} +{re.escape(saved)}$", printed, re.M
+    )
+  assert "actions to learn: bash 3, submit 3\n" in printed
+  assert re.search(
+    r"^1 trajectories left out, the first 'owner\S+': not resolved$",
+    printed,
+    re.M,
+  )
+  assert "1 records refused for 'messages', the first:" in printed
+  assert re.search(r"^dropped: steps for the context only +2$", printed, re.M)
+  out = f"data.format=agents data.path={tmp_path / 'out'}"
+  assert f"use it: {out}" in printed
+  again = readers.load_trajectories(DataConfig("agents", str(tmp_path / "out")))
+  assert again.splits == direct.splits
+
+
+def test_prompts_are_compared_up_to_a_limit(capsys, path, monkeypatch):
+  monkeypatch.setattr(prepare, "_COMPARED", 10)
+  run(path)
+  assert re.search(r"^prompts compared +10$", capsys.readouterr().out, re.M)

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from srl_jax.data import readers, schema
+from srl_jax.data import records, schema
 from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.data.splits import split_by_problem
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.trajectory import Step
 
@@ -107,7 +108,7 @@ def test_broken_jsonl_is_named_and_good_records_are_kept(
 def test_rejects_file_holds_the_reason_and_the_record(tmp_path):
   path = write(tmp_path / "d.jsonl", JSONL, b'{"id": "\xff"', {"id": "b"})
   report = load_trajectories(DataConfig("jsonl", path))
-  readers.write_rejects(report.rejects, tmp_path / "rejects.jsonl")
+  records.write_rejects(report.rejects, tmp_path / "rejects.jsonl")
   lines = (tmp_path / "rejects.jsonl").read_text("utf-8").splitlines()
   first, second = map(json.loads, lines)
   assert first["record"] == '{"id": "\ufffd"'
@@ -176,7 +177,7 @@ def test_impossible_config_is_refused(config, words):
 def test_splits_have_their_sizes_and_share_no_problem():
   data = [sums(1, f"s{i}") for i in range(50)]
   sizes = {"valid": 5, "test": 7, "pretrain": 11, "train": 0}
-  splits = readers.split_by_problem(data, sizes)
+  splits = split_by_problem(data, sizes)
   assert {k: len(v) for k, v in splits.items()} == {**sizes, "train": 27}
   problems = [t.problem for split in splits.values() for t in split]
   assert len(set(problems)) == 50
@@ -190,7 +191,7 @@ def test_copies_of_a_problem_stay_together_whatever_their_spelling():
     dataclasses.replace(t, id=t.id + "'", problem=f" {t.problem.upper()}\n")
     for t in data
   ]
-  splits = readers.split_by_problem(data, {"valid": 5, "test": 6})
+  splits = split_by_problem(data, {"valid": 5, "test": 6})
   for split in splits.values():
     ids = {t.id.rstrip("'") for t in split}
     assert {t.id for t in split} == ids | {i + "'" for i in ids}
@@ -200,8 +201,8 @@ def test_copies_of_a_problem_stay_together_whatever_their_spelling():
 def test_a_split_does_not_change_when_other_data_are_reordered():
   data = [sums(1, f"s{i}") for i in range(30)]
   sizes = {"test": 10, "train": 5}
-  one = readers.split_by_problem(data, sizes)
-  two = readers.split_by_problem(data[::-1], sizes)
+  one = split_by_problem(data, sizes)
+  two = split_by_problem(data[::-1], sizes)
   for name in one:
     assert {t.id for t in one[name]} == {t.id for t in two[name]}
   # A hash that changed with the interpreter would move the test set.
@@ -213,7 +214,7 @@ def test_a_split_does_not_change_when_other_data_are_reordered():
 )
 def test_splits_larger_than_the_data_are_refused(sizes):
   with pytest.raises(ValueError, match=r"3 trajectories .* are too few"):
-    readers.split_by_problem([sums(1, f"s{i}") for i in range(3)], sizes)
+    split_by_problem([sums(1, f"s{i}") for i in range(3)], sizes)
 
 
 def test_a_folder_of_jsonl_keeps_its_splits(tmp_path):

@@ -16,6 +16,7 @@ import pytest
 
 from srl_jax.data import sources
 from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.trajectory import RecordError
 
 RECORDS = [
   {"problem": f"{n} + 1?", "steps": [f"It is {n + 1}."]} for n in range(40)
@@ -162,3 +163,17 @@ def test_what_holds_no_records_is_named_with_what_to_do(
   tmp_path, content, words
 ):
   assert re.search(words, refusal(tmp_path / "d.jsonl", content))
+
+
+def test_one_object_over_many_lines_is_one_record(tmp_path):
+  path = tmp_path / "d.json"
+  good = json.dumps(RECORDS[0], indent=2)
+  path.write_text(good, "utf-8")
+  assert len(list(sources.rows(path))) == 1
+  path.write_text(good[:-3], "utf-8")
+  [row] = sources.rows(path)
+  with pytest.raises(RecordError, match="is not JSON"):
+    row.decode(row.raw)
+  # Lines after a bad one are still read line by line.
+  path.write_text("{\n" + json.dumps(RECORDS[0]), "utf-8")
+  assert [row.number for row in sources.rows(path)] == [1, 2]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from srl_jax.data import readers, texts
+from srl_jax.data import records, texts
 from srl_jax.data.readers import DataConfig, load_trajectories
 
 GOOD = [
@@ -99,7 +99,7 @@ def test_a_bad_line_costs_no_other(tmp_path, line, field, words, place):
   assert reject.field.startswith(field) and words in reject.reason
   # What is printed and written must be text that can be encoded.
   assert len(str(reject).encode("utf-8")) < 3000
-  readers.write_rejects(report.rejects, tmp_path / "rejects.jsonl")
+  records.write_rejects(report.rejects, tmp_path / "rejects.jsonl")
 
 
 def test_a_long_line_is_refused_without_being_kept(tmp_path, monkeypatch):

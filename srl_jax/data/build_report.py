@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What making trunks of trajectories reports: numbers, lengths, drops.
+
+Trunks are made in trunks.py. "Flat" counts tokens as if every sample had a
+prompt of its own, "shared" as they are processed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LengthStats:
+  """Order statistics of lengths in tokens; all 0 without lengths."""
+
+  min: int
+  median: int
+  p95: int
+  max: int
+
+  @classmethod
+  def of(cls, lengths: list[int]) -> LengthStats:
+    quantiles = np.quantile(
+      lengths or [0], [0, 0.5, 0.95, 1], method="inverted_cdf"
+    )
+    return cls(*map(int, quantiles))
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildReport:
+  """What build_trunks made, what it dropped, and why.
+
+  Attributes:
+    trajectories: number of trajectories given.
+    trunks: number of trunks made.
+    points: number of branch points on these trunks.
+    without_answer: number of trajectories without a reference answer.
+    lengths: length statistics of "trunk", "stem" and "target", in tokens.
+    drops: reason -> names of the dropped branch points, each written as
+      "trajectory id/task/step".
+    points_per_trunk: the configured number; 0 for all.
+    context_tokens: trunk tokens that a branch point sees, summed over all.
+    trunk_tokens: expected number of trunk tokens processed to visit every
+      branch point once, with points_per_trunk of them on each visit of a trunk.
+    stem_tokens: stem tokens of a branch point, summed over all.
+    segments: for each trajectory of an agent, in tokens, the problem and then
+      each step of the context; () for task "solve".
+  """
+
+  trajectories: int
+  trunks: int
+  points: int
+  without_answer: int
+  lengths: dict[str, LengthStats]
+  drops: dict[str, tuple[str, ...]]
+  points_per_trunk: int
+  context_tokens: int
+  trunk_tokens: float
+  stem_tokens: int
+  segments: tuple[tuple[int, ...], ...] = ()
+
+  def prompt_tokens(self, group_size: int = 1) -> tuple[int, int]:
+    """Returns the prompt tokens of one rollout of all points: (flat, shared).
+
+    "Flat" repeats context and stem for each of the group_size samples.
+    "Shared" runs each trunk once and repeats only the stem.
+    """
+    flat = group_size * (self.context_tokens + self.stem_tokens)
+    shared = self.trunk_tokens + group_size * self.stem_tokens
+    return flat, round(shared)
+
+  def prompt_tokens_with(
+    self, context_turns: int, group_size: int = 1
+  ) -> tuple[int, int]:
+    """Returns the same for agents in another context, if every step counts.
+
+    Args:
+      context_turns: number of earlier steps in the context; 0 for all. With m
+        > 0 each point has a trunk of its own, which only its samples share.
+      group_size: number of samples per point.
+    """
+    stem = self.stem_tokens / max(self.points, 1)
+    flat = shared = 0.0
+    for problem, *steps in self.segments:
+      first = [max(0, k - context_turns) for k in range(len(steps) + 1)]
+      at = [
+        problem + sum(steps[first[k] if context_turns else 0 : k])
+        for k in range(len(steps) + 1)
+      ]
+      stems = group_size * stem * len(at)
+      flat += group_size * sum(at) + stems
+      shared += (sum(at) if context_turns else at[-1]) + stems
+    return round(flat), round(shared)
