@@ -4,7 +4,7 @@
   python -m srl_jax.data.prepare --data.format=gsm8k --data.path=train.jsonl \\
     --data.valid_size=200 --out=prepared/gsm8k
 
-The command compares up to 10,000 prompts of each split with the same prompts
+The command compares up to 2,000 prompts of each split with the same prompts
 rendered and tokenised in one piece, and names what makes their ids differ.
 Without --out it writes nothing. With --out it writes trajectories, not tokens:
 template, tokenizer and trunk settings only affect the report and --show, and
@@ -56,7 +56,7 @@ _CONFIGS = {
   "tokenizer": TokenizerConfig,
 }
 # Prompts of a split that are compared; long histories of agents take minutes.
-_COMPARED = 10_000
+_COMPARED = 2_000
 
 
 def main(argv: Sequence[str] | None = None) -> None:

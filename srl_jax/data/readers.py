@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from srl_jax import strict
 from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.records import Place, Reject, read_file
-from srl_jax.data.selection import select
+from srl_jax.data.selection import Outcomes, select
 from srl_jax.data.splits import SPLITS, split_by_problem
 from srl_jax.domains import DOMAINS, find_domain, registers
 from srl_jax.trajectory import Trajectory
@@ -166,7 +166,7 @@ def _load(config: DataConfig) -> LoadReport:
       f"data.path={config.path!r} does not exist; data.format="
       f"{config.format!r} needs the path of its file or folder"
     )
-  rejects, warnings = [], ()
+  rejects, warnings, outcomes = [], (), Outcomes()
   if config.format == "tfds":
     splits = _read_tfds(path)
   else:
@@ -174,12 +174,8 @@ def _load(config: DataConfig) -> LoadReport:
     if path.is_dir():
       runs = folders.runs_of(path) if config.format == "agents" else []
       parts, warnings = (runs, ()) if runs else folders.parts_of(path)
-    splits, rejects = _read_parts(parts, config)
-  left_out: dict[str, tuple[str, ...]] = {}
-  for name, trajectories in splits.items():
-    splits[name], others = select(trajectories, config)
-    for reason, ids in others.items():
-      left_out[reason] = left_out.get(reason, ()) + ids
+    splits, rejects = _read_parts(parts, config, outcomes)
+  splits, left_out = _chosen(splits, config, outcomes)
   if config.format != "tfds" and splits.keys() <= {"", "train"}:
     [trajectories] = splits.values()
     splits = split_by_problem(trajectories, sizes)
@@ -187,6 +183,27 @@ def _load(config: DataConfig) -> LoadReport:
     _check_own_splits(path, sizes)
   every = {name: splits.get(name, []) for name in SPLITS}
   return LoadReport(every, tuple(rejects), warnings, left_out)
+
+
+def _chosen(
+  splits: Mapping[str, list[Trajectory]],
+  config: DataConfig,
+  outcomes: Outcomes,
+) -> tuple[dict[str, list[Trajectory]], dict[str, tuple[str, ...]]]:
+  """Returns what is chosen of the splits, and reason -> ids of the others."""
+  left_out = {reason: tuple(ids) for reason, ids in outcomes.left_out.items()}
+  chosen = {}
+  for name, trajectories in splits.items():
+    chosen[name], others = select(trajectories, config)
+    for reason, ids in others.items():
+      left_out[reason] = left_out.get(reason, ()) + ids
+  if left_out and not any(chosen.values()):
+    reasons = "; ".join(f"{r}: {len(ids):,}" for r, ids in left_out.items())
+    raise ValueError(
+      f"no trajectory of {config.path} is left ({reasons}); set"
+      " data.resolved_only=False, or change data.target_tools"
+    )
+  return chosen, left_out
 
 
 def _check_own_splits(path: pathlib.Path, sizes: Mapping[str, int]) -> None:
@@ -198,9 +215,13 @@ def _check_own_splits(path: pathlib.Path, sizes: Mapping[str, int]) -> None:
 
 
 def _read_parts(
-  parts: Sequence[folders.Part], config: DataConfig
+  parts: Sequence[folders.Part], config: DataConfig, outcomes: Outcomes
 ) -> tuple[dict[str, list[Trajectory]], list[Reject]]:
-  """Returns the trajectories by split, and the rejects of all files."""
+  """Returns the trajectories by split, and the rejects of all files.
+
+  With config.resolved_only, `outcomes` takes the names of what is not resolved.
+  """
+  more = {"keep": outcomes} if config.resolved_only else {}
   splits: dict[str, list[Trajectory]] = {}
   every_reject: list[Reject] = []
   for split in dict.fromkeys(part.split for part in parts):
@@ -210,13 +231,17 @@ def _read_parts(
     place_of: dict[str, Place] = {}
     for part in of_split:
       found, refused = read_file(
-        part.path, _parser(config), prefix=part.prefix, place_of=place_of
+        part.path,
+        _parser(config),
+        prefix=part.prefix,
+        place_of=place_of,
+        **more,
       )
       splits[split] += found
       rejects += refused
     # A shard may be empty, but not all of them.
     path = of_split[0].path if len(of_split) == 1 else config.path
-    _check_rejects(splits[split], rejects, path, config.strict)
+    _check_rejects(place_of, rejects, path, config.strict)
     every_reject += rejects
   return splits, every_reject
 
@@ -268,18 +293,18 @@ def _read_tfds(path: pathlib.Path) -> dict[str, list[Trajectory]]:
   return tfds_builders.read(path)
 
 
-def _check_rejects(trajectories, rejects, path, strict: bool) -> None:
-  """Raises ValueError if nothing is left, or if strict and one is rejected."""
-  if trajectories and not (strict and rejects):
+def _check_rejects(good, rejects, path, strict: bool) -> None:
+  """Raises ValueError if none is good, or if strict and one is rejected."""
+  if good and not (strict and rejects):
     return
   if not rejects:
     raise ValueError(f"{path} holds no records; one JSON object per line")
   shown = "\n  ".join(map(str, rejects[:5]))
   more = f"\n  and {len(rejects) - 5} more" if len(rejects) > 5 else ""
   cure = "leave them out with data.strict=False"
-  if not trajectories:
+  if not good:
     cure = "choose the data.format that the file has"
   raise ValueError(
-    f"{len(rejects)} of {len(rejects) + len(trajectories)} records of {path}"
+    f"{len(rejects)} of {len(rejects) + len(good)} records of {path}"
     f" cannot be used; repair them, or {cure}:\n  {shown}{more}"
   )

@@ -39,6 +39,7 @@ def read_file(
   *,
   prefix: str = "",
   place_of: dict[str, Place] | None = None,
+  keep: Callable[[Trajectory], bool] = lambda _: True,
 ) -> tuple[list[Trajectory], list[Reject]]:
   """Reads a file of JSON text, Parquet or Arrow record by record.
 
@@ -49,6 +50,7 @@ def read_file(
     prefix: how default ids begin; the file's name by default.
     place_of: where the ids are that are taken already; those of the file are
       added to it.
+    keep: whether a good trajectory is wanted.
 
   Returns:
     The trajectories and the rejects, both in the order of the file.
@@ -57,7 +59,7 @@ def read_file(
     ValueError: the file is damaged, or of a kind that cannot be read.
   """
   prefix, place_of = prefix or path.stem, {} if place_of is None else place_of
-  read = functools.partial(_read, path, parse, prefix, place_of)
+  read = functools.partial(_read, path, parse, prefix, place_of, keep)
   trajectories, rejects = read(sources.rows(path))
   if rejects and not trajectories:
     # No line is a record; the text may be JSON as a whole.
@@ -73,6 +75,7 @@ def _read(
   parse: Callable[[Any, str], Trajectory],
   prefix: str,
   place_of: dict[str, Place],
+  keep: Callable[[Trajectory], bool],
   rows: Iterable[Row],
 ) -> tuple[list[Trajectory], list[Reject]]:
   trajectories: list[Trajectory] = []
@@ -88,7 +91,8 @@ def _read(
       rejects.append(_reject(path, row, error))
       continue
     place_of[trajectory.id] = path, row.number
-    trajectories.append(trajectory)
+    if keep(trajectory):
+      trajectories.append(trajectory)
   return trajectories, rejects
 
 

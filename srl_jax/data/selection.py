@@ -38,8 +38,7 @@ def select(trajectories: Sequence[Trajectory], choice: Choice) -> Selected:
   """Chooses trajectories; the order of the rest stays as it is.
 
   Raises:
-    ValueError: nothing is left, or choice.target_tools names a tool that no
-      action uses.
+    ValueError: choice.target_tools names a tool that no action uses.
   """
   kept = list(trajectories)
   left_out: dict[str, tuple[str, ...]] = {}
@@ -53,10 +52,9 @@ def select(trajectories: Sequence[Trajectory], choice: Choice) -> Selected:
     kept = list(chosen)
 
   if choice.resolved_only:
-    known = [t for t in kept if "resolved" in t.metadata]
-    leave_out("does not say whether it is resolved", known)
-    resolved = [t for t in kept if t.metadata["resolved"] == "true"]
-    leave_out("not resolved", resolved)
+    outcomes = Outcomes()
+    kept = list(filter(outcomes, kept))
+    left_out |= {k: tuple(ids) for k, ids in outcomes.left_out.items()}
   if choice.per_task:
     drawn = _drawn(kept, choice.per_task, choice.seed)
     leave_out(f"beyond {choice.per_task} of one task", drawn)
@@ -64,13 +62,29 @@ def select(trajectories: Sequence[Trajectory], choice: Choice) -> Selected:
     kept = _with_targets(kept, choice.target_tools)
     acting = [t for t in kept if any(s.is_target for s in t.steps)]
     leave_out(f"no action of {choice.target_tools}", acting)
-  if trajectories and not kept:
-    reasons = "; ".join(f"{r}: {len(ids):,}" for r, ids in left_out.items())
-    raise ValueError(
-      f"none of {len(trajectories):,} trajectories is left ({reasons}); set"
-      " data.resolved_only=False, or change data.target_tools"
-    )
   return Selected(kept, left_out)
+
+
+class Outcomes:
+  """A filter for resolved trajectories that remembers the others by reason.
+
+  Readers use it record by record: most runs of agents fail, and all of them
+  together would fill the memory.
+  """
+
+  def __init__(self):
+    self.left_out: dict[str, list[str]] = {}
+
+  def __call__(self, trajectory: Trajectory) -> bool:
+    """Whether a trajectory is resolved."""
+    outcome = trajectory.metadata.get("resolved")
+    if outcome == "true":
+      return True
+    reason = "not resolved"
+    if outcome is None:
+      reason = "does not say whether it is resolved"
+    self.left_out.setdefault(reason, []).append(trajectory.id)
+    return False
 
 
 def _drawn(

@@ -7,6 +7,7 @@ import random
 
 import pytest
 
+from srl_jax.data import readers, tfds_builders
 from srl_jax.data.agents import to_atif
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.data.selection import select, tools_of
@@ -112,10 +113,17 @@ def test_a_step_that_is_none_stays_none():
   assert [s.is_target for s in kept.steps] == [False, True, False, False]
 
 
-def test_if_nothing_is_left_the_error_counts_why():
-  config = DataConfig("agents", "x.jsonl", resolved_only=True)
-  with pytest.raises(ValueError, match=r"none of 2 .* resolved: 1; not resol"):
-    select([run("x"), run("y", resolved="false")], config)
+def test_if_nothing_is_left_the_error_counts_why(tmp_path):
+  path = tmp_path / "runs.jsonl"
+  runs = [run("x"), run("y", resolved="false")]
+  path.write_text("\n".join(json.dumps(to_atif(t)) for t in runs), "utf-8")
+  config = DataConfig("agents", str(path), resolved_only=True)
+  with pytest.raises(
+    ValueError,
+    match=r"runs.jsonl is left \(does not say whether it is resolved: 1; not"
+    r" resolved: 1\); set data.resolved_only=False",
+  ):
+    load_trajectories(config)
 
 
 def test_tools_are_named_with_the_command_of_the_editor():
@@ -148,6 +156,28 @@ def test_the_choice_comes_before_the_splits(tmp_path):
   }
   assert tasks["train"] and tasks["valid"]
   assert tasks["train"].isdisjoint(tasks["valid"])
+
+
+def test_prepared_data_are_chosen_from_too(tmp_path):
+  tfds_builders.write({"train": RUNS, "valid": [run("v")]}, tmp_path, "a test")
+  config = DataConfig("tfds", str(tmp_path), resolved_only=True, per_task=1)
+  report = load_trajectories(config)
+  assert len(report.splits["train"]) == 2 and not report.splits["valid"]
+  assert report.left_out["does not say whether it is resolved"] == ("b2", "v")
+
+
+def test_unresolved_runs_are_not_kept_while_reading(tmp_path, monkeypatch):
+  path = tmp_path / "runs.jsonl"
+  path.write_text("\n".join(json.dumps(to_atif(t)) for t in RUNS), "utf-8")
+  given = []
+
+  def watched(trajectories, choice):
+    given.extend(trajectories)
+    return select(trajectories, choice)
+
+  monkeypatch.setattr(readers, "select", watched)
+  load_trajectories(DataConfig("agents", str(path), resolved_only=True))
+  assert [t.id for t in given] == ["a1", "b1", "a2", "a3", "a4"]
 
 
 def test_data_that_are_made_on_the_spot_cannot_be_chosen_from():
