@@ -12,9 +12,9 @@ A name between other signs than letters names the split: the file's, else that
 of the nearest folder. Files whose names begin with "." or "_" are left out, as
 those libraries do. Files are not opened here, but for state.json.
 
-Agents leave a folder with a file for each run (`runs_of`), such as SWE-agent's
-NAME/NAME.traj, mini-swe-agent's NAME/NAME.traj.json and Harbor's
-NAME/agent/trajectory.json.
+Agents leave a folder with a file for each trajectory (`single_files_of`):
+SWE-agent's are NAME/NAME.traj, mini-swe-agent's NAME/NAME.traj.json and
+Harbor's NAME/agent/trajectory.json.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _BESIDE = re.compile(
   r"|metadata|config|package(?:-lock)?)\.json|cache-.*\.arrow",
   re.I,
 )
-_RUN = re.compile(r".*\.traj(?:\.json)?|trajectory\.json")
+_SINGLE = re.compile(r".*\.traj(?:\.json)?|trajectory\.json")
 _PARTITION = re.compile(r"([^=]+)=(.*)")
 
 
@@ -100,21 +100,23 @@ def parts_of(folder: pathlib.Path) -> tuple[list[Part], tuple[str, ...]]:
   return [f.part for f in found], warnings
 
 
-def runs_of(folder: pathlib.Path) -> list[Part]:
-  """Returns the files of single runs in a folder, without splits.
+def single_files_of(folder: pathlib.Path) -> list[Part]:
+  """Returns the files of single trajectories in a folder, without splits.
 
   They are in the order of their names; none if there are no such files.
   """
   files = [
     file
     for file in sorted(folder.rglob("*"), key=_order)
-    if file.is_file() and _RUN.fullmatch(file.name) and _is_data(file, folder)
+    if file.is_file()
+    and _SINGLE.fullmatch(file.name)
+    and _is_data(file, folder)
   ]
-  return [Part(file, "", _run_name(file, folder)) for file in files]
+  return [Part(file, "", _single_name(file, folder)) for file in files]
 
 
-def _run_name(file: pathlib.Path, folder: pathlib.Path) -> str:
-  """The folders down to a run, and its file unless that repeats the last."""
+def _single_name(file: pathlib.Path, folder: pathlib.Path) -> str:
+  """The folders down to a file, and its name unless that repeats the last."""
   *names, last = file.relative_to(folder).parts
   stem = last.partition(".traj")[0]
   if stem == "trajectory.json" or (names and stem == names[-1]):
@@ -207,9 +209,9 @@ def _no_files(folder: pathlib.Path) -> str:
       f"{folder} holds a TFDS dataset; set data.format=tfds to read it (the"
       " command srl_jax.data.prepare writes such folders)"
     )
-  if runs := runs_of(folder):
+  if singles := single_files_of(folder):
     return (
-      f"{folder} holds runs of agents such as {runs[0].path.name}; set"
+      f"{folder} holds trajectories of agents such as {singles[0].path.name}; set"
       " data.format=agents to read them"
     )
   return (

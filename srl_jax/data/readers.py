@@ -170,10 +170,7 @@ def _load(config: DataConfig) -> LoadReport:
   if config.format == "tfds":
     splits = _read_tfds(path)
   else:
-    parts = [folders.Part(path, "", path.stem)]
-    if path.is_dir():
-      runs = folders.runs_of(path) if config.format == "agents" else []
-      parts, warnings = (runs, ()) if runs else folders.parts_of(path)
+    parts, warnings = _parts(path, config.format)
     splits, rejects = _read_parts(parts, config, outcomes)
   splits, left_out = _chosen(splits, config, outcomes)
   if config.format != "tfds" and splits.keys() <= {"", "train"}:
@@ -183,6 +180,17 @@ def _load(config: DataConfig) -> LoadReport:
     _check_own_splits(path, sizes)
   every = {name: splits.get(name, []) for name in SPLITS}
   return LoadReport(every, tuple(rejects), warnings, left_out)
+
+
+def _parts(
+  path: pathlib.Path, form: Format
+) -> tuple[list[folders.Part], tuple[str, ...]]:
+  """Returns the files to read, and warnings about others."""
+  if not path.is_dir():
+    return [folders.Part(path, "", path.stem)], ()
+  if form == "agents" and (files := folders.single_files_of(path)):
+    return files, ()
+  return folders.parts_of(path)
 
 
 def _chosen(

@@ -68,7 +68,7 @@ def select(trajectories: Sequence[Trajectory], choice: Choice) -> Selected:
 class Outcomes:
   """A filter for resolved trajectories that remembers the others by reason.
 
-  Readers use it record by record: most runs of agents fail, and all of them
+  Readers use it record by record: most agents fail, and all of them
   together would fill the memory.
   """
 

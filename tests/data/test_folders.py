@@ -181,7 +181,7 @@ def test_files_beside_those_of_splits_are_named(tmp_path):
     (["1.0.0/features.json"], "holds a TFDS dataset; set data.format=tfds"),
     (
       ["a/a.traj"],
-      "holds runs of agents such as a.traj; set data.format=agent",
+      "trajectories of agents such as a.traj; set data.format=",
     ),
   ],
 )

@@ -4,7 +4,7 @@
 What is no action of the expert is left out and counted in the metadata:
 messages without an action (with the answers to them), notes to oneself by a
 tool `think` (which join the next thought), and the submission that SWE-agent
-or SWE-smith adds where a run was cut off.
+or SWE-smith adds where the agent was cut off.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def to_trajectory(
   """Builds a trajectory of the domain "software".
 
   The metadata say `task`, `resolved` ("true" or "false"), `model`, `cut_off`
-  (why the run ended without the expert) and `turns_without_action` (how many
+  (what ended it instead of the expert) and `turns_without_action` (how many
   were left out), where they are known or not 0.
 
   Raises:
@@ -93,13 +93,13 @@ def to_trajectory(
     _with_line_feeds(asked if asked.strip() else facts.problem)
   )
   check_characters(problem, "problem")
-  run = _Run(messages[begin:])
+  acts = _Acts(messages[begin:])
   metadata = {
     "task": facts.task,
     "resolved": "" if facts.resolved is None else str(facts.resolved).lower(),
     "model": facts.model,
-    "cut_off": run.cut_off,
-    "turns_without_action": str(run.empty_turns or ""),
+    "cut_off": acts.cut_off,
+    "turns_without_action": str(acts.empty_turns or ""),
   }
   name = facts.id or (
     default_id if facts.task in default_id else f"{facts.task}@{default_id}"
@@ -108,7 +108,7 @@ def to_trajectory(
     id=name,
     domain="software",
     problem=problem,
-    steps=run.steps(),
+    steps=acts.steps(),
     metadata={key: value for key, value in metadata.items() if value},
   )
 
@@ -133,7 +133,7 @@ _WRITTEN_FOR_IT = (
 )
 
 
-class _Run:
+class _Acts:
   """The acts in the messages from the agent's first one on."""
 
   def __init__(self, messages: Sequence[Message]):
@@ -298,7 +298,7 @@ _FOLDERS = (
 
 
 def issue_of(text: str) -> str:
-  """Returns the issue in the first message of a run, and where the code is.
+  """Returns the issue in the first message, and where the code is.
 
   The message as a whole, if it marks no issue.
   """

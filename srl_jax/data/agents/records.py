@@ -50,7 +50,7 @@ _LISTS = (
 _ROLES = {
   "system": None,
   "developer": None,
-  "exit": None,  # How mini-swe-agent notes that its run has ended.
+  "exit": None,  # How mini-swe-agent notes its own end.
   "user": "user",
   "human": "user",
   "assistant": "agent",
