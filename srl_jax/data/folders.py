@@ -211,8 +211,8 @@ def _no_files(folder: pathlib.Path) -> str:
     )
   if singles := single_files_of(folder):
     return (
-      f"{folder} holds trajectories of agents such as {singles[0].path.name}; set"
-      " data.format=agents to read them"
+      f"{folder} holds trajectories of agents such as {singles[0].path.name};"
+      " set data.format=agents to read them"
     )
   return (
     f"{folder} holds none of train.jsonl, valid.jsonl, test.jsonl or"

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trajectories of software agents are read alike, whoever recorded them."""
 
+import collections
 import copy
 import json
+import random
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -294,6 +296,11 @@ BROKEN = [
     "is 'ATIF-v2.0'; documents of ATIF-v1.0 to ATIF-v1.8 are read",
   ),
   (agents.atif() | {"steps": []}, "steps", "is no list of steps, or empty"),
+  (
+    {"messages": [{"role": "assistant", "tool_calls": 3}]},
+    "messages[0].tool_calls",
+    "is 3; write a list there",
+  ),
 ]
 
 
@@ -320,6 +327,12 @@ def test_what_is_written_as_atif_is_read_again(shape):
   assert parse(document, "g-7") == trajectory
 
 
+def test_atif_keeps_what_was_counted():
+  trajectory = parse(chat("Fix it.", "Hm.", "Go on.", LS), "f-1")
+  assert trajectory.metadata == {"turns_without_action": "1"}
+  assert parse(to_atif(trajectory), "f-1") == trajectory
+
+
 def test_atif_has_values_as_a_tool_takes_them():
   document = to_atif(parse(agents.openhands(), "f-1"))
   assert [s["source"] for s in document["steps"]] == ["user", *["agent"] * 5]
@@ -344,6 +357,49 @@ def test_rows_of_tables_are_read_as_lines_are(shape, tmp_path):
   config = DataConfig("agents", str(tmp_path / "t.parquet"))
   first = load_trajectories(config).trajectories[0]
   assert first == parse(record, "t-1")
+
+
+def paths(value, path=()):
+  """The paths to every value inside of a record."""
+  inner = []
+  if isinstance(value, dict):
+    inner = list(value.items())
+  elif isinstance(value, list):
+    inner = list(enumerate(value))
+  yield path
+  for key, one in inner:
+    yield from paths(one, (*path, key))
+
+
+JUNK = (
+  *(None, 1, -1.5, float("nan"), True, [], {}, "", "{", "[1]", '{"a": 1}'),
+  *([None], {"a": None}, [[]], "\ud800", "<function=bash>", {"type": "image"}),
+)
+
+
+@pytest.mark.parametrize("shape", [*agents.SHAPES, "mini_swe_agent"])
+def test_whatever_stands_in_a_record_it_is_read_or_refused(shape):
+  draw = random.Random(shape)
+  whole = getattr(agents, shape)()
+  if isinstance(whole.get("messages"), str):
+    whole["messages"] = json.loads(whole["messages"])
+  outcomes = collections.Counter()
+  for _ in range(300):
+    record = copy.deepcopy(whole)
+    *path, last = draw.choice(list(paths(record))[1:])
+    place = record
+    for key in path:
+      place = place[key]
+    place[last] = copy.deepcopy(draw.choice(JUNK))
+    try:
+      trajectory = parse(record, "f-1")
+    except RecordError as error:
+      outcomes["refused"] += bool(error.field and error.problem)
+      continue
+    outcomes["read"] += 1
+    assert parse(to_atif(trajectory), "f-1") == trajectory
+  assert sum(outcomes.values()) == 300
+  assert min(outcomes["read"], outcomes["refused"]) > 20
 
 
 def test_a_bad_record_costs_no_good_one(tmp_path):

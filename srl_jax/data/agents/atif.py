@@ -18,6 +18,7 @@ from srl_jax.data.agents.messages import Facts, Message, is_solved
 from srl_jax.data.agents.values import (
   action_of,
   content_of,
+  list_at,
   object_at,
   offered_tools,
   text_at,
@@ -67,6 +68,11 @@ def read(record: Mapping[str, Any]) -> tuple[list[Message], Facts]:
     task=text_at(extra, "instance_id", "task"),
     resolved=solved,
     model=text_at(agent, "model_name"),
+    metadata={
+      key: value
+      for key, value in object_at(extra, "metadata").items()
+      if isinstance(value, str)
+    },
   )
 
 
@@ -85,7 +91,7 @@ def _messages(
   if source == "agent":
     named = [
       action_of(call, f"{where}.tool_calls[{i}]", tools)
-      for i, call in enumerate(step.get("tool_calls") or ())
+      for i, call in enumerate(list_at(step, "tool_calls", where))
     ]
     messages.append(
       Message(
@@ -100,8 +106,8 @@ def _messages(
         ),
       )
     )
-  results = object_at(step, "observation").get("results")
-  for result in results if isinstance(results, list) else ():
+  observation = object_at(step, "observation")
+  for result in list_at(observation, "results", f"{where}.observation"):
     if not isinstance(result, dict):
       raise RecordError(
         f"{where}.observation", f"is of {result!r}; write objects there"
@@ -184,6 +190,6 @@ def _value(name: str, text: str) -> Any:
       value = json.loads(text)
     except ValueError:
       return text
-    if not isinstance(value, str) and json.dumps(value) == text:
+    if not isinstance(value, (str, type(None))) and json.dumps(value) == text:
       return value
   return text

@@ -12,7 +12,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from srl_jax.data.agents.messages import Message
-from srl_jax.data.agents.values import action_of, content_of, object_at, text_at
+from srl_jax.data.agents.values import (
+  action_of,
+  content_of,
+  list_at,
+  object_at,
+  text_at,
+)
 from srl_jax.trajectory import RecordError
 
 
@@ -56,10 +62,10 @@ def read(items: Sequence[dict[str, Any]], name: str) -> list[Message]:
 
 
 def _call(metadata: dict[str, Any], call_id: str, where: str) -> dict[str, Any]:
-  choices = object_at(metadata, "model_response").get("choices")
-  for choice in choices if isinstance(choices, list) else ():
+  response = object_at(metadata, "model_response")
+  for choice in list_at(response, "choices", where):
     message = object_at(choice, "message")
-    for call in message.get("tool_calls") or ():
+    for call in list_at(message, "tool_calls", where):
       if isinstance(call, dict) and call.get("id") == call_id:
         return call
   raise RecordError(

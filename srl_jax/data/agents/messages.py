@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -58,6 +59,7 @@ class Facts(NamedTuple):
     problem: the issue, for records whose messages do not hold it.
     resolved: whether the tests pass in the end; None if unknown.
     model: the expert.
+    metadata: other facts to keep.
   """
 
   id: str = ""
@@ -65,6 +67,7 @@ class Facts(NamedTuple):
   problem: str = ""
   resolved: bool | None = None
   model: str = ""
+  metadata: Mapping[str, str] = types.MappingProxyType({})
 
 
 def to_trajectory(
@@ -109,7 +112,10 @@ def to_trajectory(
     domain="software",
     problem=problem,
     steps=acts.steps(),
-    metadata={key: value for key, value in metadata.items() if value},
+    metadata={
+      **facts.metadata,
+      **{key: value for key, value in metadata.items() if value},
+    },
   )
 
 

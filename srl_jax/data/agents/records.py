@@ -31,6 +31,7 @@ from srl_jax.data.agents.values import (
   action_of,
   content_of,
   decoded,
+  list_at,
   object_at,
   offered_tools,
   text_at,
@@ -153,7 +154,7 @@ def _chat(
     if known == "agent":
       messages.append(_agent(item, extra, text, where, tools))
     else:
-      ids = item.get("tool_call_ids") or [item.get("tool_call_id")]
+      ids = list_at(item, "tool_call_ids", where) or [item.get("tool_call_id")]
       answers = tuple(x for x in ids if isinstance(x, str))
       messages.append(Message(known, text, where, answers=answers))
   return messages
@@ -166,11 +167,9 @@ def _agent(
   where: str,
   tools: frozenset[str],
 ) -> Message:
-  calls = decoded(item.get("tool_calls"), f"{where}.tool_calls") or []
+  calls = list_at(item, "tool_calls", where)
   if not calls and item.get("function_call"):
     calls = [item["function_call"]]
-  if not isinstance(calls, list):
-    raise RecordError(f"{where}.tool_calls", "is no list; write one there")
   named = [
     action_of(call, f"{where}.tool_calls[{i}]", tools)
     for i, call in enumerate(calls)

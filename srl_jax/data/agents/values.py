@@ -26,6 +26,22 @@ def object_at(record: Any, name: str) -> dict[str, Any]:
   return value if isinstance(value, dict) else {}
 
 
+def list_at(record: Mapping[str, Any], name: str, where: str) -> list[Any]:
+  """Returns the list in a field, or what its JSON text says; [] if absent.
+
+  Raises:
+    RecordError: something else is there; `where` is the place of the record.
+  """
+  value = decoded(record.get(name), f"{where}.{name}")
+  if not value:
+    return []
+  if not isinstance(value, list):
+    raise RecordError(
+      f"{where}.{name}", f"is {_short(value)}; write a list there"
+    )
+  return value
+
+
 def decoded(value: Any, where: str) -> Any:
   """Returns what a JSON text says; other values as they are.
 
