@@ -2,6 +2,7 @@
 """The domain of issues in a code repository, resolved action by action.
 
 actions   actions of agents, and the grammar in which they are written
+foreign   actions as other agents write them
 """
 
 from __future__ import annotations

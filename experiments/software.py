@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SRL on software agents, the paper's second field: Qwen2.5-Coder-7B-Instruct.
+
+Do rewards for single actions teach more than imitating them? The paper reports
+14.8% of SWE-bench Verified by oracle file edits after SRL, 8.4% after SFT on
+SWE-Gym, and 5.8% for the model itself.
+
+Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
+
+  srl           The next action, from the issue and the last two actions with
+                their observations (the default).
+  sft_actions   SFT on the same actions in the same contexts.
+  sft_thoughts  The same, with the expert's thoughts before the actions.
+
+Each reads SWE-smith's trajectories from c.data.path, data/swe-smith unless told
+otherwise (docs/agents.md says how to fetch them): those that are resolved, at
+most three of a task, drawn with seed 24. Of these 30 are held out for
+validation, as in the paper, and 30 more for the table. The table is of single
+actions: solving issues takes an environment.
+
+The model is laid out over 64 TPU v5e chips as in experiments/math.py. Contexts
+are longer than there; `python -m launch.compile` says what a machine needs.
+"""
+
+from srl_jax import config
+
+MODEL = "Qwen/Qwen2.5-Coder-7B-Instruct"
+PRESETS = ("srl", "sft_actions", "sft_thoughts")
+
+
+def get_config(argument=None):
+  preset, overrides = config.parse_argument(argument, "srl", PRESETS)
+  c = config.base_config(__file__, "math", "qwen2_5_7b")
+  c.name = f"software:{preset}"
+  c.weights = c.tokenizer.path = MODEL
+  c.data.format = "agents"
+  c.data.path = "data/swe-smith"
+  c.data.resolved_only = True
+  c.data.per_task = 3
+  c.data.seed = 24
+  c.data.valid_size = 30
+  c.data.test_size = 30
+  # Nearly all contexts have fewer than 4,096 tokens then.
+  c.observation_tokens = 1000
+  for stage in (c.srl, c.sft):
+    stage.trunks.context_turns = 2
+    stage.trunks.max_trunk_tokens = 4096
+    stage.trunks.max_target_tokens = 1024
+  c.srl.trunks.points_per_trunk = 0
+  # One epoch of the paper's 134,000 actions, 512 of them per update step.
+  c.srl.update_steps = 262
+  if preset != "srl":
+    c.stages = ("sft",)
+    c.sft.trunks.include_thoughts = preset == "sft_thoughts"
+    # Three epochs, 64 actions per update step.
+    c.sft.update_steps = 6281
+    c.sft.trunks_per_batch = 64
+    c.sft.trunks_per_micro_batch = 64
+    c.sft.validate_every = 500
+  c.evaluate.modes = ()
+  c.evaluate.suites = ()
+  config.override(c, overrides)
+  return c
