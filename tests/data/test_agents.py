@@ -150,6 +150,7 @@ def test_notes_to_oneself_join_the_next_thought():
     {"role": "user", "content": "Fix it."},
     {"role": "assistant", "tool_calls": [call(0, "think", thought="Hm.")]},
     {"role": "tool", "content": "Logged.", "tool_call_id": "c0"},
+    {"role": "assistant", "content": "Well."},
     {
       "role": "assistant",
       "content": "Now.",
@@ -168,7 +169,7 @@ def test_notes_to_oneself_join_the_next_thought():
     Step(LS, observation="a.py", thought="Hm.\n\nNow.\n\nOr not?"),
     Step(LS.replace("ls", "pwd"), observation="/"),
   )
-  assert not trajectory.metadata
+  assert trajectory.metadata == {"turns_without_action": "1"}
 
 
 def test_a_thought_keeps_no_tags_that_templates_write():

@@ -189,8 +189,10 @@ class _Acts:
       )
     if not acts:
       # Notes wait for the next action; words without any are left out.
-      self._notes = [thought_of(thoughts)] if actions else []
-      self.empty_turns += not actions
+      if actions:
+        self._notes = [thought_of(thoughts)]
+      else:
+        self.empty_turns += 1
       return
     self._notes = []
     acts[0].thought = thought_of(thoughts)
