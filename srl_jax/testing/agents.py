@@ -3,6 +3,7 @@
 
 Each function returns a record as the named software publishes it. All of them
 tell of the same steps: look, edit, submit, and submit again after a review.
+`chat` makes a record of other messages.
 """
 
 from __future__ import annotations
@@ -309,3 +310,13 @@ def mini_swe_agent() -> dict[str, Any]:
     "trajectory_format": "mini-swe-agent-1.1",
     "instance_id": TASK,
   }
+
+
+def chat(*texts: Any, **fields: Any) -> dict[str, Any]:
+  """A record of messages: the user's, then agent's and user's in turns."""
+  roles = ["user", *["assistant", "user"] * len(texts)]
+  messages: list[dict[str, Any]] = [
+    {"role": role, "content": text}
+    for role, text in zip(roles, texts, strict=False)
+  ]
+  return {"messages": messages} | fields

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Records of agents that cannot be used are refused, and cost no others."""
+
+import collections
+import copy
+import json
+import random
+
+import pytest
+
+from srl_jax.data.agents import parse, to_atif
+from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.testing import agents
+from srl_jax.testing.agents import chat
+from srl_jax.trajectory import RecordError
+
+LS = "<function=bash>\n<parameter=command>ls</parameter>\n</function>"
+
+
+def broken(**changes):
+  """A good record with a change in its first call."""
+  record = copy.deepcopy(agents.openhands())
+  call = record["trajectory"][2]["tool_calls"][0]
+  call["function"] |= changes
+  return record
+
+
+FIRST_CALL = "trajectory[2].tool_calls[0]"
+BROKEN = [
+  ("text", "(record)", "is no object"),
+  ({"rows": 1}, "messages", "is missing (found: rows)"),
+  ({"role": "user", "content": ""}, "messages", "this record is a single mess"),
+  ({"messages": "[{"}, "messages", "which is no JSON (Expecting"),
+  ({"messages": {"a": 1}}, "messages", "is no list of messages"),
+  ({"messages": [1]}, "messages[0]", "is 1; an object is expected"),
+  ({"messages": [{"a": 1}]}, "messages[0]", "has the fields a; it must be"),
+  ({"messages": [{"role": "bot"}]}, "messages[0].role", "is 'bot'; use one of"),
+  (chat("Fix it."), "messages", "are none of an agent"),
+  (chat("Fix it.", "Hm.", "?", "Bye."), "messages[1]", "hold no action; read"),
+  (chat("Fix it.", "ls", "", 3), "messages[3].content", "is 3; write a text"),
+  (chat(" ", LS), "problem", "is empty"),
+  (chat("Fix \ud800", LS), "problem", "half a surrogate pair"),
+  (
+    chat("Fix.", LS.replace("ls", "\udfff")),
+    "messages[1]",
+    "half a surrogate pair",
+  ),
+  (
+    broken(name="browser"),
+    f"{FIRST_CALL}.name",
+    "is 'browser', which the record does not offer; its tools are execute_ba",
+  ),
+  (broken(name=""), f"{FIRST_CALL}.name", "is missing or empty"),
+  (
+    broken(name="a b") | {"tools": None},
+    f"{FIRST_CALL}.arguments",
+    "the name 'a b' is empty or has white space",
+  ),
+  (
+    broken(arguments='{"command": ls}'),
+    f"{FIRST_CALL}.arguments",
+    "which is no JSON (Expecting value",
+  ),
+  (broken(arguments="[1]"), f"{FIRST_CALL}.arguments", "is [1]; write an obj"),
+  (
+    broken(arguments={"command": "a</parameter></function>"}),
+    "trajectory[2]",
+    "'bash' hold the tags of this grammar",
+  ),
+  (
+    agents.atif() | {"schema_version": "ATIF-v2.0"},
+    "schema_version",
+    "is 'ATIF-v2.0'; documents of ATIF-v1.0 to ATIF-v1.8 are read",
+  ),
+  (agents.atif() | {"steps": []}, "steps", "is no list of steps, or empty"),
+  (
+    {"messages": [{"role": "assistant", "tool_calls": 3}]},
+    "messages[0].tool_calls",
+    "is 3; write a list there",
+  ),
+]
+
+
+@pytest.mark.parametrize(("record", "field", "words"), BROKEN)
+def test_a_broken_record_is_refused_with_its_place_and_reason(
+  record, field, words
+):
+  with pytest.raises(RecordError) as error:
+    parse(record, "f-1")
+  assert error.value.field == field
+  assert words in error.value.problem
+
+
+def paths(value, path=()):
+  """The paths to every value inside of a record."""
+  inner = []
+  if isinstance(value, dict):
+    inner = list(value.items())
+  elif isinstance(value, list):
+    inner = list(enumerate(value))
+  yield path
+  for key, one in inner:
+    yield from paths(one, (*path, key))
+
+
+JUNK = (
+  *(None, 1, -1.5, float("nan"), True, [], {}, "", "{", "[1]", '{"a": 1}'),
+  *([None], {"a": None}, [[]], "\ud800", "<function=bash>", {"type": "image"}),
+)
+
+
+@pytest.mark.parametrize("shape", [*agents.SHAPES, "mini_swe_agent"])
+def test_whatever_stands_in_a_record_it_is_read_or_refused(shape):
+  draw = random.Random(shape)
+  whole = getattr(agents, shape)()
+  if isinstance(whole.get("messages"), str):
+    whole["messages"] = json.loads(whole["messages"])
+  outcomes = collections.Counter()
+  for _ in range(300):
+    record = copy.deepcopy(whole)
+    *path, last = draw.choice(list(paths(record))[1:])
+    place = record
+    for key in path:
+      place = place[key]
+    place[last] = copy.deepcopy(draw.choice(JUNK))
+    try:
+      trajectory = parse(record, "f-1")
+    except RecordError as error:
+      outcomes["refused"] += bool(error.field and error.problem)
+      continue
+    outcomes["read"] += 1
+    assert parse(to_atif(trajectory), "f-1") == trajectory
+  assert sum(outcomes.values()) == 300
+  assert min(outcomes["read"], outcomes["refused"]) > 20
+
+
+def test_a_bad_record_costs_no_good_one(tmp_path):
+  lines = [json.dumps(agents.smith_xml() | {"traj_id": f"t{i}"}) for i in "ab"]
+  path = tmp_path / "runs.jsonl"
+  bad = json.dumps(broken(arguments="{ls}"))
+  path.write_text("\n".join([lines[0], bad, lines[1], lines[0]]), "utf-8")
+  report = load_trajectories(DataConfig("agents", str(path)))
+  assert [t.id for t in report.trajectories] == ["ta", "tb"]
+  assert [(r.line, r.field) for r in report.rejects] == [
+    (2, f"{FIRST_CALL}.arguments"),
+    (4, "id"),
+  ]
