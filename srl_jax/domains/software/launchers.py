@@ -226,7 +226,11 @@ def _container(
     f"--memory={limits.memory_bytes}",
     f"--memory-swap={limits.memory_bytes}",
     f"--shm-size={limits.disk_bytes // 4}",
+    # The defaults are more than some users may give.
+    *("--ulimit=nofile=1024:1024", "--ulimit=nproc=16384:16384"),
   ]
+  if config.kind == "podman":
+    arguments.append("--read-only-tmpfs=false")
   for path in ("/tmp", WORK):
     size = f"size={limits.disk_bytes},mode=1777,exec"
     arguments.append(f"--tmpfs={path}:{size}")

@@ -82,7 +82,7 @@ class Sandbox:
       SandboxError: it cannot be started.
       ValueError: what is to be readable does not exist.
     """
-    self._config = config
+    self.config = config
     self._owner = os.getpid()
     self._process: subprocess.Popen | None = None
     # Process 1 of the sandbox, as this machine numbers it.
@@ -125,18 +125,20 @@ class Sandbox:
     Raises:
       SandboxError: the sandbox has ended, or the command cannot be started.
     """
-    limits = self._config.limits
+    limits = self.config.limits
     wall_s = limits.wall_s if wall_s is None else wall_s
     request = {
       "arguments": [*arguments],
-      "variables": _variables(self._config) | dict(variables or {}),
+      "variables": _variables(self.config) | dict(variables or {}),
       "folder": folder,
       "is_merged": is_merged,
       "payload_bytes": len(payload),
       "limits": {
         "wall_s": wall_s,
         "output_bytes": output_bytes or limits.output_bytes,
-        "sampled_bytes": 0 if self._has_group else limits.memory_bytes,
+        "sampled_bytes": 0
+        if self._has_group or self.config.image
+        else limits.memory_bytes,
         "resources": self._resources(),
       },
     }
@@ -185,9 +187,9 @@ class Sandbox:
       stack.callback(os.close, parent)
       info = stack.enter_context(os.fdopen(info_read, "rb"))
       with os.fdopen(info_write, "wb"):
-        line = command_line(self._config, mounts, parent, info_write)
+        line = command_line(self.config, mounts, parent, info_write)
         if self._has_group:
-          limits = self._config.limits
+          limits = self.config.limits
           # Some processes are the sandbox's own.
           self._group = cgroups.Group(limits.memory_bytes, limits.processes + 8)
           line = [*_GATE, *line]
@@ -197,8 +199,8 @@ class Sandbox:
           stdout=subprocess.PIPE,
           stderr=self._complaints,
           # Process 1 of the sandbox must not know this process's variables.
-          env=None if self._config.image else {"PATH": os.defpath},
-          pass_fds=() if self._config.image else (parent, info_write),
+          env=None if self.config.image else {"PATH": os.defpath},
+          pass_fds=() if self.config.image else (parent, info_write),
           start_new_session=True,
         )
       if self._group is not None:
@@ -206,7 +208,7 @@ class Sandbox:
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
       self._exchange(b"", _START_S, "does not start")
-      if not self._config.image:
+      if not self.config.image:
         self._first = json.loads(info.read())["child-pid"]
 
   def _kill(self) -> None:
@@ -225,16 +227,18 @@ class Sandbox:
     self._process.kill()
 
   def _resources(self) -> dict[str, int]:
-    limits = self._config.limits
+    limits = self.config.limits
     resources = {
       "RLIMIT_CPU": limits.cpu_s,
       "RLIMIT_FSIZE": limits.file_bytes,
-      "RLIMIT_NPROC": limits.processes,
       "RLIMIT_NOFILE": _OPEN_FILES,
       "RLIMIT_CORE": 0,
     }
-    if not self._has_group and self._config.kind == "bubblewrap":
-      resources["RLIMIT_AS"] = limits.memory_bytes
+    # Users of containers are the same in all of them.
+    if not self.config.image:
+      resources["RLIMIT_NPROC"] = limits.processes
+      if not self._has_group:
+        resources["RLIMIT_AS"] = limits.memory_bytes
     # More than this process has cannot be given.
     for name, value in resources.items():
       _, most = resource.getrlimit(getattr(resource, name))

@@ -46,7 +46,7 @@ def test_the_drill_holds_for_a_user_without_privileges():
     # Another user may not be able to read the Python that runs here.
     with contextlib.suppress(PermissionError, FileNotFoundError):
       done = subprocess.run(
-        [python, drill.__file__, python],
+        [python, drill.__file__, "bubblewrap", python],
         user=12345,
         group=12345,
         extra_groups=[],
@@ -58,6 +58,23 @@ def test_the_drill_holds_for_a_user_without_privileges():
       assert len(done.stdout.splitlines()) == len(drill.DRILL)
       return
   pytest.skip("no Python that another user can run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["podman", "docker"])
+def test_the_drill_holds_in_a_container(kind):
+  image = os.environ.get("SRL_JAX_SANDBOX_IMAGE")
+  if not image:
+    pytest.skip("SRL_JAX_SANDBOX_IMAGE names no image")
+  try:
+    sandbox = Sandbox(
+      SandboxConfig(kind=kind, image=image, limits=drill.LIMITS)
+    )
+  except SandboxError as error:
+    pytest.skip(str(error))
+  with sandbox:
+    for part in drill.DRILL:
+      part(sandbox)
 
 
 @needs_sandbox
