@@ -332,6 +332,10 @@ def _variables(config: SandboxConfig) -> dict[str, str]:
     "LESS": "-R",
     "PIP_PROGRESS_BAR": "off",
     "TQDM_DISABLE": "1",
+    # The folder of the copy can be another user's.
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "safe.directory",
+    "GIT_CONFIG_VALUE_0": "*",
     # No bytecode between a test and its source.
     "PYTHONDONTWRITEBYTECODE": "1",
   }

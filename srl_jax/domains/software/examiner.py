@@ -1,0 +1,306 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs hidden tests inside of a sandbox and reports the outcome of each.
+
+hidden_tests.py starts this file with `python -I`; nothing else of srl_jax is
+there. It gets a JSON object on stdin and writes lines to stdout that begin with
+a mark that only it and the parent know. The tests run in this process, and so
+does the code under test, which may cheat. So an outcome counts only if
+
+- pytest says that the test passed and no exception left any of its phases;
+- tests that must fail did fail (_CONTROLS), which shows that nobody has
+  rewritten outcomes, assertions or pytest itself;
+- no compared object of the code under test equals everything.
+
+Code that looks for this very file can still deceive it.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib
+import importlib.machinery
+import json
+import os
+import pathlib
+import sys
+import unittest
+from collections.abc import Callable
+from typing import Any
+
+# Tests that fail, each in its own way, whatever the code under test does.
+_CONTROLS = """
+import sys
+import unittest
+import pytest
+
+def test_assert():
+  assert 1 == 2
+
+def test_fail():
+  pytest.fail("on purpose")
+
+def test_raises():
+  with pytest.raises(ValueError):
+    pass
+
+def test_exception():
+  raise RuntimeError("on purpose")
+
+@pytest.fixture
+def broken():
+  raise RuntimeError("on purpose")
+
+def test_setup(broken):
+  pass
+
+@pytest.fixture
+def broken_afterwards():
+  yield
+  raise RuntimeError("on purpose")
+
+def test_teardown(broken_afterwards):
+  pass
+
+class TestCase(unittest.TestCase):
+  def test_equal(self):
+    self.assertEqual(1, 2)
+
+  def test_true(self):
+    self.assertTrue(False)
+
+  def test_raises(self):
+    with self.assertRaises(ValueError):
+      pass
+
+@pytest.mark.parametrize("name", ["equal", "allclose", "array_equal"])
+def test_numpy(name):
+  numpy = sys.modules.get("numpy")
+  if numpy is None:
+    raise RuntimeError("on purpose")
+  checks = numpy.testing
+  {
+    "equal": checks.assert_equal,
+    "allclose": checks.assert_allclose,
+    "array_equal": checks.assert_array_equal,
+  }[name](numpy.ones(2), numpy.zeros(2))
+"""
+CONTROLS = 12
+
+_TEST_FOLDERS = {"tests", "test"}
+_CHECKED = "_srl_checked"
+_MANY = 1000
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def belongs_to_tests(path: str) -> bool:
+  """Whether a file of a repository is of its tests or sets them up.
+
+  These count as they were, whatever an agent made of them.
+  """
+  *folders, name = path.split("/")
+  return (
+    bool(_TEST_FOLDERS & {*folders, name})
+    or name == "conftest.py"
+    or (name.endswith(".py") and name.startswith("test_"))
+    or name.endswith("_test.py")
+  )
+
+
+def main() -> None:
+  """Runs the tests that stdin asks for."""
+  request = json.loads(sys.stdin.buffer.read())
+  mark = request.pop("mark")
+  channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+  os.dup2(2, 1)  # What tests print goes where pytest's own output goes.
+  os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+  def report(**fields: Any) -> None:
+    channel.write(f"{mark} {json.dumps(fields)}\n")
+    channel.flush()
+
+  try:
+    # The pytest of the repository's environment, which srl_jax does not need.
+    pytest = importlib.import_module("pytest")
+    rewrite = importlib.import_module("_pytest.assertion.rewrite")
+  except ImportError as error:
+    report(problem=f"the sandbox's Python cannot import pytest: {error}")
+    os._exit(0)
+  hidden = _hidden_module(request["new_modules"])
+  if hidden:
+    report(problem=f"the repair adds a module {hidden!r}; there is one already")
+    os._exit(0)
+  checked = _make_checked(request["root"])
+  setattr(builtins, _CHECKED, checked)
+  _check_arguments_of_equal(checked)
+  _check_comparisons(rewrite)
+  _examine(pytest, request, report)
+  # Nothing that the code under test has left for the end is run.
+  os._exit(0)
+
+
+def _examine(
+  pytest: Any, request: dict[str, Any], report: Callable[..., None]
+) -> None:
+  root = request["root"]
+  controls = pathlib.Path(request["controls"])
+  controls.mkdir()
+  file = controls / f"test_{controls.name}.py"
+  file.write_text(_CONTROLS, encoding="utf-8")
+  settings = controls / "settings.ini"
+  settings.write_text("[pytest]\n", encoding="utf-8")
+  files = [x for x in request["files"] if os.path.exists(f"{root}/{x}")]
+  arguments = [
+    *("-c", str(settings), "--rootdir", root, "--confcutdir", root),
+    *("-p", "no:cacheprovider", "-q", "--tb=short", "--no-header"),
+    *request["arguments"],
+    *files,
+    str(file),
+  ]
+  os.chdir(root)
+  status = pytest.main(arguments, plugins=[_Plugin(root, controls, report)])
+  report(is_end=True, status=int(status))
+
+
+class _Plugin:
+  """Reports tests when all of their phases have run."""
+
+  def __init__(
+    self, root: str, controls: pathlib.Path, report: Callable[..., None]
+  ) -> None:
+    self._root, self._controls, self._report = root, controls, report
+    self._phases: dict[str, list[bool]] = {}
+    self._of_controls: set[str] = set()
+
+  def pytest_load_initial_conftests(self) -> None:
+    """Makes the repository importable, after plugins have been looked for."""
+    for folder in (f"{self._root}/src", self._root):
+      if os.path.isdir(folder) and folder not in sys.path:
+        sys.path.insert(0, folder)
+
+  def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
+    """Notes whether an exception left a phase."""
+    phases = self._phases.setdefault(item.nodeid, [])
+    phases.append(call.excinfo is None)
+    if self._controls in item.path.parents:
+      self._of_controls.add(item.nodeid)
+
+  def pytest_runtest_logreport(self, report: Any) -> None:
+    """Notes the outcome of a phase, and reports after the last one."""
+    phases = self._phases.setdefault(report.nodeid, [])
+    phases.append(report.outcome == "passed")
+
+  def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
+    """Reports a test: three phases, each without exception and passed."""
+    phases = self._phases.pop(nodeid, [])
+    self._report(
+      name=nodeid,
+      is_passed=phases == [True] * 6,
+      is_control=nodeid in self._of_controls,
+    )
+
+
+class _Comparisons(ast.NodeTransformer):
+  """Passes both sides of each == in an assertion through `checked`."""
+
+  def visit_Assert(self, node: ast.Assert) -> ast.Assert:
+    """Changes the comparisons of a statement, and no others."""
+    node.test = _InAssert().visit(node.test)
+    return node
+
+
+class _InAssert(ast.NodeTransformer):
+  def visit_Compare(self, node: ast.Compare) -> ast.Compare:
+    self.generic_visit(node)
+    if any(isinstance(x, (ast.Eq, ast.In)) for x in node.ops):
+      node.left = _call(node.left)
+      node.comparators = [_call(x) for x in node.comparators]
+    return node
+
+
+def _call(value: ast.expr) -> ast.Call:
+  function = ast.copy_location(ast.Name(_CHECKED, ast.Load()), value)
+  return ast.copy_location(ast.Call(function, [value], []), value)
+
+
+def _make_checked(root: str) -> Callable[[Any], Any]:
+  """Returns a function that returns its argument, or refuses it."""
+
+  def is_foreign(kind: type) -> bool:
+    """Whether a class is neither of the tests nor installed."""
+    module = sys.modules.get(str(kind.__module__))
+    known: Any = module
+    for name in kind.__qualname__.split("."):
+      known = getattr(known, name, None)
+    file = getattr(module, "__file__", None)
+    if known is not kind:  # It only says so, or is made within a function.
+      return file is None or not belongs_to_tests(os.path.relpath(file, root))
+    if file is None:
+      return False
+    path = os.path.relpath(file, root)
+    return not path.startswith("..") and not belongs_to_tests(path)
+
+  def refuse(value: Any, depth: int) -> None:
+    kind = type(value)
+    if kind in _PLAIN or depth > 3:
+      return
+    if kind in (list, tuple, set, frozenset, dict):
+      for x in list(value)[:_MANY]:
+        refuse(x, depth + 1)
+      if kind is dict:
+        for x in list(value.values())[:_MANY]:
+          refuse(x, depth + 1)
+      return
+    if not is_foreign(kind):
+      return
+    try:
+      equals_all = (value == object()) is True
+    except Exception:
+      return
+    if equals_all:
+      raise AssertionError(
+        f"an object of {kind.__qualname__} equals everything"
+      )
+
+  def checked(value: Any) -> Any:
+    refuse(value, 0)
+    return value
+
+  return checked
+
+
+def _check_comparisons(rewrite: Any) -> None:
+  """Checks what assertions compare, in the files in which pytest does so."""
+  original = rewrite.rewrite_asserts
+
+  def rewrite_asserts(module: ast.Module, *rest: Any, **more: Any) -> None:
+    _Comparisons().visit(module)
+    ast.fix_missing_locations(module)
+    original(module, *rest, **more)
+
+  rewrite.rewrite_asserts = rewrite_asserts
+
+
+def _check_arguments_of_equal(checked: Callable[[Any], Any]) -> None:
+  original = unittest.TestCase.assertEqual
+
+  def assert_equal(self, first, second, msg=None):
+    original(self, checked(first), checked(second), msg)
+
+  unittest.TestCase.assertEqual = assert_equal
+
+
+def _hidden_module(names: list[str]) -> str:
+  """Returns the first name that is already a module without the repository."""
+  for name in names:
+    # `-I` has left the current folder out of sys.path.
+    if (
+      name in sys.builtin_module_names
+      or importlib.machinery.PathFinder.find_spec(name) is not None
+    ):
+      return name
+  return ""
+
+
+if __name__ == "__main__":
+  main()

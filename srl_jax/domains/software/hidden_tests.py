@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Judges a repair by tests that come in after the agent's last action.
+
+The patch is applied to the task's repository in a sandbox of its own. Then all
+that belongs to the tests is put back as it was, the hidden tests are written
+over it, and examiner.py runs them. A repair is right if every test of the task
+is reported by its name to have passed; exit codes count for nothing.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import json
+import pathlib
+import secrets
+from collections.abc import Mapping
+
+from srl_jax.domains.software.examiner import CONTROLS, belongs_to_tests
+from srl_jax.domains.software.launchers import (
+  WORK,
+  SandboxConfig,
+  SandboxError,
+)
+from srl_jax.domains.software.sandbox import Ran, Sandbox
+from srl_jax.domains.software.tasks import RepairTask
+from srl_jax.domains.software.workspace import (
+  GIT,
+  archive,
+  complaint,
+  open_workspace,
+)
+
+_EXAMINER = pathlib.Path(__file__).with_name("examiner.py")
+_EXAMINER_INSIDE = "/run/examiner.py"
+_SETUP_S = 120.0
+_LOG_CHARACTERS = 4000
+
+# Of the forms in which models write patches, git apply is strict about some.
+_APPLY = """
+cd /testbed
+cat > /tmp/patch
+git apply --whitespace=nowarn /tmp/patch 2> /tmp/why ||
+  patch --batch --fuzz=5 --strip=1 --no-backup-if-mismatch --input=/tmp/patch \
+    > /tmp/how 2>&1 || { head -3 /tmp/why >&2; exit 1; }
+git add --all --force
+"""
+_CHANGED = "git diff --cached --name-status --no-renames -z HEAD"
+_TOUCHED = "git apply --numstat -z"
+_TOPS = "git ls-tree --name-only -z HEAD; git ls-tree --name-only -z HEAD:src"
+_REMOVE = (
+  "git rm -q -f --ignore-unmatch --pathspec-from-file=- --pathspec-file-nul"
+)
+_RESTORE = "git checkout -q HEAD --pathspec-from-file=- --pathspec-file-nul"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What the hidden tests say about a repair.
+
+  Attributes:
+    outcomes: whether each test of the task passed, by name; tests that were
+      not reported did not.
+    problem: why nothing counts: a patch that does not apply, tests that do not
+      end, cheating; "" if the outcomes count.
+    log: the end of what pytest printed, for people.
+  """
+
+  outcomes: Mapping[str, bool]
+  problem: str = ""
+  log: str = ""
+
+  @property
+  def is_solved(self) -> bool:
+    """Whether all tests of the task passed."""
+    return not self.problem and all(self.outcomes.values())
+
+
+def judge(
+  task: RepairTask,
+  config: SandboxConfig,
+  patch: bytes,
+  wall_s: float = 600.0,
+) -> Verdict:
+  """Applies a patch to a task's repository and runs the hidden tests.
+
+  Args:
+    task: the task.
+    config: how sandboxes are made.
+    patch: the repair, as `git diff` writes it; b"" for none.
+    wall_s: limit of time for the tests.
+
+  Raises:
+    TaskError: the repository or the hidden tests cannot be prepared.
+    SandboxError: there is no sandbox.
+  """
+  nothing = dict.fromkeys(task.tests, False)
+  with open_workspace(
+    task,
+    config,
+    is_for_agent=False,
+    mounts=(f"{_EXAMINER}:{_EXAMINER_INSIDE}",),
+  ) as sandbox:
+    try:
+      if patch.strip():
+        ran = _git(sandbox, _APPLY, patch)
+        if not ran.succeeded:
+          problem = f"the patch does not apply: {complaint(ran)}"
+          return Verdict(nothing, problem)
+      new_modules = _put_tests_back(sandbox, task)
+      _write_hidden_tests(sandbox, task)
+      return _run_tests(sandbox, config, task, new_modules, wall_s)
+    except SandboxError as error:
+      return Verdict(nothing, str(error))
+
+
+def check_task(task: RepairTask, config: SandboxConfig) -> str:
+  """Returns what is wrong with a task's tests; "" if nothing is.
+
+  Before the repair, the tests that it must make pass fail, and those that must
+  go on passing pass.
+
+  Raises:
+    TaskError: the repository or the hidden tests cannot be prepared.
+    SandboxError: there is no sandbox.
+  """
+  verdict = judge(task, config, b"")
+  if verdict.problem:
+    return verdict.problem
+  for name in task.fail_to_pass:
+    if verdict.outcomes[name]:
+      return f"{name} passes without a repair"
+  for name in task.pass_to_pass:
+    if not verdict.outcomes[name]:
+      return f"{name} fails without a repair, though it is to pass"
+  return ""
+
+
+def _git(sandbox: Sandbox, command: str, payload: bytes = b"") -> Ran:
+  return sandbox.run(
+    ["bash", "-c", command],
+    payload,
+    variables=GIT,
+    wall_s=_SETUP_S,
+    is_merged=False,
+  )
+
+
+def _done(ran: Ran, what: str) -> bytes:
+  if not ran.succeeded:
+    raise SandboxError(f"{what}: {complaint(ran)}")
+  return ran.output
+
+
+def _put_tests_back(sandbox: Sandbox, task: RepairTask) -> list[str]:
+  """Undoes what a patch did to tests; returns names of modules that it adds."""
+  listed = _done(_git(sandbox, _CHANGED), "the patch cannot be listed")
+  fields = listed.decode(errors="surrogateescape").split("\0")[:-1]
+  changed = dict(zip(fields[1::2], fields[::2], strict=True))
+  ours = {*task.test_paths, *dict(task.test_files)}
+  if task.test_patch:
+    ran = _git(sandbox, _TOUCHED, task.test_patch.encode())
+    lines = _done(ran, "the task's test_patch cannot be read").split(b"\0")
+    ours |= {line.rpartition(b"\t")[2].decode() for line in lines}
+  tests = {x for x in changed if x in ours or belongs_to_tests(x)}
+  added = {x for x in changed if changed[x] == "A"}
+  for command, paths in (
+    (_REMOVE, tests & added),
+    (_RESTORE, tests - added),
+  ):
+    if paths:
+      names = "\0".join(sorted(paths)).encode(errors="surrogateescape")
+      _done(_git(sandbox, command, names), "tests cannot be put back")
+  listed = _git(sandbox, _TOPS).output.decode(errors="surrogateescape")
+  old = {x.removesuffix(".py") for x in listed.split("\0")}
+  return sorted({_module_of(x) for x in added - tests} - old - {""})
+
+
+def _module_of(path: str) -> str:
+  """The module that a file makes importable from the repository's root."""
+  top, slash, _ = path.removeprefix("src/").partition("/")
+  if slash:
+    return top
+  return top.removesuffix(".py") if top.endswith(".py") else ""
+
+
+def _write_hidden_tests(sandbox: Sandbox, task: RepairTask) -> None:
+  if task.test_patch:
+    command = "git apply --whitespace=nowarn -"
+    ran = _git(sandbox, command, task.test_patch.encode())
+    _done(ran, "the task's test_patch does not apply")
+  if task.test_files:
+    files = {path: text.encode() for path, text in task.test_files}
+    ran = _git(sandbox, "tar --unlink-first -xf -", archive(files))
+    _done(ran, "the hidden tests cannot be written")
+
+
+def _run_tests(
+  sandbox: Sandbox,
+  config: SandboxConfig,
+  task: RepairTask,
+  new_modules: list[str],
+  wall_s: float,
+) -> Verdict:
+  mark = secrets.token_hex(16)
+  request = {
+    "mark": mark,
+    "root": WORK,
+    "files": task.test_paths,
+    "new_modules": new_modules,
+    "arguments": task.pytest_arguments,
+    "controls": f"/tmp/{secrets.token_hex(8)}",
+  }
+  # Bytecode that a patch brings is not looked at.
+  options = ("-I", "-B", "-X", "pycache_prefix=/tmp/none")
+  ran = sandbox.run(
+    [config.interpreter, *options, _EXAMINER_INSIDE],
+    json.dumps(request).encode(errors="surrogateescape"),
+    wall_s=wall_s,
+    is_merged=False,
+  )
+  return _read_reports(ran, task, mark, wall_s)
+
+
+def _read_reports(
+  ran: Ran, task: RepairTask, mark: str, wall_s: float
+) -> Verdict:
+  log = ran.errors.decode(errors="replace")[-_LOG_CHARACTERS:]
+  nothing = dict.fromkeys(task.tests, False)
+  reports = []
+  for line in ran.output.decode(errors="replace").splitlines():
+    if line.startswith(f"{mark} "):
+      reports.append(json.loads(line.removeprefix(mark)))
+  if ran.cause:
+    problem = f"the tests were ended: over the limit of {ran.cause}"
+    if ran.cause == "wall time":
+      problem += f" ({wall_s:g} s)"
+    return Verdict(nothing, problem, log)
+  for problem in (x["problem"] for x in reports if "problem" in x):
+    return Verdict(nothing, problem, log)
+  if not reports or "is_end" not in reports[-1]:
+    return Verdict(nothing, "the tests ended before pytest did", log)
+  controls = [x for x in reports[:-1] if x["is_control"]]
+  if len(controls) != CONTROLS or any(x["is_passed"] for x in controls):
+    problem = "tests that must fail did not, so no outcome counts"
+    return Verdict(nothing, problem, log)
+  counts = collections.Counter(x["name"] for x in reports[:-1])
+  passed = {x["name"] for x in reports[:-1] if x["is_passed"]}
+  outcomes = {name: name in passed and counts[name] == 1 for name in task.tests}
+  return Verdict(outcomes, "", log)

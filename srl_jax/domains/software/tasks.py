@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tasks for agents: a repository, an issue, and tests that nobody is shown.
+
+A file of tasks holds one JSON object per line, as SWE-bench and SWE-smith
+publish them:
+
+  {"instance_id": "toy-1",
+   "repository": "toy",            a folder or a git checkout; or "repo": "a/b",
+                                   which is looked for as a__b
+   "base_commit": "1c0ffee",       optional: the state to begin from
+   "problem_statement": "...",
+   "FAIL_TO_PASS": ["tests/test_a.py::test_b"],    a list, or its JSON text
+   "PASS_TO_PASS": [],             optional
+   "test_files": {"tests/test_a.py": "..."},       optional: hidden tests
+   "test_patch": "...",            optional: hidden tests as a patch
+   "bug_patch": "...",             optional: brings the bug into the repository
+   "pytest_arguments": []}         optional: the repository's test settings
+
+Other fields are not read, but for `patch`: with `image_name` (SWE-smith) it is
+the bug's, else (SWE-bench) the solution's, which is not used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from srl_jax.trajectory import RecordError, Step, Trajectory
+
+# A file and what is in it, as pytest names tests.
+_TEST_NAME = re.compile(r"[^:\s][^:]*\.py::\S.*", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class RepairTask:
+  """A task: what an agent gets, and what its work is judged by.
+
+  Attributes:
+    id: name that is unique in its file.
+    repository: path of a folder, or of a git checkout if there is a commit.
+    problem: the issue.
+    fail_to_pass: names of the tests that the repair must make pass, as pytest
+      writes them (file::name), relative to the repository.
+    pass_to_pass: names of tests that pass before and must pass afterwards.
+    commit: the commit to begin from; "" for the folder as it is.
+    bug_patch: patch that is applied before the agent begins; "" for none.
+    test_files: (path, text) pairs of the hidden tests, which are written over
+      what is there.
+    test_patch: hidden tests as a patch to the state that the agent got.
+    pytest_arguments: further arguments of pytest, for settings that the tests
+      need, such as ("-o", "asyncio_mode=auto").
+  """
+
+  id: str
+  repository: str
+  problem: str
+  fail_to_pass: tuple[str, ...]
+  pass_to_pass: tuple[str, ...] = ()
+  commit: str = ""
+  bug_patch: str = ""
+  test_files: tuple[tuple[str, str], ...] = ()
+  test_patch: str = ""
+  pytest_arguments: tuple[str, ...] = ()
+
+  def __post_init__(self):
+    if not self.fail_to_pass:
+      raise RecordError(
+        "FAIL_TO_PASS",
+        "is empty: nothing would tell a repair; name the tests that must pass",
+      )
+    for name in self.tests:
+      if not _TEST_NAME.fullmatch(name):
+        raise RecordError(
+          "FAIL_TO_PASS or PASS_TO_PASS",
+          f"names {name!r}; write a test as pytest does, test_a.py::test_b",
+        )
+    for path in (*self.test_paths, *dict(self.test_files)):
+      parts = pathlib.PurePosixPath(path).parts
+      if path.startswith("/") or ".." in parts or not parts or "\0" in path:
+        raise RecordError(
+          "test_files",
+          f"or a test's name has the path {path!r}; write one that is relative"
+          " to the repository and stays in it",
+        )
+
+  @property
+  def tests(self) -> tuple[str, ...]:
+    """The names of all tests by which a repair is judged."""
+    return self.fail_to_pass + self.pass_to_pass
+
+  @property
+  def test_paths(self) -> tuple[str, ...]:
+    """The files of these tests, each once."""
+    return _paths(self.tests)
+
+  @property
+  def hidden_paths(self) -> tuple[str, ...]:
+    """Files of the repository that the agent does not get.
+
+    Tests that fail before the repair and come from the repository itself, as
+    SWE-smith's do.
+    """
+    if self.test_files or self.test_patch:
+      return ()
+    return _paths(self.fail_to_pass)
+
+  def trajectory(self, domain: str) -> Trajectory:
+    """The task as a trajectory without an expert, for episodes."""
+    return Trajectory(
+      id=self.id,
+      domain=domain,
+      problem=self.problem,
+      steps=(Step("submit"),),
+      metadata={"task": self.id},
+    )
+
+
+def read_tasks(
+  path: str | pathlib.Path, repositories: str | pathlib.Path = ""
+) -> dict[str, RepairTask]:
+  """Reads a file of tasks.
+
+  Args:
+    path: the file.
+    repositories: folder to which paths of repositories are relative; "" for
+      the file's own.
+
+  Returns:
+    The tasks by their ids.
+
+  Raises:
+    ValueError: the file cannot be read, or a line is no task; the message
+      names the line and the field.
+  """
+  path = pathlib.Path(path)
+  root = pathlib.Path(repositories) if repositories else path.parent
+  tasks: dict[str, RepairTask] = {}
+  try:
+    text = path.read_text(encoding="utf-8")
+  except (OSError, UnicodeDecodeError) as error:
+    raise ValueError(f"the tasks {path} cannot be read: {error}") from error
+  for number, line in enumerate(text.splitlines(), 1):
+    if not line.strip():
+      continue
+    try:
+      task = task_of(json.loads(line), root)
+      if task.id in tasks:
+        raise RecordError("instance_id", f"{task.id!r} was there before")
+    except ValueError as error:
+      raise ValueError(f"{path}:{number}: {error}") from error
+    tasks[task.id] = task
+  if not tasks:
+    raise ValueError(f"{path} holds no task; write one JSON object per line")
+  return tasks
+
+
+def task_of(record: Any, root: pathlib.Path) -> RepairTask:
+  """Returns the task of a JSON object; paths are relative to `root`.
+
+  Raises:
+    RecordError: it is no task, or its repository is not there.
+  """
+  if not isinstance(record, dict):
+    raise RecordError("(record)", f"is {record!r}; write an object")
+  patch = _text(record, "patch")
+  bug_patch = _text(record, "bug_patch")
+  if not bug_patch and record.get("image_name"):
+    bug_patch = patch
+  files = record.get("test_files") or {}
+  if not isinstance(files, dict) or not all(
+    isinstance(text, str) for text in files.values()
+  ):
+    raise RecordError("test_files", "is no object of texts by their paths")
+  return RepairTask(
+    id=_text(record, "instance_id", is_needed=True),
+    repository=str(_repository(record, root)),
+    problem=_text(record, "problem_statement", is_needed=True),
+    fail_to_pass=_names(record, "FAIL_TO_PASS"),
+    pass_to_pass=_names(record, "PASS_TO_PASS"),
+    commit=_text(record, "base_commit"),
+    bug_patch=bug_patch,
+    test_files=tuple(files.items()),
+    test_patch=_text(record, "test_patch"),
+    pytest_arguments=_names(record, "pytest_arguments"),
+  )
+
+
+def _repository(record: Mapping[str, Any], root: pathlib.Path) -> pathlib.Path:
+  name = _text(record, "repository")
+  if not name:
+    name = _text(record, "repo", is_needed=True).replace("/", "__")
+  folder = (root / name).absolute()
+  if not folder.is_dir():
+    raise RecordError("repository", f"is {name!r}, but there is no {folder}")
+  return folder
+
+
+def _text(
+  record: Mapping[str, Any], field: str, is_needed: bool = False
+) -> str:
+  value = record.get(field)
+  if value is None and not is_needed:
+    return ""
+  if not isinstance(value, str) or (is_needed and not value.strip()):
+    raise RecordError(field, f"is {value!r}; write a text")
+  return value
+
+
+def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
+  value = record.get(field)
+  if isinstance(value, str):
+    try:
+      value = json.loads(value)
+    except ValueError as error:
+      raise RecordError(field, f"is no JSON text: {error}") from error
+  value = [] if value is None else value
+  if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
+    raise RecordError(field, f"is {value!r}; write a list of texts")
+  return tuple(value)
+
+
+def _paths(tests: tuple[str, ...]) -> tuple[str, ...]:
+  return tuple(dict.fromkeys(name.partition("::")[0] for name in tests))

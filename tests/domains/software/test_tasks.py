@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of tasks are read as SWE-bench and SWE-smith publish them."""
+
+import json
+
+import pytest
+
+from srl_jax.domains.software.tasks import read_tasks
+
+RECORD = {
+  "instance_id": "toy-1",
+  "repo": "owner/toy",
+  "base_commit": "abc",
+  "problem_statement": "It is broken.",
+  "FAIL_TO_PASS": '["tests/test_a.py::test_b[x y]"]',
+  "PASS_TO_PASS": ["tests/test_a.py::TestC::test_d"],
+  "version": "1.0",
+}
+
+
+@pytest.fixture
+def write(tmp_path):
+  (tmp_path / "owner__toy").mkdir()
+
+  def of(*records):
+    path = tmp_path / "tasks.jsonl"
+    texts = [x if isinstance(x, str) else json.dumps(x) for x in records]
+    path.write_text("\n".join(texts) + "\n\n")
+    return path
+
+  return of
+
+
+def test_an_instance_of_swe_bench_has_its_tests_in_a_patch(write, tmp_path):
+  record = RECORD | {"patch": "the solution", "test_patch": "the tests"}
+  [task] = read_tasks(write(record)).values()
+  assert task.repository == str(tmp_path / "owner__toy")
+  assert task.fail_to_pass == ("tests/test_a.py::test_b[x y]",)
+  assert task.pass_to_pass == ("tests/test_a.py::TestC::test_d",)
+  assert (task.test_patch, task.bug_patch) == ("the tests", "")
+  assert task.test_paths == ("tests/test_a.py",)
+  assert task.hidden_paths == ()
+
+
+def test_an_instance_of_swe_smith_has_the_bug_in_a_patch(write):
+  record = RECORD | {"patch": "the bug", "image_name": "x"}
+  [task] = read_tasks(write(record)).values()
+  assert (task.test_patch, task.bug_patch) == ("", "the bug")
+  # Its tests are the repository's own, and the agent must not see them.
+  assert task.hidden_paths == ("tests/test_a.py",)
+
+
+def test_a_task_is_a_trajectory_without_an_expert(write):
+  [task] = read_tasks(write(RECORD)).values()
+  trajectory = task.trajectory("software")
+  assert (trajectory.id, trajectory.problem) == ("toy-1", "It is broken.")
+  assert trajectory.metadata == {"task": "toy-1"}
+
+
+def test_repositories_can_lie_elsewhere(write, tmp_path):
+  (tmp_path / "elsewhere/owner__toy").mkdir(parents=True)
+  [task] = read_tasks(write(RECORD), tmp_path / "elsewhere").values()
+  assert task.repository == str(tmp_path / "elsewhere/owner__toy")
+
+
+@pytest.mark.parametrize(
+  ("changes", "said"),
+  [
+    ({"FAIL_TO_PASS": []}, "'FAIL_TO_PASS': is empty: nothing would tell"),
+    ({"FAIL_TO_PASS": None}, "'FAIL_TO_PASS': is empty"),
+    ({"FAIL_TO_PASS": "["}, "is no JSON text"),
+    ({"FAIL_TO_PASS": ["test_x (a.B)"]}, "write a test as pytest does"),
+    ({"PASS_TO_PASS": [1]}, "write a list of texts"),
+    ({"FAIL_TO_PASS": ["../a.py::test_b"]}, "stays in it"),
+    ({"test_files": {"/etc/passwd": ""}}, "stays in it"),
+    ({"test_files": {"a/../../b.py": ""}}, "stays in it"),
+    ({"test_files": {"a.py": 1}}, "no object of texts"),
+    ({"repo": "owner/other"}, "there is no /"),
+    ({"repo": None}, "'repo': is None; write a text"),
+    ({"problem_statement": " "}, "'problem_statement'"),
+    ({"instance_id": 7}, "'instance_id': is 7"),
+  ],
+)
+def test_a_record_that_is_no_task_is_named(write, changes, said):
+  with pytest.raises(ValueError, match=r"tasks\.jsonl:1: .*") as caught:
+    read_tasks(write(RECORD | changes))
+  assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+  ("lines", "said"),
+  [
+    ((RECORD, RECORD), "jsonl:2: .*'toy-1' was there before"),
+    ((RECORD, "{"), "jsonl:2: "),
+    (("[]",), "write an object"),
+    ((), "holds no task"),
+  ],
+)
+def test_a_file_that_cannot_be_used_is_refused(write, lines, said):
+  with pytest.raises(ValueError, match=said):
+    read_tasks(write(*lines))
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+  with pytest.raises(ValueError, match=r"tasks .*x\.jsonl cannot be read"):
+    read_tasks(tmp_path / "x.jsonl")
