@@ -69,7 +69,7 @@ def main() -> None:
         _prepare, request["limits"], user, problem_write
       )
       reply = _Run(request, payload, prepare, signs, wake_read).finish()
-    except (OSError, subprocess.SubprocessError) as error:
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
       _kill_all()
       reply = {"error": _why_not_started(error, problem_read)}, b"", b""
     _send(replies, *reply)

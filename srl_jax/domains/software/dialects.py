@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How agents write actions and what they are answered: two public dialects.
+
+swe-smith   tools bash, str_replace_editor and submit, in the grammar of
+            actions.py; the shell keeps its state; no label before
+            observations, as in the trajectories that are read
+mini        mini-swe-agent's: one block of bash, no state between blocks, the
+            exit code in the observation; the agent prints its patch itself
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple, Protocol
+
+from srl_jax.domains.software.actions import Action, find
+from srl_jax.domains.software.editor import Editor
+from srl_jax.domains.software.sandbox import Ran, Sandbox
+
+TOOLS = ("bash", "str_replace_editor", "submit")
+NO_OUTPUT = "Your command ran successfully and did not produce any output."
+_SWE_SMITH_CHARACTERS = 70_000
+_MINI_CHARACTERS = 10_000
+_MARK = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+_BLOCKS = re.compile(
+  r"```mswea_bash_command\s*\n(.*?)\n?```"
+  r"|<mswea_bash_command>(.*?)</mswea_bash_command>",
+  re.DOTALL,
+)
+
+# A shell that begins where the one before has ended.
+_SHELL = """
+shopt -s expand_aliases
+if [ -r /tmp/.shell ]; then . /tmp/.shell 2> /dev/null; fi
+trap '(declare -p; declare -f; alias -p; printf "cd -- %q\\n" "$PWD") \
+  > /tmp/.shell 2> /dev/null' EXIT
+eval "$(cat)"
+"""
+
+
+class Outcome(NamedTuple):
+  """What an action has led to.
+
+  Attributes:
+    observation: the answer to the agent.
+    command: the command that ran; "" if none did.
+    ran: what came of it; None if none did.
+    submits: whether the agent has ended its work.
+    patch: the patch that the agent gave; None if its files are to be compared.
+    is_format_error: whether there was no action in the text.
+  """
+
+  observation: str
+  command: str = ""
+  ran: Ran | None = None
+  submits: bool = False
+  patch: bytes | None = None
+  is_format_error: bool = False
+
+
+class Dialect(Protocol):
+  """Reads and carries out the actions of one episode.
+
+  Attributes:
+    instructions: says to a model how to write actions.
+  """
+
+  instructions: str
+
+  def __init__(self, sandbox: Sandbox, wall_s: float) -> None:
+    """Carries actions out in a sandbox, each within a limit of time."""
+
+  def act(self, text: str) -> Outcome:
+    """Carries out the one action in a text.
+
+    Raises:
+      SandboxError: the sandbox has ended.
+    """
+
+
+class SweSmith:
+  """The tools of SWE-smith's agent."""
+
+  instructions = """\
+The repository is in /testbed. An action is one call of a tool, written as
+<function=NAME>
+<parameter=KEY>VALUE</parameter>
+</function>
+Values of old_str, new_str and file_text stand on lines of their own. Tools:
+bash: runs `command`. The shell keeps its folder and variables; nothing goes on
+  in the background; nobody can type.
+str_replace_editor: `command` is view (a directory, or a file with `view_range`
+  [first, last]), create (`file_text`), str_replace (`old_str`, which must stand
+  in the file just once, and `new_str`), insert (`new_str` after the line
+  `insert_line`) or undo_edit. `path` begins with /.
+submit: ends the work; the state of the files is what counts."""
+
+  def __init__(self, sandbox: Sandbox, wall_s: float) -> None:
+    """See Dialect."""
+    self._sandbox, self._wall_s = sandbox, wall_s
+    self._editor = Editor(sandbox)
+
+  def act(self, text: str) -> Outcome:
+    """See Dialect. Words around the action are the agent's own business."""
+    actions = [found.action for found in find(text)]
+    if text.strip() == "submit":
+      actions = [Action("submit")]
+    if len(actions) != 1:
+      return Outcome(
+        f"There are {len(actions)} actions in your answer; write exactly one."
+        f"\n{self.instructions}",
+        is_format_error=True,
+      )
+    action = actions[0]
+    if action.name == "submit":
+      return Outcome("", submits=True)
+    if action.name == "str_replace_editor":
+      return Outcome(_cut(self._editor.run(action.values)))
+    if action.name != "bash":
+      return Outcome(
+        f"There is no tool {action.name!r}; use one of {', '.join(TOOLS)}.",
+        is_format_error=True,
+      )
+    if "command" not in action.values:
+      return Outcome(
+        "The tool bash needs the parameter `command`.", is_format_error=True
+      )
+    return self._bash(action.values["command"])
+
+  def _bash(self, command: str) -> Outcome:
+    ran = _run(self._sandbox, _SHELL, command, self._wall_s)
+    text = ran.output.decode(errors="replace")
+    if ran.cause:
+      text += f"\n{_why_ended(ran, self._wall_s)}"
+    return Outcome(_cut(text) or NO_OUTPUT, command, ran)
+
+
+class Mini:
+  """mini-swe-agent's single block of bash."""
+
+  instructions = f"""\
+The repository is in /testbed. An action is one block of bash:
+```mswea_bash_command
+COMMAND
+```
+Each block runs in a shell of its own in /testbed; nothing goes on in the
+background; nobody can type. Write exactly one block. When you are done, write
+your changes to a file with `git diff`, look at it, and submit it by the block
+```mswea_bash_command
+echo {_MARK} && cat patch.txt
+```"""
+
+  def __init__(self, sandbox: Sandbox, wall_s: float) -> None:
+    """See Dialect."""
+    self._sandbox, self._wall_s = sandbox, wall_s
+
+  def act(self, text: str) -> Outcome:
+    """See Dialect."""
+    blocks = [a or b for a, b in _BLOCKS.findall(text)]
+    if len(blocks) != 1:
+      return Outcome(
+        "Format error:\n\n<error>\nExpected exactly 1 action, found"
+        f" {len(blocks)}.\n</error>\n\n{self.instructions}",
+        is_format_error=True,
+      )
+    command = blocks[0].strip()
+    ran = _run(self._sandbox, 'eval "$(cat)"', command, self._wall_s)
+    output = ran.output.decode(errors="replace")
+    first = output.lstrip().partition("\n")[0]
+    if first.strip() == _MARK and ran.succeeded:
+      patch = ran.output.lstrip().partition(b"\n")[2]
+      return Outcome("", command, ran, submits=True, patch=patch)
+    return Outcome(_tagged(output, ran, self._wall_s), command, ran)
+
+
+DIALECTS: dict[str, type[Dialect]] = {"swe-smith": SweSmith, "mini": Mini}
+
+
+def _run(sandbox: Sandbox, script: str, command: str, wall_s: float) -> Ran:
+  # Some texts of models hold halves of surrogate pairs, or NUL, which a shell
+  # complains about.
+  text = command.replace("\0", "").encode(errors="replace")
+  return sandbox.run(["bash", "-c", script], text, wall_s=wall_s)
+
+
+def _why_ended(ran: Ran, wall_s: float) -> str:
+  limits = {
+    "wall time": f"it took more than {wall_s:g} seconds. Nobody can type here,"
+    " so do not run what waits for input",
+    "output": f"it wrote more than {len(ran.output)} bytes",
+    "memory": "memory ran out",
+  }
+  return f"The command was ended because {limits[ran.cause]}."
+
+
+def _cut(text: str) -> str:
+  if len(text) <= _SWE_SMITH_CHARACTERS:
+    return text
+  left_out = len(text) - _SWE_SMITH_CHARACTERS
+  return (
+    f"{text[:_SWE_SMITH_CHARACTERS]}<response clipped><NOTE>{left_out} more"
+    " characters are not shown. Use head, tail or grep, or write the output to"
+    " a file.</NOTE>"
+  )
+
+
+def _tagged(output: str, ran: Ran, wall_s: float) -> str:
+  """An observation in mini-swe-agent's tags."""
+  head = f"<returncode>{ran.status}</returncode>\n"
+  if ran.cause:
+    head = (
+      f"<exception>{_why_ended(ran, wall_s)}</exception>\n"
+      "<returncode>-1</returncode>\n"
+    )
+  if len(output) < _MINI_CHARACTERS:
+    return f"{head}<output>\n{output}</output>"
+  half = _MINI_CHARACTERS // 2
+  left_out = len(output) - _MINI_CHARACTERS
+  return (
+    f"{head}<warning>\nThe output was too long. Use head, tail, sed or grep to"
+    " see less of it, or write it to a file.\n</warning>"
+    f"<output_head>\n{output[:half]}\n</output_head>\n<elided_chars>\n{left_out}"
+    f" characters elided\n</elided_chars>\n<output_tail>\n{output[-half:]}\n"
+    "</output_tail>"
+  )
