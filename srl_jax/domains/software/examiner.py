@@ -96,14 +96,15 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 def belongs_to_tests(path: str) -> bool:
   """Whether a file of a repository is of its tests or sets them up.
 
-  These count as they were, whatever an agent made of them.
+  These count as they were, whatever an agent made of them. So does bytecode,
+  which Python would take for that of a source that says something else.
   """
   *folders, name = path.split("/")
   return (
     bool(_TEST_FOLDERS & {*folders, name})
     or name == "conftest.py"
     or (name.endswith(".py") and name.startswith("test_"))
-    or name.endswith("_test.py")
+    or name.endswith(("_test.py", ".pyc"))
   )
 
 

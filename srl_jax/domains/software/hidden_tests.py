@@ -211,10 +211,8 @@ def _run_tests(
     "arguments": task.pytest_arguments,
     "controls": f"/tmp/{secrets.token_hex(8)}",
   }
-  # Bytecode that a patch brings is not looked at.
-  options = ("-I", "-B", "-X", "pycache_prefix=/tmp/none")
   ran = sandbox.run(
-    [config.interpreter, *options, _EXAMINER_INSIDE],
+    [config.interpreter, "-I", "-B", _EXAMINER_INSIDE],
     json.dumps(request).encode(errors="surrogateescape"),
     wall_s=wall_s,
     is_merged=False,

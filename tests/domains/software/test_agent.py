@@ -26,7 +26,6 @@ pytestmark = needs_sandbox
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
   folder = tmp_path_factory.mktemp("repository")
-  folder.parent.chmod(0o755)
   return make_task(write_repository(folder))
 
 

@@ -25,7 +25,6 @@ EDIT = "str_replace_editor"
 @pytest.fixture(scope="module")
 def task(tmp_path_factory):
   folder = tmp_path_factory.mktemp("repository")
-  folder.parent.chmod(0o755)
   return make_task(write_repository(folder))
 
 

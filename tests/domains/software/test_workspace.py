@@ -30,7 +30,6 @@ pytestmark = needs_sandbox
 
 @pytest.fixture
 def folder(tmp_path):
-  tmp_path.parent.chmod(0o755)
   return write_repository(tmp_path)
 
 
