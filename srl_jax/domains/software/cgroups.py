@@ -25,6 +25,11 @@ _FILES = {
   1: {"memory": "memory.limit_in_bytes", "pids": "pids.max"},
   2: {"memory": "memory.max", "pids": "pids.max"},
 }
+# Memory that is swapped out is memory, too. Version 1 has one limit for both.
+_SWAP = {
+  1: {"memory.memsw.limit_in_bytes": "{}"},
+  2: {"memory.swap.max": "0"},
+}
 
 
 class Group:
@@ -48,6 +53,10 @@ class Group:
           (folder / _FILES[version][controller]).write_text(
             str(values[controller])
           )
+        for file, value in _SWAP[version].items():
+          # Not all kernels count it.
+          with contextlib.suppress(FileNotFoundError, PermissionError):
+            (folder / file).write_text(value.format(memory_bytes))
     except OSError:
       self.close()
       raise

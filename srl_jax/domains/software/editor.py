@@ -231,7 +231,7 @@ def _range(asked: str, lines: int) -> tuple[int, int]:
   try:
     first, last = json.loads(asked)
     first, last = _integer(first, "view_range"), _integer(last, "view_range")
-  except (ValueError, TypeError):
+  except (ValueError, TypeError, RecursionError):
     raise _RefusedError(
       f"view_range is {asked!r}; write two numbers such as [11, 20]."
     ) from None

@@ -70,6 +70,12 @@ class Limits:
   file_bytes: int = 512 << 20
   output_bytes: int = 16 << 20
 
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if not value > 0:
+        raise ValueError(f"{field.name} is {value}; use more than 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class SandboxConfig:

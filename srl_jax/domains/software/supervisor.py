@@ -29,6 +29,8 @@ from typing import Any, BinaryIO
 
 _SET_DUMPABLE = 4
 _CLONE_NEWUSER = 0x10000000
+_JOIN_SESSION_KEYRING = 1
+_KEYCTL = {"x86_64": 250, "aarch64": 219}
 # How often the memory of all processes together is looked at.
 _SAMPLE_S = 0.1
 _CHUNK = 1 << 16
@@ -49,6 +51,7 @@ def main() -> None:
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
   _prctl(_SET_DUMPABLE, 0)
+  _leave_keys()
   wake_read, wake_write = os.pipe()
   os.set_blocking(wake_read, False)
   os.set_blocking(wake_write, False)
@@ -207,6 +210,13 @@ class _Run:
 def _prctl(option: int, value: int) -> None:
   if _LIBC.prctl(option, value, 0, 0, 0):
     raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+def _leave_keys() -> None:
+  """Leaves the keyring that sessions of the kernel inherit, if it has any."""
+  number = _KEYCTL.get(os.uname().machine)
+  if number is not None:
+    _LIBC.syscall(number, _JOIN_SESSION_KEYRING, None)
 
 
 def _why_not_started(error: Exception, problem_read: int) -> str:

@@ -7,6 +7,7 @@ srl_jax, which another user's Python may lack.
 """
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import signal
@@ -105,6 +106,21 @@ def variables_of_the_parent_are_not_there(sandbox):
         assert SECRET not in ran.output
   finally:
     del os.environ["DRILL_TOKEN"]
+
+
+def keys_of_the_parent_are_not_there(sandbox):
+  if os.uname().machine != "x86_64":
+    return
+  libc = ctypes.CDLL(None, use_errno=True)
+  # add_key to the session's keyring, which children inherit.
+  key = libc.syscall(248, b"user", b"drill", SECRET.encode(), len(SECRET), -3)
+  search = "ctypes.CDLL(None).syscall(250, 10, -3, b'user', b'drill', 0)"
+  if key < 0 or libc.syscall(250, 10, -3, b"user", b"drill", 0) != key:
+    return  # This kernel has no keys.
+  with Sandbox(sandbox.config) as fresh:
+    output = python(fresh, f"import ctypes; print({search})").output
+  libc.syscall(250, 9, key, -3)  # Unlinks it.
+  assert output == "-1\n"
 
 
 def nothing_outside_can_be_written(sandbox):
@@ -283,6 +299,7 @@ DRILL = (
   the_network_is_unreachable,
   files_of_the_parent_are_not_there,
   variables_of_the_parent_are_not_there,
+  keys_of_the_parent_are_not_there,
   nothing_outside_can_be_written,
   a_link_out_of_the_copy_leads_nowhere,
   the_parent_and_process_1_cannot_be_killed,

@@ -72,6 +72,7 @@ def test_a_file_is_viewed_with_numbers(edit):
     ('["a", 2]', "write a whole number"),
     ("[1.5, 2]", "write a whole number"),
     ("7", "write two numbers"),
+    ("[" * 100_000, "write two numbers"),
   ],
 )
 def test_a_range_that_cannot_be_shown_is_explained(edit, asked, said):

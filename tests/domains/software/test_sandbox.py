@@ -254,6 +254,46 @@ def test_a_system_without_namespaces_is_told_so(monkeypatch, tmp_path):
     check_sandbox(SandboxConfig())
 
 
+def test_groups_of_version_2_are_made_beside_processes(monkeypatch, tmp_path):
+  # A process in a group keeps it from having groups of its own.
+  own = tmp_path / "user.slice/session"
+  own.mkdir(parents=True)
+  (own / "cgroup.subtree_control").write_text("\n")
+  (own.parent / "cgroup.subtree_control").write_text("cpu memory pids\n")
+  texts = {
+    "/proc/self/cgroup": "0::/user.slice/session\n",
+    "/proc/self/mountinfo": (
+      f"31 23 0:28 / {tmp_path} rw,relatime - cgroup2 cgroup2 rw\n"
+    ),
+  }
+  read = cgroups._read
+  monkeypatch.setattr(
+    cgroups, "_read", lambda path: texts.get(str(path)) or read(path)
+  )
+  find = cgroups._parents.__wrapped__
+  assert find() == ((own.parent, 2, ("memory", "pids")),)
+  monkeypatch.setattr(cgroups, "_parents", find)
+  group = cgroups.Group(1000, 7)
+  [folder] = own.parent.glob("srl_jax-*")
+  group.add(4711)
+  assert {file.name: file.read_text() for file in folder.iterdir()} == {
+    "memory.max": "1000",
+    "memory.swap.max": "0",
+    "pids.max": "7",
+    "cgroup.procs": "4711",
+  }
+  (folder / "memory.events").write_text("oom 3\noom_kill 2\n")
+  assert group.memory_kills() == 2
+  # Without the controllers there are no groups.
+  (own.parent / "cgroup.subtree_control").write_text("cpu\n")
+  assert find() == ()
+
+
+def test_a_limit_of_nothing_is_refused():
+  with pytest.raises(ValueError, match="processes is 0; use more than 0"):
+    Limits(processes=0)
+
+
 @pytest.mark.parametrize(
   ("changes", "said"),
   [

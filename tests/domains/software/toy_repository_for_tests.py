@@ -46,7 +46,9 @@ FAIL_TO_PASS = (
   "tests/test_calc.py::TestAdd::test_zero",
 )
 PASS_TO_PASS = ("tests/test_calc.py::test_double",)
-CONFIG = SandboxConfig(limits=Limits(wall_s=20, disk_bytes=256 << 20))
+CONFIG = SandboxConfig(
+  limits=Limits(wall_s=20, disk_bytes=256 << 20, output_bytes=4 << 20)
+)
 FIXED = FILES["calc.py"].replace("a - b", "a + b")
 
 
