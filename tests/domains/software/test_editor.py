@@ -103,6 +103,10 @@ def test_one_place_is_replaced_and_shown(edit, sandbox):
     " again if necessary."
   )
   assert text_of(sandbox) == TEN.replace("line 6\n", "six\nand more\n")
+  # The empty line after the last line break is not shown.
+  assert "  10\tline 9\n    11\tten\nReview" in edit(
+    "str_replace", old_str="line 10", new_str="ten"
+  )
   # Without new_str, the place is removed.
   edit("str_replace", old_str="six\n")
   assert "six" not in text_of(sandbox)
