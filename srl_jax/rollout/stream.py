@@ -14,7 +14,6 @@ Every process submits the same requests in the same order and gets all tokens.
 from __future__ import annotations
 
 import collections
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -86,28 +85,32 @@ class Stream:
     self._tickets = self._oldest = 0
     self._queue = segments.empty_queue(n, self._entries, max_stem)
     self.work = Work()
+    sizes = {
+      "rows": n,
+      "slots": slots,
+      "entries": self._entries,
+      "trunk_width": _width(trunk_width),
+      "cache_width": _RING,
+    }
     with jax.set_mesh(mesh):
-      self._params = jax.jit(policy.for_decoding)(params)
-      make = functools.partial(
-        segments.empty_rows,
-        policy,
-        rows=n,
-        slots=slots,
-        entries=self._entries,
-        trunk_width=_width(trunk_width),
-        cache_width=_RING,
+      lay_out = jax.jit(_for_decoding, static_argnums=0)
+      self._params = lay_out(policy, params)
+      make = jax.jit(
+        segments.empty_rows, static_argnums=0, static_argnames=tuple(sizes)
       )
-      self._state: Rows = jax.jit(make)(self._params)
-    self._compile()
+      self._state: Rows = make(policy, self._params, **sizes)
+    self._make_programs()
 
-  def _compile(self) -> None:
-    """Makes the programs; they compile at their first call, once per shape."""
+  def _make_programs(self) -> None:
+    """Makes the programs; each compiles at its first call, once per shape.
+
+    They are functions of modules, with the policy as an argument. So JAX knows
+    them again, and streams of equal policies and shapes share what is compiled.
+    """
     kept = jax.tree.map(lambda x: x.sharding, self._state)
     everywhere = sharding.replicated(self._mesh)
     self._admit = jax.jit(
-      functools.partial(segments.admit, self._policy),
-      donate_argnums=1,
-      out_shardings=kept,
+      segments.admit, static_argnums=0, donate_argnums=2, out_shardings=kept
     )
     self._resize = jax.jit(
       segments.resize,
@@ -115,9 +118,10 @@ class Stream:
       out_shardings=kept,
     )
     self._segment = jax.jit(
-      functools.partial(segments.segment, self._policy),
+      segments.segment,
+      static_argnums=0,
       static_argnames="settings",
-      donate_argnums=1,
+      donate_argnums=2,
       out_shardings=(kept, everywhere, everywhere),
     )
 
@@ -178,6 +182,7 @@ class Stream:
       idle = sum(row.is_free() for row in self._rows)
       enough = idle + few if self._waiting else len(self._rows) + 1
       self._state, tape, waiting_NQ = self._segment(
+        self._policy,
         self._params,
         self._state,
         self._queue,
@@ -260,7 +265,7 @@ class Stream:
         tokens_MS[m, : len(tokens)] = tokens
         length_M[m], row_M[m] = len(tokens), n
       self._state = self._admit(
-        self._params, self._state, tokens_MS, length_M, row_M
+        self._policy, self._params, self._state, tokens_MS, length_M, row_M
       )
       self.work.prompt_tokens += int(length_M.sum())
       self.work.trunk_positions += tokens_MS.size
@@ -377,6 +382,10 @@ def complete(stream: Stream, requests: Iterable[Request]) -> Iterator[Sampled]:
           logps.pop(name),
           piece.ending == "stop",
         )
+
+
+def _for_decoding(policy: Policy, params: Any) -> Any:
+  return policy.for_decoding(params)
 
 
 def _width(length: int) -> int:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
 import pathlib
@@ -299,8 +298,7 @@ def _identity(leaf: Any) -> Any:
 
 @contextlib.contextmanager
 def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
-  compiled = _compiled()
-  first = len(compiled)
+  first = compilation.counts().programs
   save = Checkpointer.save
 
   def noting_save(self, step, state, pool, meta):
@@ -311,7 +309,7 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
 
   def noting(take_update):
     def call(self, state, update_step, reference):
-      count = len(compiled) - first
+      count = compilation.counts().programs - first
       outcome.compiled.setdefault(self.name, []).append(count)
       events.get((self.name, update_step), lambda: None)()
       return take_update(self, state, update_step, reference)
@@ -325,19 +323,6 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
       take_update = noting(kind.take_update)
       stack.enter_context(patch(kind, "take_update", take_update))
     yield
-
-
-@functools.cache  # JAX 0.7 cannot be told to stop listening.
-def _compiled() -> list[str]:
-  """An entry per program that this process compiles from now on."""
-  compiled = []
-
-  def listen(event, *_, **__):
-    if event == "/jax/core/compile/backend_compile_duration":
-      compiled.append(event)
-
-  jax.monitoring.register_event_duration_secs_listener(listen)
-  return compiled
 
 
 def metric_rows(workdir: pathlib.Path) -> list[dict[str, float]]:

@@ -13,7 +13,7 @@ from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.requests import Request
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.rollout.stream import Stream, complete
-from srl_jax.testing import scripted
+from srl_jax.testing import compilation, scripted
 from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import (
   TINY,
@@ -237,6 +237,33 @@ def test_log_probs_of_the_policy_do_not_depend_on_the_temperature():
   want = 3 - np.log(np.exp(3) + 9)
   np.testing.assert_allclose(piece.policy_logps, want, rtol=1e-5)
   np.testing.assert_allclose(piece.likely_logps[:, 0], want, rtol=1e-5)
+
+
+def test_a_second_stream_of_equal_shapes_traces_and_compiles_nothing():
+  # No other test has this model, so the first stream compiles everything.
+  config = dataclasses.replace(MODEL.config, d_mlp=40)
+  params = random_params(LanguageModel(config), seed=1)
+
+  def texts(key):
+    # As callers do: a model of its own for each stream.
+    stream = make_stream(LanguageModel(config), params, key=jax.random.key(key))
+    rng = np.random.default_rng(0)
+    requests = [
+      Request(rng.integers(3, 32, size=n).tolist(), point_id=n, **long)
+      for n in (40, 5, 12)
+    ]
+    return {name: x.tokens for name, x in by_name(stream, requests).items()}
+
+  # Trunks and the ring grow on the way.
+  long = {"max_new_tokens": 90}
+  before = compilation.counts()
+  first = texts(0)
+  between = compilation.counts()
+  # Two make the state; the others run trunks and segments of some widths.
+  assert between.programs - before.programs > 4
+  assert texts(1) != first
+  assert texts(0) == first
+  assert compilation.counts() == between
 
 
 def test_one_device_equals_eight():
