@@ -4,9 +4,9 @@
 Evaluation, the chat and the server sample with this. A row of the device
 holds a trunk and several slots for its branches (segments.py). All samples of
 a request share a row, and so do prompts that differ only in their last few
-tokens, while the row has a free slot. A row whose branches have all ended takes
-the next request while the other rows go on, and keeps its trunk until then for
-whoever asks again.
+tokens, while the row has a free slot. If it has none, a free row gets a copy of
+the trunk. A row whose branches have all ended takes the next request while the
+other rows go on, and keeps its trunk until then for whoever asks again.
 
 Every process submits the same requests in the same order and gets all tokens.
 """
@@ -24,9 +24,10 @@ from srl_jax import sharding
 from srl_jax.rollout import segments
 from srl_jax.rollout.batches import rounded_up
 from srl_jax.rollout.decode import Policy
+from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.requests import Piece, Request, Sampled, Work
 from srl_jax.rollout.row import Branch, Row, common, shares
-from srl_jax.rollout.segments import Rows, Settings, Tape
+from srl_jax.rollout.segments import Settings, Tape
 
 # Trunks are no narrower; the ring, which grows as it runs, begins wider.
 _BUCKET = 16
@@ -73,7 +74,7 @@ class Stream:
       likely: number of most likely tokens to report of each draw; see the
         attribute.
     """
-    self._policy, self._mesh, self._rules = policy, mesh, rules
+    self._mesh = mesh
     self._batch = sharding.batch_devices(mesh, rules)
     self._key = key
     self._settings = Settings(turns, tuple(stop_ids), likely)
@@ -85,45 +86,17 @@ class Stream:
     self._tickets = self._oldest = 0
     self._queue = segments.empty_queue(n, self._entries, max_stem)
     self.work = Work()
-    sizes = {
-      "rows": n,
-      "slots": slots,
-      "entries": self._entries,
-      "trunk_width": _width(trunk_width),
-      "cache_width": _RING,
-    }
     with jax.set_mesh(mesh):
-      lay_out = jax.jit(_for_decoding, static_argnums=0)
-      self._params = lay_out(policy, params)
-      make = jax.jit(
-        segments.empty_rows, static_argnums=0, static_argnames=tuple(sizes)
+      self._programs = Programs(
+        policy,
+        params,
+        mesh=mesh,
+        rows=n,
+        slots=slots,
+        entries=self._entries,
+        trunk_width=_width(trunk_width),
+        cache_width=_RING,
       )
-      self._state: Rows = make(policy, self._params, **sizes)
-    self._make_programs()
-
-  def _make_programs(self) -> None:
-    """Makes the programs; each compiles at its first call, once per shape.
-
-    They are functions of modules, with the policy as an argument. So JAX knows
-    them again, and streams of equal policies and shapes share what is compiled.
-    """
-    kept = jax.tree.map(lambda x: x.sharding, self._state)
-    everywhere = sharding.replicated(self._mesh)
-    self._admit = jax.jit(
-      segments.admit, static_argnums=0, donate_argnums=2, out_shardings=kept
-    )
-    self._resize = jax.jit(
-      segments.resize,
-      static_argnames=("trunk_width", "cache_width"),
-      out_shardings=kept,
-    )
-    self._segment = jax.jit(
-      segments.segment,
-      static_argnums=0,
-      static_argnames="settings",
-      donate_argnums=2,
-      out_shardings=(kept, everywhere, everywhere),
-    )
 
   def submit(self, request: Request) -> int:
     """Queues a request; returns its ticket."""
@@ -181,16 +154,9 @@ class Stream:
       few = max(1, len(self._rows) // 8)
       idle = sum(row.is_free() for row in self._rows)
       enough = idle + few if self._waiting else len(self._rows) + 1
-      self._state, tape, waiting_NQ = self._segment(
-        self._policy,
-        self._params,
-        self._state,
-        self._queue,
-        self._key,
-        np.int32(enough),
-        settings=self._settings_now(),
+      tape, waiting_NQ = self._programs.segment(
+        self._queue, self._key, enough, self._settings_now()
       )
-      tape, waiting_NQ = jax.device_get((tape, waiting_NQ))
     return self._read(tape, waiting_NQ)
 
   def _settings_now(self) -> Settings:
@@ -224,7 +190,7 @@ class Stream:
       if not shares(row.tokens, tokens, self._max_stem):
         row.tokens = new[n] = tokens[:-1]
       row.later.extend(Branch(ticket, request, g) for g in request.samples)
-    self._run_trunks(new)
+    self._make_trunks(new)
     for n in range(len(self._rows)):
       self._fill(n)
 
@@ -235,8 +201,7 @@ class Stream:
   def _row_for(self, tokens: np.ndarray) -> int | None:
     """The row that has the prompt's trunk, or the free one longest unused.
 
-    If all slots of the trunk's row are busy, the trunk is better run again in a
-    free row than waited for.
+    If all slots of the trunk's row are busy, a free row takes the prompt.
     """
     for n, row in enumerate(self._rows):
       has_slot = row.load() < self._entries // 2
@@ -244,6 +209,23 @@ class Stream:
         return n
     free = [n for n, row in enumerate(self._rows) if row.is_free()]
     return min(free, key=lambda n: self._rows[n].last_use, default=None)
+
+  def _make_trunks(self, new: dict[int, np.ndarray]) -> None:
+    """Gives rows new trunks: runs each once, and copies what a row has."""
+    rows_of = {
+      row.tokens.tobytes(): n
+      for n, row in enumerate(self._rows)
+      if row.tokens is not None and n not in new
+    }
+    to_run, copies = {}, {}
+    for n, tokens in new.items():
+      source = rows_of.setdefault(tokens.tobytes(), n)
+      if source == n:
+        to_run[n] = tokens
+      else:
+        copies[n] = source
+    self._run_trunks(to_run)
+    self._programs.copy(copies)
 
   def _run_trunks(self, new: dict[int, np.ndarray]) -> None:
     """Runs new trunks in batches of equal, growing width."""
@@ -254,21 +236,11 @@ class Stream:
         room *= 2
       part, by_length = by_length[:room], by_length[room:]
       width = _width(max(len(tokens) for _, tokens in part))
-      if width > self._state.trunk.position.shape[1]:
-        self._state = self._resize(
-          self._state, trunk_width=width, cache_width=0
-        )
-      tokens_MS = np.zeros((room, width), np.int32)
-      length_M = np.zeros(room, np.int32)
-      row_M = np.full(room, len(self._rows), np.int32)
-      for m, (n, tokens) in enumerate(part):
-        tokens_MS[m, : len(tokens)] = tokens
-        length_M[m], row_M[m] = len(tokens), n
-      self._state = self._admit(
-        self._policy, self._params, self._state, tokens_MS, length_M, row_M
-      )
-      self.work.prompt_tokens += int(length_M.sum())
-      self.work.trunk_positions += tokens_MS.size
+      if width > self._programs.trunk_width:
+        self._programs.resize(trunk_width=width)
+      self._programs.admit(part, room, width)
+      self.work.prompt_tokens += sum(len(tokens) for _, tokens in part)
+      self.work.trunk_positions += room * width
 
   def _fill(self, n: int) -> None:
     """Puts branches that wait for an entry into the row's queue."""
@@ -308,10 +280,10 @@ class Stream:
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )
     need = max(_width(min(need, longest + self._max_stem)), _RING)
-    width = self._state.cache.position.shape[-1]
+    width = self._programs.cache_width
     # Narrower only by half: every change copies the ring.
     if need > width or need <= width // 2:
-      self._state = self._resize(self._state, trunk_width=0, cache_width=need)
+      self._programs.resize(cache_width=need)
 
   def _read(self, tape: Tape, waiting_NQ: np.ndarray) -> list[Piece]:
     """Turns a tape into pieces and frees the entries of ended branches."""
@@ -382,10 +354,6 @@ def complete(stream: Stream, requests: Iterable[Request]) -> Iterator[Sampled]:
           logps.pop(name),
           piece.ending == "stop",
         )
-
-
-def _for_decoding(policy: Policy, params: Any) -> Any:
-  return policy.for_decoding(params)
 
 
 def _width(length: int) -> int:

@@ -159,16 +159,40 @@ def test_prompts_that_differ_in_their_last_tokens_share_a_trunk():
   }
 
 
-def test_a_trunk_whose_slots_are_busy_is_run_again_in_a_free_row():
+def test_a_trunk_whose_slots_are_busy_is_copied_to_a_free_row():
   long = {"max_new_tokens": 1000}
   requests = [Request([5, 6, 7, t], point_id=t, **long) for t in range(1, 6)]
   stream = make_stream(rows=3, slots=2, max_stem=2, stop_ids=())
   for request in requests:
     stream.submit(request)
-  # Two of a row share their trunk: 3 + 3 + 3 tokens for five prompts.
+  # Two prompts in each row: three rows have the same trunk of 3 tokens.
   assert len({piece.ticket for piece in stream.advance()}) == 5
-  assert stream.work.prompt_tokens == 9
+  assert stream.work.prompt_tokens == 3
   assert stream.waiting == 0
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_a_copied_trunk_gives_what_it_gives_where_it_was_run(devices):
+  params = random_params(MODEL, seed=1)
+  mesh = small_mesh() if devices == 1 else small_mesh(2, 2, 2)
+  # The samples of a prompt are requests of their own, in rows of one slot. Some
+  # begin together, and others while the trunk's row is busy.
+  requests = [
+    Request(tokens, point_id=i, samples=(g,), max_new_tokens=4 + 9 * g)
+    for i, tokens in enumerate(PROMPTS)
+    for g in range(3)
+  ]
+  alone, want = make_stream(MODEL, params, rows=1, slots=1), {}
+  for request in requests:
+    # Another trunk in between leaves none to copy.
+    between = dataclasses.replace(request, tokens=[20, 21, 22])
+    for asked in (between, request):
+      [done] = complete(alone, [asked])
+    want[request.point_id, done.sample] = done.tokens
+  stream = make_stream(MODEL, params, mesh=mesh, rows=4, slots=1, max_stem=1)
+  got = by_name(stream, requests)
+  assert {name: done.tokens for name, done in got.items()} == want
+  assert stream.work.prompt_tokens == sum(len(p) - 1 for p in PROMPTS)
 
 
 def test_a_prompt_is_no_stem_if_it_has_little_in_common_with_a_trunk():

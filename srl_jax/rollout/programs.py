@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The devices' side of a stream: its state, and the programs that change it.
+
+segments.py says what the programs compute, and stream.py what they are given.
+The programs are functions of modules with the policy as an argument, so that
+JAX knows them again: streams of equal policies and shapes share what is
+compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from srl_jax import sharding
+from srl_jax.rollout import segments
+from srl_jax.rollout.decode import Policy
+from srl_jax.rollout.segments import Queue, Rows, Settings, Tape
+
+# Trunks that are copied at a time; the others of a copy stand for none.
+_COPIES = 8
+
+
+class Programs:
+  """Rows on the devices; all methods need `jax.set_mesh`."""
+
+  def __init__(
+    self, policy: Policy, params: Any, *, mesh: jax.sharding.Mesh, **sizes: int
+  ):
+    """Makes empty rows; keys and values take most of their memory.
+
+    Args:
+      policy: the model's functions.
+      params: the model's parameters.
+      mesh: the devices.
+      **sizes: see `segments.empty_rows`.
+    """
+    self._policy = policy
+    lay_out = jax.jit(_for_decoding, static_argnums=0)
+    self._params = lay_out(policy, params)
+    make = jax.jit(
+      segments.empty_rows, static_argnums=0, static_argnames=tuple(sizes)
+    )
+    self._rows: Rows = make(policy, self._params, **sizes)
+    kept = jax.tree.map(lambda x: x.sharding, self._rows)
+    everywhere = sharding.replicated(mesh)
+    self._admit = jax.jit(
+      segments.admit, static_argnums=0, donate_argnums=2, out_shardings=kept
+    )
+    self._copy = jax.jit(_copy_trunks, donate_argnums=0, out_shardings=kept)
+    self._resize = jax.jit(
+      segments.resize,
+      static_argnames=("trunk_width", "cache_width"),
+      out_shardings=kept,
+    )
+    self._segment = jax.jit(
+      segments.segment,
+      static_argnums=0,
+      static_argnames="settings",
+      donate_argnums=2,
+      out_shardings=(kept, everywhere, everywhere),
+    )
+
+  @property
+  def trunk_width(self) -> int:
+    """Width of the trunks in tokens."""
+    return self._rows.trunk.position.shape[1]
+
+  @property
+  def cache_width(self) -> int:
+    """Width of the ring in tokens."""
+    return self._rows.cache.position.shape[-1]
+
+  def admit(
+    self, trunks: Sequence[tuple[int, np.ndarray]], room: int, width: int
+  ) -> None:
+    """Runs trunks and puts them into rows.
+
+    Args:
+      trunks: (row, tokens) of each.
+      room: number of trunks that the program runs, at least as many.
+      width: its width, at least that of the longest.
+    """
+    tokens_MS = np.zeros((room, width), np.int32)
+    length_M = np.zeros(room, np.int32)
+    row_M = np.full(room, self._none, np.int32)
+    for m, (row, tokens) in enumerate(trunks):
+      tokens_MS[m, : len(tokens)] = tokens
+      length_M[m], row_M[m] = len(tokens), row
+    self._rows = self._admit(
+      self._policy, self._params, self._rows, tokens_MS, length_M, row_M
+    )
+
+  def copy(self, sources: Mapping[int, int]) -> None:
+    """Gives rows the trunks of others: {row: row that has its trunk}."""
+    pairs = list(sources.items())
+    for first in range(0, len(pairs), _COPIES):
+      to_M = np.full(_COPIES, self._none, np.int32)
+      from_M = np.zeros(_COPIES, np.int32)
+      for m, pair in enumerate(pairs[first : first + _COPIES]):
+        to_M[m], from_M[m] = pair
+      self._rows = self._copy(self._rows, from_M, to_M)
+
+  def resize(self, *, trunk_width: int = 0, cache_width: int = 0) -> None:
+    """Changes widths; see `segments.resize`."""
+    self._rows = self._resize(
+      self._rows, trunk_width=trunk_width, cache_width=cache_width
+    )
+
+  def segment(
+    self, queue: Queue, key: jax.Array, enough: int, settings: Settings
+  ) -> tuple[Tape, np.ndarray]:
+    """Decodes a segment; returns its tape and what still waits, as numpy."""
+    self._rows, tape, waiting_NQ = self._segment(
+      self._policy,
+      self._params,
+      self._rows,
+      queue,
+      key,
+      np.int32(enough),
+      settings=settings,
+    )
+    return jax.device_get((tape, waiting_NQ))
+
+  @property
+  def _none(self) -> int:
+    """Stands for no row."""
+    return self._rows.entry_NB.shape[0]
+
+
+def _for_decoding(policy: Policy, params: Any) -> Any:
+  return policy.for_decoding(params)
+
+
+def _copy_trunks(rows: Rows, from_M: jax.Array, to_M: jax.Array) -> Rows:
+  copy = lambda x: x.at[to_M].set(x[from_M], mode="drop")  # noqa: E731
+  return rows.replace(trunk=jax.tree.map(copy, rows.trunk))
