@@ -31,8 +31,8 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
   import jax
 
   from srl_jax import inference
+  from srl_jax.rollout.completions import complete
   from srl_jax.rollout.requests import Request
-  from srl_jax.rollout.stream import complete
 
   model = inference.load(inference.config_of(args.weights))
   requests = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import pathlib
@@ -18,22 +19,23 @@ from typing import Any
 
 import jax
 
-from srl_jax import progress, sharding
+from srl_jax import progress
 from srl_jax.data.messages import encode_messages
 from srl_jax.data.suites import find_file, parse_suites, read_problems
 from srl_jax.data.templates import encode_segment
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.answering import Question, answer_questions
+from srl_jax.evaluate.answering import (
+  Question,
+  answer_by_turns,
+  answer_questions,
+)
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.journal import Journal, group
 from srl_jax.evaluate.protocols import Decoding, Protocol
-from srl_jax.evaluate.records import Answer
+from srl_jax.evaluate.solve import MOST_SLOTS
 from srl_jax.inference import ReadyModel
-from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.episodes import Episode, sample_episodes
-
-# Samples of a problem that are decoded together; the others wait for a slot.
-_MOST_SLOTS = 8
+from srl_jax.rollout.episodes import Rules
+from srl_jax.rollout.requests import Request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,7 +259,7 @@ def question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:
 
 def rows_and_slots(plan: Plan, decoding: Decoding) -> tuple[int, int]:
   """Returns how many problems, and samples of each, are decoded together."""
-  slots = min(decoding.samples, _MOST_SLOTS, plan.answers_per_batch)
+  slots = min(decoding.samples, MOST_SLOTS, plan.answers_per_batch)
   return plan.answers_per_batch // slots, slots
 
 
@@ -288,84 +290,38 @@ def _answer_in_one_go(
 def _answer_by_turns(
   model: ReadyModel, plan: Plan, decoding: Decoding, journal: Journal | None
 ) -> None:
-  """Answers some problems at a time; the journal gets these together."""
-  [done, *_] = sharding.gather_objects(
-    {
-      (a.suite, a.problem, a.sample)
-      for a in (journal.answers if journal else ())
-      if a.decoding == decoding.name
-    }
-  )
-  left = [
-    problem
-    for problem in plan.problems
-    if any(
-      (problem.suite, problem.id, sample) not in done
-      for sample in range(decoding.samples)
-    )
-  ]
-  at_once = max(1, plan.answers_per_batch // decoding.samples)
-  with progress.task(f"{decoding.name} answers, turn by turn", total=len(left)):
-    for first in range(0, len(left), at_once):
-      part = left[first : first + at_once]
-      for answer in _by_turns(model, plan, decoding, part):
-        # A kill may have left some of a problem's answers.
-        if (
-          journal and (answer.suite, answer.problem, answer.sample) not in done
-        ):
-          journal.add(answer)
-      progress.advance(first + len(part), len(left))
-
-
-def _by_turns(
-  model: ReadyModel, plan: Plan, decoding: Decoding, problems: Sequence[Problem]
-) -> Iterator[Answer]:
-  """Yields all answers to some problems."""
-  run, protocol = model.run, plan.protocol
-  sampling = SamplingConfig(
-    samples=1,
-    max_new_tokens=protocol.max_new_tokens,
-    temperature=decoding.temperature,
-    top_p=decoding.top_p,
-    top_k=decoding.top_k,
-  )
-  with jax.set_mesh(run.mesh):
-    episodes, _ = sample_episodes(
-      run.sampler(sampling, "step"),
-      model.params,
-      [problem.trajectory(plan.domains[problem.suite]) for problem in problems],
+  protocol, run = plan.protocol, model.run
+  answer_by_turns(
+    lambda: model.stream(
+      rows=plan.answers_per_batch,
+      slots=1,
+      key=model.key(plan.seed, decoding.name),
       task="step",
-      samples=decoding.samples,
+      # With room for actions, so that the trunks need not grow soon.
+      trunk_width=min(2 * plan.longest_tokens, model.max_positions),
+    ),
+    plan.problems,
+    [
+      problem.trajectory(plan.domains[problem.suite])
+      for problem in plan.problems
+    ],
+    decoding,
+    rules=Rules(
+      task="step",
       turns=protocol.max_turns,
       context_turns=0,
-      rows_per_batch=plan.answers_per_batch,
       max_positions=model.max_positions,
-      key=model.key(plan.seed, decoding.name),
+      request=functools.partial(
+        Request,
+        max_new_tokens=protocol.max_new_tokens,
+        temperature=decoding.temperature,
+        top_k=decoding.top_k,
+        top_p=decoding.top_p,
+      ),
       template=run.template,
       tokenizer=run.tokenizer,
-    )
-  for episode in episodes:
-    yield _answer_of(model, plan, decoding, problems[episode.problem], episode)
-
-
-def _answer_of(
-  model: ReadyModel,
-  plan: Plan,
-  decoding: Decoding,
-  problem: Problem,
-  episode: Episode,
-) -> Answer:
-  final, is_correct = plan.protocol.judge("\n".join(episode.actions), problem)
-  encode = model.run.tokenizer.encode
-  return Answer(
-    suite=problem.suite,
-    problem=problem.id,
-    decoding=decoding.name,
-    sample=episode.sample,
-    text="\n\n".join(episode.texts),
-    tokens=sum(len(encode(text)) + 1 for text in episode.texts),
-    is_stopped=episode.ending == "answered",
-    final=final,
-    is_correct=is_correct,
-    turns=episode.texts,
+      has_verdicts=False,
+    ),
+    journal=journal,
+    judge=protocol.judge,
   )

@@ -21,8 +21,8 @@ from srl_jax import loading, sharding
 from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
-from srl_jax.data.templates import Template
-from srl_jax.models import LanguageModel, hf_files
+from srl_jax.data.templates import Task, Template
+from srl_jax.models import hf_files
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout import segments
 from srl_jax.rollout.stream import Stream
@@ -57,8 +57,7 @@ class ReadyModel:
   @property
   def stop_ids(self) -> tuple[int, ...]:
     """Token ids at which the model ends what it writes."""
-    names = self.run.template.stop("solve")
-    return tuple(map(self.run.tokenizer.special_id, names))
+    return self.run.stop_ids("solve")
 
   def key(self, seed: int, purpose: str) -> jax.Array:
     """The random key of a purpose."""
@@ -108,19 +107,18 @@ class ReadyModel:
     found = jax.tree.leaves(jax.eval_shape(make, params))
     return sum(x.size * x.dtype.itemsize for x in found)
 
-  def stream(self, *, rows: int, slots: int, key: jax.Array, **more) -> Stream:
+  def stream(
+    self,
+    *,
+    rows: int,
+    slots: int,
+    key: jax.Array,
+    task: Task = "solve",
+    **more,
+  ) -> Stream:
     """A stream of samples; see `Stream` for the arguments."""
-    run = self.run
-    return Stream(
-      LanguageModel(run.policy.config, run.rollout_rules),
-      self.params,
-      rows=rows,
-      slots=slots,
-      stop_ids=self.stop_ids,
-      mesh=run.mesh,
-      rules=run.rollout_rules,
-      key=key,
-      **more,
+    return self.run.stream(
+      self.params, task, rows=rows, slots=slots, key=key, **more
     )
 
 

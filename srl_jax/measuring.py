@@ -8,6 +8,7 @@ not differences of luck.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import pathlib
@@ -194,19 +195,20 @@ def _solve(config: Config, run: Run, params: Any, moment: str):
   for mode, (samples, temperature) in itertools.product(
     settings.modes, decodings
   ):
+    key = run.key("evaluate", mode)
+
+    make_stream = functools.partial(run.stream, params, key=key)
     decoding = f"{samples} samples" if temperature else "greedy"
     how = "in turns" if mode == "turns" else "in one go"
     with progress.task(f"{moment}: whole problems {how}, {decoding}"):
-      episodes, _ = solve_problems(
-        run.sampler,
-        params,
+      episodes = solve_problems(
+        make_stream,
         problems,
         mode=mode,
         samples=samples,
         temperature=temperature,
         config=settings,
         context_turns=config.srl.trunks.context_turns,
-        key=run.key("evaluate", mode),
         template=run.template,
         tokenizer=run.tokenizer,
         max_positions=run.policy.config.max_positions,

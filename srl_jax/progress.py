@@ -36,7 +36,6 @@ class _Task:
   begin: int = 0
   begin_s: float = 0.0
   note: str = ""
-  rounds_left: int = 0
 
   def line(self, now_s: float) -> str:
     """Says what it is, how far, how good, how long, and how much longer."""
@@ -47,9 +46,8 @@ class _Task:
     parts.append(f"{format_duration(now_s - self.start_s)} so far")
     if self.done > self.begin:
       each_s = (now_s - self.begin_s) / (self.done - self.begin)
-      left = self.total - self.done + self.rounds_left * self.total
-      most = "at most " if self.rounds_left else ""
-      parts.append(f"{most}{format_duration(each_s * left)} left")
+      left_s = each_s * (self.total - self.done)
+      parts.append(f"{format_duration(left_s)} left")
     return "  ".join(filter(None, parts))
 
 
@@ -104,21 +102,15 @@ def advance(done: int, total: int) -> None:
     return
   current = _State.tasks[-1]
   if done <= current.done:
-    # A new count, as in the next turn of episodes.
+    # A new count begins.
     current.begin, current.begin_s = 0, time.monotonic()
   current.done, current.total = done, total
 
 
-def note(text: str, rounds_left: int = 0) -> None:
-  """Says how good or how far the innermost task is, in words.
-
-  Args:
-    text: becomes part of the line.
-    rounds_left: how often all of its parts may come again.
-  """
+def note(text: str) -> None:
+  """Says how good or how far the innermost task is, in words."""
   if _State.tasks:
     _State.tasks[-1].note = text
-    _State.tasks[-1].rounds_left = rounds_left
 
 
 def _watch(is_over: threading.Event) -> None:

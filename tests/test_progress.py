@@ -69,20 +69,18 @@ def test_a_line_says_how_far_how_good_and_how_much_longer(monkeypatch):
     now_s = 5.0
     assert line() == "before: in turns  5s so far"
     progress.advance(0, 200)
-    progress.note("turn 1 of 4", rounds_left=3)
+    progress.note("3 of 12 right so far")
     now_s = 25.0
-    progress.advance(100, 200)
-    # 20 s for 100: as much again in this turn, and three turns of 40 s.
+    progress.advance(50, 200)
+    # 20 s for 50, and the 5 s before are no part of it.
     assert line() == (
-      "before: in turns  100/200  turn 1 of 4  25s so far  at most 2m20s left"
+      "before: in turns  50/200  3 of 12 right so far  25s so far  1m00s left"
     )
     progress.advance(0, 50)
-    progress.note("turn 4 of 4, 3 of 12 right so far")
     now_s = 30.0
     progress.advance(25, 50)
     assert line() == (
-      "before: in turns  25/50  turn 4 of 4, 3 of 12 right so far  30s so far"
-      "  5s left"
+      "before: in turns  25/50  3 of 12 right so far  30s so far  5s left"
     )
   with progress.task("srl: update steps", done=10, total=30):
     now_s += 5
@@ -101,7 +99,8 @@ def test_a_run_says_what_it_evaluates_and_its_score(
     "sft: compiling update: accumulate",
     "before: single steps, greedy",
     "mean similarity 0.",
-    "before: whole problems in turns, greedy  0/8  turn 1 of 2",
+    "before: whole problems in turns, greedy  0/8",
+    "  right so far ",
     "after sft: whole problems in turns",
     "sft: validation after step 1 of 1",
   ):

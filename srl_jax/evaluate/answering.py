@@ -11,18 +11,22 @@ from __future__ import annotations
 import contextlib
 import functools
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from srl_jax import progress, sharding
+from srl_jax.domains import domain_of
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.journal import Journal
 from srl_jax.evaluate.judges import JudgeFunction, Judges
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
+from srl_jax.rollout.completions import complete
+from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
 from srl_jax.rollout.requests import Request, Sampled
-from srl_jax.rollout.stream import Stream, complete
+from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
+from srl_jax.trajectory import Trajectory
 
 
 class Question(NamedTuple):
@@ -71,6 +75,79 @@ def answer_questions(
     JudgeError: an answer could not be judged. All others that were sampled so
       far are in the journal, as after any other error.
   """
+  done = _done(journal, decoding)
+  requests = dict(_requests(questions, decoding, max_new_tokens, done))
+  if not requests:
+    return
+  total = sum(len(request.samples) for request in requests)
+  stream = make_stream(max(len(r.tokens) for r in requests))
+  what = f"{decoding.name} answers to {len(requests)} problems"
+  with _judging(journal, judge, what, total) as answers:
+    for sampled in complete(stream, requests):
+      question = requests[sampled.request]
+      text = question.prefix + tokenizer.decode(sampled.written)
+      answers.judge(
+        text,
+        question.problem,
+        _maker(question.problem, decoding.name, sampled, text),
+      )
+
+
+def answer_by_turns(
+  make_stream: Callable[[], Stream],
+  problems: Sequence[Problem],
+  trajectories: Sequence[Trajectory],
+  decoding: Decoding,
+  *,
+  rules: Rules,
+  journal: Journal | None,
+  judge: JudgeFunction,
+) -> None:
+  """Samples episodes that the journal lacks; all processes take part.
+
+  An environment decides whether its problem is solved; all other answers are
+  judged, as text of the actions.
+
+  Args:
+    make_stream: makes a stream.
+    problems: the problems.
+    trajectories: the same as trajectories.
+    decoding: how many samples are drawn; `rules` says how.
+    rules: how episodes go.
+    journal: gets the answers; None in all processes but the first.
+    judge: judges a text; must be importable.
+
+  Raises:
+    JudgeError: as in `answer_questions`.
+    RuntimeError: an environment failed.
+  """
+  done = _done(journal, decoding)
+  wanted = [
+    (n, g)
+    for n, problem in enumerate(problems)
+    for g in range(decoding.samples)
+    if (problem.suite, problem.id, g) not in done
+  ]
+  if not wanted:
+    return
+  what = f"{decoding.name} answers, turn by turn"
+  with contextlib.ExitStack() as stack:
+    answers = stack.enter_context(_judging(journal, judge, what, len(wanted)))
+    episodes = sample_episodes(make_stream(), trajectories, wanted, rules)
+    for episode in stack.enter_context(contextlib.closing(episodes)):
+      problem = problems[episode.problem]
+      make = _maker_by_turns(problem, decoding.name, episode)
+      if domain_of(trajectories[episode.problem]).environment:
+        final = episode.actions[-1] if episode.actions else ""
+        answers.add(make(final=final, is_correct=episode.is_correct))
+      else:
+        answers.judge("\n".join(episode.actions), problem, make)
+
+
+def _done(
+  journal: Journal | None, decoding: Decoding
+) -> set[tuple[str, str, int]]:
+  """What the first process's journal has: (suite, problem, sample)."""
   [done, *_] = sharding.gather_objects(
     {
       (a.suite, a.problem, a.sample)
@@ -78,40 +155,62 @@ def answer_questions(
       if a.decoding == decoding.name
     }
   )
-  requests = dict(_requests(questions, decoding, max_new_tokens, done))
-  if not requests:
-    return
-  total = sum(len(request.samples) for request in requests)
-  stream = make_stream(max(len(r.tokens) for r in requests))
-  stop_ids = frozenset(stream.stop_ids)
-  before = len(journal.answers) if journal else 0
-  right = 0
+  return done
 
-  def keep(answers: Iterator[Answer]) -> None:
-    nonlocal right
+
+class _Answers:
+  """Puts answers into a journal as they are judged; without one, it counts."""
+
+  def __init__(
+    self, journal: Journal | None, judges: Judges | None, total: int
+  ):
+    self._journal, self._judges, self._total = journal, judges, total
+    self._count = self._kept = self._right = 0
+
+  def judge(
+    self, text: str, problem: Problem, make: Callable[..., Answer]
+  ) -> None:
+    """Has a text judged; `make` makes an answer of the verdict."""
+    self._advance()
+    if self._judges:
+      self._judges.put(text, problem, make)
+      self.keep(self._judges.take())
+
+  def add(self, answer: Answer) -> None:
+    """Adds an answer that needs no judge."""
+    self._advance()
+    if self._journal:
+      self.keep([answer])
+
+  def keep(self, answers: Iterable[Answer]) -> None:
+    """Puts answers into the journal."""
     for answer in answers:
-      journal.add(answer)
-      right += answer.is_correct
-      progress.note(f"right so far {right}/{len(journal.answers) - before}")
+      self._journal.add(answer)
+      self._kept += 1
+      self._right += answer.is_correct
+      progress.note(f"right so far {self._right}/{self._kept}")
 
+  def _advance(self) -> None:
+    self._count += 1
+    progress.advance(self._count, self._total)
+
+
+@contextlib.contextmanager
+def _judging(
+  journal: Journal | None, judge: JudgeFunction, what: str, total: int
+) -> Iterator[_Answers]:
+  """Names the task; at its end, and after an error, judges what is left."""
   with contextlib.ExitStack() as stack:
-    what = f"{decoding.name} answers to {len(requests)} problems"
     stack.enter_context(progress.task(what, total=total))
     judges = stack.enter_context(Judges(judge)) if journal else None
+    answers = _Answers(journal, judges, total)
     try:
-      for count, sampled in enumerate(complete(stream, requests), start=1):
-        progress.advance(count, total)
-        if judges:
-          question = requests[sampled.request]
-          text = question.prefix + _text(sampled, tokenizer, stop_ids)
-          make = _maker(question.problem, decoding.name, sampled, text)
-          judges.put(text, question.problem, make)
-          keep(judges.take())
+      yield answers
       if judges:
-        keep(judges.take(0))
+        answers.keep(judges.take(0))
     except Exception:
       if judges:
-        keep(judges.take_good())
+        answers.keep(judges.take_good())
       raise
 
 
@@ -146,13 +245,6 @@ def _requests(
       )
 
 
-def _text(sampled: Sampled, tokenizer: Tokenizer, stop_ids: frozenset) -> str:
-  tokens = sampled.tokens
-  if tokens and tokens[-1] in stop_ids:
-    tokens = tokens[:-1]
-  return tokenizer.decode(tokens)
-
-
 def _maker(
   problem: Problem, decoding: str, sampled: Sampled, text: str
 ) -> Callable[..., Answer]:
@@ -165,4 +257,20 @@ def _maker(
     text=text,
     tokens=len(sampled.tokens),
     is_stopped=sampled.is_stopped,
+  )
+
+
+def _maker_by_turns(
+  problem: Problem, decoding: str, episode: Episode
+) -> Callable[..., Answer]:
+  return functools.partial(
+    Answer,
+    suite=problem.suite,
+    problem=problem.id,
+    decoding=decoding,
+    sample=episode.sample,
+    text="\n\n".join(episode.texts),
+    tokens=episode.tokens,
+    is_stopped=episode.ending == "answered",
+    turns=episode.texts,
   )

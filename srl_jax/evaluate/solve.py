@@ -12,25 +12,29 @@ Every number comes with an interval over problems.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import jax
 import numpy as np
 
-from srl_jax import strict
+from srl_jax import progress, strict
 from srl_jax.data.templates import Template, encode_segment
 from srl_jax.evaluate.estimates import Estimate, share
 from srl_jax.evaluate.protocols import Protocol, changed, find_protocol
 from srl_jax.evaluate.summary import estimates, solve_rates
-from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.episodes import Episode, EpisodeStats, sample_episodes
-from srl_jax.rollout.sampler import Sampler
+from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
+from srl_jax.rollout.requests import Request
+from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Trajectory
 
 Mode = Literal["turns", "solve"]
+# Samples of a prompt that are decoded together; the others wait for a slot.
+MOST_SLOTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,8 +115,7 @@ class EvalConfig:
 
 
 def solve_problems(
-  make_sampler: Callable[[SamplingConfig, str], Sampler],
-  params: Any,
+  make_stream: Callable[..., Stream],
   trajectories: Sequence[Trajectory],
   *,
   mode: Mode,
@@ -120,16 +123,15 @@ def solve_problems(
   temperature: float,
   config: EvalConfig,
   context_turns: int,
-  key: jax.Array,
   template: Template,
   tokenizer: Tokenizer,
   max_positions: int,
-) -> tuple[list[Episode], EpisodeStats]:
+) -> list[Episode]:
   """Lets the model solve problems; all processes get all episodes.
 
   Args:
-    make_sampler: a function (sampling config, task) -> compiled sampler.
-    params: the model's parameters.
+    make_stream: a function (task, rows=, slots=, trunk_width=) -> stream that
+      stops where the template says.
     trajectories: problems with reference answers, or of a domain with an
       environment.
     mode: "turns" or "solve".
@@ -138,13 +140,13 @@ def solve_problems(
     config: the limits of turns and tokens.
     context_turns: how many of the last actions the model sees in the mode
       "turns"; 0 for all.
-    key: random key.
     template: the wording of the prompts.
     tokenizer: the tokenizer.
     max_positions: the model's context length in tokens.
 
   Returns:
-    The episodes and the work that they took, as sample_episodes returns them.
+    The episodes, with all samples of the first problem first, then those of
+    the second and so on.
 
   Raises:
     ValueError: the limits leave no room for any problem.
@@ -161,23 +163,43 @@ def solve_problems(
       f"context of {max_positions} tokens (c.model.max_positions); lower "
       f"c.evaluate.{name}, or leave {mode!r} out of c.evaluate.modes"
     )
-  sampling = SamplingConfig(
-    samples=1, max_new_tokens=limit, temperature=temperature
-  )
-  return sample_episodes(
-    make_sampler(sampling, task),
-    params,
-    trajectories,
+  rules = Rules(
     task=task,
-    samples=samples,
     turns=turns,
     context_turns=context_turns,
-    rows_per_batch=config.rows_per_batch,
     max_positions=max_positions,
-    key=key,
+    request=functools.partial(
+      Request, max_new_tokens=limit, temperature=temperature
+    ),
     template=template,
     tokenizer=tokenizer,
   )
+  wanted = list(itertools.product(range(len(trajectories)), range(samples)))
+  heads = [
+    encode_segment(tokenizer, template.problem(trajectory, task))
+    for trajectory in trajectories
+  ]
+  # With room for actions behind the problem, the trunks need not grow soon.
+  longest = max(map(len, heads), default=0) + len(stem)
+  # In turns, the samples of a problem soon have contexts of their own.
+  together = min(config.rows_per_batch, len(wanted))
+  slots = 1 if mode == "turns" else min(samples, MOST_SLOTS, together)
+  stream = make_stream(
+    task,
+    rows=together // slots,
+    slots=slots,
+    trunk_width=min(2 * longest, max_positions),
+  )
+  progress.advance(0, len(wanted))
+  episodes, right = [], 0
+  found = sample_episodes(stream, trajectories, wanted, rules)
+  with contextlib.closing(found):
+    for episode in found:
+      episodes.append(episode)
+      right += episode.is_correct
+      progress.advance(len(episodes), len(wanted))
+      progress.note(f"right so far {right}/{len(episodes)}")
+  return sorted(episodes, key=lambda x: (x.problem, x.sample))
 
 
 def summarise(

@@ -4,24 +4,28 @@
 At each turn the model sees the problem and its own actions so far, thinks, and
 writes the next action. Its thought is dropped. If the domain has an
 environment, the environment executes the action, and its observation enters
-the context as in the trunks of training. All open episodes take a turn
-together. Episodes with the same context share a trunk (turns.py): at the first
-turn all samples of a problem, later the samples with the same actions.
+the context as in the trunks of training.
+
+An episode that has taken its turn asks the stream for the next one at once, and
+one that has ended makes room for another, so that short episodes wait for no
+long ones. Equal contexts are run once where they meet on the stream: those of
+all samples of a problem at the first turn, later those of samples with the same
+actions.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import traceback
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from srl_jax import progress, sharding
+from srl_jax import sharding
 from srl_jax.data.templates import Task, Template, encode_segment
 from srl_jax.domains import Domain, Environment, domain_of
 from srl_jax.rewards import RewardConfig, format
@@ -32,8 +36,9 @@ from srl_jax.rewards.reward import (
   wants_context,
 )
 from srl_jax.rollout import scoring
-from srl_jax.rollout.sampler import Sampler
-from srl_jax.rollout.turns import Prompt, sample_turn
+from srl_jax.rollout.completions import Completions
+from srl_jax.rollout.requests import Request, Sampled
+from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Step, Trajectory
 
@@ -53,6 +58,7 @@ class Episode:
       "turn limit" or "context full".
     is_correct: whether the environment says that the problem is solved.
       Without an environment, whether the domain's verdict on the actions is 1.
+    tokens: length of the texts in tokens, stop tokens included.
   """
 
   problem: int
@@ -62,130 +68,115 @@ class Episode:
   observations: tuple[str, ...]
   ending: str
   is_correct: bool
+  tokens: int
 
 
-class EpisodeStats(NamedTuple):
-  """The work that sampling took.
+@dataclasses.dataclass(frozen=True)
+class Rules:
+  """How episodes go.
 
   Attributes:
-    completions: number of completions: the turns of all episodes.
-    context_tokens: tokens in the contexts of all completions.
-    trunk_tokens: the context tokens that were run; equal contexts share a
-      trunk.
-  """
-
-  completions: int
-  context_tokens: int
-  trunk_tokens: int
-
-
-def sample_episodes(
-  sampler: Sampler,
-  params: Any,
-  trajectories: Sequence[Trajectory],
-  *,
-  task: Task,
-  samples: int,
-  turns: int,
-  context_turns: int,
-  rows_per_batch: int,
-  max_positions: int,
-  key: jax.Array,
-  template: Template,
-  tokenizer: Tokenizer,
-) -> tuple[list[Episode], EpisodeStats]:
-  """Lets the model solve problems; all processes get all episodes.
-
-  The random numbers of a completion follow from key, problem, task, turn and
-  sample, so other episodes change at most how its logits are rounded. Each
-  environment lives in one process, which sends its observations to the others.
-
-  Args:
-    sampler: a sampler with one sample per branch point.
-    params: the model's parameters.
-    trajectories: the problems; the model does not see the expert's steps.
     task: "step" for one step per turn; "solve" for one action that is the
       whole solution.
-    samples: episodes per problem.
     turns: maximal number of turns of an episode.
     context_turns: how many of the last actions the model sees; 0 for all. See
       TrunkConfig.
-    rows_per_batch: episodes decoded together.
     max_positions: the model's context length in tokens.
-    key: random key.
+    request: a function (tokens=, point_id=) -> request, which says how turns
+      are drawn.
     template: the wording of the prompts.
     tokenizer: the tokenizer.
+    has_verdicts: whether the domain's verdict decides where there is no
+      environment; if not, nothing is correct there.
+  """
 
-  Returns:
-    The episodes, with all samples of the first problem first, then those of
-    the second and so on; and the work that they took.
+  task: Task
+  turns: int
+  context_turns: int
+  max_positions: int
+  request: Callable[..., Request]
+  template: Template
+  tokenizer: Tokenizer
+  has_verdicts: bool = True
+
+
+def sample_episodes(
+  stream: Stream,
+  trajectories: Sequence[Trajectory],
+  wanted: Iterable[tuple[int, int]],
+  rules: Rules,
+) -> Iterator[Episode]:
+  """Lets the model solve problems; yields episodes as they end.
+
+  The random numbers of a completion follow from the stream's key, problem,
+  task, turn and sample, so other episodes change at most how its logits are
+  rounded. As many episodes are open as can be decoded together. All processes
+  get all episodes in the same order. Each environment lives in one process,
+  which sends its observations to the others.
+
+  Args:
+    stream: samples the turns; no other requests may be under way.
+    trajectories: the problems; the model does not see the expert's steps.
+    wanted: (index of the problem, sample) of each episode, in the order in
+      which they begin.
+    rules: how they go.
 
   Raises:
     RuntimeError: an environment or a verdict failed. The message names the
       domain, the problem and the action.
     ValueError: a verdict cannot be imported.
   """
-  everything = _begin(trajectories, task, samples, template, tokenizer)
-  open_ = list(everything)
-  totals = np.zeros(3, np.int64)
-  with contextlib.ExitStack() as stack:
-    for episode in everything:
-      stack.callback(episode.leave_environment)
-    for turn in range(turns):
-      stem = encode_segment(tokenizer, template.stem(task, turn + 1))
-      room = max_positions - sampler.config.max_new_tokens - len(stem)
-      prompts = []
-      for episode in open_:
-        prompt = episode.prompt(f"{task}/{turn}", context_turns)
-        if len(prompt.tokens) > room:
-          episode.ending = "context full"
-        else:
-          prompts.append(prompt)
-      open_ = _judged(open_)
+  posed = [_pose(trajectory, rules) for trajectory in trajectories]
+  waiting = enumerate(wanted)
+  completions = Completions(stream)
+  under_way: dict[Request, _Open] = {}
+  ready: list[_Open] = []
+  open_: set[_Open] = set()
+  try:
+    while True:
+      for number, name in itertools.islice(waiting, stream.places - len(open_)):
+        owner = number % jax.process_count()
+        ready.append(_Open(*name, posed[name[0]], owner))
+      open_.update(ready)
       if not open_:
-        break
-      _note(everything, turn, turns)
-      texts, trunk_tokens = sample_turn(
-        sampler,
-        params,
-        prompts,
-        key,
-        stem=stem,
-        step=turn,
-        most_equal=samples,
-        rows_per_batch=rows_per_batch,
-        tokenizer=tokenizer,
-      )
-      shown = sum(len(prompt.tokens) for prompt in prompts)
-      totals += len(texts), shown, trunk_tokens
-      _act(open_, texts, task, turn, template, tokenizer)
-      open_ = _judged(open_)
+        return
+      for episode in ready:
+        if request := episode.ask(rules):
+          under_way[request] = episode
+          completions.submit(request)
+      ended = [episode for episode in ready if episode.ending]
+      acting = []
+      for sampled in completions.advance(more_follow=True):
+        episode = under_way.pop(sampled.request)
+        episode.read(sampled, rules)
+        acting.append(episode)
+      _act(acting, rules)
+      ended += [episode for episode in acting if episode.ending]
+      ready = [episode for episode in acting if not episode.ending]
+      _judge(ended)
+      for episode in ended:
+        open_.remove(episode)
+        yield episode.ended()
+  finally:
     for episode in open_:
-      episode.ending = "turn limit"
-    _judged(open_)
-  stats = EpisodeStats(*map(int, totals))
-  return [episode.ended() for episode in everything], stats
+      episode.leave_environment()
 
 
-def _note(episodes: Sequence[_Open], turn: int, turns: int) -> None:
-  """Says the turn, and the score of the episodes that have ended."""
-  ended = [episode for episode in episodes if episode.ending]
-  right = sum(episode.is_correct for episode in ended)
-  score = f"{right} of {len(ended)} right so far" if ended else ""
-  if turns == 1:
-    progress.note(score)
-    return
-  number = f"turn {turn + 1} of {turns}"
-  progress.note(", ".join(filter(None, (number, score))), turns - turn - 1)
+class _Posed(NamedTuple):
+  """A problem as it is posed; `verdict` is None if it decides nothing."""
+
+  trajectory: Trajectory
+  domain: Domain
+  verdict: RewardFunction | None
+  head: list[int]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Open:
   """An episode under way.
 
   Attributes:
     owner: index of the process in which its environment lives.
-    head: tokens of the problem.
     segments: tokens of each action so far, with the observation after it.
     environment: the environment, from the first action to the end of the
       episode; None in all processes but the owner.
@@ -193,28 +184,60 @@ class _Open:
 
   problem: int
   sample: int
-  trajectory: Trajectory
-  domain: Domain
-  verdict: RewardFunction | None
+  posed: _Posed
   owner: int
-  head: list[int]
   segments: list[list[int]] = dataclasses.field(default_factory=list)
   texts: list[str] = dataclasses.field(default_factory=list)
   actions: list[str] = dataclasses.field(default_factory=list)
   observations: list[str] = dataclasses.field(default_factory=list)
+  tokens: int = 0
   environment: Environment | None = None
   ending: str = ""
   is_correct: bool = False
 
-  def prompt(self, turn_name: str, context_turns: int) -> Prompt:
-    """The context of the next turn; turn_name names its random numbers."""
-    name = f"{self.trajectory.id}/{turn_name}/{self.sample}"
-    tokens = list(self.head)
-    for segment in self.segments[-context_turns:]:  # [-0:] is all of them.
+  @property
+  def domain(self) -> Domain:
+    """The domain of its problem."""
+    return self.posed.domain
+
+  def ask(self, rules: Rules) -> Request | None:
+    """Returns the request for the next turn; None if it has no room."""
+    turn = len(self.texts)
+    tokens = list(self.posed.head)
+    for segment in self.segments[-rules.context_turns :]:  # [-0:] is all.
       tokens += segment
-    return Prompt(
-      self.trajectory, np.array(tokens, np.int32), zlib.crc32(name.encode())
-    )
+    stem = rules.template.stem(rules.task, turn + 1)
+    tokens += encode_segment(rules.tokenizer, stem)
+    name = f"{self.posed.trajectory.id}/{rules.task}/{turn}/{self.sample}"
+    request = rules.request(tokens=tokens, point_id=zlib.crc32(name.encode()))
+    if len(tokens) + request.max_new_tokens > rules.max_positions:
+      self.ending = "context full"
+      return None
+    return request
+
+  def read(self, sampled: Sampled, rules: Rules) -> None:
+    """Takes what the model wrote, and the action in it."""
+    text = rules.tokenizer.decode(sampled.written)
+    self.texts.append(text)
+    self.tokens += len(sampled.tokens)
+    action = format.split_lenient(text).action
+    if action:
+      self.actions.append(action)
+    else:
+      self.ending = "no action"
+
+  def go_on(self, rules: Rules) -> None:
+    """Ends after a final action or the last turn, or extends the context."""
+    action = self.actions[-1]
+    if rules.task == "solve" or self.domain.is_final(action):
+      self.ending = "answered"
+    elif not self.ending and len(self.texts) == rules.turns:
+      self.ending = "turn limit"
+    if not self.ending:
+      observation = self.observations[-1] if self.observations else None
+      step = Step(action, observation=observation)
+      segment = rules.template.step(step, len(self.actions))
+      self.segments.append(encode_segment(rules.tokenizer, segment))
 
   def ended(self) -> Episode:
     """The finished episode."""
@@ -226,13 +249,14 @@ class _Open:
       observations=tuple(self.observations),
       ending=self.ending,
       is_correct=self.is_correct,
+      tokens=self.tokens,
     )
 
   def execute(self) -> tuple[str, bool]:
     """Executes the last action; returns (observation, whether it is over)."""
     if self.environment is None:
       self.environment = self.domain.environment()
-      self.environment.reset(self.trajectory)
+      self.environment.reset(self.posed.trajectory)
     observation, is_over = self.environment.step(self.actions[-1])
     if not isinstance(observation, str):
       raise TypeError(
@@ -249,15 +273,15 @@ class _Open:
       environment, self.environment = self.environment, None
       environment.close()
       return is_solved
-    if not self.actions or self.trajectory.answer is None:
+    trajectory, verdict = self.posed.trajectory, self.posed.verdict
+    if verdict is None or not self.actions or trajectory.answer is None:
       return False
     more = {}
-    if wants_context(self.verdict):
+    if wants_context(verdict):
       thoughts = [format.split_lenient(text).thought for text in self.texts]
-      context = scoring.reward_context(self.trajectory, 0)
+      context = scoring.reward_context(trajectory, 0)
       more["context"] = context._replace(thought="\n".join(thoughts))
-    solution = "\n".join(self.actions)
-    return self.verdict(solution, self.trajectory.answer, **more) >= 1
+    return verdict("\n".join(self.actions), trajectory.answer, **more) >= 1
 
   def leave_environment(self) -> None:
     """Closes the environment if a failure has left it open."""
@@ -271,43 +295,23 @@ class _Open:
     action = shorten(self.actions[-1])
     return (
       f"the {what} of the domain {self.domain.name!r} failed at the problem "
-      f"{self.trajectory.id!r} with the action {action}; it raised:\n"
+      f"{self.posed.trajectory.id!r} with the action {action}; it raised:\n"
       f"{traceback.format_exc(limit=-3).rstrip()}"
     )
 
 
-def _begin(trajectories, task, samples, template, tokenizer) -> list[_Open]:
-  episodes = []
-  for problem, trajectory in enumerate(trajectories):
-    domain = domain_of(trajectory)
-    verdict = None
-    if domain.environment is None:
-      verdict = find_function(RewardConfig(function=domain.verdict))
-    head = encode_segment(tokenizer, template.problem(trajectory, task))
-    for sample in range(samples):
-      owner = len(episodes) % jax.process_count()
-      episodes.append(
-        _Open(problem, sample, trajectory, domain, verdict, owner, head)
-      )
-  return episodes
+def _pose(trajectory: Trajectory, rules: Rules) -> _Posed:
+  domain = domain_of(trajectory)
+  verdict = None
+  if domain.environment is None and rules.has_verdicts:
+    verdict = find_function(RewardConfig(function=domain.verdict))
+  problem = rules.template.problem(trajectory, rules.task)
+  head = encode_segment(rules.tokenizer, problem)
+  return _Posed(trajectory, domain, verdict, head)
 
 
-def _act(
-  episodes: Sequence[_Open],
-  texts: Sequence[str],
-  task: Task,
-  turn: int,
-  template: Template,
-  tokenizer: Tokenizer,
-) -> None:
-  """Extracts the actions from the texts and executes them."""
-  for episode, text in zip(episodes, texts, strict=True):
-    episode.texts.append(text)
-    action = format.split_lenient(text).action
-    if action:
-      episode.actions.append(action)
-    else:
-      episode.ending = "no action"
+def _act(episodes: Sequence[_Open], rules: Rules) -> None:
+  """Executes the last actions; afterwards each episode has ended or goes on."""
   acting = [episode for episode in episodes if not episode.ending]
   executed = [episode for episode in acting if episode.domain.environment]
   answers = _on_owners(executed, _Open.execute)
@@ -316,22 +320,14 @@ def _act(
     if is_over:
       episode.ending = "environment done"
   for episode in acting:
-    action = episode.actions[-1]
-    if task == "solve" or episode.domain.is_final(action):
-      episode.ending = "answered"
-    if not episode.ending:
-      observation = episode.observations[-1] if episode.observations else None
-      segment = template.step(Step(action, observation=observation), turn + 1)
-      episode.segments.append(encode_segment(tokenizer, segment))
+    episode.go_on(rules)
 
 
-def _judged(episodes: Sequence[_Open]) -> list[_Open]:
-  """Judges the episodes that have ended and returns the others."""
-  ended = [episode for episode in episodes if episode.ending]
-  verdicts = _on_owners(ended, _Open.judge)
-  for episode, is_correct in zip(ended, verdicts, strict=True):
+def _judge(episodes: Sequence[_Open]) -> None:
+  """Judges episodes that have ended."""
+  verdicts = _on_owners(episodes, _Open.judge)
+  for episode, is_correct in zip(episodes, verdicts, strict=True):
     episode.is_correct = is_correct
-  return [episode for episode in episodes if not episode.ending]
 
 
 def _on_owners(
@@ -342,6 +338,8 @@ def _on_owners(
   Raises:
     RuntimeError: the function failed in some process.
   """
+  if not episodes:
+    return []
   results: dict[int, Any] = {}
   failure, cause = "", None
   for number, episode in enumerate(episodes):

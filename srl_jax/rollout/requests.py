@@ -92,6 +92,11 @@ class Sampled(NamedTuple):
   logps: list[float]
   is_stopped: bool
 
+  @property
+  def written(self) -> list[int]:
+    """The tokens of the text: all but the stop token."""
+    return self.tokens[:-1] if self.is_stopped else self.tokens
+
 
 @dataclasses.dataclass
 class Work:

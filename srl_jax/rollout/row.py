@@ -61,5 +61,5 @@ def shares(trunk: np.ndarray | None, tokens: np.ndarray, max_stem: int) -> bool:
   """
   if trunk is None:
     return False
-  same = common(trunk, tokens)
-  return len(tokens) - same <= min(max_stem, same)
+  least = max(len(tokens) - max_stem, -(-len(tokens) // 2))
+  return least <= len(trunk) and np.array_equal(trunk[:least], tokens[:least])

@@ -14,7 +14,7 @@ Every process submits the same requests in the same order and gets all tokens.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -25,13 +25,16 @@ from srl_jax.rollout import segments
 from srl_jax.rollout.batches import rounded_up
 from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.programs import Programs
-from srl_jax.rollout.requests import Piece, Request, Sampled, Work
+from srl_jax.rollout.requests import Piece, Request, Work
 from srl_jax.rollout.row import Branch, Row, common, shares
 from srl_jax.rollout.segments import Settings, Tape
 
-# Trunks are no narrower; the ring, which grows as it runs, begins wider.
+# Trunks are no narrower. The ring grows as it runs; it is narrower than _RING
+# only if the limits of all requests are.
 _BUCKET = 16
-_RING = 64
+_RING = 128
+# From here on there are two widths for each doubling.
+_CLOSER = 512
 
 
 class Stream:
@@ -95,7 +98,7 @@ class Stream:
         slots=slots,
         entries=self._entries,
         trunk_width=_width(trunk_width),
-        cache_width=_RING,
+        cache_width=_BUCKET,
       )
 
   def submit(self, request: Request) -> int:
@@ -134,6 +137,11 @@ class Stream:
     return len(self._rows)
 
   @property
+  def places(self) -> int:
+    """Number of branches that are decoded together."""
+    return len(self._rows) * self._entries // 2
+
+  @property
   def is_idle(self) -> bool:
     """Whether there is nothing to do."""
     return not self._waiting and all(row.is_free() for row in self._rows)
@@ -143,17 +151,23 @@ class Stream:
     """Number of requests that have not begun."""
     return len(self._waiting)
 
-  def advance(self) -> list[Piece]:
-    """Decodes one segment; returns what it has added to each completion."""
+  def advance(self, *, more_follow: bool = False) -> list[Piece]:
+    """Decodes one segment; returns what it has added to each completion.
+
+    Args:
+      more_follow: whether requests will follow when completions have ended, so
+        that the segment should end early, as it does while requests wait.
+    """
     with jax.set_mesh(self._mesh):
       self._place()
       if all(row.is_free() for row in self._rows):
         return []
       self._fit_cache()
-      # With requests waiting, the host looks again when some rows are free.
-      few = max(1, len(self._rows) // 8)
+      # The host looks again when some rows are free that others could use.
       idle = sum(row.is_free() for row in self._rows)
-      enough = idle + few if self._waiting else len(self._rows) + 1
+      few = max(1, (len(self._rows) - idle) // 8)
+      is_wanted = self._waiting or more_follow
+      enough = idle + few if is_wanted else len(self._rows) + 1
       tape, waiting_NQ = self._programs.segment(
         self._queue, self._key, enough, self._settings_now()
       )
@@ -179,10 +193,11 @@ class Stream:
           self._queue.dropped_NQ[n, q] = True
     self._cancelled.clear()
     new: dict[int, np.ndarray] = {}
+    loads = [row.load() for row in self._rows]
     while self._waiting:
       ticket, request = self._waiting[0]
       tokens = np.asarray(request.tokens, np.int32)
-      n = self._row_for(tokens)
+      n = self._row_for(tokens, loads)
       if n is None:
         break
       self._waiting.popleft()
@@ -190,6 +205,7 @@ class Stream:
       if not shares(row.tokens, tokens, self._max_stem):
         row.tokens = new[n] = tokens[:-1]
       row.later.extend(Branch(ticket, request, g) for g in request.samples)
+      loads[n] += len(request.samples)
     self._make_trunks(new)
     for n in range(len(self._rows)):
       self._fill(n)
@@ -198,16 +214,16 @@ class Stream:
   def _max_stem(self) -> int:
     return self._queue.stem_NQC.shape[2]
 
-  def _row_for(self, tokens: np.ndarray) -> int | None:
+  def _row_for(self, tokens: np.ndarray, loads: Sequence[int]) -> int | None:
     """The row that has the prompt's trunk, or the free one longest unused.
 
     If all slots of the trunk's row are busy, a free row takes the prompt.
     """
     for n, row in enumerate(self._rows):
-      has_slot = row.load() < self._entries // 2
+      has_slot = loads[n] < self._entries // 2
       if has_slot and shares(row.tokens, tokens, self._max_stem):
         return n
-    free = [n for n, row in enumerate(self._rows) if row.is_free()]
+    free = [n for n, load in enumerate(loads) if not load]
     return min(free, key=lambda n: self._rows[n].last_use, default=None)
 
   def _make_trunks(self, new: dict[int, np.ndarray]) -> None:
@@ -231,13 +247,16 @@ class Stream:
     """Runs new trunks in batches of equal, growing width."""
     by_length = sorted(new.items(), key=lambda item: len(item[1]))
     while by_length:
+      # Every size of a batch is a program more, and so is every width.
       room = self._batch
-      while room * 2 <= len(by_length):
-        room *= 2
+      while room * 4 <= len(by_length):
+        room *= 4
       part, by_length = by_length[:room], by_length[room:]
       width = _width(max(len(tokens) for _, tokens in part))
       if width > self._programs.trunk_width:
         self._programs.resize(trunk_width=width)
+      if 2 * width >= self._programs.trunk_width:
+        width = self._programs.trunk_width
       self._programs.admit(part, room, width)
       self.work.prompt_tokens += sum(len(tokens) for _, tokens in part)
       self.work.trunk_positions += room * width
@@ -275,11 +294,11 @@ class Stream:
 
     Every turn reads the whole ring, so a narrow one is fast.
     """
-    need = self._oldest + self._settings.turns
+    need = max(self._oldest + self._settings.turns, _RING)
     longest = max(
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )
-    need = max(_width(min(need, longest + self._max_stem)), _RING)
+    need = _width(min(need, longest + self._max_stem))
     width = self._programs.cache_width
     # Narrower only by half: every change copies the ring.
     if need > width or need <= width // 2:
@@ -326,40 +345,18 @@ class Stream:
     return pieces
 
 
-def complete(stream: Stream, requests: Iterable[Request]) -> Iterator[Sampled]:
-  """Yields the completions of requests as they end, in no fixed order.
-
-  Requests are taken one by one as rows become free, so they may be many.
-  """
-  requests = iter(requests)
-  under_way: dict[int, Request] = {}
-  tokens = collections.defaultdict(list)
-  logps = collections.defaultdict(list)
-  is_over = False
-  while not (is_over and stream.is_idle):
-    while not is_over and stream.waiting < stream.rows:
-      request = next(requests, None)
-      is_over = request is None
-      if request:
-        under_way[stream.submit(request)] = request
-    for piece in stream.advance():
-      name = piece.ticket, piece.sample
-      tokens[name] += piece.tokens
-      logps[name] += piece.logps
-      if piece.ending:
-        yield Sampled(
-          under_way[piece.ticket],
-          piece.sample,
-          tokens.pop(name),
-          logps.pop(name),
-          piece.ending == "stop",
-        )
-
-
 def _width(length: int) -> int:
-  """The next of 16, 24, 32, 48, 64, ..., so that there are few programs."""
+  """The next of 16, 32, 64, ... 512, 768, 1024, 1536, ...
+
+  Every width is a program more. Where keys and values are the greater part of
+  what a turn reads, it pays to be closer.
+  """
   width = _BUCKET
   while width < length:
-    # A power of two grows by half, and the widths between by a third.
-    width += width // 2 if width & (width - 1) == 0 else width // 3
+    is_power = width & (width - 1) == 0
+    if width < _CLOSER:
+      width *= 2
+    else:
+      # A power of two grows by half, and the widths between by a third.
+      width += width // 2 if is_power else width // 3
   return width

@@ -3,8 +3,8 @@
 
 `ScriptedModel` stands in for a language model as a `Policy`: it looks its
 logits up in a table, so that samples and gradients can be computed by hand.
-`ScriptedSampler` stands in for a whole compiled sampler: prompt text in,
-completion text out.
+`ScriptedSampler` and `ScriptedStream` stand in for a whole compiled sampler:
+prompt text in, completion text out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from srl_jax.ops import logprobs
 from srl_jax.rewards import Completion
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.requests import Piece, Request
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Branches, Trunks
 
@@ -215,3 +216,60 @@ class ScriptedSampler:
     stop = [self._stop_id] if stopped else []
     tokens = [*stem, *self._tokenizer.encode(text), *stop]
     return tokens, len(stem), stopped
+
+
+class ScriptedStream:
+  """Stands in for `stream.Stream`: a function answers each prompt.
+
+  Attributes:
+    stop_ids: the stop token.
+    places: number of prompts that are answered together.
+    requests: all requests so far.
+    prompts: text of each.
+  """
+
+  def __init__(
+    self,
+    tokenizer: Tokenizer,
+    answer: Callable[[str], Completion],
+    *,
+    stop_id: int,
+    places: int = 8,
+    turns: int = 1000,
+  ):
+    """Makes an idle stream, whose segments have so many turns."""
+    self._tokenizer, self._answer, self._turns = tokenizer, answer, turns
+    self.stop_ids, self.places = (stop_id,), places
+    self.requests: list[Request] = []
+    self.prompts: list[str] = []
+    self._waiting: list[int] = []
+    self._left: dict[int, tuple[list[int], bool]] = {}
+
+  def submit(self, request: Request) -> int:
+    """Queues a request of one sample; returns its ticket."""
+    self.requests.append(request)
+    self._waiting.append(len(self.requests))
+    return len(self.requests)
+
+  def advance(self, *, more_follow: bool = False) -> list[Piece]:
+    """Answers the oldest requests, each up to so many tokens as turns."""
+    while self._waiting and len(self._left) < self.places:
+      ticket = self._waiting.pop(0)
+      prompt = self._tokenizer.decode(self.requests[ticket - 1].tokens)
+      self.prompts.append(prompt)
+      text, is_stopped = self._answer(prompt)
+      stop = list(self.stop_ids) if is_stopped else []
+      tokens = [*self._tokenizer.encode(text), *stop]
+      self._left[ticket] = tokens, is_stopped
+    return [self._piece(ticket) for ticket in list(self._left)]
+
+  def _piece(self, ticket: int) -> Piece:
+    tokens, is_stopped = self._left.pop(ticket)
+    made, left = tokens[: self._turns], tokens[self._turns :]
+    ending = "stop" if is_stopped else "limit"
+    if left:
+      self._left[ticket], ending = (left, is_stopped), ""
+    logps = [0.0] * len(made)
+    nothing = np.zeros((len(made), 0))
+    [sample] = self.requests[ticket - 1].samples
+    return Piece(ticket, sample, made, logps, [], nothing, nothing, ending)

@@ -28,6 +28,7 @@ from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.record import Recorder
 from srl_jax.rollout.sampler import Sampler
+from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trackers.trackers import Trackers
 from srl_jax.train.memory import Program
@@ -100,11 +101,38 @@ class Run:
       self._samplers[sampling, task] = self._make_sampler(sampling, task)
     return self._samplers[sampling, task]
 
+  def stream(
+    self,
+    params: Any,
+    task: Task,
+    *,
+    rows: int,
+    slots: int,
+    key: jax.Array,
+    **more,
+  ) -> Stream:
+    """A stream that stops where the template says; see `Stream`."""
+    return Stream(
+      LanguageModel(self.policy.config, self.rollout_rules),
+      params,
+      rows=rows,
+      slots=slots,
+      stop_ids=self.stop_ids(task),
+      mesh=self.mesh,
+      rules=self.rollout_rules,
+      key=key,
+      **more,
+    )
+
+  def stop_ids(self, task: Task) -> tuple[int, ...]:
+    """Token ids at which the model ends what it writes."""
+    return tuple(map(self.tokenizer.special_id, self.template.stop(task)))
+
   def _make_sampler(self, sampling, task):
     return Sampler(
       LanguageModel(self.policy.config, self.rollout_rules),
       sampling,
-      stop_ids=tuple(map(self.tokenizer.special_id, self.template.stop(task))),
+      stop_ids=self.stop_ids(task),
       pad_id=self.tokenizer.pad_id,
       mesh=self.mesh,
       rules=self.rollout_rules,

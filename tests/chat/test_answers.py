@@ -14,8 +14,8 @@ from srl_jax.chat.answers import Answer, Drawing, drive
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.data.messages import encode_messages
 from srl_jax.domains import registers
+from srl_jax.rollout.completions import complete
 from srl_jax.rollout.requests import Piece, Request
-from srl_jax.rollout.stream import complete
 from srl_jax.testing import small_model
 
 

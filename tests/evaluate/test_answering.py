@@ -1,19 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions are sampled, judged and journalled; what is there is not redone."""
 
+import dataclasses
+import functools
+
 import jax
 import pytest
 
-from srl_jax import sharding
+from srl_jax import domains, sharding
+from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.answering import Question, answer_questions
+from srl_jax.evaluate.answering import (
+  Question,
+  answer_by_turns,
+  answer_questions,
+)
 from srl_jax.evaluate.journal import Journal
 from srl_jax.evaluate.judges import JudgeError
 from srl_jax.evaluate.protocols import Decoding
+from srl_jax.rewards import Completion
+from srl_jax.rollout.episodes import Rules
+from srl_jax.rollout.requests import Request
 from srl_jax.rollout.stream import Stream
 from srl_jax.testing import scripted
 from srl_jax.testing.answers import by_last_letter, fatal
-from srl_jax.testing.scripted import ScriptedModel
+from srl_jax.testing.scripted import ScriptedModel, ScriptedStream
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import ByteTokenizer
 
@@ -134,3 +145,120 @@ def test_a_question_may_have_a_lower_limit_of_its_own(tmp_path):
       "1": "ijk",
       "2": "ijklm",
     }
+
+
+TURNS = {
+  "a\n<step>": "<think>hm</think>b",
+  "a\nb\n<step>": "\\boxed{f}",
+  "bc\n<step>": "\\boxed{de}",
+  "u\n<step>": "<think>v</think>",
+}
+
+
+def run_by_turns(journal, answer=TURNS.__getitem__, domain="math"):
+  """Answers turn by turn, one episode at a time; returns the prompts."""
+  stream = ScriptedStream(
+    TOKENIZER,
+    lambda prompt: Completion(answer(prompt), True),
+    stop_id=TOKENIZER.special_id("</s>"),
+    places=1,
+  )
+  answer_by_turns(
+    lambda: stream,
+    PROBLEMS,
+    [problem.trajectory(domain) for problem in PROBLEMS],
+    DECODING,
+    rules=Rules(
+      task="step",
+      turns=2,
+      context_turns=0,
+      max_positions=512,
+      request=functools.partial(Request, max_new_tokens=20),
+      template=PlainTemplate(),
+      tokenizer=TOKENIZER,
+      has_verdicts=False,
+    ),
+    journal=journal,
+    judge=by_last_letter,
+  )
+  return stream.prompts
+
+
+def test_turns_are_judged_together_by_what_was_done(tmp_path):
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
+    prompts = run_by_turns(journal)
+  # Three samples of each problem.
+  assert sorted(prompts) == sorted(3 * list(TURNS))
+  found = {(a.problem, a.sample): a for a in journal.answers}
+  assert len(found) == len(journal.answers) == 9
+  first, second, third = (found[p, 2] for p in "012")
+  assert first.turns == ("<think>hm</think>b", "\\boxed{f}")
+  assert first.text == "<think>hm</think>b\n\n\\boxed{f}"
+  assert first.tokens == len("<think>hm</think>b\\boxed{f}") + 2
+  assert first.is_stopped and first.final == "}"
+  assert second.turns == ("\\boxed{de}",)
+  assert third.text == "<think>v</think>" and third.final == ""
+  assert not third.is_stopped
+
+
+def test_episodes_are_journalled_as_they_end(tmp_path):
+  calls = []
+
+  def answer(prompt):
+    calls.append(prompt)
+    if len(calls) == 7:
+      raise OSError("killed")
+    return TURNS[prompt]
+
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
+    with pytest.raises(OSError, match="killed"):
+      run_by_turns(journal, answer)
+    # Six turns were answered: the three samples of the first problem.
+    assert [(a.problem, a.sample) for a in journal.answers] == [
+      ("0", sample) for sample in range(3)
+    ]
+  path = tmp_path / "answers.jsonl"
+  before = path.read_text()
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
+    prompts = run_by_turns(journal)
+  assert len(prompts) == 6 and not any(p.startswith("a") for p in prompts)
+  assert path.read_text().startswith(before)
+  assert len(journal.answers) == 9
+
+
+class Counter:
+  """An environment in which "f" is done, and any other step goes on."""
+
+  def reset(self, trajectory):
+    self.is_done = False
+
+  def step(self, action):
+    self.is_done = action == "f"
+    return "seen", self.is_done
+
+  def solved(self):
+    return self.is_done
+
+  def close(self):
+    pass
+
+
+def test_an_environment_decides_what_is_right(tmp_path, monkeypatch):
+  name = "some.module:COUNTED"
+  domain = dataclasses.replace(
+    domains.DOMAINS["software"], name="counted", environment=Counter
+  )
+  monkeypatch.setitem(domains._IMPORTED, name, domain)
+
+  def answer(prompt):
+    return "f" if prompt.startswith(("a", "bc\nd")) else "d"
+
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
+    run_by_turns(journal, answer, name)
+  # The judge would take none but the first for right.
+  found = {a.problem: (a.turns, a.final, a.is_correct) for a in journal.answers}
+  assert found == {
+    "0": (("f",), "f", True),
+    "1": (("d", "f"), "f", True),
+    "2": (("d", "d"), "d", False),
+  }

@@ -75,6 +75,14 @@ def paper(command, folder, exam):
   return out, command(f"--suites={exam}", "--samples=3", f"--out={out}")
 
 
+@pytest.fixture(scope="module")
+def turns(command, folder, exam):
+  """A finished evaluation turn by turn."""
+  out = folder / "turns"
+  ask = (f"--suites={exam}", "--protocol=turns", "--samples=2", f"--out={out}")
+  return out, command(*ask), ask
+
+
 def by_decoding(out, decoding):
   """The answers to each problem, p0 first."""
   rows = collections.defaultdict(dict)
@@ -145,10 +153,8 @@ def test_problems_may_be_limited(command, folder, exam):
 
 
 @pytest.mark.slow
-def test_answers_may_be_given_turn_by_turn(command, folder, exam):
-  out = folder / "turns"
-  ask = (f"--suites={exam}", "--protocol=turns", "--samples=2", f"--out={out}")
-  said = command(*ask)
+def test_answers_may_be_given_turn_by_turn(command, turns):
+  out, said, ask = turns
   assert "Thoughts are dropped after each turn." in said
   answers = read_answers(out)
   assert len(answers) == 6 * 3
@@ -330,12 +336,19 @@ def test_a_second_evaluation_is_kept_out_of_the_folder(runs, folder, exam):
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_answers_of_one(runs, folder, exam, paper):
-  base, _ = paper
-  out = folder / "two"
+@pytest.mark.parametrize("protocol", ["paper", "turns"])
+def test_two_processes_give_the_answers_of_one(
+  runs, folder, exam, protocol, request
+):
+  base, *_ = request.getfixturevalue(protocol)
+  out = folder / f"two_{protocol}"
+  more = {
+    "paper": ("--samples=3", "--interventions=2"),
+    "turns": ("--samples=2", "--protocol=turns"),
+  }
   launcher = (sys.executable, "-m", "launch.local", "--processes=2", "--")
   process = start(
-    *(runs, exam, out, "--samples=3", "--interventions=2"),
+    *(runs, exam, out, *more[protocol]),
     python=(*launcher, sys.executable, "-m"),
   )
   said, _ = process.communicate(timeout=600)

@@ -82,7 +82,7 @@ def test_intervals_of_four_samples_cover(a, b):
 
 def test_no_solution_at_all_leaves_room_in_every_row():
   episodes = [
-    Episode(problem, sample, ("x",), ("x",), (), "answered", False)
+    Episode(problem, sample, ("x",), ("x",), (), "answered", False, 2)
     for problem in range(200)
     for sample in range(4)
   ]

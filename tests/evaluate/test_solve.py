@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluation matches hand-computed estimates, steps and whole solutions."""
 
-import dataclasses
 import math
 import types
 
-import jax
 import numpy as np
 import pytest
 
@@ -19,15 +17,11 @@ from srl_jax.evaluate.solve import (
   summarise,
 )
 from srl_jax.evaluate.steps import evaluate_steps
-from srl_jax.models import LanguageModel
 from srl_jax.rewards import FAILURES, Completion, RewardConfig, Scorer
 from srl_jax.rollout import scoring
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.episodes import Episode
-from srl_jax.rollout.sampler import Sampler
-from srl_jax.sharding import ShardingRules
-from srl_jax.testing.scripted import ScriptedSampler
-from srl_jax.testing.tiny import TINY, random_params, small_mesh
+from srl_jax.testing.scripted import ScriptedSampler, ScriptedStream
 from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step, Trajectory
@@ -86,7 +80,7 @@ def test_of_nothing_there_is_no_estimate():
 def test_the_summary_of_episodes():
   correct = {0: (True, False, False, False), 1: (False,) * 4}
   episodes = [
-    Episode(problem, sample, ("x",), ("x",), (), "answered", is_correct)
+    Episode(problem, sample, ("x",), ("x",), (), "answered", is_correct, 2)
     for problem, samples in correct.items()
     for sample, is_correct in enumerate(samples)
   ]
@@ -217,29 +211,34 @@ class LongStem(PlainTemplate):
 
 
 def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
+  """Episodes, (task, sizes) of the stream that was made, and the stream."""
   config = EvalConfig(**{"max_turns": 3, "rows_per_batch": 2, **limits})
-  asked, samplers = [], []
+  made = []
 
-  def make_sampler(sampling, task):
-    asked.append((sampling, task))
-    samplers.append(scripted(table, **dataclasses.asdict(sampling)))
-    return samplers[-1]
+  def make_stream(task, **sizes):
+    stream = ScriptedStream(
+      TOKENIZER,
+      lambda prompt: Completion(*table[prompt]),
+      stop_id=STOP,
+      places=sizes["rows"] * sizes["slots"],
+    )
+    made.append((task, sizes, stream))
+    return stream
 
-  episodes, _ = solve_problems(
-    make_sampler,
-    None,
+  episodes = solve_problems(
+    make_stream,
     [ADD, CUT, NONE, LONG],
     mode=mode,
     samples=samples,
     temperature=0.5,
     config=config,
     context_turns=0,
-    key=KEY,
     template=template,
     tokenizer=TOKENIZER,
     max_positions=512,
   )
-  return episodes, asked, samplers[0].prompts
+  [(task, sizes, stream)] = made
+  return episodes, (task, sizes), stream
 
 
 TURNS = {
@@ -257,13 +256,15 @@ TURNS = {
 
 
 def test_turns_go_on_from_the_actions_and_drop_the_thoughts():
-  episodes, [(sampling, task)], prompts = solve("turns", TURNS)
+  episodes, (task, sizes), stream = solve("turns", TURNS)
   # Each prompt is a key of the table: anything else in the context would be a
   # KeyError.
-  assert sorted(prompts) == sorted(TURNS)
+  assert sorted(stream.prompts) == sorted(TURNS)
   assert task == "step"
-  assert (sampling.samples, sampling.temperature) == (1, 0.5)
-  assert sampling.max_new_tokens == EvalConfig().max_turn_tokens
+  assert (sizes["rows"], sizes["slots"]) == (2, 1)
+  limit = EvalConfig().max_turn_tokens
+  assert {(r.samples, r.temperature) for r in stream.requests} == {((0,), 0.5)}
+  assert {r.max_new_tokens for r in stream.requests} == {limit}
   add, cut, none, long = episodes
   assert (add.is_correct, add.ending) == (True, "answered")
   assert add.texts == (
@@ -286,12 +287,10 @@ SOLVES = {
 
 
 def test_solving_in_one_go_reads_the_answer_outside_the_thoughts():
-  episodes, [(sampling, task)], prompts = solve(
-    "solve", SOLVES, max_solve_tokens=300
-  )
-  assert sorted(prompts) == sorted(SOLVES)
+  episodes, (task, _), stream = solve("solve", SOLVES, max_solve_tokens=300)
+  assert sorted(stream.prompts) == sorted(SOLVES)
   assert task == "solve"
-  assert sampling.max_new_tokens == 300
+  assert {r.max_new_tokens for r in stream.requests} == {300}
   assert [a.is_correct for a in episodes] == [True, False, False, True]
   endings = [a.ending for a in episodes]
   assert endings == ["answered", "answered", "no action", "answered"]
@@ -307,10 +306,10 @@ def test_a_solution_that_fills_the_context_ends():
   # then just fits into 512 positions; a turn of 329 does not.
   episodes, _, _ = solve("turns", table, max_turn_tokens=328, max_turns=2)
   assert episodes[3].ending == "turn limit"
-  episodes, _, prompts = solve("turns", table, max_turn_tokens=329)
+  episodes, _, stream = solve("turns", table, max_turn_tokens=329)
   assert episodes[3].ending == "context full"
   assert len(episodes[3].texts) == 1
-  assert not any(prompt.startswith("8?\ngo") for prompt in prompts)
+  assert not any(prompt.startswith("8?\ngo") for prompt in stream.prompts)
   assert episodes[0].is_correct
 
 
@@ -339,53 +338,20 @@ def test_every_sample_is_an_episode_of_its_own():
   ]
 
 
-def test_samples_of_a_problem_differ_and_do_not_depend_on_the_batch():
-  # This uses a random model and a compiled sampler. Its bytes mean nothing, but
-  # they must not depend on how many rows are decoded together.
-  model = LanguageModel(
-    dataclasses.replace(TINY, vocab_size=TOKENIZER.vocab_size)
-  )
-  params = random_params(model)
-  mesh = small_mesh()
-  samplers = {}
-
-  def make_sampler(sampling, task):
-    return samplers.setdefault(
-      (sampling, task),
-      Sampler(
-        model,
-        sampling,
-        stop_ids=(STOP,),
-        pad_id=0,
-        mesh=mesh,
-        rules=ShardingRules(),
-      ),
+def test_samples_in_one_go_share_rows_with_those_of_their_problem():
+  def sizes(mode, table, samples, rows_per_batch):
+    _, (_, made), _ = solve(
+      mode,
+      table,
+      samples=samples,
+      rows_per_batch=rows_per_batch,
+      max_solve_tokens=300,
     )
+    return made["rows"], made["slots"]
 
-  def texts(rows_per_batch):
-    episodes, _ = solve_problems(
-      make_sampler,
-      params,
-      [ADD, CUT],
-      mode="turns",
-      samples=3,
-      temperature=1.0,
-      config=EvalConfig(
-        max_turns=2, max_turn_tokens=4, rows_per_batch=rows_per_batch
-      ),
-      context_turns=0,
-      key=jax.random.key(0),
-      template=TEMPLATE,
-      tokenizer=TOKENIZER,
-      max_positions=256,
-    )
-    return [e.texts for e in episodes]
-
-  few, many = texts(3), texts(6)
-  assert few == many
-  assert len(set(few)) == 6
-  [sampler] = samplers.values()
-  # Each number of rows compiles two programs: one for the first turn, in which
-  # samples share a trunk, and one for the second, in which they do not.
-  assert sampler.decode._cache_size() == 4
-  assert sampler.config == SamplingConfig(samples=1, max_new_tokens=4)
+  assert sizes("solve", SOLVES, 3, 8) == (2, 3)
+  assert sizes("solve", SOLVES, 20, 64) == (8, 8)
+  # No more rows than there are samples.
+  assert sizes("solve", SOLVES, 3, 64) == (4, 3)
+  # In turns, their contexts soon differ.
+  assert sizes("turns", TURNS, 3, 8) == (8, 1)

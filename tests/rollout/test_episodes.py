@@ -2,6 +2,8 @@
 """Episodes: contexts as in training, environments, endings, verdicts."""
 
 import dataclasses
+import functools
+import itertools
 import sys
 import types
 import zlib
@@ -9,13 +11,16 @@ import zlib
 import pytest
 
 from srl_jax import domains
-from srl_jax.data.templates import PlainTemplate, make_template
+from srl_jax.data.templates import (
+  PlainTemplate,
+  make_template,
+)
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains import DOMAINS
 from srl_jax.rewards import Completion
-from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.episodes import EpisodeStats, sample_episodes
-from srl_jax.testing.scripted import ScriptedSampler
+from srl_jax.rollout.episodes import Rules, sample_episodes
+from srl_jax.rollout.requests import Request
+from srl_jax.testing.scripted import ScriptedStream
 from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step, Trajectory
@@ -70,38 +75,38 @@ def agent(*observations, name="agent"):
   return Trajectory(name, AGENTS, "Fix it.", steps, answer="done")
 
 
-def play(trajectories, answer, *, template=None, **changes):
-  """Episodes of a sampler that answers prompts, all of them, and the sampler.
+def by_name(episodes):
+  return sorted(episodes, key=lambda x: (x.problem, x.sample))
 
-  `answer` is a function of the prompt, or the texts of successive branches.
+
+def rules_of(template=None, *, max_new_tokens=20, temperature=1.0, **changes):
+  settings = {"task": "step", "turns": 3, "context_turns": 0}
+  return Rules(
+    request=functools.partial(
+      Request, max_new_tokens=max_new_tokens, temperature=temperature
+    ),
+    template=template or PlainTemplate(),
+    tokenizer=TOKENIZER,
+    **{"max_positions": 512} | settings | changes,
+  )
+
+
+def play(trajectories, answer, *, samples=1, **rules):
+  """Episodes by problem and sample, and the stream that answered.
+
+  `answer` is a function of the prompt, or the texts of successive turns.
   """
   if not callable(answer):
     texts = iter(answer)
     answer = lambda _: next(texts)  # noqa: E731
-  sampler = ScriptedSampler(
+  stream = ScriptedStream(
     TOKENIZER,
     lambda prompt: Completion(answer(prompt), True),
     stop_id=STOP,
-    config=SamplingConfig(samples=1, max_new_tokens=20),
   )
-  settings = {
-    "task": "step",
-    "samples": 1,
-    "turns": 3,
-    "context_turns": 0,
-    "rows_per_batch": 8,
-    "max_positions": 512,
-  }
-  episodes, stats = sample_episodes(
-    sampler,
-    None,
-    trajectories,
-    key=None,
-    template=template or PlainTemplate(),
-    tokenizer=TOKENIZER,
-    **settings | changes,
-  )
-  return episodes, sampler, stats
+  wanted = itertools.product(range(len(trajectories)), range(samples))
+  episodes = sample_episodes(stream, trajectories, wanted, rules_of(**rules))
+  return by_name(episodes), stream
 
 
 @pytest.mark.parametrize("context_turns", [0, 1, 2])
@@ -116,7 +121,7 @@ def test_an_episode_that_follows_the_expert_sees_the_trunks_of_training(
   )
   points = [(trunk, point) for trunk in trunks for point in trunk.points]
   actions = [step.text for step in expert.steps]
-  _, sampler, _ = play(
+  _, stream = play(
     [expert],
     [f"<think>t</think>{action}" for action in actions],
     template=template,
@@ -124,21 +129,16 @@ def test_an_episode_that_follows_the_expert_sees_the_trunks_of_training(
     context_turns=context_turns,
     max_positions=4096,
   )
-  assert len(sampler.batches) == len(points) == 4
-  for sampled, (trunk, point) in zip(sampler.batches, points, strict=True):
-    [at] = sampled.branch_at_NK[0]
-    assert sampled.tokens_NS[0, :at].tolist() == (
-      trunk.tokens[: point.at].tolist()
-    )
-    stem = sampled.stem_NKC[0, 0, : sampled.stem_length_NK[0, 0]]
-    assert stem.tolist() == point.stem.tolist()
+  assert len(stream.requests) == len(points) == 4
+  for request, (trunk, point) in zip(stream.requests, points, strict=True):
+    assert request.tokens == [*trunk.tokens[: point.at], *point.stem]
 
 
 def test_observations_enter_the_context_and_the_episode(use):
-  [episode], sampler, _ = play(
+  [episode], stream = play(
     [agent("one", "", "three")], ["<think>a</think>x", "y", "z"]
   )
-  assert sampler.prompts == [
+  assert stream.prompts == [
     "Fix it.\n<step>",
     "Fix it.\nx\none\n<step>",
     # An empty observation is a line of its own.
@@ -147,30 +147,22 @@ def test_observations_enter_the_context_and_the_episode(use):
   assert episode.texts == ("<think>a</think>x", "y", "z")
   assert episode.actions == ("x", "y", "z")
   assert episode.observations == ("one", "", "three")
+  # Bytes, and a stop token for each text.
+  assert episode.tokens == len("<think>a</think>xyz") + 3
 
 
-def test_samples_share_a_trunk_as_long_as_they_do_the_same():
-  # There are three samples at each of two problems. The third sample of the
-  # first problem differs from the others; those of the second end at once.
+def test_every_sample_of_every_problem_is_an_episode_of_its_own():
   other = dataclasses.replace(TITLED, id="other", problem="Else?")
-  episodes, sampler, stats = play(
-    [TITLED, other],
-    ["a", "a", "b", "#### 1", "#### 2", "#### 1", "#### 2", "c", "c"],
-    samples=3,
-    turns=2,
-    rows_per_batch=6,
+  answers = {
+    "Solve x + 1 = 3.\n<step>": ["a", "a", "b"],
+    "Else?\n<step>": ["#### 1", "#### 2", "#### 1"],
+    "Solve x + 1 = 3.\na\n<step>": ["#### 2", "c"],
+    "Solve x + 1 = 3.\nb\n<step>": ["c"],
+  }
+  episodes, _ = play(
+    [TITLED, other], lambda prompt: answers[prompt].pop(0), samples=3, turns=2
   )
-  first, second = sampler.batches
-  assert first.branch_at_NK[:2].tolist() == [[17] * 3, [6] * 3]
-  assert second.is_real_NK.sum() == 3
-  lengths = second.length_N[second.length_N > 0].tolist()
-  assert lengths == [19, 19]
-  # Contexts of 17, 6 and 19 tokens.
-  assert stats == EpisodeStats(
-    completions=9,
-    context_tokens=3 * 17 + 3 * 6 + 3 * 19,
-    trunk_tokens=17 + 6 + 2 * 19,
-  )
+  assert not any(answers.values())
   assert [(e.problem, e.sample, e.texts) for e in episodes] == [
     (0, 0, ("a", "#### 2")),
     (0, 1, ("a", "c")),
@@ -183,16 +175,58 @@ def test_samples_share_a_trunk_as_long_as_they_do_the_same():
 
 
 def test_the_name_of_a_completion_is_problem_task_turn_and_sample():
-  # The names decide the random numbers, so they must not depend on the layout.
-  named = set()
-  _, sampler, _ = play([TITLED], ["a", "b", "c", "d"], samples=2, turns=2)
-  for trunks in sampler.batches:
-    named |= set(trunks.point_id_NK[trunks.is_real_NK].tolist())
-  assert named == {
+  # The names decide the random numbers, so they must not depend on the order.
+  _, stream = play([TITLED], ["a", "b", "c", "d"], samples=2, turns=2)
+  assert {request.point_id for request in stream.requests} == {
     zlib.crc32(f"titled/step/{turn}/{sample}".encode())
     for turn in range(2)
     for sample in range(2)
   }
+  assert {request.samples for request in stream.requests} == {(0,)}
+
+
+def test_short_episodes_wait_for_no_long_ones():
+  # Two places; a segment is of two tokens. The first problem's only turn takes
+  # ten segments, and meanwhile the others take two turns of one segment each.
+  problems = [
+    dataclasses.replace(TITLED, id=x, problem=x) for x in ("a", "b", "c", "d")
+  ]
+  stream = ScriptedStream(
+    TOKENIZER,
+    lambda prompt: Completion("long " * 4 if prompt[0] == "a" else "x", True),
+    stop_id=STOP,
+    places=2,
+    turns=2,
+  )
+  wanted = [(n, 0) for n in range(4)]
+  episodes = sample_episodes(stream, problems, wanted, rules_of(turns=2))
+  assert [e.problem for e in episodes] == [1, 2, 3, 0]
+  assert [prompt[0] for prompt in stream.prompts] == [*"abbccdd", "a"]
+
+
+def test_only_what_is_wanted_is_sampled():
+  stream = ScriptedStream(
+    TOKENIZER, lambda _: Completion("#### 2", True), stop_id=STOP
+  )
+  other = dataclasses.replace(TITLED, id="other", problem="Else?")
+  wanted = [(1, 2), (0, 0), (1, 1)]
+  found = sample_episodes(stream, [TITLED, other], wanted, rules_of())
+  assert [(e.problem, e.sample) for e in found] == wanted
+  assert len(stream.requests) == 3
+
+
+def test_environments_are_left_when_nobody_wants_the_other_episodes(use):
+  stream = ScriptedStream(
+    TOKENIZER,
+    lambda prompt: Completion("submit" if "b" in prompt else "x", True),
+    stop_id=STOP,
+  )
+  trajectories = [agent("1", "2"), dataclasses.replace(agent("1"), problem="b")]
+  episodes = sample_episodes(stream, trajectories, [(0, 0), (1, 0)], rules_of())
+  assert next(episodes).problem == 1
+  assert [r.calls[-1] for r in Replay.made] == ["x", "close"]
+  episodes.close()
+  assert [r.calls[-1] for r in Replay.made] == ["close", "close"]
 
 
 LONG = "x" * 500
@@ -211,7 +245,7 @@ LONG = "x" * 500
 def test_an_environment_is_left_in_the_end_and_says_what_is_solved(
   use, texts, ending, executed
 ):
-  [episode], _, _ = play([agent("1", "2", "3")], texts)
+  [episode], _ = play([agent("1", "2", "3")], texts)
   assert episode.ending == ending
   assert episode.is_correct == ("right" in texts)
   assert list(episode.actions) == executed
@@ -221,9 +255,9 @@ def test_an_environment_is_left_in_the_end_and_says_what_is_solved(
 
 
 def test_nothing_is_made_for_an_episode_that_does_nothing(use):
-  [episode], _, _ = play([agent("1")], ["<think>right</think>"])
+  [episode], _ = play([agent("1")], ["<think>right</think>"])
   assert (episode.ending, episode.is_correct) == ("no action", False)
-  [episode], _, _ = play([agent("1")], [], max_positions=20)
+  [episode], _ = play([agent("1")], [], max_positions=20)
   assert (episode.ending, episode.texts) == ("context full", ())
   assert not Replay.made
 
@@ -237,7 +271,7 @@ def test_every_episode_has_an_environment_of_its_own_until_it_ends(use):
     return "submit" if "other" in prompt else "x"
 
   other = dataclasses.replace(agent("1"), id="b", problem="other")
-  episodes, _, _ = play([agent("1", "2"), other], answer, samples=2, turns=2)
+  episodes, _ = play([agent("1", "2"), other], answer, samples=2, turns=2)
   assert [e.ending for e in episodes] == ["turn limit"] * 2 + ["answered"] * 2
   assert [replay.name for replay in Replay.made] == ["agent"] * 2 + ["b"] * 2
   # Environments of episodes that ended in the first turn are closed before the
@@ -316,12 +350,12 @@ def test_without_an_environment_the_domains_verdict_decides(
   monkeypatch.setitem(sys.modules, "verdicts_of_test", module)
   use(environment=None, verdict="verdicts_of_test:verdict")
   texts = ["<think>a</think>x", f"<think>b</think>{last}"]
-  [episode], _, _ = play([agent("1")], texts, turns=2)
+  [episode], _ = play([agent("1")], texts, turns=2)
   assert episode.is_correct is is_correct
   assert episode.observations == ()
   # Without a reference there is no verdict, and no call.
   unknown = dataclasses.replace(agent("1"), answer=None)
-  [episode], _, _ = play([unknown], texts, turns=2)
+  [episode], _ = play([unknown], texts, turns=2)
   assert episode.is_correct is False
   with pytest.raises(RuntimeError) as caught:
     play([agent("1")], ["fail"], turns=1)
@@ -340,15 +374,14 @@ def test_a_verdict_that_cannot_be_found_is_an_error_before_anything_is_done(
 
 
 def test_a_solution_in_one_go_is_one_action(use):
-  [episode], sampler, _ = play(
+  [episode], stream = play(
     [agent("1", "2")], ["<think>a</think>right\nover"], task="solve"
   )
   assert (episode.ending, episode.actions) == ("answered", ("right\nover",))
   assert episode.observations == ("1",)
-  assert sampler.prompts == ["Fix it.\n<solve>"]
+  assert stream.prompts == ["Fix it.\n<solve>"]
 
 
 def test_of_no_problems_there_are_no_episodes():
-  episodes, sampler, stats = play([], [])
-  assert episodes == [] and not sampler.batches
-  assert stats == EpisodeStats(0, 0, 0)
+  episodes, stream = play([], [])
+  assert episodes == [] and not stream.requests

@@ -9,10 +9,11 @@ import pytest
 
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
+from srl_jax.rollout.completions import complete
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.requests import Request
 from srl_jax.rollout.sampler import Sampler
-from srl_jax.rollout.stream import Stream, complete
+from srl_jax.rollout.stream import Stream
 from srl_jax.testing import compilation, scripted
 from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import (

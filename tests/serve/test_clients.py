@@ -10,8 +10,8 @@ import openai
 import pytest
 
 from srl_jax.data.messages import encode_messages
+from srl_jax.rollout.completions import complete
 from srl_jax.rollout.requests import Request
-from srl_jax.rollout.stream import complete
 
 TALK = [
   {"role": "system", "content": "Be brief."},
