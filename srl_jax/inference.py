@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from srl_jax import config as config_lib
-from srl_jax import loading, sharding
+from srl_jax import loading, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
@@ -135,7 +135,7 @@ def config_of(weights: str) -> Config:
     ValueError: there is no such model, the run is not finished, or the model
       is not supported.
   """
-  folder = pathlib.Path(weights)
+  folder = storage.path(weights)
   if (folder / "versions.json").is_file():
     return _config_of_run(folder)
   c = config_lib.default_config()

@@ -20,6 +20,7 @@ import huggingface_hub
 import numpy as np
 import safetensors
 
+from srl_jax import storage
 from srl_jax.models import hf_fields, hf_index
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import from_hf_config
@@ -165,7 +166,7 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
   Raises:
     ValueError: neither is there.
   """
-  folder = pathlib.Path(source)
+  folder = storage.path(source)
   if folder.is_dir():
     return folder
   # Anything else, such as a file, cannot be a name on the hub.

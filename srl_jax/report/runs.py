@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from srl_jax import storage
 from srl_jax.evaluate import seeds, summary
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.journal import read_results
@@ -92,7 +93,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
     ValueError: there is no run in one of them, one is named twice, or a file
       cannot be read; the message names it.
   """
-  paths = [pathlib.Path(x) for x in workdirs]
+  paths = [storage.path(x) for x in workdirs]
   resolved = [path.resolve() for path in paths]
   if len(set(resolved)) < len(resolved):
     raise ValueError(

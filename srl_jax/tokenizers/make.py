@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from srl_jax import strict
+from srl_jax import storage, strict
 from srl_jax.tokenizers.byte import ByteTokenizer
 from srl_jax.tokenizers.folder import (
   TokenizerFolder,
@@ -84,6 +84,7 @@ def make_tokenizer(
   """
   if config.kind == "byte":
     return ByteTokenizer()
+  storage.path(config.path)
   if config.train_vocab_size and not os.path.exists(config.path):
     if texts is None or not config.path:
       raise ValueError(
