@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, checkpoint_sums, strict
+from srl_jax import abstract, checkpoint_sums, storage, strict
 from srl_jax.checkpoint_pool import (
   PoolHandler,
   PoolRestore,
@@ -70,13 +70,15 @@ class Checkpointer:
     """Opens a directory and removes unfinished writes before the first save.
 
     Args:
-      directory: folder on a disk that all processes share; created if missing.
+      directory: folder on gs://, or on a disk that all processes share; created
+        if missing.
       config: see `CheckpointConfig`.
       read_only: True for reading a run that may still write (evaluation,
         export): nothing is created or removed.
     """
     self._config = config
-    self._directory = epath.Path(directory).resolve()
+    path = storage.absolute(storage.path(directory))
+    self._directory = epath.Path(path)
     self._steps = _manager(
       self._directory / "steps", config.keep, read_only, ("state", "pool")
     )
@@ -304,7 +306,7 @@ class Checkpointer:
       aside.mkdir(parents=True, exist_ok=True)
       if (aside / str(number)).exists():
         (aside / str(number)).rmtree()
-      (manager.directory / str(number)).rename(aside / str(number))
+      storage.move(manager.directory / str(number), aside / str(number))
       print(f"warning: {error}; it is set aside in {aside}", flush=True)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices("set aside")

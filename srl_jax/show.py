@@ -86,7 +86,7 @@ def _read_params(
   if moment == "before":
     return loading.initial_params(loading.base_weights(run, config))
   folder = workdir / "model"
-  if not folder.is_dir():
+  if not (folder / "config.json").is_file():
     raise ValueError(
       f"the run in {workdir} is not finished (no {folder.name}); run the "
       "command that started it again, or ask for moment=before"

@@ -279,7 +279,7 @@ def _write_jsonl(
     return
   if path.exists():
     raise ValueError(f"{path} exists already; remove it or write elsewhere")
-  with open(path, "w", encoding="utf-8") as file:
+  with path.open("w", encoding="utf-8") as file:
     for trajectory in trajectories:
       file.write(json.dumps(to_json(trajectory)) + "\n")
 

@@ -146,7 +146,7 @@ def read_problems(
     ValueError: the file cannot be read, is of another data set, or a record
       has no problem, no answer, or the id of another.
   """
-  path = pathlib.Path(path)
+  path = storage.path(path)
   problems: list[Problem] = []
   line_of: dict[str, int] = {}
   for line, record in enumerate(_records(path), 1):

@@ -121,7 +121,9 @@ def _parse(
       raise ValueError(f"--{name}={value} is too low; give {least} or more")
   args.out = storage.path(args.out)
   args.compare = storage.path(args.compare) if args.compare else None
-  if args.compare and args.compare.resolve() == args.out.resolve():
+  if args.compare and (
+    storage.absolute(args.compare) == storage.absolute(args.out)
+  ):
     raise ValueError(
       "--compare and --out are the same folder; give --compare the --out of an "
       "earlier evaluation"

@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out.write_bytes(data)
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
-  print(f"the report is in {out.absolute()} ({len(data) / 1e6:.1f} MB)")
+  print(f"the report is in {storage.absolute(out)} ({len(data) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

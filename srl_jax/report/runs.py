@@ -94,7 +94,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
       cannot be read; the message names it.
   """
   paths = [storage.path(x) for x in workdirs]
-  resolved = [path.resolve() for path in paths]
+  resolved = [storage.absolute(path) for path in paths]
   if len(set(resolved)) < len(resolved):
     raise ValueError(
       f"a run is named twice: {', '.join(map(str, paths))}; give each "
@@ -174,7 +174,7 @@ def _read_run(workdir, config, label, group) -> RunFiles:
     },
     suites={x: read_results(f) for x, f in folders.items() if f.is_dir()},
     rollout_files=record.list_files(workdir / "rollouts"),
-    is_finished=(workdir / "model").is_dir(),
+    is_finished=(workdir / "model" / "config.json").is_file(),
   )
 
 

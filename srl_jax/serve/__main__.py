@@ -116,7 +116,7 @@ def serve(args: argparse.Namespace) -> int:
   _check(args)
   config = inference.config_of(args.weights)
   folder = storage.path(args.weights)
-  name = folder.resolve().name if folder.is_dir() else args.weights
+  name = storage.absolute(folder).name if folder.is_dir() else args.weights
   name = args.name or name
   failures: list[BaseException] = []
   model = inference.load(config, name)
