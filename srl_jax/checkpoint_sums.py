@@ -23,6 +23,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
+from srl_jax import storage
+
 NAME = "checksums"
 _FILE = "files.json"
 _CHUNK_BYTES = 2**24
@@ -124,7 +126,17 @@ def _warn_unchecked(stage: epath.Path) -> None:
 
 
 def _sums(directory: epath.Path) -> dict[str, list[int]]:
-  """Returns size and crc32 of all files of the items but this one."""
+  """Returns size and crc32 of all files of the items but this one.
+
+  A bucket has a crc32c of each object. It is compared instead, since reading
+  would transfer the whole checkpoint.
+  """
+  if storage.is_remote(directory):
+    return {
+      name: found
+      for name, found in storage.checksums(directory).items()
+      if "/" in name and not name.startswith(NAME)
+    }
   paths = [
     path
     for item in directory.iterdir()

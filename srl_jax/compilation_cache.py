@@ -16,6 +16,8 @@ import pathlib
 import filelock
 import jax
 
+from srl_jax import storage
+
 _SETTINGS = {
   # Beyond it, JAX drops the entries that were unused for longest.
   "jax_compilation_cache_max_size": 2**30,
@@ -58,8 +60,7 @@ def use_default() -> None:
 
 def default_folder() -> pathlib.Path:
   """Returns the folder of compiled programs in the user's cache folder."""
-  cache = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return pathlib.Path(cache) / "srl_jax" / "compilation"
+  return storage.cache_folder() / "compilation"
 
 
 def _remove_unfinished(folder: pathlib.Path) -> None:

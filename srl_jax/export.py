@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, loading, sharding
+from srl_jax import compilation_cache, loading, sharding, storage
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
 from srl_jax.train.stage import Run
@@ -52,6 +52,7 @@ def export(
   Raises:
     ValueError: there is no run, no such stage or step, or `out` exists.
   """
+  workdir, out = storage.path(workdir), storage.path(out)
   if out.exists():
     raise ValueError(
       f"--out={out} exists already; remove it, or give another folder"
@@ -122,8 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("--workdir", required=True, type=pathlib.Path, help="of a run")
-  add("--out", required=True, type=pathlib.Path, help="folder to write")
+  add("--workdir", required=True, help="of a run")
+  add("--out", required=True, help="folder to write")
   add("--stage", default="", help="sft, srl or rlvr; default: the last one")
   add("--step", type=int, default=0, help="default: the best one validated")
   add(

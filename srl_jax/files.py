@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 from typing import Any
 
 import jax
+
+from srl_jax import storage
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
@@ -25,7 +26,10 @@ def write_bytes(path: str | os.PathLike, data: bytes) -> None:
   """Writes a file so that it appears whole or not at all (process 0)."""
   if jax.process_index() != 0:
     return
-  path = pathlib.Path(path)
+  path = storage.path(path)
+  if storage.is_remote(path):
+    path.write_bytes(data)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_suffix(".tmp")
   temporary.write_bytes(data)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from srl_jax import config as config_lib
-from srl_jax import loading, sharding
+from srl_jax import loading, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
@@ -69,13 +69,12 @@ class ReadyModel:
     It tells checkpoints apart, and takes no minutes for those of 15 GB.
     """
     found = hashlib.sha256()
-    for path in sorted(pathlib.Path(self.run.weights).glob("*.safetensors")):
-      size = path.stat().st_size
+    folder = storage.path(self.run.weights)
+    for path in sorted(folder.glob("*.safetensors")):
+      size, end = storage.size(path), 1 << 20
       found.update(f"{path.name} {size}".encode())
-      with path.open("rb") as file:
-        found.update(file.read(1 << 20))
-        file.seek(max(0, size - (1 << 20)))
-        found.update(file.read())
+      found.update(storage.read_range(path, 0, min(end, size)))
+      found.update(storage.read_range(path, max(0, size - end), size))
     return found.hexdigest()[:16]
 
   def param_bytes(self) -> int:
@@ -133,7 +132,7 @@ def config_of(weights: str) -> Config:
     ValueError: there is no such model, the run is not finished, or the model
       is not supported.
   """
-  folder = pathlib.Path(weights)
+  folder = storage.path(weights)
   if (folder / "versions.json").is_file():
     return _config_of_run(folder)
   c = config_lib.default_config()
@@ -151,7 +150,7 @@ def config_of(weights: str) -> Config:
 
 def _config_of_run(workdir: pathlib.Path) -> Config:
   config = loading.read_run_config(workdir)
-  if not (workdir / "model").is_dir():
+  if not (workdir / "model" / "config.json").is_file():
     raise ValueError(
       f"the run in {workdir} is not finished (no model in it); write one of "
       f"its checkpoints by python -m srl_jax.export --workdir={workdir} "

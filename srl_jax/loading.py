@@ -20,7 +20,7 @@ import jax
 from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, files, sharding, strict
+from srl_jax import abstract, files, sharding, storage, strict
 from srl_jax.config import Config
 from srl_jax.data import readers, records, schema
 from srl_jax.data.templates import PlainTemplate, Special, make_template
@@ -157,7 +157,14 @@ def _keep(run: Run, config: Config, workdir: pathlib.Path) -> None:
   """Copies the tokenizer of others to the workdir, for `load_saved`."""
   folder = workdir / _KEPT_TOKENIZER
   is_own = config.tokenizer.train_vocab_size
-  if jax.process_index() != 0 or is_own or not run.files or folder.exists():
+  if jax.process_index() != 0 or is_own or not run.files:
+    return
+  if storage.is_remote(folder):
+    for file in run.files:
+      if not (folder / file.name).exists():
+        storage.upload(file, folder / file.name)
+    return
+  if folder.exists():
     return
   temporary = folder.with_name(f"{folder.name}.tmp")
   shutil.rmtree(temporary, ignore_errors=True)
@@ -302,9 +309,9 @@ def initial_params(run: Run) -> Any:
 
 
 def _tokenizer_files(config: TokenizerConfig) -> tuple[pathlib.Path, ...]:
-  path = pathlib.Path(config.path)
   if config.kind == "byte":
     return ()
+  path = storage.local_copy(config.path)
   if path.is_file():
     return (path,)
   return tuple(path / name for name in _BESIDE if (path / name).is_file())

@@ -25,7 +25,7 @@ import jax
 import ml_collections
 from absl import app, flags, logging
 
-from srl_jax import compilation_cache, stopping
+from srl_jax import compilation_cache, stopping, storage
 from srl_jax import config as config_lib
 from srl_jax import overrides as overrides_lib
 from srl_jax.run import train_and_evaluate
@@ -89,7 +89,7 @@ def main(argv: Sequence[str]) -> None:
       join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     compilation_cache.use_default()
     config = load_config(_CONFIG.value, argv[1:])
-    workdir = pathlib.Path(
+    workdir = storage.path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
     # JAX's own handler, of several processes, is there by now.

@@ -18,7 +18,8 @@ from typing import Any
 
 import jax
 
-from srl_jax import progress
+from srl_jax import progress, storage
+from srl_jax.mirror import Mirror
 from srl_jax.trackers.trackers import Trackers
 
 
@@ -27,7 +28,8 @@ class MetricWriter:
 
   Only process 0 writes; on other processes every method returns at once. When
   `write` returns, the operating system has the row, so killing the process
-  loses none. Use as a context manager, or call `close`.
+  loses none; in a bucket, those since the last copy (see mirror.py). Use as a
+  context manager, or call `close`.
   """
 
   def __init__(
@@ -55,13 +57,13 @@ class MetricWriter:
     self._is_writer = jax.process_index() == 0
     if not self._is_writer:
       return
-    directory = pathlib.Path(workdir)
-    directory.mkdir(parents=True, exist_ok=True)
-    self._jsonl_path = directory / "metrics.jsonl"
-    self._csv_path = directory / "metrics.csv"
+    directory = storage.path(workdir)
+    self._mirror = Mirror(directory)
+    self._jsonl_path = self._mirror.folder / "metrics.jsonl"
+    self._csv_path = self._mirror.folder / "metrics.csv"
     kept = [
       row
-      for row in read_rows(self._jsonl_path)
+      for row in read_rows(directory / "metrics.jsonl")
       if row["update_step"] < first_step
     ]
     _replace(self._jsonl_path, "".join(map(_json_line, kept)))
@@ -102,6 +104,7 @@ class MetricWriter:
     if self._is_writer:
       self._jsonl.close()
       self._csv.close()
+      self._mirror.close()
 
   def __enter__(self) -> MetricWriter:
     return self

@@ -34,7 +34,7 @@ from typing import Any
 
 import jax
 
-from srl_jax import files, loading, progress, sharding
+from srl_jax import files, loading, progress, sharding, storage
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.models import weights
@@ -71,6 +71,7 @@ def train_and_evaluate(
     RuntimeError: training went wrong; see the message.
     loop.Stopped: on SIGTERM, after saving.
   """
+  workdir = storage.path(workdir)
   if config.note and jax.process_index() == 0:
     # First of all, because it may explain an error that follows.
     print(config.note, flush=True)

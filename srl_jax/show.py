@@ -21,7 +21,7 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, loading, sharding
+from srl_jax import compilation_cache, loading, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
@@ -57,7 +57,7 @@ def draw_samples(
   """
   if count < 1:
     raise ValueError(f"got samples={count}; ask for 1 or more")
-  workdir = pathlib.Path(workdir)
+  workdir = storage.path(workdir)
   config = loading.read_run_config(workdir)
   name = ["srl", *(x for x in config.stages if x != "sft")][-1]
   stage = getattr(config, name)
@@ -86,7 +86,7 @@ def _read_params(
   if moment == "before":
     return loading.initial_params(loading.base_weights(run, config))
   folder = workdir / "model"
-  if not folder.is_dir():
+  if not (folder / "config.json").is_file():
     raise ValueError(
       f"the run in {workdir} is not finished (no {folder.name}); run the "
       "command that started it again, or ask for moment=before"
@@ -173,18 +173,19 @@ def main(argv: Sequence[str] | None = None) -> None:
   logging.set_verbosity(logging.WARNING)
   compilation_cache.use_default()
   try:
+    html = storage.path(args.html) if args.html else None
     samples = draw_samples(args.workdir, args.samples, args.moment)
   except ValueError as error:
     sys.exit(f"error: {error}")
-  if not args.html:
+  if html is None:
     print(samples_text(samples, color=sys.stdout.isatty()))
     return
   page = (
     '<!doctype html>\n<meta charset="utf-8">\n<title>Samples</title>\n'
     + samples_html(samples)
   )
-  pathlib.Path(args.html).write_text(page + "\n", encoding="utf-8")
-  print(f"{len(samples)} samples are in {args.html}")
+  html.write_text(page + "\n", encoding="utf-8")
+  print(f"{len(samples)} samples are in {html}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 
 import jax
 
+from srl_jax import storage
+from srl_jax.lease import Lease
+
 _FILE = "run.lock"
 
 
@@ -19,8 +22,9 @@ _FILE = "run.lock"
 def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
   """Keeps other runs out of a folder (process 0 does, for all processes).
 
-  The operating system drops the lock when the process ends, however it ends;
-  the file stays and means nothing.
+  On a disk, the operating system drops the lock when the process ends, however
+  it ends; the file stays and means nothing. In a bucket, the lock is a lease
+  (lease.py).
 
   Args:
     workdir: the folder; it is made if it is missing.
@@ -32,6 +36,11 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
   """
   if jax.process_index() != 0:
     yield
+    return
+  owner = f"{os.getpid()} {socket.gethostname()}"
+  if storage.is_remote(workdir):
+    with Lease(workdir / _FILE, owner, lambda x: _refusal(workdir, option, x)):
+      yield
     return
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -46,12 +55,7 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
       file.seek(0)
-      process, _, host = file.read().strip().partition(" ")
-      raise ValueError(
-        f"another run is working in {workdir}: process {process} on {host}; "
-        f"wait for its end, stop it there (kill {process}), or give this run "
-        f"a {option} of its own"
-      ) from error
+      raise _refusal(workdir, option, file.read()) from error
     except OSError as error:
       print(
         f"warning: {workdir} cannot be locked ({error}); nothing keeps a "
@@ -59,6 +63,15 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
         flush=True,
       )
     file.truncate(0)
-    file.write(f"{os.getpid()} {socket.gethostname()}\n")
+    file.write(f"{owner}\n")
     file.flush()
     yield
+
+
+def _refusal(workdir: pathlib.Path, option: str, owner: str) -> ValueError:
+  process, _, host = owner.strip().partition(" ")
+  return ValueError(
+    f"another run is working in {workdir}: process {process} on {host}; "
+    f"wait for its end, stop it there (kill {process}), or give this run "
+    f"a {option} of its own"
+  )

@@ -58,3 +58,15 @@ def families(tmp_path_factory):
   return functools.cache(
     lambda family: checkpoints.write(folder / family, family)
   )
+
+
+@pytest.fixture(scope="session")  # TensorStore reads its variables once.
+def bucket():
+  """The URL of a bucket on this machine."""
+  from srl_jax.testing import buckets
+
+  try:
+    with buckets.emulated("srl-tests"):
+      yield "gs://srl-tests"
+  except ValueError as error:
+    pytest.skip(str(error))

@@ -46,6 +46,8 @@ FLOORS = {
   "abstract": 3,
   "sharding": 2,
   "files": 1,
+  "lease": 1,
+  "mirror": 1,
   "progress": 1,
   "workdir": 1,
   "compilation_cache": 0,
@@ -55,6 +57,7 @@ FLOORS = {
   "data": 0,
   "domains": 0,
   "rewards": 0,
+  "storage": 0,
   "strict": 0,
   "tokenizers": 0,
   "trajectory": 0,
@@ -69,6 +72,7 @@ ONLY = {
     "domains",
     "optional",
     "rewards",
+    "storage",
     "strict",
     "tokenizers",
     "trajectory",
@@ -77,8 +81,9 @@ ONLY = {
   "domains": {"rewards", "strict", "trajectory", "types"},
   "optional": set(),
   "rewards": {"children", "optional", "strict", "trajectory", "types"},
-  "tokenizers": {"children", "strict", "types"},
+  "tokenizers": {"children", "storage", "strict", "types"},
   "trajectory": set(),
+  "storage": {"optional"},
   "strict": set(),
   "types": set(),
 }
@@ -262,6 +267,8 @@ def test_every_library_that_is_imported_is_a_declared_dependency():
     in (
       "REQUIRED",
       "COLAB",
+      "EMULATOR",
+      "GCS",
       "INSPECT",
       "REPORT",
       "SERVE",
@@ -269,7 +276,7 @@ def test_every_library_that_is_imported_is_a_declared_dependency():
       "WANDB",
     )
   ]
-  assert len(lists) == 7
+  assert len(lists) == 9
   required = [name for names in lists for name in names]
   names = (re.match(r"[\w.-]+", requirement)[0] for requirement in required)
   declared = {name.lower().replace("_", "-") for name in names}

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Sequence
 import jax
 from absl import logging
 
-from srl_jax import inference
+from srl_jax import inference, storage
 from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.domains import find_domain
@@ -271,7 +271,7 @@ def read_prompts(path: str | pathlib.Path) -> list[Prompt]:
     ValueError: there is no such file or no prompt in it, or a line is wrong;
       the message names it.
   """
-  path = pathlib.Path(path)
+  path = storage.path(path)
   try:
     lines = path.read_text(encoding="utf-8").splitlines()
   except (OSError, UnicodeDecodeError) as error:

@@ -25,6 +25,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from srl_jax import storage
+
 SPLIT_OF_WORD = {
   "train": "train",
   "training": "train",
@@ -73,8 +75,8 @@ def parts_of(folder: pathlib.Path) -> tuple[list[Part], tuple[str, ...]]:
   """
   files = [
     file
-    for file in sorted(folder.rglob("*"), key=_order)
-    if file.is_file() and _FORM.search(file.name) and _is_data(file, folder)
+    for file in sorted(storage.files(folder), key=_order)
+    if _FORM.search(file.name) and _is_data(file, folder)
   ]
   if not files:
     raise ValueError(_no_files(folder))
@@ -107,10 +109,8 @@ def single_files_of(folder: pathlib.Path) -> list[Part]:
   """
   files = [
     file
-    for file in sorted(folder.rglob("*"), key=_order)
-    if file.is_file()
-    and _SINGLE.fullmatch(file.name)
-    and _is_data(file, folder)
+    for file in sorted(storage.files(folder), key=_order)
+    if _SINGLE.fullmatch(file.name) and _is_data(file, folder)
   ]
   return [Part(file, "", _single_name(file, folder)) for file in files]
 
@@ -204,7 +204,7 @@ def _names(files: Iterable[pathlib.Path], folder: pathlib.Path) -> str:
 
 
 def _no_files(folder: pathlib.Path) -> str:
-  if any(folder.rglob("features.json")):
+  if any(file.name == "features.json" for file in storage.files(folder)):
     return (
       f"{folder} holds a TFDS dataset; set data.format=tfds to read it (the"
       " command srl_jax.data.prepare writes such folders)"

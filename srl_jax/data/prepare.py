@@ -26,7 +26,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srl_jax import strict
+from srl_jax import storage, strict
 from srl_jax.data import (
   agents,
   checks,
@@ -78,6 +78,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     for prefix, cls in _CONFIGS.items()
   }
+  out = storage.path(args.out) if args.out else None
   loaded = readers.load_trajectories(configs["data"])
   filled = [name for name, split in loaded.splits.items() if split]
   if args.show is not None and args.split not in filled:
@@ -120,8 +121,8 @@ def _run(args: argparse.Namespace) -> None:
     for warning in checks.warnings(loaded.trajectories):
       print(f"warning: {warning}")
   print(rejects_summary(loaded.rejects), end="")
-  if args.out:
-    _write(loaded, pathlib.Path(args.out), args.as_, configs["data"])
+  if out:
+    _write(loaded, out, args.as_, configs["data"])
 
 
 def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
@@ -278,7 +279,7 @@ def _write_jsonl(
     return
   if path.exists():
     raise ValueError(f"{path} exists already; remove it or write elsewhere")
-  with open(path, "w", encoding="utf-8") as file:
+  with path.open("w", encoding="utf-8") as file:
     for trajectory in trajectories:
       file.write(json.dumps(to_json(trajectory)) + "\n")
 

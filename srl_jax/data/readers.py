@@ -15,7 +15,7 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
-from srl_jax import strict
+from srl_jax import storage, strict
 from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import Outcomes, select
@@ -160,7 +160,7 @@ def _load(config: DataConfig) -> LoadReport:
         " valid_size, test_size) to how many trajectories you want"
       )
     return LoadReport(_MADE[config.format](sizes, config.seed), ())
-  path = pathlib.Path(config.path).expanduser()
+  path = storage.path(config.path).expanduser()
   if not config.path or not path.exists():
     raise ValueError(
       f"data.path={config.path!r} does not exist; data.format="

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from srl_jax import storage
 from srl_jax.data import sources
 from srl_jax.data.rows import Row
 from srl_jax.trajectory import RecordError, Trajectory
@@ -117,6 +118,6 @@ def _printable(text: str) -> str:
 
 def write_rejects(rejects: Iterable[Reject], path: str | pathlib.Path) -> None:
   """Writes rejects as JSON lines of path, line, field, reason and record."""
-  with open(path, "w", encoding="utf-8") as file:
+  with storage.path(path).open("w", encoding="utf-8") as file:
     for reject in rejects:
       file.write(json.dumps(reject._asdict()) + "\n")

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
+from srl_jax import storage
 from srl_jax.data import tables, texts
 from srl_jax.data.rows import Row
 from srl_jax.optional import needed_for
@@ -147,7 +148,7 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[io.BufferedReader, str]]:
   """
   unpack = ""
   with contextlib.ExitStack() as stack:
-    stream: Any = stack.enter_context(open(path, "rb"))
+    stream: Any = stack.enter_context(storage.open_to_read(path))
     while (found := _compression_of(stream)) is not None:
       unpack += f" | {found.unpack}" if unpack else f"{found.unpack} FILE"
       inner = stack.enter_context(contextlib.closing(found.opened(stream)))

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from srl_jax import storage
 from srl_jax.data import sources
 from srl_jax.data.rows import Row
 from srl_jax.domains import find_suite
@@ -81,12 +82,12 @@ def find_file(suite: Suite, path: str = "", folder: str = "") -> pathlib.Path:
     ValueError: the file is nowhere.
   """
   if path:
-    file = pathlib.Path(path).expanduser()
+    file = storage.path(path).expanduser()
     if file.is_file():
       return file
     raise ValueError(f"there is no file {path!r} for the suite {suite.name!r}")
   if folder:
-    at = pathlib.Path(folder).expanduser()
+    at = storage.path(folder).expanduser()
     if not at.is_dir():
       raise ValueError(f"there is no folder {folder!r} of suites")
     for name in filter(None, (suite.name, suite.local)):
@@ -145,7 +146,7 @@ def read_problems(
     ValueError: the file cannot be read, is of another data set, or a record
       has no problem, no answer, or the id of another.
   """
-  path = pathlib.Path(path)
+  path = storage.path(path)
   problems: list[Problem] = []
   line_of: dict[str, int] = {}
   for line, record in enumerate(_records(path), 1):

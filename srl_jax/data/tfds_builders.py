@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from srl_jax import storage
 from srl_jax.optional import needed_for
 from srl_jax.trajectory import Step, Trajectory
 
@@ -110,6 +111,17 @@ def write(
   Raises:
     ValueError: there is a dataset already.
   """
+  if storage.is_remote(folder := storage.path(folder)):
+    # The library array_record writes to disks only.
+    with tempfile.TemporaryDirectory() as local:
+      path = write(splits, local, description)
+      there = folder / path.relative_to(local)
+      if there.exists():
+        raise ValueError(
+          f"{there} exists already; remove it or write elsewhere"
+        )
+      storage.upload_folder(path, there, last="features.json")
+    return there
   builder = ExpertTrajectories(
     {name: split for name, split in splits.items() if split},
     description,
@@ -130,7 +142,11 @@ def read(folder: str | pathlib.Path) -> dict[str, list[Trajectory]]:
   Raises:
     ValueError: there is no dataset, more than one, or one of another kind.
   """
-  found = [p.parent for p in pathlib.Path(folder).rglob("features.json")]
+  found = [
+    file.parent
+    for file in storage.files(storage.path(folder))
+    if file.name == "features.json"
+  ]
   if len(found) != 1:
     shown = "".join(f"\n  {path}" for path in sorted(found))
     raise ValueError(

@@ -35,6 +35,7 @@ from srl_jax import (
   intervening,
   progress,
   stopping,
+  storage,
 )
 from srl_jax.config import Config
 from srl_jax.data import readers
@@ -118,7 +119,11 @@ def _parse(
     value = getattr(args, name)
     if value is not None and value < least:
       raise ValueError(f"--{name}={value} is too low; give {least} or more")
-  if args.compare and args.compare.resolve() == args.out.resolve():
+  args.out = storage.path(args.out)
+  args.compare = storage.path(args.compare) if args.compare else None
+  if args.compare and (
+    storage.absolute(args.compare) == storage.absolute(args.out)
+  ):
     raise ValueError(
       "--compare and --out are the same folder; give --compare the --out of an "
       "earlier evaluation"
@@ -131,7 +136,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
   add("--weights", help="workdir, folder, hub name or 'embedded'")
   add("--config", help="experiment file with the model and its mesh")
   add("--suites", required=True, help="names, NAME=PATH, or paths, by commas")
-  add("--out", required=True, type=pathlib.Path, help="folder of the results")
+  add("--out", required=True, help="folder of the results")
   add("--suites_folder", default="", help="folder with the suites' files")
   add("--protocol", default="paper", help=", ".join(PROTOCOLS))
   add("--samples", type=int, help="sampled answers per problem; 0: greedy only")
@@ -147,7 +152,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     default=64,
     help="answers decoded together; lower it if memory runs out",
   )
-  add("--compare", type=pathlib.Path, help="another --out: paired differences")
+  add("--compare", help="another --out: paired differences")
   add("--train_data", default="", help="to look for the problems in")
   add("--train_format", default="jsonl", help="as c.data.format")
   add(

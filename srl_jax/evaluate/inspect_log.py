@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from srl_jax import storage
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.records import Answer
 from srl_jax.evaluate.summary import by_problem, summary
@@ -39,7 +40,7 @@ def write_inspect_logs(
 
   Args:
     result: the answers of one checkpoint to one suite.
-    folder: a local folder; it is made if it is missing.
+    folder: a folder; it is made if it is missing.
 
   Raises:
     ValueError: inspect-ai is not installed, or answers are missing.
@@ -47,14 +48,16 @@ def write_inspect_logs(
   check_installed()
   from inspect_ai import log
 
-  folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
+  folder = storage.path(folder)
+  if not storage.is_remote(folder):
+    folder.mkdir(parents=True, exist_ok=True)
   paths = []
   for decoding in ("greedy", "sampled"):
     rows = by_problem(result.problems, result.answers, decoding)
     if rows:
       path = folder / f"{result.suite}_{decoding}.eval"
-      log.write_eval_log(_log(result, decoding, rows), str(path))
+      with storage.written(path) as file:
+        log.write_eval_log(_log(result, decoding, rows), str(file))
       paths.append(path)
   return paths
 

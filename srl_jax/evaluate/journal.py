@@ -7,7 +7,8 @@ A folder of an evaluation holds
   problems.jsonl    the problems
   answers.jsonl     one line per finished answer, in the order of their ends
 
-`Journal.add` returns when the operating system has the line. A line that was
+`Journal.add` returns when the operating system has the line; a folder in a
+bucket gets it a little later (mirror.py). A line that was
 cut by a crash is dropped, and its answer is sampled again.
 """
 
@@ -23,6 +24,7 @@ from srl_jax import files
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.compare import Result, protocol_differences
 from srl_jax.evaluate.records import Answer
+from srl_jax.mirror import Mirror
 
 FACTS = "evaluation.json"
 PROBLEMS = "problems.jsonl"
@@ -49,7 +51,6 @@ class Journal:
     Raises:
       ValueError: the folder holds another evaluation.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / FACTS
     facts = json.loads(json.dumps(facts))
     if path.exists():
@@ -61,11 +62,12 @@ class Journal:
         )
     files.write_text(folder / PROBLEMS, "".join(map(_line, problems)))
     files.write_json(path, facts)
-    self._path = folder / ANSWERS
     self.answers = read_answers(folder)
+    self._mirror = Mirror(folder)
+    path = self._mirror.folder / ANSWERS
     # What a crash has cut stays behind the last whole line.
-    files.write_text(self._path, "".join(map(_line, self.answers)))
-    self._file = self._path.open("a", encoding="utf-8")
+    files.write_text(path, "".join(map(_line, self.answers)))
+    self._file = path.open("a", encoding="utf-8")
 
   def add(self, answer: Answer) -> None:
     """Appends an answer."""
@@ -78,6 +80,7 @@ class Journal:
 
   def __exit__(self, *_: object) -> None:
     self._file.close()
+    self._mirror.close()
 
 
 def read_answers(folder: pathlib.Path) -> list[Answer]:

@@ -14,6 +14,8 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from srl_jax import storage
+
 # Fields that cannot change a number computed here: reason -> names.
 # The rotary embedding has no length, and "max_window_layers" means nothing once
 # sliding windows are off.
@@ -94,7 +96,7 @@ def read_object(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: not a JSON object, or one too large or too deep.
   """
-  if (size := path.stat().st_size) > _MAX_FILE_BYTES:
+  if (size := storage.size(path)) > _MAX_FILE_BYTES:
     raise ValueError(
       f"{path}: has {size:,} bytes, and none of its kind has more than "
       f"{_MAX_FILE_BYTES:,}; fetch it again"

@@ -20,10 +20,12 @@ import huggingface_hub
 import numpy as np
 import safetensors
 
+from srl_jax import storage
 from srl_jax.models import hf_fields, hf_index
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.hf_layout import Place
+from srl_jax.models.hf_remote import RemoteTensors
 
 _HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # How a multimodal Gemma 3 names its text model, and the parts left out here.
@@ -45,7 +47,7 @@ class HfCheckpoint:
     Raises:
       ValueError: something is missing or broken; the message lists it all.
     """
-    self.folder = pathlib.Path(folder)
+    self.folder = storage.path(folder)
     self.config = read_model_config(self.folder)
     self._files: dict[str, Any] = {}
     # {our name of a tensor: (file, its name there)}
@@ -63,8 +65,11 @@ class HfCheckpoint:
       self.problems.append(f"{name} is missing")
       return
     try:
-      file = safetensors.safe_open(path, "numpy")
-    except (safetensors.SafetensorError, OSError) as error:
+      if storage.is_remote(path):
+        file = RemoteTensors(path)
+      else:
+        file = safetensors.safe_open(path, "numpy")
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
       self.problems.append(
         f"{name} is truncated or no safetensors file ({error})"
       )
@@ -165,11 +170,14 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
   Raises:
     ValueError: neither is there.
   """
-  folder = pathlib.Path(source)
+  folder = storage.path(source)
+  if storage.is_remote(folder) and "*.safetensors" not in patterns:
+    return storage.local_copy(folder, patterns)
   if folder.is_dir():
     return folder
   # Anything else, such as a file, cannot be a name on the hub.
-  if folder.exists() or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", source):
+  is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", source)
+  if storage.is_remote(folder) or folder.exists() or not is_name:
     raise ValueError(
       f"there is no checkpoint folder {source!r}; give a folder as "
       "transformers' save_pretrained writes it, or a name on the Hugging Face "

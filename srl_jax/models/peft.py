@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import pathlib
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
+from srl_jax import storage
 from srl_jax.models import hf_layout, lora
 from srl_jax.models.transformer import LanguageModel
 from srl_jax.models.weights import finished_folder, hf_tensors
@@ -80,9 +80,10 @@ def save_adapters(
     "bias": "none",
     "target_modules": sorted(modules),
   }
-  with finished_folder(pathlib.Path(folder)) as unfinished:
+  with finished_folder(storage.path(folder)) as unfinished:
+    with storage.written(unfinished / "adapter_model.safetensors") as path:
+      safetensors.numpy.save_file(tensors, path, {"format": "pt"})
+      path.chmod(0o644)
+    # Last: in a bucket, it says that the folder is complete.
     text = json.dumps(written, indent=2) + "\n"
     (unfinished / "adapter_config.json").write_text(text)
-    path = unfinished / "adapter_model.safetensors"
-    safetensors.numpy.save_file(tensors, path, {"format": "pt"})
-    path.chmod(0o644)

@@ -28,6 +28,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from srl_jax import storage
 from srl_jax.models import hf_layout, lora
 from srl_jax.models.config import differences
 from srl_jax.models.hf_config import to_hf_config
@@ -174,7 +175,7 @@ def save_params(
   Raises:
     ValueError: no architecture of Hugging Face has this shape.
   """
-  folder = pathlib.Path(folder)
+  folder = storage.path(folder)
   config = to_hf_config(model.config, dtype)
   params = jax.jit(lambda p: lora.merge(p, model.config.lora))(params)
   flat = traverse_util.flatten_dict(params, sep="/")
@@ -193,10 +194,11 @@ def save_params(
         total = {"total_size": sum(sizes.values())}
         index = {"metadata": total, "weight_map": names}
         (unfinished / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+      for file in files:
+        (unfinished / file.name).write_bytes(file.read_bytes())
+      # Last: in a bucket, it says that the folder is complete.
       text = json.dumps(config, indent=2) + "\n"
       (unfinished / "config.json").write_text(text)
-      for file in files:
-        shutil.copy(file, unfinished / file.name)
 
 
 def _write_tensors(folder, flat, places, names, dtype) -> None:
@@ -209,10 +211,10 @@ def _write_tensors(folder, flat, places, names, dtype) -> None:
         continue
       pending[name] = np.ascontiguousarray(place.write(array), dtype)
       if len(pending) == counts[names[name]]:
-        path = folder / names[name]
-        safetensors.numpy.save_file(pending, path, {"format": "pt"})
-        # save_file lets only the owner read the file.
-        path.chmod(0o644)
+        with storage.written(folder / names[name]) as path:
+          safetensors.numpy.save_file(pending, path, {"format": "pt"})
+          # save_file lets only the owner read the file.
+          path.chmod(0o644)
         pending = {}
 
 
@@ -256,8 +258,16 @@ def finished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a folder to write to, which gets its name if all goes well.
 
   Only the first process writes; the others get the path and must not use it.
-  A folder that was there before is replaced.
+  A folder that was there before is replaced. A folder in a bucket has its name
+  from the beginning, and is complete when the caller wrote its config last.
   """
+  if storage.is_remote(folder):
+    if jax.process_index() == 0 and folder.exists():
+      for config in folder.glob("*config.json"):
+        config.unlink()
+      folder.rmtree()
+    yield folder
+    return
   unfinished = folder.with_name(f".{folder.name}.unfinished")
   if jax.process_index() != 0:
     yield unfinished

@@ -11,10 +11,10 @@ with their mean.
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
+from srl_jax import storage
 from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     if args.rollouts < 1:
       raise ValueError(f"got rollouts={args.rollouts}; ask for 1 or more")
+    out = storage.path(args.out)
     page = make_page(
       read_runs(args.workdir),
       args.rollouts,
@@ -57,13 +58,10 @@ def main(argv: Sequence[str] | None = None) -> None:
       compare_evaluations(args.evaluation),
     )
     data = page.encode("utf-8")
-    pathlib.Path(args.out).write_bytes(data)
+    out.write_bytes(data)
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
-  print(
-    f"the report is in {pathlib.Path(args.out).absolute()} "
-    f"({len(data) / 1e6:.1f} MB)"
-  )
+  print(f"the report is in {storage.absolute(out)} ({len(data) / 1e6:.1f} MB)")
 
 
 if __name__ == "__main__":

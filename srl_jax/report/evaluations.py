@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from srl_jax import storage
 from srl_jax.evaluate.estimates import Estimate, share
 from srl_jax.evaluate.journal import read_answers, read_facts, read_results
 from srl_jax.evaluate.records import Answer
@@ -73,7 +74,7 @@ def read_evaluations(
   Raises:
     ValueError: there is no evaluation in a folder, or a line is damaged.
   """
-  return [row for folder in folders for row in _rows(pathlib.Path(folder))]
+  return [row for folder in folders for row in _rows(storage.path(folder))]
 
 
 def compare_evaluations(
@@ -84,7 +85,7 @@ def compare_evaluations(
   for folder in folders[1:]:
     names = str(folders[0]), str(folder)
     try:
-      base, other = (read_results(pathlib.Path(x)) for x in names)
+      base, other = (read_results(storage.path(x)) for x in names)
       cells = difference_cells(differences(base, other))
       reason = "" if cells else "no suite is in both"
       found.append(Comparison(*names, cells, reason))

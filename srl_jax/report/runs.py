@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from srl_jax import storage
 from srl_jax.evaluate import seeds, summary
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.journal import read_results
@@ -92,8 +93,8 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
     ValueError: there is no run in one of them, one is named twice, or a file
       cannot be read; the message names it.
   """
-  paths = [pathlib.Path(x) for x in workdirs]
-  resolved = [path.resolve() for path in paths]
+  paths = [storage.path(x) for x in workdirs]
+  resolved = [storage.absolute(path) for path in paths]
   if len(set(resolved)) < len(resolved):
     raise ValueError(
       f"a run is named twice: {', '.join(map(str, paths))}; give each "
@@ -173,7 +174,7 @@ def _read_run(workdir, config, label, group) -> RunFiles:
     },
     suites={x: read_results(f) for x, f in folders.items() if f.is_dir()},
     rollout_files=record.list_files(workdir / "rollouts"),
-    is_finished=(workdir / "model").is_dir(),
+    is_finished=(workdir / "model" / "config.json").is_file(),
   )
 
 

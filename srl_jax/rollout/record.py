@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from srl_jax import files
+from srl_jax import files, storage
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.data.trunks import Trunk
 from srl_jax.optional import needed_for
@@ -200,7 +200,8 @@ def read_file(path: pathlib.Path) -> list[dict[str, Any]]:
     import pyarrow as pa
     import pyarrow.parquet
   try:
-    table = pyarrow.parquet.read_table(path)
+    with storage.open_to_read(path) as file:
+      table = pyarrow.parquet.read_table(file)
     return table.select(list(SCHEMA)).to_pylist()
   except (pa.ArrowException, KeyError) as error:
     raise ValueError(

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import pathlib
 import signal
 import sys
 import traceback
@@ -22,7 +21,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from srl_jax import inference
+from srl_jax import inference, storage
 from srl_jax.optional import needed_for
 from srl_jax.serve.engine import Engine
 
@@ -116,8 +115,8 @@ def serve(args: argparse.Namespace) -> int:
     from srl_jax.serve.app import ServerSettings, make_app
   _check(args)
   config = inference.config_of(args.weights)
-  folder = pathlib.Path(args.weights)
-  name = folder.resolve().name if folder.is_dir() else args.weights
+  folder = storage.path(args.weights)
+  name = storage.absolute(folder).name if folder.is_dir() else args.weights
   name = args.name or name
   failures: list[BaseException] = []
   model = inference.load(config, name)

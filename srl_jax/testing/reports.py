@@ -82,6 +82,7 @@ def write_run(
       ],
     )
   (workdir / "model").mkdir()
+  (workdir / "model" / "config.json").write_text("{}")
   recorder = Recorder(workdir / "rollouts", RolloutsConfig())
   shapes = (trajectories, steps, samples, words)
   for moment in moments:

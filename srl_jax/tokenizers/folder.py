@@ -21,6 +21,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from srl_jax import storage
 from srl_jax.tokenizers.protocol import Tokenizer, read_file
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -200,9 +201,10 @@ def _tokenizer_file(path: str) -> pathlib.Path:
     raise ValueError(
       "tokenizer.path is empty; set tokenizer.path to a checkpoint's folder"
     )
-  if not pathlib.Path(path).is_dir():
-    return pathlib.Path(path)  # Its reader says what is wrong with it.
-  found = find_tokenizer(pathlib.Path(path))
+  folder = storage.local_copy(path)
+  if not folder.is_dir():
+    return folder  # Its reader says what is wrong with it.
+  found = find_tokenizer(folder)
   if found is None:
     raise ValueError(
       f"tokenizer.path={path!r} holds neither {' nor '.join(_TOKENIZERS)}; set "

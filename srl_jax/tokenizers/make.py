@@ -6,11 +6,10 @@ from __future__ import annotations
 import dataclasses
 import filecmp
 import os
-import pathlib
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from srl_jax import strict
+from srl_jax import storage, strict
 from srl_jax.tokenizers.byte import ByteTokenizer
 from srl_jax.tokenizers.folder import (
   TokenizerFolder,
@@ -84,7 +83,8 @@ def make_tokenizer(
   """
   if config.kind == "byte":
     return ByteTokenizer()
-  if config.train_vocab_size and not os.path.exists(config.path):
+  path = storage.path(config.path)
+  if config.train_vocab_size and not (config.path and path.exists()):
     if texts is None or not config.path:
       raise ValueError(
         f"tokenizer.train_vocab_size is {config.train_vocab_size}, so a "
@@ -95,15 +95,18 @@ def make_tokenizer(
           else "no texts were given; set it to 0 to read a file."
         )
       )
-    return train_sentencepiece(
-      texts,
-      config.train_vocab_size,
-      PLAIN_SPECIALS,
-      config.path,
-      max_piece_chars=config.max_piece_chars,
-    )
+    with storage.written(path) as file:
+      return train_sentencepiece(
+        texts,
+        config.train_vocab_size,
+        PLAIN_SPECIALS,
+        os.fspath(file),
+        max_piece_chars=config.max_piece_chars,
+      )
   if config.kind == "sentencepiece":
-    return SentencePieceTokenizer(config.path)
+    # Its reader says what is wrong with an empty path.
+    file = storage.local_copy(path) if config.path else ""
+    return SentencePieceTokenizer(file)
   return _of_checkpoint(read_tokenizer_folder(config.path))
 
 
@@ -140,7 +143,10 @@ def check_tokenizer_of_weights(
     weights: where the parameters come from. Anything but a folder with a
       tokenizer file of its own is accepted, as there is nothing to compare.
   """
-  theirs = find_tokenizer(pathlib.Path(weights))
+  there = storage.path(weights)
+  if storage.is_remote(there):
+    there = storage.local_copy(there)
+  theirs = find_tokenizer(there)
   if theirs is None:
     return
   if config.kind == "huggingface":

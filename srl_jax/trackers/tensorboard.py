@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from srl_jax.mirror import Mirror
 from srl_jax.optional import needed_for
 from srl_jax.trackers.tracker import binned, markdown
 
@@ -26,12 +27,14 @@ class TensorBoard:
       import tensorboardX
     self._make, self._folder = tensorboardX.SummaryWriter, folder
     self._writer: Any = None
+    self._mirror: Mirror | None = None
 
   def begin(self, first_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     del rows  # They are in the files of earlier stages and attempts.
-    self.close()
+    self._end_file()
+    self._mirror = self._mirror or Mirror(self._folder, self._flush)
     # Readers drop what earlier files have of this step and later ones.
-    self._writer = self._make(str(self._folder), purge_step=first_step)
+    self._writer = self._make(str(self._mirror.folder), purge_step=first_step)
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     for name, value in values.items():
@@ -57,5 +60,15 @@ class TensorBoard:
     self._writer.add_text(name, markdown(rows), step)
 
   def close(self) -> None:
+    self._end_file()
+    if self._mirror:
+      self._mirror.close()
+
+  def _flush(self) -> None:
     if self._writer:
-      self._writer.close()
+      self._writer.flush()
+
+  def _end_file(self) -> None:
+    writer, self._writer = self._writer, None
+    if writer:
+      writer.close()

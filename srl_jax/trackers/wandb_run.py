@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from srl_jax import storage
 from srl_jax.optional import needed_for
 from srl_jax.trackers.tracker import SHOWN, binned
 
@@ -37,7 +38,8 @@ class WandbRun:
       run_id: identifies the run in its project.
       is_resumed: whether it was opened before.
       config: the run's configuration.
-      workdir: files go to its folder wandb, unless WANDB_DIR says otherwise.
+      workdir: files go to its folder wandb, unless WANDB_DIR says otherwise;
+        to the current folder's if it is in a bucket.
 
     Raises:
       ValueError: wandb is missing, or nobody is logged in.
@@ -53,8 +55,9 @@ class WandbRun:
     defaults = {
       "WANDB_PROJECT": ("project", project),
       "WANDB_NAME": ("name", name),
-      "WANDB_DIR": ("dir", str(workdir)),
     }
+    if not storage.is_remote(workdir):  # Its files grow, so they stay here.
+      defaults["WANDB_DIR"] = ("dir", str(workdir))
     settings = {}
     if "WANDB_FINISH_TIMEOUT" not in os.environ:
       settings["finish_timeout"] = _FINISH_S

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, files, progress, stopping
+from srl_jax import abstract, files, mirror, progress, stopping
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
@@ -171,6 +171,8 @@ def train_stage(
       if is_last or is_asked or saver.is_due(done):
         finish(pending)
         pending = None
+        # Rows before a checkpoint are not written again.
+        mirror.copy_all()
         data, pool = stage.get_state()
         saver.save(done, state.to_save(), pool, {"data": data})
       if is_asked and not is_last:

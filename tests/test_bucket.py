@@ -1,0 +1,324 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of paths on gs://, on an emulator of buckets."""
+
+import json
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from srl_jax import files, metrics, mirror, storage
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer
+from srl_jax.checkpoint_sums import DamagedError
+from srl_jax.data import folders, readers, tfds_builders
+from srl_jax.data.readers import DataConfig
+from srl_jax.models.hf_remote import RemoteTensors
+from srl_jax.rollout import record
+from srl_jax.testing import experiment
+from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
+from srl_jax.trackers.tensorboard import TensorBoard
+
+HttpError = pytest.importorskip("gcsfs.retry").HttpError
+# What libraries of Google's do is not ours; sockets are closed at the end.
+pytestmark = [
+  pytest.mark.usefixtures("bucket"),
+  pytest.mark.filterwarnings(
+    "ignore::ResourceWarning", "ignore::DeprecationWarning"
+  ),
+]
+
+
+@pytest.fixture
+def folder(bucket, request):
+  return storage.path(f"{bucket}/{request.node.name}")
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_a_file_is_written_whole_and_read_back(folder):
+  files.write_json(folder / "a" / "b.json", {"x": 1})
+  assert json.loads((folder / "a" / "b.json").read_text()) == {"x": 1}
+  assert [str(x) for x in storage.files(folder)] == [f"{folder}/a/b.json"]
+  assert storage.size(folder / "a" / "b.json") == len('{\n  "x": 1\n}\n')
+
+
+def test_a_url_is_absolute_already(folder):
+  assert str(storage.absolute(folder)) == str(folder)
+
+
+def test_a_bucket_that_is_not_there_is_named_with_what_to_type():
+  with pytest.raises(ValueError, match=r"no bucket gs://none; .*buckets"):
+    storage.path("gs://none/run")
+
+
+@pytest.mark.parametrize(
+  "error",
+  [OSError("Forbidden: no access"), HttpError({"code": 401, "message": "who"})],
+)
+def test_a_bucket_without_access_is_named_with_what_to_type(error, monkeypatch):
+  def call(*_, **__):
+    raise error
+
+  monkeypatch.setattr(storage._gcs(), "call", call)
+  with pytest.raises(
+    ValueError, match="gcloud auth application-default"
+  ) as got:
+    storage.path("gs://closed/run")
+  assert "\n" not in str(got.value)
+
+
+@pytest.mark.parametrize("text", ["gs:/a/b", "gs:///a"])
+def test_a_url_with_other_slashes_is_refused(text):
+  with pytest.raises(ValueError, match="gs://BUCKET/FOLDER"):
+    storage.path(text)
+
+
+def test_without_gcsfs_a_message_says_what_to_install(folder):
+  program = (
+    "import sys; sys.modules['gcsfs'] = None\n"
+    "from srl_jax import storage\n"
+    f"storage.path('{folder}')"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True
+  )
+  assert "pip install 'srl_jax[gcs]'" in done.stderr.splitlines()[-1]
+
+
+def test_what_another_process_wrote_is_seen_at_once(folder):
+  (folder / "one").write_text("1")
+  assert not (folder / "two").exists()
+  assert len(list(folder.iterdir())) == 1
+  program = (
+    f"from srl_jax import storage\nstorage.path('{folder}/two').write_text('2')"
+  )
+  subprocess.run([sys.executable, "-c", program], check=True)
+  assert (folder / "two").exists()
+  assert len(list(folder.iterdir())) == 2
+
+
+def test_a_second_version_of_a_file_is_copied_again(folder):
+  (folder / "tokenizer.json").write_text("first")
+  first = storage.local_copy(str(folder / "tokenizer.json"))
+  assert first.read_text() == "first"
+  assert storage.local_copy(folder / "tokenizer.json") == first
+  (folder / "tokenizer.json").write_text("other")
+  assert storage.local_copy(folder / "tokenizer.json").read_text() == "other"
+
+
+def test_the_copy_of_a_folder_leaves_its_weights_out(folder):
+  for name in ("a.json", "b.safetensors", "chat_templates/c.jinja"):
+    (folder / name).write_text(name)
+  copy = storage.local_copy(folder)
+  names = {x.relative_to(copy).as_posix() for x in storage.files(copy)}
+  assert names == {"a.json", "chat_templates/c.jinja"}
+
+
+def test_metrics_and_event_files_are_there_after_a_copy(folder):
+  board = TensorBoard(folder / "tensorboard")
+  with metrics.MetricWriter(folder) as writer:
+    board.begin(0, [])
+    for step in range(3):
+      writer.write(step, {"loss": step})
+      board.scalars(step, {"loss": step})
+    assert not (folder / "metrics.jsonl").exists()
+    mirror.copy_all()
+    assert len(metrics.read_rows(folder / "metrics.jsonl")) == 3
+    [event] = (folder / "tensorboard").iterdir()
+    before = storage.size(event)
+    assert before > 3 * 20  # The rows, not the head of the file alone.
+    writer.write(3, {"loss": 3})
+  board.close()
+  assert len(metrics.read_rows(folder / "metrics.jsonl")) == 4
+  assert len((folder / "metrics.csv").read_text().splitlines()) == 5
+
+
+def test_a_resumed_run_keeps_the_rows_before_its_checkpoint(folder):
+  with metrics.MetricWriter(folder) as writer:
+    for step in range(4):
+      writer.write(step, {"loss": step})
+  with metrics.MetricWriter(folder, first_step=2) as writer:
+    writer.write(2, {"loss": 20})
+  rows = metrics.read_rows(folder / "metrics.jsonl")
+  assert [row["loss"] for row in rows] == [0, 1, 20]
+
+
+def test_rows_go_up_on_a_timer(folder, monkeypatch):
+  monkeypatch.setattr(mirror, "_EVERY_S", 0.05)
+  with metrics.MetricWriter(folder) as writer:
+    writer.write(0, {"loss": 1})
+    end_s = time.monotonic() + 20
+    while time.monotonic() < end_s:
+      if metrics.read_rows(folder / "metrics.jsonl"):
+        break
+      time.sleep(0.05)
+    assert len(metrics.read_rows(folder / "metrics.jsonl")) == 1
+
+
+STATE = {"params": {"w": np.arange(12.0, dtype=np.float32).reshape(3, 4)}}
+
+
+def device_state():
+  return jax.tree.map(jax.numpy.asarray, STATE)
+
+
+def abstract_state():
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    device_state(),
+  )
+
+
+def save(folder, steps=(1, 2, 3)):
+  with Checkpointer(folder, CheckpointConfig(keep=2)) as saver:
+    for step in steps:
+      saver.save(step, device_state(), {"x": np.arange(3)}, {"at": step})
+      saver.save_best(step, device_state()["params"], float(step))
+    saver.wait()
+    assert saver.best() == (steps[-1], float(steps[-1]))
+    return saver.restore_best(abstract_state()["params"])
+
+
+def test_checkpoints_are_saved_kept_and_restored(folder):
+  best = save(folder)
+  np.testing.assert_array_equal(best["w"], STATE["params"]["w"])
+  with Checkpointer(folder, CheckpointConfig(), read_only=True) as saver:
+    assert saver.latest_step() == 3
+    state, pool, meta = saver.restore(3, abstract_state())
+    np.testing.assert_array_equal(state["params"]["w"], STATE["params"]["w"])
+    assert pool["x"].tolist() == [0, 1, 2] and meta == {"at": 3}
+    with pytest.raises(ValueError, match="no checkpoint 1; there is: 2, 3"):
+      saver.restore(1, abstract_state())
+
+
+def test_a_step_without_its_commit_file_is_passed_over(folder):
+  save(folder)
+  [commit] = (folder / "steps" / "3").glob("commit_success*")
+  commit.unlink()
+  with Checkpointer(folder, CheckpointConfig()) as saver:
+    assert saver.latest_step() == 2
+
+
+def test_a_changed_checkpoint_is_set_aside(folder):
+  save(folder)
+  parts = storage.files(folder / "steps" / "3" / "state")
+  largest = max(parts, key=storage.size)
+  data = bytearray(largest.read_bytes())
+  data[len(data) // 2] ^= 1
+  largest.write_bytes(bytes(data))
+  with (
+    Checkpointer(folder, CheckpointConfig(), read_only=True) as saver,
+    pytest.raises(DamagedError, match="changed since it was written"),
+  ):
+    saver.restore(3, abstract_state())
+  with Checkpointer(folder, CheckpointConfig()) as saver:
+    saver.set_damaged_aside()
+    assert saver.latest_step() == 2
+  assert (folder / "damaged" / "steps" / "3").is_dir()
+
+
+@pytest.fixture
+def tensors(tmp_path, folder):
+  rng = np.random.default_rng(0)
+  values = {
+    "a": rng.normal(size=(8, 6)).astype(np.float32),
+    "b": rng.normal(size=(5,)).astype(jax.numpy.bfloat16),
+    "c": rng.normal(size=(2, 3, 4)).astype(np.float16),
+  }
+  safetensors.numpy.save_file(values, tmp_path / "m.safetensors")
+  storage.upload(tmp_path / "m.safetensors", folder / "m.safetensors")
+  return values, RemoteTensors(folder / "m.safetensors")
+
+
+def test_parts_of_remote_tensors_are_those_of_the_file(tensors):
+  values, remote = tensors
+  assert set(remote.keys()) == set(values)
+  for name, value in values.items():
+    part = remote.get_slice(name)
+    assert part.get_shape() == list(value.shape)
+    cuts = [tuple(slice(None) for _ in value.shape)]
+    cuts += [(slice(1, 4), *cuts[0][1:]), (slice(0, 0), *cuts[0][1:])]
+    cuts += [tuple(slice(1, 3) for _ in value.shape)]
+    for cut in cuts:
+      assert part[cut].dtype == value.dtype
+      assert part[cut].tobytes() == value[cut].tobytes()
+
+
+def test_only_the_rows_that_are_asked_for_are_read(tensors, monkeypatch):
+  _, remote = tensors
+  asked = []
+  read = storage.read_range
+  monkeypatch.setattr(
+    storage,
+    "read_range",
+    lambda path, *at: asked.append(at[1] - at[0]) or read(path, *at),
+  )
+  remote.get_slice("a")[2:5, 0:1]
+  assert asked == [3 * 6 * 4]
+
+
+@pytest.mark.parametrize("kept", [0, 7, 60, -3])
+def test_a_remote_file_that_was_cut_off_is_refused(tensors, folder, kept):
+  data = (folder / "m.safetensors").read_bytes()
+  (folder / "cut.safetensors").write_bytes(data[:kept])
+  with pytest.raises(ValueError):
+    RemoteTensors(folder / "cut.safetensors")
+
+
+def test_data_are_read_from_a_file_and_a_folder(folder, tmp_path):
+  local = experiment.write_data(tmp_path / "train.jsonl")
+  ours = readers.load_trajectories(DataConfig("jsonl", local)).trajectories
+  storage.upload(tmp_path / "train.jsonl", folder / "train.jsonl")
+  for path in (folder, folder / "train.jsonl"):
+    config = DataConfig("jsonl", str(path))
+    assert readers.load_trajectories(config).trajectories == ours
+  parts, _ = folders.parts_of(folder)
+  assert [part.split for part in parts] == ["train"]
+
+
+def test_a_prepared_dataset_is_written_and_read(folder, tmp_path):
+  local = experiment.write_data(tmp_path / "train.jsonl", 8)
+  ours = readers.load_trajectories(DataConfig("jsonl", local)).trajectories
+  tfds_builders.write({"train": ours}, folder, "made for a test")
+  assert tfds_builders.read(folder)["train"] == ours
+
+
+def test_a_tokenizer_is_trained_into_a_bucket_and_read_again(folder):
+  config = TokenizerConfig(
+    "sentencepiece", str(folder / "t.model"), train_vocab_size=300
+  )
+  made = make_tokenizer(config, ["some text to learn from"])
+  assert (folder / "t.model").exists()
+  again = make_tokenizer(config)
+  assert again.encode("some text") == made.encode("some text")
+
+
+def test_files_of_rollouts_are_written_listed_and_read(folder):
+  recorder = record.Recorder(folder, record.RolloutsConfig())
+  row = dict.fromkeys(record.SCHEMA) | {"text": "a"}
+  del row["stage"], row["split"], row["update_step"]
+  recorder.write("srl", "train", 3, [row])
+  [file] = record.list_files(folder)
+  assert file.update_step == 3
+  assert record.read_file(file.path)[0]["text"] == "a"
+  recorder.drop_from("srl", 3)
+  assert not record.list_files(folder)
+
+
+def test_the_config_of_a_folder_is_copied_last(folder, tmp_path, monkeypatch):
+  for name in ("config.json", "a.json", "z.safetensors"):
+    (tmp_path / name).write_text(name)
+  order = []
+  upload = storage.upload
+  monkeypatch.setattr(
+    storage, "upload", lambda a, b: order.append(a.name) or upload(a, b)
+  )
+  storage.upload_folder(tmp_path, folder)
+  assert order == ["a.json", "z.safetensors", "config.json"]
