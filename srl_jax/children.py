@@ -26,6 +26,9 @@ from typing import Any, BinaryIO
 
 # From a child's hanging up to its end.
 _EXIT_S = 5.0
+# Ctrl-C and a scheduler's SIGTERM reach the whole process group, but the parent
+# decides when a child ends.
+_OF_GROUPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Pickles:
@@ -87,16 +90,21 @@ class Child:
     self._messages = messages
     self.owner = os.getpid()
     paths = [os.path.abspath(path) for path in sys.path]
-    self._process = subprocess.Popen(
-      [sys.executable, "-m", module],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      env={
-        **os.environ,
-        **(environment or {}),
-        "PYTHONPATH": os.pathsep.join(paths),
-      },
-    )
+    # The child inherits that they are blocked, until it can ignore them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_GROUPS)
+    try:
+      self._process = subprocess.Popen(
+        [sys.executable, "-m", module],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={
+          **os.environ,
+          **(environment or {}),
+          "PYTHONPATH": os.pathsep.join(paths),
+        },
+      )
+    finally:
+      signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
   def send(self, message: Any) -> None:
     """Sends a message without waiting for an answer."""
@@ -186,12 +194,12 @@ def _ending(code: int) -> str:
 def take_streams() -> tuple[BinaryIO, BinaryIO]:
   """Returns a child's streams of requests and answers.
 
-  What libraries print or read gets at neither. Ctrl-C and a scheduler's
-  SIGTERM reach the whole process group, but the parent decides when a child
-  ends.
+  What libraries print or read gets at neither, and signals that are meant for
+  the parent do nothing.
   """
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, signal.SIG_IGN)
+  for number in _OF_GROUPS:
+    signal.signal(number, signal.SIG_IGN)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _OF_GROUPS)
   requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
   os.dup2(2, 1)
   with open(os.devnull, "rb") as nothing:

@@ -87,13 +87,16 @@ def main(argv: Sequence[str]) -> None:
     if is_several:
       # This precedes the experiment, which may ask for the devices.
       join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    # Again, because JAX has set its own handler when it joined.
+    stopping.listen(
+      "asked to stop while nothing was trained, so there is nothing to save. "
+      "Run the same command again to go on."
+    )
     compilation_cache.use_default()
     config = load_config(_CONFIG.value, argv[1:])
     workdir = storage.path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
-    # JAX's own handler, of several processes, is there by now.
-    stopping.listen()
     train_and_evaluate(config, workdir, versions())
   except Stopped as stopped:
     print(stopped, flush=True)

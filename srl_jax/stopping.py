@@ -4,6 +4,9 @@
 Python runs a signal's handler only between two of its own instructions, which
 may be minutes later in a compilation, and an exception from there could hit any
 line of any library. So a thread of its own waits for signals.
+
+Each `python -m srl_jax...` listens before its imports, which take seconds (see
+srl_jax/__init__.py). Only modules that load in no time may be imported here.
 """
 
 from __future__ import annotations
@@ -15,12 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-_IDLE = (
-  "asked to stop while nothing was trained, so there is nothing to save. "
-  "Run the same command again to go on."
-)
+_IDLE = "asked to stop: ended at once"
 
 
 class _State:
@@ -32,26 +30,41 @@ class _State:
 
 
 def listen(idle: str = _IDLE) -> None:
-  """Takes over both signals, for the rest of this process's life.
+  """Takes over both signals, until another handler of Python is set for them.
+
+  Calling it again takes them over again, and changes the text.
 
   Args:
     idle: what to say when a signal comes and there is nothing to save.
   """
   _State.idle = idle
-  read, write = os.pipe()
-  os.set_blocking(write, False)
-  signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+  if not _State.is_listening:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    threading.Thread(target=_obey, args=(read,), daemon=True).start()
+    os.register_at_fork(after_in_child=_leave)
+    _State.is_listening = True
   for number in _SIGNALS:
-    # Only signals with a handler in Python reach the pipe.
-    signal.signal(number, lambda *_: None)
-  _State.is_listening = True
-  threading.Thread(target=_obey, args=(read,), daemon=True).start()
+    signal.signal(number, _heard)
+
+
+def _heard(*_) -> None:
+  """Does nothing; only signals with a handler in Python reach the pipe."""
+
+
+def _leave() -> None:
+  """In a fork: the pipe is the parent's, and a thread does not come along."""
+  signal.set_wakeup_fd(-1)
+  for number in _SIGNALS:
+    if signal.getsignal(number) is _heard:
+      signal.signal(number, signal.SIG_DFL)
 
 
 def _obey(read: int) -> None:
   while True:
     for number in os.read(read, 64):
-      if number in _SIGNALS:
+      if number in _SIGNALS and signal.getsignal(number) is _heard:
         _ask(number)
 
 
@@ -71,8 +84,10 @@ def _end(number: int, message: str) -> None:
 
 
 def _say(line: str) -> None:
-  # Not print: the main thread may hold its lock.
-  os.write(1, f"{line}\n".encode())
+  # Not print: the main thread may hold its lock. And a reader that is gone must
+  # not keep the process from ending.
+  with contextlib.suppress(OSError):
+    os.write(2, f"{line}\n".encode())
 
 
 def status() -> int:

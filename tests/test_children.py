@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Children answer messages, and end when they take too much."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -56,6 +57,18 @@ def test_the_limit_of_cpu_time_holds_where_a_parent_ignores_its_signal():
     [sys.executable, "-c", IGNORES], capture_output=True, text=True
   )
   assert "exit code -27 (its limit of CPU time)" in done.stdout, done
+
+
+def test_signals_of_the_parents_group_never_end_a_child():
+  # From its first moment: also before Python has begun, and while it imports.
+  for wait_s in (0, 0.01, 0.05, 0.2, 1):
+    child = Child("tests.children_for_tests", Lines)
+    for number in (signal.SIGTERM, signal.SIGINT):
+      child._process.send_signal(number)
+      time.sleep(wait_s)
+    assert child.ask(["echo", wait_s], 120) == wait_s
+    child.close()
+  assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()), "the parent's"
 
 
 def test_a_child_that_waits_is_killed_in_time(child):

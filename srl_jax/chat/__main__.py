@@ -150,6 +150,8 @@ class _Chat:
   def ask(self, stream: Stream) -> None:
     """Asks at the terminal, until the input ends."""
     is_terminal = sys.stdin.isatty()
+    # A slip at the prompt should not end the program, as stopping.py would.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(ImportError):
       import readline  # noqa: F401  Lets the user edit the line.
     if is_terminal:

@@ -71,11 +71,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     is_several = bool(args.coordinator_address or args.multi_host)
     if is_several:
       join(args.coordinator_address, args.num_processes, args.process_id)
-    compilation_cache.use_default()
+    # Again, because JAX has set its own handler when it joined.
     stopping.listen(
       f"asked to stop; the answers so far are in {args.out}, and the same "
       "command goes on from there"
     )
+    compilation_cache.use_default()
     with locked(args.out, "--out"):
       evaluate(args, overrides)
   except (ValueError, RuntimeError, OSError) as error:

@@ -13,22 +13,56 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from srl_jax.models import hf_fields
-from srl_jax.models.config import ModelConfig, RopeScaling, differences
+from srl_jax.models import hf_fields, hf_rope
+from srl_jax.models.config import ModelConfig, differences
 
-# The values that transformers takes for fields that the file does not have.
+# The fields that all families understand, with the values that transformers
+# takes for those that a file does not have.
+_COMMON: dict[str, Any] = {
+  "head_dim": None,
+  "num_key_value_heads": None,
+  "hidden_act": "silu",
+  "rms_norm_eps": 1e-6,
+  "rope_theta": 10_000.0,
+  "rope_scaling": None,
+  "rope_parameters": None,
+  "tie_word_embeddings": False,
+  "max_position_embeddings": 32_768,
+  "layer_types": None,
+  "torch_dtype": None,
+  "dtype": None,
+}
+# Fields that only some families understand, with what stands for their absence.
+# In a file of another family, transformers would leave them out of account.
+_OFF: dict[str, Any] = {
+  "hidden_activation": None,
+  "rope_local_base_freq": None,
+  "use_sliding_window": False,
+  "sliding_window": None,
+  "sliding_window_pattern": None,
+  "query_pre_attn_scalar": 0,
+  "attn_logit_softcapping": None,
+  "final_logit_softcapping": None,
+}
+_QWEN = {
+  "num_key_value_heads": 32,
+  "use_sliding_window": False,
+  "sliding_window": 4096,
+}
+# The further fields of a family, and its other defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
-  "qwen2": {},
-  "qwen3": {"head_dim": 128},
-  "llama": {},
+  "qwen2": _QWEN,
+  "qwen3": {**_QWEN, "head_dim": 128},
+  "llama": {"max_position_embeddings": 2048},
   "gemma2": {
+    "num_key_value_heads": 4,
     "head_dim": 256,
+    "hidden_activation": None,
     "tie_word_embeddings": True,
     "query_pre_attn_scalar": 256,
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
     "sliding_window": 4096,
-    "sliding_window_pattern": 2,
     "max_position_embeddings": 8192,
   },
   "gemma3_text": {
@@ -36,36 +70,16 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
     "head_dim": 256,
+    "hidden_activation": None,
     "tie_word_embeddings": True,
     "query_pre_attn_scalar": 256,
+    "final_logit_softcapping": None,
     "sliding_window": 4096,
     "sliding_window_pattern": 6,
     "max_position_embeddings": 131_072,
     "rope_theta": 1_000_000.0,
     "rope_local_base_freq": 10_000.0,
   },
-}
-_COMMON = {
-  "head_dim": None,
-  "num_key_value_heads": None,
-  "hidden_act": "silu",
-  "hidden_activation": None,
-  "rms_norm_eps": 1e-6,
-  "rope_theta": 10_000.0,
-  "rope_local_base_freq": None,
-  "rope_scaling": None,
-  "rope_parameters": None,
-  "tie_word_embeddings": False,
-  "max_position_embeddings": 32_768,
-  "use_sliding_window": False,
-  "sliding_window": None,
-  "sliding_window_pattern": 0,
-  "layer_types": None,
-  "query_pre_attn_scalar": 0,
-  "attn_logit_softcapping": None,
-  "final_logit_softcapping": None,
-  "torch_dtype": None,
-  "dtype": None,
 }
 _REQUIRED = (
   "vocab_size",
@@ -97,16 +111,6 @@ _CLASSES = {
 }
 # Fields of a multimodal file that stand beside its text model's.
 _OF_ALL_PARTS = ("torch_dtype", "dtype", "quantization_config", "auto_map")
-# The fields that a scaled rotary embedding needs.
-_SCALINGS = {
-  "linear": ("factor",),
-  "llama3": (
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-  ),
-}
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
 
 
@@ -137,7 +141,9 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
       f"supported; there are {', '.join(_FAMILIES)}"
     )
   given = _checked(config, kind)
-  windows, rope = _windows(given, kind), _rope(given)
+  windows = _windows(given, kind)
+  has_local = "rope_local_base_freq" in _DEFAULTS[kind]
+  rope = hf_rope.read(given, config, has_local)
   if "rope_local_theta" in rope and not windows:
     # No layer is local, or local layers see everything.
     if given["sliding_window"]:
@@ -173,22 +179,22 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
 
 def _checked(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
   """Returns the fields that are understood, with defaults; refuses others."""
-  defaults = {**_COMMON, **_DEFAULTS[kind]}
-  given = defaults | {
-    k: v for k, v in config.items() if v is not None or k in defaults
+  own = {**_COMMON, **_DEFAULTS[kind]}
+  given = {**_OFF, **own} | {
+    k: v for k, v in config.items() if v is not None or k in own
   }
   missing = [name for name in _REQUIRED if given.get(name) is None]
   if missing:
     raise ValueError(f"config.json lacks {', '.join(missing)}")
-  hf_fields.check(given, _COMMON)
-  unknown = hf_fields.unknown(given, dict.fromkeys((*_COMMON, *_REQUIRED)))
+  hf_fields.check(given, _OFF | _COMMON)
+  unknown = hf_fields.unknown(given, dict.fromkeys((*own, *_REQUIRED)))
   activation = given["hidden_activation"] or given["hidden_act"]
   if kind.startswith("gemma"):
     # Gemma's files name a wrong activation; its code has always used this one.
     activation = given["hidden_activation"] or "gelu_pytorch_tanh"
   wanted = _FAMILIES[kind].get("activation", "silu")
-  if _ACTIVATIONS.get(activation) != wanted:
-    name = "hidden_activation" if given["hidden_activation"] else "hidden_act"
+  name = "hidden_activation" if given["hidden_activation"] else "hidden_act"
+  if _ACTIVATIONS.get(activation) != wanted and name not in unknown:
     unknown.append(name)
   if unknown:
     raise ValueError(
@@ -205,13 +211,21 @@ def _windows(given: Mapping[str, Any], kind: str) -> dict[str, int]:
   is_on = given["use_sliding_window"] or not kind.startswith("qwen")
   window, kinds = given["sliding_window"], given["layer_types"]
   if not (is_on and window):
+    if kinds and set(kinds) != {"full_attention"}:
+      raise hf_fields.refuse(
+        "layer_types", kinds, "full_attention where there is no sliding window"
+      )
     return {}
-  period = given["sliding_window_pattern"] or 0
+  period = 2 if kind == "gemma2" else given["sliding_window_pattern"]
   if kinds:
     is_full = [x == "full_attention" for x in kinds]
     period = is_full.index(True) + 1 if any(is_full) else 0
   elif kind.startswith("qwen"):
     kinds = ["full_attention until max_window_layers"]
+  elif not period:
+    raise hf_fields.refuse(
+      "sliding_window_pattern", period, "there if layer_types is not"
+    )
   expected = _layer_types(given["num_hidden_layers"], period)
   if kinds and list(kinds) != expected:
     raise ValueError(
@@ -229,56 +243,6 @@ def _layer_types(layers: int, period: int) -> list[str]:
     "sliding_attention" if not period or i % period else "full_attention"
     for i in range(1, layers + 1)
   ]
-
-
-def _rope(given: Mapping[str, Any]) -> dict[str, Any]:
-  """Fields of the rotary embedding."""
-  parameters = dict(given["rope_parameters"] or {})
-  # transformers 5 writes the parameters by kind of layer.
-  whole = parameters.get("full_attention") or parameters
-  local = parameters.get("sliding_attention") or {}
-  field = "rope_scaling" if given["rope_scaling"] else "rope_parameters"
-  scaling = given["rope_scaling"] or whole
-  theta = whole.get("rope_theta") or given["rope_theta"]
-  if theta is None:
-    raise hf_fields.refuse("rope_theta", theta, "a number")
-  theta = float(theta)
-  fields: dict[str, Any] = {
-    "rope_theta": theta,
-    "rope_scaling": _scaling(field, scaling),
-  }
-  local_theta = local.get("rope_theta") or given["rope_local_base_freq"]
-  if local.get("rope_type", "default") != "default":
-    raise ValueError(
-      f"config.json has rope_parameters.sliding_attention={local!r}; only "
-      "rope_type='default' is supported there"
-    )
-  if local_theta and float(local_theta) != theta:
-    fields["rope_local_theta"] = float(local_theta)
-  return fields
-
-
-def _scaling(field: str, scaling: Mapping[str, Any]) -> RopeScaling:
-  kind = scaling.get("rope_type") or scaling.get("type") or "default"
-  if kind == "default":
-    return RopeScaling()
-  if kind not in _SCALINGS:
-    raise ValueError(
-      f"config.json has {field} of type {hf_fields.shown(kind)}; there "
-      "are 'default', 'linear' and 'llama3'"
-    )
-  for name in _SCALINGS[kind]:
-    if scaling.get(name) is None:
-      raise ValueError(f"config.json lacks {name} in {field} of type {kind!r}")
-  if kind == "linear":
-    return RopeScaling("linear", factor=float(scaling["factor"]))
-  return RopeScaling(
-    "llama3",
-    factor=float(scaling["factor"]),
-    low_frequency_factor=float(scaling["low_freq_factor"]),
-    high_frequency_factor=float(scaling["high_freq_factor"]),
-    original_positions=scaling["original_max_position_embeddings"],
-  )
 
 
 def to_hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
@@ -316,7 +280,7 @@ def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
     ),
     "rms_norm_eps": config.norm_epsilon,
     "rope_theta": config.rope_theta,
-    "rope_scaling": _write_scaling(config.rope_scaling),
+    "rope_scaling": hf_rope.write_scaling(config.rope_scaling),
     "tie_word_embeddings": config.tie_embeddings,
     "max_position_embeddings": config.max_positions,
     "attention_bias": False,
@@ -335,18 +299,7 @@ def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
       ),
     }
   if kind == "gemma3_text":
-    written["rope_local_base_freq"] = config.rope_local_theta
-  return written
-
-
-def _write_scaling(scaling: RopeScaling) -> dict[str, Any] | None:
-  if scaling.kind == "none":
-    return None
-  written = {"rope_type": scaling.kind, "factor": scaling.factor}
-  if scaling.kind == "llama3":
-    written |= {
-      "low_freq_factor": scaling.low_frequency_factor,
-      "high_freq_factor": scaling.high_frequency_factor,
-      "original_max_position_embeddings": scaling.original_positions,
-    }
+    written["rope_local_base_freq"] = (
+      config.rope_local_theta or config.rope_theta
+    )
   return written

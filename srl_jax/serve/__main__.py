@@ -4,15 +4,14 @@
   python -m srl_jax.serve --weights=/tmp/srl
   python -m srl_jax.serve --weights=Qwen/Qwen2.5-0.5B-Instruct --port=8000
 
-It listens on this machine only, unless --host says otherwise. SIGTERM lets the
-running requests end. If the device's thread fails, all requests are answered
-with an error and the exit status is 1.
+It listens on this machine only, unless --host says otherwise. SIGTERM and
+Ctrl-C let the running requests end. If the device's thread fails, all requests
+are answered with an error and the exit status is 1.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import sys
@@ -160,9 +159,9 @@ def serve(args: argparse.Namespace) -> int:
       flush=True,
     )
   # Uvicorn raises the signal again when the requests have ended.
-  signal.signal(signal.SIGTERM, lambda *_: None)
-  with contextlib.suppress(KeyboardInterrupt):
-    server.run(sockets=[socket])
+  for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda *_: None)
+  server.run(sockets=[socket])
   return 1 if failures or not server.started else 0
 
 

@@ -3,6 +3,9 @@
 
 import json
 import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
@@ -179,6 +182,42 @@ def test_a_conversation_goes_on_until_the_input_ends(
   assert third == [("system", "Be brief."), ("user", "Again")]
   assert "context length is 4096" in said.err
   assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("number", "status", "said", "errors"),
+  [
+    (signal.SIGINT, 0, "\n(Ctrl-D ends)\n", ""),
+    (signal.SIGTERM, 143, "", "asked to stop: ended at once\n"),
+  ],
+)
+def test_at_the_prompt_ctrl_c_goes_on_and_sigterm_ends(
+  folder, number, status, said, errors
+):
+  with subprocess.Popen(
+    [
+      *(sys.executable, "-m", "srl_jax.chat"),
+      *(f"--weights={folder}", "--max_new_tokens=1"),
+    ],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    try:
+      process.stdin.write("Hi\n")
+      process.stdin.flush()
+      assert process.stdout.readline()
+      # The next prompt is asked for at once.
+      time.sleep(1)
+      process.send_signal(number)
+      time.sleep(1)
+      found = process.communicate(timeout=60)
+    finally:
+      process.kill()
+  assert process.returncode == status
+  assert found[0].endswith(said) and found[1] == errors
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,54 @@ def test_what_is_not_supported_is_named(changes, message):
     from_hf_config(QWEN2_5_7B | changes)
 
 
+# transformers leaves these out of account, whatever their author meant.
+OF_OTHER_FAMILIES = {
+  "llama": {
+    "hidden_activation": "silu",
+    "rope_local_base_freq": 100.0,
+    "use_sliding_window": True,
+    "sliding_window": 7,
+    "sliding_window_pattern": 2,
+    "query_pre_attn_scalar": 6,
+    "attn_logit_softcapping": 2.0,
+    "final_logit_softcapping": 2.0,
+  },
+  "qwen2": {"sliding_window_pattern": 2, "attn_logit_softcapping": 2.0},
+  "qwen3": {"query_pre_attn_scalar": 6, "final_logit_softcapping": 2.0},
+  "gemma2": {"sliding_window_pattern": 3, "rope_local_base_freq": 100.0},
+  "gemma3": {"attn_logit_softcapping": 2.0},
+}
+
+
+@pytest.mark.parametrize(
+  ("family", "field", "value"),
+  [(a, b, c) for a, x in OF_OTHER_FAMILIES.items() for b, c in x.items()],
+)
+def test_a_field_of_other_families_is_refused_unless_it_is_off(
+  family, field, value
+):
+  config = CONFIGS[family]
+  with pytest.raises(ValueError, match=f" has {field}=.*not know how to comp"):
+    from_hf_config(config | {field: value})
+  assert from_hf_config(config | {field: None}) == from_hf_config(config)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2_tied", "qwen3"])
+def test_local_layers_without_a_window_are_refused(family):
+  kinds = ["full_attention", "sliding_attention", "full_attention"]
+  with pytest.raises(ValueError, match=r"layer_types=.* full_attention where"):
+    from_hf_config(CONFIGS[family] | {"layer_types": kinds})
+
+
+def test_which_layers_are_local_is_never_guessed():
+  config = CONFIGS["gemma2"]
+  assert "sliding_window_pattern" not in config
+  assert from_hf_config(config).is_local() == (True, False, True)
+  config = CONFIGS["gemma3"] | {"sliding_window_pattern": None}
+  with pytest.raises(ValueError, match="pattern=None, but it must be there if"):
+    from_hf_config(config)
+
+
 def test_layers_without_a_period_are_refused():
   kinds = ["full_attention", "sliding_attention", "sliding_attention"]
   with pytest.raises(ValueError, match=r"layer_types=.*, or in all but every"):

@@ -26,6 +26,16 @@ stream.Stream.advance = advance
 command.main(sys.argv[1:])
 """
 
+# As -m does, but by the event loop of Python.
+WITHOUT_UVLOOP = """
+import sys
+sys.modules["uvloop"] = None
+from srl_jax import stopping
+stopping.listen()
+from srl_jax.serve import __main__ as command
+command.main(sys.argv[1:])
+"""
+
 LACKS = """
 import sys
 sys.modules["starlette"] = sys.modules["uvicorn"] = None
@@ -56,8 +66,15 @@ def start(folder, *program):
       process.kill()
 
 
-def test_sigterm_lets_a_request_end(folder):
-  with start(folder, "-m", "srl_jax.serve") as (process, url):
+@pytest.mark.parametrize(
+  ("number", "program"),
+  [
+    (signal.SIGTERM, ("-m", "srl_jax.serve")),
+    (signal.SIGINT, ("-c", WITHOUT_UVLOOP)),
+  ],
+)
+def test_a_signal_lets_a_request_end(folder, number, program):
+  with start(folder, *program) as (process, url):
     ask = {"prompt": "a", "max_tokens": 400, "seed": 0, "n": 4}
     answers = []
     thread = threading.Thread(
@@ -69,10 +86,11 @@ def test_sigterm_lets_a_request_end(folder):
     metrics = url.removesuffix("/v1") + "/metrics"
     while "completions_open 4" not in httpx.get(metrics).text:
       assert thread.is_alive()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     thread.join()
     assert answers[0].status_code == 200
-    assert process.wait(60) == 0, process.stderr.read()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0 and not errors, errors
 
 
 def test_a_failure_of_the_device_ends_the_process_with_status_1(folder):
