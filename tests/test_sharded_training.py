@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Eight devices sample and train as one does, and every array stays put."""
 
+import dataclasses
 import functools
 import types
 
@@ -213,9 +214,11 @@ def packed_batch():
   return batch
 
 
-def test_lanes_find_the_keys_of_their_trunk_on_their_own_device():
+@pytest.mark.parametrize("kernel", ["plain", "tree"])
+def test_lanes_find_the_keys_of_their_trunk_on_their_own_device(kernel):
   batch = packed_batch()
-  loss_fn = grpo_loss(MODEL, LossConfig(), 1.0)
+  config = dataclasses.replace(MODEL.config, lane_kernel=kernel)
+  loss_fn = grpo_loss(LanguageModel(config), LossConfig(), 1.0)
 
   @jax.jit
   def gradient(params, batch):

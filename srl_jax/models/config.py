@@ -115,6 +115,10 @@ class ModelConfig:
     attention_kernel: how a trunk attends to itself: "plain" (by matrix
       products), "splash" (TPU; interpreted elsewhere, for tests), "cudnn"
       (NVIDIA, bfloat16) or "auto": the platform's where it can, else plain.
+    lane_kernel: how branches attend to trunk and branch in an update: "plain"
+      (by matrix products), "tree" (a kernel for TPU; interpreted elsewhere,
+      for tests), or "auto": "tree" on TPU v5 and later, else plain. With
+      "tree" an update computes trunks and branches in one pass.
     remat: what the backward pass recomputes: "none", "full" (every block) or
       "dots" (all but the matrix products).
     lora: adapters.
@@ -148,6 +152,7 @@ class ModelConfig:
   param_dtype: Literal["float32", "bfloat16"] = "float32"
   attention_logits: int = 1 << 25
   attention_kernel: Literal["auto", "plain", "splash", "cudnn"] = "auto"
+  lane_kernel: Literal["auto", "plain", "tree"] = "auto"
   remat: Literal["none", "full", "dots"] = "full"
   lora: LoraConfig = LoraConfig()
 
@@ -203,6 +208,7 @@ RUNTIME_FIELDS = (
   "attention_kernel",
   "attention_logits",
   "dtype",
+  "lane_kernel",
   "lora",
   "max_positions",
   "param_dtype",

@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from srl_jax.models import lora
 from srl_jax.models.config import ModelConfig
-from srl_jax.ops import kernels, rope
+from srl_jax.ops import kernels, rope, tree_attention, trees
 from srl_jax.ops.attention import (
   Scoring,
   Source,
@@ -156,6 +156,33 @@ class Lanes(NamedTuple):
   first_NRT: jax.Array
 
 
+class Rows(NamedTuple):
+  """What the kernels need to know of rows that hold trunks and branches.
+
+  Attributes:
+    whole: for layers that see everything.
+    local: for layers with a sliding window; None in a model without.
+  """
+
+  whole: trees.Plan
+  local: trees.Plan | None
+
+
+def plan_rows(c: ModelConfig, labels: trees.Labels) -> Rows:
+  """Plans what the kernels do in all layers, once for all of them."""
+
+  def plan(window):
+    return tree_attention.plan(
+      labels,
+      kv_heads=c.n_kv_heads,
+      group=c.n_heads // c.n_kv_heads,
+      head_width=c.head_width,
+      window=window,
+    )
+
+  return Rows(plan(0), plan(c.sliding_window) if c.sliding_window else None)
+
+
 class Attention(Module):
   """Grouped-query attention to the given sources and to the stream itself."""
 
@@ -166,7 +193,7 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
     cache: Cache | None,
-    lanes: Lanes | None,
+    lanes: Lanes | Rows | None,
     is_local: jax.Array | bool | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
@@ -176,7 +203,8 @@ class Attention(Module):
     written into it. Attention reads this new cache: if it read the old one,
     XLA would copy the cache at every turn of a decoding loop. In lanes, where
     positions begin again with each branch, a token sees its own branch by
-    slots. `is_local` is None in a model without sliding windows.
+    slots. In rows (R = 1), which hold trunks and branches, a plan says who
+    sees whom. `is_local` is None in a model without sliding windows.
     """
     c = self.config
     kv_heads = (c.n_kv_heads, "kv_heads")
@@ -200,13 +228,15 @@ class Attention(Module):
         cache.position_NRC,
         position_NRT,
       )
-    if lanes is not None:
+    if isinstance(lanes, Lanes):
       own = own._replace(
         position=lanes.slot_NRT,
         limit_NRT=lanes.slot_NRT,
         first_NRT=lanes.first_NRT,
       )
-    if sources:
+    if isinstance(lanes, Rows):
+      out_NRTHME = self._in_rows(lanes, is_local, q_NRTHME, k_NRTHE, v_NRTHE)
+    elif sources:
       seen = [_through_window(c, s, position_NRT, is_local) for s in sources]
       # In its own stream a query stands at its limit.
       seen.append(_through_window(c, own, own.limit_NRT, is_local))
@@ -225,6 +255,34 @@ class Attention(Module):
       ((c.d_model, "embed"),),
     )
     return out_NRTD, own.k, own.v
+
+  def _in_rows(self, rows, is_local, *qkv_NR):
+    """Attention by the kernels, in a local or a global layer."""
+    plan = rows.whole
+    if rows.local is not None:
+      choose = functools.partial(jnp.where, is_local)
+      plan = jax.tree.map(choose, rows.local, rows.whole)
+    leaves, structure = jax.tree.flatten(plan)
+    interpret = not device_kind().startswith("TPU")
+
+    def attend_rows(q_NTHME, k_NTHE, v_NTHE, *leaves):
+      plan = structure.unflatten(leaves)
+      return tree_attention.attend(
+        q_NTHME,
+        k_NTHE,
+        v_NTHE,
+        plan,
+        scoring=_scoring(self.config),
+        interpret=interpret,
+      )
+
+    q_axes = ("batch", None, "kv_heads", None, None)
+    of_plan = [("batch", *(None,) * (x.ndim - 1)) for x in leaves]
+    axes = (q_axes, q_axes[:-1], q_axes[:-1], *of_plan)
+    run = per_device(attend_rows, axes, q_axes, self.rules)
+    # The row is the only branch of itself.
+    qkv_N = (x.squeeze(1) for x in qkv_NR)
+    return run(*qkv_N, *leaves)[:, None]
 
   def _alone(self, is_local, *arrays):
     """`attend_causal`, in a local or a global layer."""

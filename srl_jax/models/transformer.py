@@ -4,8 +4,8 @@
 One set of weights serves all passes. `trunk` runs the trunk tokens once and
 returns their keys and values. Branch tokens attend to the trunk and to their
 own branch: `branch` runs them token by token with a cache, in the sampler;
-`lanes` runs all tokens of the update at once, packed back to back. All use the
-same layers, so they agree.
+`lanes` runs all tokens of the update at once, packed back to back, and with a
+kernel trunks and branches in one pass. All use the same layers, so they agree.
 
 Positions decide who sees whom: -1 marks padding, wherever it lies.
 """
@@ -22,18 +22,24 @@ from flax import linen as nn
 from srl_jax.models import layers, lora
 from srl_jax.models.config import LoraConfig, ModelConfig
 from srl_jax.models.key_values import KeyValues
-from srl_jax.ops import attention, logprobs
+from srl_jax.ops import attention, logprobs, tree_attention, trees
 from srl_jax.sharding import (
   ShardingRules,
   constrain,
+  device_kind,
   gather_weight,
   lookup,
   parts,
 )
 
+_policies = jax.checkpoint_policies
 _REMAT = {
-  "full": jax.checkpoint_policies.nothing_saveable,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": _policies.nothing_saveable,
+  # A kernel's result is one of matrix products too.
+  "dots": _policies.save_from_both_policies(
+    _policies.dots_with_no_batch_dims_saveable,
+    _policies.save_only_these_names(tree_attention.RESIDUALS),
+  ),
 }
 
 
@@ -154,7 +160,15 @@ class Transformer(nn.Module):
     )
     return x_NRTD, KeyValues(k, v, position_NRC)
 
-  def lanes(self, tokens_NBW, position_NBW, first_NBW, trunk_of_NB, trunks):
+  def lanes(
+    self, trunk_NUS, trunk_position_NUS, tokens_NBW, position_NBW, *where
+  ):
+    """Trunks first, then the lanes that read their keys and values."""
+    first_NBW, trunk_of_NB = where
+    trunk_XS, position_XS = (
+      x.reshape(-1, x.shape[-1]) for x in (trunk_NUS, trunk_position_NUS)
+    )
+    trunks = self.trunk(trunk_XS, position_XS)
     place_W = jnp.arange(tokens_NBW.shape[-1])
     slot_NBW = jnp.where(position_NBW >= 0, place_W, -1)
     # A branch begins at the position where it leaves its trunk.
@@ -169,6 +183,33 @@ class Transformer(nn.Module):
       None,
     )
     return x_NBWD
+
+  def rows(
+    self, trunk_NUS, trunk_position_NUS, tokens_NBW, position_NBW, *where
+  ):
+    """What `lanes` returns, from one pass over trunks and lanes together."""
+    n, b, w = tokens_NBW.shape
+    labels = trees.label_lanes(trunk_position_NUS, position_NBW, *where)
+    trunk_tokens = trunk_NUS[0].size
+    room = tree_attention.padded(trunk_tokens + b * w) - trunk_tokens - b * w
+    pad = lambda x_NT, fill: jnp.pad(  # noqa: E731
+      x_NT, ((0, 0), (0, room)), constant_values=fill
+    )
+    labels = jax.tree.map(lambda x_NT: pad(x_NT, -1), labels)
+    tokens_NT = jnp.concatenate(
+      [trunk_NUS.reshape(n, -1), tokens_NBW.reshape(n, -1)], axis=1
+    )
+    x_NRTD, _ = self._run(
+      pad(tokens_NT, 0)[:, None],
+      labels.position_NT[:, None],
+      None,
+      None,
+      layers.plan_rows(self.config, labels),
+      None,
+      None,
+    )
+    x_NTD = x_NRTD[:, 0, trunk_tokens : trunk_tokens + b * w]
+    return x_NTD.reshape(n, b, w, -1)
 
   def _run(self, tokens, position, *views_and_kvs):
     trunk_view, cache_view, lanes, *kvs = views_and_kvs or (None,) * 5
@@ -288,11 +329,12 @@ class LanguageModel:
   def lanes(
     self,
     params: Any,
+    trunk_NUS: jax.Array,
+    trunk_position_NUS: jax.Array,
     tokens_NBW: jax.Array,
     position_NBW: jax.Array,
     first_NBW: jax.Array,
     trunk_of_NB: jax.Array,
-    trunks: KeyValues,
   ) -> jax.Array:
     """Hidden states [N, B, W, D] of branches that lie back to back in lanes.
 
@@ -301,20 +343,24 @@ class LanguageModel:
 
     Args:
       params: the parameters.
+      trunk_NUS: N rows of U trunks.
+      trunk_position_NUS: positions of their tokens; -1 marks padding.
       tokens_NBW: N rows of B lanes of W slots.
       position_NBW: position of each token; -1 marks slots without a token.
       first_NBW: slot of the first token of the same branch.
       trunk_of_NB: which of the U trunks of its row a lane reads.
-      trunks: N * U trunks, row by row.
     """
+    kernel = self.config.lane_kernel
+    is_tree = tree_attention.is_chosen(kernel, device_kind())
     return self._apply(
       params,
+      trunk_NUS,
+      trunk_position_NUS,
       tokens_NBW,
       position_NBW,
       first_NBW,
       trunk_of_NB,
-      trunks,
-      method="lanes",
+      method="rows" if is_tree else "lanes",
     )
 
   def logits(self, params: Any, hidden_D: jax.Array) -> jax.Array:

@@ -106,11 +106,12 @@ class Policy(Protocol):
   def lanes(
     self,
     params: Any,
+    trunk_NUS: Any,
+    trunk_position_NUS: Any,
     tokens_NBW: Any,
     position_NBW: Any,
     first_NBW: Any,
     trunk_of_NB: Any,
-    trunks: Any,
   ) -> Any: ...
 
   def logits(self, params: Any, hidden_D: Any) -> Any: ...
@@ -268,9 +269,12 @@ def decode(
 
 
 def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
-  """Returns the positions [N, S] of right-padded trunks, -1 on padding."""
+  """Returns the positions [N, S] of right-padded trunks, -1 on padding.
+
+  Trunks may have more axes than N.
+  """
   position_S = jnp.arange(width)
-  return jnp.where(position_S < length_N[:, None], position_S, -1)
+  return jnp.where(position_S < length_N[..., None], position_S, -1)
 
 
 def _draw(config, logits_NRV, key_NR, position_NR):

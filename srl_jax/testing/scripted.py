@@ -123,11 +123,12 @@ class ScriptedModel:
   def lanes(
     self,
     params: Script,
+    trunk_NUS: jax.Array,
+    trunk_position_NUS: jax.Array,
     tokens_NBW: jax.Array,
     position_NBW: jax.Array,
     first_NBW: jax.Array,
     trunk_of_NB: jax.Array,
-    trunks: ScriptedCache,
   ) -> jax.Array:
     """Returns the logits as "hidden states"."""
     return _look_up(params, tokens_NBW, position_NBW)

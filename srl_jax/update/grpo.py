@@ -156,16 +156,14 @@ def lane_logps(
     Scores [N, B, W]; finite and without a meaning where there is no token.
   """
   width = batch.trunk_NUS.shape[-1]
-  tokens_XS = batch.trunk_NUS.reshape(-1, width)
-  length_X = batch.trunk_length_NU.reshape(-1)
-  trunks = policy.trunk(params, tokens_XS, trunk_positions(length_X, width))
   hidden_NBWD = policy.lanes(
     params,
+    batch.trunk_NUS,
+    trunk_positions(batch.trunk_length_NU, width),
     batch.tokens_NBW,
     batch.position_NBW,
     batch.first_NBW,
     batch.trunk_of_NB,
-    trunks,
   )
   return logprobs.token_logps(
     policy.head(params),
