@@ -103,12 +103,11 @@ def plain(rows, *, scoring=SCORING, window=0):
     first = attention.attend(
       of_trunks[0], [narrow(alone, trunk_XS)], scoring=scoring
     )
-    # A copy of its trunk for each lane.
-    copy = (
-      lambda x: jax.vmap(lambda x_U, of_B: x_U[of_B])(  # noqa: E731
-        x.reshape(N, U, *x.shape[1:]), trunk_of_NB
-      )
-    )
+
+    def copy(x):  # A copy of its trunk for each lane.
+      x_NU = x.reshape(N, U, *x.shape[1:])
+      return jax.vmap(lambda x_U, of_B: x_U[of_B])(x_NU, trunk_of_NB)
+
     trunk = Source(
       *(copy(x).reshape(N * B, *x.shape[1:]) for x in alone[:2]),
       copy(trunk_XS[:, 0]),
