@@ -78,7 +78,7 @@ ONLY = {
     "trajectory",
     "types",
   },
-  "domains": {"rewards", "strict", "trajectory", "types"},
+  "domains": {"rewards", "storage", "strict", "trajectory", "types"},
   "optional": set(),
   "rewards": {"children", "optional", "strict", "trajectory", "types"},
   "tokenizers": {"children", "storage", "strict", "types"},

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from srl_jax import storage
 from srl_jax.domains.software.dialects import DIALECTS, NO_OUTPUT, Outcome
 from srl_jax.domains.software.environment import (
   AgentConfig,
@@ -185,7 +186,7 @@ def write_runs(
     folder: the folder to write to; it is made.
     model: the model's name.
   """
-  folder = pathlib.Path(folder)
+  folder = storage.path(folder)
   predictions = {}
   for run in runs:
     path = folder / run.task / f"{run.task}.traj.json"

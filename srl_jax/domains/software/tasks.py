@@ -29,6 +29,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from srl_jax import storage
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 # A file and what is in it, as pytest names tests.
@@ -136,7 +137,7 @@ def read_tasks(
     ValueError: the file cannot be read, or a line is no task; the message
       names the line and the field.
   """
-  path = pathlib.Path(path)
+  path = storage.path(path)
   root = pathlib.Path(repositories) if repositories else path.parent
   tasks: dict[str, RepairTask] = {}
   try:
