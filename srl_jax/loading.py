@@ -38,7 +38,11 @@ from srl_jax.tokenizers import (
 from srl_jax.train.stage import Run
 from srl_jax.trajectory import Trajectory
 
-EMBEDDED = str(importlib.resources.files("srl_jax") / "assets" / "embedded")
+_ASSETS = importlib.resources.files("srl_jax") / "assets"
+# The small students that ship with the package, and their folders.
+EMBEDDED = {
+  name: str(_ASSETS / name) for name in ("embedded", "embedded_lookup")
+}
 # File in the workdir for a tokenizer that the run trains itself.
 TOKENIZER = "tokenizer.model"
 # Folder there for the tokenizer of others.
@@ -194,7 +198,7 @@ def load_saved(
     tokenizer = dataclasses.replace(tokenizer, path=str(path))
   elif folder.is_dir():
     name = pathlib.Path(tokenizer.path).name
-    name = TOKENIZER if name == "embedded" else name
+    name = TOKENIZER if name in EMBEDDED else name
     path = folder / name if (folder / name).is_file() else folder
     tokenizer = dataclasses.replace(tokenizer, path=str(path))
   config = dataclasses.replace(config, weights="random", tokenizer=tokenizer)
@@ -223,7 +227,7 @@ def base_weights(run: Run, config: Config) -> Run:
   """Returns a run of `load_saved` with the weights that it started from."""
   if config.weights == "random":
     return run
-  source = EMBEDDED if config.weights == "embedded" else config.weights
+  source = EMBEDDED.get(config.weights, config.weights)
   return dataclasses.replace(run, weights=str(hf_files.fetch(source)))
 
 
@@ -238,14 +242,14 @@ def resolved(config: Config, workdir: pathlib.Path) -> Config:
   """Returns the config with paths for names of packaged and hub files."""
   tokenizer, source = config.tokenizer, config.weights
   path = tokenizer.path
-  if path == "embedded":
-    path = os.path.join(EMBEDDED, TOKENIZER)
+  if path in EMBEDDED:
+    path = os.path.join(EMBEDDED[path], TOKENIZER)
   elif tokenizer.train_vocab_size and not path:
     path = str(workdir / TOKENIZER)
   elif tokenizer.kind == "huggingface" and not os.path.isfile(path):
     path = str(hf_files.fetch(path, hf_files.SMALL_FILES))
-  if source == "embedded":
-    source = EMBEDDED
+  if source in EMBEDDED:
+    source = EMBEDDED[source]
   elif source != "random":
     source = str(hf_files.fetch(source))
   return dataclasses.replace(

@@ -20,13 +20,15 @@ from srl_jax.train.sft import expert_experience
 @pytest.fixture(scope="module")
 def nats_of():
   """How unlikely the student finds thoughts and steps: [N, K] per step."""
-  path = f"{EMBEDDED}/tokenizer.model"
+  path = f"{EMBEDDED['embedded']}/tokenizer.model"
   tokenizer = make_tokenizer(
     TokenizerConfig(kind="sentencepiece", path=path), []
   )
   model = LanguageModel(ModelConfig(vocab_size=tokenizer.vocab_size))
   mesh = tiny.small_mesh()
-  params = weights.load_params(EMBEDDED, model, mesh, jax.random.key(0))
+  params = weights.load_params(
+    EMBEDDED["embedded"], model, mesh, jax.random.key(0)
+  )
 
   @jax.jit
   def logps(batch):

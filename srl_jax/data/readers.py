@@ -20,16 +20,26 @@ from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import Outcomes, select
 from srl_jax.data.splits import SPLITS, split_by_problem
-from srl_jax.domains import DOMAINS, find_domain, registers
+from srl_jax.domains import DOMAINS, find_domain, lookup, registers
 from srl_jax.trajectory import Trajectory
 
 Format = Literal[
-  "embedded", "embedded_student", "gsm8k", "s1k", "jsonl", "agents", "tfds"
+  "embedded",
+  "embedded_student",
+  "lookup",
+  "lookup_student",
+  "gsm8k",
+  "s1k",
+  "jsonl",
+  "agents",
+  "tfds",
 ]
 # Formats that need no file, with their functions (sizes, seed) -> splits.
 _MADE = {
   "embedded": registers.make_splits,
   "embedded_student": registers.make_student_splits,
+  "lookup": lookup.make_splits,
+  "lookup_student": lookup.make_student_splits,
 }
 _CHOICES = ("resolved_only", "per_task", "target_tools")
 
@@ -39,9 +49,10 @@ class DataConfig:
   """Where the trajectories come from and how they are split.
 
   Attributes:
-    format: "embedded" and "embedded_student" need no file. The latter is the
-      data that the embedded student is pre-trained on, planted faults
-      included; its "test" split holds hard problems of the "valid" split.
+    format: "embedded" (register programs) and "lookup" (repositories of look-up
+      tables) need no file. "embedded_student" and "lookup_student" are the
+      data that their students are pre-trained on, planted faults included;
+      the "test" split holds hard problems of the "valid" split.
       "gsm8k" and "s1k" read these datasets, "jsonl" the form that schema.py
       documents: from a file of JSON lines, a JSON list, Parquet or Arrow,
       compressed or not, or from a folder of such files. "agents" reads what

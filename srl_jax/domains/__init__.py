@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from srl_jax.domains.domain import Domain, Environment
 from srl_jax.domains.general import GENERAL
+from srl_jax.domains.lookup import LOOKUP
 from srl_jax.domains.math import MATH
 from srl_jax.domains.registers import REGISTERS
 from srl_jax.domains.science import SCIENCE
@@ -34,7 +35,7 @@ __all__ = [
 
 DOMAINS = {
   domain.name: domain
-  for domain in (GENERAL, MATH, SCIENCE, REGISTERS, SOFTWARE)
+  for domain in (GENERAL, MATH, SCIENCE, REGISTERS, SOFTWARE, LOOKUP)
 }
 # Users' domains, by the names under which find_domain imported them.
 _IMPORTED: dict[str, Domain] = {}

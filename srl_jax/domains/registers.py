@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from srl_jax.domains import general
+from srl_jax.domains.draws import Draws
 from srl_jax.trajectory import Step, Trajectory
 
 REGISTERS = general.of_subject("registers", "programs of four registers")
@@ -46,26 +47,6 @@ _SHARES: dict[Split, int] = {
   "valid": 10,
   "test": 10,
 }
-
-
-class _Draws:
-  """Random numbers that follow from a name, the same on every machine."""
-
-  def __init__(self, *name: object) -> None:
-    text = "/".join(map(str, name))
-    self._left = int.from_bytes(hashlib.sha512(text.encode()).digest(), "big")
-
-  def below(self, bound: int) -> int:
-    """Returns one of 0..bound-1; uses up some of the 512 bits."""
-    self._left, number = divmod(self._left, bound)
-    return number
-
-  def chance(self, probability: float) -> bool:
-    return self.below(1 << 32) < probability * (1 << 32)
-
-  def sample(self, items: str, count: int) -> str:
-    left = list(items)
-    return "".join(left.pop(self.below(len(left))) for _ in range(count))
 
 
 def split_of(problem: str) -> Split:
@@ -107,7 +88,7 @@ def _think(state: str, lines: list[str]) -> tuple[str, str]:
   return thought, state
 
 
-def _draw_problem(draws: _Draws, lines_per_block: Sequence[int]) -> str:
+def _draw_problem(draws: Draws, lines_per_block: Sequence[int]) -> str:
   letter = draws.below(len(_LETTERS) - sum(lines_per_block) + 1)
   problem = "^"
   for lines in lines_per_block:
@@ -127,7 +108,7 @@ def _problem(
   attempt = 0
   while True:
     shape = "-".join(map(str, lines_per_block))
-    draws = _Draws("problem", split, seed, index, shape, attempt)
+    draws = Draws("problem", split, seed, index, shape, attempt)
     problem = _draw_problem(draws, lines_per_block)
     if split_of(problem) == split:
       return problem
@@ -259,7 +240,7 @@ def pretraining_examples(
   config = config or PretrainingConfig()
   examples = []
   for index in range(count):
-    draws = _Draws("example", seed, index)
+    draws = Draws("example", seed, index)
     is_easy = draws.chance(config.easy_fraction)
     shape = [HARD_LINES] * HARD_BLOCKS
     if is_easy:
@@ -284,7 +265,7 @@ def pretraining_examples(
   return examples
 
 
-def _draw_easy_shape(draws: _Draws) -> list[int]:
+def _draw_easy_shape(draws: Draws) -> list[int]:
   """Returns the number of lines in each block."""
   blocks = 1 + draws.below(6)
   left = HARD_LINES * HARD_BLOCKS - 1
@@ -296,7 +277,7 @@ def _draw_easy_shape(draws: _Draws) -> list[int]:
 
 
 def _sloppy_steps(
-  problem: str, draws: _Draws, config: PretrainingConfig
+  problem: str, draws: Draws, config: PretrainingConfig
 ) -> tuple[Step, ...]:
   state, blocks = parse_problem(problem)
   steps = []

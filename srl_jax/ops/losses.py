@@ -79,6 +79,19 @@ def truncated_importance(
   return -weight_NBW * advantage_NBW * logp_NBW
 
 
+def imitation(
+  logp_NBW: jax.Array, sampler_logp_NBW: jax.Array, advantage_NBW: jax.Array
+) -> jax.Array:
+  """Cross-entropy of the samples that are better than their group's mean.
+
+  With rewards of 0 and 1 these are the right samples of every group that has
+  wrong ones: SFT on rejection samples (Yuan et al. 2023), drawn anew at each
+  update step. Worse samples do not count.
+  """
+  del sampler_logp_NBW
+  return jnp.where(advantage_NBW > 0, -logp_NBW, 0.0)
+
+
 def kl_k3(logp_NBW: jax.Array, reference_logp_NBW: jax.Array) -> jax.Array:
   """Per-token estimate of KL(policy || reference), never negative.
 

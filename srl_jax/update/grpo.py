@@ -33,7 +33,8 @@ class LossConfig:
 
   Attributes:
     surrogate: "clipped" (PPO), "dual_clipped" (bounded for negative
-      advantages too) or "truncated" importance weights.
+      advantages too), "truncated" importance weights, or "imitation" of the
+      samples that are better than their group's mean.
     clip_low: the ratio is clipped below at 1 - clip_low.
     clip_high: the ratio is clipped above at 1 + clip_high; a value larger
       than clip_low is DAPO's clip-higher.
@@ -52,7 +53,9 @@ class LossConfig:
       holds all at once. The result is the same.
   """
 
-  surrogate: Literal["clipped", "dual_clipped", "truncated"] = "clipped"
+  surrogate: Literal["clipped", "dual_clipped", "truncated", "imitation"] = (
+    "clipped"
+  )
   clip_low: float = 0.2
   clip_high: float = 0.2
   dual_clip: float = 3.0
@@ -191,6 +194,7 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
     "truncated": functools.partial(
       losses.truncated_importance, cap=config.importance_cap
     ),
+    "imitation": losses.imitation,
   }[config.surrogate]
   logps = functools.partial(
     lane_logps,

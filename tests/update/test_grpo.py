@@ -116,6 +116,8 @@ def off_policy(ratio):
     (0.75, LossConfig(clip_low=0.3), 0.0),
     # Nothing is clipped, so both gradients cancel.
     (1.5, LossConfig(surrogate="truncated"), 0.0),
+    # Only the good sample counts, whatever its ratio.
+    (1.5, LossConfig(surrogate="imitation"), -1.0),
   ],
 )
 def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
