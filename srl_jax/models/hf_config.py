@@ -49,16 +49,30 @@ _QWEN = {
   "use_sliding_window": False,
   "sliding_window": 4096,
 }
+_GEMMAS = {
+  "head_dim": 256,
+  "hidden_act": "gelu_pytorch_tanh",
+  "hidden_activation": None,
+  "tie_word_embeddings": True,
+}
 # The further fields of a family, and its other defaults.
 _DEFAULTS: dict[str, dict[str, Any]] = {
   "qwen2": _QWEN,
   "qwen3": {**_QWEN, "head_dim": 128},
   "llama": {"max_position_embeddings": 2048},
+  "mistral": {
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+    "max_position_embeddings": 131_072,
+  },
+  "gemma": {
+    **_GEMMAS,
+    "num_key_value_heads": 16,
+    "max_position_embeddings": 8192,
+  },
   "gemma2": {
+    **_GEMMAS,
     "num_key_value_heads": 4,
-    "head_dim": 256,
-    "hidden_activation": None,
-    "tie_word_embeddings": True,
     "query_pre_attn_scalar": 256,
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
@@ -66,12 +80,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "max_position_embeddings": 8192,
   },
   "gemma3_text": {
+    **_GEMMAS,
     "vocab_size": 262_208,
     "num_attention_heads": 8,
     "num_key_value_heads": 4,
-    "head_dim": 256,
-    "hidden_activation": None,
-    "tie_word_embeddings": True,
     "query_pre_attn_scalar": 256,
     "final_logit_softcapping": None,
     "sliding_window": 4096,
@@ -89,26 +101,32 @@ _REQUIRED = (
   "intermediate_size",
 )
 # The fields of ModelConfig that each architecture fixes.
+_GEMMA = {
+  "activation": "gelu",
+  "norm_plus_one": True,
+  "qkv_bias": False,
+  "scale_embeddings": True,
+}
 _FAMILIES: dict[str, dict[str, Any]] = {
   "qwen2": {"qkv_bias": True},
   "qwen3": {"qkv_bias": False, "qk_norm": True},
   "llama": {"qkv_bias": False},
+  "mistral": {"qkv_bias": False},
+  "gemma": _GEMMA,
+  "gemma2": {**_GEMMA, "sandwich_norms": True},
+  "gemma3_text": {**_GEMMA, "sandwich_norms": True, "qk_norm": True},
 }
-_GEMMA = {
-  "activation": "gelu",
-  "norm_plus_one": True,
-  "sandwich_norms": True,
-  "qkv_bias": False,
-  "scale_embeddings": True,
-}
-_FAMILIES |= {"gemma2": _GEMMA, "gemma3_text": {**_GEMMA, "qk_norm": True}}
 _CLASSES = {
   "qwen2": "Qwen2ForCausalLM",
   "qwen3": "Qwen3ForCausalLM",
   "llama": "LlamaForCausalLM",
+  "mistral": "MistralForCausalLM",
+  "gemma": "GemmaForCausalLM",
   "gemma2": "Gemma2ForCausalLM",
   "gemma3_text": "Gemma3ForCausalLM",
 }
+# Of so many layers the last is global, if a file does not say which are.
+_PERIODS = {"mistral": 0, "gemma2": 2}
 # Fields of a multimodal file that stand beside its text model's.
 _OF_ALL_PARTS = ("torch_dtype", "dtype", "quantization_config", "auto_map")
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
@@ -188,12 +206,12 @@ def _checked(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
     raise ValueError(f"config.json lacks {', '.join(missing)}")
   hf_fields.check(given, _OFF | _COMMON)
   unknown = hf_fields.unknown(given, dict.fromkeys((*own, *_REQUIRED)))
-  activation = given["hidden_activation"] or given["hidden_act"]
-  if kind.startswith("gemma"):
-    # Gemma's files name a wrong activation; its code has always used this one.
-    activation = given["hidden_activation"] or "gelu_pytorch_tanh"
-  wanted = _FAMILIES[kind].get("activation", "silu")
   name = "hidden_activation" if given["hidden_activation"] else "hidden_act"
+  activation = given[name]
+  if kind.startswith("gemma") and (name, activation) == ("hidden_act", "gelu"):
+    # Old files name a wrong activation; the code has always used this one.
+    activation = "gelu_pytorch_tanh"
+  wanted = _FAMILIES[kind].get("activation", "silu")
   if _ACTIVATIONS.get(activation) != wanted and name not in unknown:
     unknown.append(name)
   if unknown:
@@ -216,13 +234,13 @@ def _windows(given: Mapping[str, Any], kind: str) -> dict[str, int]:
         "layer_types", kinds, "full_attention where there is no sliding window"
       )
     return {}
-  period = 2 if kind == "gemma2" else given["sliding_window_pattern"]
-  if kinds:
+  period = _PERIODS.get(kind, given["sliding_window_pattern"])
+  if kinds and kind != "mistral":
     is_full = [x == "full_attention" for x in kinds]
     period = is_full.index(True) + 1 if any(is_full) else 0
   elif kind.startswith("qwen"):
     kinds = ["full_attention until max_window_layers"]
-  elif not period:
+  elif period is None:
     raise hf_fields.refuse(
       "sliding_window_pattern", period, "there if layer_types is not"
     )
@@ -265,6 +283,18 @@ def to_hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
 
 def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
   is_gemma = kind.startswith("gemma")
+  activation = "gelu_pytorch_tanh" if is_gemma else "silu"
+  local = config.window_period if config.sliding_window else 1
+  of_some = {
+    "hidden_activation": activation,
+    "query_pre_attn_scalar": config.query_scalar or config.head_width,
+    "attn_logit_softcapping": config.attention_softcap or None,
+    "final_logit_softcapping": config.logit_softcap or None,
+    "rope_local_base_freq": config.rope_local_theta or config.rope_theta,
+    "use_sliding_window": bool(config.sliding_window),
+    "sliding_window": config.sliding_window or None,
+    "sliding_window_pattern": local or config.n_layers + 1,
+  }
   written = {
     "architectures": [_CLASSES[kind]],
     "model_type": kind,
@@ -275,9 +305,7 @@ def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
     "num_key_value_heads": config.n_kv_heads,
     "head_dim": config.head_width,
     "intermediate_size": config.d_mlp,
-    "hidden_activation" if is_gemma else "hidden_act": (
-      "gelu_pytorch_tanh" if is_gemma else "silu"
-    ),
+    "hidden_act": activation,
     "rms_norm_eps": config.norm_epsilon,
     "rope_theta": config.rope_theta,
     "rope_scaling": hf_rope.write_scaling(config.rope_scaling),
@@ -285,21 +313,11 @@ def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
     "max_position_embeddings": config.max_positions,
     "attention_bias": False,
     "torch_dtype": dtype,
+    **{k: v for k, v in of_some.items() if k in _DEFAULTS[kind]},
   }
   if kind == "llama":
     written["mlp_bias"] = False
-  if is_gemma:
-    written |= {
-      "query_pre_attn_scalar": config.query_scalar or config.head_width,
-      "attn_logit_softcapping": config.attention_softcap or None,
-      "final_logit_softcapping": config.logit_softcap or None,
-      "sliding_window": config.sliding_window or None,
-      "layer_types": _layer_types(
-        config.n_layers, config.window_period if config.sliding_window else 1
-      ),
-    }
-  if kind == "gemma3_text":
-    written["rope_local_base_freq"] = (
-      config.rope_local_theta or config.rope_theta
-    )
+  # A Mistral has one kind of layers.
+  if "sliding_window" in written and kind != "mistral":
+    written["layer_types"] = _layer_types(config.n_layers, local)
   return written

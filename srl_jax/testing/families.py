@@ -77,6 +77,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "tie_word_embeddings": False,
     "mlp_bias": False,
   },
+  "mistral": {**_SIZES, "model_type": "mistral", "sliding_window": 7},
+  "gemma": {
+    **_SIZES,
+    "model_type": "gemma",
+    "hidden_act": "gelu",
+    "tie_word_embeddings": True,
+  },
   "gemma2": {
     **_GEMMA,
     "model_type": "gemma2",

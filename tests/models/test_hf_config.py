@@ -153,6 +153,21 @@ def test_the_newer_spelling_says_the_same(family):
   assert from_hf_config(old | NEW_FORM[family]) == from_hf_config(old)
 
 
+LOCAL = {"use_sliding_window": True, "layer_types": ["sliding_attention"] * 3}
+
+
+@pytest.mark.parametrize("changes", [{}, LOCAL], ids=["all", "local"])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_what_is_read_can_be_written_again(family, changes):
+  is_qwen = family.startswith("qwen")
+  read = from_hf_config(CONFIGS[family] | (changes if is_qwen else {}))
+  written = to_hf_config(read, "float32")
+  assert from_hf_config(written) == read
+  kind = CONFIGS[family]["model_type"]
+  assert written["model_type"] == kind
+  assert written["architectures"][0].lower().startswith(kind.split("_")[0])
+
+
 def test_fields_are_what_they_should_be():
   found = from_hf_config(CONFIGS["gemma3"])
   assert found.is_local() == (True,) * 5 + (False, True)
@@ -175,7 +190,7 @@ def test_fields_are_what_they_should_be():
     (
       {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"]},
       r"model_type 'mixtral' \(architectures \['MixtralForCausalLM'\]\) is not "
-      "supported; there are qwen2, qwen3, llama, gemma2, gemma3_text",
+      "supported; there are qwen2, qwen3, llama, mistral, gemma, gemma2, ",
     ),
     ({"hidden_size": None}, "config.json lacks hidden_size"),
     (
@@ -183,6 +198,7 @@ def test_fields_are_what_they_should_be():
       r"a qwen2 has attention_bias=True, quantization_config={'bits': 4}, ",
     ),
     ({"hidden_act": "relu"}, "hidden_act='relu'"),
+    ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
     (
       {"rope_scaling": {"type": "yarn", "factor": 4.0}},
@@ -208,6 +224,8 @@ OF_OTHER_FAMILIES = {
     "attn_logit_softcapping": 2.0,
     "final_logit_softcapping": 2.0,
   },
+  "mistral": {"use_sliding_window": True, "sliding_window_pattern": 2},
+  "gemma": {"sliding_window": 7, "query_pre_attn_scalar": 6},
   "qwen2": {"sliding_window_pattern": 2, "attn_logit_softcapping": 2.0},
   "qwen3": {"query_pre_attn_scalar": 6, "final_logit_softcapping": 2.0},
   "gemma2": {"sliding_window_pattern": 3, "rope_local_base_freq": 100.0},
@@ -228,7 +246,7 @@ def test_a_field_of_other_families_is_refused_unless_it_is_off(
   assert from_hf_config(config | {field: None}) == from_hf_config(config)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2_tied", "qwen3"])
+@pytest.mark.parametrize("family", ["llama", "qwen2_tied", "qwen3", "gemma"])
 def test_local_layers_without_a_window_are_refused(family):
   kinds = ["full_attention", "sliding_attention", "full_attention"]
   with pytest.raises(ValueError, match=r"layer_types=.* full_attention where"):
@@ -236,12 +254,32 @@ def test_local_layers_without_a_window_are_refused(family):
 
 
 def test_which_layers_are_local_is_never_guessed():
+  config = CONFIGS["mistral"]
+  assert from_hf_config(config).is_local() == (True, True, True)
+  assert from_hf_config(config | {"sliding_window": None}).is_local() is None
+  # transformers has no such thing in a Mistral, and would not look at it.
+  kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+  with pytest.raises(ValueError, match=r"layer_types=.* only in all layers"):
+    from_hf_config(config | {"layer_types": kinds})
   config = CONFIGS["gemma2"]
   assert "sliding_window_pattern" not in config
   assert from_hf_config(config).is_local() == (True, False, True)
   config = CONFIGS["gemma3"] | {"sliding_window_pattern": None}
   with pytest.raises(ValueError, match="pattern=None, but it must be there if"):
     from_hf_config(config)
+
+
+def test_the_activation_of_gemma_is_the_one_that_it_has_always_had():
+  for family in ("gemma", "gemma2", "gemma3"):
+    rest = CONFIGS[family] | {"hidden_activation": None}
+    del rest["hidden_activation"]
+    for name in ("gelu", "gelu_pytorch_tanh"):
+      assert from_hf_config(rest | {"hidden_act": name}).activation == "gelu"
+    for field in ("hidden_act", "hidden_activation"):
+      with pytest.raises(ValueError, match=f"{field}='silu'"):
+        from_hf_config(rest | {field: "silu"})
+  with pytest.raises(ValueError, match="hidden_activation='gelu'"):
+    from_hf_config(rest | {"hidden_activation": "gelu"})
 
 
 def test_layers_without_a_period_are_refused():
