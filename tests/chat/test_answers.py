@@ -3,6 +3,7 @@
 
 import json
 import signal
+import types
 
 import jax
 import numpy as np
@@ -131,6 +132,8 @@ def run_chat(monkeypatch, capsys, folder, *arguments, lines=()):
     return line
 
   monkeypatch.setattr("builtins.input", read)
+  at_terminal = types.SimpleNamespace(isatty=lambda: True)
+  monkeypatch.setattr("sys.stdin", at_terminal)
   chat.main([f"--weights={folder}", "--max_new_tokens=6", *arguments])
   return capsys.readouterr()
 
@@ -189,6 +192,8 @@ def test_a_conversation_goes_on_until_the_input_ends(
     (["--prompts=nowhere", "a"], "not both"),
     (["--prompts=nowhere"], "nowhere cannot be read"),
     (["--n=0", "a"], "1 or more"),
+    ([" "], "the prompt is empty"),
+    (["a\udcffb"], r"the prompt holds '\\udcff', which is no character"),
   ],
 )
 def test_what_cannot_be_asked_is_told(
