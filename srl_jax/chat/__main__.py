@@ -5,8 +5,9 @@
   python -m srl_jax.chat --weights=Qwen/Qwen2.5-0.5B-Instruct
   python -m srl_jax.chat --weights=/tmp/srl --prompts=problems.jsonl --json
 
-Without a prompt it asks for one after the other. Ctrl-C ends an answer, and the
-end of the input (Ctrl-D) ends the program.
+Without a prompt it asks for one after the other, or answers each line of a
+pipe. At the terminal, Ctrl-C ends an answer, and the end of the input (Ctrl-D)
+or Ctrl-C twice ends the program. Elsewhere Ctrl-C ends the program.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import collections
 import contextlib
 import json
+import os
 import pathlib
 import secrets
 import signal
@@ -158,23 +160,28 @@ class _Chat:
       print("Ctrl-C ends an answer, Ctrl-D the program; /new forgets all.")
     self._messages: Prompt = ()
     self._number = 0
-    is_over = False
-    while not is_over:
+    is_warned = False
+    while True:
       try:
-        is_over = not self._ask_once(stream, "> " if is_terminal else "")
+        line = input("> " if is_terminal else "").strip()
+        is_warned = False
+        if self._answer(stream, line) and not is_terminal:
+          raise KeyboardInterrupt
+      except EOFError:
+        print(end="\n" if is_terminal else "")
+        return
       except KeyboardInterrupt:
-        print("\n(Ctrl-D ends)")
+        if is_warned or not is_terminal:
+          raise
+        print("\n(once more ends, and so does Ctrl-D)")
+        is_warned = True
 
-  def _ask_once(self, stream: Stream, sign: str) -> bool:
-    """Reads a prompt and answers it; returns whether there was one."""
-    try:
-      line = input(sign).strip()
-    except EOFError:
-      return False
+  def _answer(self, stream: Stream, line: str) -> bool:
+    """Answers a line; returns whether Ctrl-C has ended the answer."""
     if line == "/new":
       self._messages = ()
     if not line or line == "/new":
-      return True
+      return False
     prompt = self.messages(line)
     if self._messages and not isinstance(prompt, str):
       prompt = (*self._messages, prompt[-1])
@@ -182,13 +189,13 @@ class _Chat:
       answers = self.answers(prompt, self._number)
     except ValueError as error:
       print(f"error: {error}", file=sys.stderr)
-      return True
-    self.run(stream, answers)
+      return False
+    is_interrupted = self.run(stream, answers)
     self._number += 1
     if not isinstance(prompt, str):
       # With several answers the conversation goes on from the first.
       self._messages = after(prompt, answers[0])
-    return True
+    return is_interrupted
 
 
 class _Printer:
@@ -315,8 +322,10 @@ def _of_record(line: str) -> Prompt:
 
 
 def _chat(args: argparse.Namespace) -> None:
-  if args.prompt and args.prompts:
+  if args.prompt is not None and args.prompts:
     raise ValueError("give a prompt or --prompts, not both")
+  if args.prompt is not None and not args.prompt.strip():
+    raise ValueError("the prompt is empty; leave it out to be asked for one")
   prompts = read_prompts(args.prompts) if args.prompts else []
   if args.prompt:
     prompts = [args.prompt]
@@ -347,6 +356,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(f"error: {error}")
   except KeyboardInterrupt:
     sys.exit(130)
+  except BrokenPipeError:
+    # Whoever read the answers has left. What is still unwritten goes nowhere.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(128 + signal.SIGPIPE)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Literal
@@ -80,6 +81,13 @@ class Answer:
       ValueError: the mode does not suit the prompt or the model, or the prompt
         does not fit.
     """
+    try:
+      json.dumps(prompt, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+      wrong = error.object[error.start]
+      raise ValueError(
+        f"the prompt holds {wrong!a}, which is no character; write it in UTF-8"
+      ) from error
     self._model, self._drawing = model, drawing
     self.prompt, self.number, self.sample = prompt, number, sample
     self.texts: list[str] = []

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import numpy as np
@@ -134,6 +135,8 @@ def run_chat(monkeypatch, capsys, folder, *arguments, lines=()):
     return line
 
   monkeypatch.setattr("builtins.input", read)
+  at_terminal = types.SimpleNamespace(isatty=lambda: True)
+  monkeypatch.setattr("sys.stdin", at_terminal)
   chat.main([f"--weights={folder}", "--max_new_tokens=6", *arguments])
   return capsys.readouterr()
 
@@ -228,6 +231,8 @@ def test_at_the_prompt_ctrl_c_goes_on_and_sigterm_ends(
     (["--prompts=nowhere", "a"], "not both"),
     (["--prompts=nowhere"], "nowhere cannot be read"),
     (["--n=0", "a"], "1 or more"),
+    ([" "], "the prompt is empty"),
+    (["a\udcffb"], r"the prompt holds '\\udcff', which is no character"),
   ],
 )
 def test_what_cannot_be_asked_is_told(
