@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from srl_jax import storage
 from srl_jax.data.suites import ENDING, own_suite, read_problems, records
 from srl_jax.domains.software.swebench import VERIFIED, Instance
 from srl_jax.domains.suite import Suite
@@ -101,6 +102,8 @@ def lacks_for_harness(path: pathlib.Path) -> str:
   Raises:
     ValueError: the file cannot be read.
   """
+  if storage.is_remote(path):
+    return f"{path} is in a bucket, and the harness reads local files"
   if path.suffix not in (".json", ".jsonl", ".parquet"):
     return f"{path} is no .json, .jsonl or .parquet file"
   lacking = [x for x in _RUN_BY if x not in records(path)[0]]
@@ -117,7 +120,7 @@ def read_found_files(path: str | pathlib.Path) -> dict[str, tuple[str, ...]]:
     ValueError: the file cannot be read, or a row has not these fields.
   """
   found = {}
-  for number, record in enumerate(records(pathlib.Path(path)), 1):
+  for number, record in enumerate(records(storage.path(path)), 1):
     fields = record if isinstance(record, Mapping) else {}
     name, files = fields.get("instance_id"), fields.get("found_files")
     if isinstance(files, list) and files and isinstance(files[0], list):

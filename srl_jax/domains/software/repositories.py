@@ -21,6 +21,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from srl_jax import storage
+
 # The slowest is a listing of the largest repository, which takes a second.
 _LIMIT_S = 300.0
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
@@ -228,9 +230,14 @@ def open_clones(folder: str | os.PathLike, git: Git) -> Clones:
   """Returns a folder of clones.
 
   Raises:
-    ValueError: there is no such folder.
+    ValueError: there is no such folder, or it is in a bucket.
   """
-  path = pathlib.Path(folder).expanduser().absolute()
+  path = storage.path(folder)
+  if storage.is_remote(path):
+    raise ValueError(
+      f"git reads no bucket; copy {folder} to a disk and give its path there"
+    )
+  path = path.expanduser().absolute()
   if not path.is_dir():
     raise ValueError(
       f"there is no folder {str(folder)!r} of repositories; make it and clone "
