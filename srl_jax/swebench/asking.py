@@ -226,6 +226,8 @@ def _answered(
       journal = stack.enter_context(
         Journal(out, facts(model, task), _problems(task.instances))
       )
+      if journal.answers:
+        progress.say(f"going on after {len(journal.answers)} answers in {out}")
     for decoding in plan.protocol.decodings:
       answer_questions(
         _stream_maker(model, plan, decoding, questions[decoding], out.name),

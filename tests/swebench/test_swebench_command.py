@@ -187,7 +187,8 @@ def test_the_same_command_goes_on_and_asks_for_what_is_missing(bench):
   (out / "edits" / "answers.jsonl").write_bytes(
     b"".join(lines[:3]) + lines[3][:20]
   )
-  bench.run(answer, *flags)
+  said = bench.run(answer, *flags)
+  assert f"going on after 3 answers in {out / 'edits'}" in said
   assert len(bench.prompts) == 3
   assert sorted(read_answers(out / "edits"), key=str) == sorted(before, key=str)
   for path, content in whole.items():
