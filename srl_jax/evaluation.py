@@ -208,8 +208,16 @@ def memory_errors(answers_per_batch: int) -> Iterator[None]:
     ) from error
 
 
-def facts(model: ReadyModel, plan: Plan) -> dict[str, Any]:
-  """Returns what the answers depend on, as JSON."""
+def facts(
+  model: ReadyModel, plan: Plan, standard: Protocol | None = None
+) -> dict[str, Any]:
+  """Returns what the answers depend on, as JSON.
+
+  Args:
+    model: the model.
+    plan: the plan.
+    standard: the unchanged protocol; by default the one of the plan's name.
+  """
   protocol = dataclasses.asdict(plan.protocol)
   for name in ("wording", "verdict", "notes"):
     del protocol[name]
@@ -224,7 +232,7 @@ def facts(model: ReadyModel, plan: Plan) -> dict[str, Any]:
       for suite in suites
     },
     "problems_sha256": checksum,
-    "protocol": protocol | {"differences": plan.protocol.differences()},
+    "protocol": protocol | {"differences": plan.protocol.differences(standard)},
     "seed": plan.seed,
   }
   # As it will be read again: lists for tuples.

@@ -148,6 +148,26 @@ def config_of(weights: str) -> Config:
   return config_lib.to_config(c)
 
 
+def with_weights(config: Config, weights: str) -> Config:
+  """Returns an experiment's config with other weights, and what suits them.
+
+  Args:
+    config: the experiment's.
+    weights: as in `config_of`.
+
+  Raises:
+    ValueError: see `config_of`.
+  """
+  mine = config_of(weights)
+  return dataclasses.replace(
+    config,
+    weights=mine.weights,
+    tokenizer=mine.tokenizer,
+    model=mine.model,
+    template=mine.template,
+  )
+
+
 def _config_of_run(workdir: pathlib.Path) -> Config:
   config = loading.read_run_config(workdir)
   if not (workdir / "model" / "config.json").is_file():

@@ -25,6 +25,7 @@ FLOORS = {
   "evaluation": 8,
   "intervening": 8,
   "measuring": 8,
+  "swebench": 8,
   "inference": 7,
   "loading": 7,
   "config": 7,

@@ -134,6 +134,7 @@ def read_problems(
   suite: Suite,
   path: str | pathlib.Path,
   warn: Callable[[str], None] = print,
+  make: Callable[[Suite, Mapping[str, Any], str, str], Problem] | None = None,
 ) -> list[Problem]:
   """Reads the problems of a suite, in the order of the file.
 
@@ -141,6 +142,8 @@ def read_problems(
     suite: what the file should hold.
     path: the file; sources.py says what it may hold.
     warn: gets a line if the number of problems is not the suite's.
+    make: a function (suite, record, where it stands, its number) -> problem;
+      by default the suite says what the fields mean.
 
   Raises:
     ValueError: the file cannot be read, is of another data set, or a record
@@ -149,13 +152,13 @@ def read_problems(
   path = storage.path(path)
   problems: list[Problem] = []
   line_of: dict[str, int] = {}
-  for line, record in enumerate(_records(path), 1):
+  for line, record in enumerate(records(path), 1):
     where = f"{path}, record {line}"
     if not isinstance(record, Mapping):
       raise ValueError(
         f"{where}: is no object with fields such as problem and answer"
       )
-    problem = _problem(suite, record, where, str(line - 1))
+    problem = (make or _problem)(suite, record, where, str(line - 1))
     if problem.id in line_of:
       raise ValueError(
         f"{where}: the id {problem.id!r} is taken by record "
@@ -261,8 +264,8 @@ def _first(record: Mapping[str, Any], fields: Sequence[str]) -> Any:
   return next((value for value in values if value is not None), None)
 
 
-def _records(path: pathlib.Path) -> list[Any]:
-  """Returns the records of a file.
+def records(path: pathlib.Path) -> list[Any]:
+  """Returns the records of a file; sources.py says what it may hold.
 
   Raises:
     ValueError: it cannot be read, or a record cannot.
@@ -278,11 +281,11 @@ def _records(path: pathlib.Path) -> list[Any]:
 
 
 def _decoded(path: pathlib.Path, rows: Iterable[Row]) -> list[Any]:
-  records = []
+  found = []
   for row in rows:
     try:
-      records.append(row.decode(row.raw))
+      found.append(row.decode(row.raw))
     except RecordError as error:
       place = f"{path}, line {row.number}"
       raise RecordError(error.field, f"{place} {error.problem}") from error
-  return records
+  return found

@@ -16,7 +16,6 @@ table.md, table.csv, results.json, reasoning.md and all answers.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import difflib
 import os
 import pathlib
@@ -214,15 +213,8 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> Config:
   if not args.config:
     return inference.config_of(args.weights)
   config = load_config(args.config, overrides)
-  if not args.weights:
-    return config
-  mine = inference.config_of(args.weights)
-  return dataclasses.replace(
-    config,
-    weights=mine.weights,
-    tokenizer=mine.tokenizer,
-    model=mine.model,
-    template=mine.template,
+  return (
+    inference.with_weights(config, args.weights) if args.weights else config
   )
 
 

@@ -38,12 +38,14 @@ class Question(NamedTuple):
     prefix: text with which its answer is made to begin.
     max_new_tokens: limit of its answer, if it is lower than that of all; 0 if
       not.
+    samples: indices of the samples that are asked for; () for all.
   """
 
   problem: Problem
   tokens: Sequence[int]
   prefix: str = ""
   max_new_tokens: int = 0
+  samples: tuple[int, ...] = ()
 
   def point_id(self) -> int:
     """Names the random numbers of its answers."""
@@ -225,7 +227,7 @@ def _requests(
     problem = question.problem
     samples = [
       g
-      for g in range(decoding.samples)
+      for g in question.samples or range(decoding.samples)
       if (problem.suite, problem.id, g) not in done
     ]
     if samples:

@@ -224,9 +224,10 @@ class ScriptedStream:
 
   Attributes:
     stop_ids: the stop token.
-    places: number of prompts that are answered together.
+    places: number of answers that are given together.
+    rows: the same, as every request may take them all.
     requests: all requests so far.
-    prompts: text of each.
+    prompts: text of each answer's prompt.
   """
 
   def __init__(
@@ -240,37 +241,53 @@ class ScriptedStream:
   ):
     """Makes an idle stream, whose segments have so many turns."""
     self._tokenizer, self._answer, self._turns = tokenizer, answer, turns
-    self.stop_ids, self.places = (stop_id,), places
+    self.stop_ids, self.places, self.rows = (stop_id,), places, places
     self.requests: list[Request] = []
     self.prompts: list[str] = []
-    self._waiting: list[int] = []
-    self._left: dict[int, tuple[list[int], bool]] = {}
+    # What is to be answered: tickets with the index of the sample.
+    self._waiting: list[tuple[int, int]] = []
+    self._left: dict[tuple[int, int], tuple[list[int], bool]] = {}
+
+  @property
+  def waiting(self) -> int:
+    """Number of answers that have not begun."""
+    return len(self._waiting)
+
+  @property
+  def is_idle(self) -> bool:
+    """Whether there is nothing to do."""
+    return not self._waiting and not self._left
 
   def submit(self, request: Request) -> int:
-    """Queues a request of one sample; returns its ticket."""
+    """Queues a request; returns its ticket."""
     self.requests.append(request)
-    self._waiting.append(len(self.requests))
-    return len(self.requests)
+    ticket = len(self.requests)
+    self._waiting += [(ticket, sample) for sample in request.samples]
+    return ticket
+
+  def answer(self, prompt: str, request: Request, sample: int) -> Completion:
+    """Returns the answer of a sample; here it is the same for all."""
+    return self._answer(prompt)
 
   def advance(self, *, more_follow: bool = False) -> list[Piece]:
     """Answers the oldest requests, each up to so many tokens as turns."""
     while self._waiting and len(self._left) < self.places:
-      ticket = self._waiting.pop(0)
-      prompt = self._tokenizer.decode(self.requests[ticket - 1].tokens)
+      place = ticket, sample = self._waiting.pop(0)
+      request = self.requests[ticket - 1]
+      prompt = self._tokenizer.decode(np.asarray(request.tokens).tolist())
       self.prompts.append(prompt)
-      text, is_stopped = self._answer(prompt)
+      text, is_stopped = self.answer(prompt, request, sample)
       stop = list(self.stop_ids) if is_stopped else []
       tokens = [*self._tokenizer.encode(text), *stop]
-      self._left[ticket] = tokens, is_stopped
-    return [self._piece(ticket) for ticket in list(self._left)]
+      self._left[place] = tokens, is_stopped
+    return [self._piece(place) for place in list(self._left)]
 
-  def _piece(self, ticket: int) -> Piece:
-    tokens, is_stopped = self._left.pop(ticket)
+  def _piece(self, place: tuple[int, int]) -> Piece:
+    tokens, is_stopped = self._left.pop(place)
     made, left = tokens[: self._turns], tokens[self._turns :]
     ending = "stop" if is_stopped else "limit"
     if left:
-      self._left[ticket], ending = (left, is_stopped), ""
+      self._left[place], ending = (left, is_stopped), ""
     logps = [0.0] * len(made)
     nothing = np.zeros((len(made), 0))
-    [sample] = self.requests[ticket - 1].samples
-    return Piece(ticket, sample, made, logps, [], nothing, nothing, ending)
+    return Piece(*place, made, logps, [], nothing, nothing, ending)

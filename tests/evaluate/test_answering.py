@@ -262,3 +262,23 @@ def test_an_environment_decides_what_is_right(tmp_path, monkeypatch):
     "1": (("d", "f"), "f", True),
     "2": (("d", "d"), "d", False),
   }
+
+
+def test_a_question_may_be_for_some_of_the_samples_only(tmp_path):
+  problem = Problem("0", "h", "x")
+  questions = [
+    Question(problem, TOKENIZER.encode("h"), samples=(0, 2)),
+    Question(problem, TOKENIZER.encode("ab"), samples=(1,)),
+  ]
+  with Journal(tmp_path, {}, [problem]) as journal:
+    answer_questions(
+      make_stream,
+      questions,
+      DECODING,
+      max_new_tokens=2,
+      journal=journal,
+      judge=by_last_letter,
+      tokenizer=TOKENIZER,
+    )
+    texts = {a.sample: a.text for a in journal.answers}
+  assert texts == {0: "ij", 1: "cd", 2: "ij"}
