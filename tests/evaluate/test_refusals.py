@@ -201,7 +201,7 @@ import jax
 from srl_jax.evaluate import __main__ as command
 from srl_jax.rollout import stream
 
-def advance(self):
+def advance(self, **_):
   raise jax.errors.JaxRuntimeError(
     "RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\\nBuffers: many"
   )
