@@ -23,6 +23,7 @@ _IDLE = "asked to stop: ended at once"
 
 class _State:
   lock = threading.Lock()
+  of_thread = threading.local()
   is_listening = False
   can_save = False
   asked = 0
@@ -43,7 +44,9 @@ def listen(idle: str = _IDLE) -> None:
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     threading.Thread(target=_obey, args=(read,), daemon=True).start()
-    os.register_at_fork(after_in_child=_leave)
+    os.register_at_fork(
+      before=_hold, after_in_parent=_release, after_in_child=_leave
+    )
     _State.is_listening = True
   for number in _SIGNALS:
     signal.signal(number, _heard)
@@ -53,12 +56,22 @@ def _heard(*_) -> None:
   """Does nothing; only signals with a handler in Python reach the pipe."""
 
 
+def _hold() -> None:
+  """Before a fork: keeps signals back until it has handlers of its own."""
+  _State.of_thread.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _release() -> None:
+  signal.pthread_sigmask(signal.SIG_SETMASK, _State.of_thread.mask)
+
+
 def _leave() -> None:
   """In a fork: the pipe is the parent's, and a thread does not come along."""
   signal.set_wakeup_fd(-1)
   for number in _SIGNALS:
     if signal.getsignal(number) is _heard:
       signal.signal(number, signal.SIG_DFL)
+  _release()
 
 
 def _obey(read: int) -> None:
