@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Episodes of a sampler act in sandboxes, by a domain of one's own."""
 
+import functools
 import json
 
 import pytest
@@ -10,9 +11,9 @@ from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains.software.environment import AgentConfig, repair_domain
 from srl_jax.domains.software.tasks import read_tasks
 from srl_jax.rewards import Completion
-from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.episodes import sample_episodes
-from srl_jax.testing.scripted import ScriptedSampler
+from srl_jax.rollout.episodes import Rules, sample_episodes
+from srl_jax.rollout.requests import Request
+from srl_jax.testing.scripted import ScriptedStream
 from srl_jax.tokenizers import ByteTokenizer
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
@@ -53,27 +54,23 @@ def test_a_sampler_repairs_a_repository_turn_by_turn(tasks, monkeypatch):
   [task] = read_tasks(tasks).values()
   # Two samples; the second one never writes an action.
   texts = iter([REPAIR, "<think>?</think>I do not know", SUBMIT])
-  sampler = ScriptedSampler(
+  stream = ScriptedStream(
     TOKENIZER,
     lambda _: Completion(next(texts), True),
     stop_id=TOKENIZER.special_id("</s>"),
-    config=SamplingConfig(samples=1, max_new_tokens=20),
   )
-  episodes, _ = sample_episodes(
-    sampler,
-    None,
-    [task.trajectory(name)],
+  rules = Rules(
     task="step",
-    samples=2,
     turns=3,
     context_turns=0,
-    rows_per_batch=8,
     max_positions=2048,
-    key=None,
+    request=functools.partial(Request, max_new_tokens=20),
     template=PlainTemplate(),
     tokenizer=TOKENIZER,
   )
-  repaired, lost = episodes
+  wanted = [(0, 0), (0, 1)]
+  ended = sample_episodes(stream, [task.trajectory(name)], wanted, rules)
+  repaired, lost = sorted(ended, key=lambda episode: episode.sample)
   assert repaired.observations == ("Adds and doubles.\n", "")
   assert (repaired.ending, repaired.is_correct) == ("environment done", True)
   assert lost.observations[0].startswith("There are 0 actions")
