@@ -21,7 +21,7 @@ import pathlib
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 from absl import logging
@@ -128,11 +128,8 @@ class _Chat:
     def note(*_):
       self._is_interrupted = True
 
-    before = signal.signal(signal.SIGINT, note)
-    try:
+    with _at_ctrl_c(note):
       yield
-    finally:
-      signal.signal(signal.SIGINT, before)
 
   def run(self, stream: Stream, answers: Sequence[Answer]) -> bool:
     """Samples answers and prints them in order, as they come.
@@ -152,8 +149,6 @@ class _Chat:
   def ask(self, stream: Stream) -> None:
     """Asks at the terminal, until the input ends."""
     is_terminal = sys.stdin.isatty()
-    # A slip at the prompt should not end the program, as stopping.py would.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with contextlib.suppress(ImportError):
       import readline  # noqa: F401  Lets the user edit the line.
     if is_terminal:
@@ -321,6 +316,16 @@ def _of_record(line: str) -> Prompt:
   )
 
 
+@contextlib.contextmanager
+def _at_ctrl_c(handler: Callable[..., object]) -> Iterator[None]:
+  """Within, Ctrl-C calls a handler."""
+  before = signal.signal(signal.SIGINT, handler)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
 def _chat(args: argparse.Namespace) -> None:
   if args.prompt is not None and args.prompts:
     raise ValueError("give a prompt or --prompts, not both")
@@ -334,7 +339,9 @@ def _chat(args: argparse.Namespace) -> None:
   chat = _Chat(args, model)
   stream = chat.stream(len(prompts) or 1)
   if not prompts:
-    chat.ask(stream)
+    # A slip at the prompt should not end the program, as stopping.py would.
+    with _at_ctrl_c(signal.default_int_handler):
+      chat.ask(stream)
     return
   every = [
     answer

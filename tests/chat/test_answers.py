@@ -173,7 +173,9 @@ def test_a_conversation_goes_on_until_the_input_ends(
     return encode(chat_format, tokenizer, messages)
 
   monkeypatch.setattr("srl_jax.chat.answers.encode_messages", spy)
-  handler = signal.getsignal(signal.SIGINT)
+  # As workers of pytest have it; pytest itself has the handler of Python.
+  handler = signal.SIG_IGN
+  before = signal.signal(signal.SIGINT, handler)
   lines = ["Hi", KeyboardInterrupt, "", "More", "/new", "Again", "x" * 9000]
   asked = ["--system=Be brief.", "--seed=1"]
   said = run_chat(monkeypatch, capsys, folder, *asked, lines=lines)
@@ -184,7 +186,7 @@ def test_a_conversation_goes_on_until_the_input_ends(
   assert second[3] == ("user", "More") and len(second) == 4
   assert third == [("system", "Be brief."), ("user", "Again")]
   assert "context length is 4096" in said.err
-  assert signal.getsignal(signal.SIGINT) is handler
+  assert signal.signal(signal.SIGINT, before) is handler
 
 
 @pytest.mark.slow
