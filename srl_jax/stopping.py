@@ -127,6 +127,9 @@ def saving() -> Iterator[Callable[[], bool]]:
     return
   with _State.lock:
     _State.can_save = True
+    # A caller that went on after it was stopped, as tests do, is not stopped
+    # again.
+    _State.asked = 0
   try:
     yield lambda: bool(_State.asked)
     with _State.lock:
