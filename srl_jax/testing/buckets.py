@@ -54,6 +54,9 @@ def emulated(*buckets: str) -> Iterator[dict[str, str]]:
       yield variables
     finally:
       server.stop()
+      # The server leaves its end open.
+      reader.join()
+      lines.close()
 
 
 def _make(url: str, name: str) -> None:
