@@ -67,6 +67,14 @@ EMULATOR = [
 ]
 WANDB = ["wandb>=0.31.0"]
 
+# Both lie beside the package in the repository, and inside of it where it is
+# installed: `srl_jax compile`, --config=experiments/math.py from any folder.
+BESIDE = {
+  "srl_jax.experiments": "experiments",
+  "srl_jax.launch": "launch",
+  "srl_jax.launch.tpu": "launch/tpu",
+}
+
 setuptools.setup(
   name="srl_jax",
   version=VERSION,
@@ -76,8 +84,13 @@ setuptools.setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",
-  packages=setuptools.find_packages(include=["srl_jax", "srl_jax.*"]),
-  package_data={"srl_jax": ["assets/**", "report/assets/*"]},
+  packages=[
+    *setuptools.find_packages(include=["srl_jax", "srl_jax.*"]),
+    *BESIDE,
+  ],
+  package_dir=BESIDE,
+  package_data={"srl_jax": ["assets/**", "report/assets/*", "py.typed"]},
+  entry_points={"console_scripts": ["srl_jax = srl_jax.__main__:main"]},
   install_requires=REQUIRED,
   extras_require={
     "tpu": ["jax[tpu]"],
@@ -100,6 +113,9 @@ setuptools.setup(
       *GCS,
       *REPORT,
       *SERVE,
+      "build>=1.2.2",
+      # Holds the schema of GitHub's workflows.
+      "check-jsonschema>=0.33.0",
       "httpx>=0.28.0",
       # Version 0.0.34 overlooks results when it says that a program fits.
       "libtpu>=0.0.42"

@@ -17,14 +17,15 @@ from collections.abc import Sequence
 
 import jax
 
-from launch.tpu import projection
 from srl_jax import main as srl_main
+
+from .tpu import projection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   parser = argparse.ArgumentParser(
-    prog="python -m launch.compile",
+    prog="python -m srl_jax compile",
     description="Compiles an experiment's RL stages for a TPU topology.",
     # No abbreviations: load_config refuses every flag that is not known.
     allow_abbrev=False,

@@ -36,7 +36,7 @@ _CRASH_S = 5.0
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the launcher and returns its exit status."""
   parser = argparse.ArgumentParser(
-    prog="python -m launch.local",
+    prog="python -m srl_jax local",
     usage="%(prog)s --processes=N -- COMMAND ...",
     description="Starts one command as several processes on this machine.",
   )

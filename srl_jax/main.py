@@ -82,7 +82,7 @@ def main(argv: Sequence[str]) -> None:
     if (_PROCESSES.value, _PROCESS.value) != (None, None) and not is_several:
       raise ValueError(
         "--num_processes and --process_id need --coordinator_address=host:port "
-        "too; python -m launch.local sets all three"
+        "too; python -m srl_jax local sets all three"
       )
     if is_several:
       # This precedes the experiment, which may ask for the devices.
@@ -130,7 +130,8 @@ def load_config(
   """Loads an experiment file and converts its config strictly.
 
   Args:
-    source: experiment, as file.py[:argument].
+    source: experiment, as file.py[:argument], or name[:argument] for one that
+      ships with the package.
     overrides: texts --config.key=value, as on the command line.
 
   Raises:
@@ -141,13 +142,14 @@ def load_config(
       "which experiment? For example --config=experiments/math.py"
     )
   path, colon, argument = source.partition(":")
-  if not pathlib.Path(path).is_file():
+  file = _find(path)
+  if file is None:
     raise ValueError(
       f"--config={source}: there is no file {path!r} (from "
-      f"{pathlib.Path.cwd()}); give an experiment, for example "
-      "experiments/math.py"
+      f"{pathlib.Path.cwd()}) and no experiment of that name; give a file, or "
+      f"one of {', '.join(sorted(_shipped()))}"
     )
-  config = _get_config(path, *([argument] if colon else []))
+  config = _get_config(file, *([argument] if colon else []))
   fields = {}
   for text in overrides:
     key, equals, value = text.partition("=")
@@ -161,6 +163,22 @@ def load_config(
   names = [*overrides_lib.names_in(argument), *fields]
   config_lib.check_overridden(converted, names)
   return converted
+
+
+def _find(path: str) -> str | None:
+  """Returns the file of an experiment: the user's, or else the package's."""
+  if pathlib.Path(path).is_file():
+    return path
+  name = path.removeprefix("experiments/").removesuffix(".py")
+  return _shipped().get(name)
+
+
+def _shipped() -> dict[str, str]:
+  """Returns the files of the experiments that ship with the package."""
+  package = pathlib.Path(__file__).parent
+  # Beside the package in a clone, inside of it where it is installed.
+  folders = package.parent / "experiments", package / "experiments"
+  return {x.stem: str(x) for folder in folders for x in folder.glob("*.py")}
 
 
 def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:

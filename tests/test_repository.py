@@ -132,8 +132,12 @@ def imported_modules(path):
     if isinstance(node, ast.Import):
       yield from (alias.name for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, f"{name_of(path)}: relative import"
-      yield from (f"{node.module}.{alias.name}" for alias in node.names)
+      # launch/ has two names: its own, and that inside the installed package.
+      is_launch = path.is_relative_to(ROOT / "launch")
+      assert is_launch or not node.level, f"{name_of(path)}: relative import"
+      module = "launch" if node.level else node.module
+      assert not is_launch or not module.startswith("launch."), name_of(path)
+      yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
 def imported_parts(path):

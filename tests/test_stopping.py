@@ -153,10 +153,11 @@ def test_a_signal_ends_a_command_at_any_time(
   [
     *("srl_jax.chat", "srl_jax.evaluate", "srl_jax.export", "srl_jax.report"),
     *("srl_jax.serve", "srl_jax.show", "srl_jax.data.prepare"),
+    "srl_jax chat",
   ],
 )
 def test_every_command_says_that_it_ends(start, number, status, command):
-  assert_ended(start("-m", command, at="numpy"), number, status)
+  assert_ended(start("-m", *command.split(), at="numpy"), number, status)
 
 
 @pytest.mark.parametrize(

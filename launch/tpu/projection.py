@@ -16,9 +16,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from launch.tpu import ahead_of_time, counting
-from launch.tpu.chips import Chip, parse_topology
-from launch.tpu.counting import Counter, Layout, Load, Work
 from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.models import ModelConfig
@@ -30,6 +27,10 @@ from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
 from srl_jax.train.stage import StageData
 from srl_jax.update.packing import PackShape
+
+from . import ahead_of_time, counting
+from .chips import Chip, parse_topology
+from .counting import Counter, Layout, Load, Work
 
 
 class Phase(NamedTuple):
