@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from srl_jax.testing import small_model
+
 FOLDER = pathlib.Path(__file__).parents[1] / "colabs"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
 
@@ -30,8 +32,8 @@ def definitions(source):
   return [node for node in ast.walk(tree) if isinstance(node, kinds)]
 
 
-def test_there_are_notebooks():
-  assert "quickstart.ipynb" in NOTEBOOKS
+def test_there_are_notebooks_and_each_is_executed():
+  assert sorted(SMALLER) == NOTEBOOKS
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -58,10 +60,35 @@ def test_the_licence_is_named(name):
   assert "SPDX-License-Identifier: Apache-2.0" in read(name).cells[0].source
 
 
-@pytest.fixture(scope="module")
-def quickstart():
-  """The quickstart after all its cells have run; a cell that fails raises."""
-  notebook = read("quickstart.ipynb")
+# Budgets and models that tests put instead of a reader's, to take less time.
+SMALLER = {
+  "ablations.ipynb": {
+    "update_steps, problems, seeds = 15, 100, (0,)": (
+      "update_steps, problems, seeds = 1, 8, (0,)"
+    ),
+  },
+  "finished_run.ipynb": {"update_steps = 10": "update_steps = 2"},
+  "own_data.ipynb": {
+    "sft_steps, srl_steps = 150, 15": "sft_steps, srl_steps = 20, 2"
+  },
+  "quickstart.ipynb": {},
+  "small_model.ipynb": {
+    '"HuggingFaceTB/SmolLM2-135M-Instruct"': '"{model}"',
+    "new_tokens = 96": "new_tokens = 8",
+  },
+}
+
+
+def execute(name, folder, **values):
+  """Returns the notebook after all cells have run; a cell that fails raises."""
+  notebook = read(name)
+  source = notebook.cells[2].source
+  for ours, smaller in SMALLER[name].items():
+    assert source.count(ours) == 1, ours
+    source = source.replace(
+      ours, smaller.format(**values) if values else smaller
+    )
+  notebook.cells[2].source = source
   with pytest.MonkeyPatch.context() as patch:
     # One device and fast programs, as a reader has; not those of the tests.
     patch.setenv("XLA_FLAGS", "")
@@ -70,9 +97,25 @@ def quickstart():
       notebook,
       timeout=1200,
       kernel_name="python3",
-      resources={"metadata": {"path": str(FOLDER)}},
+      # In Colab there is no clone around it.
+      resources={"metadata": {"path": str(folder)}},
     ).execute()
   return notebook
+
+
+@pytest.fixture(scope="module")
+def quickstart(tmp_path_factory):
+  return execute("quickstart.ipynb", tmp_path_factory.mktemp("colab"))
+
+
+def said(notebook):
+  """What all cells have printed."""
+  return "".join(
+    output.text
+    for cell in code_cells(notebook)
+    for output in cell.outputs
+    if output.output_type == "stream"
+  )
 
 
 def shown(notebook, kind):
@@ -106,3 +149,36 @@ def test_the_quickstart_says_nothing_alarming(quickstart):
   for cell in code_cells(quickstart):
     for output in cell.outputs:
       assert output.get("name") != "stderr", output.text
+
+
+@pytest.mark.slow
+def test_own_data_are_checked_learnt_and_shown(tmp_path):
+  notebook = execute("own_data.ipynb", tmp_path)
+  assert "branch point 0 of 1200" in said(notebook)
+  assert "after srl" in said(notebook)
+  [page] = shown(notebook, "text/html")
+  assert page.count(">expert</th>") == 3
+
+
+@pytest.mark.slow
+def test_a_small_model_answers_learns_and_is_evaluated(tmp_path):
+  model = small_model.write(tmp_path / "model")
+  notebook = execute("small_model.ipynb", tmp_path, model=model)
+  assert "srl 2/2" in said(notebook)
+  assert "| sums |" in said(notebook)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_read(tmp_path):
+  notebook = execute("finished_run.ipynb", tmp_path)
+  assert "after srl" in said(notebook)
+  assert "of 50 problems" in said(notebook)
+  assert len(shown(notebook, "image/png")) == 1
+  assert len(shown(notebook, "text/html")) == 1
+
+
+@pytest.mark.slow
+def test_ablations_have_an_arm_each_with_intervals(tmp_path):
+  notebook = execute("ablations.ipynb", tmp_path)
+  for arm in ("SRL", "RLVR", "SFT", "SRL, Levenshtein", "SRL, every group"):
+    assert f"{arm}, seed 0, turns, greedy: " in said(notebook)
