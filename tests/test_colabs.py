@@ -66,6 +66,8 @@ SMALLER = {
     "update_steps, problems, seeds = 15, 100, (0,)": (
       "update_steps, problems, seeds = 1, 8, (0,)"
     ),
+    # Each takes half a minute to compile.
+    "in arms.items()": "in list(arms.items())[2:4]",
   },
   "finished_run.ipynb": {"update_steps = 10": "update_steps = 2"},
   "own_data.ipynb": {
@@ -82,13 +84,11 @@ SMALLER = {
 def execute(name, folder, **values):
   """Returns the notebook after all cells have run; a cell that fails raises."""
   notebook = read(name)
-  source = notebook.cells[2].source
   for ours, smaller in SMALLER[name].items():
-    assert source.count(ours) == 1, ours
-    source = source.replace(
-      ours, smaller.format(**values) if values else smaller
-    )
-  notebook.cells[2].source = source
+    for key, value in values.items():
+      smaller = smaller.replace(f"{{{key}}}", str(value))
+    [cell] = [x for x in code_cells(notebook) if ours in x.source]
+    cell.source = cell.source.replace(ours, smaller)
   with pytest.MonkeyPatch.context() as patch:
     # One device and fast programs, as a reader has; not those of the tests.
     patch.setenv("XLA_FLAGS", "")
@@ -180,5 +180,5 @@ def test_a_finished_run_is_read(tmp_path):
 @pytest.mark.slow
 def test_ablations_have_an_arm_each_with_intervals(tmp_path):
   notebook = execute("ablations.ipynb", tmp_path)
-  for arm in ("SRL", "RLVR", "SFT", "SRL, Levenshtein", "SRL, every group"):
+  for arm in ("SFT", "SRL, Levenshtein"):
     assert f"{arm}, seed 0, turns, greedy: " in said(notebook)
