@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes what brings up a pod and runs an experiment on it.
+
+  python -m launch.pod --type=v5p-128 --zone=us-east5-a --as=gcloud \
+    --config=experiments/math.py:qwen2_5_7b \
+    --config.data.path=gs://BUCKET/s1K-1.1.jsonl --workdir=gs://BUCKET/run
+
+Nothing runs without --go. What is written is for tools that exist: gcloud
+(queued resources of Cloud TPU), kubectl (a JobSet on GKE) or sky (a SkyPilot
+task). Mistakes in the experiment, the type, the zone or the paths show here,
+before a pod costs anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from launch.pods import gcloud, jobset, machines, skypilot
+from launch.pods import pod as pods
+from srl_jax import main as srl_main
+from srl_jax import storage
+
+_TOOLS = {"gcloud": "gcloud", "jobset": "kubectl", "skypilot": "sky"}
+# Data that the package makes or holds itself.
+_MADE = ("embedded", "embedded_student", "lookup", "lookup_student")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command and returns its exit status."""
+  options, overrides = _parser().parse_known_args(arguments)
+  # A pod is described, not used, and this may be a machine with none.
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    pod = _pod(options, overrides, arguments)
+    text, file, command = _written(pod, options.kind)
+    path = pathlib.Path(options.out) / file
+    if options.go:
+      _check_ready(pod, options.kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+  except (ValueError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  command = [x if x != file else str(path) for x in command]
+  print(f"{path}: {pod.kind}", flush=True)
+  if options.go:
+    return subprocess.run(command).returncode
+  print(f"to run it: {shlex.join(command)}")
+  if options.kind == "jobset":
+    print(f"or with xpk: {jobset.xpk_line(pod)}")
+  return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="python -m launch.pod",
+    description="Writes what brings up a pod and runs an experiment on it.",
+    # No abbreviations: load_config refuses every flag that is not known.
+    allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("--type", required=True, help="such as v5litepod-8, v6e-64 or v5p-128")
+  add("--zone", required=True, help="such as us-east5-a")
+  add(
+    "--as",
+    dest="kind",
+    required=True,
+    choices=tuple(_TOOLS),
+    help="a script for gcloud, a JobSet for GKE, or a SkyPilot task",
+  )
+  add("--config", required=True, help="as of srl_jax.main: file.py[:preset]")
+  add("--workdir", required=True, help="of the run, as gs://BUCKET/FOLDER")
+  add("--name", help="of the pod (default: after the experiment)")
+  add("--image", default="", help="container image, for --as=jobset")
+  add("--out", default=".", help="folder to write to (default: this one)")
+  add(
+    "--on_demand",
+    action="store_true",
+    help="pay the full price for a pod that is not preempted",
+  )
+  add(
+    "--any_zone",
+    action="store_true",
+    help="let zones through that are not known to have the type",
+  )
+  add("--go", action="store_true", help="run what was written")
+  return parser
+
+
+def _pod(options, overrides, arguments) -> pods.Pod:
+  """Checks all that is asked for, and returns it.
+
+  Raises:
+    ValueError: something of it cannot be.
+  """
+  slice_ = machines.find(options.type)
+  machines.check_zone(slice_, options.zone, options.any_zone)
+  name = options.name or pods.default_name(options.config)
+  pods.check_name(name)
+  _check_config(options.config, overrides)
+  if not options.workdir.startswith("gs://"):
+    raise ValueError(
+      f"--workdir={options.workdir} would end with the pod; give "
+      "gs://BUCKET/FOLDER (a bucket is made by: gcloud storage buckets create "
+      f"gs://BUCKET --location={options.zone.rpartition('-')[0]})"
+    )
+  words = sys.argv[1:] if arguments is None else arguments
+  return pods.Pod(
+    name=name,
+    slice=slice_,
+    zone=options.zone,
+    config=options.config,
+    overrides=tuple(overrides),
+    workdir=options.workdir,
+    is_spot=not options.on_demand,
+    image=options.image,
+    command_line=shlex.join(["python", "-m", "launch.pod", *words]),
+  )
+
+
+def _check_config(source: str, overrides: Sequence[str]) -> None:
+  """Refuses an experiment with mistakes, or with paths of this machine."""
+  path = pathlib.Path(source.partition(":")[0])
+  if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+    raise ValueError(
+      f"--config={source}: the hosts get a copy of this folder, so give the "
+      "experiment by its path in it, with a folder: experiments/NAME.py"
+    )
+  config = srl_main.load_config(source, overrides)
+  paths = {"data.path": config.data.path}
+  if config.data.format in _MADE:
+    paths.clear()
+  for key, value in (
+    ("weights", config.weights),
+    ("tokenizer.path", config.tokenizer.path),
+  ):
+    # What is not here may be a name on the hub.
+    if value and os.path.exists(value):
+      paths[key] = value
+  for key, value in paths.items():
+    if not value.startswith("gs://"):
+      raise ValueError(
+        f"c.{key}={value!r} is a path of this machine, which the hosts do not "
+        f"see; type: gcloud storage cp -r {value or 'FILE'} gs://BUCKET/, and "
+        f"then --config.{key}=gs://BUCKET/{os.path.basename(value) or 'FILE'}"
+      )
+
+
+def _written(pod: pods.Pod, kind: str) -> tuple[str, str, list[str]]:
+  """Returns the text to write, the name of its file, and what runs it."""
+  if kind == "gcloud":
+    file = f"{pod.name}.sh"
+    return gcloud.write(pod, file), file, ["bash", file]
+  if kind == "jobset":
+    file = f"{pod.name}.jobset.yaml"
+    return jobset.write(pod), file, ["kubectl", "apply", "-f", file]
+  file = f"{pod.name}.sky.yaml"
+  return skypilot.write(pod), file, ["sky", "jobs", "launch", "--yes", file]
+
+
+def _check_ready(pod: pods.Pod, kind: str) -> None:
+  """Refuses to start what would fail for lack of a tool or a bucket."""
+  tool = _TOOLS[kind]
+  if shutil.which(tool) is None:
+    raise ValueError(
+      f"{tool} is not installed, which --go runs; leave --go out to write the "
+      "file only, or see docs/pods.md for how to install it"
+    )
+  if not pathlib.Path("setup.py").is_file():
+    raise ValueError(
+      f"{pathlib.Path.cwd()} is no checkout of srl_jax, of which the hosts get "
+      "a copy; change into one"
+    )
+  storage.path(pod.workdir)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A queued resource of Cloud TPU, as a shell script that only calls gcloud.
+
+The script packs the package from the folder that it is started in, so that an
+experiment need not be published. What it starts on the hosts does not hang on
+the connection: the machine that runs the script may go away, and come back.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from launch.pods.pod import PYTHON, Pod
+
+# What a host needs of the repository; the experiment's folder comes on top.
+PACKED = ("srl_jax", "setup.py", "pyproject.toml", "constraints.txt")
+PACKED_TEXTS = ("README.md", "LICENSE")
+
+_SCRIPT = r"""#!/usr/bin/env bash
+# Runs srl_jax on {kind}.
+# Written by: {command_line}
+#
+#   bash {file} [VERB]
+#
+#   up      create, install and run, and again after a preemption; deletes the
+#           pod when the run is finished. What is there already is taken up, so
+#           this may be ended and started at any time. The default.
+#   watch   show what host 0 prints
+#   status  show the state of the pod and of the run
+#   stop    let the run save and end; the pod stays
+#   delete  delete the pod; the bucket keeps all of the run
+set -euo pipefail
+
+NAME={name}
+ZONE={zone}
+POLL_S=${{POLL_S:-20}}
+INSTALL={install}
+START={start}
+ASK={ask}
+
+say() {{ echo "[pod] $*"; }}
+resource() {{ gcloud compute tpus queued-resources "$@" --zone="$ZONE"; }}
+on() {{
+  gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" \
+    --command="$2"
+}}
+
+# Prints the state of the pod, NONE, or UNKNOWN if gcloud does not say.
+state() {{
+  local said
+  if said=$(resource describe "$NAME" --format='value(state.state)' 2>&1); then
+    echo "$said" | tail -n 1
+  else
+    case "$said" in
+      *NOT_FOUND* | *"not found"*) echo NONE ;;
+      *) echo UNKNOWN ;;
+    esac
+  fi
+}}
+
+# Prints the exit status of the run, "running", or "gone" without one.
+ask() {{ on 0 "$ASK" 2>/dev/null | tail -n 1 || true; }}
+
+create() {{
+  case "$(state)" in
+    UNKNOWN) resource describe "$NAME"; return 1 ;;
+    FAILED | SUSPENDING | SUSPENDED | DELETING) delete ;;
+    NONE) ;;
+    *) return 0 ;;
+  esac
+  say "asking for {type} in $ZONE"
+  resource create "$NAME" --node-id="$NAME" --accelerator-type={type} \
+    --runtime-version={runtime}{spot} --quiet
+}}
+
+# Returns 0 when the pod is there, 75 if it was taken away again.
+wait_until_active() {{
+  local now before=""
+  while true; do
+    now=$(state)
+    [ "$now" = "$before" ] || say "the pod is $now"
+    before=$now
+    case "$now" in
+      ACTIVE) return 0 ;;
+      FAILED) resource describe "$NAME"; return 1 ;;
+      SUSPENDING | SUSPENDED | DELETING | NONE) return 75 ;;
+    esac
+    sleep "$POLL_S"
+  done
+}}
+
+install() {{
+  local pack
+  pack=$(mktemp -d)
+  tar -czf "$pack/$NAME.tgz" --exclude=__pycache__ {packed} &&
+    gcloud compute tpus tpu-vm scp "$pack/$NAME.tgz" "$NAME:" \
+      --zone="$ZONE" --worker=all --quiet &&
+    on all "$INSTALL" || {{ rm -r "$pack"; return 1; }}
+  rm -r "$pack"
+}}
+
+# Returns the exit status of the run, or 75 if it should be started again.
+follow() {{
+  local answer lost=0
+  while true; do
+    case "$(state)" in
+      ACTIVE) answer=$(ask) ;;
+      UNKNOWN) answer="" ;;
+      *) return 75 ;;
+    esac
+    case "$answer" in
+      143 | 130)
+        # Stopped: by hand, or by a preemption that shows a little later.
+        for _ in 1 2 3 4 5 6; do
+          sleep "$POLL_S"
+          [ "$(state)" = ACTIVE ] || return 75
+        done
+        return "$answer" ;;
+      [0-9]*) return "$answer" ;;
+      gone) return 75 ;;
+      running) lost=0 ;;
+      *)
+        lost=$((lost + 1))
+        [ "$lost" -lt 10 ] || {{ say "there is no answer"; return 1; }} ;;
+    esac
+    sleep "$POLL_S"
+  done
+}}
+
+delete() {{
+  say "deleting $NAME"
+  resource delete "$NAME" --force --quiet
+}}
+
+# Once from the pod to the end of the run, with the status of `follow`.
+attempt() {{
+  create || return 1
+  wait_until_active || return $?
+  case "$(ask)" in
+    running | 0) ;;
+    *)
+      say "installing"
+      if install || {{ sleep "$POLL_S"; install; }}; then
+        say "starting the run"
+        on all "$START" || return 75
+      else
+        [ "$(state)" = ACTIVE ] || return 75
+        say "the package could not be installed; the reason is above"
+        return 1
+      fi ;;
+  esac
+  follow
+}}
+
+up() {{
+  local status
+  while true; do
+    status=0
+    attempt || status=$?
+    [ "$status" = 75 ] || break
+    say "preempted; the next pod goes on from the last checkpoint"
+    sleep "$POLL_S"
+  done
+  if [ "$status" = 0 ]; then
+    say "the run is finished; all of it is in {workdir}"
+    delete
+    return 0
+  fi
+  on 0 'tail -n 20 {folder}/log' 2>/dev/null || true
+  say "ended with status $status. If the pod is there, it costs money:"
+  say "bash {file} (to go on), or bash {file} delete"
+  return "$status"
+}}
+
+case "${{1:-up}}" in
+  up) up ;;
+  watch) on 0 'tail -n 100 -F {folder}/log' ;;
+  status) say "the pod is $(state)"; say "the run: $(ask)" ;;
+  stop) on all 'kill -TERM -- "-$(cat {folder}/pid)"' ;;
+  delete) delete ;;
+  *) say "unknown: $1; one of up, watch, status, stop, delete"; exit 2 ;;
+esac
+"""
+
+
+def write(pod: Pod, file: str) -> str:
+  """Returns the script.
+
+  Args:
+    pod: the run and its pod.
+    file: name of the script, for its own messages.
+
+  Raises:
+    ValueError: the generation is to be had with Kubernetes only.
+  """
+  generation = pod.slice.generation
+  if not generation.runtime:
+    raise ValueError(
+      f"{pod.slice.type} has no TPU VMs, only nodes of GKE; type --as=jobset"
+    )
+  return _SCRIPT.format(
+    kind=pod.kind,
+    command_line=pod.command_line,
+    file=shlex.quote(file),
+    name=pod.name,
+    zone=pod.zone,
+    type=pod.slice.type,
+    runtime=generation.runtime,
+    spot=" --spot" if pod.is_spot else "",
+    install=shlex.quote(_install(pod)),
+    start=shlex.quote(_start(pod)),
+    ask=shlex.quote(_ask(pod)),
+    packed=shlex.join(packed(pod)),
+    workdir=pod.workdir,
+    folder=pod.name,
+  )
+
+
+def packed(pod: Pod) -> list[str]:
+  """Returns what goes to the hosts, as paths in the repository."""
+  folder = pod.config.partition(":")[0].rpartition("/")[0]
+  names = [*PACKED, *PACKED_TEXTS]
+  inside = folder.partition("/")[0] in names
+  return names if inside else [*names, folder]
+
+
+def _install(pod: Pod) -> str:
+  # The Python of a TPU VM's Ubuntu is older than the package allows.
+  return (
+    f"set -e; mkdir -p {pod.name}; tar -xzf {pod.name}.tgz -C {pod.name}; "
+    f'cd {pod.name}; export PATH="$HOME/.local/bin:$PATH"; '
+    "command -v uv >/dev/null || python3 -m pip install --quiet --user uv; "
+    f"[ -d .venv ] || uv venv --quiet --python {PYTHON} .venv; "
+    "uv pip install --quiet --python .venv/bin/python -c constraints.txt "
+    "-e '.[tpu,gcs]'"
+  )
+
+
+def _start(pod: Pod) -> str:
+  run = pod.run_line(".venv/bin/python")
+  # In a session of its own, it outlives the connection, and can be stopped
+  # with all of its processes. The shell there waits to note the status, so a
+  # signal to the session must not end it.
+  inner = f"trap : TERM INT; {run}; echo $? > status"
+  return (
+    f"cd {pod.name} || exit 1; "
+    '[ ! -s pid ] || kill -KILL -- "-$(cat pid)" 2>/dev/null; rm -f status; '
+    f"setsid nohup bash -c {shlex.quote(inner)} > log 2>&1 < /dev/null & "
+    "echo $! > pid"
+  )
+
+
+def _ask(pod: Pod) -> str:
+  return (
+    f"cd {pod.name} 2>/dev/null || {{ echo gone; exit; }}; "
+    "if [ -s status ]; then cat status; "
+    'elif kill -0 "$(cat pid)" 2>/dev/null; then echo running; '
+    "else echo gone; fi"
+  )

@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A JobSet manifest for GKE, which starts one container per host of a slice.
+
+GKE tells each container its place (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES), so the
+run finds its hosts as on a TPU VM. JobSet starts all of them again when one
+fails or its node is taken away.
+"""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from launch.pods import yaml
+from launch.pods.pod import Pod
+
+# A preemption is a failure like others; it must not end a run of some days.
+_MAX_RESTARTS = 100
+# To save when it is deleted by hand. At a preemption GKE gives less.
+_SAVE_S = 120
+_LABELS = "cloud.google.com/gke-"
+
+
+def write(pod: Pod) -> str:
+  """Returns the manifest.
+
+  Raises:
+    ValueError: no image is named.
+  """
+  if not pod.image:
+    raise ValueError(
+      "--as=jobset needs an image with the package; build one with the "
+      "repository's Dockerfile, push it, and type "
+      "--image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/srl_jax"
+    )
+  head = (
+    f"# Runs srl_jax on {pod.kind}.\n"
+    f"# Written by: {pod.command_line}\n"
+    "# The cluster needs the JobSet controller (https://jobset.sigs.k8s.io)\n"
+    f"# and nodes of {_machine(pod)}, in topology {pod.slice.topology}.\n"
+  )
+  return head + yaml.dump(manifest(pod))
+
+
+def _machine(pod: Pod) -> str:
+  return pod.slice.generation.gke_machines[pod.slice.node_chips]
+
+
+def manifest(pod: Pod) -> dict[str, Any]:
+  """Returns the manifest as nested dicts and lists."""
+  nodes = pod.slice.chips // pod.slice.node_chips
+  return {
+    "apiVersion": "jobset.x-k8s.io/v1alpha2",
+    "kind": "JobSet",
+    "metadata": {
+      "name": pod.name,
+      "annotations": {
+        # One slice of nodes for the job, and no other job on it.
+        "alpha.jobset.sigs.k8s.io/exclusive-topology": f"{_LABELS}nodepool"
+      },
+    },
+    "spec": {
+      "failurePolicy": {"maxRestarts": _MAX_RESTARTS},
+      "replicatedJobs": [
+        {
+          "name": "slice",
+          "replicas": 1,
+          "template": {
+            "spec": {
+              "parallelism": nodes,
+              "completions": nodes,
+              "backoffLimit": 0,
+              "template": {"spec": _host(pod)},
+            }
+          },
+        }
+      ],
+    },
+  }
+
+
+def _host(pod: Pod) -> dict[str, Any]:
+  selector = {
+    f"{_LABELS}tpu-accelerator": pod.slice.generation.gke_accelerator,
+    f"{_LABELS}tpu-topology": pod.slice.topology,
+  }
+  spot = {}
+  if pod.is_spot:
+    selector[f"{_LABELS}spot"] = "true"
+    spot["tolerations"] = [
+      {
+        "key": f"{_LABELS}spot",
+        "operator": "Equal",
+        "value": "true",
+        "effect": "NoSchedule",
+      }
+    ]
+  chips = {"google.com/tpu": pod.slice.node_chips}
+  return {
+    "nodeSelector": selector,
+    **spot,
+    "restartPolicy": "Never",
+    "terminationGracePeriodSeconds": _SAVE_S,
+    "containers": [
+      {
+        "name": "srl-jax",
+        "image": pod.image,
+        "command": pod.run_words(),
+        "resources": {"requests": chips, "limits": chips},
+      }
+    ],
+  }
+
+
+def xpk_line(pod: Pod) -> str:
+  """The same with xpk, which writes the manifest itself."""
+  return shlex.join(
+    [
+      *("xpk", "workload", "create", "--cluster=CLUSTER"),
+      f"--workload={pod.name}",
+      f"--tpu-type={pod.slice.type}",
+      f"--zone={pod.zone}",
+      f"--docker-image={pod.image}",
+      f"--command={pod.run_line()}",
+    ]
+  )

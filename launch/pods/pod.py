@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked for: a run, and the pod that it is to run on."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import shlex
+
+from launch.pods.machines import Slice
+
+# Versions of Python and of the folder on a host that all writers agree on.
+PYTHON = "3.12"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pod:
+  """A run on a pod.
+
+  Attributes:
+    name: of the pod, and of the files that are written for it.
+    slice: what the pod is made of.
+    zone: where it is.
+    config: experiment, as file.py[:argument].
+    overrides: texts --config.key=value.
+    workdir: of the run, in a bucket.
+    is_spot: whether it is cheaper and may be taken away at any time.
+    image: container image with the package, for Kubernetes.
+    command_line: what wrote the files, for their first lines.
+  """
+
+  name: str
+  slice: Slice
+  zone: str
+  config: str
+  overrides: tuple[str, ...]
+  workdir: str
+  is_spot: bool
+  image: str
+  command_line: str
+
+  @property
+  def region(self) -> str:
+    """The region of the zone."""
+    return self.zone.rpartition("-")[0]
+
+  def run_words(self, python: str = "python") -> list[str]:
+    """The command that each host runs, as words."""
+    return [
+      *(python, "-m", "srl_jax.main", f"--config={self.config}"),
+      *self.overrides,
+      f"--workdir={self.workdir}",
+      "--multi_host",
+    ]
+
+  def run_line(self, python: str = "python") -> str:
+    """The command that each host runs, for a shell."""
+    return shlex.join(self.run_words(python))
+
+  @property
+  def kind(self) -> str:
+    """The pod in words."""
+    market = "spot" if self.is_spot else "on demand"
+    return (
+      f"{self.slice.type} ({self.slice.chips} chips, {self.slice.topology}, "
+      f"{market}) in {self.zone}"
+    )
+
+
+def check_name(name: str) -> None:
+  """Refuses what Google Cloud and Kubernetes do not take as a name.
+
+  Raises:
+    ValueError: it is no such name.
+  """
+  if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", name):
+    raise ValueError(
+      f"--name={name!r}: a name has up to 40 small letters, digits and "
+      "hyphens, begins with a letter and does not end with a hyphen, e.g. "
+      "--name=srl-math"
+    )
+
+
+def default_name(config: str) -> str:
+  """Returns a name after an experiment, e.g. srl-math-qwen2-5-7b."""
+  path, _, argument = config.partition(":")
+  stem = path.rpartition("/")[2].removesuffix(".py")
+  text = f"srl-{stem}-{argument.partition(',')[0]}".lower()
+  return re.sub(r"[^a-z0-9]+", "-", text)[:40].strip("-")
