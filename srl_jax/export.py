@@ -23,7 +23,7 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, loading, sharding, storage
+from srl_jax import compilation_cache, failures, loading, sharding, storage
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
 from srl_jax.train.stage import Run
@@ -140,8 +140,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   compilation_cache.use_default()
   try:
     export(**vars(args))
-  except ValueError as error:
-    sys.exit(f"error: {error}")
+  except (ValueError, OSError, *failures.of_buckets()) as error:
+    sys.exit(f"error: {failures.in_one_line(error)}")
   print(f"wrote {args.out}")
 
 

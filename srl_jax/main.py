@@ -10,6 +10,7 @@ The same command resumes a run that was interrupted.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -25,7 +26,7 @@ import jax
 import ml_collections
 from absl import app, flags, logging
 
-from srl_jax import compilation_cache, stopping, storage
+from srl_jax import compilation_cache, failures, stopping, storage
 from srl_jax import config as config_lib
 from srl_jax import overrides as overrides_lib
 from srl_jax.run import train_and_evaluate
@@ -101,7 +102,12 @@ def main(argv: Sequence[str]) -> None:
   except Stopped as stopped:
     print(stopped, flush=True)
     sys.exit(stopping.status())
-  except (ValueError, RuntimeError, OSError) as error:
+  except (
+    ValueError,
+    RuntimeError,
+    OSError,
+    *failures.of_buckets(),
+  ) as error:
     _fail(error, workdir)
   except Exception:
     if not is_several:
@@ -209,11 +215,13 @@ def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
 
 def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
   """Exits with the error's message alone; the traceback goes to a file."""
-  print(f"error: {error}", file=sys.stderr)
-  if workdir is not None and workdir.is_dir():
-    path = workdir / f"error_{jax.process_index()}.txt"
-    path.write_text(traceback.format_exc())
-    print(f"(where it happened: {path})", file=sys.stderr)
+  print(f"error: {failures.in_one_line(error)}", file=sys.stderr)
+  # The disk may be full, or the bucket away, which was said just now.
+  with contextlib.suppress(OSError, *failures.of_buckets()):
+    if workdir is not None and workdir.is_dir():
+      path = workdir / f"error_{jax.process_index()}.txt"
+      path.write_text(traceback.format_exc())
+      print(f"(where it happened: {path})", file=sys.stderr)
   if _COORDINATOR.value or _MULTI_HOST.value:
     _end_one_of_several()
   sys.exit(1)

@@ -21,7 +21,7 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, loading, sharding, storage
+from srl_jax import compilation_cache, failures, loading, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
@@ -175,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   try:
     html = storage.path(args.html) if args.html else None
     samples = draw_samples(args.workdir, args.samples, args.moment)
-  except ValueError as error:
-    sys.exit(f"error: {error}")
+  except (ValueError, *failures.of_buckets()) as error:
+    sys.exit(f"error: {failures.in_one_line(error)}")
   if html is None:
     print(samples_text(samples, color=sys.stdout.isatty()))
     return

@@ -52,6 +52,7 @@ FLOORS = {
   "progress": 1,
   "workdir": 1,
   "compilation_cache": 0,
+  "failures": 0,
   "stopping": 0,
   "optional": 0,
   "children": 0,
@@ -71,6 +72,7 @@ ONLY = {
   "data": {
     "children",
     "domains",
+    "failures",
     "optional",
     "rewards",
     "storage",
@@ -80,6 +82,7 @@ ONLY = {
     "types",
   },
   "domains": {"rewards", "storage", "strict", "trajectory", "types"},
+  "failures": set(),
   "optional": set(),
   "rewards": {"children", "optional", "strict", "trajectory", "types"},
   "tokenizers": {"children", "storage", "strict", "types"},
@@ -215,7 +218,12 @@ def test_modules_import_each_other_in_no_circle():
 
 # launch/tpu compiles a run's programs for machines that are not here, so it
 # may know all of them; other launchers only compose command lines.
-LAUNCHERS_IMPORT = {"compile.py": {"main"}}
+LAUNCHERS_IMPORT = {
+  "compile.py": {"main"},
+  "fit.py": {"main"},
+  # What it checks before a pod costs anything.
+  "pod.py": {"main", "storage"},
+}
 
 
 def test_experiments_import_the_config_only_and_launchers_hardly_anything():

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from absl import logging
 
-from srl_jax import inference, storage
+from srl_jax import failures, inference, storage
 from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.domains import find_domain
@@ -359,8 +359,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   logging.set_verbosity(logging.WARNING)
   try:
     _chat(args)
-  except ValueError as error:
-    sys.exit(f"error: {error}")
+  except (ValueError, *failures.of_buckets()) as error:
+    sys.exit(f"error: {failures.in_one_line(error)}")
   except KeyboardInterrupt:
     sys.exit(130)
   except BrokenPipeError:

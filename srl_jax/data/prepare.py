@@ -26,7 +26,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srl_jax import storage, strict
+from srl_jax import failures, storage, strict
 from srl_jax.data import (
   agents,
   checks,
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = _parser().parse_args(argv)
   try:
     _run(args)
-  except ValueError as error:
-    sys.exit(f"srl_jax.data.prepare: {error}")
+  except (ValueError, OSError, *failures.of_buckets()) as error:
+    sys.exit(f"srl_jax.data.prepare: {failures.in_one_line(error)}")
 
 
 def _run(args: argparse.Namespace) -> None:

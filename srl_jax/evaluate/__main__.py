@@ -29,6 +29,7 @@ from absl import logging
 from srl_jax import (
   compilation_cache,
   evaluation,
+  failures,
   files,
   inference,
   intervening,
@@ -78,8 +79,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     compilation_cache.use_default()
     with locked(args.out, "--out"):
       evaluate(args, overrides)
-  except (ValueError, RuntimeError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+  except (
+    ValueError,
+    RuntimeError,
+    OSError,
+    *failures.of_buckets(),
+  ) as error:
+    print(f"error: {failures.in_one_line(error)}", file=sys.stderr, flush=True)
     if is_several:
       # An orderly exit waits minutes for the other processes.
       os._exit(1)

@@ -14,7 +14,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from srl_jax import storage
+from srl_jax import failures, storage
 from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
@@ -59,8 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     data = page.encode("utf-8")
     out.write_bytes(data)
-  except (ValueError, OSError) as error:
-    sys.exit(f"error: {error}")
+  except (ValueError, OSError, *failures.of_buckets()) as error:
+    sys.exit(f"error: {failures.in_one_line(error)}")
   print(f"the report is in {storage.absolute(out)} ({len(data) / 1e6:.1f} MB)")
 
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from srl_jax import inference, storage
+from srl_jax import failures, inference, storage
 from srl_jax.optional import needed_for
 from srl_jax.serve.engine import Engine
 
@@ -171,8 +171,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   logging.set_verbosity(logging.WARNING)
   try:
     status = serve(args)
-  except ValueError as error:
-    sys.exit(f"error: {error}")
+  except (ValueError, *failures.of_buckets()) as error:
+    sys.exit(f"error: {failures.in_one_line(error)}")
   sys.exit(status)
 
 

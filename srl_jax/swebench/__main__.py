@@ -29,6 +29,7 @@ from absl import logging
 from srl_jax import (
   compilation_cache,
   evaluation,
+  failures,
   inference,
   progress,
   stopping,
@@ -76,8 +77,13 @@ def main(argv: Sequence[str] | None = None) -> None:
       tempfile.TemporaryDirectory(prefix="srl_jax_git_") as folder,
     ):
       evaluate(args, make_git(folder))
-  except (ValueError, RuntimeError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr, flush=True)
+  except (
+    ValueError,
+    RuntimeError,
+    OSError,
+    *failures.of_buckets(),
+  ) as error:
+    print(f"error: {failures.in_one_line(error)}", file=sys.stderr, flush=True)
     if is_several:
       # An orderly exit waits minutes for the other processes.
       os._exit(1)

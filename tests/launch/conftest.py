@@ -7,8 +7,32 @@ import sys
 
 import pytest
 
+from launch.pods import machines
+from launch.pods import pod as pods
+
 ROOT = pathlib.Path(__file__).parents[2]
 FAKE = pathlib.Path(__file__).with_name("gcloud_for_tests.py")
+
+
+@pytest.fixture
+def make():
+  """Makes a pod, with changes."""
+
+  def a_pod(**changes):
+    about = {
+      "name": "srl-test",
+      "slice": machines.find("v5p-128"),
+      "zone": "us-east5-a",
+      "config": "experiments/registers.py",
+      "overrides": ("--config.note=it's on",),
+      "workdir": "gs://bucket/run",
+      "is_spot": True,
+      "image": "registry/srl_jax",
+      "command_line": "python -m launch.pod",
+    }
+    return pods.Pod(**about | changes)
+
+  return a_pod
 
 
 @pytest.fixture

@@ -1,19 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods: what is written for one, and a pod from its creation to its end."""
+"""Pods: their names, and what is written for one."""
 
-import json
 import os
 import pathlib
-import re
-import subprocess
-import sys
-import time
 
 import pytest
 
 from launch import pod as launch_pod
 from launch.pods import gcloud, jobset, machines, skypilot, yaml
-from launch.pods import pod as pods
 
 ROOT = pathlib.Path(__file__).parents[2]
 LINE = {
@@ -28,21 +22,6 @@ LINE = {
 def line(**changes):
   flags = LINE | {f"--{k.rstrip('_')}": v for k, v in changes.items()}
   return [f"{k}={v}" for k, v in flags.items()]
-
-
-def make(**changes):
-  about = {
-    "name": "srl-test",
-    "slice": machines.find("v5p-128"),
-    "zone": "us-east5-a",
-    "config": "experiments/registers.py",
-    "overrides": ("--config.note=it's on",),
-    "workdir": "gs://bucket/run",
-    "is_spot": True,
-    "image": "registry/srl_jax",
-    "command_line": "python -m launch.pod",
-  }
-  return pods.Pod(**about | changes)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +111,7 @@ def test_what_is_written_says_how_to_run_it(capsys, tmp_path):
   assert "v5p-16 (8 chips, 2x2x2, spot) in us-east5-a" in text
 
 
-def test_a_pod_on_demand_asks_for_no_spot():
+def test_a_pod_on_demand_asks_for_no_spot(make):
   assert "--spot" in gcloud.write(make(), "x.sh")
   assert "--spot" not in gcloud.write(make(is_spot=False), "x.sh")
   assert "spot" not in yaml.dump(jobset.manifest(make(is_spot=False)))
@@ -205,7 +184,7 @@ def faults(schema, value, path="jobset"):
         yield from faults(of_key, inner, f"{path}.{key}")
 
 
-def test_the_jobset_has_the_fields_of_the_crd():
+def test_the_jobset_has_the_fields_of_the_crd(make):
   found = jobset.manifest(make())
   assert not list(faults(JOBSET, found))
   job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
@@ -219,7 +198,7 @@ def test_the_jobset_has_the_fields_of_the_crd():
   reason="JOBSET_CRD names no jobset.x-k8s.io_jobsets.yaml (github.com/"
   "kubernetes-sigs/jobset, config/components/crd/bases)",
 )
-def test_the_jobset_is_valid_by_the_whole_crd():
+def test_the_jobset_is_valid_by_the_whole_crd(make):
   library, jsonschema = map(pytest.importorskip, ("yaml", "jsonschema"))
   crd = library.safe_load(pathlib.Path(os.environ["JOBSET_CRD"]).read_text())
   [version] = [x for x in crd["spec"]["versions"] if x["name"] == "v1alpha2"]
@@ -247,7 +226,9 @@ def test_the_jobset_is_valid_by_the_whole_crd():
   # Machines of GKE have 4 chips, or all of a slice of one host.
   [("v5p-128", 16, 4), ("v5e-8", 1, 8), ("v6e-64", 16, 4), ("v5e-1", 1, 1)],
 )
-def test_a_jobset_has_a_container_per_node_with_its_chips(name, nodes, chips):
+def test_a_jobset_has_a_container_per_node_with_its_chips(
+  name, nodes, chips, make
+):
   found = jobset.manifest(make(slice=machines.find(name)))
   job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
   assert job["parallelism"] == job["completions"] == nodes
@@ -255,7 +236,7 @@ def test_a_jobset_has_a_container_per_node_with_its_chips(name, nodes, chips):
   assert container["resources"]["limits"] == {"google.com/tpu": chips}
 
 
-def test_skypilot_loads_the_task(tmp_path):
+def test_skypilot_loads_the_task(tmp_path, make):
   sky = pytest.importorskip("sky", reason="SkyPilot is not installed")
   file = tmp_path / "task.yaml"
   file.write_text(skypilot.write(make(slice=machines.find("v5e-8"))))
@@ -263,150 +244,3 @@ def test_skypilot_loads_the_task(tmp_path):
   [resources] = task.resources
   assert resources.accelerators == {"tpu-v5litepod-8": 1}
   assert resources.use_spot and resources.zone == "us-east5-a"
-
-
-# Stands in for the package on a host: counts steps in a file that outlives it,
-# saves on SIGTERM, and fails or is lost where it is told to.
-RUN = """
-import os, pathlib, signal, sys, time
-assert sys.argv[1:3] == ["-m", "srl_jax.main"], sys.argv
-assert pathlib.Path("experiments/registers.py").is_file()
-flags = dict(x[2:].split("=", 1) for x in sys.argv[3:])
-bucket = pathlib.Path(os.environ["FAKE_GCLOUD"], "bucket")
-bucket.mkdir(exist_ok=True)
-me = int(flags["process_id"])
-(bucket / f"host-{me}").write_text(flags["num_processes"])
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-saved = bucket / "steps"
-first = len(saved.read_text().splitlines()) if saved.exists() else 0
-print("note:", flags["config.note"], "from", first, flush=True)
-if os.environ.get("FAKE_RUN") == "error":
-  sys.exit(1)
-for step in range(first, 12):
-  time.sleep(0.1)
-  if me == 0:
-    with saved.open("a") as file:
-      file.write(f"{step}\\n")
-"""
-
-
-def commands(cloud):
-  lines = (cloud / "commands.jsonl").read_text().splitlines()
-  return [json.loads(x) for x in lines]
-
-
-@pytest.fixture
-def cloud(fake_cloud, tmp_path, monkeypatch):
-  """A cloud whose hosts run a stand-in for the package."""
-  run = tmp_path / "run.py"
-  run.write_text(RUN)
-  python = tmp_path / "tools/host_python"
-  # Without site-packages, which would take half of the time.
-  python.write_text(f'#!/bin/sh\nexec {sys.executable} -S {run} "$@"\n')
-  python.chmod(0o755)
-  monkeypatch.setenv("FAKE_PYTHON", str(python))
-  return fake_cloud
-
-
-def script(cloud, **changes):
-  file = cloud.parent / "pod.sh"
-  file.write_text(gcloud.write(make(**changes), "pod.sh"))
-  return file
-
-
-def start(file, *verb):
-  return subprocess.Popen(
-    ["bash", str(file), *verb],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    cwd=ROOT,
-  )
-
-
-def end(process):
-  output, _ = process.communicate(timeout=60)
-  return process.returncode, output
-
-
-def wait_for(file, lines=1):
-  end_s = time.monotonic() + 60
-  while not file.exists() or len(file.read_text().splitlines()) < lines:
-    assert time.monotonic() < end_s, f"{file} did not come"
-    time.sleep(0.05)
-
-
-def test_a_pod_is_made_runs_is_preempted_goes_on_and_is_deleted(cloud):
-  process = start(script(cloud))
-  wait_for(cloud / "bucket/steps", 3)
-  subprocess.run(["gcloud", "preempt", "srl-test"], check=True)
-  status, output = end(process)
-  assert status == 0, output
-  steps = (cloud / "bucket/steps").read_text().splitlines()
-  assert steps == [str(x) for x in range(12)], "each step once"
-  # Two pods, of two hosts each, and nothing is left of them.
-  verbs = [words[3] for words in commands(cloud) if words[0] == "compute"]
-  assert verbs.count("create") == 2 and verbs[-1] == "delete"
-  assert (cloud / "bucket/host-1").read_text() == "2"
-  assert not list((cloud / "hosts").iterdir())
-  assert "preempted; the next pod goes on" in output
-  asked = [x for x in commands(cloud) if x[3:4] == ["create"]]
-  assert asked[0] == asked[1]
-  flags = dict(re.findall(r"--([\w-]+)=(\S+)", " ".join(asked[0])))
-  assert flags == {
-    "node-id": "srl-test",
-    "accelerator-type": "v5p-128",
-    "runtime-version": "v2-alpha-tpuv5",
-    "zone": "us-east5-a",
-  }
-  assert "--spot" in asked[0]
-  # Quotes in an override came through two shells.
-  [log] = cloud.glob("log-0-*")
-  assert "note: it's on from 0" in log.read_text()
-
-
-def test_a_run_that_fails_ends_with_its_status_and_the_pod_stays(
-  cloud, monkeypatch
-):
-  monkeypatch.setenv("FAKE_RUN", "error")
-  status, output = end(start(script(cloud)))
-  assert status == 1
-  assert "note: it's on from 0" in output, "the end of the log"
-  assert "ended with status 1. If the pod is there, it costs money" in output
-  assert [x[3] for x in commands(cloud)].count("create") == 1
-  # The same script deletes it.
-  assert end(start(cloud.parent / "pod.sh", "delete"))[0] == 0
-  assert not list((cloud / "resources").glob("*.json"))
-
-
-@pytest.mark.slow
-def test_a_script_that_was_killed_takes_up_the_run_where_it_is(cloud):
-  process = start(script(cloud))
-  wait_for(cloud / "bucket/steps", 2)
-  process.kill()
-  process.communicate()
-  status, output = end(start(cloud.parent / "pod.sh"))
-  assert status == 0, output
-  steps = (cloud / "bucket/steps").read_text().splitlines()
-  assert steps == [str(x) for x in range(12)]
-  assert "installing" not in output and "asking for" not in output
-
-
-@pytest.mark.slow
-def test_a_run_that_is_stopped_by_hand_is_not_started_again(cloud):
-  process = start(script(cloud))
-  wait_for(cloud / "bucket/steps", 2)
-  assert end(start(cloud.parent / "pod.sh", "stop"))[0] == 0
-  status, output = end(process)
-  assert status == 143, output
-  assert "preempted" not in output
-  _, said = end(start(cloud.parent / "pod.sh", "status"))
-  assert "the pod is ACTIVE" in said and "the run: 143" in said
-  end(start(cloud.parent / "pod.sh", "delete"))
-
-
-def test_what_gcloud_refuses_is_shown_and_ends_the_script(cloud, monkeypatch):
-  monkeypatch.setenv("FAKE_GCLOUD_FAILS", "PERMISSION_DENIED: log in first")
-  status, output = end(start(script(cloud)))
-  assert status == 1
-  assert "PERMISSION_DENIED: log in first" in output

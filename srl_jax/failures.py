@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One line, with what to type, for what a disk or a bucket does to a command.
+
+A command shows errors of its user as one line, and others as a traceback. That
+a disk is full or a network is down is nobody's mistake in the code; but these
+errors come from many libraries, which share no class and say little.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
+_AGAIN = "then run the same command again, which goes on from what is saved"
+
+
+def of_buckets() -> tuple[type[Exception], ...]:
+  """Returns the errors of buckets, for an `except`, which calls this late.
+
+  Empty as long as no bucket was used. Those that are an OSError, as when
+  access is forbidden, are not among them.
+  """
+  if "gcsfs" not in sys.modules:
+    return ()
+  import aiohttp
+  import google.auth.exceptions
+  from gcsfs import retry
+
+  return (
+    retry.HttpError,
+    retry.ChecksumError,
+    retry.NonRetryableError,
+    aiohttp.ClientError,
+    google.auth.exceptions.GoogleAuthError,
+  )
+
+
+def in_one_line(error: BaseException) -> str:
+  """Returns what an error says, and what to type if it is of a disk or bucket.
+
+  Errors of others are returned as they are, also if they have several lines.
+  """
+  text = str(error)
+  said = " ".join(text.split())[:300] or type(error).__name__
+  if getattr(error, "errno", None) in _FULL or any(
+    full in text for full in _FULL_TEXTS
+  ):
+    where = getattr(error, "filename", None)
+    return (
+      f"the disk{f' of {where}' if where else ''} is full ({said}); make room "
+      f"(type: df -h), {_AGAIN}"
+    )
+  is_forbidden = isinstance(error, OSError) and text.startswith("Forbidden")
+  if not is_forbidden and not isinstance(error, of_buckets()):
+    return text
+  if is_forbidden or _is_refused(error):
+    return (
+      f"the bucket refused this ({said}); log in (type: gcloud auth "
+      "application-default login), or ask its owner for the role Storage "
+      f"Object Admin, {_AGAIN}"
+    )
+  return (
+    f"the bucket could not be reached ({type(error).__name__}: {said}); look "
+    f"whether it answers (type: gcloud storage ls), {_AGAIN}"
+  )
+
+
+def _is_refused(error: BaseException) -> bool:
+  import google.auth.exceptions
+
+  # Of the errors of credentials, this one is of the network.
+  if isinstance(error, google.auth.exceptions.TransportError):
+    return False
+  return isinstance(error, google.auth.exceptions.GoogleAuthError) or str(
+    getattr(error, "code", "")
+  ) in ("401", "403")

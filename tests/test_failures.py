@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is said of full disks, and of buckets that fail in mid-run."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from srl_jax import failures
+
+
+def test_a_full_disk_is_named_with_what_to_type(tmp_path):
+  error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/data/run/x")
+  said = failures.in_one_line(error)
+  assert said.startswith("the disk of /data/run/x is full (")
+  assert "type: df -h" in said and "same command again" in said
+
+
+def test_a_full_disk_is_seen_in_what_a_library_says():
+  said = failures.in_one_line(
+    ValueError(
+      "RESOURCE_EXHAUSTED: write\n failed: No space left on device [x]"
+    )
+  )
+  assert said.startswith("the disk is full (RESOURCE_EXHAUSTED: write failed")
+  assert "\n" not in said
+
+
+def test_other_errors_are_said_as_they_are():
+  text = "two records are bad:\n  1: x\n  2: y"
+  assert failures.in_one_line(ValueError(text)) == text
+  missing = FileNotFoundError(errno.ENOENT, "No such file", "x")
+  assert failures.in_one_line(missing) == str(missing)
+
+
+def test_without_gcsfs_no_error_is_of_a_bucket():
+  code = (
+    "import sys; from srl_jax import failures; "
+    "assert failures.of_buckets() == (); assert 'gcsfs' not in sys.modules"
+  )
+  subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def errors():
+  retry = pytest.importorskip("gcsfs.retry")
+  aiohttp = pytest.importorskip("aiohttp")
+  auth = pytest.importorskip("google.auth.exceptions")
+  refused = "gcloud auth application-default login"
+  away = "gcloud storage ls"
+  return [
+    (retry.HttpError({"code": 503, "message": "try\nlater"}), away),
+    (retry.HttpError({"code": 401, "message": "Invalid"}), refused),
+    (auth.RefreshError("Reauthentication is needed"), refused),
+    (auth.TransportError("no network"), away),
+    (aiohttp.ClientPayloadError("cut off"), away),
+    (OSError("Forbidden: https://x\nno access"), refused),
+  ]
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_an_error_of_a_bucket_is_one_line_with_what_to_type(index):
+  error, typed = errors()[index]
+  said = failures.in_one_line(error)
+  assert said.startswith("the bucket ") and "\n" not in said
+  assert typed in said and "same command again" in said
+  if not isinstance(error, OSError):
+    with pytest.raises(type(error)):
+      try:
+        raise error
+      except failures.of_buckets():
+        raise
