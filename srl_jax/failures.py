@@ -9,7 +9,9 @@ errors come from many libraries, which share no class and say little.
 from __future__ import annotations
 
 import errno
+import logging
 import sys
+import threading
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
@@ -43,19 +45,16 @@ def in_one_line(error: BaseException) -> str:
   Errors of others are returned as they are, also if they have several lines.
   """
   text = str(error)
-  said = " ".join(text.split())[:300] or type(error).__name__
-  if getattr(error, "errno", None) in _FULL or any(
-    full in text for full in _FULL_TEXTS
-  ):
+  said = " ".join(text.split())[:200] or type(error).__name__
+  if _is_full(error):
     where = getattr(error, "filename", None)
     return (
       f"the disk{f' of {where}' if where else ''} is full ({said}); make room "
       f"(type: df -h), {_AGAIN}"
     )
-  is_forbidden = isinstance(error, OSError) and text.startswith("Forbidden")
-  if not is_forbidden and not isinstance(error, of_buckets()):
+  if not is_of_storage(error):
     return text
-  if is_forbidden or _is_refused(error):
+  if _is_forbidden(error) or _is_refused(error):
     return (
       f"the bucket refused this ({said}); log in (type: gcloud auth "
       "application-default login), or ask its owner for the role Storage "
@@ -65,6 +64,42 @@ def in_one_line(error: BaseException) -> str:
     f"the bucket could not be reached ({type(error).__name__}: {said}); look "
     f"whether it answers (type: gcloud storage ls), {_AGAIN}"
   )
+
+
+def is_of_storage(error: BaseException | None) -> bool:
+  """Whether an error is that of a full disk, or of a bucket in use."""
+  return error is not None and (
+    _is_full(error) or _is_forbidden(error) or isinstance(error, of_buckets())
+  )
+
+
+def hush() -> None:
+  """Leaves out the tracebacks of such errors in threads and logs of libraries.
+
+  Whoever waits for what a thread wrote gets the error too, and says it.
+  """
+  before = threading.excepthook
+
+  def hook(arguments: threading.ExceptHookArgs) -> None:
+    if not is_of_storage(arguments.exc_value):
+      before(arguments)
+
+  def is_shown(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and is_of_storage(record.exc_info[1]))
+
+  threading.excepthook = hook
+  # Orbax logs what it raises.
+  logging.getLogger("absl").addFilter(is_shown)
+
+
+def _is_full(error: BaseException) -> bool:
+  return getattr(error, "errno", None) in _FULL or any(
+    full in str(error) for full in _FULL_TEXTS
+  )
+
+
+def _is_forbidden(error: BaseException) -> bool:
+  return isinstance(error, OSError) and str(error).startswith("Forbidden")
 
 
 def _is_refused(error: BaseException) -> bool:

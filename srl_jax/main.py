@@ -77,6 +77,7 @@ def main(argv: Sequence[str]) -> None:
   """Runs the experiment of the flags; `argv` has overrides of its fields."""
   # At level INFO, libraries list the backends that they did not find.
   logging.set_verbosity(logging.WARNING)
+  failures.hush()
   workdir = None
   is_several = _COORDINATOR.value or _MULTI_HOST.value
   try:
@@ -113,7 +114,7 @@ def main(argv: Sequence[str]) -> None:
     if not is_several:
       raise
     traceback.print_exc()
-    _end_one_of_several()
+    _end_at_once()
 
 
 def join(
@@ -222,13 +223,17 @@ def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
       path = workdir / f"error_{jax.process_index()}.txt"
       path.write_text(traceback.format_exc())
       print(f"(where it happened: {path})", file=sys.stderr)
-  if _COORDINATOR.value or _MULTI_HOST.value:
-    _end_one_of_several()
+  if _COORDINATOR.value or _MULTI_HOST.value or failures.is_of_storage(error):
+    _end_at_once()
   sys.exit(1)
 
 
-def _end_one_of_several() -> NoReturn:
-  """Ends at once: an orderly exit waits minutes for the other processes."""
+def _end_at_once() -> NoReturn:
+  """Ends without an orderly exit.
+
+  That would wait minutes for the other processes of a run, and libraries would
+  try in vain to write to a full disk what they still hold.
+  """
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(1)

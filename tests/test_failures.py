@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from srl_jax import failures
+from srl_jax.testing import experiment
 
 
 def test_a_full_disk_is_named_with_what_to_type(tmp_path):
@@ -71,3 +72,60 @@ def test_an_error_of_a_bucket_is_one_line_with_what_to_type(index):
         raise error
       except failures.of_buckets():
         raise
+
+
+def test_a_thread_that_ends_by_a_full_disk_leaves_no_traceback(capfd):
+  code = """
+import sys, threading
+import absl.logging
+from srl_jax import failures
+failures.hush()
+def end(error):
+  raise error
+for error in (OSError(28, "No space left on device"), KeyError("other")):
+  thread = threading.Thread(target=end, args=(error,))
+  thread.start()
+  thread.join()
+  try:
+    end(error)
+  except Exception:
+    absl.logging.exception("a save failed")
+"""
+  subprocess.run([sys.executable, "-c", code], check=True)
+  said = capfd.readouterr().err
+  assert "No space left" not in said
+  assert said.count("KeyError: 'other'") == 2, "and others do"
+  assert said.count("a save failed") == 1
+
+
+# A disk of 1.2 MB, which only a user namespace can mount without being root.
+FULL = """
+mount -t tmpfs -o size=1200K none "$1" || exit 77
+exec "$2" -m srl_jax.main --config="$3:sft,data.path=$4" --workdir="$1/run"
+"""
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_ends_with_one_line(tmp_path):
+  data = experiment.write_data(tmp_path / "data.jsonl")
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  names = (disk, sys.executable, experiment.__file__, data)
+  try:
+    done = subprocess.run(
+      ["unshare", "-Urm", "bash", "-c", FULL, "bash", *map(str, names)],
+      capture_output=True,
+      text=True,
+      timeout=300,
+    )
+  except FileNotFoundError:
+    pytest.skip("there is no unshare")
+  if done.returncode in (1, 77) and "error:" not in done.stderr:
+    pytest.skip(f"no user namespaces here: {done.stderr}")
+  assert done.returncode == 1
+  # What C++ prints of a closed loop before is not ours.
+  lines = done.stderr.splitlines()
+  [line] = [x for x in lines if x.startswith("error: ")]
+  after = lines[lines.index(line) + 1 :]
+  assert not [x for x in after if not x.startswith("(where it happened")], after
+  assert "disk" in line and "is full" in line and "df -h" in line

@@ -13,6 +13,9 @@ from srl_jax.mirror import Mirror
 from srl_jax.optional import needed_for
 from srl_jax.trackers.tracker import binned, markdown
 
+# More than a run has.
+_EVENTS_OF_A_FILE = 2**24
+
 
 class TensorBoard:
   """Writes event files into a folder, a new file per stage and attempt."""
@@ -34,9 +37,15 @@ class TensorBoard:
     self._end_file()
     self._mirror = self._mirror or Mirror(self._folder, self._flush)
     # Readers drop what earlier files have of this step and later ones.
-    self._writer = self._make(str(self._mirror.folder), purge_step=first_step)
+    self._writer = self._make(
+      str(self._mirror.folder),
+      purge_step=first_step,
+      # A full queue is waited for, and for ever if its reader has ended.
+      max_queue=_EVENTS_OF_A_FILE,
+    )
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    self._check_alive()
     for name, value in values.items():
       self._writer.add_scalar(name, value, step)
 
@@ -63,6 +72,13 @@ class TensorBoard:
     self._end_file()
     if self._mirror:
       self._mirror.close()
+
+  def _check_alive(self) -> None:
+    """Raises OSError if the thread that writes events has ended."""
+    events = self._writer.file_writer.event_writer
+    if not events._worker.is_alive():
+      self._writer.flush()  # Says why, as a rule.
+      raise OSError("event files cannot be written")
 
   def _flush(self) -> None:
     if self._writer:
