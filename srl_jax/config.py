@@ -34,6 +34,7 @@ from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trackers.trackers import TrackersConfig
 from srl_jax.train.pieces import RlConfig
+from srl_jax.train.profile import ProfileConfig
 from srl_jax.train.sft import SftConfig
 
 StageName = Literal["sft", "srl", "rlvr"]
@@ -83,6 +84,7 @@ class Config:
     checkpoint: how often to save.
     rollouts: which rollouts are kept, for people to look at.
     trackers: where metrics are shown, besides metrics.csv.
+    profile: which update steps are profiled.
     evaluate: what is measured before and after training.
   """
 
@@ -111,6 +113,7 @@ class Config:
   checkpoint: CheckpointConfig = CheckpointConfig()
   rollouts: RolloutsConfig = RolloutsConfig()
   trackers: TrackersConfig = TrackersConfig()
+  profile: ProfileConfig = ProfileConfig()
   evaluate: EvalConfig = EvalConfig()
 
   def __post_init__(self):

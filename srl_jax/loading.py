@@ -154,6 +154,7 @@ def load_model(
     device_reward=config.device_reward,
     checkpoint=config.checkpoint,
     log_every=config.log_every,
+    profile=config.profile,
   )
 
 

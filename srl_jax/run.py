@@ -14,6 +14,7 @@ train/loop.py trains a stage.
   workdir/trackers/             what Weights & Biases and Trackio have of it
   workdir/metrics.txt           what each column of these is, with its unit
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
+  workdir/profile/srl/          a trace of the update steps in c.profile
   workdir/rollouts/             a sample of the rollouts of RL stages
   workdir/results.json          what evaluation found, before and after
   workdir/solutions/            what the model wrote for every test problem
@@ -52,6 +53,7 @@ _FREE_TO_CHANGE = (
   "checkpoint",
   "rollouts",
   "trackers",
+  "profile",
   "evaluate.rows_per_batch",
   "mesh",
   "reward_workers",

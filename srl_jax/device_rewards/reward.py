@@ -283,6 +283,7 @@ class DeviceReward:
     )
     return scores, is_scored_NKG
 
+  @jax.named_scope("read_completions")
   def _read(self, tokens_BC, is_completion_BC, stopped_B, *, text_width):
     """Decodes completions and checks their format."""
     place_C = jnp.arange(tokens_BC.shape[1])
@@ -310,6 +311,7 @@ class DeviceReward:
       text_bytes_B=text_bytes_B,
     )
 
+  @jax.named_scope("similarity")
   def _similarity(self, read, is_compared_B, target_BY, target_length_B):
     """Similarity of actions and targets; nan where is_compared_B is False."""
     action_chars_B = jnp.where(is_compared_B, read.action_chars_B, 0)

@@ -216,10 +216,11 @@ class Transformer(nn.Module):
     # The look-up is in the dtype of the parameters, so that the gradients of a
     # frequent token are not summed in bfloat16, and on the devices that hold
     # the table's parts, so that no device makes the gradient of a whole table.
-    x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
-    x_NRTD = x_NRTD.astype(self.config.dtype)
-    if self.config.scale_embeddings:
-      x_NRTD *= jnp.asarray(self.config.d_model**0.5, x_NRTD.dtype)
+    with jax.named_scope("embed"):
+      x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
+      x_NRTD = x_NRTD.astype(self.config.dtype)
+      if self.config.scale_embeddings:
+        x_NRTD *= jnp.asarray(self.config.d_model**0.5, x_NRTD.dtype)
     x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
     views = (position, trunk_view, cache_view, lanes)
     local_L = self.config.is_local()

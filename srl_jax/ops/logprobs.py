@@ -54,6 +54,7 @@ class TokenScores(NamedTuple):
   is_top: jax.Array
 
 
+@jax.named_scope("logits")
 def logits(head: Head, hidden_D: jax.Array) -> jax.Array:
   """Float32 logits [..., V] of hidden states [..., D]."""
   product = jnp.einsum(
@@ -69,6 +70,7 @@ def _capped(logits: jax.Array, softcap: float) -> jax.Array:
   return softcap * jnp.tanh(logits / softcap) if softcap else logits
 
 
+@jax.named_scope("token_logps")
 def token_logps(
   head: Head,
   hidden_NRCD: jax.Array,

@@ -190,6 +190,7 @@ def rollout(
   )
 
 
+@jax.named_scope("prefill")
 def prefill(policy: Policy, params: Any, trunks: Trunks) -> Prefilled:
   """Runs the first half of a rollout: all that is computed once."""
   params = policy.for_decoding(params)
@@ -197,6 +198,7 @@ def prefill(policy: Policy, params: Any, trunks: Trunks) -> Prefilled:
   return Prefilled(params, policy.trunk(params, trunks.tokens_NS, position_NS))
 
 
+@jax.named_scope("decode")
 def decode(
   policy: Policy,
   prefilled: Prefilled,
@@ -277,6 +279,7 @@ def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
   return jnp.where(position_S < length_N[..., None], position_S, -1)
 
 
+@jax.named_scope("draw")
 def _draw(config, logits_NRV, key_NR, position_NR):
   """Draws a token for every branch; returns tokens and their log-probs."""
   logp_NRV = sampling.distribution(

@@ -27,6 +27,7 @@ from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
+from srl_jax.train.profile import Profile
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import Dispatched, Run, Stage, StageConfig
@@ -116,6 +117,9 @@ def train_stage(
         trackers=run.trackers,
       )
     )
+    profile = stack.enter_context(
+      Profile(run.profile, workdir / "profile" / name, name)
+    )
     console = Progress(
       name, total_steps=total, first_step=first, columns=stage.columns
     )
@@ -132,6 +136,7 @@ def train_stage(
         updater.accumulate, updater.finish
       )
       stage.check(values)
+      profile.finished(pending.update_step + 1)
       writer.write(first_global_step + pending.update_step, values, f"{name}/")
       done = pending.update_step + 1
       if done % run.log_every == 0:
@@ -140,7 +145,8 @@ def train_stage(
     pending = None
     for update_step in range(first, total):
       start_s = time.monotonic()
-      state, dispatched = stage.take_update(state, update_step, reference)
+      with profile.step(update_step + 1):
+        state, dispatched = stage.take_update(state, update_step, reference)
       # The update step before is logged while this one runs.
       finish(pending)
       pending = _Pending(update_step, dispatched, start_s)

@@ -32,6 +32,7 @@ from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trackers.trackers import Trackers
 from srl_jax.train.memory import Program
+from srl_jax.train.profile import ProfileConfig
 from srl_jax.trajectory import Trajectory
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import TrainState, Updater
@@ -62,6 +63,7 @@ class Run:
     log_every: update steps between console lines.
     recorder: keeps rollouts for people to look at; None keeps none.
     trackers: show metrics and samples to people.
+    profile: which update steps are profiled.
   """
 
   seed: int
@@ -83,6 +85,7 @@ class Run:
   log_every: int = 1
   recorder: Recorder | None = None
   trackers: Trackers = dataclasses.field(default_factory=Trackers)
+  profile: ProfileConfig = ProfileConfig()
   _samplers: dict[tuple[SamplingConfig, Task], Sampler] = dataclasses.field(
     default_factory=dict
   )

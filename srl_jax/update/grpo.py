@@ -203,6 +203,7 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
     max_logits=config.max_logits,
   )
 
+  @jax.named_scope("grpo_loss")
   def loss_fn(params, batch, reference):
     is_counted_NBW = batch.completion_tokens_NBW > 0
     # Log-probs are zero on tokens that do not count, as the sampler's are.
@@ -282,6 +283,7 @@ def _grpo_metrics(loss, batch, logp_NBW, entropy_NBW, kl_NBW, config):
 def sft_loss(policy: Policy, *, max_logits: int) -> LossFn:
   """Returns the cross-entropy per target token of the expert's branches."""
 
+  @jax.named_scope("sft_loss")
   def loss_fn(params, batch, reference):
     del reference
     scores = lane_logps(

@@ -105,6 +105,7 @@ def update_functions(
     zero = lambda x: jnp.zeros(x.shape, jnp.float32)  # noqa: E731
     return jax.tree.map(zero, trained), jnp.float32(0)
 
+  @jax.named_scope("accumulate")
   def accumulate(trained, frozen, sums, batch, reference):
     if reference is not None:
       reference = lora.join(reference, frozen)
@@ -117,6 +118,7 @@ def update_functions(
     grads = jax.tree.map(jnp.add, sums[0], grads)
     return (grads, sums[1] + denominator), metrics
 
+  @jax.named_scope("finish")
   def finish(state, sums, update_step):
     grads, denominator = sums
     is_empty = denominator == 0
