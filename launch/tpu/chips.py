@@ -2,8 +2,10 @@
 """Peak rates of TPU chips, and which sides of their torus are rings.
 
 The numbers are from the tables of https://docs.cloud.google.com/tpu/docs/v5e,
-/v5p and /v6e (read in 2026). The documented bandwidth of a chip counts both
-directions of all ports; a port's rate is that divided by the ports and by 2.
+/v5p, /v6e and /tpu7x (read in 2026). A chip of TPU7x is two devices, and stands
+here as one of them, with half of the chip's rates. The documented bandwidth of
+a chip counts both directions of all ports; a port's rate is that divided by the
+ports and by 2.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ CHIPS = {
     Chip("v5e", 197e12, int(15.75 * _GIB), 819e9, 400e9 / 4 / 2, 16),
     Chip("v5p", 459e12, int(95.73 * _GIB), 2765e9, 1200e9 / 6 / 2, 4),
     Chip("v6e", 918e12, int(31.24 * _GIB), 1638e9, 800e9 / 4 / 2, 16),
+    Chip("tpu7x", 1153.5e12, int(94.75 * _GIB), 3690e9, 600e9 / 6 / 2, 4),
   )
 }
 

@@ -95,7 +95,7 @@ def report(
   link = chip.link_bytes_per_s(sides)
   shape = built.updates.pieces.update_shape
   phases = [
-    p for p in _phases(config, section, mesh, data, shape) if _is_of(p, names)
+    p for p in phases_of(config, section, mesh, data, shape) if _is_of(p, names)
   ]
   for line in _table(phases, chip, link):
     write(line)
@@ -141,7 +141,7 @@ def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:
   )
 
 
-def _phases(
+def phases_of(
   config: Config, section: RlConfig, mesh, data: StageData, shape: PackShape
 ) -> list[Phase]:
   """Returns the phases of an update step whose groups are all kept."""
@@ -260,13 +260,20 @@ def _table(phases, chip, link):
     )
 
 
+def step_seconds(phases: list[Phase], chip: Chip, link: float) -> float:
+  """Seconds of an update step in which each phase is bound by one resource."""
+  return sum(
+    max(_times(x.work.times(x.count), chip, link).values()) for x in phases
+  )
+
+
 def summary(phases, section, chip, link, chips):
   bound = {}
   for phase in phases:
     times = _times(phase.work.times(phase.count), chip, link)
     resource = max(times, key=times.get)
     bound[phase.name, resource] = times[resource]
-  total = sum(bound.values())
+  total = step_seconds(phases, chip, link)
   (name, resource), most = max(bound.items(), key=lambda item: item[1])
   tokens = (
     section.groups_per_batch

@@ -81,7 +81,12 @@ def test_what_does_not_fit_is_said_with_its_bytes():
 @needs_libtpu
 @pytest.mark.parametrize(
   ("chip", "topology"),
-  [("v5e", "v5e:2x2"), ("v5p", "v5p:2x2x1"), ("v6e", "v6e:2x2")],
+  [
+    ("v5e", "v5e:2x2"),
+    ("v5p", "v5p:2x2x1"),
+    ("v6e", "v6e:2x2"),
+    ("tpu7x", "tpu7x:2x2x1"),
+  ],
 )
 def test_the_memory_of_a_chip_is_what_the_compiler_allows(chip, topology):
   device = ahead_of_time.devices(topology)[0]

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which presets fit my chips, how long do they take, and what does that cost?
+
+  python -m launch.fit --type=v5litepod-8
+  python -m launch.fit --type=v5p-128 --price=1.68
+
+All numbers are bounds from below, by counting: memory per device, and time at
+the chips' peak rates. What does not fit by them does not fit. Of what does,
+`python -m launch.compile` asks the TPU compiler, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import runpy
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from launch.pods import machines
+from launch.tpu import ahead_of_time, fitting
+from launch.tpu.chips import CHIPS, Chip
+from srl_jax import main as srl_main
+
+_GIB = 2**30
+_PRICED = "list price on demand in us-central1, read on 2026-11-29"
+# One GPU: peak rate of bfloat16 (of float16 on a T4, which has no bfloat16),
+# three quarters of the memory, which is what JAX takes by default, and its
+# bandwidth. From NVIDIA's data sheets.
+_GPUS = {
+  "h100": Chip("h100", 989e12, 80 * 10**9 * 3 // 4, 3350e9, 1.0, 1),
+  "t4": Chip("t4", 65e12, 15 * _GIB * 3 // 4, 320e9, 1.0, 1),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+  """What a run would be on.
+
+  Attributes:
+    text: the machine in words.
+    chip: one device of it.
+    devices: what a mesh is made of.
+    link_bytes_per_s: what a device receives in a collective.
+    chips: number of chips, for the price.
+    usd: list price of a chip and hour, or None.
+    topology: for launch.compile; "" for none.
+  """
+
+  text: str
+  chip: Chip
+  devices: list[Any]
+  link_bytes_per_s: float
+  chips: int
+  usd: float | None
+  topology: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the command; the status is 0 if any preset fits, else 1."""
+  parser = argparse.ArgumentParser(
+    prog="python -m launch.fit",
+    description="Which presets fit my chips, how long, at what price?",
+  )
+  parser.add_argument(
+    "--type",
+    required=True,
+    help="a TPU type such as v5litepod-8 or v5p-128, or h100 or t4",
+  )
+  parser.add_argument(
+    "--config", default="experiments/math.py", help="experiment with LAYOUTS"
+  )
+  parser.add_argument(
+    "--price", type=float, help="USD per chip and hour (default: list price)"
+  )
+  options = parser.parse_args(arguments)
+  jax.config.update("jax_platforms", "cpu")
+  try:
+    machine = find(options.type)
+    layouts = _layouts(options.config)
+  except ValueError as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  price = machine.usd if options.price is None else options.price
+  priced = "yours" if options.price is not None else _PRICED
+  print(machine.text)
+  print(
+    f"{price:.2f} USD per chip and hour ({priced})"
+    if price is not None
+    else "no list price is known; give one with --price=USD"
+  )
+  any_fits = False
+  for name, layout in layouts.items():
+    source = f"{options.config}:{name}{adapted(layout, len(machine.devices))}"
+    for line in _lines(source, name, machine, price):
+      print(line, flush=True)
+      any_fits |= "fits, by counting" in line
+  return 0 if any_fits else 1
+
+
+def find(name: str) -> Machine:
+  """Returns the machine of a type of TPUs, or of one GPU.
+
+  Raises:
+    ValueError: there is none of that name, or no compiler to describe it.
+  """
+  if name.lower() in _GPUS:
+    chip = _GPUS[name.lower()]
+    # Nothing is allocated on it, so any device will do.
+    text = (
+      f"one {name.upper()}: {chip.memory_bytes / _GIB:.1f} GiB that JAX takes "
+      "by default (XLA_PYTHON_CLIENT_MEM_FRACTION takes more)"
+    )
+    return Machine(text, chip, jax.devices("cpu")[:1], math.inf, 1, None, "")
+  try:
+    found = machines.find(name)
+  except ValueError as error:
+    raise ValueError(f"{error}; or one of {', '.join(_GPUS)}") from error
+  chip = CHIPS[found.generation.name]
+  sides = tuple(map(int, found.topology.split("x")))
+  text = (
+    f"{found.type}: {found.chips} chips, {found.topology}; {found.devices} "
+    f"devices of {chip.memory_bytes / _GIB:.2f} GiB"
+  )
+  return Machine(
+    text,
+    chip,
+    ahead_of_time.devices(_described(found))[: found.devices],
+    chip.link_bytes_per_s(sides),
+    found.chips,
+    found.generation.usd_per_chip_hour,
+    found.compiler_topology,
+  )
+
+
+def _described(slice_: machines.Slice) -> str:
+  # The compiler describes no single chip.
+  shape = "2x2" if slice_.topology == "1x1" else slice_.topology
+  return f"{slice_.generation.name}:{shape}"
+
+
+def _layouts(path: str) -> dict[str, Any]:
+  try:
+    return runpy.run_path(path)["LAYOUTS"]
+  except (OSError, KeyError) as error:
+    raise ValueError(
+      f"--config={path} is no experiment with LAYOUTS ({error}); give the path "
+      "of one, such as experiments/math.py"
+    ) from error
+
+
+def adapted(layout: Any, devices: int) -> str:
+  """Returns the overrides that spread a layout over other numbers of devices.
+
+  A device gets the same rows of a micro-batch, and as many trunks of a round.
+  """
+  changes = {}
+  tensor = math.gcd(layout.tensor, devices)
+  if tensor != layout.tensor:
+    changes["mesh.tensor"] = tensor
+  if devices != layout.chips:
+    changes["srl.trunks_per_micro_batch"] = layout.rows * devices
+    parts = max(1, layout.parts * layout.chips // devices)
+    if parts != layout.parts:
+      changes["srl.sampling.parts_per_round"] = parts
+  return "".join(f",{key}={value}" for key, value in changes.items())
+
+
+def _lines(
+  source: str, name: str, machine: Machine, price: float | None
+) -> Iterator[str]:
+  """Yields what is to be said of a preset."""
+  config = srl_main.load_config(source)
+  try:
+    need = fitting.need(
+      config, "srl", machine.devices, machine.chip, machine.link_bytes_per_s
+    )
+  except ValueError as error:
+    yield f"{name:16} cannot be spread over these devices: {error}"
+    return
+  has, needs = machine.chip.memory_bytes / _GIB, need.memory_bytes / _GIB
+  if needs > has:
+    yield f"{name:16} needs {needs:6.2f} of {has:.2f} GiB or more: does not fit"
+    return
+  steps = config.srl.update_steps
+  hours = need.step_s * steps / 3600
+  cost = ""
+  if price is not None:
+    cost = f", {hours * machine.chips * price:,.0f} USD"
+  yield (
+    f"{name:16} needs {needs:6.2f} of {has:.2f} GiB or more: fits, by counting;"
+    f" {need.step_s:.1f} s a step, {steps} steps in {hours:.1f} h{cost}, or more"
+  )
+  yield f"  --config={source}"
+
+
+if __name__ == "__main__":
+  sys.exit(main())

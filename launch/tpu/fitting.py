@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run needs at the least, by counting alone: seconds, not minutes.
+
+A bound from below. What it says does not fit, does not; what it says fits may
+still be refused by the compiler, which adds padding and copies (projection.py
+asks it). Nothing is allocated.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from launch.tpu import ahead_of_time, projection
+from launch.tpu.chips import Chip
+from launch.tpu.counting import Layout
+from srl_jax import sharding
+from srl_jax.config import Config
+from srl_jax.models import LanguageModel
+
+
+class Need(NamedTuple):
+  """What an RL stage needs at the least.
+
+  Attributes:
+    state_bytes: per device: parameters, optimizer state, gradient sums.
+    memory_bytes: per device, while sampling or updating, whichever is more.
+    step_s: seconds of an update step at the chip's peak rates.
+  """
+
+  state_bytes: int
+  memory_bytes: int
+  step_s: float
+
+
+def need(
+  config: Config,
+  stage: str,
+  devices: list,
+  chip: Chip,
+  link_bytes_per_s: float,
+  *,
+  stem: int = 16,
+  target: int = 1024,
+) -> Need:
+  """Counts a stage on devices, which may be described ones.
+
+  Args:
+    config: config of the run.
+    stage: "srl" or "rlvr".
+    devices: what the mesh is made of.
+    chip: rates of one of them.
+    link_bytes_per_s: what it receives in a collective.
+    stem: number of given tokens at the head of a branch.
+    target: length of the longest expert step in characters.
+
+  Raises:
+    ValueError: the mesh does not fit the devices, or the config leaves widths
+      to the data.
+  """
+  data = ahead_of_time.widths(config, stage, stem, target)
+  mesh = sharding.make_mesh(config.mesh, devices)
+  section = ahead_of_time.with_reward(config, stage)
+  built = ahead_of_time.build_stage(config, stage, mesh, data)
+  state = ahead_of_time.training_bytes(built)
+  shape = built.updates.pieces.update_shape
+  phases = projection.phases_of(config, section, mesh, data, shape)
+  width = stem + section.sampling.max_new_tokens
+  return Need(
+    state,
+    state
+    + max(
+      _sampling(config, section, mesh, data.widths, width),
+      _updating(config, mesh, data.widths.trunk, width, shape),
+    ),
+    projection.step_seconds(phases, chip, link_bytes_per_s),
+  )
+
+
+def _sampling(config, section, mesh, widths, width) -> int:
+  """Bytes of the weights, keys and values of one part of a round."""
+  layout = Layout(dict(mesh.shape), config.rollout_rules)
+  model = config.model
+  boxed = jax.eval_shape(lambda: LanguageModel(model).init(jax.random.key(0)))
+  is_box = lambda x: hasattr(x, "names")  # noqa: E731
+  weights = sum(
+    layout.stored(box) for box in jax.tree.leaves(boxed, is_leaf=is_box)
+  )
+  sampling = section.sampling
+  trunks = sampling.trunks_per_round // sampling.parts_per_round / layout.batch
+  branches = widths.points * sampling.samples
+  live = min(sampling.slots or branches, branches)
+  tokens = trunks * (widths.trunk + live * width)
+  heads = model.n_kv_heads * model.head_width / layout.parts("kv_heads")
+  size = jnp.dtype(model.dtype).itemsize
+  return int(size * (weights + tokens * 2 * model.n_layers * heads))
+
+
+def _updating(config, mesh, trunk: int, width: int, shape) -> int:
+  """Bytes of what the backward pass keeps of a micro-batch, layer by layer."""
+  layout = Layout(dict(mesh.shape), config.rules)
+  rows, trunks_of_row, lanes = shape
+  tokens = rows / layout.batch * (trunks_of_row * trunk + lanes * width)
+  size = jnp.dtype(config.model.dtype).itemsize
+  return int(size * tokens * config.model.d_model * config.model.n_layers)
