@@ -5,8 +5,9 @@
   python -m launch.fit --type=v5p-128 --price=1.68
 
 All numbers are bounds from below, by counting: memory per device, and time at
-the chips' peak rates. What does not fit by them does not fit. Of what does,
-`python -m launch.compile` asks the TPU compiler, which takes minutes.
+the chips' peak rates. What does not fit by them does not fit. What "may fit"
+needs so much that padding and copies could be too much; `python -m
+launch.compile` asks the TPU compiler, which takes minutes.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ from launch.tpu.chips import CHIPS, Chip
 from srl_jax import main as srl_main
 
 _GIB = 2**30
+# Of experiments/math.py: a quarter of a round of 256 on 64 chips.
+_TRUNKS_PER_DEVICE = 4
+# For the presets that were compiled (benchmarks/RESULTS.md), the compiler took
+# 1.2 to 1.7 times what is counted here: padding, copies, temporaries.
+_COMPILED = 1.7
 _PRICED = "list price on demand in us-central1, read on 2026-11-29"
 # One GPU: peak rate of bfloat16 (of float16 on a T4, which has no bfloat16),
 # three quarters of the memory, which is what JAX takes by default, and its
@@ -87,19 +93,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
   price = machine.usd if options.price is None else options.price
   priced = "yours" if options.price is not None else _PRICED
-  print(machine.text)
+  print(f"{machine.text}; numbers are what it takes at the least")
   print(
     f"{price:.2f} USD per chip and hour ({priced})"
     if price is not None
     else "no list price is known; give one with --price=USD"
   )
-  any_fits = False
-  for name, layout in layouts.items():
-    source = f"{options.config}:{name}{adapted(layout, len(machine.devices))}"
-    for line in _lines(source, name, machine, price):
-      print(line, flush=True)
-      any_fits |= "fits, by counting" in line
-  return 0 if any_fits else 1
+  fits = [
+    _say(options.config, name, layout, machine, price)
+    for name, layout in layouts.items()
+  ]
+  return 0 if any(fits) else 1
 
 
 def find(name: str) -> Machine:
@@ -153,49 +157,70 @@ def _layouts(path: str) -> dict[str, Any]:
     ) from error
 
 
-def adapted(layout: Any, devices: int) -> str:
-  """Returns the overrides that spread a layout over other numbers of devices.
+def spreads(layout: Any, devices: int) -> Iterator[str]:
+  """Yields overrides that spread a layout over a number of devices.
 
-  A device gets the same rows of a micro-batch, and as many trunks of a round.
+  First, a device gets the rows of a micro-batch and the trunks of a round that
+  it has in the layout. Then fewer and fewer, down to one of each.
   """
-  changes = {}
   tensor = math.gcd(layout.tensor, devices)
-  if tensor != layout.tensor:
-    changes["mesh.tensor"] = tensor
-  if devices != layout.chips:
-    changes["srl.trunks_per_micro_batch"] = layout.rows * devices
-    parts = max(1, layout.parts * layout.chips // devices)
-    if parts != layout.parts:
-      changes["srl.sampling.parts_per_round"] = parts
-  return "".join(f",{key}={value}" for key, value in changes.items())
-
-
-def _lines(
-  source: str, name: str, machine: Machine, price: float | None
-) -> Iterator[str]:
-  """Yields what is to be said of a preset."""
-  config = srl_main.load_config(source)
-  try:
-    need = fitting.need(
-      config, "srl", machine.devices, machine.chip, machine.link_bytes_per_s
+  rows, parts = layout.rows, max(1, layout.parts * layout.chips // devices)
+  trunks = _TRUNKS_PER_DEVICE * devices * parts
+  while True:
+    changes = {
+      "mesh.tensor": (tensor, layout.tensor),
+      "srl.trunks_per_micro_batch": (
+        rows * devices,
+        layout.rows * layout.chips,
+      ),
+      "srl.sampling.parts_per_round": (parts, layout.parts),
+    }
+    yield "".join(
+      f",{key}={value}" for key, (value, was) in changes.items() if value != was
     )
-  except ValueError as error:
-    yield f"{name:16} cannot be spread over these devices: {error}"
-    return
-  has, needs = machine.chip.memory_bytes / _GIB, need.memory_bytes / _GIB
-  if needs > has:
-    yield f"{name:16} needs {needs:6.2f} of {has:.2f} GiB or more: does not fit"
-    return
+    if rows == 1 and parts * devices >= trunks:
+      return
+    rows, parts = max(1, rows // 2), parts * 2
+
+
+def _say(
+  path: str, name: str, layout: Any, machine: Machine, price: float | None
+) -> bool:
+  """Says whether a preset fits, and how; returns whether it does."""
+  has = machine.chip.memory_bytes
+  need = None
+  for spread in spreads(layout, len(machine.devices)):
+    source = f"{path}:{name}{spread}"
+    config = srl_main.load_config(source)
+    try:
+      need = fitting.need(
+        config, "srl", machine.devices, machine.chip, machine.link_bytes_per_s
+      )
+    except ValueError:
+      break  # A round cannot be cut into as many parts.
+    if need.memory_bytes * _COMPILED <= has or need.state_bytes > has:
+      break
+  if need is None:
+    print(f"{name:16} cannot be spread over {len(machine.devices)} devices")
+    return False
+  of = f"{need.memory_bytes / _GIB:6.2f} of {has / _GIB:.2f} GiB"
+  if need.memory_bytes > has:
+    print(f"{name:16} {of}: does not fit", flush=True)
+    return False
   steps = config.srl.update_steps
   hours = need.step_s * steps / 3600
   cost = ""
   if price is not None:
     cost = f", {hours * machine.chips * price:,.0f} USD"
-  yield (
-    f"{name:16} needs {needs:6.2f} of {has:.2f} GiB or more: fits, by counting;"
-    f" {need.step_s:.1f} s a step, {steps} steps in {hours:.1f} h{cost}, or more"
+  verdict = "fits"
+  if need.memory_bytes * _COMPILED > has:
+    verdict = "may fit"
+  print(
+    f"{name:16} {of}: {verdict}; {need.step_s:.1f} s a step, {steps} steps in "
+    f"{hours:.1f} h{cost}\n  --config={source}",
+    flush=True,
   )
-  yield f"  --config={source}"
+  return True
 
 
 if __name__ == "__main__":

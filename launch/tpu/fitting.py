@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run needs at the least, by counting alone: seconds, not minutes.
 
-A bound from below. What it says does not fit, does not; what it says fits may
-still be refused by the compiler, which adds padding and copies (projection.py
-asks it). Nothing is allocated.
+A bound from below: the compiler adds padding, copies and temporaries, and
+projection.py asks it. Nothing is allocated.
 """
 
 from __future__ import annotations

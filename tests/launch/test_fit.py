@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which presets fit: counts against the compiler's, spreads, and cost."""
+
+import importlib.util
+import re
+import types
+
+import pytest
+
+from launch import fit
+from launch.tpu import fitting
+from srl_jax import main as srl_main
+
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="the TPU compiler is part of libtpu (extra 'tpu')",
+)
+LAYOUT = types.SimpleNamespace(chips=64, tensor=4, parts=1, rows=2)
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("preset", "name", "compiled_gib", "step_s"),
+  # benchmarks/RESULTS.md: the largest program; a step before rows were packed.
+  [
+    ("qwen2_5_7b", "v5litepod-64", 11.49, 35.5),
+    ("qwen2_5_3b", "v5litepod-64", 9.28, 19.8),
+    ("qwen2_5_0_5b", "v5litepod-8", 8.90, 58.3),
+    ("qwen2_5_7b_lora", "v5litepod-8", 14.54, 243.3),
+    ("qwen2_5_7b", "v5p-128", 13.26, 13.7),
+  ],
+)
+def test_counts_are_near_what_the_compiler_found(
+  preset, name, compiled_gib, step_s
+):
+  machine = fit.find(name)
+  config = srl_main.load_config(f"experiments/math.py:{preset}")
+  need = fitting.need(
+    config, "srl", machine.devices, machine.chip, machine.link_bytes_per_s
+  )
+  assert 1 <= compiled_gib / (need.memory_bytes / 2**30) <= fit._COMPILED
+  assert need.state_bytes < need.memory_bytes
+  # Trunks are computed once for each row that their branches fill since then.
+  assert 1 <= need.step_s / step_s < 1.25
+
+
+def test_a_layout_on_its_own_chips_is_taken_as_it_is_first():
+  first, *others = fit.spreads(LAYOUT, 64)
+  assert first == ""
+  assert others[0] == (
+    ",srl.trunks_per_micro_batch=64,srl.sampling.parts_per_round=2"
+  )
+
+
+def test_a_layout_is_spread_over_fewer_chips_with_as_much_on_each():
+  first = next(fit.spreads(LAYOUT, 8))
+  assert first == (
+    ",srl.trunks_per_micro_batch=16,srl.sampling.parts_per_round=8"
+  )
+  # One device cannot hold the weights with others.
+  assert "mesh.tensor=1" in next(fit.spreads(LAYOUT, 1))
+
+
+def test_what_is_to_be_typed_can_be_loaded():
+  for devices in (1, 4, 8, 128):
+    for spread in fit.spreads(LAYOUT, devices):
+      srl_main.load_config(f"experiments/math.py:qwen2_5_7b{spread}")
+
+
+def said(capsys, *arguments):
+  status = fit.main(arguments)
+  captured = capsys.readouterr()
+  return status, captured.out, captured.err
+
+
+def test_a_machine_that_is_too_small_is_said_so(capsys, monkeypatch):
+  need = fitting.Need(200 * 2**30, 201 * 2**30, 1.0)
+  monkeypatch.setattr(fitting, "need", lambda *_: need)
+  status, out, _ = said(capsys, "--type=t4")
+  assert status == 1
+  assert out.count("201.00 of 11.25 GiB: does not fit") == 4
+  assert "no list price is known" in out
+
+
+@pytest.mark.parametrize(
+  ("memory_gib", "verdict"), [(4, "fits"), (10, "may fit")]
+)
+def test_hours_and_cost_are_steps_times_chips_times_price(
+  memory_gib, verdict, capsys, monkeypatch
+):
+  need = fitting.Need(2**30, memory_gib * 2**30, 36.0)
+  monkeypatch.setattr(fitting, "need", lambda *_: need)
+  status, out, _ = said(capsys, "--type=t4", "--price=0.5")
+  assert status == 0
+  # 300 steps of 36 s are 3 hours of one chip.
+  [line] = [x for x in out.splitlines() if x.startswith("qwen2_5_0_5b")]
+  assert f": {verdict}; 36.0 s a step, 300 steps in 3.0 h, 2 USD" in line
+  assert "0.50 USD per chip and hour (yours)" in out
+
+
+@needs_libtpu
+def test_the_list_price_is_said_with_its_date(capsys, monkeypatch):
+  need = fitting.Need(2**30, 2**30, 36.0)
+  monkeypatch.setattr(fitting, "need", lambda *_: need)
+  _, out, _ = said(capsys, "--type=v5e-8")
+  assert re.search(r"1\.20 USD per chip and hour \(list price .*2026", out)
+  # 3 hours x 8 chips x 1.20.
+  assert "300 steps in 3.0 h, 29 USD" in out
+
+
+def test_a_type_that_is_unknown_is_refused_with_the_nearest(capsys):
+  status, _, err = said(capsys, "--type=v5p-127")
+  assert status == 1 and "did you mean v5p-128?" in err
+  assert "or one of h100, t4" in err
