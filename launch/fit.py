@@ -31,8 +31,8 @@ _GIB = 2**30
 # Of experiments/math.py: a quarter of a round of 256 on 64 chips.
 _TRUNKS_PER_DEVICE = 4
 # For the presets that were compiled (benchmarks/RESULTS.md), the compiler took
-# 1.2 to 1.7 times what is counted here: padding, copies, temporaries.
-_COMPILED = 1.7
+# up to 1.51 times what is counted here: copies and temporaries.
+_COMPILED = 1.55
 _PRICED = "list price on demand in us-central1, read on 2026-11-29"
 # One GPU: peak rate of bfloat16 (of float16 on a T4, which has no bfloat16),
 # three quarters of the memory, which is what JAX takes by default, and its
@@ -53,6 +53,7 @@ class Machine:
     devices: what a mesh is made of.
     link_bytes_per_s: what a device receives in a collective.
     chips: number of chips, for the price.
+    lanes: as of `fitting.need`.
     usd: list price of a chip and hour, or None.
     topology: for launch.compile; "" for none.
   """
@@ -62,6 +63,7 @@ class Machine:
   devices: list[Any]
   link_bytes_per_s: float
   chips: int
+  lanes: int
   usd: float | None
   topology: str
 
@@ -119,7 +121,7 @@ def find(name: str) -> Machine:
       f"one {name.upper()}: {chip.memory_bytes / _GIB:.1f} GiB that JAX takes "
       "by default (XLA_PYTHON_CLIENT_MEM_FRACTION takes more)"
     )
-    return Machine(text, chip, jax.devices("cpu")[:1], math.inf, 1, None, "")
+    return Machine(text, chip, jax.devices("cpu")[:1], math.inf, 1, 1, None, "")
   try:
     found = machines.find(name)
   except ValueError as error:
@@ -136,6 +138,7 @@ def find(name: str) -> Machine:
     ahead_of_time.devices(_described(found))[: found.devices],
     chip.link_bytes_per_s(sides),
     found.chips,
+    128,
     found.generation.usd_per_chip_hour,
     found.compiler_topology,
   )
@@ -188,16 +191,24 @@ def _say(
 ) -> bool:
   """Says whether a preset fits, and how; returns whether it does."""
   has = machine.chip.memory_bytes
-  need = None
+  need = source = None
   for spread in spreads(layout, len(machine.devices)):
-    source = f"{path}:{name}{spread}"
-    config = srl_main.load_config(source)
+    config = srl_main.load_config(f"{path}:{name}{spread}")
     try:
-      need = fitting.need(
-        config, "srl", machine.devices, machine.chip, machine.link_bytes_per_s
+      found = fitting.need(
+        config,
+        "srl",
+        machine.devices,
+        machine.chip,
+        machine.link_bytes_per_s,
+        lanes=machine.lanes,
       )
     except ValueError:
       break  # A round cannot be cut into as many parts.
+    is_first = need is None or need.memory_bytes > has >= found.memory_bytes
+    if is_first or found.memory_bytes * _COMPILED <= has:
+      # The largest pieces that fit, or else that may.
+      need, source = found, f"{path}:{name}{spread}"
     if need.memory_bytes * _COMPILED <= has or need.state_bytes > has:
       break
   if need is None:

@@ -7,6 +7,7 @@ projection.py asks it. Nothing is allocated.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ def need(
   chip: Chip,
   link_bytes_per_s: float,
   *,
+  lanes: int,
   stem: int = 16,
   target: int = 1024,
 ) -> Need:
@@ -52,6 +54,8 @@ def need(
     devices: what the mesh is made of.
     chip: rates of one of them.
     link_bytes_per_s: what it receives in a collective.
+    lanes: a device stores arrays whose last axis is a multiple of it: 128 on a
+      TPU, so heads of width 64 take twice their memory; 1 for no such thing.
     stem: number of given tokens at the head of a branch.
     target: length of the longest expert step in characters.
 
@@ -71,14 +75,14 @@ def need(
     state,
     state
     + max(
-      _sampling(config, section, mesh, data.widths, width),
+      _sampling(config, section, mesh, data.widths, width, lanes),
       _updating(config, mesh, data.widths.trunk, width, shape),
     ),
     projection.step_seconds(phases, chip, link_bytes_per_s),
   )
 
 
-def _sampling(config, section, mesh, widths, width) -> int:
+def _sampling(config, section, mesh, widths, width, lanes) -> int:
   """Bytes of the weights, keys and values of one part of a round."""
   layout = Layout(dict(mesh.shape), config.rollout_rules)
   model = config.model
@@ -92,7 +96,8 @@ def _sampling(config, section, mesh, widths, width) -> int:
   branches = widths.points * sampling.samples
   live = min(sampling.slots or branches, branches)
   tokens = trunks * (widths.trunk + live * width)
-  heads = model.n_kv_heads * model.head_width / layout.parts("kv_heads")
+  head = math.ceil(model.head_width / lanes) * lanes
+  heads = model.n_kv_heads * head / layout.parts("kv_heads")
   size = jnp.dtype(model.dtype).itemsize
   return int(size * (weights + tokens * 2 * model.n_layers * heads))
 

@@ -213,9 +213,8 @@ class Transformer(nn.Module):
 
   def _run(self, tokens, position, *views_and_kvs):
     trunk_view, cache_view, lanes, *kvs = views_and_kvs or (None,) * 5
-    # The look-up is in the dtype of the parameters, so that the gradients of a
-    # frequent token are not summed in bfloat16, and on the devices that hold
-    # the table's parts, so that no device makes the gradient of a whole table.
+    # In the dtype of the parameters: gradients of a frequent token are not summed
+    # in bfloat16. Where the table's parts are: no device makes all its gradient.
     with jax.named_scope("embed"):
       x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
       x_NRTD = x_NRTD.astype(self.config.dtype)

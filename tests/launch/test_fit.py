@@ -37,7 +37,12 @@ def test_counts_are_near_what_the_compiler_found(
   machine = fit.find(name)
   config = srl_main.load_config(f"experiments/math.py:{preset}")
   need = fitting.need(
-    config, "srl", machine.devices, machine.chip, machine.link_bytes_per_s
+    config,
+    "srl",
+    machine.devices,
+    machine.chip,
+    machine.link_bytes_per_s,
+    lanes=machine.lanes,
   )
   assert 1 <= compiled_gib / (need.memory_bytes / 2**30) <= fit._COMPILED
   assert need.state_bytes < need.memory_bytes
@@ -76,7 +81,7 @@ def said(capsys, *arguments):
 
 def test_a_machine_that_is_too_small_is_said_so(capsys, monkeypatch):
   need = fitting.Need(200 * 2**30, 201 * 2**30, 1.0)
-  monkeypatch.setattr(fitting, "need", lambda *_: need)
+  monkeypatch.setattr(fitting, "need", lambda *_, **__: need)
   status, out, _ = said(capsys, "--type=t4")
   assert status == 1
   assert out.count("201.00 of 11.25 GiB: does not fit") == 4
@@ -90,7 +95,7 @@ def test_hours_and_cost_are_steps_times_chips_times_price(
   memory_gib, verdict, capsys, monkeypatch
 ):
   need = fitting.Need(2**30, memory_gib * 2**30, 36.0)
-  monkeypatch.setattr(fitting, "need", lambda *_: need)
+  monkeypatch.setattr(fitting, "need", lambda *_, **__: need)
   status, out, _ = said(capsys, "--type=t4", "--price=0.5")
   assert status == 0
   # 300 steps of 36 s are 3 hours of one chip.
@@ -102,7 +107,7 @@ def test_hours_and_cost_are_steps_times_chips_times_price(
 @needs_libtpu
 def test_the_list_price_is_said_with_its_date(capsys, monkeypatch):
   need = fitting.Need(2**30, 2**30, 36.0)
-  monkeypatch.setattr(fitting, "need", lambda *_: need)
+  monkeypatch.setattr(fitting, "need", lambda *_, **__: need)
   _, out, _ = said(capsys, "--type=v5e-8")
   assert re.search(r"1\.20 USD per chip and hour \(list price .*2026", out)
   # 3 hours x 8 chips x 1.20.
