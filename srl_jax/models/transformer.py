@@ -213,8 +213,8 @@ class Transformer(nn.Module):
 
   def _run(self, tokens, position, *views_and_kvs):
     trunk_view, cache_view, lanes, *kvs = views_and_kvs or (None,) * 5
-    # In the dtype of the parameters: gradients of a frequent token are not summed
-    # in bfloat16. Where the table's parts are: no device makes all its gradient.
+    # In the parameters' dtype: gradients of a frequent token are not summed in
+    # bfloat16. Where the table's parts are: no device makes all its gradient.
     with jax.named_scope("embed"):
       x_NRTD = lookup(self.embedding_VD, tokens, self.rules)
       x_NRTD = x_NRTD.astype(self.config.dtype)
