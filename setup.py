@@ -77,6 +77,7 @@ WANDB = ["wandb>=0.31.0"]
 BESIDE = {
   "srl_jax.experiments": "experiments",
   "srl_jax.launch": "launch",
+  "srl_jax.launch.pods": "launch/pods",
   "srl_jax.launch.tpu": "launch/tpu",
 }
 

@@ -22,10 +22,11 @@ from typing import Any
 
 import jax
 
-from launch.pods import machines
-from launch.tpu import ahead_of_time, fitting
-from launch.tpu.chips import CHIPS, Chip
 from srl_jax import main as srl_main
+
+from .pods import machines
+from .tpu import ahead_of_time, fitting
+from .tpu.chips import CHIPS, Chip
 
 _GIB = 2**30
 # Of experiments/math.py: a quarter of a round of 256 on 64 chips.
@@ -71,7 +72,7 @@ class Machine:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command; the status is 0 if any preset fits, else 1."""
   parser = argparse.ArgumentParser(
-    prog="python -m launch.fit",
+    prog="python -m srl_jax fit",
     description="Which presets fit my chips, how long, at what price?",
   )
   parser.add_argument(
@@ -152,7 +153,7 @@ def _described(slice_: machines.Slice) -> str:
 
 def _layouts(path: str) -> dict[str, Any]:
   try:
-    return runpy.run_path(path)["LAYOUTS"]
+    return runpy.run_path(srl_main.find_experiment(path) or path)["LAYOUTS"]
   except (OSError, KeyError) as error:
     raise ValueError(
       f"--config={path} is no experiment with LAYOUTS ({error}); give the path "

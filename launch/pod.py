@@ -24,10 +24,11 @@ from collections.abc import Sequence
 
 import jax
 
-from launch.pods import gcloud, jobset, machines, skypilot
-from launch.pods import pod as pods
 from srl_jax import main as srl_main
 from srl_jax import storage
+
+from .pods import gcloud, jobset, machines, skypilot
+from .pods import pod as pods
 
 _TOOLS = {"gcloud": "gcloud", "jobset": "kubectl", "skypilot": "sky"}
 # Data that the package makes or holds itself.
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m launch.pod",
+    prog="python -m srl_jax pod",
     description="Writes what brings up a pod and runs an experiment on it.",
     # No abbreviations: load_config refuses every flag that is not known.
     allow_abbrev=False,
@@ -130,7 +131,8 @@ def _pod(options, overrides, arguments) -> pods.Pod:
 def _check_config(source: str, overrides: Sequence[str]) -> None:
   """Refuses an experiment with mistakes, or with paths of this machine."""
   path = pathlib.Path(source.partition(":")[0])
-  if path.is_absolute() or ".." in path.parts or len(path.parts) < 2:
+  is_outside = path.is_absolute() or ".." in path.parts
+  if is_outside or (len(path.parts) < 2 and path.suffix):
     raise ValueError(
       f"--config={source}: the hosts get a copy of this folder, so give the "
       "experiment by its path in it, with a folder: experiments/NAME.py"

@@ -26,6 +26,8 @@ VERBS = {
   "export": ("srl_jax.export", "write a run's model for other programs"),
   "local": ("launch.local", "start one command as several processes"),
   "compile": ("launch.compile", "compile an experiment for TPUs elsewhere"),
+  "fit": ("launch.fit", "say which presets fit a machine, and their cost"),
+  "pod": ("launch.pod", "write what runs an experiment on a TPU pod"),
 }
 
 

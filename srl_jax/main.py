@@ -149,7 +149,7 @@ def load_config(
       "which experiment? For example --config=experiments/math.py"
     )
   path, colon, argument = source.partition(":")
-  file = _find(path)
+  file = find_experiment(path)
   if file is None:
     raise ValueError(
       f"--config={source}: there is no file {path!r} (from "
@@ -172,7 +172,7 @@ def load_config(
   return converted
 
 
-def _find(path: str) -> str | None:
+def find_experiment(path: str) -> str | None:
   """Returns the file of an experiment: the user's, or else the package's."""
   if pathlib.Path(path).is_file():
     return path

@@ -221,7 +221,6 @@ def test_modules_import_each_other_in_no_circle():
 LAUNCHERS_IMPORT = {
   "compile.py": {"main"},
   "fit.py": {"main"},
-  # What it checks before a pod costs anything.
   "pod.py": {"main", "storage"},
 }
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import shlex
 
-from launch.pods.pod import PYTHON, Pod
+from .pod import PYTHON, Pod
 
-# What a host needs of the repository; the experiment's folder comes on top.
-PACKED = ("srl_jax", "setup.py", "pyproject.toml", "constraints.txt")
-PACKED_TEXTS = ("README.md", "LICENSE")
+# What installing needs of the repository; the experiment's folder comes on top.
+PACKED = (
+  *("srl_jax", "experiments", "launch", "setup.py", "pyproject.toml"),
+  *("constraints.txt", "MANIFEST.in", "README.md", "LICENSE"),
+)
 
 _SCRIPT = r"""#!/usr/bin/env bash
 # Runs srl_jax on {kind}.
@@ -219,9 +221,8 @@ def write(pod: Pod, file: str) -> str:
 def packed(pod: Pod) -> list[str]:
   """Returns what goes to the hosts, as paths in the repository."""
   folder = pod.config.partition(":")[0].rpartition("/")[0]
-  names = [*PACKED, *PACKED_TEXTS]
-  inside = folder.partition("/")[0] in names
-  return names if inside else [*names, folder]
+  is_inside = not folder or folder.partition("/")[0] in PACKED
+  return [*PACKED] if is_inside else [*PACKED, folder]
 
 
 def _install(pod: Pod) -> str:

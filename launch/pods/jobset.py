@@ -11,8 +11,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from launch.pods import yaml
-from launch.pods.pod import Pod
+from . import yaml
+from .pod import Pod
 
 # A preemption is a failure like others; it must not end a run of some days.
 _MAX_RESTARTS = 100
@@ -29,8 +29,8 @@ def write(pod: Pod) -> str:
   """
   if not pod.image:
     raise ValueError(
-      "--as=jobset needs an image with the package; build one with the "
-      "repository's Dockerfile, push it, and type "
+      "--as=jobset needs an image with the package; build one from "
+      "launch/docker/tpu.Dockerfile, push it, and type "
       "--image=REGION-docker.pkg.dev/PROJECT/REPOSITORY/srl_jax"
     )
   head = (

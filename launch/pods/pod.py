@@ -7,7 +7,7 @@ import dataclasses
 import re
 import shlex
 
-from launch.pods.machines import Slice
+from .machines import Slice
 
 # Versions of Python and of the folder on a host that all writers agree on.
 PYTHON = "3.12"

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from launch.pods import yaml
-from launch.pods.pod import PYTHON, Pod
+from . import yaml
+from .pod import PYTHON, Pod
 
 
 def write(pod: Pod) -> str:

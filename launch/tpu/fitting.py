@@ -13,12 +13,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from launch.tpu import ahead_of_time, projection
-from launch.tpu.chips import Chip
-from launch.tpu.counting import Layout
 from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.models import LanguageModel
+
+from . import ahead_of_time, projection
+from .chips import Chip
+from .counting import Layout
 
 
 class Need(NamedTuple):

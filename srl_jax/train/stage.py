@@ -45,8 +45,7 @@ class Run:
   Attributes:
     seed: names every random number of the run.
     mesh: the devices.
-    rules: which mesh axes each logical axis is split over, at rest and in the
-      update.
+    rules: mesh axes of each logical axis, at rest and in the update.
     rollout_rules: the same while sampling.
     policy: the model, with `rules`.
     tokenizer: the tokenizer.

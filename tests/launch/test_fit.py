@@ -114,6 +114,12 @@ def test_the_list_price_is_said_with_its_date(capsys, monkeypatch):
   assert "300 steps in 3.0 h, 29 USD" in out
 
 
+def test_an_experiment_without_layouts_is_refused(capsys):
+  for config in ("experiments/none.py", "experiments/gsm8k.py"):
+    status, _, err = said(capsys, "--type=t4", f"--config={config}")
+    assert status == 1 and "is no experiment with LAYOUTS" in err
+
+
 def test_a_type_that_is_unknown_is_refused_with_the_nearest(capsys):
   status, _, err = said(capsys, "--type=v5p-127")
   assert status == 1 and "did you mean v5p-128?" in err

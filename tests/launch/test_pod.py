@@ -96,6 +96,15 @@ def test_a_zone_that_is_not_listed_can_be_asked_for(capsys, tmp_path):
   assert "in us-west4-a" in capsys.readouterr().out
 
 
+def test_a_host_gets_what_installing_needs_and_the_experiment(make):
+  packed = gcloud.packed(make(config="mine/new.py:preset"))
+  assert packed[-1] == "mine"
+  # setup.py names these folders as packages.
+  assert {"srl_jax", "experiments", "launch", "setup.py"} < {*packed}
+  assert all((ROOT / name).exists() for name in packed[:-1])
+  assert gcloud.packed(make(config="math:qwen2_5_7b")) == packed[:-1]
+
+
 def test_without_the_tool_nothing_is_written(capsys, tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", "")
   here = [*line(out=tmp_path), "--go"]
