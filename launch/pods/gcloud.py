@@ -64,9 +64,14 @@ state() {{
 ask() {{ on 0 "$ASK" 2>/dev/null | tail -n 1 || true; }}
 
 create() {{
-  case "$(state)" in
+  local now
+  # What is on its way out cannot be deleted yet, nor made anew.
+  while now=$(state); [ "$now" = SUSPENDING ] || [ "$now" = DELETING ]; do
+    sleep "$POLL_S"
+  done
+  case "$now" in
     UNKNOWN) resource describe "$NAME"; return 1 ;;
-    FAILED | SUSPENDING | SUSPENDED | DELETING) delete ;;
+    FAILED | SUSPENDED) delete ;;
     NONE) ;;
     *) return 0 ;;
   esac

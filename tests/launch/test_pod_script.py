@@ -87,7 +87,15 @@ def wait_for(file, lines=1):
     time.sleep(0.05)
 
 
-def test_a_pod_is_made_runs_is_preempted_goes_on_and_is_deleted(cloud, script):
+@pytest.mark.parametrize(
+  "grace_s",
+  # Time to save and end with a status, or none at all.
+  ["20", pytest.param("0", marks=pytest.mark.slow)],
+)
+def test_a_pod_is_made_runs_is_preempted_goes_on_and_is_deleted(
+  cloud, script, grace_s, monkeypatch
+):
+  monkeypatch.setenv("FAKE_GRACE_S", grace_s)
   process = start(script)
   wait_for(cloud / "bucket/steps", 3)
   subprocess.run(["gcloud", "preempt", "srl-test"], check=True)

@@ -50,9 +50,15 @@ def test_the_steps_that_are_asked_for_are_in_the_trace(tmp_path, capsys):
   assert f"xprof --logdir={tmp_path}" in capsys.readouterr().out
 
 
-def test_a_step_in_flight_is_waited_for(tmp_path):
-  # The last step is written when the next one has been dispatched.
-  assert profiled(ProfileConfig(first=1, last=1), tmp_path, steps=2) == {1}
+def test_the_trace_is_there_when_the_last_step_was_waited_for(tmp_path):
+  with Profile(ProfileConfig(first=1, last=2), tmp_path, "srl") as profile:
+    for done in (1, 2, 3):
+      with profile.step(done):
+        work(jnp.ones((8, 8)))
+      # The loop dispatches a step and then waits for the one before.
+      profile.finished(done - 1)
+      assert bool(list(tmp_path.iterdir())) == (done == 3)
+    assert traced(tmp_path) == {1, 2}
 
 
 def test_without_steps_nothing_is_written(tmp_path):
