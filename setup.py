@@ -39,6 +39,7 @@ REQUIRED = [
   "optax>=0.2.5",
   "orbax-checkpoint>=0.11.24",
   "pyarrow>=16.1.0",
+  "pyyaml>=6.0.2",
   "safetensors>=0.4.5",
   "scipy>=1.13.0",
   "sentencepiece>=0.2.0",

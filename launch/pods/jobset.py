@@ -11,7 +11,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from . import yaml
+from . import manifests
 from .pod import Pod
 
 # A preemption is a failure like others; it must not end a run of some days.
@@ -39,7 +39,7 @@ def write(pod: Pod) -> str:
     "# The cluster needs the JobSet controller (https://jobset.sigs.k8s.io)\n"
     f"# and nodes of {_machine(pod)}, in topology {pod.slice.topology}.\n"
   )
-  return head + yaml.dump(manifest(pod))
+  return head + manifests.dump(manifest(pod))
 
 
 def _machine(pod: Pod) -> str:

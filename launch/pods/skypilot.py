@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import yaml
+from . import manifests
 from .pod import PYTHON, Pod
 
 
@@ -28,7 +28,7 @@ def write(pod: Pod) -> str:
       f"--as={other}"
     )
   head = f"# Runs srl_jax on {pod.kind}.\n# Written by: {pod.command_line}\n"
-  return head + yaml.dump(task(pod))
+  return head + manifests.dump(task(pod))
 
 
 def task(pod: Pod) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pathlib
 import pytest
 
 from launch import pod as launch_pod
-from launch.pods import gcloud, jobset, machines, skypilot, yaml
+from launch.pods import gcloud, jobset, machines, manifests, skypilot
 
 ROOT = pathlib.Path(__file__).parents[2]
 LINE = {
@@ -123,19 +123,12 @@ def test_what_is_written_says_how_to_run_it(capsys, tmp_path):
 def test_a_pod_on_demand_asks_for_no_spot(make):
   assert "--spot" in gcloud.write(make(), "x.sh")
   assert "--spot" not in gcloud.write(make(is_spot=False), "x.sh")
-  assert "spot" not in yaml.dump(jobset.manifest(make(is_spot=False)))
+  assert "spot" not in manifests.dump(jobset.manifest(make(is_spot=False)))
 
 
-def test_yaml_is_read_back_as_it_was():
-  library = pytest.importorskip("yaml")
-  value = {
-    "plain": "a.b/c-d",
-    "cloud/x": ["yes", "4x4x4", "1", "", "a: b", "# c", "--d=e 'f'", "null"],
-    "nested": {"list": [{"a": 1, "b": [True, None, 1.5]}, {"c": {"d": "e"}}]},
-    "block": "one\n  two\n\nthree: 'x'\n",
-    "empty": [],
-  }
-  assert library.safe_load(yaml.dump(value)) == value
+def test_scripts_in_manifests_are_written_as_they_read():
+  text = manifests.dump({"b": {"run": "one\n  two: 'x'\n"}, "a": [{"c": "no"}]})
+  assert text == "b:\n  run: |\n    one\n      two: 'x'\na:\n  - c: 'no'\n"
 
 
 # What a JobSet may have, of the fields that are used: all of them, with their
