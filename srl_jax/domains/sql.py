@@ -81,6 +81,8 @@ class Tables:
   def reset(self, trajectory: Trajectory) -> None:
     self._database = connect(trajectory.metadata["script"])
     wanted, _ = act(self._database, trajectory.metadata["reference"])
+    if wanted and wanted[0][0] == "error":
+      raise ValueError(f"the reference of {trajectory.id!r} fails: {wanted}")
     self._wanted, self._answer = collections.Counter(wanted), None
 
   def step(self, action: str) -> tuple[str, bool]:

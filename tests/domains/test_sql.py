@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions over tables: the database's limits, rewards, experts, the guide."""
 
+import dataclasses
 import pathlib
 import re
 import shutil
@@ -182,27 +183,33 @@ def test_questions_are_the_same_however_many_and_in_one_split(splits):
 
 
 def test_an_expert_who_fails_is_an_error():
-  with pytest.raises(ValueError, match=r"does not solve 'q'.*'sql':\n.*FOX"):
-    drawn.played(sql.SQL, question("answer:SELECT x FROM pets"))
+  hasty = dataclasses.replace(question(), steps=question().steps[:1])
+  with pytest.raises(ValueError, match=r"not solve 'q'.*'sql':\n.*-> 'FOX"):
+    drawn.played(sql.SQL, hasty)
+
+
+def test_a_reference_that_fails_is_an_error():
+  """Else an answer that fails in the same way would be right."""
+  with pytest.raises(ValueError, match=r"of 'q' fails: .* column: x"):
+    play(question("answer:SELECT x FROM pets"), "answer:SELECT x FROM pets")
 
 
 def test_a_domain_that_draws_nothing_is_an_error(monkeypatch):
   monkeypatch.setattr(drawn, "_MOST_DRAWS", 20)
   empty = domains.Domain("empty", "", "", draw=lambda draws, name: None)
-  with pytest.raises(ValueError, match="'empty' drew no problem .* 'train'"):
+  with pytest.raises(ValueError, match=r"'empty' drew no problem .* 'train'"):
     drawn.draw_splits(empty, {"train": 1}, 0)
 
 
 def test_data_are_drawn_by_the_domain_that_the_config_names():
   config = DataConfig("drawn", domain="sql", train_size=2, valid_size=1)
   loaded = load_trajectories(config).splits
-  assert {split: len(x) for split, x in loaded.items()} == {
-    **{"train": 2, "valid": 1, "test": 0, "pretrain": 0}
-  }
+  sizes = {split: len(trajectories) for split, trajectories in loaded.items()}
+  assert sizes == config.sizes()
   for domain in ("", "math"):
-    with pytest.raises(ValueError, match=f"domain='{domain}' draws no .*'sql'"):
+    with pytest.raises(ValueError, match=rf"='{domain}' draws no .*'sql'"):
       load_trajectories(DataConfig("drawn", domain=domain, train_size=1))
-  with pytest.raises(ValueError, match="clear data.path"):
+  with pytest.raises(ValueError, match=r"clear data\.path"):
     DataConfig("drawn", "x.jsonl", domain="sql")
 
 
@@ -218,6 +225,7 @@ def test_the_module_is_a_domain_wherever_it_lies(runs, tmp_path, monkeypatch):
     data__format="drawn",
     data__domain="my_tables:SQL",
     data__train_size=24,
+    tokenizer__train_vocab_size=400,
     srl__update_steps=1,
     srl__passes=1,
     srl__validate_every=0,
