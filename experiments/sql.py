@@ -9,21 +9,24 @@ questions the model answers, query by query, executed by SQLite.
 
 Presets (`--config=experiments/sql.py:NAME`):
 
-  srl     SRL: the query's similarity to the expert's (the default).
-  exact   The reward is 1 for the expert's query and 0 for any other.
-  effect  The reward is 1 for a query that gives the rows that the expert's
-          gives, and 0 for any other.
+  srl       SRL: the query's similarity to the expert's (the default).
+  exact     The reward is 1 for the expert's query and 0 for any other.
+  effect    The reward is 1 for a query that gives the rows that the expert's
+            gives, and 0 for any other.
+  srl_rlvr  SRL as in srl, then RL on outcomes: episodes whose answer is right
+            get 1, all others 0, and no expert is asked.
 
   python -m srl_jax.main --config=experiments/sql.py --workdir=/tmp/sql
 """
 
 from srl_jax import config
 
-# The reward of each preset.
+# The reward of SRL in each preset.
 PRESETS = {
   "srl": "domain",
   "exact": "srl_jax.domains.lookup.rewards:same_action",
   "effect": "srl_jax.domains.sql:same_effect",
+  "srl_rlvr": "domain",
 }
 
 
@@ -32,6 +35,8 @@ def get_config(argument=None):
   c = config.default_config()
   c.name = f"sql:{preset}"
   c.stages = ("sft", "srl")
+  if preset == "srl_rlvr":
+    c.stages = ("sft", "srl", "rlvr")
   c.data.format = "drawn"
   c.data.domain = "sql"
   c.data.pretrain_size = 100
@@ -61,6 +66,17 @@ def get_config(argument=None):
   c.srl.sampling.max_new_tokens = 48
   c.srl.trunks_per_micro_batch = 8
   c.srl.optim.learning_rate = 2e-4
+  c.rlvr.turns = 4
+  c.rlvr.trunks.task = "step"
+  c.rlvr.trunks.max_trunk_tokens = 112
+  c.rlvr.update_steps = 30
+  c.rlvr.groups_per_batch = 16
+  c.rlvr.dynamic_sampling.max_rounds = 4
+  c.rlvr.validate_every = 10
+  c.rlvr.sampling.trunks_per_round = 16
+  c.rlvr.sampling.max_new_tokens = 48
+  c.rlvr.trunks_per_micro_batch = 16
+  c.rlvr.optim.learning_rate = 2e-4
   c.evaluate.modes = ("turns",)
   c.evaluate.samples = 2
   c.evaluate.max_turns = 4
