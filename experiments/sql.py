@@ -7,14 +7,15 @@ questions with the experts' thoughts, then SRL on others without. No preset
 needs a file or an accelerator. The table at the end says how many held-out
 questions the model answers, query by query, executed by SQLite.
 
-Presets (`--config=experiments/sql.py:NAME`):
+Presets (`--config=experiments/sql.py:NAME`), each 3 to 6 minutes of CPU time,
+with the greedy answers that are right: 57% after SFT in all of them.
 
-  srl       SRL: the query's similarity to the expert's (the default).
+  srl       SRL: the query's similarity to the expert's (the default): 20%.
   exact     The reward is 1 for the expert's query and 0 for any other.
   effect    The reward is 1 for a query that gives the rows that the expert's
-            gives, and 0 for any other.
+            gives, and 0 for any other: 20%.
   srl_rlvr  SRL as in srl, then RL on outcomes: episodes whose answer is right
-            get 1, all others 0, and no expert is asked.
+            get 1, all others 0, and no expert is asked: 90%.
 
   python -m srl_jax.main --config=experiments/sql.py --workdir=/tmp/sql
 """

@@ -2,6 +2,7 @@
 """Questions over tables: the database's limits, rewards, experts, the guide."""
 
 import dataclasses
+import json
 import pathlib
 import re
 import shutil
@@ -11,6 +12,7 @@ import pytest
 from srl_jax import domains
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.domains import drawn, sql
+from srl_jax.domains.registers import split_of
 from srl_jax.rollout.scoring import reward_context
 from srl_jax.trajectory import Step, Trajectory
 
@@ -177,6 +179,10 @@ def test_questions_are_the_same_however_many_and_in_one_split(splits):
   assert not {t.problem + t.metadata["script"] for t in other} & {
     t.problem + t.metadata["script"] for t in fewer
   }
+  for split, trajectories in splits.items():
+    for trajectory in trajectories:
+      facts = json.dumps(dict(trajectory.metadata), sort_keys=True)
+      assert split_of(trajectory.problem + facts) == split
   every = [t for split in splits.values() for t in split]
   keys = {t.problem + t.metadata["script"] for t in every}
   assert len(keys) == len({t.id for t in every}) == len(every)

@@ -29,7 +29,6 @@ def test_every_column_is_explained_and_every_explanation_has_its_column(
     srl__reward__function="srl_jax.testing.experiment:half",
     reward_workers__count=0,
   )
-  # The empty model solves nothing, so that its update step is skipped.
   runs.run(
     tmp_path / "outcomes",
     "rlvr",
