@@ -14,6 +14,8 @@ Presets (`--config=experiments/lookup.py:NAME`):
                 when it is executed, and 0 for any other.
   rejection     SFT on the student's own samples whose action is the expert's,
                 drawn anew at each update step.
+  srl_rlvr      SRL as in srl, then RL on outcomes: episodes that repair the
+                repository get 1, all others 0, and no expert is asked.
   sft_actions   SFT on the expert's actions. They hold no thoughts.
   sft_thoughts  SFT on the expert's thoughts and actions, which SRL never sees:
                 the ceiling.
@@ -23,7 +25,10 @@ Presets (`--config=experiments/lookup.py:NAME`):
 
 from srl_jax import config
 
-PRESETS = ("srl", "exact", "effect", "rejection", "sft_actions", "sft_thoughts")
+PRESETS = (
+  *("srl", "exact", "effect", "rejection", "srl_rlvr"),
+  *("sft_actions", "sft_thoughts"),
+)
 REWARDS = "srl_jax.domains.lookup.rewards"
 
 
@@ -32,6 +37,8 @@ def get_config(argument=None):
   c = config.default_config()
   c.name = f"lookup:{preset}"
   c.stages = ("sft",) if preset.startswith("sft") else ("srl",)
+  if preset == "srl_rlvr":
+    c.stages = ("srl", "rlvr")
   c.weights = "embedded_lookup"
   c.tokenizer.kind = "sentencepiece"
   c.tokenizer.path = "embedded_lookup"
@@ -52,6 +59,17 @@ def get_config(argument=None):
     c.srl.reward.function = f"{REWARDS}:same_effect"
   if preset == "rejection":
     c.srl.loss.surrogate = "imitation"
+  c.rlvr.turns = 16
+  c.rlvr.trunks.task = "step"
+  c.rlvr.trunks.max_trunk_tokens = 256
+  c.rlvr.update_steps = 60
+  c.rlvr.groups_per_batch = 16
+  c.rlvr.validate_every = 10
+  c.rlvr.dynamic_sampling.max_rounds = 4
+  c.rlvr.sampling.trunks_per_round = 16
+  c.rlvr.sampling.max_new_tokens = 32
+  c.rlvr.trunks_per_micro_batch = 16
+  c.rlvr.optim.learning_rate = 1e-4
   c.sft.update_steps = 100
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 8

@@ -33,7 +33,7 @@ from srl_jax.rollout.record import RolloutsConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trackers.trackers import TrackersConfig
-from srl_jax.train.pieces import RlConfig
+from srl_jax.train.pieces import RlConfig, RlvrConfig
 from srl_jax.train.profile import ProfileConfig
 from srl_jax.train.sft import SftConfig
 
@@ -104,7 +104,7 @@ class Config:
   rollout_rules: ShardingRules = ShardingRules()
   sft: SftConfig = SftConfig()
   srl: RlConfig = RlConfig()
-  rlvr: RlConfig = RlConfig(
+  rlvr: RlvrConfig = RlvrConfig(
     groups_per_batch=128,
     trunks=TrunkConfig(task="solve"),
   )

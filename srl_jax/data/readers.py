@@ -20,7 +20,8 @@ from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import Outcomes, select
 from srl_jax.data.splits import SPLITS, split_by_problem
-from srl_jax.domains import DOMAINS, find_domain, lookup, registers
+from srl_jax.domains import DOMAINS, Domain, find_domain, lookup, registers
+from srl_jax.domains.drawn import draw_splits
 from srl_jax.trajectory import Trajectory
 
 Format = Literal[
@@ -28,6 +29,7 @@ Format = Literal[
   "embedded_student",
   "lookup",
   "lookup_student",
+  "drawn",
   "gsm8k",
   "s1k",
   "jsonl",
@@ -41,6 +43,7 @@ _MADE = {
   "lookup": lookup.make_splits,
   "lookup_student": lookup.make_student_splits,
 }
+_WITHOUT_FILE = (*_MADE, "drawn")
 _CHOICES = ("resolved_only", "per_task", "target_tools")
 
 
@@ -52,7 +55,8 @@ class DataConfig:
     format: "embedded" (register programs) and "lookup" (repositories of look-up
       tables) need no file. "embedded_student" and "lookup_student" are the
       data that their students are pre-trained on, planted faults included;
-      the "test" split holds hard problems of the "valid" split.
+      the "test" split holds hard problems of the "valid" split. "drawn" lets
+      the domain draw them, if it has a function for it, as "sql" has.
       "gsm8k" and "s1k" read these datasets, "jsonl" the form that schema.py
       documents: from a file of JSON lines, a JSON list, Parquet or Arrow,
       compressed or not, or from a folder of such files. "agents" reads what
@@ -80,8 +84,8 @@ class DataConfig:
     test_size: number of trajectories held out for the final number.
     pretrain_size: number of trajectories set aside for a warm start; "train"
       does not use them.
-    seed: seed of the "embedded" formats, where another seed makes other
-      problems, and of `per_task`.
+    seed: seed of the formats that need no file, where another seed makes
+      other problems, and of `per_task`.
   """
 
   format: Format = "embedded"
@@ -108,14 +112,14 @@ class DataConfig:
         f"data.format={self.format!r} is unknown; choose one of"
         f" {', '.join(get_args(Format))}"
       )
-    if self.format in _MADE and self.path:
+    if self.format in _WITHOUT_FILE and self.path:
       raise ValueError(
         f"data.path={self.path!r} is not read with data.format={self.format!r};"
         " set data.format to gsm8k, s1k, jsonl, agents or tfds, or clear"
         " data.path"
       )
     chosen = [x for x in _CHOICES if getattr(self, x)]
-    if self.format in _MADE and chosen:
+    if self.format in _WITHOUT_FILE and chosen:
       raise ValueError(
         f"data.{chosen[0]} chooses among the trajectories of a file, and"
         f" data.format={self.format!r} makes its own; leave it out"
@@ -164,12 +168,14 @@ def load_trajectories(config: DataConfig) -> LoadReport:
 
 def _load(config: DataConfig) -> LoadReport:
   sizes = config.sizes()
-  if config.format in _MADE:
+  if config.format in _WITHOUT_FILE:
     if not any(sizes.values()):
       raise ValueError(
         "embedded data are made on demand; set data.train_size (and"
         " valid_size, test_size) to how many trajectories you want"
       )
+    if config.format == "drawn":
+      return LoadReport(draw_splits(_drawing(config), sizes, config.seed), ())
     return LoadReport(_MADE[config.format](sizes, config.seed), ())
   path = storage.path(config.path).expanduser()
   if not config.path or not path.exists():
@@ -191,6 +197,22 @@ def _load(config: DataConfig) -> LoadReport:
     _check_own_splits(path, sizes)
   every = {name: splits.get(name, []) for name in SPLITS}
   return LoadReport(every, tuple(rejects), warnings, left_out)
+
+
+def _drawing(config: DataConfig) -> Domain:
+  """The configured domain, which draws its own problems.
+
+  Raises:
+    ValueError: no domain is named, or it draws none.
+  """
+  can = ", ".join(repr(name) for name, x in DOMAINS.items() if x.draw)
+  if not config.domain or find_domain(config.domain).draw is None:
+    raise ValueError(
+      f"data.domain={config.domain!r} draws no problems, and "
+      f"data.format='drawn' asks for some; set data.domain to {can}, or to "
+      'your own domain with a function draw, as "package.module:NAME"'
+    )
+  return find_domain(config.domain)
 
 
 def _parts(

@@ -18,6 +18,7 @@ from srl_jax.domains.math import MATH
 from srl_jax.domains.registers import REGISTERS
 from srl_jax.domains.science import SCIENCE
 from srl_jax.domains.software import SOFTWARE
+from srl_jax.domains.sql import SQL
 from srl_jax.domains.suite import Problem, Suite
 from srl_jax.trajectory import Trajectory
 
@@ -35,7 +36,7 @@ __all__ = [
 
 DOMAINS = {
   domain.name: domain
-  for domain in (GENERAL, MATH, SCIENCE, REGISTERS, SOFTWARE, LOOKUP)
+  for domain in (GENERAL, MATH, SCIENCE, REGISTERS, SOFTWARE, LOOKUP, SQL)
 }
 # Users' domains, by the names under which find_domain imported them.
 _IMPORTED: dict[str, Domain] = {}

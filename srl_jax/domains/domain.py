@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
+from srl_jax.domains.draws import Draws
 from srl_jax.domains.suite import Suite
 from srl_jax.rewards.answers import hash_mark, last_boxed
 from srl_jax.trajectory import Trajectory
@@ -60,6 +61,10 @@ class Domain:
       instead of the verdict whether the problem is solved; None if the domain
       has no environment.
     suites: sets of problems to evaluate on, which are known by name.
+    draw: draws a problem and an expert's steps from random numbers, under a
+      given id, for data.format="drawn"; None where they make no problem. The
+      environment fills in the observations. None if the domain has no such
+      function.
   """
 
   name: str
@@ -71,3 +76,4 @@ class Domain:
   reward: str = "difflib"
   environment: Callable[[], Environment] | None = None
   suites: tuple[Suite, ...] = ()
+  draw: Callable[[Draws, str], Trajectory | None] | None = None

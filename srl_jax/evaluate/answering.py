@@ -275,4 +275,5 @@ def _maker_by_turns(
     tokens=episode.tokens,
     is_stopped=episode.ending == "answered",
     turns=episode.texts,
+    observations=episode.observations,
   )

@@ -2,12 +2,14 @@
 """Writes answers as logs of Inspect, which `inspect view` shows.
 
 There is a log for each decoding, since Inspect has one configuration in a log.
-Samples of a problem are its epochs. Nothing here runs Inspect.
+Samples of a problem are its epochs. An answer that was given turn by turn has a
+message for each turn and for each observation. Nothing here runs Inspect.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 import math
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -36,7 +38,7 @@ def write_inspect_logs(
 
   The files are FOLDER/SUITE_DECODING.eval. They hold the protocol (as metadata
   of the evaluation), the problems, the answers with their thoughts set apart,
-  the verdicts, and the metrics of summary.py.
+  what an environment answered, the verdicts, and the metrics of summary.py.
 
   Args:
     result: the answers of one checkpoint to one suite.
@@ -114,12 +116,15 @@ def _sample(model: str, problem, answer: Answer) -> Any:
   stop_reason = "stop" if answer.is_stopped else "max_tokens"
   turns = answer.turns or (answer.text,)
   messages: list[Any] = [models.ChatMessageUser(content=problem.text)]
-  for turn in turns:
+  for turn, seen in itertools.zip_longest(turns, answer.observations):
     content = list(_content(turn))
     output = models.ModelOutput.from_content(
       model, content, stop_reason=stop_reason
     )
     messages.append(output.choices[0].message)
+    if seen is not None:
+      # A tool's message would have to answer a call, and there is none.
+      messages.append(models.ChatMessageUser(content=seen))
   return log.EvalSample(
     id=problem.id,
     epoch=answer.sample + 1,

@@ -98,6 +98,8 @@ def read_answers(folder: pathlib.Path) -> list[Answer]:
     try:
       fields = json.loads(line)
       fields["turns"] = tuple(fields["turns"])
+      # Journals of older versions have none.
+      fields["observations"] = tuple(fields.get("observations", ()))
       answers.append(Answer(**fields))
     except (ValueError, TypeError, KeyError) as error:
       raise ValueError(

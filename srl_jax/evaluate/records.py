@@ -22,6 +22,9 @@ class Answer:
     final: the final answer that was read from the text; "" if none.
     is_correct: the verdict on it.
     turns: what the model wrote turn by turn; () if in one go.
+    observations: what the environment answered, turn by turn; it is shorter
+      than `turns` if the last one has no action, and () without an
+      environment.
   """
 
   suite: str
@@ -34,3 +37,4 @@ class Answer:
   final: str
   is_correct: bool
   turns: tuple[str, ...] = ()
+  observations: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 
   python -m srl_jax.report --workdir=/tmp/srl --out=report.html
   python -m srl_jax.report --workdir=RUN_0 --workdir=RUN_1 --out=report.html
+  python -m srl_jax.report --trajectories=runs --out=report.html
 
 Runs may be finished or under way. Runs that differ in their seed only are drawn
 with their mean.
@@ -22,13 +23,41 @@ from srl_jax.report.runs import read_runs
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if there is nothing to report."""
+  args = _parser().parse_args(argv)
+  try:
+    if not args.workdir and not args.trajectories:
+      raise ValueError(
+        "there is nothing to report on; give --workdir=DIR of a run, or "
+        "--trajectories=PATH of an agent"
+      )
+    for name in ("rollouts", "episodes"):
+      if getattr(args, name) < 1:
+        got = getattr(args, name)
+        raise ValueError(f"got {name}={got}; ask for 1 or more")
+    out = storage.path(args.out)
+    page = make_page(
+      read_runs(args.workdir),
+      args.rollouts,
+      read_evaluations(args.evaluation),
+      compare_evaluations(args.evaluation),
+      args.trajectories,
+      args.episodes,
+    )
+    data = page.encode("utf-8")
+    out.write_bytes(data)
+  except (ValueError, OSError, *failures.of_buckets()) as error:
+    sys.exit(f"error: {failures.in_one_line(error)}")
+  print(f"the report is in {storage.absolute(out)} ({len(data) / 1e6:.1f} MB)")
+
+
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m srl_jax.report", description=__doc__.partition("\n")[0]
   )
   parser.add_argument(
     "--workdir",
     action="append",
-    required=True,
+    default=[],
     help="of a run; give it again for further runs",
   )
   parser.add_argument(
@@ -38,6 +67,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     metavar="DIR",
     help="--out of an evaluation; further ones are compared with the first",
   )
+  parser.add_argument(
+    "--trajectories",
+    action="append",
+    default=[],
+    metavar="PATH",
+    help="file or folder of agents' trajectories, as data.format=agents reads "
+    "them, or of your own; give it again for further ones",
+  )
   parser.add_argument("--out", default="report.html", help="file to write")
   parser.add_argument(
     "--rollouts",
@@ -46,22 +83,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     metavar="N",
     help="how many samples of rollouts the page holds, about",
   )
-  args = parser.parse_args(argv)
-  try:
-    if args.rollouts < 1:
-      raise ValueError(f"got rollouts={args.rollouts}; ask for 1 or more")
-    out = storage.path(args.out)
-    page = make_page(
-      read_runs(args.workdir),
-      args.rollouts,
-      read_evaluations(args.evaluation),
-      compare_evaluations(args.evaluation),
-    )
-    data = page.encode("utf-8")
-    out.write_bytes(data)
-  except (ValueError, OSError, *failures.of_buckets()) as error:
-    sys.exit(f"error: {failures.in_one_line(error)}")
-  print(f"the report is in {storage.absolute(out)} ({len(data) / 1e6:.1f} MB)")
+  parser.add_argument(
+    "--episodes",
+    type=int,
+    default=300,
+    metavar="N",
+    help="how many episodes the page holds, about",
+  )
+  return parser
 
 
 if __name__ == "__main__":

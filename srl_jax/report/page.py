@@ -13,13 +13,16 @@ from typing import Any
 
 import jinja2
 
+from srl_jax import storage
 from srl_jax.report import charts, series
+from srl_jax.report.episodes import read_episodes
 from srl_jax.report.evaluations import Comparison, SuiteRow
 from srl_jax.report.runs import RunFiles, paired_differences
 from srl_jax.report.viewer import MOST_CHARS, read_rollouts
 
 _ASSETS = importlib.resources.files("srl_jax.report") / "assets"
-_SCRIPTS = ("texts.js", "trunk.js", "viewer.js", "charts.js")
+_SCRIPTS = ("texts.js", "trunk.js", "viewer.js", "episodes.js")
+_CHARTS = "charts.js"
 
 
 def make_page(
@@ -27,6 +30,8 @@ def make_page(
   most_samples: int = 4000,
   evaluations: Sequence[SuiteRow] = (),
   comparisons: Sequence[Comparison] = (),
+  trajectories: Sequence[str] = (),
+  most_episodes: int = 300,
 ) -> str:
   """Returns a report on runs as HTML.
 
@@ -35,35 +40,48 @@ def make_page(
     most_samples: about how many samples of rollouts the page holds.
     evaluations: what `read_evaluations` returned.
     comparisons: what `compare_evaluations` returned.
+    trajectories: files or folders of agents' trajectories to show.
+    most_episodes: about how many episodes the page holds.
 
   Raises:
-    ValueError: a library is missing, or a file of rollouts is damaged.
+    ValueError: a library is missing, a file of rollouts is damaged, or no
+      trajectory of a path can be read.
   """
   viewer, counts, total = read_rollouts(runs, most_samples)
+  episodes = read_episodes(runs, trajectories, most_episodes, viewer.text)
   kept = series.groups_kept(runs)
   data = {
     "curves": series.curves(runs),
-    "charts": charts.specifications(runs, counts, kept),
+    "charts": charts.specifications(runs, counts, kept) if runs else {},
     "rollouts": viewer.payload(),
+    "episodes": episodes.payload,
     "runs": [run.label for run in runs],
   }
+  names = [run.group for run in runs] or [
+    storage.path(path).name for path in trajectories
+  ]
   environment = jinja2.Environment(autoescape=True, trim_blocks=True)
   template = environment.from_string(_asset("page.html"))
   return template.render(
-    title=", ".join(dict.fromkeys(run.group for run in runs)),
+    title=", ".join(dict.fromkeys(names)),
     runs=[_summary(run) for run in runs],
     style=_asset("page.css"),
-    library=_script(charts.library()),
-    scripts=[_script(_asset(name)) for name in _SCRIPTS],
+    scripts=[_script(text) for text in _scripts(has_charts=bool(runs))],
     data=data,
     evaluations=evaluations,
     comparisons=comparisons,
     samples=viewer.samples,
     total=total,
     most_chars=MOST_CHARS,
+    episodes=episodes,
     has_failures=any(x["share"] for x in counts.failures),
     has_kept=bool(kept),
   )
+
+
+def _scripts(*, has_charts: bool) -> list[str]:
+  texts = [_asset(name) for name in _SCRIPTS]
+  return [*texts, charts.library(), _asset(_CHARTS)] if has_charts else texts
 
 
 def _asset(name: str) -> str:

@@ -93,6 +93,8 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
     ValueError: there is no run in one of them, one is named twice, or a file
       cannot be read; the message names it.
   """
+  if not workdirs:
+    return []
   paths = [storage.path(x) for x in workdirs]
   resolved = [storage.absolute(path) for path in paths]
   if len(set(resolved)) < len(resolved):

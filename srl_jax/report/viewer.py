@@ -8,13 +8,14 @@ says so where it leaves something out.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from srl_jax.report.runs import RunFiles
 from srl_jax.report.series import RolloutCounts
 from srl_jax.rewards import format, matching_blocks
 
+T = TypeVar("T")
 # Of a thought or a step, and of a problem; the rest is counted and left out.
 MOST_CHARS = 4000
 
@@ -39,10 +40,9 @@ class Viewer:
         self._trajectories,
         (
           row["trajectory"],
-          self._text(row["problem"]),
+          self.text(row["problem"]),
           tuple(
-            (self._text(x["title"]), self._text(x["text"]))
-            for x in row["steps"]
+            (self.text(x["title"]), self.text(x["text"])) for x in row["steps"]
           ),
         ),
       )
@@ -55,7 +55,7 @@ class Viewer:
           row["update_step"],
           trajectory,
           row["step"],
-          self._text(row["target"].strip(format.WHITESPACE)),
+          self.text(row["target"].strip(format.WHITESPACE)),
           row["is_kept"],
         ),
       )
@@ -65,12 +65,12 @@ class Viewer:
     thought, action = parts_of(row)
     target = row["target"].strip(format.WHITESPACE)
     # Of a broken format nothing was compared.
-    blocks = () if row["failure"] else _blocks(action, target)
+    blocks = () if row["failure"] else matching(action, target)
     return [
       group,
       row["sample"],
-      self._text(thought),
-      self._text(action),
+      self.text(thought),
+      self.text(action),
       row["failure"],
       row["reward"],
       row["value"],
@@ -79,7 +79,8 @@ class Viewer:
       blocks,
     ]
 
-  def _text(self, text: str) -> int:
+  def text(self, text: str) -> int:
+    """Puts a text into the page's table and returns its index."""
     return _index(self._texts, text)
 
   @property
@@ -104,7 +105,7 @@ def parts_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _blocks(action: str, target: str) -> tuple[int, ...]:
+def matching(action: str, target: str) -> tuple[int, ...]:
   """Matching blocks: start in the action, in the target, length, and so on."""
   blocks = matching_blocks(action, target)
   shown = [
@@ -148,7 +149,9 @@ def read_rollouts(
       rows = run.rollouts(file)
       total += len(rows)
       counts.add(run.label, rows)
-      viewer.add(run.label, _some_trajectories(rows, share))
+      viewer.add(
+        run.label, some_of_each(rows, share, lambda row: row["trajectory"])
+      )
       dots += [
         (row["split"], row["update_step"], len(thought), row["reward"])
         for row in rows
@@ -159,16 +162,16 @@ def read_rollouts(
   return viewer, counts, total
 
 
-def _some_trajectories(
-  rows: Sequence[Mapping[str, Any]], most: float
-) -> list[Mapping[str, Any]]:
-  """Whole trajectories until there are `most` samples; at least one."""
-  by_id: dict[str, list[Mapping[str, Any]]] = {}
-  for row in rows:
-    by_id.setdefault(row["trajectory"], []).append(row)
-  chosen: list[Mapping[str, Any]] = []
-  for of_trajectory in by_id.values():
-    if chosen and len(chosen) + len(of_trajectory) > most:
+def some_of_each(
+  items: Sequence[T], most: float, name_of: Callable[[T], str]
+) -> list[T]:
+  """All items of a name, name by name, until there are `most`; at least one."""
+  by_name: dict[str, list[T]] = {}
+  for item in items:
+    by_name.setdefault(name_of(item), []).append(item)
+  chosen: list[T] = []
+  for of_name in by_name.values():
+    if chosen and len(chosen) + len(of_name) > most:
       break
-    chosen += of_trajectory
+    chosen += of_name
   return chosen

@@ -59,6 +59,7 @@ class Episode:
     is_correct: whether the environment says that the problem is solved.
       Without an environment, whether the domain's verdict on the actions is 1.
     tokens: length of the texts in tokens, stop tokens included.
+    drawn: the tokens of the texts with their prompts, turn by turn.
   """
 
   problem: int
@@ -69,6 +70,9 @@ class Episode:
   ending: str
   is_correct: bool
   tokens: int
+  drawn: tuple[Sampled, ...] = dataclasses.field(
+    default=(), repr=False, compare=False
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +192,7 @@ class _Open:
   owner: int
   segments: list[list[int]] = dataclasses.field(default_factory=list)
   texts: list[str] = dataclasses.field(default_factory=list)
+  drawn: list[Sampled] = dataclasses.field(default_factory=list)
   actions: list[str] = dataclasses.field(default_factory=list)
   observations: list[str] = dataclasses.field(default_factory=list)
   tokens: int = 0
@@ -219,6 +224,7 @@ class _Open:
     """Takes what the model wrote, and the action in it."""
     text = rules.tokenizer.decode(sampled.written)
     self.texts.append(text)
+    self.drawn.append(sampled)
     self.tokens += len(sampled.tokens)
     action = format.split_lenient(text).action
     if action:
@@ -250,6 +256,7 @@ class _Open:
       ending=self.ending,
       is_correct=self.is_correct,
       tokens=self.tokens,
+      drawn=tuple(self.drawn),
     )
 
   def execute(self) -> tuple[str, bool]:

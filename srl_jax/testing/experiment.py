@@ -31,7 +31,8 @@ from srl_jax import sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import compilation, tiny
-from srl_jax.train import rl, sft, stage
+from srl_jax.train import outcomes, rl, sft, stage
+from srl_jax.train.outcomes import OutcomeStage
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
 from srl_jax.update import optim
@@ -252,10 +253,12 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
 _MAKERS = (
   (stage, "Sampler"),
   (rl, "grpo_loss"),
+  (outcomes, "grpo_loss"),
   (sft, "sft_loss"),
   (optim, "make_optimizer"),
   (optim, "learning_rate"),
   (rl, "Updater"),
+  (outcomes, "Updater"),
   (sft, "Updater"),
 )
 
@@ -319,7 +322,7 @@ def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     patch = mock.patch.object
     stack.enter_context(patch(Checkpointer, "save", noting_save))
-    for kind in (SftStage, RlStage):
+    for kind in (SftStage, RlStage, OutcomeStage):
       take_update = noting(kind.take_update)
       stack.enter_context(patch(kind, "take_update", take_update))
     yield

@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from srl_jax.config import Config
+from srl_jax.data import schema
 from srl_jax.rewards import FAILURES, difflib_ratio
 from srl_jax.rollout.record import Recorder, RolloutsConfig
+from srl_jax.trajectory import Step, Trajectory
 
 _WORDS = (
   *("so", "we", "add", "the", "sum", "of", "x", "and", "y,", "then"),
@@ -89,6 +91,61 @@ def write_run(
     split = "valid" if moment % 2 else "train"
     rows = _rollouts(split, draw, text, *shapes)
     recorder.write("srl", split, moment, rows)
+  return workdir
+
+
+def write_episodes(workdir: pathlib.Path, *, text: str = "") -> pathlib.Path:
+  """Gives a run of `write_run` the episodes of an agent, and its expert.
+
+  At "test-0" and "test-1" the expert looks, edits and submits. The agent does
+  so after training, and before it is cut off. Sampled, it writes no action.
+
+  Args:
+    workdir: folder of the run.
+    text: put into the thoughts and the observations.
+
+  Returns:
+    The folder.
+  """
+  actions = ("look a", "edit a=1", "submit")
+  seen = (f"a is 0 {text}", "ok", "")
+  steps = tuple(
+    Step(action, observation=observation)
+    for action, observation in zip(actions, seen, strict=True)
+  )
+  _write_lines(
+    workdir / "held_out" / "test.jsonl",
+    [
+      schema.to_json(
+        Trajectory(f"test-{i}", "software", "a is 0", tuple(steps))
+      )
+      for i in range(2)
+    ],
+  )
+  texts = [f"<think>so {text}</think>\n{action}" for action in actions]
+  cut = texts[0], f"<think>so {text}</think>\nedit a=2"
+  for moment, episode, is_correct, ending in (
+    ("before", cut, False, "turn limit"),
+    ("after_srl", texts, True, "environment done"),
+  ):
+    how = {"mode": "turns", "temperature": 0.0, "sample": 0}
+    rows = [
+      how
+      | {
+        "problem": f"test-{i}",
+        "texts": episode,
+        "observations": seen[: len(episode)],
+        "is_correct": is_correct,
+        "ending": ending,
+      }
+      for i in range(2)
+    ]
+    rows.append(
+      rows[0]
+      | {"temperature": 1.0, "texts": [texts[0], "<think>so"]}
+      | {"observations": seen[:1], "is_correct": False, "ending": "no action"}
+    )
+    _write_lines(workdir / "solutions" / f"{moment}.jsonl", rows)
   return workdir
 
 

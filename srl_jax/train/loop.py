@@ -27,6 +27,7 @@ from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
+from srl_jax.train.outcomes import rlvr_stage
 from srl_jax.train.profile import Profile
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
@@ -43,7 +44,7 @@ def nothing(stage: str, done: int, params: Any) -> dict[str, float]:
   return {}
 
 
-STAGES = {"sft": SftStage, "srl": RlStage, "rlvr": RlStage}
+STAGES = {"sft": SftStage, "srl": RlStage, "rlvr": rlvr_stage}
 
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
@@ -199,7 +200,8 @@ def _update_values(pending: _Pending) -> dict[str, float]:
     values.update(reduce_metrics(metrics))
   # Reading the metrics above waited for the update step.
   values["update_step_s"] = time.monotonic() - pending.start_s
-  tokens = values.get("tokens_sampled", values["tokens_trained"])
+  # An update step that was skipped has trained on none.
+  tokens = values.get("tokens_sampled", values.get("tokens_trained"))
   values["tokens_per_s"] = tokens / values["update_step_s"]
   # A fused update step is one program: its rollout has no time of its own.
   if values.get("rollout_s"):

@@ -148,6 +148,40 @@ class RlConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RlvrConfig(RlConfig):
+  """A stage of RL on outcomes: of whole solutions, or of episodes of an agent.
+
+  With `turns`, a problem is solved turn by turn as in evaluation, and its
+  environment, or the domain's verdict, says whether it is solved. Then
+  trunks.max_trunk_tokens limits the context of a turn, and a batch is of
+  groups_per_batch problems whose episodes do not all end alike, or of as many
+  as dynamic_sampling.max_rounds rounds give; without any, the update step is
+  skipped.
+
+  Attributes:
+    turns: most turns of an episode; 0 for whole solutions in one go.
+  """
+
+  turns: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    strict.check_numbers(self, turns="[0, )")
+    task = "step" if self.turns else "solve"
+    if self.trunks.task != task:
+      raise ValueError(
+        f"rlvr.turns={self.turns} goes with rlvr.trunks.task={task!r}, not "
+        f"{self.trunks.task!r}; set both"
+      )
+    if self.turns and self.reward.function != "domain":
+      raise ValueError(
+        f"rlvr.reward.function={self.reward.function!r} has no effect with "
+        f"rlvr.turns={self.turns}: the outcome is the reward; leave it at "
+        "'domain'"
+      )
+
+
+@dataclasses.dataclass(frozen=True)
 class Pieces:
   """What the update steps of an RL stage are made of.
 

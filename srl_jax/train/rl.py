@@ -162,14 +162,7 @@ class RlStage:
 
   def check(self, values: dict[str, float]) -> None:
     check_finite(values)
-    limit = self.config.max_logp_gap
-    if values["logp_gap_max"] > limit:
-      raise RuntimeError(
-        f"sampler and trainer disagree by {values['logp_gap_max']:.3g} nats "
-        f"about the log-prob of a fresh token (c.{self.name}.max_logp_gap is "
-        f"{limit:g}); in bfloat16 some tenths of a nat are rounding: try "
-        "c.model.dtype='float32' to tell rounding from a defect"
-      )
+    check_logp_gap(self.name, self.config, values)
 
   def compiled_count(self) -> int:
     return compiled_count(*self.updates.compiled())
@@ -183,6 +176,20 @@ class RlStage:
 
   def close(self) -> None:
     self._scorer.close()
+
+
+def check_logp_gap(
+  name: str, config: RlConfig, values: dict[str, float]
+) -> None:
+  """Raises RuntimeError if sampler and trainer disagree about fresh tokens."""
+  limit = config.max_logp_gap
+  if values["logp_gap_max"] > limit:
+    raise RuntimeError(
+      f"sampler and trainer disagree by {values['logp_gap_max']:.3g} nats "
+      f"about the log-prob of a fresh token (c.{name}.max_logp_gap is "
+      f"{limit:g}); in bfloat16 some tenths of a nat are rounding: try "
+      "c.model.dtype='float32' to tell rounding from a defect"
+    )
 
 
 def _load(run: Run, name: str, config: RlConfig) -> StageData:

@@ -67,6 +67,7 @@ def pack(
   *,
   update_step: int,
   divide_by_std: bool = True,
+  advantage_PG: np.ndarray | None = None,
 ) -> list[MicroBatch]:
   """Packs the branches of groups into micro-batches of one shape.
 
@@ -95,6 +96,7 @@ def pack(
     shape: rows, trunks and lanes of a micro-batch.
     update_step: the current update step; groups born in it are fresh.
     divide_by_std: see `advantages.group_advantages`.
+    advantage_PG: the advantages; None takes those of the groups' rewards.
   """
   branches = groups.batch.branches
   tokens_PG = branches.is_completion_NRC.sum(-1)
@@ -105,9 +107,10 @@ def pack(
     branches.tokens_NRC.shape[-1] - 1,
     shape,
   )
-  advantage_PG = advantages.group_advantages(
-    groups.batch.reward_NKG[:, 0], divide_by_std=divide_by_std
-  )
+  if advantage_PG is None:
+    advantage_PG = advantages.group_advantages(
+      groups.batch.reward_NKG[:, 0], divide_by_std=divide_by_std
+    )
   whole = MicroBatch(
     **_fill_trunks(groups, of_M[0], spots, shape),
     **_fill_slots(

@@ -262,6 +262,8 @@ def test_an_environment_decides_what_is_right(tmp_path, monkeypatch):
     "1": (("d", "f"), "f", True),
     "2": (("d", "d"), "d", False),
   }
+  seen = {a.problem: a.observations for a in journal.answers}
+  assert seen == {"0": ("seen",), "1": ("seen",) * 2, "2": ("seen",) * 2}
 
 
 def test_a_question_may_be_for_some_of_the_samples_only(tmp_path):

@@ -59,6 +59,29 @@ def test_logs_are_read_back(tmp_path):
   assert len(read.samples) == 2
 
 
+def test_an_episode_has_the_messages_of_all_turns(tmp_path):
+  log = pytest.importorskip("inspect_ai.log")
+  texts = ("<think>look</think>\n?a", "!", "no action")
+  episode = answer("p0", 0, turns=texts, observations=("a: 1", ""))
+  rest = [answer("p1", 0, turns=("!", "."), observations=("2", ""))]
+  result = dataclasses.replace(RESULT, answers=[episode, *rest])
+  [path] = write_inspect_logs(result, tmp_path)
+  first, second = log.read_eval_log(str(path)).samples
+  assert [(m.role, m.text) for m in first.messages] == [
+    ("user", "What is 0?"),
+    ("assistant", "\n?a"),
+    ("user", "a: 1"),
+    ("assistant", "!"),
+    ("user", ""),
+    ("assistant", "no action"),
+  ]
+  assert first.messages[1].content[0].reasoning == "look"
+  assert first.output.message.text == "no action"
+  # An environment has answered the last action, too.
+  assert [m.role for m in second.messages][-2:] == ["assistant", "user"]
+  assert second.output.message.text == "."
+
+
 def test_only_decodings_with_answers_have_a_log(tmp_path):
   pytest.importorskip("inspect_ai")
   greedy = [a for a in ANSWERS if a.decoding == "greedy"]

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The journal of answers survives kills and refuses other evaluations."""
 
+import json
+
 import pytest
 
 from srl_jax.domains.suite import Problem
@@ -31,6 +33,7 @@ def answer(sample, **changes):
     "final": "3",
     "is_correct": True,
     "turns": ("a", "b"),
+    "observations": ("seen",),
   }
   return Answer(**fields | changes)
 
@@ -45,6 +48,16 @@ def test_answers_are_in_the_file_at_once_and_come_back(tmp_path):
     journal.add(answer(2))
   assert [a.sample for a in read_answers(tmp_path)] == [0, 1, 2]
   assert read_facts(tmp_path) == FACTS
+
+
+def test_a_journal_of_a_version_without_observations_is_read(tmp_path):
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
+    journal.add(answer(0))
+  path = tmp_path / "answers.jsonl"
+  fields = json.loads(path.read_text())
+  del fields["observations"]
+  path.write_text(json.dumps(fields) + "\n")
+  assert read_answers(tmp_path) == [answer(0, observations=())]
 
 
 def test_a_line_that_a_kill_cut_is_dropped_and_the_file_stays_whole(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
-from srl_jax.testing.reports import write_run
+from srl_jax.testing import agents
+from srl_jax.testing.reports import write_episodes, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "</script><img src=x onerror=window.hit=1>\x1b[2J\u202e😀"
@@ -36,6 +37,7 @@ def folder(tmp_path_factory):
   """Reports on one run, on two seeds, and on a run that has just begun."""
   folder = tmp_path_factory.mktemp("reports")
   one = write_run(folder / "one", text=EVIL)
+  write_episodes(one, text=EVIL)
   two = write_run(folder / "two", seed=1, moments=(9,))
   begun = folder / "begun"
   begun.mkdir()
@@ -47,6 +49,10 @@ def folder(tmp_path_factory):
   ):
     page = make_page(read_runs(runs))
     (folder / f"{name}.html").write_text(page, encoding="utf-8")
+  mini = folder / "mini.traj.json"
+  mini.write_text(json.dumps(agents.mini_swe_agent()))
+  page = make_page([], trajectories=[str(mini)])
+  (folder / "agent.html").write_text(page, encoding="utf-8")
   return folder
 
 
@@ -61,7 +67,9 @@ def opened(browser, folder):
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.goto((folder / f"{name}.html").as_uri())
-    page.wait_for_selector("html[data-drawn=yes]")
+    # A page without runs has no charts.
+    drawn = "html[data-drawn=yes]" if name != "agent" else ".turn"
+    page.wait_for_selector(drawn)
     return page
 
   yield open_page
@@ -180,6 +188,60 @@ def test_the_same_trajectory_is_compared_at_two_moments(opened):
   assert page.locator("#detail .sample").count() == 2
   page.locator("#detail select[name=open]").select_option(index=1)
   assert "update step 10" in page.inner_text("#detail .head")
+
+
+def test_an_episode_opens_turn_by_turn_beside_the_expert(opened):
+  page = opened("one")
+  assert page.inner_text("#episodes-found") == "6 of 6 episodes"
+  page.locator("#episode-filters [name=outcome]").select_option("solved")
+  page.wait_for_timeout(150)
+  assert page.locator("#episode-list .item").count() == 2
+  detail = page.locator("#episode-detail")
+  assert detail.locator(".badge").inner_text() == "✓ solved"
+  assert "3 turns, ended by: environment done" in detail.inner_text()
+  assert detail.locator(".turn .chip").all_inner_texts() == ["1.00"] * 3
+  # The same problem at another moment.
+  moments = detail.locator("select option").all_inner_texts()
+  assert moments[0] == "before, greedy, not solved (1)"
+  detail.locator("select").select_option(index=0)
+  assert "2 turns, ended by: turn limit" in detail.inner_text()
+  second = detail.locator(".turn").nth(1)
+  assert second.locator(".chip").inner_text() == "0.88"
+  marks = second.locator("mark").all_inner_texts()
+  assert marks == ["edit a="] * 2
+  shown = [second.locator(x).inner_text() for x in (".thought", ".seen")]
+  assert shown == [
+    f"so {EVIL}".replace("\x1b", "\ufffd").replace("\u202e", "\ufffd"),
+    "ok",
+  ]
+  assert page.locator("#episodes img").count() == 0
+
+
+def test_episodes_are_searched_and_reached_by_keys(opened):
+  page = opened("one")
+  page.fill("#episode-filters [name=text]", "A=2")
+  page.wait_for_timeout(150)
+  items = page.locator("#episode-list .item")
+  assert items.count() == 2
+  items.first.focus()
+  page.keyboard.press("ArrowDown")
+  assert items.nth(1).get_attribute("aria-selected") == "true"
+  assert "test-1" in page.inner_text("#episode-detail h3")
+  # The list of rollouts has not moved.
+  assert page.locator(".entry").first.get_attribute("aria-selected") == "true"
+  page.fill("#episode-filters [name=text]", "nobody wrote this")
+  page.wait_for_timeout(150)
+  assert "No episode passes" in page.inner_text("#episode-list")
+
+
+def test_a_file_of_an_agent_opens_without_a_run(opened):
+  page = opened("agent")
+  assert page.locator("h1").inner_text() == "mini.traj.json"
+  assert page.locator("nav a").all_inner_texts() == ["Episodes"]
+  assert page.locator("#episode-detail .badge").inner_text() == "? unknown"
+  turn = page.locator(".turn").first
+  assert "command>ls<" in turn.locator(".pair.one").inner_text()
+  assert "calc.py" in turn.locator(".seen").inner_text()
 
 
 def test_the_keyboard_reaches_everything(opened):

@@ -29,7 +29,17 @@ def test_every_column_is_explained_and_every_explanation_has_its_column(
     srl__reward__function="srl_jax.testing.experiment:half",
     reward_workers__count=0,
   )
-  found = written(whole.workdir) | written(tmp_path / "run")
+  runs.run(
+    tmp_path / "outcomes",
+    "rlvr",
+    rlvr__turns=1,
+    rlvr__trunks__task="step",
+    rlvr__update_steps=1,
+    rlvr__dynamic_sampling__max_rounds=1,
+  )
+  outcomes = written(tmp_path / "outcomes")
+  assert {"rlvr/turns", "rlvr/update_skipped"} <= outcomes
+  found = written(whole.workdir) | written(tmp_path / "run") | outcomes
   assert {"srl/validation_value", "srl/suite_exam"} <= found
   matched = {column: columns.explained(column) for column in found}
   assert not [column for column, by in matched.items() if by is None]

@@ -122,6 +122,7 @@ def _list_of(record: Mapping[str, Any]) -> tuple[str, list[dict[str, Any]]]:
 def _facts(record: dict[str, Any]) -> Facts:
   inner = object_at(record, "ds") or object_at(record, "instance")
   environment = text_at(record, "environment")  # Of a .traj: often the task.
+  info = object_at(record, "info")  # Where our own agent says the outcome.
   return Facts(
     id=text_at(record, "traj_id", "trajectory_id"),
     task=text_at(record, "instance_id", "task_id")
@@ -129,7 +130,7 @@ def _facts(record: dict[str, Any]) -> Facts:
     or ("" if environment in _NO_TASKS else environment),
     problem=text_at(record, "problem_statement")
     or text_at(inner, "problem_statement"),
-    resolved=is_solved(record | object_at(record, "report")),
+    resolved=is_solved(info | record | object_at(record, "report")),
     model=text_at(record, "model", "model_name", "model_name_or_path"),
   )
 

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RL on outcomes: an agent acts turn by turn, and what counts is the end.
+
+A problem's episodes are a group. The reward of an episode is 1 if its problem
+is solved and else 0, and all its turns share its advantage. Each turn is a
+branch of its own context (update/turns.py), so that the model is trained on
+what it saw. Problems whose episodes all end alike teach nothing and are
+dropped. If none is left after the last round of sampling, the update step is
+skipped: the parameters stay as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from srl_jax import abstract, progress, sharding
+from srl_jax.data.templates import encode_segment
+from srl_jax.domains import domains_of
+from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
+from srl_jax.rollout.requests import Request
+from srl_jax.train import memory
+from srl_jax.train.memory import Program
+from srl_jax.train.pieces import RlvrConfig
+from srl_jax.train.rl import RlStage, check_logp_gap
+from srl_jax.train.rows import check_multiple, local_part, update_shape
+from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
+from srl_jax.trajectory import Trajectory
+from srl_jax.update import optim
+from srl_jax.update import turns as turns_lib
+from srl_jax.update.groups import is_kept
+from srl_jax.update.grpo import grpo_loss
+from srl_jax.update.packing import pack
+from srl_jax.update.turns import Outcome, Turn, Turns
+from srl_jax.update.updater import TrainState, Updater
+
+# The share of branch positions that hold tokens, if each turn of an episode of
+# the most turns had a lane.
+_FILLED = 1 / 4
+
+
+def rlvr_stage(run: Run, name: str, config: RlvrConfig) -> Any:
+  """Returns the stage of RL on outcomes, in one go or turn by turn.
+
+  Raises:
+    ValueError: the settings do not fit data, model or mesh.
+  """
+  return (OutcomeStage if config.turns else RlStage)(run, name, config)
+
+
+class _Round(NamedTuple):
+  """Episodes of a round of sampling, by problem, and what sampling took."""
+
+  episodes: list[list[Episode]]
+  rollout_s: float
+
+
+class OutcomeStage:
+  """GRPO on whole episodes, with dynamic sampling of problems."""
+
+  columns = (
+    "solved {reward:.3f}",
+    "kept {groups_kept:.0f}/{groups_sampled:.0f} problems",
+    "{tokens_per_s:,.0f} tokens/s",
+  )
+  description = "rewards by the outcome of episodes"
+
+  def __init__(self, run: Run, name: str, config: RlvrConfig):
+    """Finds the problems; nothing is sampled yet.
+
+    Raises:
+      ValueError: the settings do not fit data, model or mesh.
+    """
+    check_multiple(
+      run,
+      f"{name}.trunks_per_micro_batch",
+      config.trunks_per_micro_batch,
+      run.rules,
+    )
+    self._run, self.name, self.config = run, name, config
+    self.uses_reference = config.loss.kl_coefficient > 0
+    self._train = _judged(run.train)
+    self._valid = _judged(run.valid)[: config.validation_trunks or None]
+    for split, found in (("train", self._train), ("valid", self._valid)):
+      if not found:
+        raise ValueError(
+          f"{name} has no problem of the {split} split whose outcome can be "
+          "judged; use a domain with an environment, or problems with answers"
+        )
+    self._rules, self._widths = self._make_rules()
+    self._taken = 0
+
+  def _make_rules(self) -> tuple[Rules, tuple[int, int]]:
+    """How episodes go, and the widths of contexts and of branches."""
+    run, config = self._run, self.config
+    new = config.sampling.max_new_tokens
+    stem = max(map(len, (self._stem(i) for i in range(config.turns))))
+    most = run.policy.config.max_positions
+    if config.trunks.max_trunk_tokens:
+      most = min(most, config.trunks.max_trunk_tokens + stem + new)
+    longest = max(
+      len(encode_segment(run.tokenizer, run.template.problem(t, "step")))
+      for t in (*self._train, *self._valid)
+    )
+    if longest + stem + new > most:
+      raise ValueError(
+        f"{self.name} needs a context of {longest + stem + new} tokens for the "
+        f"first turn, and has {most}; raise c.{self.name}.trunks."
+        f"max_trunk_tokens, lower c.{self.name}.sampling.max_new_tokens, or "
+        "raise c.model.max_positions"
+      )
+    rules = Rules(
+      task="step",
+      turns=config.turns,
+      context_turns=config.trunks.context_turns,
+      max_positions=most,
+      request=functools.partial(
+        Request, max_new_tokens=new, temperature=config.sampling.temperature
+      ),
+      template=run.template,
+      tokenizer=run.tokenizer,
+    )
+    return rules, (most - new, stem + new)
+
+  def _stem(self, turn: int) -> list[int]:
+    stem = self._run.template.stem("step", turn + 1)
+    return encode_segment(self._run.tokenizer, stem)
+
+  def prepare(self, params: Any) -> None:
+    run, config = self._run, self.config
+    total = config.update_steps * config.passes
+    self.updater = Updater(
+      grpo_loss(run.policy, config.loss, config.sampling.temperature),
+      optim.make_optimizer(config.optim, total),
+      optim.learning_rate(config.optim, total),
+      params,
+      run.mesh,
+    )
+
+  @property
+  def _shape(self):
+    config = self.config
+    return update_shape(
+      self._run, config.trunks_per_micro_batch, config.turns, _FILLED
+    )
+
+  def plan(self) -> Iterator[Program]:
+    run = self._run
+    [empty] = self._pack(self._turns([], 0), 0)
+    return memory.update_programs(
+      self.updater,
+      [abstract.batch(empty, self._shape.rows, run.mesh, run.rules)],
+      mesh=run.mesh,
+      name=self.name,
+      rows_multiple=sharding.batch_devices(run.mesh, run.rules),
+      has_reference=self.uses_reference,
+    )
+
+  def take_update(
+    self, state: TrainState, update_step: int, reference: Any
+  ) -> tuple[TrainState, Dispatched]:
+    problems, values = self._sampled(state.params, update_step)
+    values["update_skipped"] = float(not problems)
+    if not problems:
+      return state, Dispatched(values, [])
+    turns = self._turns(problems, update_step)
+    local = map(local_part, self._pack(turns, update_step))
+    return update_on(
+      Batch([self._run.put(x) for x in local], values),
+      self.updater,
+      state,
+      update_step=update_step,
+      passes=self.config.passes,
+      reference=reference,
+    )
+
+  def _sampled(
+    self, params: Any, update_step: int
+  ) -> tuple[list[list[Outcome]], dict[str, float]]:
+    """Samples rounds until enough problems are kept; consumes problems."""
+    config, dynamic = self.config, self.config.dynamic_sampling
+    kept: list[list[Outcome]] = []
+    rounds: list[_Round] = []
+    most = dynamic.max_rounds if dynamic.refill else 1
+    while len(rounds) < most and len(kept) < config.groups_per_batch:
+      what = (
+        f"{self.name}: update step {update_step + 1}, sampling round "
+        f"{len(rounds) + 1}, {len(kept)} of {config.groups_per_batch} "
+        "problems kept"
+      )
+      with progress.task(what):
+        key = self._run.key(self.name, "sample", update_step, len(rounds))
+        rounds.append(self._round(params, key))
+      for episodes in rounds[-1].episodes:
+        if is_kept(_rewards(episodes), dynamic):
+          kept.append([self._outcome(episode) for episode in episodes])
+    return kept, _values(rounds, len(kept))
+
+  def _round(self, params: Any, key: jax.Array) -> _Round:
+    count = self.config.sampling.trunks_per_round
+    problems = [self._problem(self._taken + i) for i in range(count)]
+    self._taken += count
+    start_s = time.monotonic()
+    samples = self.config.sampling.samples
+    episodes = self._episodes(params, problems, samples, key)
+    return _Round(episodes, time.monotonic() - start_s)
+
+  def _problem(self, number: int) -> Trajectory:
+    """The problem of a number; each epoch has all of them once."""
+    epoch, place = divmod(number, len(self._train))
+    order = order_of(epoch, len(self._train), self._run.seed, self.name)
+    return self._train[order[place]]
+
+  def _episodes(
+    self,
+    params: Any,
+    problems: Sequence[Trajectory],
+    samples: int,
+    key: jax.Array,
+  ) -> list[list[Episode]]:
+    """Samples episodes of each problem, in the order of the samples."""
+    wanted = list(itertools.product(range(len(problems)), range(samples)))
+    stream = self._run.stream(
+      params, "step", rows=len(wanted), slots=1, key=key
+    )
+    episodes: list[list[Any]] = [[None] * samples for _ in problems]
+    found = sample_episodes(stream, problems, wanted, self._rules)
+    with contextlib.closing(found):
+      for episode in found:
+        episodes[episode.problem][episode.sample] = episode
+    return episodes
+
+  def _outcome(self, episode: Episode) -> Outcome:
+    turns = []
+    for number, drawn in enumerate(episode.drawn):
+      stem = self._stem(number)
+      context = drawn.request.tokens[: -len(stem)]
+      turns.append(
+        Turn(context, stem, drawn.tokens, drawn.logps, drawn.is_stopped)
+      )
+    return Outcome(tuple(turns), float(episode.is_correct))
+
+  def _turns(
+    self, problems: Sequence[Sequence[Outcome]], update_step: int
+  ) -> Turns:
+    trunk_width, branch_width = self._widths
+    return turns_lib.make_turns(
+      problems,
+      trunk_width=trunk_width,
+      branch_width=branch_width,
+      update_step=update_step,
+      divide_by_std=self.config.loss.divide_by_group_std,
+    )
+
+  def _pack(self, turns: Turns, update_step: int):
+    return pack(
+      turns.groups,
+      self._shape,
+      update_step=update_step,
+      advantage_PG=turns.advantage_PG,
+    )
+
+  def validate(
+    self, params: Any, update_step: int
+  ) -> tuple[float, dict[str, float]]:
+    del update_step  # The same random numbers at every moment.
+    key = self._run.key(self.name, "validate")
+    episodes = self._episodes(params, self._valid, 1, key)
+    solved = float(np.mean([_rewards(x).mean() for x in episodes]))
+    return solved, {"validation_reward": solved}
+
+  def check(self, values: dict[str, float]) -> None:
+    if not values["update_skipped"]:
+      check_finite(values)
+      check_logp_gap(self.name, self.config, values)
+
+  def compiled_count(self) -> int:
+    return 0  # Streams share their programs with evaluation.
+
+  def get_state(self) -> tuple[dict[str, Any], Any]:
+    return {"problems_taken": self._taken}, {}
+
+  def set_state(self, data: dict[str, Any], pool: Any) -> None:
+    del pool
+    self._taken = data["problems_taken"]
+
+  def close(self) -> None:
+    pass
+
+
+def order_of(epoch: int, count: int, seed: int, stage: str) -> np.ndarray:
+  """The order of the problems of an epoch, which no other epoch has."""
+  draws = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
+  return draws.permutation(count)
+
+
+def _judged(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+  """The problems whose outcome somebody can judge."""
+  domains = domains_of(trajectories)
+  return [
+    trajectory
+    for trajectory in trajectories
+    if domains[trajectory.domain].environment or trajectory.answer is not None
+  ]
+
+
+def _rewards(episodes: Sequence[Episode]) -> np.ndarray:
+  return np.array([episode.is_correct for episode in episodes], np.float32)
+
+
+def _values(rounds: Sequence[_Round], kept: int) -> dict[str, float]:
+  """What is known of an update step before its update."""
+  problems = [x for round_ in rounds for x in round_.episodes]
+  episodes = [episode for of_problem in problems for episode in of_problem]
+  turns = sum(len(episode.texts) for episode in episodes)
+  tokens = sum(episode.tokens for episode in episodes)
+  return {
+    "reward": float(np.mean([x.is_correct for x in episodes])),
+    "completion_tokens": tokens / max(1, turns),
+    "turns": turns / len(episodes),
+    "groups_sampled": float(len(problems)),
+    "groups_kept": float(kept),
+    "kept_share": kept / len(problems),
+    "rounds": float(len(rounds)),
+    "tokens_sampled": float(tokens),
+    "rollout_s": sum(round_.rollout_s for round_ in rounds),
+  }

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RL on outcomes of episodes: what is trained on, skipped, and resumed."""
+
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from srl_jax import config as config_lib
+from srl_jax.testing import experiment
+from srl_jax.train import loop
+from srl_jax.train.outcomes import order_of
+from srl_jax.train.pieces import RlvrConfig
+
+CHANGES = {
+  "rlvr__turns": 3,
+  "rlvr__trunks__task": "step",
+  "rlvr__update_steps": 3,
+  "rlvr__groups_per_batch": 4,
+  "rlvr__dynamic_sampling__max_rounds": 3,
+}
+
+
+def train(runs, whole, workdir, **more):
+  """Goes on from the run `whole`, which solves some of its problems."""
+  return runs.run(
+    workdir,
+    "rlvr",
+    weights=str(whole.workdir / "model"),
+    tokenizer__path=str(whole.workdir / "tokenizer.model"),
+    tokenizer__train_vocab_size=0,
+    **CHANGES,
+    **more,
+  )
+
+
+@pytest.fixture(scope="module")
+def through(runs, whole):
+  return train(runs, whole, runs.folder / "outcomes")
+
+
+def test_episodes_are_sampled_filtered_and_trained_on(through):
+  rows = [x for x in through.rows() if "rlvr/reward" in x]
+  assert len(rows) == 3
+  assert any(0 < row["rlvr/reward"] < 1 for row in rows)
+  assert any(not row["rlvr/update_skipped"] for row in rows)
+  for row in rows:
+    assert row["rlvr/groups_sampled"] == 8 * row["rlvr/rounds"]
+    assert 0 <= row["rlvr/groups_kept"] < row["rlvr/groups_sampled"]
+    assert 1 <= row["rlvr/turns"] <= 3
+    if not row["rlvr/update_skipped"]:
+      assert row["rlvr/grad_norm"] > 0
+      # The trainer sees what the sampler saw, at every turn.
+      assert row["rlvr/logp_gap_max"] < 1e-4
+  values = [x for x in through.rows() if "rlvr/validation_reward" in x]
+  assert len(values) == 3
+
+
+def test_stopped_and_resumed_it_ends_with_the_same_bits(
+  runs, whole, through, tmp_path
+):
+  def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  outcome = experiment.Outcome(tmp_path / "pieces")
+  with pytest.raises(loop.Stopped):
+    train(
+      runs,
+      whole,
+      outcome.workdir,
+      events={("rlvr", 1): terminate},
+      outcome=outcome,
+    )
+  train(runs, whole, outcome.workdir, outcome=outcome)
+  ours, theirs = (x.saved["rlvr", 3] for x in (outcome, through))
+  jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+  assert outcome.rows() == through.rows()
+  files = [x.workdir / "model/model.safetensors" for x in (outcome, through)]
+  assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_without_a_problem_that_teaches_the_update_step_is_skipped(
+  runs, tmp_path
+):
+  # Rewards of 0 and 1 deviate by at most 0.5.
+  outcome = runs.run(
+    tmp_path,
+    "rlvr",
+    **CHANGES | {"rlvr__update_steps": 2, "rlvr__turns": 1},
+    rlvr__dynamic_sampling__epsilon=0.6,
+    checkpoint__every_update_steps=1,
+  )
+  rows = [x for x in outcome.rows() if "rlvr/reward" in x]
+  assert [row["rlvr/update_skipped"] for row in rows] == [1, 1]
+  assert [row["rlvr/rounds"] for row in rows] == [3, 3]
+  assert not any("rlvr/grad_norm" in row for row in rows)
+  first, second = (outcome.saved["rlvr", step][0] for step in (1, 2))
+  jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_settings_that_say_nothing_are_refused():
+  with pytest.raises(ValueError, match=r"turns=2 goes with .*'step', not 'so"):
+    RlvrConfig(turns=2, trunks=config_lib.Config().rlvr.trunks)
+  c = config_lib.default_config()
+  c.rlvr.turns, c.rlvr.trunks.task = 2, "step"
+  c.rlvr.reward.function = "difflib"
+  with pytest.raises(ValueError, match="'difflib' has no effect"):
+    config_lib.to_config(c)
+
+
+def test_a_context_that_is_too_short_is_an_error(runs, tmp_path):
+  with pytest.raises(ValueError, match=r"rlvr needs a context of .*max_trunk_"):
+    runs.run(tmp_path, "rlvr", **CHANGES, rlvr__trunks__max_trunk_tokens=3)
+  assert not (tmp_path / "results.json").exists()
+
+
+def test_problems_are_drawn_in_another_order_in_each_epoch(through):
+  first, second = (order_of(epoch, 50, 0, "rlvr") for epoch in (0, 1))
+  assert sorted(first) == sorted(second) == list(range(50))
+  assert first.tolist() != second.tolist()
+  rounds = sum(row.get("rlvr/rounds", 0) for row in through.rows())
+  _, _, meta = through.saved["rlvr", 3]
+  assert meta == {"data": {"problems_taken": 8 * rounds}}
