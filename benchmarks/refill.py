@@ -172,21 +172,15 @@ def shared(
       stop_ids=(),
       pad_id=0,
     )
-    names: list[np.ndarray] = []
 
-    def draw(names=names) -> Trunks:
-      trunks = draws()
-      names.append(trunks.point_id_NK.ravel())
-      return trunks
-
-    def judge(number: int, branches: Branches, names=names) -> Counts:
-      del branches
-      kept = shape.is_kept(names[number])
+    def judge(number: int, trunks: Trunks, branches: Branches) -> Counts:
+      del number, branches
+      kept = shape.is_kept(trunks.point_id_NK.ravel())
       return Counts(int(kept.sum()), kept.size)
 
     counts = sample_together(
       slots_now,
-      draw,
+      draws,
       judge,
       need=shape.groups - pool,
       before=counts,

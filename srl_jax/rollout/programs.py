@@ -10,7 +10,7 @@ compiled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -88,6 +88,14 @@ class Programs:
         out_shardings=(kept, everywhere, everywhere),
       ),
     }
+
+  def bound(self, name: str, **static: Any) -> Bound:
+    """A program with its static arguments, to be compiled ahead of time."""
+    return Bound(self.jitted[name], self._policy, static)
+
+  def expect(self, rows: Any) -> None:
+    """Makes the programs ahead of time, for abstract rows."""
+    self._jit_for(jax.tree.map(lambda x: x.sharding, rows))
 
   @property
   def trunk_width(self) -> int:
@@ -171,6 +179,21 @@ class Programs:
   def _none(self) -> int:
     """Stands for no row."""
     return self._rows.entry_NB.shape[0]
+
+
+class Bound(NamedTuple):
+  """A jitted function whose static arguments are set."""
+
+  jitted: Any
+  policy: Policy
+  static: dict[str, Any]
+
+  def __call__(self, *args: Any) -> Any:
+    return self.jitted(self.policy, *args, **self.static)
+
+  def lower(self, *args: Any) -> Any:
+    """Lowers the function; see `jax.jit`."""
+    return self.jitted.lower(self.policy, *args, **self.static)
 
 
 def _for_decoding(policy: Policy, params: Any) -> Any:

@@ -53,7 +53,7 @@ def is_enough(need: int, in_flight: int, share: float) -> bool:
 def sample_together(
   slots: SharedSlots,
   draw: Callable[[], Trunks],
-  judge: Callable[[int, Branches], Counts],
+  judge: Callable[[int, Trunks, Branches], Counts],
   *,
   need: int,
   before: Counts,
@@ -66,26 +66,28 @@ def sample_together(
   Args:
     slots: the decoder, with nothing in flight.
     draw: returns the trunks of the next round, of all processes.
-    judge: takes the number of a round and its branches, and says what is kept.
-      Rounds come as they end, not in the order in which they were drawn.
+    judge: takes the number of a round, its trunks and its branches, and says
+      what is kept. Rounds come as they end, not in the order of drawing.
     need: groups that the batch needs.
     before: the counts of the update step before.
     max_rounds: limit of the rounds that are begun.
   """
-  sizes: dict[int, int] = {}
+  rounds: dict[int, Trunks] = {}
   done, whole, begun = Counts(), [], 0
   while True:
     share = before.plus(done).share
+    in_flight = sum(int(trunks.is_real_NK.sum()) for trunks in rounds.values())
     while begun < max_rounds and not is_enough(
-      need - done.kept, sum(sizes.values()), share
+      need - done.kept, in_flight, share
     ):
       trunks = draw()
-      sizes[slots.begin(trunks)] = int(trunks.is_real_NK.sum())
+      rounds[slots.begin(trunks)] = trunks
+      in_flight += int(trunks.is_real_NK.sum())
       begun += 1
-    if not sizes:
+    if not rounds:
       return done
     slots.start()
     for number in whole:
-      done = done.plus(judge(number, slots.take(number)))
-      del sizes[number]
+      trunks = rounds.pop(number)
+      done = done.plus(judge(number, trunks, slots.take(number)))
     whole = slots.finish()
