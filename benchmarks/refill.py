@@ -239,21 +239,18 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   shape = Shape(*(getattr(args, field) for field in Shape._fields))
   print(shape)
-  table: dict[str, dict[str, float]] = {}
+  table: dict[str, dict[str, float]] = {"rounds": {}, "shared": {}}
   for slots, rows in itertools.product(args.slots, args.rows):
     sizes = {"rows": rows, "slots": slots, "steps": args.steps}
-    alone = rounds(shape, **sizes)
-    ours = shared(shape, trunks=args.trunks, turns=args.turns, **sizes)
-    row = f"{rows} rows of {slots} slots"
-    values = {
-      "rounds: turns / limit": alone.turns / args.steps / shape.limit,
-      "shared: turns / limit": ours.turns / args.steps / shape.limit,
-      "rounds: busy": alone.busy / alone.slot_turns,
-      "shared: busy": ours.busy / ours.slot_turns,
-      "turns, shared / rounds": ours.turns / alone.turns,
+    found = {
+      "rounds": rounds(shape, **sizes),
+      "shared": shared(shape, trunks=args.trunks, turns=args.turns, **sizes),
     }
-    for name, value in values.items():
-      table.setdefault(name, {})[row] = value
+    for name, use in found.items():
+      where = f"{rows} rows of {slots} slots"
+      limits = use.turns / args.steps / shape.limit
+      table[name][f"{where}: turns / limit"] = limits
+      table[name][f"{where}: busy"] = use.busy / use.slot_turns
   print(measuring.table(table))
 
 
