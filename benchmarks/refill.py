@@ -6,9 +6,10 @@
 
 Counts turns of the decoding loop, with lengths drawn at random instead of a
 model: log-normal with a mean of 0.41 of the limit, alike within a group; four
-groups in ten are kept. The host's code is the one that trains. Both variants
-of a line have the same number of slots. "rounds" are as long as their longest
-branch; "shared" slots go on with the next round.
+groups in ten are kept. The host's code is the one that trains. All variants
+of a line have the same number of slots. "large rounds" have a row for each of
+`--largest` trunks and "rounds" have as many rows as "shared", and both are as
+long as their longest branch; "shared" slots go on with the next round.
 """
 
 from __future__ import annotations
@@ -230,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--spread", type=float, default=0.6, help="deviation of the log length")
   add("--alike", type=float, default=0.3, help="correlation within a group")
   add("--trunks", type=int, default=16, help="of a shared round")
+  add("--largest", type=int, default=256, help="trunks of a large round")
   add("--turns", type=int, default=16, help="of a segment")
   add(
     "--rows", type=int, nargs="+", default=[32, 64, 128, 256], help="of slots"
@@ -239,10 +241,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = parser.parse_args(argv)
   shape = Shape(*(getattr(args, field) for field in Shape._fields))
   print(shape)
-  table: dict[str, dict[str, float]] = {"rounds": {}, "shared": {}}
+  names = "large rounds", "rounds", "shared"
+  table: dict[str, dict[str, float]] = {name: {} for name in names}
   for slots, rows in itertools.product(args.slots, args.rows):
     sizes = {"rows": rows, "slots": slots, "steps": args.steps}
+    fewer = max(1, rows * slots // args.largest)
+    large = {"rows": args.largest, "slots": fewer, "steps": args.steps}
     found = {
+      "large rounds": rounds(shape, **large),
       "rounds": rounds(shape, **sizes),
       "shared": shared(shape, trunks=args.trunks, turns=args.turns, **sizes),
     }
