@@ -181,3 +181,14 @@ def test_eight_devices_give_the_numbers_of_one(runs, whole, tmp_path):
     for x in (tmp_path, whole.workdir)
   )
   assert_close(ours, theirs)
+
+
+@pytest.mark.slow
+def test_rounds_that_share_slots_are_the_same_on_two_processes(runs, tmp_path):
+  sampling = {"rows": 4, "slots": 4, "trunks_per_round": 4}
+  changes = {f"srl__sampling__{name}": x for name, x in sampling.items()}
+  one = runs.run(tmp_path / "one", "sft_srl", **changes)
+  flags = [f"--config.srl.sampling.{name}={x}" for name, x in sampling.items()]
+  status, lines = end(launch(runs, tmp_path / "two", "sft_srl", *flags))
+  assert status == 0, "\n".join(lines)
+  assert_same_run(tmp_path / "two", one.workdir)

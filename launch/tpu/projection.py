@@ -121,6 +121,11 @@ def _headlines(config, stage, topology, mesh, data: StageData):
     f"{sizes.points} branch points x {c.sampling.samples} samples of "
     f"{sizes.stem} + {c.sampling.max_new_tokens} tokens"
   )
+  if c.sampling.rows:
+    yield (
+      f"rounds share {c.sampling.rows} rows of slots; the times below are of "
+      "rounds one after the other"
+    )
 
 
 def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from srl_jax.ops import attention
+
 
 class KeyValues(NamedTuple):
   """Keys and values of all layers, with the positions of the tokens.
@@ -64,8 +66,19 @@ class KeyValues(NamedTuple):
       narrower(-1)(self.position),
     )
 
-  def replace_rows(self, row_M: jax.Array, trunks: KeyValues) -> KeyValues:
-    """Puts M trunks, no wider than these, into rows; row N stands for none."""
+  def replace_rows(
+    self,
+    row_M: jax.Array,
+    trunks: KeyValues,
+    place_M: jax.Array | None = None,
+  ) -> KeyValues:
+    """Puts M trunks, no wider than these, into rows; row N stands for none.
+
+    With `place_M`, a row has places of the trunks' width, and a trunk goes to
+    the place of this index. Positions then count from the start of the row.
+    """
+    if place_M is not None:
+      return self._replace_places(row_M, trunks, place_M)
 
     def replacer(axis, fill=0):
       def of_arrays(x, new):
@@ -81,3 +94,45 @@ class KeyValues(NamedTuple):
       jax.tree.map(replacer(-2), self.v, trunks.v),
       replacer(-1, -1)(self.position, trunks.position),
     )
+
+  def _replace_places(self, row_M, trunks, place_M):
+    width = trunks.position.shape[1]
+
+    def replacer(axis):
+      def of_arrays(x, new):
+        at = x.ndim + axis
+        split = (*x.shape[:at], -1, width, *x.shape[at + 1 :])
+        between = (slice(None),) * (at - 1)
+        index = (row_M, *between, place_M)
+        return x.reshape(split).at[index].set(new, mode="drop").reshape(x.shape)
+
+      return of_arrays
+
+    start_M1 = place_M[:, None] * width
+    position_MS = trunks.position
+    position_MS = jnp.where(position_MS < 0, -1, start_M1 + position_MS)
+    return KeyValues(
+      jax.tree.map(replacer(-1), self.k, trunks.k),
+      jax.tree.map(replacer(-2), self.v, trunks.v),
+      replacer(-1)(self.position, position_MS),
+    )
+
+
+def trunk_source(
+  k, v, position, limit_NRT, trunk_of_NR, first_NRT
+) -> attention.Source:
+  """Trunks as branches see them; those of a row are told apart by trunk_of.
+
+  In decoding they lie one behind the other, and `first_NRT` tells them apart.
+  """
+  if trunk_of_NR is None or len(position) == len(trunk_of_NR):
+    return attention.Source(k, v, position, limit_NRT, first_NRT)
+  rows = len(trunk_of_NR)
+
+  def choose(x):
+    x_NU = x.reshape(rows, -1, *x.shape[1:])
+    return jax.vmap(lambda x_U, trunk_R: x_U[trunk_R])(x_NU, trunk_of_NR)
+
+  k, v = (choose(x) for x in (k, v))
+  merge = lambda x_NR: x_NR.reshape(-1, *x_NR.shape[2:])  # noqa: E731
+  return attention.Source(merge(k), merge(v), choose(position), limit_NRT)

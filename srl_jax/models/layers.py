@@ -237,7 +237,10 @@ class Attention(Module):
     if isinstance(lanes, Rows):
       out_NRTHME = self._in_rows(lanes, is_local, q_NRTHME, k_NRTHE, v_NRTHE)
     elif sources:
-      seen = [_through_window(c, s, position_NRT, is_local) for s in sources]
+      seen = [
+        _through_window(c, s, _place(s, position_NRT), is_local)
+        for s in sources
+      ]
       # In its own stream a query stands at its limit.
       seen.append(_through_window(c, own, own.limit_NRT, is_local))
       out_NRTHME = attend(
@@ -355,6 +358,12 @@ def _frequencies(c: ModelConfig, is_local: jax.Array | bool | None):
     return frequency_E
   local_E = rope.frequencies(c.head_width, c.rope_local_theta)
   return jnp.where(is_local, local_E, frequency_E)
+
+
+def _place(source: Source, position_NRT: jax.Array) -> jax.Array:
+  """Where queries stand in a source; a row's later trunks begin further on."""
+  first_NRT = source.first_NRT
+  return position_NRT if first_NRT is None else position_NRT + first_NRT
 
 
 def _through_window(

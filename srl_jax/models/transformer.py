@@ -21,8 +21,8 @@ from flax import linen as nn
 
 from srl_jax.models import layers, lora
 from srl_jax.models.config import LoraConfig, ModelConfig
-from srl_jax.models.key_values import KeyValues
-from srl_jax.ops import attention, logprobs, tree_attention, trees
+from srl_jax.models.key_values import KeyValues, trunk_source
+from srl_jax.ops import logprobs, tree_attention, trees
 from srl_jax.sharding import (
   ShardingRules,
   constrain,
@@ -53,7 +53,7 @@ class _Block(nn.Module):
   ):
     c = self.config
     trunk_kv, cache_kv = kvs
-    sources = [_trunk_source(*trunk_kv, *trunk_view)] if trunk_kv else []
+    sources = [trunk_source(*trunk_kv, *trunk_view)] if trunk_kv else []
     cache = layers.Cache(*cache_kv, *cache_view) if cache_kv else None
     attend = layers.Attention(c, self.rules, name="attention")
     h_NRTD = self._norm("attention_norm", x_NRTD)
@@ -70,21 +70,6 @@ class _Block(nn.Module):
 
   def _norm(self, name, x_NRTD):
     return layers.RMSNorm(self.config, self.rules, name=name)(x_NRTD)
-
-
-def _trunk_source(k, v, position, limit_NRT, trunk_of_NR) -> attention.Source:
-  """Trunks as branches see them; those of a row are told apart by trunk_of."""
-  if trunk_of_NR is None or len(position) == len(trunk_of_NR):
-    return attention.Source(k, v, position, limit_NRT)
-  rows = len(trunk_of_NR)
-
-  def choose(x):
-    x_NU = x.reshape(rows, -1, *x.shape[1:])
-    return jax.vmap(lambda x_U, trunk_R: x_U[trunk_R])(x_NU, trunk_of_NR)
-
-  k, v = (choose(x) for x in (k, v))
-  merge = lambda x_NR: x_NR.reshape(-1, *x_NR.shape[2:])  # noqa: E731
-  return attention.Source(merge(k), merge(v), choose(position), limit_NRT)
 
 
 class Transformer(nn.Module):
@@ -141,9 +126,14 @@ class Transformer(nn.Module):
     return KeyValues(k, v, position_NS)
 
   def branch(
-    self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache, column
+    self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache, column, start_NR
   ):
     position_NRC = position_NRT
+    # How far each query may look, and from where on.
+    limit_NR1, first_NR1 = branch_at_NR[..., None] - 1, None
+    if start_NR is not None:
+      first_NR1 = start_NR[..., None]
+      limit_NR1 += first_NR1
     if cache is not None:
       position_NRC = jax.lax.dynamic_update_slice_in_dim(
         cache.position, position_NRT, column, axis=2
@@ -151,8 +141,7 @@ class Transformer(nn.Module):
     x_NRTD, (k, v) = self._run(
       tokens_NRT,
       position_NRT,
-      # How far each query may look.
-      (trunk.position, branch_at_NR[..., None] - 1, None),
+      (trunk.position, limit_NR1, None, first_NR1),
       (position_NRC, column),
       None,
       (trunk.k, trunk.v),
@@ -176,7 +165,7 @@ class Transformer(nn.Module):
     x_NBWD, _ = self._run(
       tokens_NBW,
       position_NBW,
-      (trunks.position, branch_at_NBW - 1, trunk_of_NB),
+      (trunks.position, branch_at_NBW - 1, trunk_of_NB, None),
       None,
       layers.Lanes(slot_NBW, first_NBW),
       (trunks.k, trunks.v),
@@ -308,12 +297,14 @@ class LanguageModel:
     trunk: KeyValues,
     cache: KeyValues | None = None,
     column: jax.Array | None = None,
+    start_NR: jax.Array | None = None,
   ) -> tuple[jax.Array, KeyValues]:
     """Hidden states [N, R, T, D] of branch tokens, and their keys and values.
 
     A token sees the trunk before `branch_at_NR`, and the cached and the given
     tokens of its own branch up to its own position. With a cache, the new keys
     and values are written into it at `column`, and the whole cache is returned.
+    If a row has several trunks, `start_NR` is where a branch's trunk begins.
     """
     return self._apply(
       params,
@@ -323,6 +314,7 @@ class LanguageModel:
       trunk,
       cache,
       column,
+      start_NR,
       method="branch",
     )
 

@@ -101,6 +101,7 @@ class Policy(Protocol):
     trunk: Any,
     cache: Any = None,
     column: Any = None,
+    start_NR: Any = None,
   ) -> tuple[Any, Any]: ...
 
   def lanes(

@@ -10,7 +10,7 @@ compiled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -28,46 +28,80 @@ class Programs:
   """Rows on the devices; all methods need `jax.set_mesh`."""
 
   def __init__(
-    self, policy: Policy, params: Any, *, mesh: jax.sharding.Mesh, **sizes: int
+    self,
+    policy: Policy,
+    params: Any = None,
+    *,
+    mesh: jax.sharding.Mesh,
+    **sizes: int,
   ):
     """Makes empty rows; keys and values take most of their memory.
 
     Args:
       policy: the model's functions.
-      params: the model's parameters.
+      params: the model's parameters; None for a later `start`.
       mesh: the devices.
       **sizes: see `segments.empty_rows`.
     """
-    self._policy = policy
-    lay_out = jax.jit(_for_decoding, static_argnums=0)
-    self._params = lay_out(policy, params)
-    make = jax.jit(
-      segments.empty_rows, static_argnums=0, static_argnames=tuple(sizes)
-    )
-    self._rows: Rows = make(policy, self._params, **sizes)
-    kept = jax.tree.map(lambda x: x.sharding, self._rows)
-    everywhere = sharding.replicated(mesh)
-    self._admit = jax.jit(
-      segments.admit, static_argnums=0, donate_argnums=2, out_shardings=kept
-    )
-    self._copy = jax.jit(_copy_trunks, donate_argnums=0, out_shardings=kept)
-    self._resize = jax.jit(
-      segments.resize,
-      static_argnames=("trunk_width", "cache_width"),
-      out_shardings=kept,
-    )
-    self._segment = jax.jit(
-      segments.segment,
-      static_argnums=0,
-      static_argnames="settings",
-      donate_argnums=2,
-      out_shardings=(kept, everywhere, everywhere),
-    )
+    self._policy, self._mesh, self._sizes = policy, mesh, sizes
+    self._params, self._rows = None, None
+    self.jitted: dict[str, Any] = {
+      "lay out": jax.jit(_for_decoding, static_argnums=0),
+      "make": jax.jit(
+        segments.empty_rows, static_argnums=0, static_argnames=tuple(sizes)
+      ),
+    }
+    if params is not None:
+      self.start(params)
+
+  def start(self, params: Any) -> None:
+    """Makes empty rows, for other parameters than before."""
+    self._params = self.jitted["lay out"](self._policy, params)
+    make = self.jitted["make"]
+    self._rows: Rows = make(self._policy, self._params, **self._sizes)
+    self._jit_for(jax.tree.map(lambda x: x.sharding, self._rows))
+
+  def stop(self) -> None:
+    """Frees the memory of the rows and of the laid out parameters."""
+    self._params, self._rows = None, None
+
+  def _jit_for(self, kept: Any) -> None:
+    """Makes the programs of rows that are split in this way."""
+    if "segment" in self.jitted:
+      return
+    everywhere = sharding.replicated(self._mesh)
+    self.jitted |= {
+      "admit": jax.jit(
+        segments.admit, static_argnums=0, donate_argnums=2, out_shardings=kept
+      ),
+      "copy": jax.jit(_copy_trunks, donate_argnums=0, out_shardings=kept),
+      "resize": jax.jit(
+        segments.resize,
+        static_argnames=("trunk_width", "cache_width"),
+        out_shardings=kept,
+      ),
+      "segment": jax.jit(
+        segments.segment,
+        static_argnums=0,
+        static_argnames="settings",
+        donate_argnums=2,
+        out_shardings=(kept, everywhere, everywhere),
+      ),
+    }
+
+  def bound(self, name: str, **static: Any) -> Bound:
+    """A program with its static arguments, to be compiled ahead of time."""
+    return Bound(self.jitted[name], self._policy, static)
+
+  def expect(self, rows: Any) -> None:
+    """Makes the programs ahead of time, for abstract rows."""
+    self._jit_for(jax.tree.map(lambda x: x.sharding, rows))
 
   @property
   def trunk_width(self) -> int:
     """Width of the trunks in tokens."""
-    return self._rows.trunk.position.shape[1]
+    places = self._sizes.get("places", 1)
+    return self._rows.trunk.position.shape[1] // places
 
   @property
   def cache_width(self) -> int:
@@ -75,7 +109,11 @@ class Programs:
     return self._rows.cache.position.shape[-1]
 
   def admit(
-    self, trunks: Sequence[tuple[int, np.ndarray]], room: int, width: int
+    self,
+    trunks: Sequence[tuple[int, np.ndarray]],
+    room: int,
+    width: int,
+    places: Sequence[int] | None = None,
   ) -> None:
     """Runs trunks and puts them into rows.
 
@@ -83,6 +121,8 @@ class Programs:
       trunks: (row, tokens) of each.
       room: number of trunks that the program runs, at least as many.
       width: its width, at least that of the longest.
+      places: the place of each in its row, if rows have several. The width is
+        then that of a place.
     """
     tokens_MS = np.zeros((room, width), np.int32)
     length_M = np.zeros(room, np.int32)
@@ -90,8 +130,18 @@ class Programs:
     for m, (row, tokens) in enumerate(trunks):
       tokens_MS[m, : len(tokens)] = tokens
       length_M[m], row_M[m] = len(tokens), row
-    self._rows = self._admit(
-      self._policy, self._params, self._rows, tokens_MS, length_M, row_M
+    place_M = None
+    if places is not None:
+      place_M = np.zeros(room, np.int32)
+      place_M[: len(places)] = places
+    self._rows = self.jitted["admit"](
+      self._policy,
+      self._params,
+      self._rows,
+      tokens_MS,
+      length_M,
+      row_M,
+      place_M,
     )
 
   def copy(self, sources: Mapping[int, int]) -> None:
@@ -102,19 +152,19 @@ class Programs:
       from_M = np.zeros(_COPIES, np.int32)
       for m, pair in enumerate(pairs[first : first + _COPIES]):
         to_M[m], from_M[m] = pair
-      self._rows = self._copy(self._rows, from_M, to_M)
+      self._rows = self.jitted["copy"](self._rows, from_M, to_M)
 
   def resize(self, *, trunk_width: int = 0, cache_width: int = 0) -> None:
     """Changes widths; see `segments.resize`."""
-    self._rows = self._resize(
+    self._rows = self.jitted["resize"](
       self._rows, trunk_width=trunk_width, cache_width=cache_width
     )
 
   def segment(
     self, queue: Queue, key: jax.Array, enough: int, settings: Settings
-  ) -> tuple[Tape, np.ndarray]:
-    """Decodes a segment; returns its tape and what still waits, as numpy."""
-    self._rows, tape, waiting_NQ = self._segment(
+  ) -> tuple[Tape, jax.Array]:
+    """Starts a segment; returns its tape and what still waits."""
+    self._rows, tape, waiting_NQ = self.jitted["segment"](
       self._policy,
       self._params,
       self._rows,
@@ -123,12 +173,27 @@ class Programs:
       np.int32(enough),
       settings=settings,
     )
-    return jax.device_get((tape, waiting_NQ))
+    return tape, waiting_NQ
 
   @property
   def _none(self) -> int:
     """Stands for no row."""
     return self._rows.entry_NB.shape[0]
+
+
+class Bound(NamedTuple):
+  """A jitted function whose static arguments are set."""
+
+  jitted: Any
+  policy: Policy
+  static: dict[str, Any]
+
+  def __call__(self, *args: Any) -> Any:
+    return self.jitted(self.policy, *args, **self.static)
+
+  def lower(self, *args: Any) -> Any:
+    """Lowers the function; see `jax.jit`."""
+    return self.jitted.lower(self.policy, *args, **self.static)
 
 
 def _for_decoding(policy: Policy, params: Any) -> Any:

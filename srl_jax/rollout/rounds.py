@@ -101,7 +101,7 @@ def sample_and_score(
       queued.popleft(), sampler.mesh, sampler.rules
     )
     read_s = time.monotonic()
-    scores = _finish_scores(part, branches, scored, scorer, tokenizer)
+    scores = finish_scores(part, branches, scored, scorer, tokenizer)
     reward_s += time.monotonic() - read_s
     done.append((branches, scores, slot_use))
     for following in itertools.islice(waiting, 1):
@@ -110,8 +110,22 @@ def sample_and_score(
   return Round(*merged, time.monotonic() - begin_s, reward_s)
 
 
-def _finish_scores(part, branches, scored, scorer, tokenizer) -> Scores:
-  """Returns the scores of a part; the host scores what the device did not."""
+def finish_scores(
+  part: TrunkBatch,
+  branches: Branches,
+  scored: tuple[Scores, np.ndarray] | None,
+  scorer: Scorer,
+  tokenizer: Tokenizer,
+) -> Scores:
+  """Returns the scores of a part; the host scores what the device did not.
+
+  Args:
+    part: this process's trunks.
+    branches: their branches, on the host.
+    scored: scores from the device, and which are done; None if none are.
+    scorer: the reward on the host.
+    tokenizer: decodes what the host scores.
+  """
   if scored is None:
     return scoring.score_branches(part, branches, tokenizer, scorer)
   scores, is_scored_NKG = scored

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A row of the device as the host knows it, and which prompts suit its trunk.
+"""Rows of the device as the host knows them, and which prompts suit a trunk.
 
-stream.py decides what enters a row; segments.py runs it.
+stream.py and shared.py decide what enters a row; segments.py runs it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from srl_jax.rollout.requests import Request
+from srl_jax.rollout.segments import Queue
 
 
 class Branch(NamedTuple):
@@ -63,3 +64,24 @@ def shares(trunk: np.ndarray | None, tokens: np.ndarray, max_stem: int) -> bool:
     return False
   least = max(len(tokens) - max_stem, -(-len(tokens) // 2))
   return least <= len(trunk) and np.array_equal(trunk[:least], tokens[:least])
+
+
+def empty_queue(rows: int, entries: int, max_stem: int) -> Queue:
+  """Returns a queue of numpy arrays, for the host to write."""
+
+  def zeros(dtype=np.int32, *shape):
+    return np.zeros((rows, entries, *shape), dtype)
+
+  return Queue(
+    waiting_NQ=zeros(bool),
+    dropped_NQ=zeros(bool),
+    branch_at_NQ=zeros(),
+    stem_NQC=zeros(np.int32, max_stem),
+    stem_length_NQ=zeros() + 1,
+    point_id_NQ=zeros(np.uint32),
+    sample_NQ=zeros(),
+    max_new_NQ=zeros(),
+    temperature_NQ=zeros(np.float32),
+    top_k_NQ=zeros(),
+    top_p_NQ=zeros(np.float32),
+  )

@@ -4,8 +4,10 @@
 decode.py samples one batch to its end. Here a row whose trunk has no branches
 left gets the next trunk while other rows go on, so that no problem waits for
 the longest of its batch. `admit` runs trunks and puts their keys and values
-into free rows. `segment` decodes for a bounded number of turns. stream.py is
-the host's side: it owns the queues and reads the tapes.
+into free rows. `segment` decodes for a bounded number of turns. stream.py and
+shared.py are the host's side: they own the queues and read the tapes.
+
+A row has one place for a trunk, or several whose branches share its slots.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from srl_jax.ops import sampling
 from srl_jax.rollout.decode import Policy
@@ -87,27 +88,6 @@ class Tape(NamedTuple):
   likely_logp_TNBA: Array
 
 
-def empty_queue(rows: int, entries: int, max_stem: int) -> Queue:
-  """Returns a queue of numpy arrays, for the host to write."""
-
-  def zeros(dtype=np.int32, *shape):
-    return np.zeros((rows, entries, *shape), dtype)
-
-  return Queue(
-    waiting_NQ=zeros(bool),
-    dropped_NQ=zeros(bool),
-    branch_at_NQ=zeros(),
-    stem_NQC=zeros(np.int32, max_stem),
-    stem_length_NQ=zeros() + 1,
-    point_id_NQ=zeros(np.uint32),
-    sample_NQ=zeros(),
-    max_new_NQ=zeros(),
-    temperature_NQ=zeros(np.float32),
-    top_k_NQ=zeros(),
-    top_p_NQ=zeros(np.float32),
-  )
-
-
 @flax.struct.dataclass
 class Rows:
   """All that stays on the devices between segments.
@@ -134,11 +114,12 @@ def empty_rows(
   entries: int,
   trunk_width: int,
   cache_width: int,
+  places: int = 1,
 ) -> Rows:
   """Returns rows without trunks; `params` are `Policy.for_decoding`'s."""
   one_NS = jax.ShapeDtypeStruct((rows, 1), jnp.int32)
   shapes = jax.eval_shape(policy.trunk, params, one_NS, one_NS)
-  trunk = policy.init_cache(shapes, 1, trunk_width)
+  trunk = policy.init_cache(shapes, 1, places * trunk_width)
   zeros_NB = jnp.zeros((rows, slots), jnp.int32)
   return Rows(
     trunk=trunk._replace(position=trunk.position[:, 0]),
@@ -157,12 +138,17 @@ def admit(
   tokens_MS: jax.Array,
   length_M: jax.Array,
   row_M: jax.Array,
+  place_M: jax.Array | None = None,
 ) -> Rows:
-  """Runs M trunks and puts them into rows; those of row N are dropped."""
+  """Runs M trunks and puts them into rows; those of row N are dropped.
+
+  With several places in a row, the trunks are as wide as a place, and `place_M`
+  says which one each gets.
+  """
   place_S = jnp.arange(tokens_MS.shape[1])
   position_MS = jnp.where(place_S < length_M[:, None], place_S, -1)
   trunk = policy.trunk(params, tokens_MS, position_MS)
-  return rows.replace(trunk=rows.trunk.replace_rows(row_M, trunk))
+  return rows.replace(trunk=rows.trunk.replace_rows(row_M, trunk, place_M))
 
 
 def resize(rows: Rows, *, trunk_width: int, cache_width: int) -> Rows:
@@ -193,6 +179,8 @@ class Settings(NamedTuple):
     is_truncated: whether any branch uses top_k or top_p.
     is_greedy: whether any branch takes the most likely tokens.
     is_random: whether any branch draws at random.
+    places: number of trunks that a row has room for; each has an equal share
+      of the queue's entries, in order.
   """
 
   turns: int
@@ -201,6 +189,7 @@ class Settings(NamedTuple):
   is_truncated: bool = True
   is_greedy: bool = True
   is_random: bool = True
+  places: int = 1
 
 
 def segment(
@@ -295,6 +284,7 @@ def _turn(policy, params, rows, queue, key, settings):
     rows.trunk,
     rows.cache,
     rows.column,
+    _start(rows, entries, settings.places),
   )
   logits_NBV = policy.logits(params, hidden_NBTD[:, :, 0])
   place_NB = age_NB + 1 - _of(queue.stem_length_NQ, rows)
@@ -326,6 +316,14 @@ def _turn(policy, params, rows, queue, key, settings):
     token_NB=jnp.where(goes_on_NB, token_NB, 0),
   )
   return rows, made
+
+
+def _start(rows: Rows, entries: int, places: int) -> jax.Array | None:
+  """Where the trunk of each slot's branch begins; None if at 0."""
+  if places == 1:
+    return None
+  place_NB = rows.entry_NB // (entries // places)
+  return place_NB * (rows.trunk.position.shape[1] // places)
 
 
 def _draw(logits_NBV, rows, queue, key, place_NB, settings):

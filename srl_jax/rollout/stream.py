@@ -26,7 +26,7 @@ from srl_jax.rollout.batches import rounded_up
 from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.requests import Piece, Request, Work
-from srl_jax.rollout.row import Branch, Row, common, shares
+from srl_jax.rollout.row import Branch, Row, common, empty_queue, shares
 from srl_jax.rollout.segments import Settings, Tape
 
 # Trunks are no narrower. The ring grows as it runs; it is narrower than _RING
@@ -87,7 +87,7 @@ class Stream:
     self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
     self._cancelled: set[int] = set()
     self._tickets = self._oldest = 0
-    self._queue = segments.empty_queue(n, self._entries, max_stem)
+    self._queue = empty_queue(n, self._entries, max_stem)
     self.work = Work()
     with jax.set_mesh(mesh):
       self._programs = Programs(
@@ -171,7 +171,7 @@ class Stream:
       tape, waiting_NQ = self._programs.segment(
         self._queue, self._key, enough, self._settings_now()
       )
-    return self._read(tape, waiting_NQ)
+    return self._read(*jax.device_get((tape, waiting_NQ)))
 
   def _settings_now(self) -> Settings:
     """Leaves out of the program what no branch asks for."""

@@ -81,9 +81,12 @@ class ScriptedCache(NamedTuple):
     return ScriptedCache(rolled[..., -width:])
 
   def replace_rows(
-    self, row_M: jax.Array, trunks: ScriptedCache
+    self,
+    row_M: jax.Array,
+    trunks: ScriptedCache,
+    place_M: jax.Array | None = None,
   ) -> ScriptedCache:
-    """Puts trunks into rows."""
+    """Puts trunks into rows; nobody reads where they lie."""
     room = ((0, 0), (0, self.position.shape[1] - trunks.position.shape[1]))
     new = jnp.pad(trunks.position, room, constant_values=-1)
     return ScriptedCache(self.position.at[row_M].set(new, mode="drop"))
@@ -111,6 +114,7 @@ class ScriptedModel:
     trunk: ScriptedCache,
     cache: ScriptedCache | None = None,
     column: jax.Array | None = None,
+    start_NR: jax.Array | None = None,
   ) -> tuple[jax.Array, ScriptedCache]:
     """Returns the logits as "hidden states"."""
     logits_NRTV = _look_up(params, tokens_NRT, position_NRT)

@@ -67,6 +67,13 @@ class FusedUpdate:
     values = {"groups_carried": 0, "groups_expired": 0, "stale_share": 0.0}
     return state, Dispatched(values, [[part] for part in metrics])
 
+  def get_state(self) -> dict[str, Any]:
+    """No state besides the pool."""
+    return {}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Needs none."""
+
   def compiled(self) -> list[Any]:
     """The jitted functions of an update step."""
     return [self._program]

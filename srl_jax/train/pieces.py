@@ -49,6 +49,11 @@ class RoundConfig:
     parts_per_round: number of parts that a round is sampled in, so that the
       host scores one while the device decodes the next; divides
       trunks_per_round.
+    rows: rows of `slots` that all rounds of an update step share, so that a
+      round begins while the last branches of others are decoded; by all
+      devices together. A row has room for several trunks. 0 samples round by
+      round. Where the filter drops groups, this saves turns of the decoding
+      loop; small rounds waste few groups. See docs/performance.md.
   """
 
   samples: int = 8
@@ -57,6 +62,7 @@ class RoundConfig:
   slots: int = 0
   trunks_per_round: int = 64
   parts_per_round: int = 1
+  rows: int = 0
 
   def __post_init__(self):
     strict.check_numbers(
@@ -65,8 +71,15 @@ class RoundConfig:
       slots="[0, )",
       trunks_per_round="[1, )",
       parts_per_round="[1, )",
+      rows="[0, )",
     )
     check_divides(self, "parts_per_round", "trunks_per_round")
+    if self.rows and self.parts_per_round > 1:
+      raise ValueError(
+        f"sampling.parts_per_round={self.parts_per_round} cuts a round into "
+        f"parts, and with sampling.rows={self.rows} rounds share their slots; "
+        "set parts_per_round=1 and lower trunks_per_round instead, or rows=0"
+      )
     if self.samples < 2:
       raise ValueError(
         f"sampling.samples={self.samples}: the advantage compares the samples "
@@ -145,6 +158,12 @@ class RlConfig:
       validation_trunks="[0, )",
       max_logp_gap="(0, )",
     )
+    if self.sampling.rows and not self.dynamic_sampling.refill:
+      raise ValueError(
+        f"sampling.rows={self.sampling.rows} samples several rounds together, "
+        "and with dynamic_sampling.refill=False a batch is one round; set "
+        "refill=True or rows=0"
+      )
 
 
 @dataclasses.dataclass(frozen=True)

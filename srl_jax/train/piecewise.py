@@ -7,7 +7,6 @@ wait for the next batch. fused.py does all of this in one program where it can.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterator
@@ -16,15 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import abstract, progress, sharding
+from srl_jax import progress, sharding
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES
 from srl_jax.rollout import metrics as rollout_metrics
 from srl_jax.rollout import record
-from srl_jax.rollout.rounds import QUEUED_PARTS, Round, sample_and_score
-from srl_jax.train import memory
-from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
+from srl_jax.rollout.rounds import Round, sample_and_score
+from srl_jax.train import planned
+from srl_jax.train.ahead import Counts
+from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces
 from srl_jax.train.rows import local_part
 from srl_jax.train.stage import (
@@ -32,6 +32,7 @@ from srl_jax.train.stage import (
   Dispatched,
   update_on,
 )
+from srl_jax.train.together import Drawn, Together
 from srl_jax.types import Scores
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.groups import Groups, Pool
@@ -47,6 +48,7 @@ class PiecewiseUpdate:
   def __init__(self, pieces: Pieces):
     self.pieces = pieces
     self.pool = Pool()
+    self._together = Together(pieces) if pieces.config.sampling.rows else None
     self._worst_failure = ""
     # Of each round of the update step, values of its samples by metric.
     self._drawn: list[dict[str, np.ndarray]] = []
@@ -76,6 +78,8 @@ class PiecewiseUpdate:
       update_step - config.dynamic_sampling.max_age
     )
     rounds, self._drawn = [], []
+    if self._together and self._is_short(0):
+      rounds = self._rounds_together(params, update_step)
     while self._is_short(len(rounds)):
       if len(rounds) == config.dynamic_sampling.max_rounds:
         raise RuntimeError(self._starved(reduce_metrics(rounds)))
@@ -96,16 +100,14 @@ class PiecewiseUpdate:
     values |= self._batch_values(groups, update_step)
     if values.get("format_failure", 0) > 0.9:
       self._warn(update_step, values["format_failure"])
-    local = map(local_part, self._pack(groups, update_step))
-    return Batch([pieces.run.put(x) for x in local], values)
-
-  def _pack(self, groups, update_step):
-    return pack(
+    packed = pack(
       groups,
-      self.pieces.update_shape,
+      pieces.update_shape,
       update_step=update_step,
-      divide_by_std=self.pieces.config.loss.divide_by_group_std,
+      divide_by_std=config.loss.divide_by_group_std,
     )
+    local = map(local_part, packed)
+    return Batch([pieces.run.put(x) for x in local], values)
 
   def _is_short(self, rounds: int) -> bool:
     """Whether the batch needs another round of sampling."""
@@ -113,6 +115,29 @@ class PiecewiseUpdate:
     if config.dynamic_sampling.refill:
       return len(self.pool) < config.groups_per_batch
     return rounds == 0
+
+  def _rounds_together(
+    self, params: Any, update_step: int
+  ) -> list[rollout_metrics.RolloutMetrics]:
+    """Samples rounds in shared slots until the batch is full.
+
+    Raises:
+      RuntimeError: too few groups have rewards that differ.
+    """
+    config = self.pieces.config
+    need = config.groups_per_batch - len(self.pool)
+    what = (
+      f"{self.pieces.name}: update step {update_step + 1}, sampling rounds "
+      f"together, {need} of {config.groups_per_batch} groups to keep"
+    )
+    with progress.task(what):
+      found = self._together.sample(params, update_step, need)
+    rounds = [
+      self._judge(one, update_step, index) for index, one in enumerate(found)
+    ]
+    if self._is_short(len(rounds)):
+      raise RuntimeError(self._starved(reduce_metrics(rounds)))
+    return rounds
 
   def _round(
     self, params: Any, update_step: int, round_index: int
@@ -131,14 +156,23 @@ class PiecewiseUpdate:
       device_scorer=pieces.device_scorer,
       parts=config.sampling.parts_per_round,
     )
+    of_all = sharding.gather_rows(
+      (batch.trunks, found.branches, found.scores, found.slot_use)
+    )
+    return self._judge(Drawn(batch, found, *of_all), update_step, round_index)
+
+  def _judge(
+    self, drawn: Drawn, update_step: int, round_index: int
+  ) -> rollout_metrics.RolloutMetrics:
+    """Pools what is kept of a round, and measures it."""
+    batch, found, trunks, branches, scores, slot_use = drawn
+    pieces, config = self.pieces, self.pieces.config
     if round_index == 0:
       self._record(batch, found, update_step)
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, trunk in enumerate(batch.sources):
       depth_NK[n, : len(trunk.points)] = [p.step for p in trunk.points]
-    trunks, branches, scores, slot_use, depth_NK = sharding.gather_rows(
-      (batch.trunks, found.branches, found.scores, found.slot_use, depth_NK)
-    )
+    depth_NK = sharding.gather_rows(depth_NK)
     kept_NK = groups_lib.is_kept(scores.reward_NKG, config.dynamic_sampling)
     self.pool.add(
       groups_lib.make_groups(
@@ -152,7 +186,7 @@ class PiecewiseUpdate:
       )
     )
     self._worst_failure = _most_frequent_failure(scores)
-    if run.trackers.is_watching:
+    if pieces.run.trackers.is_watching:
       self._drawn.append(rollout_metrics.of_samples(branches, scores))
     measured = rollout_metrics.measure(
       trunks, branches, scores, kept_NK, slot_use
@@ -242,6 +276,7 @@ class PiecewiseUpdate:
     """The jitted functions of an update step, apart from the updater's."""
     pieces = self.pieces
     jitted = [pieces.sampler.prefill, pieces.sampler.decode]
+    jitted += self._together.compiled() if self._together else []
     return jitted + (
       [pieces.device_scorer.program] if pieces.device_scorer else []
     )
@@ -251,101 +286,17 @@ class PiecewiseUpdate:
 
     If one does not fit, those that read its results are left out.
     """
-    pieces = self.pieces
-    run, updater = pieces.run, pieces.updater
-    state = updater.abstract_state()
-    reference = state.trained if pieces.uses_reference else None
-    yield from self._plan_rollout(
-      state.params, bytes_per_device((state.opt_state, reference))
-    )
-    trunks, key = self._abstract_part()
-    with jax.set_mesh(run.mesh):
-      prefilled = jax.eval_shape(pieces.sampler.prefill, state.params, trunks)
-      branches, _ = jax.eval_shape(
-        pieces.sampler.decode, prefilled, trunks, key
-      )
-    yield from memory.update_programs(
-      updater,
-      [self._abstract_micro_batch(branches)],
-      mesh=run.mesh,
-      name=pieces.name,
-      rows_multiple=sharding.batch_devices(run.mesh, run.rules),
-      has_reference=pieces.uses_reference,
-    )
+    return planned.programs(self.pieces, self._together)
 
-  def _abstract_part(self):
-    """Abstract trunks of one part of a round, and a random key."""
-    config = self.pieces.config
-    rows = config.sampling.trunks_per_round // config.sampling.parts_per_round
-    return self.pieces.abstract_trunks(rows), self.pieces.abstract_key()
+  def get_state(self) -> dict[str, Any]:
+    """What decides how many rounds begin at once, for JSON."""
+    counts = self._together.counts if self._together else ()
+    return {"judged": list(counts)} if counts else {}
 
-  def _abstract_micro_batch(self, branches):
-    """A micro-batch as `pack` makes it of no groups, abstract."""
-    pieces = self.pieces
-    empty = pieces.data.empty_batch().trunks
-    none = jax.tree.map(
-      lambda x: np.zeros((0, *x.shape[1:]), x.dtype), branches
-    )
-    points, samples = pieces.data.widths.points, pieces.config.sampling.samples
-    groups = groups_lib.make_groups(
-      empty,
-      none,
-      np.zeros((0, points, samples), np.float32),
-      np.zeros((0, points), np.int32),
-      np.zeros((0, points), bool),
-      update_step=0,
-      round_index=0,
-    )
-    [batch] = self._pack(groups, 0)
-    rows = pieces.update_shape.rows
-    return abstract.batch(batch, rows, pieces.run.mesh, pieces.run.rules)
-
-  def _plan_rollout(self, params: Any, beside_bytes: int) -> Iterator[Program]:
-    """The two halves of a rollout, and the reward of what they sample."""
-    pieces = self.pieces
-    name, mesh, parts = (
-      pieces.name,
-      pieces.run.mesh,
-      pieces.config.sampling.parts_per_round,
-    )
-    remedy = (
-      f"lower c.{name}.sampling.trunks_per_round or raise "
-      f"c.{name}.sampling.parts_per_round or c.mesh.tensor"
-    )
-    trunks, key = self._abstract_part()
-    prefill = Program(
-      "rollout: prefill",
-      pieces.sampler.prefill,
-      (params, trunks),
-      mesh,
-      remedy,
-      beside_bytes,
-    )
-    yield prefill
-    at_rest = beside_bytes + bytes_per_device(params)
-    with contextlib.suppress(DoesNotFitError):
-      prefilled = prefill.outputs()
-      waiting = min(parts, QUEUED_PARTS) - 1
-      decode = Program(
-        "rollout: decode",
-        pieces.sampler.decode,
-        (prefilled, trunks, key),
-        mesh,
-        remedy,
-        at_rest + waiting * bytes_per_device(prefilled),
-      )
-      yield decode
-      branches, _ = decode.outputs()
-      if pieces.device_scorer:
-        yield Program(
-          "reward",
-          pieces.device_scorer.program,
-          (branches, pieces.abstract_targets(trunks.length_N.shape[0])),
-          mesh,
-          "lower c.device_reward.max_text_bytes or chunk_cells, or "
-          "set c.device_reward.on='host'",
-          at_rest,
-        )
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Restores what `get_state` returned; state of a run without it is none."""
+    if self._together:
+      self._together.counts = Counts(*state.get("judged", ()))
 
 
 def _most_frequent_failure(scores: Scores) -> str:

@@ -61,6 +61,7 @@ class RlStage:
         config.sampling.trunks_per_round,
         run.rollout_rules,
       ),
+      ("sampling.rows", config.sampling.rows, run.rollout_rules),
       ("trunks_per_micro_batch", config.trunks_per_micro_batch, run.rules),
     ):
       check_multiple(run, f"{name}.{field}", trunks, rules)
@@ -156,7 +157,9 @@ class RlStage:
   def _validation_rows(self) -> int:
     """Trunks decoded together: no more branches than in a part of a round."""
     sampling = self.config.sampling
-    trunks = sampling.trunks_per_round // sampling.parts_per_round
+    trunks = sampling.rows or (
+      sampling.trunks_per_round // sampling.parts_per_round
+    )
     branches = trunks * self.data.widths.points
     return max(1, branches // self.data.valid_widths.points)
 
@@ -168,10 +171,12 @@ class RlStage:
     return compiled_count(*self.updates.compiled())
 
   def get_state(self) -> tuple[dict[str, Any], Any]:
-    return self.data.batches.get_state(), self.updates.pool.get_state()
+    data = self.data.batches.get_state() | self.updates.get_state()
+    return data, self.updates.pool.get_state()
 
   def set_state(self, data: dict[str, Any], pool: Any) -> None:
     self.data.batches.set_state(data)
+    self.updates.set_state(data)
     self.updates.pool.set_state(pool)
 
   def close(self) -> None:

@@ -17,12 +17,13 @@ from srl_jax.train.memory import Memory, Program
 # Name of what is compiled, in JAX's log.
 COMPILED = re.compile(r"Finished XLA compilation of jit\((\w+)\)")
 PROGRAMS = ("prefill", "decode", "accumulate", "finish", "update")
+SHARED = ("admit", "segment")
 
 
 def compilations(caplog):
   """What was compiled, program by program, in order."""
   names = [COMPILED.search(record.message) for record in caplog.records]
-  return [x[1] for x in names if x and x[1] in PROGRAMS]
+  return [x[1] for x in names if x and x[1] in PROGRAMS + SHARED]
 
 
 def logged(runs, workdir, preset, caplog, **changes):
@@ -82,6 +83,17 @@ def test_rl_runs_the_programs_of_its_plan(
   assert before == ["prefill", "decode", "accumulate", "finish"]
   # Validation has as many points as the longest trajectory; so has training.
   assert after == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rounds_that_share_slots_run_the_programs_of_their_plan(
+  runs, start, tmp_path, caplog
+):
+  changes = SMALL | start | {"srl__sampling__rows": 2}
+  before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
+  assert before == ["admit", "segment", "accumulate", "finish"]
+  # The sampler of the validation at the end.
+  assert after == ["prefill", "decode"]
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs of an update step that is taken piece by piece, not yet run.
+
+memory.py compiles them and says what memory they take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from srl_jax import abstract, sharding
+from srl_jax.rollout.rounds import QUEUED_PARTS
+from srl_jax.train import memory
+from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
+from srl_jax.train.pieces import Pieces
+from srl_jax.train.together import Together
+from srl_jax.update import groups as groups_lib
+from srl_jax.update.packing import pack
+
+
+def programs(pieces: Pieces, together: Together | None) -> Iterator[Program]:
+  """Yields the programs of sampling, of the reward and of the update.
+
+  If one does not fit, those that read its results are left out.
+
+  Args:
+    pieces: what the update steps are made of.
+    together: samples rounds in shared slots; None if each is sampled alone.
+  """
+  run, updater = pieces.run, pieces.updater
+  state = updater.abstract_state()
+  reference = state.trained if pieces.uses_reference else None
+  beside_bytes = bytes_per_device((state.opt_state, reference))
+  trunks, key = _part(pieces)
+  with jax.set_mesh(run.mesh):
+    prefilled = jax.eval_shape(pieces.sampler.prefill, state.params, trunks)
+    branches, _ = jax.eval_shape(pieces.sampler.decode, prefilled, trunks, key)
+  if together:
+    yield from _together(pieces, together, branches, state.params, beside_bytes)
+  else:
+    yield from _rollout(pieces, state.params, beside_bytes)
+  yield from memory.update_programs(
+    updater,
+    [_micro_batch(pieces, branches)],
+    mesh=run.mesh,
+    name=pieces.name,
+    rows_multiple=sharding.batch_devices(run.mesh, run.rules),
+    has_reference=pieces.uses_reference,
+  )
+
+
+def _part(pieces: Pieces) -> tuple[Any, Any]:
+  """Abstract trunks of one part of a round, and a random key."""
+  sampling = pieces.config.sampling
+  rows = sampling.trunks_per_round // sampling.parts_per_round
+  return pieces.abstract_trunks(rows), pieces.abstract_key()
+
+
+def _micro_batch(pieces: Pieces, branches: Any) -> Any:
+  """A micro-batch as `pack` makes it of no groups, abstract."""
+  none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), branches)
+  points, samples = pieces.data.widths.points, pieces.config.sampling.samples
+  groups = groups_lib.make_groups(
+    pieces.data.empty_batch().trunks,
+    none,
+    np.zeros((0, points, samples), np.float32),
+    np.zeros((0, points), np.int32),
+    np.zeros((0, points), bool),
+    update_step=0,
+    round_index=0,
+  )
+  [batch] = pack(
+    groups,
+    pieces.update_shape,
+    update_step=0,
+    divide_by_std=pieces.config.loss.divide_by_group_std,
+  )
+  rows = pieces.update_shape.rows
+  return abstract.batch(batch, rows, pieces.run.mesh, pieces.run.rules)
+
+
+def _together(
+  pieces: Pieces, together: Together, branches: Any, params: Any, beside: int
+) -> Iterator[Program]:
+  """Sampling in shared slots, and the reward of a round."""
+  with contextlib.suppress(DoesNotFitError):
+    yield from together.plan(params, beside)
+    if pieces.device_scorer:
+      rows, run = len(branches.length_NR), pieces.run
+      placed = abstract.batch(branches, rows, run.mesh, run.rollout_rules)
+      # The rows of the decoder stay in memory.
+      at_rest = beside + bytes_per_device(params) + together.at_rest_bytes
+      yield _reward(pieces, placed, at_rest)
+
+
+def _rollout(pieces: Pieces, params: Any, beside: int) -> Iterator[Program]:
+  """The two halves of a rollout, and the reward of what they sample."""
+  name, mesh = pieces.name, pieces.run.mesh
+  remedy = (
+    f"lower c.{name}.sampling.trunks_per_round or raise "
+    f"c.{name}.sampling.parts_per_round or c.mesh.tensor"
+  )
+  trunks, key = _part(pieces)
+  prefill = Program(
+    "rollout: prefill",
+    pieces.sampler.prefill,
+    (params, trunks),
+    mesh,
+    remedy,
+    beside,
+  )
+  yield prefill
+  at_rest = beside + bytes_per_device(params)
+  with contextlib.suppress(DoesNotFitError):
+    prefilled = prefill.outputs()
+    parts = pieces.config.sampling.parts_per_round
+    waiting = min(parts, QUEUED_PARTS) - 1
+    decode = Program(
+      "rollout: decode",
+      pieces.sampler.decode,
+      (prefilled, trunks, key),
+      mesh,
+      remedy,
+      at_rest + waiting * bytes_per_device(prefilled),
+    )
+    yield decode
+    branches, _ = decode.outputs()
+    if pieces.device_scorer:
+      yield _reward(pieces, branches, at_rest)
+
+
+def _reward(pieces: Pieces, branches: Any, at_rest: int) -> Program:
+  """The reward on the device, of branches with shardings."""
+  return Program(
+    "reward",
+    pieces.device_scorer.program,
+    (branches, pieces.abstract_targets(branches.length_NR.shape[0])),
+    pieces.run.mesh,
+    "lower c.device_reward.max_text_bytes or chunk_cells, or "
+    "set c.device_reward.on='host'",
+    at_rest,
+  )

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rounds of an update step, sampled together in shared slots.
+
+ahead.py decides when a round begins, and rollout/shared.py decodes. Here they
+meet the data, the rewards and the processes: all of them decode the same
+rounds, and each scores its own trunks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from srl_jax import abstract, sharding
+from srl_jax.data.batching import TrunkBatch
+from srl_jax.models import LanguageModel
+from srl_jax.rollout.programs import Programs
+from srl_jax.rollout.rounds import Round, finish_scores
+from srl_jax.rollout.shared import Layout, SharedSlots
+from srl_jax.train.ahead import Counts, sample_together
+from srl_jax.train.memory import Program, bytes_per_device
+from srl_jax.train.pieces import Pieces
+from srl_jax.types import Branches, Scores, SlotUse, Trunks
+from srl_jax.update.groups import is_kept
+
+# Turns of a segment: a sixteenth of a completion's limit, within these bounds.
+# The shorter, the sooner a trunk's place is filled; the longer, the less often
+# the devices wait for the host.
+_TURNS = (8, 64)
+
+
+class Drawn(NamedTuple):
+  """A round that was sampled and scored.
+
+  Attributes:
+    batch: this process's trunks.
+    found: what was sampled and scored for them.
+    trunks: the trunks of all processes, as are the others.
+    branches: their branches.
+    scores: the scores of these.
+    slot_use: how full the slots were.
+  """
+
+  batch: TrunkBatch
+  found: Round
+  trunks: Trunks
+  branches: Branches
+  scores: Scores
+  slot_use: SlotUse
+
+
+class Together:
+  """Samples the rounds of update steps."""
+
+  def __init__(self, pieces: Pieces):
+    self._pieces = pieces
+    run, sampling = pieces.run, pieces.config.sampling
+    widths = pieces.data.widths
+    branches = widths.points * sampling.samples
+    shortest, longest = _TURNS
+    self.layout = Layout(
+      rows=sampling.rows,
+      slots=min(sampling.slots or branches, branches),
+      points=widths.points,
+      samples=sampling.samples,
+      trunk_width=widths.trunk,
+      stem_width=widths.stem,
+      max_new_tokens=sampling.max_new_tokens,
+      turns=min(longest, max(shortest, sampling.max_new_tokens // 16)),
+      room=sharding.batch_devices(run.mesh, run.rollout_rules),
+    )
+    self._stop_ids = run.stop_ids(pieces.config.trunks.task)
+    self._programs = Programs(
+      LanguageModel(run.policy.config, run.rollout_rules),
+      mesh=run.mesh,
+      **self.layout.sizes,
+    )
+    # Of the update step before: what decides how many rounds begin at once.
+    self.counts = Counts()
+    # Of the rows and the parameters laid out for decoding; known when planned.
+    self.at_rest_bytes = 0
+
+  def sample(self, params: Any, update_step: int, need: int) -> list[Drawn]:
+    """Samples until `need` groups are kept, or too many rounds have begun.
+
+    Returns:
+      All rounds, in the order in which they were drawn.
+    """
+    pieces, begin_s = self._pieces, time.monotonic()
+    batches: list[TrunkBatch] = []
+    drawn: dict[int, Drawn] = {}
+
+    def draw() -> Trunks:
+      batches.append(next(pieces.data.batches))
+      return sharding.gather_rows(batches[-1].trunks)
+
+    def judge(number: int, trunks: Trunks, branches: Branches) -> Counts:
+      one = drawn[number] = self._score(batches[number], trunks, branches)
+      kept_NK = is_kept(one.scores.reward_NKG, pieces.config.dynamic_sampling)
+      return Counts(int(kept_NK.sum()), int(trunks.is_real_NK.sum()))
+
+    self._programs.start(params)
+    slots = SharedSlots(
+      self._programs,
+      self.layout,
+      key=pieces.run.key(pieces.name, "sample", update_step, 0),
+      temperature=pieces.config.sampling.temperature,
+      stop_ids=self._stop_ids,
+      pad_id=pieces.run.tokenizer.pad_id,
+    )
+    self.counts = sample_together(
+      slots,
+      draw,
+      judge,
+      need=need,
+      before=self.counts,
+      max_rounds=pieces.config.dynamic_sampling.max_rounds,
+    )
+    # Their memory is for the update.
+    self._programs.stop()
+    ordered = [drawn[number] for number in range(len(drawn))]
+    # Rounds that share slots have no use of slots and no time of their own:
+    # the first one stands for all.
+    use = ordered[0].slot_use
+    use.busy_N[0], use.slot_turns_N[0] = slots.use.busy, slots.use.slot_turns
+    seconds = time.monotonic() - begin_s
+    found = ordered[0].found._replace(rollout_s=seconds)
+    return [ordered[0]._replace(found=found), *ordered[1:]]
+
+  def _score(
+    self, batch: TrunkBatch, trunks: Trunks, branches: Branches
+  ) -> Drawn:
+    """Scores this process's trunks of a round."""
+    pieces, begin_s = self._pieces, time.monotonic()
+    run, scored = pieces.run, None
+    # As the data pipeline deals them out.
+    own = jax.tree.map(
+      lambda x: x[jax.process_index() :: jax.process_count()], branches
+    )
+    if pieces.device_scorer:
+      placed = sharding.put_batch(own, run.mesh, run.rollout_rules)
+      scored = sharding.local_rows(
+        pieces.device_scorer.start(placed, batch), run.mesh, run.rollout_rules
+      )
+    scores = finish_scores(batch, own, scored, pieces.scorer, run.tokenizer)
+    zeros = np.zeros((2, len(trunks.length_N)), np.int64)
+    slot_use = SlotUse(*zeros)
+    found = Round(own, scores, slot_use, 0.0, time.monotonic() - begin_s)
+    return Drawn(
+      batch, found, trunks, branches, sharding.gather_rows(scores), slot_use
+    )
+
+  def compiled(self) -> list[Any]:
+    """The jitted functions of sampling."""
+    return list(self._programs.jitted.values())
+
+  def plan(self, params: Any, beside_bytes: int) -> Iterator[Program]:
+    """The two programs that take most of the memory, before they run.
+
+    Args:
+      params: the parameters, abstract.
+      beside_bytes: bytes per device of other arrays in memory.
+    """
+    name, mesh = self._pieces.name, self._pieces.run.mesh
+    layout, programs = self.layout, self._programs
+    remedy = f"lower c.{name}.sampling.rows or slots, or raise c.mesh.tensor"
+
+    def program(title: str, *args: Any, **static: Any) -> Program:
+      return Program(
+        f"rollout: {title}",
+        programs.bound(title, **static),
+        args,
+        mesh,
+        remedy,
+        beside_bytes + bytes_per_device(params),
+      )
+
+    laid = program("lay out", params).outputs()
+    rows = program("make", laid, **layout.sizes).outputs()
+    programs.expect(rows)
+    self.at_rest_bytes = bytes_per_device((laid, rows))
+    tokens_MS = np.zeros((layout.room, layout.trunk_width), np.int32)
+    numbers_M = np.zeros(layout.room, np.int32)
+    yield program("admit", laid, rows, tokens_MS, *[numbers_M] * 3)
+    yield program(
+      "segment",
+      laid,
+      rows,
+      layout.queue(self._pieces.config.sampling.temperature),
+      abstract.scalar(self._pieces.run.key(name), mesh),
+      np.int32(0),
+      settings=layout.settings(self._stop_ids),
+    )
