@@ -347,7 +347,7 @@ def test_processes_join_before_an_experiment_asks_for_devices(monkeypatch):
   join = lambda *_, **__: called.append("join")  # noqa: E731
   monkeypatch.setattr(jax.distributed, "initialize", join)
   # One of several processes ends at once, without any clean-up.
-  monkeypatch.setattr(main, "_end_one_of_several", lambda: sys.exit(1))
+  monkeypatch.setattr(main, "_end_at_once", lambda: sys.exit(1))
   monkeypatch.setattr(main, "load_config", load_config)
   flags.FLAGS.mark_as_parsed()
   with flagsaver.flagsaver(multi_host=True), pytest.raises(SystemExit):
