@@ -9,6 +9,7 @@ mutants follow from the text alone, in an order that is always the same.
 from __future__ import annotations
 
 import ast
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -172,14 +173,14 @@ def connective(module: Module, function: ast.FunctionDef):
   """Writes `and` for `or`, or the other way round."""
   for node in _nodes(function, ast.BoolOp):
     old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
-    for left, right in zip(node.values, node.values[1:], strict=False):
+    for left, right in itertools.pairwise(node.values):
       yield module.between(left, right, old, new)
 
 
 def arguments(module: Module, function: ast.FunctionDef):
   """Swaps two neighbouring arguments of a call."""
   for node in _nodes(function, ast.Call):
-    for left, right in zip(node.args, node.args[1:], strict=False):
+    for left, right in itertools.pairwise(node.args):
       yield _swapped(module, left, right)
 
 
@@ -189,7 +190,7 @@ def operands(module: Module, function: ast.FunctionDef):
     if isinstance(node.op, (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod)):
       yield _swapped(module, node.left, node.right)
   for node in _nodes(function, ast.Tuple):
-    for left, right in zip(node.elts, node.elts[1:], strict=False):
+    for left, right in itertools.pairwise(node.elts):
       yield _swapped(module, left, right)
 
 
@@ -282,15 +283,14 @@ def initial_value(module: Module, function: ast.FunctionDef):
           yield module.put(first, other)
     elif isinstance(first, ast.List) and len(first.elts) == 1:
       yield module.put(first, "[]")
-    elif isinstance(first, ast.Subscript):
-      if isinstance(first.slice, ast.Constant) and first.slice.value == 0:
-        yield module.put(first.slice, "-1")
+    elif isinstance(first, ast.Subscript) and module.source(first.slice) == "0":
+      yield module.put(first.slice, "-1")
 
 
 def early_return(module: Module, function: ast.FunctionDef):
   """Returns within a loop what is to be returned after it, or breaks off."""
   for block in _blocks(function):
-    for loop, after in zip(block, block[1:], strict=False):
+    for loop, after in itertools.pairwise(block):
       if isinstance(loop, (ast.For, ast.While)) and isinstance(
         after, ast.Return
       ):
@@ -438,8 +438,6 @@ def _variables(function: ast.FunctionDef) -> list[str]:
   """Arguments and variables of a function, in the order of the text."""
   names = [x.arg for x in function.args.args]
   names += [
-    x.id
-    for x in _nodes(function, ast.Name)
-    if isinstance(x.ctx, ast.Store)
+    x.id for x in _nodes(function, ast.Name) if isinstance(x.ctx, ast.Store)
   ]
   return list(dict.fromkeys(names))

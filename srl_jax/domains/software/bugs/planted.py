@@ -184,7 +184,9 @@ class Planter:
         for name, found in self.single.items()
         if (
           kept := [
-            x for x in found if x[0] == source and x[1].function != first.function
+            x
+            for x in found
+            if x[0] == source and x[1].function != first.function
           ]
         )
       }

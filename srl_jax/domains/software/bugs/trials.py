@@ -73,7 +73,7 @@ class Trials:
 
     Returns:
       The results; None if a call takes too many lines, too much memory or time,
-      or too deep a recursion.
+      or too deep a recursion, or gives an object that shows its address.
     """
     if self._child is None:
       self._child = subprocess.Popen(
@@ -116,6 +116,8 @@ def outcomes(request: dict[str, Any]) -> list[Result] | None:
         is_right = is_right and not (
           wanted in ("True", "False", "None") and repr(value) != wanted
         )
+        if " at 0x" in repr(value):  # Another one in each process.
+          return None
         results.append(Result(bool(is_right), repr(value)))
       except Exception as error:
         if isinstance(error, (RecursionError, MemoryError)):
