@@ -185,7 +185,7 @@ def test_a_repair_is_of_whole_lines_that_stand_there_once():
   assert replacement("a\nx\nb\nx\n", "a\nx\nb\ny\n") == ("b\nx", "b\ny")
   assert replacement("a\nc\n", "a\nb\nc\n") == ("a", "a\nb")
   assert replacement("a\nb\nb\n", "a\nb\n") == ("b\nb", "b")
-  assert replacement("bb\n\nb\nc\n", "bb\n\nd\nc\n") == ("b\nc", "d\nc")
+  assert replacement("bb\n\nb\nc\n", "bb\n\nd\nc\n") == ("\nb", "\nd")
 
 
 def test_issues_tell_of_calls_that_the_bugs_break(written):
