@@ -11,7 +11,8 @@ from srl_jax.data import readers, schema
 from srl_jax.domains.software.bugs import __main__ as command
 from srl_jax.domains.software.bugs import sources
 from srl_jax.domains.software.bugs.experts import MISTAKES, STYLES, replacement
-from srl_jax.domains.software.bugs.mutators import MUTATORS, Module, mutants
+from srl_jax.domains.software.bugs.module import Module
+from srl_jax.domains.software.bugs.mutators import MUTATORS, mutants
 from srl_jax.domains.software.bugs.planted import Planter, variant
 from srl_jax.domains.software.bugs.trials import Trials, outcomes
 from srl_jax.domains.software.environment import (

@@ -5,6 +5,7 @@
 
 functions  modules of short functions, each with its tests
 sources    reads these modules and their tests as texts
+module     the text of a module with its tree
 mutators   small mistakes
 trials     runs mutants in a child process, within limits
 planted    bugs that some tests find and others do not: tasks with issues

@@ -13,8 +13,13 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-# (first character, behind the last one, what stands there instead).
-Edit = tuple[int, int, str]
+from srl_jax.domains.software.bugs.module import (
+  Edit,
+  Module,
+  blocks,
+  nodes,
+  variables,
+)
 
 
 class Mutant(NamedTuple):
@@ -29,63 +34,6 @@ class Mutant(NamedTuple):
   function: str
   mutator: str
   edits: tuple[Edit, ...]
-
-
-class Module:
-  """The text of a module, with its tree and places.
-
-  Attributes:
-    text: the text, in ASCII.
-    functions: the functions at the top, by name.
-  """
-
-  def __init__(self, text: str) -> None:
-    """Parses a text; raises ValueError for one that is not ASCII."""
-    if not text.isascii():
-      raise ValueError("the module is not in ASCII; places would be wrong")
-    self.text = text
-    self.functions = {
-      node.name: node
-      for node in ast.parse(text).body
-      if isinstance(node, ast.FunctionDef)
-    }
-    self._starts = [0]
-    for line in text.splitlines(keepends=True):
-      self._starts.append(self._starts[-1] + len(line))
-
-  def span(self, node: ast.AST) -> tuple[int, int]:
-    """Where the text of a node stands."""
-    return (
-      self._starts[node.lineno - 1] + node.col_offset,
-      self._starts[node.end_lineno - 1] + node.end_col_offset,
-    )
-
-  def source(self, node: ast.AST) -> str:
-    """The text of a node."""
-    first, end = self.span(node)
-    return self.text[first:end]
-
-  def lines(self, first: ast.AST, last: ast.AST) -> tuple[int, int]:
-    """Where the whole lines from one node to another one stand."""
-    return self._starts[first.lineno - 1], self._starts[last.end_lineno]
-
-  def put(self, node: ast.AST, text: str) -> tuple[Edit, ...]:
-    """Replaces the text of a node."""
-    return ((*self.span(node), text),)
-
-  def between(
-    self, left: ast.AST, right: ast.AST, old: str, new: str
-  ) -> tuple[Edit, ...]:
-    """Replaces a sign that stands between two nodes."""
-    at = self.text.index(old, self.span(left)[1], self.span(right)[0])
-    return ((at, at + len(old), new),)
-
-  def apply(self, edits: tuple[Edit, ...]) -> str:
-    """The text with changes."""
-    text = self.text
-    for first, end, new in sorted(edits, reverse=True):
-      text = text[:first] + new + text[end:]
-    return text
 
 
 Mutator = Callable[[Module, ast.FunctionDef], Iterator[tuple[Edit, ...]]]
@@ -132,7 +80,7 @@ for _one, _other in _PAIRS:
 
 def comparison(module: Module, function: ast.FunctionDef):
   """Compares wrongly: < for <=, == for !=, not in for in."""
-  for node in _nodes(function, ast.Compare):
+  for node in nodes(function, ast.Compare):
     sides = [node.left, *node.comparators]
     for place, op in enumerate(node.ops):
       old, others = _COMPARISONS.get(type(op), ("", ()))
@@ -142,17 +90,17 @@ def comparison(module: Module, function: ast.FunctionDef):
 
 def off_by_one(module: Module, function: ast.FunctionDef):
   """Counts one too many or too few: numbers, ends of ranges, places."""
-  for node in _nodes(function, ast.Constant):
+  for node in nodes(function, ast.Constant):
     if type(node.value) is int:
       yield module.put(node, str(node.value + 1))
       if node.value:
         yield module.put(node, str(node.value - 1))
-  for node in _nodes(function, ast.Call):
+  for node in nodes(function, ast.Call):
     if _name(node.func) == "range":
       last = node.args[min(1, len(node.args) - 1)]
       for sign in "+-":
         yield module.put(last, f"{module.source(last)} {sign} 1")
-  for node in _nodes(function, ast.Subscript):
+  for node in nodes(function, ast.Subscript):
     if isinstance(node.slice, ast.Name):
       for sign in "+-":
         yield module.put(node.slice, f"{node.slice.id} {sign} 1")
@@ -160,7 +108,7 @@ def off_by_one(module: Module, function: ast.FunctionDef):
 
 def operator(module: Module, function: ast.FunctionDef):
   """Calculates wrongly: - for +, % for //, also in assignments."""
-  for node in _nodes(function, ast.BinOp, ast.AugAssign):
+  for node in nodes(function, ast.BinOp, ast.AugAssign):
     old, others = _OPERATORS.get(type(node.op), ("", ()))
     is_binary = isinstance(node, ast.BinOp)
     left = node.left if is_binary else node.target
@@ -171,7 +119,7 @@ def operator(module: Module, function: ast.FunctionDef):
 
 def connective(module: Module, function: ast.FunctionDef):
   """Writes `and` for `or`, or the other way round."""
-  for node in _nodes(function, ast.BoolOp):
+  for node in nodes(function, ast.BoolOp):
     old, new = ("and", "or") if isinstance(node.op, ast.And) else ("or", "and")
     for left, right in itertools.pairwise(node.values):
       yield module.between(left, right, old, new)
@@ -179,24 +127,24 @@ def connective(module: Module, function: ast.FunctionDef):
 
 def arguments(module: Module, function: ast.FunctionDef):
   """Swaps two neighbouring arguments of a call."""
-  for node in _nodes(function, ast.Call):
+  for node in nodes(function, ast.Call):
     for left, right in itertools.pairwise(node.args):
       yield _swapped(module, left, right)
 
 
 def operands(module: Module, function: ast.FunctionDef):
   """Swaps the sides of - / // %, and the values of a tuple that returns."""
-  for node in _nodes(function, ast.BinOp):
+  for node in nodes(function, ast.BinOp):
     if isinstance(node.op, (ast.Sub, ast.Div, ast.FloorDiv, ast.Mod)):
       yield _swapped(module, node.left, node.right)
-  for node in _nodes(function, ast.Tuple):
+  for node in nodes(function, ast.Tuple):
     for left, right in itertools.pairwise(node.elts):
       yield _swapped(module, left, right)
 
 
 def callee(module: Module, function: ast.FunctionDef):
   """Calls another function: of the module, or max for min, rstrip for strip."""
-  for node in _nodes(function, ast.Call):
+  for node in nodes(function, ast.Call):
     name = _name(node.func)
     if name in module.functions:
       count = len(module.functions[name].args.args)
@@ -215,15 +163,15 @@ def callee(module: Module, function: ast.FunctionDef):
 def key(module: Module, function: ast.FunctionDef):
   """Looks up another key: a constant of the function, or a variable."""
   keys = []
-  for node in _nodes(function, ast.Subscript):
+  for node in nodes(function, ast.Subscript):
     keys.append(node.slice)
-  for node in _nodes(function, ast.Call):
+  for node in nodes(function, ast.Call):
     is_method = isinstance(node.func, ast.Attribute)
     if is_method and node.func.attr in ("get", "setdefault"):
       keys.append(node.args[0])
   texts = [x for x in keys if isinstance(x, ast.Constant)]
   texts = [x for x in texts if isinstance(x.value, str)]
-  names = _variables(function)
+  names = variables(function)
   for node in keys:
     if isinstance(node, ast.Name):
       others = [x for x in names if x != node.id]
@@ -237,8 +185,8 @@ def key(module: Module, function: ast.FunctionDef):
 
 def variable(module: Module, function: ast.FunctionDef):
   """Reads the variable that was assigned before or after the right one."""
-  names = _variables(function)
-  for node in _nodes(function, ast.Name):
+  names = variables(function)
+  for node in nodes(function, ast.Name):
     if isinstance(node.ctx, ast.Load) and node.id in names:
       place = names.index(node.id)
       for other in names[max(0, place - 1) : place + 2]:
@@ -248,8 +196,8 @@ def variable(module: Module, function: ast.FunctionDef):
 
 def condition(module: Module, function: ast.FunctionDef):
   """Negates a condition, or forgets its `not`."""
-  tests = [x.test for x in _nodes(function, ast.If, ast.IfExp, ast.While)]
-  for node in _nodes(function, ast.comprehension):
+  tests = [x.test for x in nodes(function, ast.If, ast.IfExp, ast.While)]
+  for node in nodes(function, ast.comprehension):
     tests += node.ifs
   for test in tests:
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
@@ -262,7 +210,7 @@ def condition(module: Module, function: ast.FunctionDef):
 
 def branch(module: Module, function: ast.FunctionDef):
   """Leaves out a branch: an `if` as a whole, or what comes after it."""
-  for node in _nodes(function, ast.If):
+  for node in nodes(function, ast.If):
     first, end = module.lines(node, node)
     if node.orelse:
       yield ((module.lines(node, node.body[-1])[1], end, ""),)
@@ -273,7 +221,7 @@ def branch(module: Module, function: ast.FunctionDef):
 def initial_value(module: Module, function: ast.FunctionDef):
   """Begins with another value: 1 for 0, a space for nothing, True for False."""
   values = {0: ("1", "-1"), 1: ("0",), "": ('" "',), None: ("0",)}
-  for node in _nodes(function, ast.Assign):
+  for node in nodes(function, ast.Assign):
     first = node.value
     if isinstance(first, ast.Constant):
       if type(first.value) is bool:
@@ -289,7 +237,7 @@ def initial_value(module: Module, function: ast.FunctionDef):
 
 def early_return(module: Module, function: ast.FunctionDef):
   """Returns within a loop what is to be returned after it, or breaks off."""
-  for block in _blocks(function):
+  for block in blocks(function):
     for loop, after in itertools.pairwise(block):
       if isinstance(loop, (ast.For, ast.While)) and isinstance(
         after, ast.Return
@@ -299,14 +247,14 @@ def early_return(module: Module, function: ast.FunctionDef):
         indent = " " * body.col_offset
         text = f"{indent}{module.source(after)}\n"
         yield ((end, end, text), (*module.lines(after, after), ""))
-  for node in _nodes(function, ast.Continue):
+  for node in nodes(function, ast.Continue):
     yield module.put(node, "break")
 
 
 def statement(module: Module, function: ast.FunctionDef):
   """Forgets a statement."""
   simple = (ast.Assign, ast.AugAssign, ast.Expr, ast.Continue)
-  for block in _blocks(function):
+  for block in blocks(function):
     for node in block:
       if isinstance(node, simple) and not _is_docstring(node):
         text = "" if len(block) > 1 else " " * node.col_offset + "pass\n"
@@ -315,7 +263,7 @@ def statement(module: Module, function: ast.FunctionDef):
 
 def slicing(module: Module, function: ast.FunctionDef):
   """Forgets where a slice begins, ends or in what steps it goes."""
-  for node in _nodes(function, ast.Slice):
+  for node in nodes(function, ast.Slice):
     parts = [
       module.source(x) if x else "" for x in (node.lower, node.upper, node.step)
     ]
@@ -327,13 +275,13 @@ def slicing(module: Module, function: ast.FunctionDef):
 
 def negation(module: Module, function: ast.FunctionDef):
   """Forgets a sign, or a `not` that is no condition's."""
-  for node in _nodes(function, ast.UnaryOp):
+  for node in nodes(function, ast.UnaryOp):
     yield module.put(node, module.source(node.operand))
 
 
 def keyword(module: Module, function: ast.FunctionDef):
   """Forgets the last argument of a call, where it is not the only one."""
-  for node in _nodes(function, ast.Call):
+  for node in nodes(function, ast.Call):
     parts = [*node.args, *node.keywords]
     if len(parts) > 1:
       before, last = parts[-2:]
@@ -385,33 +333,9 @@ def mutants(text: str) -> list[Mutant]:
   return list(found.values())
 
 
-def _nodes(function: ast.FunctionDef, *kinds: type[ast.AST]) -> list[ast.AST]:
-  """The nodes of a kind in a function, in the order of the lines.
-
-  Python 3.11 gives wrong places within f-strings, so their parts are left out.
-  """
-  nodes, waiting = [], [function]
-  while waiting:
-    node = waiting.pop(0)
-    if isinstance(node, kinds):
-      nodes.append(node)
-    if not isinstance(node, ast.JoinedStr):
-      waiting += ast.iter_child_nodes(node)
-  return sorted(nodes, key=lambda x: getattr(x, "lineno", 0))
-
-
-def _blocks(function: ast.FunctionDef) -> list[list[ast.stmt]]:
-  return [
-    block
-    for node in ast.walk(function)
-    for name in ("body", "orelse")
-    if isinstance(block := getattr(node, name, None), list) and block
-  ]
-
-
 def _instead(node: ast.stmt, function: ast.FunctionDef) -> str:
   """What stands instead of a statement: nothing, or `pass` if it is alone."""
-  for block in _blocks(function):
+  for block in blocks(function):
     if block == [node]:
       return " " * node.col_offset + "pass\n"
   return ""
@@ -432,12 +356,3 @@ def _swapped(
     *module.put(left, module.source(right)),
     *module.put(right, module.source(left)),
   )
-
-
-def _variables(function: ast.FunctionDef) -> list[str]:
-  """Arguments and variables of a function, in the order of the text."""
-  names = [x.arg for x in function.args.args]
-  names += [
-    x.id for x in _nodes(function, ast.Name) if isinstance(x.ctx, ast.Store)
-  ]
-  return list(dict.fromkeys(names))

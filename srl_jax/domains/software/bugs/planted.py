@@ -13,7 +13,8 @@ from typing import Any
 
 from srl_jax.domains.draws import Draws
 from srl_jax.domains.software.bugs import sources
-from srl_jax.domains.software.bugs.mutators import Module, Mutant, mutants
+from srl_jax.domains.software.bugs.module import Module
+from srl_jax.domains.software.bugs.mutators import Mutant, mutants
 from srl_jax.domains.software.bugs.sources import Check, Source
 from srl_jax.domains.software.bugs.trials import Result, Trials
 
