@@ -14,7 +14,7 @@ from srl_jax.domains.software.bugs.experts import MISTAKES, STYLES, replacement
 from srl_jax.domains.software.bugs.module import Module
 from srl_jax.domains.software.bugs.mutators import MUTATORS, mutants
 from srl_jax.domains.software.bugs.planted import Planter, variant
-from srl_jax.domains.software.bugs.trials import Trials, outcomes
+from srl_jax.domains.software.bugs.trials import LINES, Trials, outcomes
 from srl_jax.domains.software.environment import (
   AgentConfig,
   RepairEnvironment,
@@ -121,7 +121,7 @@ def test_every_mutator_has_a_case_and_a_word_and_finds_bugs(planter):
 
 
 def test_mutants_are_different_programs():
-  source = sources.read("days")
+  source = sources.read("lists")
   texts = [variant(source, [x]) for x in mutants(source.text)]
   trees = {ast.dump(ast.parse(x)) for x in [source.text, *texts]}
   assert len(trees) == len(texts) + 1
@@ -153,6 +153,24 @@ def test_what_never_ends_or_is_never_the_same_is_no_task(body):
     # The next one is not touched.
     [result] = trials.run(text, ["g()"], ["1"])
     assert result.is_right
+
+
+def test_the_limit_is_one_of_lines():
+  text = "def f(n):\n  for _ in range(n):\n    pass\n  return n\n"
+  few, many = LINES // 4, LINES
+  request = {"text": text, "calls": [f"f({few})"], "wanted": [str(few)]}
+  assert outcomes(request)[0].is_right
+  request = {"text": text, "calls": [f"f({many})"], "wanted": [str(many)]}
+  assert outcomes(request) is None
+  # Each call has its own.
+  request = {"text": text, "calls": [f"f({few})"] * 5, "wanted": [str(few)] * 5}
+  assert all(x.is_right for x in outcomes(request))
+
+
+def test_one_endless_line_is_ended_by_its_seconds():
+  text = "def f():\n  return sum(range(10**15))\n"
+  with Trials(cpu_s=1) as trials:
+    assert trials.run(text, ["f()"], ["1"]) is None
 
 
 def test_a_child_that_is_gone_costs_one_variant():

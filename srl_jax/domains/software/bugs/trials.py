@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 # The calls of the tests take at most a few hundred.
 LINES = 20_000
-_CPU_S = 20
+_CPU_S = 10
 _MEMORY_BYTES = 1 << 30
 
 
@@ -51,8 +51,9 @@ class _EndlessError(BaseException):
 class Trials:
   """Runs variants in a child process; use as a context manager."""
 
-  def __init__(self) -> None:
-    """Starts nothing yet."""
+  def __init__(self, cpu_s: int = _CPU_S) -> None:
+    """Starts nothing yet; a variant has `cpu_s` seconds of CPU."""
+    self._cpu_s = cpu_s
     self._child: subprocess.Popen | None = None
 
   def __enter__(self) -> Trials:
@@ -77,7 +78,7 @@ class Trials:
     """
     if self._child is None:
       self._child = subprocess.Popen(
-        [sys.executable, "-I", os.path.abspath(__file__)],
+        [sys.executable, "-I", os.path.abspath(__file__), str(self._cpu_s)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -149,10 +150,12 @@ def _limited_lines() -> Iterator[None]:
 
 def main() -> None:
   """Answers requests until there is no more."""
+  cpu_s = int(sys.argv[1])
+  resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
   for line in sys.stdin:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    seconds = int(used.ru_utime + used.ru_stime) + _CPU_S
+    seconds = int(used.ru_utime + used.ru_stime) + cpu_s
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
     print(json.dumps(outcomes(json.loads(line))), flush=True)
