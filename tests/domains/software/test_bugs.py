@@ -4,6 +4,8 @@
 import ast
 import dataclasses
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -180,17 +182,24 @@ def test_a_child_that_is_gone_costs_one_variant():
     assert trials.run(text, ["g()"], ["1"])[0].is_right
 
 
-def test_results_are_shown_as_python_does():
-  calls = ["f(1)", "f(0)", "g()", "f('x')"]
-  text = "def f(x):\n  return 2 / x\n\n\ndef g():\n  assert 0\n"
-  request = {"text": text, "calls": calls, "wanted": ["2.0", "1", "1", "1"]}
-  shown = [tuple(x)[:2] for x in outcomes(request)]
-  assert shown == [
-    (True, "2.0"),
-    (False, "ZeroDivisionError: division by zero"),
-    (False, "AssertionError"),
-    (False, "TypeError: unsupported operand type(s) for /: 'int' and 'str'"),
-  ]
+def test_exceptions_are_shown_as_python_does(tmp_path):
+  text = (
+    "def f(x):\n  size = 1\n  return 2 / x, siz\n\n\n"
+    "def g():\n  assert 0\n\n\ndef h():\n  raise ValueError('a\\nb')\n"
+  )
+  calls = ["f(1)", "f(0)", "g()", "f('x')", "h()"]
+  results = outcomes({"text": text, "calls": calls, "wanted": ["1"] * 5})
+  (tmp_path / "module.py").write_text(text)
+  for call, result in zip(calls, results, strict=True):
+    program = f"from module import *; print(repr({call}))"
+    done = subprocess.run(
+      [sys.executable, "-c", program],
+      capture_output=True,
+      text=True,
+      cwd=tmp_path,
+    )
+    assert result == (False, done.stderr.splitlines()[-1], True)
+  assert "Did you mean: 'size'?" in results[0].shown
 
 
 def test_one_is_not_true_where_truth_is_wanted():

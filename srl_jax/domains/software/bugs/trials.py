@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import io
 import json
 import os
 import resource
 import subprocess
 import sys
-import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -123,11 +123,21 @@ def outcomes(request: dict[str, Any]) -> list[Result] | None:
       except Exception as error:
         if isinstance(error, (RecursionError, MemoryError)):
           return None
-        last = traceback.format_exception_only(error)[-1].rstrip("\n")
-        results.append(Result(False, last.rpartition("\n")[2], True))
+        results.append(Result(False, _last_line(error), True))
   except _EndlessError:
     return None
   return results
+
+
+def _last_line(error: Exception) -> str:
+  """The end of what Python prints, with its guesses at what was meant.
+
+  In Python 3.11 the module `traceback` makes no such guesses.
+  """
+  printed = io.StringIO()
+  with contextlib.redirect_stderr(printed):
+    sys.__excepthook__(type(error), error, error.__traceback__)
+  return printed.getvalue().rstrip("\n").rpartition("\n")[2]
 
 
 @contextlib.contextmanager
