@@ -106,9 +106,9 @@ def outcomes(request: dict[str, Any]) -> list[Result] | None:
   names: dict[str, Any] = {"__name__": "module"}
   results = []
   try:
-    exec(compile(request["text"], "module.py", "exec"), names)
+    exec(compile(request["text"], "<module>", "exec"), names)
     for call, wanted in zip(request["calls"], request["wanted"], strict=True):
-      code = compile(call, "call", "eval")
+      code = compile(call, "<call>", "eval")
       try:
         with _limited_lines():
           value = eval(code, names)
