@@ -15,6 +15,7 @@ sandbox       where all of this runs
 launchers     bubblewrap, podman or docker, and limits
 supervisor    runs inside of a sandbox: its first process
 cgroups       limits that the kernel keeps
+bugs          a generator of tasks and experts' trajectories
 """
 
 from __future__ import annotations
