@@ -380,7 +380,11 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
     checkpoint__every_update_steps=100,
   )
   run = types.SimpleNamespace(
-    checkpoint=config.checkpoint, log_every=1, recorder=None, trackers=None
+    checkpoint=config.checkpoint,
+    profile=config.profile,
+    log_every=1,
+    recorder=None,
+    trackers=None,
   )
   params = {"w": jax.device_put(np.zeros(2), sharding.replicated(MESH))}
   train.train_stage(
