@@ -9,7 +9,11 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
 
   srl           The next action, from the issue and the last two actions with
                 their observations (the default).
-  sft_actions   SFT on the same actions in the same contexts.
+                64 TPU v5e chips: up to 14.0 of their 15.75 GiB, and at peak
+                rates 81 s for an update step, so 6 hours for all 262.
+  srl_lora      The same by adapters of rank 32, for 8 chips.
+  sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
+                recipe: 5e-5, three epochs.
   sft_thoughts  The same, with the expert's thoughts before the actions.
 
 Each reads SWE-smith's trajectories from c.data.path, data/swe-smith unless told
@@ -18,19 +22,23 @@ most three of a task, drawn with seed 24. Of these 30 are held out for
 validation, as in the paper, and 30 more for the table. The table is of single
 actions: solving issues takes an environment.
 
-The model is laid out over 64 TPU v5e chips as in experiments/math.py. Contexts
-are longer than there; `python -m launch.compile` says what a machine needs.
+The model is laid out over TPU v5e chips as in experiments/math.py. Memory and
+time are by the TPU compiler and by counts, not measured:
+`python -m launch.compile --config=experiments/software.py --topology=v5e:8x8
+--config.srl.trunks.points_per_trunk=1`, which makes as many contexts, one to a
+trunk.
 """
 
 from srl_jax import config
 
 MODEL = "Qwen/Qwen2.5-Coder-7B-Instruct"
-PRESETS = ("srl", "sft_actions", "sft_thoughts")
+PRESETS = ("srl", "srl_lora", "sft_actions", "sft_thoughts")
 
 
 def get_config(argument=None):
   preset, overrides = config.parse_argument(argument, "srl", PRESETS)
-  c = config.base_config(__file__, "math", "qwen2_5_7b")
+  layout = "qwen2_5_7b_lora" if preset == "srl_lora" else "qwen2_5_7b"
+  c = config.base_config(__file__, "math", layout)
   c.name = f"software:{preset}"
   c.weights = c.tokenizer.path = MODEL
   c.data.format = "agents"
@@ -49,11 +57,12 @@ def get_config(argument=None):
   c.srl.trunks.points_per_trunk = 0
   # One epoch of the paper's 134,000 actions, 512 of them per update step.
   c.srl.update_steps = 262
-  if preset != "srl":
+  if not preset.startswith("srl"):
     c.stages = ("sft",)
     c.sft.trunks.include_thoughts = preset == "sft_thoughts"
     # Three epochs, 64 actions per update step.
     c.sft.update_steps = 6281
+    c.sft.optim.learning_rate = 5e-5
     c.sft.trunks_per_batch = 64
     c.sft.trunks_per_micro_batch = 64
     c.sft.validate_every = 500
