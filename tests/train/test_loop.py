@@ -379,13 +379,8 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
     srl__validate_every=0,
     checkpoint__every_update_steps=100,
   )
-  run = types.SimpleNamespace(
-    checkpoint=config.checkpoint,
-    profile=config.profile,
-    log_every=1,
-    recorder=None,
-    trackers=None,
-  )
+  run = types.SimpleNamespace(log_every=1, recorder=None, trackers=None)
+  run.checkpoint, run.profile = config.checkpoint, config.profile
   params = {"w": jax.device_put(np.zeros(2), sharding.replicated(MESH))}
   train.train_stage(
     run,
