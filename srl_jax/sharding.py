@@ -31,7 +31,9 @@ class MeshConfig:
   What each axis splits is described for the default `ShardingRules`.
 
   Attributes:
-    data: devices that split the batch and copy the parameters.
+    data: devices that split the batch and copy the parameters. Of several TPU
+      slices each holds an equal part of this axis, so that nothing but sums
+      of gradients crosses the network between them.
     fsdp: devices that split both the batch and the parameters.
     tensor: devices that split heads, MLPs and vocabulary.
   """
@@ -120,7 +122,8 @@ def make_mesh(
       processes.
 
   Raises:
-    ValueError: the axis sizes do not multiply to the number of devices.
+    ValueError: the axis sizes do not multiply to the number of devices, or the
+      data axis does not divide over the slices.
   """
   sizes = [getattr(config, axis) for axis in MESH_AXES]
   devices = jax.devices() if devices is None else devices
@@ -138,13 +141,38 @@ def make_mesh(
       f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} uses "
       f"{math.prod(sizes)} of {count} devices; set c.mesh.data=-1 to use all"
     )
+  slices = slice_count(devices)
+  data, *others = sizes
+  if data % slices:
+    raise ValueError(
+      f"the mesh has data={data} on {slices} slices, and only that axis may "
+      f"cross the network between them; set c.mesh.data to {slices} or a "
+      "multiple of it, for example --config.mesh.data="
+      f"{slices} --config.mesh.fsdp=-1"
+    )
   # Without splitting, 16 x 4 devices would not fit an 8 x 8 torus.
-  placed = mesh_utils.create_device_mesh(
-    sizes, devices, allow_split_physical_axes=True
-  )
+  if slices == 1:
+    placed = mesh_utils.create_device_mesh(
+      sizes, devices, allow_split_physical_axes=True
+    )
+  else:
+    placed = mesh_utils.create_hybrid_device_mesh(
+      (data // slices, *others),
+      (slices, *(1 for _ in others)),
+      devices,
+      allow_split_physical_axes=True,
+    )
   return jax.sharding.Mesh(
     placed, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(sizes)
   )
+
+
+def slice_count(devices: Sequence[jax.Device]) -> int:
+  """Returns the number of TPU slices; 1 for devices of another kind."""
+  if devices[0].platform != "tpu":
+    return 1
+  # Devices of a single slice may lack the attribute.
+  return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def constrain(
