@@ -15,6 +15,7 @@ from launch import compile as launch_compile
 from launch.tpu import ahead_of_time, chips, projection
 from launch.tpu.counting import Work
 from srl_jax import config as config_lib
+from srl_jax import mesh as mesh_lib
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
 from srl_jax.models.config import LoraConfig
@@ -139,7 +140,7 @@ def test_only_the_data_axis_crosses_from_slice_to_slice():
   )
   with pytest.raises(ValueError, match=message):
     slices(data=1, fsdp=-1)
-  assert sharding.slice_count(jax.devices()) == 1
+  assert mesh_lib.slice_count(jax.devices()) == 1
 
 
 @pytest.mark.slow
