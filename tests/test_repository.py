@@ -51,6 +51,7 @@ FLOORS = {
   "lease": 1,
   "mirror": 1,
   "progress": 1,
+  "watchdog": 1,
   "workdir": 1,
   "compilation_cache": 0,
   "failures": 0,
