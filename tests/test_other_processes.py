@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +52,7 @@ state = {"w": jax.make_array_from_callback(
 update = jax.jit(lambda w, ids: 3 * w + ids.sum())
 pool = Pool()
 with Checkpointer(workdir, CheckpointConfig()) as saver:
+  saver.set_damaged_aside()
   first = saver.latest_step() or 0
   if first:
     wanted = jax.ShapeDtypeStruct((8,), jnp.int32, sharding=split)
@@ -112,11 +114,18 @@ def read(workdir, step):
 
 @pytest.mark.slow
 def test_four_processes_go_on_as_two_and_as_one(tmp_path):
-  many, one = tmp_path / "many", tmp_path / "one"
+  many, one, lost = (tmp_path / x for x in ("many", "one", "lost"))
   go(many, 4, 2)
   assert "resumed after 2 with " in go(many, 2, 4)
+  shutil.copytree(many, lost)
   said = go(many, 1, 5)
   assert "resumed after 4 with " in said and "with 0 groups" not in said
   go(one, 1, 5)
   # Data stream, pool and the state that is computed from both, bit by bit.
   assert read(many, 5) == read(one, 5)
+  # What the second host wrote is gone: the checkpoint before counts.
+  shutil.rmtree(lost / "steps" / "4" / "state" / "ocdbt.process_1")
+  said = go(lost, 1, 5)
+  assert "resumed after 2 with " in said
+  assert "state/ocdbt.process_1" in said and "it is set aside in" in said
+  assert read(lost, 5) == read(one, 5)
