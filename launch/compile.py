@@ -39,6 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help="chip and shape, such as v5e:8x8, v6e:8x8 or v5p:4x4x4",
   )
   parser.add_argument(
+    "--slices",
+    type=int,
+    default=1,
+    help="slices of that topology, joined by a slower network (default: "
+    "%(default)s)",
+  )
+  parser.add_argument(
     "--stem_tokens",
     type=int,
     default=16,
@@ -52,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     "%(default)s)",
   )
   options, overrides = parser.parse_known_args(arguments)
+  if options.slices < 1:
+    parser.error(f"--slices is {options.slices}; use 1 or more")
   # Any arrays go to the CPU, so that JAX does not look for a TPU.
   jax.config.update("jax_platforms", "cpu")
   try:
@@ -67,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config,
         stage,
         options.topology,
+        slices=options.slices,
         stem=options.stem_tokens,
         target=options.target_characters,
         write=lambda line: print(line, flush=True),

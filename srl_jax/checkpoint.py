@@ -3,10 +3,11 @@
 
 A checkpoint is the directory of one update step with four items: `state`
 (sharded JAX arrays, written by Orbax), `pool` (host arrays whose shapes change
-from save to save, one file per process), `meta` (JSON: counters, iterator
-state) and `checksums` of the files of the others. Once all files are written,
-one rename gives the directory its final name (in a bucket, a marker file marks
-it complete). So a process that is killed at any moment leaves the last complete
+from save to save), `meta` (JSON: counters, iterator state) and `checksums` of
+the files of the others. Pool and data stream are those of all processes
+together, so any number of processes may go on. Once all files are written, one
+rename gives the directory its final name (in a bucket, a marker file marks it
+complete). So a process that is killed at any moment leaves the last complete
 checkpoint restorable.
 
 The folder `best` holds the parameters of the best validation value so far.
@@ -105,7 +106,7 @@ class Checkpointer:
       step: number of update steps done.
       state: pytree of JAX arrays.
       pool: nested dicts with string keys, lists, tuples and NamedTuples of
-        numpy arrays of any shapes; every process saves its own pool.
+        numpy arrays of any shapes, the same on all processes.
       meta: JSON values, the same on all processes.
 
     Raises:
@@ -121,9 +122,7 @@ class Checkpointer:
       args=ocp.args.Composite(
         state=ocp.args.StandardSave(state),
         pool=PoolSave(pool_bytes),
-        meta=ocp.args.JsonSave(
-          {"process_count": jax.process_count(), "user": meta}
-        ),
+        meta=ocp.args.JsonSave({"user": meta}),
         checksums=checkpoint_sums.SumsSave(),
       ),
       force=True,
@@ -168,7 +167,7 @@ class Checkpointer:
     Args:
       step: a saved update step, e.g. `latest_step()`.
       abstract_state: the state as `jax.ShapeDtypeStruct`s with shardings; the
-        mesh may differ from the one that saved.
+        mesh and the number of processes may differ from those that saved.
 
     Returns:
       State, pool and meta. Tuples in the pool come back as lists, NamedTuples
@@ -176,8 +175,8 @@ class Checkpointer:
 
     Raises:
       DamagedError: its files are not what was written.
-      ValueError: there is no such checkpoint, its names, shapes or dtypes
-        differ from `abstract_state`, or another number of processes saved it.
+      ValueError: there is no such checkpoint, or its names, shapes or dtypes
+        differ from `abstract_state`.
     """
     self._check_step(self._steps, step)
     self._check_files(self._steps, step)
@@ -187,12 +186,6 @@ class Checkpointer:
       f"checkpoint {step} of {self._directory}",
     )
     meta = self._restore_item(step, "meta", ocp.args.JsonRestore())
-    if meta["process_count"] != jax.process_count():
-      raise ValueError(
-        f"checkpoint {step} of {self._directory} was saved by"
-        f" {meta['process_count']} processes, each with its own pool; this run"
-        f" has {jax.process_count()}. Start {meta['process_count']} processes"
-      )
     state = self._restore_item(
       step, "state", ocp.args.StandardRestore(abstract_state)
     )

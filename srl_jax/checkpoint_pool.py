@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The item `pool` of a checkpoint: host arrays, one file per process."""
+"""The item `pool` of a checkpoint: host arrays that all processes share.
+
+Every process holds the whole pool, so the first one writes it and all read it,
+however many they are.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +18,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import future as ocp_future
 
+# Earlier versions wrote the same pool once per process, under the names
+# process_0.npz, process_1.npz, ...: the first one is all that is read.
+FILE = "process_0.npz"
+
 
 class PoolHandler(ocp.AsyncCheckpointHandler):
-  """Writes the bytes of each process's pool to a file of its own.
+  """Writes the bytes of the pool to a file.
 
-  Orbax itself refuses arrays of size zero, which an empty pool consists of,
-  and writes numpy arrays from the first process only.
+  Orbax itself refuses arrays of size zero, which an empty pool consists of.
   """
 
   async def async_save(self, directory, args):
-    path = directory / _file_name()
+    if jax.process_index():
+      return []
+    path = directory / FILE
 
     async def write():
       path.write_bytes(args.data)
@@ -35,11 +44,12 @@ class PoolHandler(ocp.AsyncCheckpointHandler):
     ]
 
   def save(self, directory, args):
-    (directory / _file_name()).write_bytes(args.data)
+    if jax.process_index() == 0:
+      (directory / FILE).write_bytes(args.data)
 
   def restore(self, directory, args):
     del args
-    return _unpack((directory / _file_name()).read_bytes())
+    return _unpack((directory / FILE).read_bytes())
 
 
 @ocp.args.register_with_handler(PoolHandler, for_save=True)
@@ -53,11 +63,7 @@ class PoolSave(ocp.args.CheckpointArgs):
 @ocp.args.register_with_handler(PoolHandler, for_restore=True)
 @dataclasses.dataclass
 class PoolRestore(ocp.args.CheckpointArgs):
-  """Asks for the pool of this process."""
-
-
-def _file_name() -> str:
-  return f"process_{jax.process_index()}.npz"
+  """Asks for the pool."""
 
 
 def pack_pool(pool: Any) -> bytes:

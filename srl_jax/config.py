@@ -36,6 +36,7 @@ from srl_jax.trackers.trackers import TrackersConfig
 from srl_jax.train.pieces import RlConfig, RlvrConfig
 from srl_jax.train.profile import ProfileConfig
 from srl_jax.train.sft import SftConfig
+from srl_jax.watchdog import WatchdogConfig
 
 StageName = Literal["sft", "srl", "rlvr"]
 # What evaluation reads of the section "srl" whether or not that stage runs:
@@ -82,6 +83,7 @@ class Config:
     reward_workers: processes that compute rewards on the host.
     device_reward: whether the device computes rewards, and at which sizes.
     checkpoint: how often to save.
+    watchdog: when a run of several processes is taken to hang.
     rollouts: which rollouts are kept, for people to look at.
     trackers: where metrics are shown, besides metrics.csv.
     profile: which update steps are profiled.
@@ -111,6 +113,7 @@ class Config:
   reward_workers: WorkersConfig = WorkersConfig()
   device_reward: DeviceRewardConfig = DeviceRewardConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
+  watchdog: WatchdogConfig = WatchdogConfig()
   rollouts: RolloutsConfig = RolloutsConfig()
   trackers: TrackersConfig = TrackersConfig()
   profile: ProfileConfig = ProfileConfig()

@@ -53,6 +53,16 @@ _PROCESSES = flags.DEFINE_integer(
   "num_processes", None, "Number of processes of a run on several hosts."
 )
 _PROCESS = flags.DEFINE_integer("process_id", None, "Number of this process.")
+_JOIN_S = flags.DEFINE_integer(
+  "join_s", 300, "Seconds to wait for all processes at the start.", 1
+)
+_LOST_HOST_S = flags.DEFINE_integer(
+  "lost_host_s",
+  30,
+  "Seconds without a sign of life after which a process counts as lost; all "
+  "others then end.",
+  1,
+)
 _MULTI_HOST = flags.DEFINE_bool(
   "multi_host", False, "Join the other hosts of a TPU pod before anything else."
 )
@@ -88,7 +98,13 @@ def main(argv: Sequence[str]) -> None:
       )
     if is_several:
       # This precedes the experiment, which may ask for the devices.
-      join(_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+      join(
+        _COORDINATOR.value,
+        _PROCESSES.value,
+        _PROCESS.value,
+        join_s=_JOIN_S.value,
+        lost_host_s=_LOST_HOST_S.value,
+      )
     # Again, because JAX has set its own handler when it joined.
     stopping.listen(
       "asked to stop while nothing was trained, so there is nothing to save. "
@@ -118,9 +134,23 @@ def main(argv: Sequence[str]) -> None:
 
 
 def join(
-  address: str | None, processes: int | None, process: int | None
+  address: str | None,
+  processes: int | None,
+  process: int | None,
+  *,
+  join_s: int = 300,
+  lost_host_s: int = 30,
 ) -> None:
-  """Joins the other processes of a run; all on one machine stay in it."""
+  """Joins the other processes of a run; all on one machine stay in it.
+
+  Args:
+    address: host:port of process 0.
+    processes: number of processes.
+    process: number of this process.
+    join_s: seconds to wait for the others. JAX then aborts this process.
+    lost_host_s: seconds without a heartbeat after which a process counts as
+      lost. JAX then aborts the others, which may wait in a collective.
+  """
   is_local = (address or "").startswith(("localhost:", "127.0.0.1:"))
   jax.distributed.initialize(
     address,
@@ -128,6 +158,8 @@ def join(
     process,
     # By default the coordinator listens to all networks, and trusts them.
     coordinator_bind_address=address if is_local else None,
+    initialization_timeout=join_s,
+    heartbeat_timeout_seconds=lost_host_s,
   )
 
 

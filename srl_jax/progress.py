@@ -5,7 +5,7 @@ Whoever does something that may take long opens a `task`; the code below tells
 how far it is by `advance` and `note`, without knowing which task it is. A
 thread says the innermost task when no line came for ten seconds, also while the
 main thread is in a compilation. Each line is complete, so a log file shows the
-same as a terminal. Only process 0 speaks.
+same as a terminal. Only process 0 speaks; all know since when nothing went on.
 """
 
 from __future__ import annotations
@@ -55,6 +55,20 @@ class _State:
   lock = threading.Lock()
   tasks: list[_Task] = []  # noqa: RUF012 (one per process, on purpose)
   last_s = 0.0
+  changed_s = 0.0
+
+
+def changed() -> None:
+  """Notes that something went on; the functions below do so too."""
+  _State.changed_s = time.monotonic()
+
+
+def standstill() -> tuple[float, str]:
+  """Returns since how many seconds nothing went on, and in which task."""
+  now_s = time.monotonic()
+  with _State.lock:
+    what = _State.tasks[-1].line(now_s) if _State.tasks else "no task"
+  return now_s - _State.changed_s, what
 
 
 def say(line: str) -> None:
@@ -75,9 +89,7 @@ def task(what: str, done: int = 0, total: int = 0) -> Iterator[None]:
     done: parts of it that were done before.
     total: number of parts, if it has any.
   """
-  if jax.process_index() != 0:
-    yield
-    return
+  changed()
   now_s = time.monotonic()
   new = _Task(what, now_s, done, total, begin=done, begin_s=now_s)
   with _State.lock:
@@ -86,18 +98,20 @@ def task(what: str, done: int = 0, total: int = 0) -> Iterator[None]:
     if is_first:
       _State.last_s = now_s
   is_over = threading.Event()
-  if is_first:
+  if is_first and jax.process_index() == 0:
     threading.Thread(target=_watch, args=(is_over,), daemon=True).start()
   try:
     yield
   finally:
     with _State.lock:
       _State.tasks.remove(new)
+    changed()
     is_over.set()
 
 
 def advance(done: int, total: int) -> None:
   """Says how many parts of the innermost task are done."""
+  changed()
   if not _State.tasks:
     return
   current = _State.tasks[-1]
@@ -109,6 +123,7 @@ def advance(done: int, total: int) -> None:
 
 def note(text: str) -> None:
   """Says how good or how far the innermost task is, in words."""
+  changed()
   if _State.tasks:
     _State.tasks[-1].note = text
 

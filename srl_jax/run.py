@@ -35,7 +35,7 @@ from typing import Any
 
 import jax
 
-from srl_jax import files, loading, progress, sharding, storage
+from srl_jax import files, loading, progress, sharding, storage, watchdog
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.models import weights
@@ -54,6 +54,7 @@ _FREE_TO_CHANGE = (
   "rollouts",
   "trackers",
   "profile",
+  "watchdog",
   "evaluate.rows_per_batch",
   "mesh",
   "reward_workers",
@@ -80,6 +81,7 @@ def train_and_evaluate(
   mesh = sharding.make_mesh(config.mesh)
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     stack.enter_context(locked(workdir))
+    stack.enter_context(watchdog.watching(config.watchdog))
     _claim_workdir(config, workdir, versions)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)

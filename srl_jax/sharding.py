@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device mesh, the rules from logical axes to mesh axes, sharded arrays.
+"""The rules from logical axes to mesh axes, and sharded arrays.
 
 Parameters and activations name their logical axes ("embed", "mlp", "batch").
-A `ShardingRules` value says over which mesh axes each name is split. No other
-file mentions a mesh axis.
+A `ShardingRules` value says over which mesh axes each name is split. Only this
+file and mesh.py mention a mesh axis.
 """
 
 from __future__ import annotations
@@ -17,28 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.experimental import mesh_utils, multihost_utils
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-MESH_AXES = ("data", "fsdp", "tensor")
+from srl_jax.mesh import MESH_AXES as MESH_AXES
+from srl_jax.mesh import MeshConfig as MeshConfig
+from srl_jax.mesh import make_mesh as make_mesh
+
 _MeshAxes = str | tuple[str, ...] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-  """Number of devices along each mesh axis; one may be -1: all that remain.
-
-  What each axis splits is described for the default `ShardingRules`.
-
-  Attributes:
-    data: devices that split the batch and copy the parameters.
-    fsdp: devices that split both the batch and the parameters.
-    tensor: devices that split heads, MLPs and vocabulary.
-  """
-
-  data: int = -1
-  fsdp: int = 1
-  tensor: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,44 +93,6 @@ class ShardingRules:
   def spec_in_use(self, axes: Sequence[str | None]) -> PartitionSpec:
     """Returns the PartitionSpec of a weight while it is used."""
     return PartitionSpec(*(a and (self.axes_in_use(a) or None) for a in axes))
-
-
-def make_mesh(
-  config: MeshConfig, devices: Sequence[jax.Device] | None = None
-) -> jax.sharding.Mesh:
-  """Builds the mesh.
-
-  Args:
-    config: sizes of the axes.
-    devices: devices of a described topology; by default all devices of all
-      processes.
-
-  Raises:
-    ValueError: the axis sizes do not multiply to the number of devices.
-  """
-  sizes = [getattr(config, axis) for axis in MESH_AXES]
-  devices = jax.devices() if devices is None else devices
-  count = len(devices)
-  known = math.prod(s for s in sizes if s != -1)
-  if sizes.count(-1) > 1 or min(sizes) < -1 or 0 in sizes or count % known:
-    raise ValueError(
-      f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} does not fit "
-      f"{count} devices; set c.mesh.data, c.mesh.fsdp and c.mesh.tensor to "
-      "positive numbers whose product divides it, at most one of them -1"
-    )
-  sizes = [count // known if s == -1 else s for s in sizes]
-  if math.prod(sizes) != count:
-    raise ValueError(
-      f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} uses "
-      f"{math.prod(sizes)} of {count} devices; set c.mesh.data=-1 to use all"
-    )
-  # Without splitting, 16 x 4 devices would not fit an 8 x 8 torus.
-  placed = mesh_utils.create_device_mesh(
-    sizes, devices, allow_split_physical_axes=True
-  )
-  return jax.sharding.Mesh(
-    placed, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(sizes)
-  )
 
 
 def constrain(

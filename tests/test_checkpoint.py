@@ -193,23 +193,21 @@ def test_a_state_of_another_model_is_refused_with_the_difference(tmp_path):
       checkpointer.restore(1, other)
 
 
-def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
-  state = make_state()
+def test_a_checkpoint_of_several_processes_of_before_is_read(tmp_path):
+  state, pool = make_state(), {"rewards": np.arange(3)}
   with open_at(tmp_path) as checkpointer:
-    checkpointer.save(1, state, {}, {})
-  meta = tmp_path / "steps" / "1" / "meta" / "metadata"
-  meta.write_text(
-    meta.read_text().replace('"process_count": 1', '"process_count": 4')
-  )
+    checkpointer.save(1, state, pool, {"a": 1})
   step = epath.Path(tmp_path / "steps" / "1")
+  # Each process wrote the same pool, and how many they were.
+  for index in range(1, 4):
+    (step / "pool" / "process_0.npz").copy(step / f"pool/process_{index}.npz")
+  meta = {"process_count": 4, "user": {"a": 1}}
+  (step / "meta" / "metadata").write_text(json.dumps(meta))
   sums = json.dumps(checkpoint_sums._sums(step))
   (step / "checksums" / "files.json").write_text(sums)
-  message = r"was saved by 4 processes.* this run has 1\. Start 4 processes"
-  with (
-    open_at(tmp_path) as checkpointer,
-    pytest.raises(ValueError, match=message),
-  ):
-    checkpointer.restore(1, abstract(state))
+  with open_at(tmp_path) as checkpointer:
+    _, got, meta = checkpointer.restore(1, abstract(state))
+  assert (got["rewards"].tolist(), meta) == ([0, 1, 2], {"a": 1})
 
 
 def test_the_best_slot_holds_one_set_of_parameters_beside_the_rest(tmp_path):

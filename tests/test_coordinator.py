@@ -83,3 +83,68 @@ def test_an_error_in_one_process_ends_all_soon(error):
     assert process.wait() == 1
   # Five of them are the launcher's, for the other process.
   assert time.monotonic() - said_s < 10
+
+
+WAITS = """
+import time
+from srl_jax import main
+
+def load_config(*_):
+  print("joined", flush=True)
+  time.sleep(600)
+
+main.load_config = load_config
+main.command()
+"""
+
+
+def start(index, *flags):
+  """Starts one of two processes that find each other and then wait."""
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-c", WAITS, "--num_processes=2"),
+      *(f"--process_id={index}", *flags),
+    ],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    cwd=pathlib.Path(__file__).parents[1],
+  )
+
+
+@pytest.fixture
+def address():
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    return f"--coordinator_address=localhost:{probe.getsockname()[1]}"
+
+
+@pytest.mark.slow
+def test_a_process_that_is_lost_ends_the_others(address):
+  first, second = (start(i, address, "--lost_host_s=10") for i in range(2))
+  with first, second:
+    try:
+      for process in (first, second):
+        while process.stdout.readline() != "joined\n":
+          assert process.poll() is None
+      second.kill()
+      killed_s = time.monotonic()
+      said, _ = first.communicate(timeout=100)
+    finally:
+      first.kill()
+      second.kill()
+  assert first.returncode
+  assert "stopped sending heartbeats" in said
+  # By default it would take 30.
+  assert time.monotonic() - killed_s < 25
+
+
+@pytest.mark.slow
+def test_a_process_that_never_comes_is_waited_for_so_long(address):
+  with start(0, address, "--join_s=5") as process:
+    try:
+      said, _ = process.communicate(timeout=100)
+    finally:
+      process.kill()
+  assert process.returncode
+  assert "DEADLINE_EXCEEDED" in said

@@ -118,10 +118,9 @@ def test_two_processes_write_nothing_twice(two):
     x for x in lines if re.match(r"\[0\] (sft|srl) +\d+/\d+  loss|rew", x)
   ]
   assert len(set(said)) == len(said)
-  # Both hold the same pool, but each writes its own.
+  # Both hold the same pool.
   pools = workdir / "stages" / "1_srl" / "steps" / "6" / "pool"
-  names = sorted(path.name for path in pools.glob("*.npz"))
-  assert names == ["process_0.npz", "process_1.npz"]
+  assert len(list(pools.glob("*.npz"))) == 1
 
 
 @pytest.mark.slow

@@ -46,10 +46,12 @@ FLOORS = {
   "reductions": 2,
   "abstract": 3,
   "sharding": 2,
+  "mesh": 2,
   "files": 1,
   "lease": 1,
   "mirror": 1,
   "progress": 1,
+  "watchdog": 1,
   "workdir": 1,
   "compilation_cache": 0,
   "failures": 0,
@@ -67,8 +69,9 @@ FLOORS = {
 }
 # Narrower than their floor: what these may import of srl_jax beside themselves.
 ONLY = {
+  **dict.fromkeys(("children", "failures", "optional"), frozenset()),
+  **dict.fromkeys(("strict", "trajectory", "types"), frozenset()),
   "ops": {"types"},
-  "children": set(),
   "data": {
     "children",
     "domains",
@@ -82,14 +85,9 @@ ONLY = {
     "types",
   },
   "domains": {"rewards", "storage", "strict", "trajectory", "types"},
-  "failures": set(),
-  "optional": set(),
   "rewards": {"children", "optional", "strict", "trajectory", "types"},
   "tokenizers": {"children", "storage", "strict", "types"},
-  "trajectory": set(),
   "storage": {"optional"},
-  "strict": set(),
-  "types": set(),
 }
 # Host packages run in worker processes, where loading JAX would take seconds
 # and, on a TPU host, fail: one process owns the chips.

@@ -304,7 +304,7 @@ if what == "pool":
   async def async_save(self, directory, args):
     global left
     left -= 1
-    path = directory / checkpoint_pool._file_name()
+    path = directory / checkpoint_pool.FILE
     async def write():
       path.write_bytes(args.data if left else args.data[:100])
       if not left:

@@ -39,8 +39,8 @@ _ENVIRONMENT = {
 }
 
 
-def devices(topology: str) -> list[Any]:
-  """Returns the described devices of a topology such as "v5e:2x4".
+def devices(topology: str, slices: int = 1) -> list[Any]:
+  """Returns the described devices of slices of a topology such as "v5e:2x4".
 
   Raises:
     ValueError: libtpu is not installed, or it knows no such topology.
@@ -56,7 +56,7 @@ def devices(topology: str) -> list[Any]:
 
   try:
     described = topologies.get_topology_desc(
-      platform="tpu", topology_name=topology
+      platform="tpu", topology_name=topology, num_slices=slices
     )
   except Exception as error:  # whatever the plug-in raises
     raise ValueError(

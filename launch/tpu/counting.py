@@ -242,6 +242,14 @@ class Counter:
     per_element = 2 * 4 + 2 * (moment_bytes + param_bytes)
     return Work(15 * stored, stored * per_element)
 
+  def between_slices(self, slices: int) -> float:
+    """Returns bytes that a device receives from other slices a micro-batch.
+
+    The data axis goes over the slices, so each holds whole gradients.
+    """
+    stored = sum(map(self._layout.stored, self._adapters or self._boxes))
+    return 2 * (slices - 1) / slices * stored * self._size
+
   @property
   def _vocab(self) -> float:
     return self._config.vocab_size / self._layout.parts("vocab")

@@ -52,6 +52,7 @@ def report(
   stage: str,
   topology: str,
   *,
+  slices: int,
   stem: int,
   target: int,
   write: Callable[[str], None],
@@ -61,7 +62,8 @@ def report(
   Args:
     config: config of the run.
     stage: "srl" or "rlvr".
-    topology: chip and shape, such as "v5e:8x8".
+    topology: chip and shape of a slice, such as "v5e:8x8".
+    slices: number of slices, which a slower network joins.
     stem: number of given tokens at the head of a branch.
     target: length of the longest expert step in characters.
     write: function that gets each line as soon as it is known.
@@ -75,9 +77,12 @@ def report(
   """
   chip, sides = parse_topology(topology)
   data = ahead_of_time.widths(config, stage, stem, target)
-  mesh = sharding.make_mesh(config.mesh, ahead_of_time.devices(topology))
+  mesh = sharding.make_mesh(
+    config.mesh, ahead_of_time.devices(topology, slices)
+  )
   section = ahead_of_time.with_reward(config, stage)
-  for line in _headlines(config, stage, topology, mesh, data):
+  where = topology if slices == 1 else f"{slices} slices of {topology}"
+  for line in _headlines(config, stage, where, mesh, data):
     write(line)
   built = ahead_of_time.build_stage(config, stage, mesh, data)
   if config.model.lora.rank:
@@ -102,7 +107,20 @@ def report(
   write("")
   for line in summary(phases, section, chip, link, mesh.size):
     write(line)
+  if slices > 1:
+    write(_between_slices(config, phases, mesh, slices))
   return fits
+
+
+def _between_slices(config, phases, mesh, slices: int) -> str:
+  layout = Layout(dict(mesh.shape), config.rules)
+  [batches] = [x.count for x in phases if x.name == "update: accumulate"]
+  received = batches * Counter(config.model, layout).between_slices(slices)
+  return (
+    f"between the {slices} slices: {received / 1e9:.3g} GB per chip and step, "
+    f"the gradients of {batches} micro-batch(es); counted above as if its "
+    "links were those within a slice"
+  )
 
 
 def _is_of(phase: Phase, programs: list[str]) -> bool:
@@ -110,10 +128,10 @@ def _is_of(phase: Phase, programs: list[str]) -> bool:
   return any(name.startswith(part) for name in programs)
 
 
-def _headlines(config, stage, topology, mesh, data: StageData):
+def _headlines(config, stage, where, mesh, data: StageData):
   c, sizes = getattr(config, stage), data.widths
   axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
-  yield f"{config.name}, stage {stage}, on {topology}: {axes}"
+  yield f"{config.name}, stage {stage}, on {where}: {axes}"
   yield (
     f"{c.sampling.trunks_per_round} trunks of {sizes.trunk} tokens per round "
     f"in {c.sampling.parts_per_round} part(s), {c.trunks_per_micro_batch} per "

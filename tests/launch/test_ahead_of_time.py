@@ -15,6 +15,7 @@ from launch import compile as launch_compile
 from launch.tpu import ahead_of_time, chips, projection
 from launch.tpu.counting import Work
 from srl_jax import config as config_lib
+from srl_jax import mesh as mesh_lib
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
 from srl_jax.models.config import LoraConfig
@@ -119,6 +120,46 @@ def test_an_unknown_topology_is_refused(topology):
 def test_a_shape_that_no_chip_comes_in_is_refused():
   with pytest.raises(ValueError, match=r"topology=v5e:3x5: .*for example"):
     ahead_of_time.devices("v5e:3x5")
+
+
+@needs_libtpu
+def test_only_the_data_axis_crosses_from_slice_to_slice():
+  devices = ahead_of_time.devices("v5e:2x2", slices=2)
+
+  def slices(**sizes):
+    mesh = sharding.make_mesh(sharding.MeshConfig(**sizes), devices)
+    return [
+      sorted({device.slice_index for device in part.flat})
+      for part in mesh.devices
+    ]
+
+  assert slices(data=2, fsdp=2, tensor=2) == [[0], [1]]
+  assert slices(data=-1, fsdp=2) == [[0], [0], [1], [1]]
+  message = (
+    r"data=1 on 2 slices.*--config\.mesh\.data=2 --config\.mesh\.fsdp=-1"
+  )
+  with pytest.raises(ValueError, match=message):
+    slices(data=1, fsdp=-1)
+  assert mesh_lib.slice_count(jax.devices()) == 1
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_programs_of_a_stage_compile_for_two_slices(capsys):
+  two = ("--slices=2", "--config.mesh.data=2")
+  assert command("--topology=v5e:2x2", *two) == 0
+  out = capsys.readouterr().out
+  assert "on 2 slices of v5e:2x2: data 2 x fsdp 2 x tensor 2" in out
+  # Of 12 micro-batches.
+  [received] = re.findall(r"between the 2 slices: (\S+) GB per chip", out)
+  config = config_lib.to_config(experiment.get_config(f"srl,{OVERRIDES}"))
+  params = jax.eval_shape(
+    lambda: LanguageModel(config.model, config.rules).init(jax.random.key(0))
+  )
+  elements = sum(x.size for x in jax.tree.leaves(params))
+  # A quarter of them are on each device, but for vectors, which are whole.
+  whole = 12 * elements * 4 / 1e9
+  assert whole / 4 < float(received) < whole / 3.5
 
 
 @pytest.mark.parametrize(
