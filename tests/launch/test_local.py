@@ -208,7 +208,7 @@ template = {"w": jax.ShapeDtypeStruct((8,), w.dtype, sharding=sharding)}
 config = checkpoint.CheckpointConfig()
 with checkpoint.Checkpointer(directory, config) as saver:
   for step in (1, 2):
-    saver.save(step, {"w": w * step}, {"p": np.full(me, step)}, {"s": step})
+    saver.save(step, {"w": w * step}, {"p": np.full(2, step)}, {"s": step})
     saver.save_best(step, {"w": w * step}, float(step))
 with checkpoint.Checkpointer(directory, config) as saver:
   state, pool, meta = saver.restore(saver.latest_step(), template)
@@ -238,8 +238,8 @@ def test_two_processes_share_metrics_and_checkpoints(tmp_path):
   assert said == {
     f"[0] {reduced}",
     f"[1] {reduced}",
-    "[0] pool [] {'s': 2} (2, 2.0)",
-    "[1] pool [2] {'s': 2} (2, 2.0)",
+    "[0] pool [2, 2] {'s': 2} (2, 2.0)",
+    "[1] pool [2, 2] {'s': 2} (2, 2.0)",
   }
   # Only process 0 writes metrics.
   assert (tmp_path / "metrics.csv").read_text().split() == [
