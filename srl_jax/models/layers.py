@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.models import lora
+from srl_jax.models import lora, rotation
 from srl_jax.models.config import ModelConfig
-from srl_jax.ops import kernels, rope, tree_attention, trees
+from srl_jax.ops import kernels, tree_attention, trees
 from srl_jax.ops.attention import (
   Scoring,
   Source,
@@ -222,11 +222,7 @@ class Attention(Module):
     if c.qk_norm:
       q_NRTHME = RMSNorm(c, self.rules, name="q_norm")(q_NRTHME)
       k_NRTHE = RMSNorm(c, self.rules, name="k_norm")(k_NRTHE)
-    rotate = functools.partial(
-      _rotation(cache, sources),
-      position_NRT=position_NRT,
-      frequency_E=_frequencies(c, is_local),
-    )
+    rotate = rotation.of_layer(c, is_local, position_NRT, _room(cache, sources))
     q_NRTHME, k_NRTHE = rotate(q_NRTHME), rotate(k_NRTHE)
     own = source_of(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
     if cache is not None:
@@ -349,36 +345,13 @@ def _scoring(c: ModelConfig) -> Scoring:
   return Scoring((c.query_scalar or c.head_width) ** -0.5, c.attention_softcap)
 
 
-def _rotation(cache: Cache | None, sources: Sequence[Source]):
-  """How queries and keys are turned: on CPU with a cache, by a table."""
-  if cache is None or device_kind() != "cpu":
-    return rope.rotate
-  # A branch leaves its trunk at a token and does not outgrow the cache.
-  widths = (x.position.shape[-1] for x in sources)
-  length = sum(widths) + cache.position_NRC.shape[-1]
-  return functools.partial(rope.rotate_by_table, length=length)
-
-
-def _frequencies(c: ModelConfig, is_local: jax.Array | bool | None):
-  """Frequencies of the rotary embedding in a layer [E/2]."""
-  frequency_E = rope.frequencies(c.head_width, c.rope_theta)
-  scaling = c.rope_scaling
-  if scaling.kind == "linear":
-    frequency_E = frequency_E / scaling.factor
-  elif scaling.kind == "llama3":
-    frequency_E = rope.stretch_long_waves(
-      frequency_E,
-      factor=scaling.factor,
-      low_frequency_factor=scaling.low_frequency_factor,
-      high_frequency_factor=scaling.high_frequency_factor,
-      original_positions=scaling.original_positions,
-    )
-  if is_local is None or not c.rope_local_theta:
-    return frequency_E
-  local_E = rope.frequencies(c.head_width, c.rope_local_theta)
-  if isinstance(is_local, bool):
-    return local_E if is_local else frequency_E
-  return jnp.where(is_local, local_E, frequency_E)
+def _room(cache: Cache | None, sources: Sequence[Source]) -> int:
+  """Positions that a branch can have while it is decoded; 0 without a cache."""
+  if cache is None:
+    return 0
+  # It leaves its trunk at one of its tokens, and does not outgrow the cache.
+  trunks = sum(source.position.shape[-1] for source in sources)
+  return trunks + cache.position_NRC.shape[-1]
 
 
 def _place(source: Source, position_NRT: jax.Array) -> jax.Array:
