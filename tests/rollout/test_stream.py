@@ -223,7 +223,9 @@ def test_trunks_and_cache_grow_when_they_must():
 @pytest.mark.parametrize(("limit", "width"), [(128, 128), (129, 192)])
 def test_a_ring_is_as_wide_as_the_longest_branch_needs_it(limit, width):
   # The last token of a branch is not run, so 128 new ones fit into 128 columns.
-  stream = make_stream(MODEL, random_params(MODEL, seed=1), stop_ids=())
+  # The last segment could run turns beyond it: 5 does not divide 128.
+  params = random_params(MODEL, seed=1)
+  stream = make_stream(MODEL, params, turns=5, stop_ids=())
   stream.submit(Request([3, 4], max_new_tokens=limit))
   widths = set()
   while not stream.is_idle:
