@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.models import lora
+from srl_jax.models import lora, rotation
 from srl_jax.models.config import ModelConfig
-from srl_jax.ops import kernels, rope, tree_attention, trees
+from srl_jax.ops import kernels, tree_attention, trees
 from srl_jax.ops.attention import (
   Scoring,
   Source,
@@ -89,11 +89,17 @@ class Module(nn.Module):
     fan_in = math.prod(length for length, _ in inputs)
     shape, axes = zip(*inputs, *outputs, strict=True)
     rows = x.shape[: x.ndim - len(inputs)]
+    matrix = self.weight(name, shape, axes, fan_in=fan_in)
     if device_kind() == "cpu":
       # With several axes of rows XLA on CPU transposes x for the gradient:
-      # forward and backward pass of the MLP then take 1.5 times as long.
+      # forward and backward pass of the MLP then take 1.5 times as long. With
+      # several axes to sum over it may transpose the matrix, at every turn of
+      # a decoding loop.
       x = x.reshape(-1, *x.shape[len(rows) :])
-    out = jnp.einsum(product, x, self.weight(name, shape, axes, fan_in=fan_in))
+      out = x.reshape(-1, fan_in) @ matrix.reshape(fan_in, -1)
+      out = out.reshape(-1, *(length for length, _ in outputs))
+    else:
+      out = jnp.einsum(product, x, matrix)
     adapters = self.config.lora
     out_shape = (*rows, *(length for length, _ in outputs))
     if not adapters.rank or name not in adapters.targets:
@@ -216,9 +222,8 @@ class Attention(Module):
     if c.qk_norm:
       q_NRTHME = RMSNorm(c, self.rules, name="q_norm")(q_NRTHME)
       k_NRTHE = RMSNorm(c, self.rules, name="k_norm")(k_NRTHE)
-    frequency_E = _frequencies(c, is_local)
-    q_NRTHME = rope.rotate(q_NRTHME, position_NRT, frequency_E)
-    k_NRTHE = rope.rotate(k_NRTHE, position_NRT, frequency_E)
+    rotate = rotation.of_layer(c, is_local, position_NRT, _room(cache, sources))
+    q_NRTHME, k_NRTHE = rotate(q_NRTHME), rotate(k_NRTHE)
     own = source_of(k_NRTHE, v_NRTHE, position_NRT, position_NRT)
     if cache is not None:
       write = jax.lax.dynamic_update_slice_in_dim
@@ -340,24 +345,13 @@ def _scoring(c: ModelConfig) -> Scoring:
   return Scoring((c.query_scalar or c.head_width) ** -0.5, c.attention_softcap)
 
 
-def _frequencies(c: ModelConfig, is_local: jax.Array | bool | None):
-  """Frequencies of the rotary embedding in a layer [E/2]."""
-  frequency_E = rope.frequencies(c.head_width, c.rope_theta)
-  scaling = c.rope_scaling
-  if scaling.kind == "linear":
-    frequency_E = frequency_E / scaling.factor
-  elif scaling.kind == "llama3":
-    frequency_E = rope.stretch_long_waves(
-      frequency_E,
-      factor=scaling.factor,
-      low_frequency_factor=scaling.low_frequency_factor,
-      high_frequency_factor=scaling.high_frequency_factor,
-      original_positions=scaling.original_positions,
-    )
-  if is_local is None or not c.rope_local_theta:
-    return frequency_E
-  local_E = rope.frequencies(c.head_width, c.rope_local_theta)
-  return jnp.where(is_local, local_E, frequency_E)
+def _room(cache: Cache | None, sources: Sequence[Source]) -> int:
+  """Positions that a branch can have while it is decoded; 0 without a cache."""
+  if cache is None:
+    return 0
+  # It leaves its trunk at one of its tokens, and does not outgrow the cache.
+  trunks = sum(source.position.shape[-1] for source in sources)
+  return trunks + cache.position_NRC.shape[-1]
 
 
 def _place(source: Source, position_NRT: jax.Array) -> jax.Array:

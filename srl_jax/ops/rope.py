@@ -8,6 +8,8 @@ of the head width.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,10 +60,45 @@ def rotate(
     because bfloat16 cannot tell neighbouring positions beyond a few hundred
     apart.
   """
-  angle = position_NRT[..., None].astype(jnp.float32) * frequency_E
-  head_axes = x_NRTAE.ndim - position_NRT.ndim - 1
-  angle = jnp.expand_dims(angle, range(3, 3 + head_axes))
-  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  angle_NRTE = position_NRT[..., None].astype(jnp.float32) * frequency_E
+  return _turn(x_NRTAE, jnp.cos(angle_NRTE), jnp.sin(angle_NRTE))
+
+
+@functools.lru_cache(maxsize=8)
+def _table(length: int, frequencies: bytes) -> np.ndarray:
+  """Cosines and sines [2, length, E/2] of the first positions."""
+  frequency_E = np.frombuffer(frequencies, np.float32)
+  angle_PE = np.arange(length, dtype=np.float32)[:, None] * frequency_E
+  return np.stack([np.cos(angle_PE), np.sin(angle_PE)])
+
+
+def rotate_by_table(
+  x_NRTAE: jax.Array,
+  position_NRT: jax.Array,
+  frequency_E: np.ndarray,
+  length: int,
+) -> jax.Array:
+  """Does what `rotate` does for positions below `length`, by a constant table.
+
+  XLA on CPU computes a cosine again for each element of each array that is
+  turned, which takes longer in a decoding loop than the other operations of the
+  layer that are not matrix products.
+
+  Args:
+    x_NRTAE: see `rotate`.
+    position_NRT: positions in tokens, below `length`; padding may have -1.
+      From `length` on, the result is NaN.
+    frequency_E: angle per position of each pair [E/2], known when compiling.
+    length: length of the table.
+  """
+  table = _table(length, np.asarray(frequency_E, np.float32).tobytes())
+  cos_NRTE, sin_NRTE = (jnp.take(x, position_NRT, axis=0) for x in table)
+  return _turn(x_NRTAE, cos_NRTE, sin_NRTE)
+
+
+def _turn(x_NRTAE, cos_NRTE, sin_NRTE):
+  head_axes = range(3, x_NRTAE.ndim - 1)
+  cos, sin = (jnp.expand_dims(x, head_axes) for x in (cos_NRTE, sin_NRTE))
   first, second = jnp.split(x_NRTAE.astype(jnp.float32), 2, axis=-1)
   rotated = [first * cos - second * sin, second * cos + first * sin]
   return jnp.concatenate(rotated, axis=-1).astype(x_NRTAE.dtype)

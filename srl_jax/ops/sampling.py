@@ -83,12 +83,13 @@ def draw(key_B: jax.Array, logp_BV: jax.Array) -> jax.Array:
   width = min(_BLOCK, vocab)
   blocks = math.ceil(vocab / width)
   padding = [(0, 0)] * (logp_BV.ndim - 1) + [(0, blocks * width - vocab)]
-  probs = jnp.pad(jnp.exp(logp_BV), padding)
-  probs_BXY = probs.reshape(*logp_BV.shape[:-1], blocks, width)
+  logp_BV = jnp.pad(logp_BV, padding, constant_values=-jnp.inf)
+  logp_BXY = logp_BV.reshape(*logp_BV.shape[:-1], blocks, width)
   uniform_B2 = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(key_B)
-  block_B = _invert(probs_BXY.sum(-1), uniform_B2[:, 0])
-  inside_BY = jnp.take_along_axis(probs_BXY, block_B[:, None, None], 1)[:, 0]
-  return block_B * width + _invert(inside_BY, uniform_B2[:, 1])
+  # The mass of a block is summed as it is computed; no [B, V] of it is written.
+  block_B = _invert(jnp.exp(logp_BXY).sum(-1), uniform_B2[:, 0])
+  inside_BY = jnp.take_along_axis(logp_BXY, block_B[:, None, None], 1)[:, 0]
+  return block_B * width + _invert(jnp.exp(inside_BY), uniform_B2[:, 1])
 
 
 def _invert(mass_BX: jax.Array, uniform_B: jax.Array) -> jax.Array:
@@ -97,8 +98,8 @@ def _invert(mass_BX: jax.Array, uniform_B: jax.Array) -> jax.Array:
   target_B1 = (uniform_B * cumulative_BX[:, -1])[:, None]
   index_B = jnp.sum(cumulative_BX <= target_B1, axis=-1)
   # u * total can round up to total; the last cell with mass is then right.
-  width = mass_BX.shape[-1]
-  last_B = width - 1 - jnp.argmax(mass_BX[:, ::-1] > 0, axis=-1)
+  cells_X = jnp.arange(mass_BX.shape[-1])
+  last_B = jnp.where(mass_BX > 0, cells_X, 0).max(-1)
   return jnp.minimum(index_B, last_B).astype(jnp.int32)
 
 

@@ -12,7 +12,6 @@ A row has one place for a trunk, or several whose branches share its slots.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -220,7 +219,7 @@ def segment(
   Returns:
     The state, what was made, and which branches still wait [N, Q].
   """
-  entries = queue.waiting_NQ.shape[1]
+  entries, key_NQ = queue.waiting_NQ.shape[1], _branch_keys(queue, key)
 
   def goes_on(carry):
     rows, waiting_NQ, tape = carry
@@ -230,7 +229,7 @@ def segment(
 
   def advance(carry):
     rows, waiting_NQ, tape = carry
-    rows, made = _turn(policy, params, rows, queue, key, settings)
+    rows, made = _turn(policy, params, rows, queue, key_NQ, settings)
     return (*_refill(rows, queue, waiting_NQ), _write(tape, made))
 
   is_dropped_NB = (rows.entry_NB < entries) & _of(queue.dropped_NQ, rows)
@@ -243,6 +242,13 @@ def segment(
     goes_on, advance, (rows, waiting_NQ, _empty_tape(rows, settings))
   )
   return rows, tape._replace(oldest=rows.age_NB.max()), waiting_NQ
+
+
+def _branch_keys(queue: Queue, key: jax.Array) -> jax.Array:
+  """Returns a key per branch [N, Q]; each draw folds its position in."""
+  fold = jax.vmap(jax.vmap(jax.random.fold_in))
+  key_NQ = jnp.broadcast_to(key, queue.sample_NQ.shape)
+  return fold(fold(key_NQ, queue.point_id_NQ), queue.sample_NQ)
 
 
 def _of(x_NQ: jax.Array, rows: Rows) -> jax.Array:
@@ -270,7 +276,7 @@ def _refill(
   return rows.replace(token_NB=token_NB), waiting_NQ & ~takes_NBQ.any(1)
 
 
-def _turn(policy, params, rows, queue, key, settings):
+def _turn(policy, params, rows, queue, key_NQ, settings):
   """Runs a token in every slot; returns the rows and what the tape gets."""
   entries = queue.waiting_NQ.shape[1]
   age_NB, is_live_NB = rows.age_NB, rows.entry_NB < entries
@@ -288,7 +294,7 @@ def _turn(policy, params, rows, queue, key, settings):
   )
   logits_NBV = policy.logits(params, hidden_NBTD[:, :, 0])
   place_NB = age_NB + 1 - _of(queue.stem_length_NQ, rows)
-  drawn_NB, logp_NB = _draw(logits_NBV, rows, queue, key, place_NB, settings)
+  drawn_NB, logp_NB = _draw(logits_NBV, rows, queue, key_NQ, place_NB, settings)
   is_drawn_NB = is_live_NB & (place_NB >= 0)
   stops = jnp.asarray(settings.stop_ids, jnp.int32)
   is_stop_NB = is_drawn_NB & (drawn_NB[..., None] == stops).any(-1)
@@ -326,7 +332,7 @@ def _start(rows: Rows, entries: int, places: int) -> jax.Array | None:
   return place_NB * (rows.trunk.position.shape[1] // places)
 
 
-def _draw(logits_NBV, rows, queue, key, place_NB, settings):
+def _draw(logits_NBV, rows, queue, key_NQ, place_NB, settings):
   """Draws a token in every slot; returns tokens and their log-probs."""
   is_cut = settings.is_truncated
   temperature_NB1 = _of(queue.temperature_NQ, rows)[..., None]
@@ -340,19 +346,13 @@ def _draw(logits_NBV, rows, queue, key, place_NB, settings):
   if settings.is_greedy:
     token_B = sampling.draw_greedy(logp_BV)
   if settings.is_random:
-
-    def key_of(*numbers):
-      return functools.reduce(jax.random.fold_in, numbers, key)
-
-    names = _of(queue.point_id_NQ, rows), _of(queue.sample_NQ, rows), place_NB
-    key_B = jax.vmap(key_of)(*(x.reshape(-1) for x in names))
+    key_B = jax.vmap(jax.random.fold_in)(
+      _of(key_NQ, rows).reshape(-1), place_NB.reshape(-1)
+    )
     drawn_B = sampling.draw(key_B, logp_BV)
     is_greedy_B = (temperature_NB1 == 0).reshape(-1)
-    token_B = (
-      jnp.where(is_greedy_B, token_B, drawn_B)
-      if settings.is_greedy
-      else drawn_B
-    )
+    is_mixed = settings.is_greedy
+    token_B = jnp.where(is_greedy_B, token_B, drawn_B) if is_mixed else drawn_B
   chosen_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
   return token_B.reshape(place_NB.shape), chosen_B.reshape(place_NB.shape)
 

@@ -14,6 +14,7 @@ Every process submits the same requests in the same order and gets all tokens.
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,8 +34,9 @@ from srl_jax.rollout.segments import Settings, Tape
 # only if the limits of all requests are.
 _BUCKET = 16
 _RING = 128
-# From here on there are two widths for each doubling.
-_CLOSER = 512
+# From here on there are two widths for each doubling. Accelerators fill up
+# narrower ones to 128 or 256 lanes.
+_CLOSER, _CLOSER_ON_CPU = 512, 128
 
 
 class Stream:
@@ -298,7 +300,8 @@ class Stream:
     longest = max(
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )
-    need = _width(min(need, longest + self._max_stem))
+    # Nothing follows the last token of a branch at its limit, so it is not run.
+    need = _width(min(need, longest + self._max_stem - 1))
     width = self._programs.cache_width
     # Narrower only by half: every change copies the ring.
     if need > width or need <= width // 2:
@@ -317,44 +320,45 @@ class Stream:
     self.work.drawn_tokens += len(t)
     order = np.lexsort((t, b, n))
     t, n, b = t[order], n[order], b[order]
-    entry = tape.entry_TNB[t, n, b]
+    # The fields of the tape in the order of the pieces, cut up below.
+    entry, kind, *made = (x[t, n, b] for x in tape[2:])
     is_new = (np.diff(n) != 0) | (np.diff(b) != 0) | (np.diff(entry) != 0)
-    for at in np.split(np.arange(len(t)), np.flatnonzero(is_new) + 1):
-      if not len(at):
-        continue
-      row, q = self._rows[n[at[0]]], entry[at[0]]
-      where = t[at], n[at], b[at]
-      kind = tape.kind_TNB[where][-1]
-      branch = row.branches[q]
+    cuts = [0, *np.flatnonzero(is_new) + 1, len(t)]
+    for first, last in itertools.pairwise(cuts if len(t) else ()):
+      row, q = self._rows[n[first]], entry[first]
+      branch, ending = row.branches[q], kind[last - 1]
+      token, logp, policy_logp, *likely = (x[first:last] for x in made)
       row.last_use = self.work.segments
       pieces.append(
         Piece(
           branch.ticket,
           branch.sample,
-          tape.token_TNB[where].tolist(),
-          tape.logp_TNB[where].tolist(),
-          tape.policy_logp_TNB[where].tolist() if self.likely else [],
-          tape.likely_TNBA[where],
-          tape.likely_logp_TNBA[where],
-          {segments.STOPPED: "stop", segments.FULL: "limit"}.get(int(kind), ""),
+          token.tolist(),
+          logp.tolist(),
+          policy_logp.tolist() if self.likely else [],
+          *likely,
+          {segments.STOPPED: "stop", segments.FULL: "limit"}.get(
+            int(ending), ""
+          ),
         )
       )
-      if kind != segments.DRAWN:
+      if ending != segments.DRAWN:
         row.branches[q] = None
     self._queue.dropped_NQ[:] = False
     return pieces
 
 
 def _width(length: int) -> int:
-  """The next of 16, 32, 64, ... 512, 768, 1024, 1536, ...
+  """The next of 16, 32, 64, ... 512, 768, 1024, 1536, ...; on CPU 192, 384 too.
 
   Every width is a program more. Where keys and values are the greater part of
   what a turn reads, it pays to be closer.
   """
+  closer = _CLOSER_ON_CPU if sharding.device_kind() == "cpu" else _CLOSER
   width = _BUCKET
   while width < length:
     is_power = width & (width - 1) == 0
-    if width < _CLOSER:
+    if width < closer:
       width *= 2
     else:
       # A power of two grows by half, and the widths between by a third.

@@ -189,6 +189,23 @@ def test_cached_decoding_equals_the_full_forward_pass(decoded):
   np.testing.assert_allclose(decoded, shared_logits(), **CLOSE)
 
 
+def test_a_turn_of_decoding_on_cpu_computes_no_cosines():
+  # XLA would compute them again for every head of every layer.
+  params = MODEL.for_decoding(PARAMS)
+  token_NRT = np.array([[[1], [2]]])
+  trunk = MODEL.trunk(params, TRUNK_NS, np.arange(6)[None])
+
+  def turn(cache):
+    position_NRT = branch_positions(BRANCH_AT_NR, 1)
+    return MODEL.branch(
+      params, token_NRT, position_NRT, BRANCH_AT_NR, trunk, cache, 0
+    )
+
+  program = jax.jit(turn).lower(MODEL.init_cache(trunk, 2, 8)).as_text()
+  assert "dynamic_update_slice" in program
+  assert "cosine" not in program
+
+
 def padded(tokens, position, left, right, value):
   """Token ids and positions with padding of arbitrary ids around them."""
   pad = [(0, 0)] * (tokens.ndim - 1) + [(left, right)]

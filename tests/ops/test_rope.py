@@ -79,3 +79,19 @@ def test_far_neighbours_stay_apart_in_bfloat16():
   assert got.dtype == jnp.bfloat16
   at_1000, at_1001 = np.asarray(got, np.float32)[0, 0]
   assert abs(at_1000 - at_1001).max() > 0.3
+
+
+def test_a_table_turns_as_the_angles_do_and_shows_where_it_ends():
+  rng = np.random.default_rng(2)
+  x_NRTHE = rng.standard_normal((1, 1, 5, 3, 8)).astype(np.float32)
+  position_NRT = np.array([[[0, 1, 6, -1, 7]]])
+  frequency_E = rope.frequencies(8, 1e4)
+  got = rope.rotate_by_table(x_NRTHE, position_NRT, frequency_E, 7)
+  want = rope.rotate(x_NRTHE, position_NRT, frequency_E)
+  # numpy and XLA round cosines differently.
+  np.testing.assert_allclose(
+    got[:, :, :3], want[:, :, :3], rtol=1e-5, atol=1e-6
+  )
+  # Padding gets anything finite; a position behind the end must not pass
+  # for another one.
+  assert np.isfinite(got[:, :, 3]).all() and np.isnan(got[:, :, 4]).all()

@@ -220,6 +220,20 @@ def test_trunks_and_cache_grow_when_they_must():
   }
 
 
+@pytest.mark.parametrize(("limit", "width"), [(128, 128), (129, 192)])
+def test_a_ring_is_as_wide_as_the_longest_branch_needs_it(limit, width):
+  # The last token of a branch is not run, so 128 new ones fit into 128 columns.
+  # The last segment could run turns beyond it: 5 does not divide 128.
+  params = random_params(MODEL, seed=1)
+  stream = make_stream(MODEL, params, turns=5, stop_ids=())
+  stream.submit(Request([3, 4], max_new_tokens=limit))
+  widths = set()
+  while not stream.is_idle:
+    stream.advance()
+    widths.add(stream._programs.cache_width)
+  assert max(widths) == width
+
+
 def test_a_cancelled_request_says_no_more_and_frees_its_slots():
   stream = make_stream(rows=1, slots=2, stop_ids=())
   long = {"samples": range(6), "max_new_tokens": 1000}
