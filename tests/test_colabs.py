@@ -153,7 +153,7 @@ def test_the_quickstart_says_nothing_alarming(quickstart):
       assert output.get("name") != "stderr", output.text
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_own_data_are_checked_learnt_and_shown(tmp_path):
   notebook = execute("own_data.ipynb", tmp_path)
   assert "branch point 0 of 1200" in said(notebook)
