@@ -78,8 +78,15 @@ def widths(
     target_chars: length of the longest expert step in characters.
 
   Raises:
-    ValueError: a limit is missing, so that a width depends on the data.
+    ValueError: a limit is missing, so that a width depends on the data, or the
+      stage samples episodes.
   """
+  turns = getattr(getattr(config, stage), "turns", 0)
+  if turns:
+    raise ValueError(
+      f"c.{stage}.turns is {turns}, and programs that sample episodes are not "
+      "described here; leave the stage out of --config.stages"
+    )
   limits = getattr(config, stage).trunks
   needed = {"max_trunk_tokens": limits.max_trunk_tokens}
   points = 1

@@ -29,18 +29,16 @@ from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.train import memory
 from srl_jax.train.memory import Program
-from srl_jax.train.pieces import RlvrConfig
+from srl_jax.train.pieces import RlvrConfig, make_updater
 from srl_jax.train.rl import RlStage, check_logp_gap
 from srl_jax.train.rows import check_multiple, local_part, update_shape
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
-from srl_jax.update import optim
 from srl_jax.update import turns as turns_lib
 from srl_jax.update.groups import is_kept
-from srl_jax.update.grpo import grpo_loss
 from srl_jax.update.packing import pack
 from srl_jax.update.turns import Outcome, Turn, Turns
-from srl_jax.update.updater import TrainState, Updater
+from srl_jax.update.updater import TrainState
 
 # The share of branch positions that hold tokens, if each turn of an episode of
 # the most turns had a lane.
@@ -135,15 +133,7 @@ class OutcomeStage:
     return encode_segment(self._run.tokenizer, stem)
 
   def prepare(self, params: Any) -> None:
-    run, config = self._run, self.config
-    total = config.update_steps * config.passes
-    self.updater = Updater(
-      grpo_loss(run.policy, config.loss, config.sampling.temperature),
-      optim.make_optimizer(config.optim, total),
-      optim.learning_rate(config.optim, total),
-      params,
-      run.mesh,
-    )
+    self.updater = make_updater(self._run, self.config, params)
 
   @property
   def _shape(self):

@@ -19,8 +19,9 @@ from srl_jax.train.stage import (
   StageData,
   check_divides,
 )
+from srl_jax.update import optim
 from srl_jax.update.groups import DynamicSamplingConfig
-from srl_jax.update.grpo import LossConfig
+from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.optim import OptimConfig
 from srl_jax.update.packing import PackShape
 from srl_jax.update.updater import Updater
@@ -198,6 +199,18 @@ class RlvrConfig(RlConfig):
         f"rlvr.turns={self.turns}: the outcome is the reward; leave it at "
         "'domain'"
       )
+
+
+def make_updater(run: Run, config: RlConfig, params: Any) -> Updater:
+  """Returns the GRPO update of a stage, which has no state yet."""
+  total = config.update_steps * config.passes
+  return Updater(
+    grpo_loss(run.policy, config.loss, config.sampling.temperature),
+    optim.make_optimizer(config.optim, total),
+    optim.learning_rate(config.optim, total),
+    params,
+    run.mesh,
+  )
 
 
 @dataclasses.dataclass(frozen=True)

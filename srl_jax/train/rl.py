@@ -21,7 +21,7 @@ from srl_jax.rewards import Scorer
 from srl_jax.rollout import record, scoring
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
-from srl_jax.train.pieces import Pieces, RlConfig
+from srl_jax.train.pieces import Pieces, RlConfig, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.train.rows import check_multiple
 from srl_jax.train.stage import (
@@ -32,9 +32,7 @@ from srl_jax.train.stage import (
   load_data,
 )
 from srl_jax.types import Branches, Scores
-from srl_jax.update import optim
-from srl_jax.update.grpo import grpo_loss
-from srl_jax.update.updater import TrainState, Updater, compiled_count
+from srl_jax.update.updater import TrainState, compiled_count
 
 
 class RlStage:
@@ -89,14 +87,7 @@ class RlStage:
 
   def prepare(self, params: Any) -> None:
     run, config = self._run, self.config
-    total = config.update_steps * config.passes
-    self.updater = Updater(
-      grpo_loss(run.policy, config.loss, config.sampling.temperature),
-      optim.make_optimizer(config.optim, total),
-      optim.learning_rate(config.optim, total),
-      params,
-      run.mesh,
-    )
+    self.updater = make_updater(run, config, params)
     pieces = Pieces(
       run=run,
       name=self.name,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Texts of models and experts as elements. Everything goes in as text, never
-// as HTML; characters that would be obeyed instead of shown are replaced.
+// What all viewers share: texts of models and experts as elements, and forms of
+// filters. Everything goes in as text, never as HTML; characters that would be
+// obeyed instead of shown are replaced.
 "use strict";
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
@@ -23,6 +24,17 @@ function make(tag, attributes = {}, ...children) {
   }
   element.append(...children.map((x) => (typeof x === "string" ? shown(x) : x)));
   return element;
+}
+
+/** Calls a function soon after a form of filters has changed. */
+function onChange(form, call) {
+  let timer = 0;
+  form.addEventListener("input", () => {
+    clearTimeout(timer);
+    timer = setTimeout(call, 60);
+  });
+  form.addEventListener("reset", () => setTimeout(call, 0));
+  form.addEventListener("submit", (event) => event.preventDefault());
 }
 
 /** The text of an index, and how many of its characters were left out. */

@@ -212,13 +212,7 @@
     event.preventDefault();
   });
 
-  let timer = 0;
-  form.addEventListener("input", () => {
-    clearTimeout(timer);
-    timer = setTimeout(apply, 60);
-  });
-  form.addEventListener("reset", () => setTimeout(apply, 0));
-  form.addEventListener("submit", (event) => event.preventDefault());
+  onChange(form, apply);
   fillFilters();
   apply();
 })();
