@@ -31,7 +31,7 @@ from srl_jax import sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import compilation, tiny
-from srl_jax.train import outcomes, rl, sft, stage
+from srl_jax.train import pieces, sft, stage
 from srl_jax.train.outcomes import OutcomeStage
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
@@ -252,13 +252,11 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
 # The makers of jitted functions and of their parts, for `_made_once`.
 _MAKERS = (
   (stage, "Sampler"),
-  (rl, "grpo_loss"),
-  (outcomes, "grpo_loss"),
+  (pieces, "grpo_loss"),
   (sft, "sft_loss"),
   (optim, "make_optimizer"),
   (optim, "learning_rate"),
-  (rl, "Updater"),
-  (outcomes, "Updater"),
+  (pieces, "Updater"),
   (sft, "Updater"),
 )
 

@@ -19,6 +19,7 @@ from srl_jax import loading, sharding
 from srl_jax.rewards import RewardConfig
 from srl_jax.testing import experiment, tiny
 from srl_jax.train import loop as train
+from srl_jax.train import pieces as stage_pieces
 from srl_jax.train import rl as stage_rl
 from srl_jax.train import sft as stage_sft
 from srl_jax.update.groups import DynamicSamplingConfig
@@ -251,7 +252,7 @@ def test_a_sampler_that_differs_from_the_trainer_stops_the_run(
   def at_another_temperature(policy, config, temperature):
     return grpo_loss(policy, config, 2 * temperature)
 
-  monkeypatch.setattr(stage_rl, "grpo_loss", at_another_temperature)
+  monkeypatch.setattr(stage_pieces, "grpo_loss", at_another_temperature)
   changes = {"srl__max_logp_gap": 0.1, "checkpoint__every_update_steps": 1}
   with (
     started(runs, whole, tmp_path, "srl", **changes) as (run, configs, params),
