@@ -47,9 +47,7 @@ def _start() -> Callable[[Any], Any]:
 
 def _import_error() -> str:
   try:
-    with needed_for(
-      "Answers that are expressions", "'math-verify[antlr4_13_2]'"
-    ):
+    with needed_for("Answers that are expressions", "math-verify"):
       import math_verify  # noqa: F401
   except ValueError as error:
     return str(error)
