@@ -22,7 +22,8 @@ class Environment(Protocol):
   """Executes the actions of one episode; an agent's domain has such a class.
 
   An instance is made at the episode's first action and serves that episode
-  only.
+  only. All its methods are called from one thread, which is not the main one;
+  instances of other episodes act at the same time in other threads.
   """
 
   def reset(self, trajectory: Trajectory) -> None:

@@ -15,9 +15,12 @@ actions.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import itertools
+import os
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -116,7 +119,8 @@ def sample_episodes(
   task, turn and sample, so other episodes change at most how its logits are
   rounded. As many episodes are open as can be decoded together. All processes
   get all episodes in the same order. Each environment lives in one process,
-  which sends its observations to the others.
+  which sends its observations to the others. There it lives in one thread, and
+  environments of as many threads as there are cores act at the same time.
 
   Args:
     stream: samples the turns; no other requests may be under way.
@@ -131,6 +135,10 @@ def sample_episodes(
     ValueError: a verdict cannot be imported.
   """
   posed = [_pose(trajectory, rules) for trajectory in trajectories]
+  threads = [
+    concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="environment")
+    for _ in range(os.cpu_count() or 1)
+  ]
   waiting = enumerate(wanted)
   completions = Completions(stream)
   under_way: dict[Request, _Open] = {}
@@ -139,8 +147,9 @@ def sample_episodes(
   try:
     while True:
       for number, name in itertools.islice(waiting, stream.places - len(open_)):
-        owner = number % jax.process_count()
-        ready.append(_Open(*name, posed[name[0]], owner))
+        place, owner = divmod(number, jax.process_count())
+        thread = threads[place % len(threads)]
+        ready.append(_Open(*name, posed[name[0]], owner, thread))
       open_.update(ready)
       if not open_:
         return
@@ -164,6 +173,8 @@ def sample_episodes(
   finally:
     for episode in open_:
       episode.leave_environment()
+    for thread in threads:
+      thread.shutdown()
 
 
 class _Posed(NamedTuple):
@@ -181,6 +192,7 @@ class _Open:
 
   Attributes:
     owner: index of the process in which its environment lives.
+    thread: where its environment lives in that process.
     segments: tokens of each action so far, with the observation after it.
     environment: the environment, from the first action to the end of the
       episode; None in all processes but the owner.
@@ -190,6 +202,7 @@ class _Open:
   sample: int
   posed: _Posed
   owner: int
+  thread: concurrent.futures.ThreadPoolExecutor
   segments: list[list[int]] = dataclasses.field(default_factory=list)
   texts: list[str] = dataclasses.field(default_factory=list)
   drawn: list[Sampled] = dataclasses.field(default_factory=list)
@@ -290,11 +303,17 @@ class _Open:
       more["context"] = context._replace(thought="\n".join(thoughts))
     return verdict("\n".join(self.actions), trajectory.answer, **more) >= 1
 
+  def begin(self, call: Callable[[_Open], Any]) -> Callable[[], Any]:
+    """Begins a call where the environment lives; returns what waits for it."""
+    if self.domain.environment:
+      return self.thread.submit(call, self).result
+    return functools.partial(call, self)
+
   def leave_environment(self) -> None:
     """Closes the environment if a failure has left it open."""
     if self.environment is not None:
       with contextlib.suppress(Exception):
-        self.environment.close()
+        self.thread.submit(self.environment.close).result()
 
   def failure(self) -> str:
     """The error message for the exception that is being handled."""
@@ -347,15 +366,19 @@ def _on_owners(
   """
   if not episodes:
     return []
+  begun = {
+    number: episode.begin(call)
+    for number, episode in enumerate(episodes)
+    if episode.owner == jax.process_index()
+  }
   results: dict[int, Any] = {}
   failure, cause = "", None
-  for number, episode in enumerate(episodes):
-    if episode.owner == jax.process_index():
-      try:
-        results[number] = call(episode)
-      except Exception as error:
-        failure, cause = episode.failure(), error
-        break
+  for number, wait in begun.items():
+    try:
+      results[number] = wait()
+    except Exception as error:
+      failure, cause = episodes[number].failure(), error
+      break
   everywhere = sharding.gather_objects((results, failure))
   for failure in filter(None, (failure for _, failure in everywhere)):
     raise RuntimeError(failure) from cause

@@ -42,6 +42,9 @@ class Terminal:
     self._new = ""
 
   def type(self, keys):
+    # Python shows a prompt, and then waits for keys: a signal in between is
+    # noticed with the next key only.
+    time.sleep(0.5)
     os.write(self._main, keys.encode())
 
   def wait_for(self, text, seconds=120):

@@ -4,7 +4,9 @@
 import dataclasses
 import functools
 import itertools
+import os
 import sys
+import threading
 import types
 import zlib
 
@@ -224,7 +226,7 @@ def test_environments_are_left_when_nobody_wants_the_other_episodes(use):
   trajectories = [agent("1", "2"), dataclasses.replace(agent("1"), problem="b")]
   episodes = sample_episodes(stream, trajectories, [(0, 0), (1, 0)], rules_of())
   assert next(episodes).problem == 1
-  assert [r.calls[-1] for r in Replay.made] == ["x", "close"]
+  assert {r.calls[-1] for r in Replay.made} == {"x", "close"}
   episodes.close()
   assert [r.calls[-1] for r in Replay.made] == ["close", "close"]
 
@@ -273,11 +275,37 @@ def test_every_episode_has_an_environment_of_its_own_until_it_ends(use):
   other = dataclasses.replace(agent("1"), id="b", problem="other")
   episodes, _ = play([agent("1", "2"), other], answer, samples=2, turns=2)
   assert [e.ending for e in episodes] == ["turn limit"] * 2 + ["answered"] * 2
-  assert [replay.name for replay in Replay.made] == ["agent"] * 2 + ["b"] * 2
+  names = sorted(replay.name for replay in Replay.made)
+  assert names == ["agent"] * 2 + ["b"] * 2
   # Environments of episodes that ended in the first turn are closed before the
   # second.
   assert open_at_turn == [0, 0, 0, 0, 2, 2]
   assert all(replay.calls[-1] == "close" for replay in Replay.made)
+
+
+class Meeting(Replay):
+  """Waits at each step until two act at the same time."""
+
+  barrier = threading.Barrier(2)
+
+  def __getattribute__(self, name):
+    if name in ("reset", "step", "solved", "close"):
+      self.__dict__.setdefault("threads", set()).add(threading.get_ident())
+    return super().__getattribute__(name)
+
+  def step(self, action):
+    self.barrier.wait(timeout=60)
+    return super().step(action)
+
+
+def test_environments_act_at_the_same_time_each_in_a_thread(use, monkeypatch):
+  use(environment=Meeting)
+  monkeypatch.setattr(os, "cpu_count", lambda: 2)
+  play([agent("1", "2")], lambda _: "x", samples=4, turns=2)
+  assert len(Replay.made) == 4
+  assert [len(meeting.threads) for meeting in Replay.made] == [1] * 4
+  used = set().union(*(meeting.threads for meeting in Replay.made))
+  assert len(used) == 2 and threading.get_ident() not in used
 
 
 class Broken(Replay):
