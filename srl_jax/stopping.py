@@ -27,6 +27,8 @@ class _State:
   is_listening = False
   can_save = False
   asked = 0
+  interrupts = 0
+  is_interrupted = False
   idle = _IDLE
 
 
@@ -77,8 +79,13 @@ def _leave() -> None:
 def _obey(read: int) -> None:
   while True:
     for number in os.read(read, 64):
-      if number in _SIGNALS and signal.getsignal(number) is _heard:
+      if number not in _SIGNALS:
+        continue
+      handler = signal.getsignal(number)
+      if handler is _heard:
         _ask(number)
+      elif handler is _interrupted:
+        _interrupt(number)
 
 
 def _ask(number: int) -> None:
@@ -89,6 +96,12 @@ def _ask(number: int) -> None:
       _end(number, "asked twice: stopped without saving")
     _State.asked = number
   _say("asked to stop: saving after this update step (once more ends at once)")
+
+
+def _interrupt(number: int) -> None:
+  _State.interrupts += 1
+  if _State.interrupts > 1:
+    _end(number, "asked twice: ended at once")
 
 
 def _end(number: int, message: str) -> None:
@@ -106,6 +119,27 @@ def _say(line: str) -> None:
 def status() -> int:
   """Returns the exit status of a run that saved and stopped."""
   return 128 + (_State.asked or signal.SIGTERM)
+
+
+def _interrupted(*_) -> None:
+  _State.is_interrupted = True
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[Callable[[], bool]]:
+  """Within, Ctrl-C only asks to stop; once more ends the process at once.
+
+  So it ends even a program that compiles, and then hears nothing.
+
+  Yields:
+    Tells whether Ctrl-C was pressed.
+  """
+  _State.interrupts, _State.is_interrupted = 0, False
+  before = signal.signal(signal.SIGINT, _interrupted)
+  try:
+    yield lambda: _State.is_interrupted
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager

@@ -191,3 +191,27 @@ def test_rounds_that_share_slots_are_the_same_on_two_processes(runs, tmp_path):
   status, lines = end(launch(runs, tmp_path / "two", "sft_srl", *flags))
   assert status == 0, "\n".join(lines)
   assert_same_run(tmp_path / "two", one.workdir)
+
+
+@pytest.mark.slow
+def test_outcomes_of_episodes_are_the_same_on_two_processes(
+  runs, whole, tmp_path
+):
+  changes = {
+    "weights": str(whole.workdir / "model"),
+    "tokenizer.path": str(whole.workdir / "tokenizer.model"),
+    "tokenizer.train_vocab_size": 0,
+    "rlvr.turns": 3,
+    "rlvr.trunks.task": "step",
+    "rlvr.update_steps": 3,
+    "rlvr.groups_per_batch": 4,
+    "rlvr.dynamic_sampling.max_rounds": 3,
+  }
+  in_process = {name.replace(".", "__"): x for name, x in changes.items()}
+  one = runs.run(tmp_path / "one", "rlvr", **in_process)
+  flags = [f"--config.{name}={x}" for name, x in changes.items()]
+  status, lines = end(launch(runs, tmp_path / "two", "rlvr", *flags))
+  assert status == 0, "\n".join(lines)
+  assert_same_run(tmp_path / "two", one.workdir)
+  updates = [x for x in one.rows() if x.get("rlvr/update_skipped") == 0]
+  assert updates, "nothing was trained on"

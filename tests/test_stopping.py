@@ -99,6 +99,31 @@ def test_a_signal_lets_training_save(start, number, status, end):
   assert "saved" in output.splitlines()
 
 
+COMPILES = """
+import hashlib, sys
+from srl_jax import stopping
+stopping.listen()
+with stopping.interruptible() as is_interrupted:
+  print("started", flush=True)
+  hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[1]))
+  print(is_interrupted(), flush=True)
+"""
+
+
+def test_an_interruption_waits_for_c_and_a_second_one_does_not(start):
+  process = start("-c", COMPILES, str(10**6))
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=60)
+  assert (process.returncode, output) == (0, "True\n")
+  process = start("-c", COMPILES, str(10**9))
+  process.send_signal(signal.SIGINT)
+  time.sleep(0.5)
+  assert process.poll() is None
+  process.send_signal(signal.SIGINT)
+  output, _ = process.communicate(timeout=30)
+  assert (process.returncode, output) == (130, "asked twice: ended at once\n")
+
+
 def assert_ended(process, number, status):
   begin_s = time.monotonic()
   process.send_signal(number)

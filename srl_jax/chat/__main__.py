@@ -7,7 +7,8 @@
 
 Without a prompt it asks for one after the other, or answers each line of a
 pipe. At the terminal, Ctrl-C ends an answer, and the end of the input (Ctrl-D)
-or Ctrl-C twice ends the program. Elsewhere Ctrl-C ends the program.
+or Ctrl-C twice ends the program. Elsewhere Ctrl-C ends the program after the
+segment of decoding that is under way, and once more ends it at once.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import pathlib
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 from absl import logging
 
-from srl_jax import failures, inference, storage
+from srl_jax import failures, inference, stopping, storage
 from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.domains import find_domain
@@ -94,7 +95,6 @@ class _Chat:
       seed=seed,
     )
     self._args, self._model = args, model
-    self._is_interrupted = False
 
   def stream(self, prompts: int) -> Stream:
     """A sampler for a number of prompts at a time."""
@@ -120,17 +120,6 @@ class _Chat:
     user = {"role": "user", "content": prompt}
     return (system, user) if self._args.system else (user,)
 
-  @contextlib.contextmanager
-  def _interruptible(self) -> Iterator[None]:
-    # An exception in the middle of a segment would lose the sampler's state.
-    self._is_interrupted = False
-
-    def note(*_):
-      self._is_interrupted = True
-
-    with _at_ctrl_c(note):
-      yield
-
   def run(self, stream: Stream, answers: Sequence[Answer]) -> bool:
     """Samples answers and prints them in order, as they come.
 
@@ -139,12 +128,12 @@ class _Chat:
     """
     names = [(answer.number, answer.sample) for answer in answers]
     printer = _Printer(self._args, self._drawing, names)
-    with self._interruptible():
-      driven = drive(stream, answers, lambda: self._is_interrupted)
-      for answer, new in driven:
+    # An exception in the middle of a segment would lose the sampler's state.
+    with stopping.interruptible() as is_interrupted:
+      for answer, new in drive(stream, answers, is_interrupted):
         printer.add(answer, new)
     printer.add_rest()
-    return self._is_interrupted
+    return is_interrupted()
 
   def ask(self, stream: Stream) -> None:
     """Asks at the terminal, until the input ends."""
@@ -316,16 +305,6 @@ def _of_record(line: str) -> Prompt:
   )
 
 
-@contextlib.contextmanager
-def _at_ctrl_c(handler: Callable[..., object]) -> Iterator[None]:
-  """Within, Ctrl-C calls a handler."""
-  before = signal.signal(signal.SIGINT, handler)
-  try:
-    yield
-  finally:
-    signal.signal(signal.SIGINT, before)
-
-
 def _chat(args: argparse.Namespace) -> None:
   if args.prompt is not None and args.prompts:
     raise ValueError("give a prompt or --prompts, not both")
@@ -340,8 +319,10 @@ def _chat(args: argparse.Namespace) -> None:
   stream = chat.stream(len(prompts) or 1)
   if not prompts:
     # A slip at the prompt should not end the program, as stopping.py would.
-    with _at_ctrl_c(signal.default_int_handler):
-      chat.ask(stream)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    chat.ask(stream)
+    # Not after Ctrl-C: stopping.py might hear it as well.
+    signal.signal(signal.SIGINT, before)
     return
   every = [
     answer
