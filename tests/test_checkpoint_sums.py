@@ -161,6 +161,7 @@ def test_training_does_not_begin_again_where_all_checkpoints_are_damaged(saved):
     assert saver.latest_step() == 2, "nothing was moved"
 
 
+@pytest.mark.slow
 def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
   runs, whole, tmp_path, capsys
 ):

@@ -153,7 +153,7 @@ def test_the_quickstart_says_nothing_alarming(quickstart):
       assert output.get("name") != "stderr", output.text
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_own_data_are_checked_learnt_and_shown(tmp_path):
   notebook = execute("own_data.ipynb", tmp_path)
   assert "branch point 0 of 1200" in said(notebook)
@@ -162,7 +162,7 @@ def test_own_data_are_checked_learnt_and_shown(tmp_path):
   assert page.count(">expert</th>") == 3
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_a_small_model_answers_learns_and_is_evaluated(tmp_path):
   model = small_model.write(tmp_path / "model")
   notebook = execute("small_model.ipynb", tmp_path, model=model)
@@ -170,7 +170,7 @@ def test_a_small_model_answers_learns_and_is_evaluated(tmp_path):
   assert "| sums |" in said(notebook)
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_a_finished_run_is_read(tmp_path):
   notebook = execute("finished_run.ipynb", tmp_path)
   assert "after srl" in said(notebook)
@@ -179,7 +179,7 @@ def test_a_finished_run_is_read(tmp_path):
   assert len(shown(notebook, "text/html")) == 1
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_ablations_have_an_arm_each_with_intervals(tmp_path):
   notebook = execute("ablations.ipynb", tmp_path)
   for arm in ("SFT", "SRL, Levenshtein"):

@@ -9,6 +9,8 @@ import sys
 import types
 import typing
 
+import pytest
+
 from srl_jax import config as config_lib
 from srl_jax import sharding
 from srl_jax.testing import config_reads
@@ -91,6 +93,7 @@ def with_fields(text, *names):
   return "\n".join(lines)
 
 
+@pytest.mark.slow
 def test_an_unread_field_is_found_whatever_else_has_its_name():
   # Much else has a path, a count, a config, a name.
   names = ("path", "count", "config", "name")
@@ -104,6 +107,7 @@ def test_an_unread_field_is_found_whatever_else_has_its_name():
       assert is_read == ((cls, name) in declared), (cls, name)
 
 
+@pytest.mark.slow
 def test_a_field_that_is_not_read_any_more_is_found():
   module = "srl_jax.checkpoint"
   text = sources()[module].replace("config.keep", "2")

@@ -143,6 +143,7 @@ def test_what_is_missing_is_named_with_what_to_type(
     use()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_without_them_and_says_so_once(without, runs, tmp_path):
   workdir = tmp_path / "run"
   lines = without(

@@ -92,7 +92,6 @@ def assert_same_run(ours, theirs):
     np.testing.assert_allclose(value, other[name], atol=TOLERANCE, err_msg=name)
 
 
-@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(whole, two):
   workdir, _ = two
   assert_same_run(workdir, whole.workdir)
@@ -103,7 +102,6 @@ def test_two_processes_give_the_numbers_of_one(whole, two):
   assert tokenizers[0] == tokenizers[1]
 
 
-@pytest.mark.slow
 def test_two_processes_write_nothing_twice(two):
   workdir, lines = two
   with open(workdir / "metrics.csv", newline="") as file:
@@ -146,7 +144,6 @@ def test_sigterm_stops_both_processes_together(runs, two, tmp_path):
   assert weights[0] == weights[1]
 
 
-@pytest.mark.slow
 def test_an_error_ends_both_processes_with_its_message(runs, tmp_path):
   wrong = "--config.srl.trunks_per_micro_batch=3"
   status, lines = end(launch(runs, tmp_path, "srl", wrong))

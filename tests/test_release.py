@@ -82,7 +82,7 @@ def archives(tmp_path_factory):
   ]
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_the_archives_hold_all_that_they_should(archives):
   wheel, source = archives
   with zipfile.ZipFile(wheel) as file:
@@ -105,7 +105,7 @@ def test_the_archives_hold_all_that_they_should(archives):
     assert name in names
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_the_wheel_trains_from_any_folder_without_a_clone(archives, tmp_path):
   site = tmp_path / "site"
   command = ("-m", "pip", "install", "-q", "--no-deps", f"--target={site}")

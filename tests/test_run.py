@@ -276,7 +276,6 @@ def test_sigterm_outside_of_training_ends_at_once(runs, by_command, tmp_path):
   go_on(runs, tmp_path, by_command)
 
 
-@pytest.mark.slow
 def test_killed_during_a_step_the_same_command_goes_on(
   runs, by_command, tmp_path
 ):

@@ -36,6 +36,8 @@ set -euo pipefail
 NAME={name}
 ZONE={zone}
 POLL_S=${{POLL_S:-20}}
+# So long may a pod look well after a preemption has stopped the run.
+STOPPED_S=${{STOPPED_S:-120}}
 INSTALL={install}
 START={start}
 ASK={ask}
@@ -108,7 +110,7 @@ install() {{
 
 # Returns the exit status of the run, or 75 if it should be started again.
 follow() {{
-  local answer lost=0
+  local answer stopped lost=0
   while true; do
     case "$(state)" in
       ACTIVE) answer=$(ask) ;;
@@ -118,7 +120,8 @@ follow() {{
     case "$answer" in
       143 | 130)
         # Stopped: by hand, or by a preemption that shows a little later.
-        for _ in 1 2 3 4 5 6; do
+        stopped=$SECONDS
+        while [ $((SECONDS - stopped)) -lt "$STOPPED_S" ]; do
           sleep "$POLL_S"
           [ "$(state)" = ACTIVE ] || return 75
         done

@@ -335,8 +335,13 @@ def test_a_second_evaluation_is_kept_out_of_the_folder(runs, folder, exam):
   assert "is working in" in said and "--out of its own" in said
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("protocol", ["paper", "turns"])
+@pytest.mark.parametrize(
+  "protocol",
+  [
+    pytest.param("paper", marks=pytest.mark.slow),
+    pytest.param("turns", marks=pytest.mark.slow),
+  ],
+)
 def test_two_processes_give_the_answers_of_one(
   runs, folder, exam, protocol, request
 ):

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 def test_a_run_outlives_the_preemption_of_its_pod(
   fake_cloud, bucket, tmp_path, monkeypatch
 ):

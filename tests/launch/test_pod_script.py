@@ -152,7 +152,10 @@ def test_a_script_that_was_killed_takes_up_the_run_where_it_is(cloud, script):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_stopped_by_hand_is_not_started_again(cloud, script):
+def test_a_run_that_is_stopped_by_hand_is_not_started_again(
+  cloud, script, monkeypatch
+):
+  monkeypatch.setenv("STOPPED_S", "2")
   process = start(script)
   wait_for(cloud / "bucket/steps", 2)
   assert end(start(script, "stop"))[0] == 0

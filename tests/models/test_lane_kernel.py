@@ -131,7 +131,7 @@ def compiled_gradient(model, topology):
     return lowered.compile()
 
 
-@pytest.mark.drill
+@pytest.mark.slow
 @pytest.mark.parametrize("topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"])
 def test_the_kernels_compile_for_a_tpu_and_save_its_memory(topology):
   pytest.importorskip("libtpu")

@@ -7,6 +7,7 @@ import itertools
 import zlib
 
 import jax
+import pytest
 
 from srl_jax import sharding
 from srl_jax.data.templates import PlainTemplate, encode_segment
@@ -93,6 +94,7 @@ def texts_alone(sampler, params, trajectory, sample, rules):
   return tuple(texts)
 
 
+@pytest.mark.slow
 def test_texts_are_those_of_a_sampler_that_takes_turns_one_by_one():
   params = random_params(MODEL, seed=1)
   rules = rules_of(1.0)

@@ -66,6 +66,7 @@ def start(folder, *program):
       process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("number", "program"),
   [

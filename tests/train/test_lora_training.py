@@ -227,6 +227,7 @@ def whole(runs, changes):
   return runs.run(runs.folder / "lora", "sft_srl", **changes)
 
 
+@pytest.mark.slow
 def test_a_run_on_adapters_stops_anywhere_and_ends_with_the_same_bits(
   runs, whole, changes
 ):
