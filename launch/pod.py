@@ -26,6 +26,7 @@ import jax
 
 from srl_jax import main as srl_main
 from srl_jax import storage
+from srl_jax.config import Config
 
 from .pods import gcloud, jobset, machines, skypilot
 from .pods import pod as pods
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add("--type", required=True, help="such as v5litepod-8, v6e-64 or v5p-128")
   add("--zone", required=True, help="such as us-east5-a")
+  add("--slices", type=int, default=1, help="so many, for --as=jobset")
   add(
     "--as",
     dest="kind",
@@ -107,7 +109,8 @@ def _pod(options, overrides, arguments) -> pods.Pod:
   machines.check_zone(slice_, options.zone, options.any_zone)
   name = options.name or pods.default_name(options.config)
   pods.check_name(name)
-  _check_config(options.config, overrides)
+  config = _check_config(options.config, overrides)
+  _check_slices(options, slice_, config.mesh.data)
   if not options.workdir.startswith("gs://"):
     raise ValueError(
       f"--workdir={options.workdir} would end with the pod; give "
@@ -118,6 +121,7 @@ def _pod(options, overrides, arguments) -> pods.Pod:
   return pods.Pod(
     name=name,
     slice=slice_,
+    slices=options.slices,
     zone=options.zone,
     config=options.config,
     overrides=tuple(overrides),
@@ -128,8 +132,39 @@ def _pod(options, overrides, arguments) -> pods.Pod:
   )
 
 
-def _check_config(source: str, overrides: Sequence[str]) -> None:
-  """Refuses an experiment with mistakes, or with paths of this machine."""
+def _check_slices(options, slice_: machines.Slice, data: int) -> None:
+  """Refuses several slices that cannot be had, or that the mesh does not fit.
+
+  Raises:
+    ValueError: they are such.
+  """
+  if options.slices < 1:
+    raise ValueError(f"--slices={options.slices}; use 1 or more")
+  if options.slices == 1:
+    return
+  if options.kind != "jobset":
+    raise ValueError(
+      f"--slices={options.slices} goes with --as=jobset, and not with "
+      f"--as={options.kind}"
+    )
+  if slice_.chips == slice_.node_chips:
+    raise ValueError(
+      f"GKE joins slices of several hosts, and {slice_.type} is one; take a "
+      "larger type"
+    )
+  if data != -1 and data % options.slices:
+    raise ValueError(
+      f"c.mesh.data={data} does not divide over {options.slices} slices; type "
+      f"--config.mesh.data={options.slices}"
+    )
+
+
+def _check_config(source: str, overrides: Sequence[str]) -> Config:
+  """Returns an experiment without mistakes, and paths of this machine.
+
+  Raises:
+    ValueError: it has some.
+  """
   path = pathlib.Path(source.partition(":")[0])
   is_outside = path.is_absolute() or ".." in path.parts
   if is_outside or (len(path.parts) < 2 and path.suffix):
@@ -155,6 +190,7 @@ def _check_config(source: str, overrides: Sequence[str]) -> None:
         f"see; type: gcloud storage cp -r {value or 'FILE'} gs://BUCKET/, and "
         f"then --config.{key}=gs://BUCKET/{os.path.basename(value) or 'FILE'}"
       )
+  return config
 
 
 def _written(pod: pods.Pod, kind: str) -> tuple[str, str, list[str]]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A JobSet manifest for GKE, which starts one container per host of a slice.
 
-GKE tells each container its place (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES), so the
-run finds its hosts as on a TPU VM. JobSet starts all of them again when one
-fails or its node is taken away.
+GKE tells each container its place (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, and of
+several slices MEGASCALE_SLICE_ID and others), so the run finds its hosts as on
+a TPU VM. JobSet starts all of them again when one fails or its node is taken
+away.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def manifest(pod: Pod) -> dict[str, Any]:
     "metadata": {
       "name": pod.name,
       "annotations": {
-        # One slice of nodes for the job, and no other job on it.
+        # Each slice of nodes for one job, and no other job on it.
         "alpha.jobset.sigs.k8s.io/exclusive-topology": f"{_LABELS}nodepool"
       },
     },
@@ -64,7 +65,7 @@ def manifest(pod: Pod) -> dict[str, Any]:
       "replicatedJobs": [
         {
           "name": "slice",
-          "replicas": 1,
+          "replicas": pod.slices,
           "template": {
             "spec": {
               "parallelism": nodes,
@@ -119,6 +120,7 @@ def xpk_line(pod: Pod) -> str:
       *("xpk", "workload", "create", "--cluster=CLUSTER"),
       f"--workload={pod.name}",
       f"--tpu-type={pod.slice.type}",
+      f"--num-slices={pod.slices}",
       f"--zone={pod.zone}",
       f"--docker-image={pod.image}",
       f"--command={pod.run_line()}",

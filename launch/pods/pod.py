@@ -20,6 +20,7 @@ class Pod:
   Attributes:
     name: of the pod, and of the files that are written for it.
     slice: what the pod is made of.
+    slices: how many of them, joined by the network of the data center.
     zone: where it is.
     config: experiment, as file.py[:argument].
     overrides: texts --config.key=value.
@@ -31,6 +32,7 @@ class Pod:
 
   name: str
   slice: Slice
+  slices: int
   zone: str
   config: str
   overrides: tuple[str, ...]
@@ -61,10 +63,9 @@ class Pod:
   def kind(self) -> str:
     """The pod in words."""
     market = "spot" if self.is_spot else "on demand"
-    return (
-      f"{self.slice.type} ({self.slice.chips} chips, {self.slice.topology}, "
-      f"{market}) in {self.zone}"
-    )
+    count = "" if self.slices == 1 else f"{self.slices} slices of "
+    shape = f"{self.slice.chips} chips, {self.slice.topology}"
+    return f"{count}{self.slice.type} ({shape}, {market}) in {self.zone}"
 
 
 def check_name(name: str) -> None:

@@ -26,6 +26,7 @@ def make():
       "config": "experiments/registers.py",
       "overrides": ("--config.note=it's on",),
       "workdir": "gs://bucket/run",
+      "slices": 1,
       "is_spot": True,
       "image": "registry/srl_jax",
       "command_line": "python -m launch.pod",

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 import pytest
+import yaml
 
 from launch import pod as launch_pod
 from launch.pods import gcloud, jobset, machines, manifests, skypilot
@@ -84,6 +85,13 @@ def refusal(capsys, *arguments):
     ({"as": "jobset"}, "--image="),
     ({"as": "skypilot"}, "v5p-16 has several hosts"),
     ({"as": "gcloud", "type": "tpu7x-8", "zone": "us-central1-c"}, "=jobset"),
+    ({"slices": 0}, "--slices=0; use 1 or more"),
+    ({"slices": 2}, "--slices=2 goes with --as=jobset, and not with --as=gc"),
+    ({"slices": 2, "as": "jobset", "type": "v5p-8"}, "v5p-8 is one; take a"),
+    (
+      {"slices": 2, "as": "jobset", "config.mesh.data": 1},
+      "does not divide over 2 slices; type --config.mesh.data=2",
+    ),
   ],
 )
 def test_bad_input_is_refused_with_what_to_type(changes, said, capsys):
@@ -236,6 +244,17 @@ def test_a_jobset_has_a_container_per_node_with_its_chips(
   assert job["parallelism"] == job["completions"] == nodes
   [container] = job["template"]["spec"]["containers"]
   assert container["resources"]["limits"] == {"google.com/tpu": chips}
+
+
+def test_several_slices_are_as_many_jobs_of_one_set(capsys, tmp_path):
+  here = line(as_="jobset", slices=2, image="i", name="x", out=tmp_path)
+  here.append("--config.mesh.data=2")
+  assert launch_pod.main(here) == 0
+  said = capsys.readouterr().out
+  assert "2 slices of v5p-16 (8 chips" in said and "--num-slices=2" in said
+  found = yaml.safe_load((tmp_path / "x.jobset.yaml").read_text())
+  [job] = found["spec"]["replicatedJobs"]
+  assert job["replicas"] == 2 and job["template"]["spec"]["parallelism"] == 2
 
 
 def test_skypilot_loads_the_task(tmp_path, make):
