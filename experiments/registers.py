@@ -12,6 +12,8 @@ Presets (`--config=experiments/registers.py:NAME`), with what to expect on the
             turn go from 0.5% to 98.5%; in one go hardly any (1.5%).
   rlvr      The same student and problems, rewarded for final answers only.
             Nothing changes: it never gets a whole problem right.
+  r3        RLVR that also begins after each of the expert's steps (Xi et al.
+            2024), at the same number of samples.
   srl_rlvr  SRL first, RLVR after: 51% in one go, and turn by turn, which RLVR
             does not train, back to 1%.
   sft       SFT on the expert's steps, which hold no thoughts. The student
@@ -26,6 +28,7 @@ from srl_jax import config
 PRESETS = {
   "srl": ("srl",),
   "rlvr": ("rlvr",),
+  "r3": ("rlvr",),
   "srl_rlvr": ("srl", "rlvr"),
   "sft": ("sft",),
 }
@@ -59,6 +62,10 @@ def get_config(argument=None):
   c.rlvr.sampling.trunks_per_round = 32
   c.rlvr.trunks_per_micro_batch = 32
   c.rlvr.sampling.max_new_tokens = 176
+  if preset == "r3":
+    c.rlvr.trunks.starts = "every_step"
+    c.rlvr.sampling.trunks_per_round = 8
+    c.rlvr.trunks_per_micro_batch = 8
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 32
   c.sft.trunks.include_thoughts = False

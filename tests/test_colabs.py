@@ -182,5 +182,6 @@ def test_a_finished_run_is_read(tmp_path):
 @pytest.mark.slow
 def test_ablations_have_an_arm_each_with_intervals(tmp_path):
   notebook = execute("ablations.ipynb", tmp_path)
-  for arm in ("SFT", "SRL, Levenshtein"):
-    assert f"{arm}, seed 0, turns, greedy: " in said(notebook)
+  for arm in ("R3", "SFT"):
+    for how in ("turns", "solve"):
+      assert f"{arm}, seed 0, {how}, greedy: " in said(notebook)

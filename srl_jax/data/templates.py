@@ -224,7 +224,7 @@ class ChatTemplate:
   def stem(self, task: Task, number: int, title: str | None = None) -> Segment:
     # The user's text must end in a word: many formats trim white space off it.
     if task == "solve":
-      words = "Write the solution."
+      words = f"Write the {'rest of the ' if number > 1 else ''}solution."
     elif title is None:
       words = "Write the next step."
     else:

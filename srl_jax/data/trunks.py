@@ -41,6 +41,11 @@ class TrunkConfig:
 
   Attributes:
     task: "step" predicts each next step, "solve" the whole solution.
+    starts: where solutions begin: at the "problem", or at "every_step": also
+      after each of the expert's steps, whence the model writes the rest. With
+      a reward of the answer this is R3, which lets hard problems be learnt from
+      near their ends (Xi et al. 2024, arXiv 2402.05808; its mixture of all
+      stages). For task "solve" only.
     last_step: whether the last step is a target too. Read literally, the paper
       predicts steps 1..N-1 only ("exclude"). The default keeps the last step:
       a model that solves problems turn by turn must learn to finish, and the
@@ -65,6 +70,7 @@ class TrunkConfig:
   include_thoughts: ClassVar[bool] = False
 
   task: Task = "step"
+  starts: Literal["problem", "every_step"] = "problem"
   last_step: Literal["include", "exclude"] = "include"
   step_title_hint: bool = False
   context_turns: int = 0
@@ -73,12 +79,18 @@ class TrunkConfig:
   points_per_trunk: int = 0
 
   def __post_init__(self):
-    for name in ("task", "last_step"):
-      allowed = {"task": ("step", "solve"), "last_step": ("include", "exclude")}
-      if getattr(self, name) not in allowed[name]:
-        raise ValueError(
-          f"{name}={getattr(self, name)!r} is none of {allowed[name]}"
-        )
+    for name, allowed in (
+      ("task", ("step", "solve")),
+      ("starts", ("problem", "every_step")),
+      ("last_step", ("include", "exclude")),
+    ):
+      if getattr(self, name) not in allowed:
+        raise ValueError(f"{name}={getattr(self, name)!r} is none of {allowed}")
+    if self.starts != "problem" and self.task != "solve":
+      raise ValueError(
+        f"starts={self.starts!r} is for solutions; set task='solve', or starts "
+        "to 'problem'"
+      )
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.type == "int" and value < 0:
@@ -102,7 +114,8 @@ class BranchPoint:
   """Where branches leave a trunk, and what the expert did there.
 
   Attributes:
-    step: 0-based index of the step to predict; 0 for task "solve".
+    step: 0-based index of the step to predict; for task "solve", of the first
+      step of what is left of the solution.
     at: number of trunk tokens that its branches see.
     stem: the given tokens at the head of its branches, int32.
     target: the text that the reward compares with. For task "step" it is the
@@ -226,9 +239,11 @@ class _Builder:
   def _trunks(self, trajectory: Trajectory) -> list[Trunk]:
     config, template = self._config, self._template
     head = self._encode(template.problem(trajectory, config.task))
-    if config.task == "solve":
-      return self._make(trajectory, [head], [self._solve(trajectory)])
-    end = len(trajectory.steps) - (config.last_step == "exclude")
+    is_solving = config.task == "solve"
+    if is_solving and config.starts == "problem":
+      return self._make(trajectory, [head], [self._solve(trajectory, 0)])
+    is_short = config.last_step == "exclude" and not is_solving
+    end = len(trajectory.steps) - is_short
     if not end:
       self._drop("no step is left by last_step='exclude'", trajectory, 0)
     segments = [
@@ -237,7 +252,8 @@ class _Builder:
     ]
     if end and trajectory.steps[0].observation is not None:
       self.segments.append((len(head), *map(len, segments)))
-    points = [self._step(trajectory, k) for k in range(end)]
+    point_of = self._solve if is_solving else self._step
+    points = [point_of(trajectory, k) for k in range(end)]
     if not config.context_turns:
       return self._make(trajectory, [head, *segments], points)
     trunks = []
@@ -277,15 +293,16 @@ class _Builder:
     tokens = self._encode((self._thought(step) + action,))
     return self._point(trajectory, index, title, action, tokens)
 
-  def _solve(self, trajectory: Trajectory) -> BranchPoint:
+  def _solve(self, trajectory: Trajectory, index: int) -> BranchPoint:
     # A solution in one go cannot contain what an environment would answer, and
     # its stop token follows the last word.
     steps = [
       self._thought(step) + self._template.action(step, number)
-      for number, step in enumerate(trajectory.steps, 1)
+      for number, step in enumerate(trajectory.steps[index:], index + 1)
     ]
     tokens = self._encode((self._template.gap.join(steps).rstrip(),))
-    return self._point(trajectory, 0, None, trajectory.answer or "", tokens)
+    answer = trajectory.answer or ""
+    return self._point(trajectory, index, None, answer, tokens)
 
   def _point(
     self,

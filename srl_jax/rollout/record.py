@@ -2,9 +2,10 @@
 """Keeps a sample of training's rollouts in files, for people to look at.
 
 A file holds a few trajectories of one moment, with all branches of all their
-branch points: a row per sample (see `SCHEMA`). Process 0 writes it, from rows
-that it has anyway. Nothing here touches a device or a random number, and what
-is kept depends on the update step and on the ids of trajectories only.
+branch points, or all turns of their episodes: a row per sample (see `SCHEMA`).
+Process 0 writes it, from rows that it has anyway. Nothing here touches a device
+or a random number, and what is kept depends on the update step and on the ids
+of trajectories only.
 `srl_jax.report` shows the files.
 """
 
@@ -14,7 +15,7 @@ import dataclasses
 import pathlib
 import re
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,11 +23,12 @@ import numpy as np
 
 from srl_jax import files, storage
 from srl_jax.data.batching import TrunkBatch
-from srl_jax.data.trunks import Trunk
 from srl_jax.optional import needed_for
 from srl_jax.rewards import FAILURES
+from srl_jax.rollout.episodes import Episode
 from srl_jax.rollout.scoring import completion_texts
 from srl_jax.tokenizers import Tokenizer
+from srl_jax.trajectory import Trajectory
 from srl_jax.types import Branches, Scores
 
 Split = Literal["train", "valid"]
@@ -209,18 +211,18 @@ def read_file(path: pathlib.Path) -> list[dict[str, Any]]:
     ) from error
 
 
-def recurring_ids(sources: Sequence[Trunk], count: int) -> set[str]:
+def recurring_ids(trajectories: Iterable[Trajectory], count: int) -> set[str]:
   """Chooses trajectories of a batch: those whose ids have the lowest hashes.
 
   So a trajectory that was chosen once is mostly chosen again when it recurs.
   """
-  ids = {trunk.trajectory.id for trunk in sources}
+  ids = {trajectory.id for trajectory in trajectories}
   return set(sorted(ids, key=lambda x: (zlib.crc32(_utf8(x)), x))[:count])
 
 
-def first_ids(sources: Iterable[Trunk], count: int) -> set[str]:
+def first_ids(trajectories: Iterable[Trajectory], count: int) -> set[str]:
   """Chooses the first trajectories, the same at every moment."""
-  ids = dict.fromkeys(trunk.trajectory.id for trunk in sources)
+  ids = dict.fromkeys(trajectory.id for trajectory in trajectories)
   return set(list(ids)[:count])
 
 
@@ -253,7 +255,7 @@ def rows_of(
   rows = []
   for i, n in enumerate(chosen):
     trunk = batch.sources[n]
-    of_trajectory = _trajectory_columns(trunk)
+    of_trajectory = _trajectory_columns(trunk.trajectory)
     for k, point in enumerate(trunk.points):
       for g in range(samples):
         r = k * samples + g
@@ -273,8 +275,43 @@ def rows_of(
   return rows
 
 
-def _trajectory_columns(trunk: Trunk) -> dict[str, Any]:
-  trajectory = trunk.trajectory
+def rows_of_episodes(
+  trajectory: Trajectory, episodes: Iterable[Episode], is_kept: bool | None
+) -> list[dict[str, Any]]:
+  """Returns a row per turn of the episodes of a trajectory.
+
+  Args:
+    trajectory: the problem.
+    episodes: what the model did at it.
+    is_kept: whether the filter keeps the problem; None if none is filtered.
+
+  Returns:
+    Rows as `rows_of` returns them. A turn counts as a step, its target is the
+    expert's step of that number, and its reward is that of its episode.
+  """
+  steps = [step.text for step in trajectory.steps]
+  return [
+    _trajectory_columns(trajectory)
+    | {
+      "step": turn,
+      "target": _valid(steps[turn]) if turn < len(steps) else "",
+      "sample": episode.sample,
+      "text": _valid(text),
+      "tokens": len(drawn.tokens),
+      "is_stopped": drawn.is_stopped,
+      "is_kept": is_kept,
+      "reward": float(episode.is_correct),
+      "value": float(episode.is_correct),
+      "failure": "",
+    }
+    for episode in episodes
+    for turn, (text, drawn) in enumerate(
+      zip(episode.texts, episode.drawn, strict=True)
+    )
+  ]
+
+
+def _trajectory_columns(trajectory: Trajectory) -> dict[str, Any]:
   return {
     "trajectory": _valid(trajectory.id),
     "problem": _valid(trajectory.problem),

@@ -25,6 +25,7 @@ import numpy as np
 from srl_jax import abstract, progress, sharding
 from srl_jax.data.templates import encode_segment
 from srl_jax.domains import domains_of
+from srl_jax.rollout import record
 from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.train import memory
@@ -57,6 +58,7 @@ def rlvr_stage(run: Run, name: str, config: RlvrConfig) -> Any:
 class _Round(NamedTuple):
   """Episodes of a round of sampling, by problem, and what sampling took."""
 
+  problems: list[Trajectory]
   episodes: list[list[Episode]]
   rollout_s: float
 
@@ -192,7 +194,30 @@ class OutcomeStage:
       for episodes in rounds[-1].episodes:
         if is_kept(_rewards(episodes), dynamic):
           kept.append([self._outcome(episode) for episode in episodes])
+    self._record(rounds[0], update_step)
     return kept, _values(rounds, len(kept))
+
+  def _record(self, round_: _Round, update_step: int) -> None:
+    """Keeps some episodes of training for people to look at."""
+    recorder, config = self._run.recorder, self.config
+    if not recorder or not recorder.is_due_in_training(
+      update_step, config.update_steps
+    ):
+      return
+    count = recorder.config.trajectories
+    ids = record.recurring_ids(round_.problems, count)
+    rows = []
+    for problem, episodes in zip(round_.problems, round_.episodes, strict=True):
+      if problem.id in ids:
+        kept = bool(is_kept(_rewards(episodes), config.dynamic_sampling))
+        rows += record.rows_of_episodes(problem, episodes, kept)
+    self._keep("train", update_step, rows)
+
+  def _keep(self, split: record.Split, update_step: int, rows: list) -> None:
+    self._run.recorder.write(self.name, split, update_step, rows)
+    self._run.trackers.keep(
+      update_step, rollouts={f"{self.name}/samples/{split}": rows}
+    )
 
   def _round(self, params: Any, key: jax.Array) -> _Round:
     count = self.config.sampling.trunks_per_round
@@ -201,7 +226,7 @@ class OutcomeStage:
     start_s = time.monotonic()
     samples = self.config.sampling.samples
     episodes = self._episodes(params, problems, samples, key)
-    return _Round(episodes, time.monotonic() - start_s)
+    return _Round(problems, episodes, time.monotonic() - start_s)
 
   def _problem(self, number: int) -> Trajectory:
     """The problem of a number; each epoch has all of them once."""
@@ -261,9 +286,18 @@ class OutcomeStage:
   def validate(
     self, params: Any, update_step: int
   ) -> tuple[float, dict[str, float]]:
-    del update_step  # The same random numbers at every moment.
+    # The same random numbers at every moment.
     key = self._run.key(self.name, "validate")
     episodes = self._episodes(params, self._valid, 1, key)
+    recorder, config = self._run.recorder, self.config
+    if recorder and recorder.is_due_in_validation(
+      update_step, config.update_steps, config.validate_every
+    ):
+      rows = []
+      for problem, of_problem in zip(self._valid, episodes, strict=True):
+        if len(rows) < recorder.config.trajectories:
+          rows.append(record.rows_of_episodes(problem, of_problem, None))
+      self._keep("valid", update_step, list(itertools.chain(*rows)))
     solved = float(np.mean([_rewards(x).mean() for x in episodes]))
     return solved, {"validation_reward": solved}
 

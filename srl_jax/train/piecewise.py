@@ -209,7 +209,10 @@ class PiecewiseUpdate:
       batch,
       found.branches,
       found.scores,
-      record.recurring_ids(batch.sources, recorder.config.trajectories),
+      record.recurring_ids(
+        (trunk.trajectory for trunk in batch.sources),
+        recorder.config.trajectories,
+      ),
       pieces.run.tokenizer,
       groups_lib.is_kept(found.scores.reward_NKG, config.dynamic_sampling),
     )

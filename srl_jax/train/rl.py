@@ -119,7 +119,10 @@ class RlStage:
     if recorder and recorder.is_due_in_validation(
       update_step, config.update_steps, config.validate_every
     ):
-      ids = record.first_ids(self.data.valid, recorder.config.trajectories)
+      ids = record.first_ids(
+        (trunk.trajectory for trunk in self.data.valid),
+        recorder.config.trajectories,
+      )
 
     def keep(batch: TrunkBatch, branches: Branches, scores: Scores) -> None:
       recorded.extend(

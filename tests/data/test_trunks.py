@@ -74,6 +74,31 @@ def test_solve_is_one_branch_at_the_problem_with_the_whole_solution():
   )
 
 
+@pytest.mark.parametrize("name", ["plain", "chatml"])
+def test_solutions_may_begin_after_each_of_the_experts_steps(name):
+  template = make_template(name, TOKENIZER)
+  [trunk], _ = build(
+    sums(3), template=template, task="solve", starts="every_step"
+  )
+  [alone], _ = build(sums(3), template=template, task="solve")
+  assert [p.step for p in trunk.points] == [0, 1, 2]
+  assert {p.target for p in trunk.points} == {"3"}
+  first, _, last = trunk.points
+  # The first is the one of starts="problem", its random numbers included.
+  [whole] = alone.points
+  assert seen(trunk, first) == seen(alone, whole)
+  assert first.point_id == whole.point_id
+  assert len({p.point_id for p in trunk.points}) == 3
+  assert "step 0\n" in seen(trunk, last) and "step 1 +1" in seen(trunk, last)
+  assert "step 2" not in seen(trunk, last)
+  assert TOKENIZER.decode(last.target_tokens[:-1]).startswith("step 2")
+
+
+def test_only_solutions_begin_after_steps():
+  with pytest.raises(ValueError, match="set task='solve', or starts to 'prob"):
+    TrunkConfig(starts="every_step")
+
+
 def test_solve_leaves_out_what_the_environment_answered():
   [trunk], report = build(AGENT, task="solve")
   [point] = trunk.points

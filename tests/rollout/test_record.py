@@ -201,22 +201,18 @@ def test_a_resumed_stage_drops_what_it_will_write_again(tmp_path):
 
 
 def test_a_trajectory_that_was_chosen_is_chosen_again():
-  trunks, _ = build_trunks(
-    [sums(1, f"t{i}") for i in range(40)],
-    PlainTemplate(),
-    ByteTokenizer(),
-    TrunkConfig(),
-  )
-  often = recurring_ids(trunks, 20)
+  trajectories = [sums(1, f"t{i}") for i in range(40)]
+  often = recurring_ids(trajectories, 20)
   assert len(often) == 20
   for seed in range(5):
-    batch = random.Random(seed).sample(trunks, 16)
+    batch = random.Random(seed).sample(trajectories, 16)
     chosen = recurring_ids(batch, 4)
     assert len(chosen) == 4
     # Whoever was among the chosen comes before all others.
-    here = {x.trajectory.id for x in batch}
+    here = {x.id for x in batch}
     assert chosen <= often or len(often & here) < 4
-  assert first_ids([*trunks[5:7], trunks[5], *trunks], 3) == {"t5", "t6", "t0"}
+  few = [*trajectories[5:7], trajectories[5], *trajectories]
+  assert first_ids(few, 3) == {"t5", "t6", "t0"}
 
 
 def test_a_file_of_something_else_is_an_error(tmp_path):

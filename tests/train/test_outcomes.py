@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from srl_jax import config as config_lib
+from srl_jax.rollout import record
 from srl_jax.testing import experiment
 from srl_jax.train import loop
 from srl_jax.train.outcomes import order_of
@@ -56,6 +57,27 @@ def test_episodes_are_sampled_filtered_and_trained_on(through):
       assert row["rlvr/logp_gap_max"] < 1e-4
   values = [x for x in through.rows() if "rlvr/validation_reward" in x]
   assert len(values) == 3
+
+
+def test_episodes_of_training_and_validation_are_kept_to_look_at(through):
+  files = record.list_files(through.workdir / "rollouts")
+  assert {(x.stage, x.split) for x in files} == {
+    ("rlvr", "train"),
+    ("rlvr", "valid"),
+  }
+  for file in files:
+    rows = record.read_file(file.path)
+    by_episode = {}
+    for row in rows:
+      name = row["trajectory"], row["sample"]
+      by_episode.setdefault(name, []).append(row)
+    samples = 4 if file.split == "train" else 1
+    assert len(by_episode) == 8 * samples
+    for turns in by_episode.values():
+      assert [x["step"] for x in turns] == list(range(len(turns)))
+      assert len({x["reward"] for x in turns}) == 1, "that of the episode"
+  kept = {x["is_kept"] for x in record.read_file(files[0].path)}
+  assert kept == {True, False}
 
 
 def test_stopped_and_resumed_it_ends_with_the_same_bits(
