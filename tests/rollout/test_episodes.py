@@ -4,9 +4,7 @@
 import dataclasses
 import functools
 import itertools
-import os
 import sys
-import threading
 import types
 import zlib
 
@@ -281,31 +279,6 @@ def test_every_episode_has_an_environment_of_its_own_until_it_ends(use):
   # second.
   assert open_at_turn == [0, 0, 0, 0, 2, 2]
   assert all(replay.calls[-1] == "close" for replay in Replay.made)
-
-
-class Meeting(Replay):
-  """Waits at each step until two act at the same time."""
-
-  barrier = threading.Barrier(2)
-
-  def __getattribute__(self, name):
-    if name in ("reset", "step", "solved", "close"):
-      self.__dict__.setdefault("threads", set()).add(threading.get_ident())
-    return super().__getattribute__(name)
-
-  def step(self, action):
-    self.barrier.wait(timeout=60)
-    return super().step(action)
-
-
-def test_environments_act_at_the_same_time_each_in_a_thread(use, monkeypatch):
-  use(environment=Meeting)
-  monkeypatch.setattr(os, "cpu_count", lambda: 2)
-  play([agent("1", "2")], lambda _: "x", samples=4, turns=2)
-  assert len(Replay.made) == 4
-  assert [len(meeting.threads) for meeting in Replay.made] == [1] * 4
-  used = set().union(*(meeting.threads for meeting in Replay.made))
-  assert len(used) == 2 and threading.get_ident() not in used
 
 
 class Broken(Replay):
