@@ -13,7 +13,8 @@ Presets (`--config=experiments/registers.py:NAME`), with what to expect on the
   rlvr      The same student and problems, rewarded for final answers only.
             Nothing changes: it never gets a whole problem right.
   r3        RLVR that also begins after each of the expert's steps (Xi et al.
-            2024), at the same number of samples.
+            2024), with as many samples. Nothing changes either: hardly any
+            sample (0.8%) is right, also near the end.
   srl_rlvr  SRL first, RLVR after: 51% in one go, and turn by turn, which RLVR
             does not train, back to 1%.
   sft       SFT on the expert's steps, which hold no thoughts. The student
