@@ -24,12 +24,13 @@ ROOT = pathlib.Path(__file__).parents[1]
 TOLERANCE = 1e-3
 
 
-def launch(runs, workdir, preset, *arguments, devices=1):
-  """Starts a run as two processes with so many devices each."""
+def launch(runs, workdir, preset, *arguments, devices=1, processes=2):
+  """Starts a run as so many processes with so many devices each."""
   flags = f"--xla_force_host_platform_device_count={devices}"
   return subprocess.Popen(
     [
-      *(sys.executable, "-m", "launch.local", "--processes=2", "--"),
+      *(sys.executable, "-m", "launch.local"),
+      *(f"--processes={processes}", "--"),
       *runs.command(workdir, preset),
       *arguments,
     ],
@@ -71,9 +72,18 @@ def assert_close(ours, theirs):
       )
 
 
+def rows_of(workdir):
+  """Metrics without those that depend on the size of micro-batches."""
+  ends = ("/micro_batches", "/positions_used")
+  return [
+    {k: v for k, v in row.items() if not k.endswith(ends)}
+    for row in experiment.metric_rows(workdir)
+  ]
+
+
 def assert_same_run(ours, theirs):
   """Compares metrics, results and final parameters of two workdirs."""
-  assert_close(experiment.metric_rows(ours), experiment.metric_rows(theirs))
+  assert_close(rows_of(ours), rows_of(theirs))
   results, others = (
     json.loads((x / "results.json").read_text()) for x in (ours, theirs)
   )
@@ -164,19 +174,22 @@ def test_eight_devices_give_the_numbers_of_one(runs, whole, tmp_path):
     mesh__fsdp=4,
   )
   run_lib.train_and_evaluate(config, tmp_path, {})
-  ours, theirs = (
-    [
-      # Micro-batches of other shapes, which hold the same tokens.
-      {
-        k: v
-        for k, v in row.items()
-        if not k.endswith(("/micro_batches", "/positions_used"))
-      }
-      for row in experiment.metric_rows(x)
-    ]
-    for x in (tmp_path, whole.workdir)
-  )
-  assert_close(ours, theirs)
+  assert_close(rows_of(tmp_path), rows_of(whole.workdir))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [4, 8])
+def test_more_processes_give_the_numbers_of_one(
+  runs, whole, tmp_path, processes
+):
+  # A trunk of each micro-batch for each process.
+  flags = [
+    f"--config.{stage}.trunks_per_micro_batch=8" for stage in ("sft", "srl")
+  ]
+  run = launch(runs, tmp_path, "sft_srl", *flags, processes=processes)
+  status, lines = end(run)
+  assert status == 0, "\n".join(lines)
+  assert_same_run(tmp_path, whole.workdir)
 
 
 @pytest.mark.slow

@@ -43,7 +43,7 @@ class Programs:
       mesh: the devices.
       **sizes: see `segments.empty_rows`.
     """
-    self._policy, self._mesh, self._sizes = policy, mesh, sizes
+    self._policy, self._mesh, self.sizes = policy, mesh, sizes
     self._params, self._rows = None, None
     self.jitted: dict[str, Any] = {
       "lay out": jax.jit(_for_decoding, static_argnums=0),
@@ -58,7 +58,7 @@ class Programs:
     """Makes empty rows, for other parameters than before."""
     self._params = self.jitted["lay out"](self._policy, params)
     make = self.jitted["make"]
-    self._rows: Rows = make(self._policy, self._params, **self._sizes)
+    self._rows: Rows = make(self._policy, self._params, **self.sizes)
     self._jit_for(jax.tree.map(lambda x: x.sharding, self._rows))
 
   def stop(self) -> None:
@@ -100,7 +100,7 @@ class Programs:
   @property
   def trunk_width(self) -> int:
     """Width of the trunks in tokens."""
-    places = self._sizes.get("places", 1)
+    places = self.sizes.get("places", 1)
     return self._rows.trunk.position.shape[1] // places
 
   @property

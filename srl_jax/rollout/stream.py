@@ -28,7 +28,7 @@ from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.requests import Piece, Request, Work
 from srl_jax.rollout.row import Branch, Row, common, empty_queue, shares
-from srl_jax.rollout.segments import Settings, Tape
+from srl_jax.rollout.segments import Queue, Settings, Tape
 
 # Trunks are no narrower. The ring grows as it runs; it is narrower than _RING
 # only if the limits of all requests are.
@@ -79,7 +79,7 @@ class Stream:
       likely: number of most likely tokens to report of each draw; see the
         attribute.
     """
-    self._mesh = mesh
+    self._policy, self._mesh = policy, mesh
     self._batch = sharding.batch_devices(mesh, rules)
     self._key = key
     self._settings = Settings(turns, tuple(stop_ids), likely)
@@ -102,6 +102,36 @@ class Stream:
         trunk_width=_width(trunk_width),
         cache_width=_BUCKET,
       )
+
+  def at_widest(
+    self, trunk_width: int, max_new_tokens: int
+  ) -> tuple[Programs, Queue, Settings, int]:
+    """What takes the most memory when widths have grown, for a plan of it.
+
+    Args:
+      trunk_width: longest prompt in tokens.
+      max_new_tokens: longest completion in tokens.
+
+    Returns:
+      Programs that are not started, the queue, the settings of a segment, and
+      the most trunks that are run at a time.
+    """
+    widths = {
+      "trunk_width": _width(trunk_width),
+      "cache_width": _width(max_new_tokens + self._max_stem - 1),
+    }
+    sizes = self._programs.sizes | widths
+    programs = Programs(self._policy, mesh=self._mesh, **sizes)
+    settings = self._settings._replace(is_random=True)
+    return programs, self._queue, settings, self._room(len(self._rows))
+
+  def _room(self, count: int) -> int:
+    """How many of so many new trunks are run at a time."""
+    # Every size of a batch is a program more, and so is every width.
+    room = self._batch
+    while room * 4 <= count:
+      room *= 4
+    return room
 
   def submit(self, request: Request) -> int:
     """Queues a request; returns its ticket."""
@@ -249,10 +279,7 @@ class Stream:
     """Runs new trunks in batches of equal, growing width."""
     by_length = sorted(new.items(), key=lambda item: len(item[1]))
     while by_length:
-      # Every size of a batch is a program more, and so is every width.
-      room = self._batch
-      while room * 4 <= len(by_length):
-        room *= 4
+      room = self._room(len(by_length))
       part, by_length = by_length[:room], by_length[room:]
       width = _width(max(len(tokens) for _, tokens in part))
       if width > self._programs.trunk_width:

@@ -21,8 +21,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from srl_jax import abstract
+from srl_jax.rollout.programs import Programs
+from srl_jax.rollout.segments import Queue, Settings
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import Updater
 
@@ -182,6 +185,60 @@ def try_program(program: Program, limit_bytes: int) -> tuple[str, bool]:
   if memory.total > limit_bytes:
     return f"{line}  does not fit; {program.remedy}", False
   return f"{line}  fits ({memory.compile_s:.0f} s to compile)", True
+
+
+def decoding_programs(
+  programs: Programs,
+  queue: Queue,
+  settings: Settings,
+  *,
+  params: Any,
+  key: Any,
+  room: int,
+  has_places: bool,
+  mesh: jax.sharding.Mesh,
+  remedy: str,
+  beside_bytes: int,
+) -> Iterator[Program]:
+  """Yields the programs of decoding in slots that take the most memory.
+
+  Args:
+    programs: the programs of rows, not started.
+    queue: a queue of the rows.
+    settings: of a segment.
+    params: the parameters, abstract.
+    key: a random key, abstract.
+    room: most trunks that are run at a time.
+    has_places: whether a row has several trunks.
+    mesh: the mesh they run on.
+    remedy: what takes less.
+    beside_bytes: bytes per device of other arrays in memory.
+
+  Returns:
+    Bytes per device of the rows and of the parameters as decoding needs them.
+  """
+
+  def program(title: str, *args: Any, **static: Any) -> Program:
+    return Program(
+      f"rollout: {title}",
+      programs.bound(title, **static),
+      args,
+      mesh,
+      remedy,
+      beside_bytes + bytes_per_device(params),
+    )
+
+  laid = program("lay out", params).outputs()
+  rows = program("make", laid, **programs.sizes).outputs()
+  programs.expect(rows)
+  tokens_MS = np.zeros((room, programs.sizes["trunk_width"]), np.int32)
+  numbers_M = np.zeros(room, np.int32)
+  place_M = numbers_M if has_places else None
+  yield program("admit", laid, rows, tokens_MS, numbers_M, numbers_M, place_M)
+  yield program(
+    "segment", laid, rows, queue, key, np.int32(0), settings=settings
+  )
+  return bytes_per_device((laid, rows))
 
 
 def update_programs(

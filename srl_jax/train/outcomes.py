@@ -29,7 +29,7 @@ from srl_jax.rollout import record
 from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.train import memory
-from srl_jax.train.memory import Program
+from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import RlvrConfig, make_updater
 from srl_jax.train.rl import RlStage, check_logp_gap
 from srl_jax.train.rows import check_multiple, local_part, update_shape
@@ -145,9 +145,31 @@ class OutcomeStage:
     )
 
   def plan(self) -> Iterator[Program]:
-    run = self._run
+    run, config = self._run, self.config
+    state = self.updater.abstract_state()
+    reference = state.trained if self.uses_reference else None
+    key = run.key(self.name)
+    count = config.sampling.trunks_per_round * config.sampling.samples
+    stream = run.stream(None, "step", rows=count, slots=1, key=key)
+    programs, queue, settings, room = stream.at_widest(
+      self._widths[0], config.sampling.max_new_tokens
+    )
+    with contextlib.suppress(DoesNotFitError):
+      yield from memory.decoding_programs(
+        programs,
+        queue,
+        settings,
+        params=state.params,
+        key=abstract.scalar(key, run.mesh),
+        room=room,
+        has_places=False,
+        mesh=run.mesh,
+        remedy=f"lower c.{self.name}.sampling.trunks_per_round, samples or "
+        f"c.{self.name}.trunks.max_trunk_tokens, or raise c.mesh.tensor",
+        beside_bytes=memory.bytes_per_device((state.opt_state, reference)),
+      )
     [empty] = self._pack(self._turns([], 0), 0)
-    return memory.update_programs(
+    yield from memory.update_programs(
       self.updater,
       [abstract.batch(empty, self._shape.rows, run.mesh, run.rules)],
       mesh=run.mesh,

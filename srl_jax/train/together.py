@@ -22,7 +22,7 @@ from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.rounds import Round, finish_scores
 from srl_jax.rollout.shared import Layout, SharedSlots
 from srl_jax.train.ahead import Counts, sample_together
-from srl_jax.train.memory import Program, bytes_per_device
+from srl_jax.train.memory import Program, decoding_programs
 from srl_jax.train.pieces import Pieces
 from srl_jax.types import Branches, Scores, SlotUse, Trunks
 from srl_jax.update.groups import is_kept
@@ -166,32 +166,16 @@ class Together:
       beside_bytes: bytes per device of other arrays in memory.
     """
     name, mesh = self._pieces.name, self._pieces.run.mesh
-    layout, programs = self.layout, self._programs
-    remedy = f"lower c.{name}.sampling.rows or slots, or raise c.mesh.tensor"
-
-    def program(title: str, *args: Any, **static: Any) -> Program:
-      return Program(
-        f"rollout: {title}",
-        programs.bound(title, **static),
-        args,
-        mesh,
-        remedy,
-        beside_bytes + bytes_per_device(params),
-      )
-
-    laid = program("lay out", params).outputs()
-    rows = program("make", laid, **layout.sizes).outputs()
-    programs.expect(rows)
-    self.at_rest_bytes = bytes_per_device((laid, rows))
-    tokens_MS = np.zeros((layout.room, layout.trunk_width), np.int32)
-    numbers_M = np.zeros(layout.room, np.int32)
-    yield program("admit", laid, rows, tokens_MS, *[numbers_M] * 3)
-    yield program(
-      "segment",
-      laid,
-      rows,
+    layout = self.layout
+    self.at_rest_bytes = yield from decoding_programs(
+      self._programs,
       layout.queue(self._pieces.config.sampling.temperature),
-      abstract.scalar(self._pieces.run.key(name), mesh),
-      np.int32(0),
-      settings=layout.settings(self._stop_ids),
+      layout.settings(self._stop_ids),
+      params=params,
+      key=abstract.scalar(self._pieces.run.key(name), mesh),
+      room=layout.room,
+      has_places=True,
+      mesh=mesh,
+      remedy=f"lower c.{name}.sampling.rows or slots, or raise c.mesh.tensor",
+      beside_bytes=beside_bytes,
     )

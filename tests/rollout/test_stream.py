@@ -218,6 +218,10 @@ def test_trunks_and_cache_grow_when_they_must():
   assert {name: d.tokens for name, d in got.items()} == {
     name: d.tokens for name, d in want.items()
   }
+  # A plan of the memory says so before.
+  widest, *_ = make_stream(MODEL, params).at_widest(99, 90)
+  assert widest.sizes["trunk_width"] == small._programs.trunk_width == 128
+  assert widest.sizes["cache_width"] == small._programs.cache_width == 128
 
 
 @pytest.mark.parametrize(("limit", "width"), [(128, 128), (129, 192)])

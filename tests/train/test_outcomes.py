@@ -80,6 +80,26 @@ def test_episodes_of_training_and_validation_are_kept_to_look_at(through):
   assert kept == {True, False}
 
 
+def test_the_memory_of_sampling_and_update_is_planned(
+  runs, whole, tmp_path, capsys
+):
+  train(
+    runs,
+    whole,
+    tmp_path / "run",
+    data__test_size=0,
+    checkpoint__every_update_steps=3,
+  )
+  lines = capsys.readouterr().out.splitlines()
+  plan = [x.partition("   ")[0] for x in lines if "fits (" in x]
+  assert plan == [
+    "rlvr: rollout: admit",
+    "rlvr: rollout: segment",
+    "rlvr: update: accumulate",
+    "rlvr: update: finish",
+  ]
+
+
 def test_stopped_and_resumed_it_ends_with_the_same_bits(
   runs, whole, through, tmp_path
 ):
