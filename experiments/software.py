@@ -15,6 +15,8 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
   sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
                 recipe: 5e-5, three epochs.
   sft_thoughts  The same, with the expert's thoughts before the actions.
+  checkpoint    srl from any checkpoint that fits the devices as they are:
+                checkpoint,weights=PATH.
 
 Each reads SWE-smith's trajectories from c.data.path, data/swe-smith unless told
 otherwise (docs/agents.md says how to fetch them): those that are resolved, at
@@ -32,15 +34,13 @@ trunk.
 from srl_jax import config
 
 MODEL = "Qwen/Qwen2.5-Coder-7B-Instruct"
-PRESETS = ("srl", "srl_lora", "sft_actions", "sft_thoughts")
+PRESETS = ("srl", "srl_lora", "sft_actions", "sft_thoughts", "checkpoint")
 
 
 def get_config(argument=None):
   preset, overrides = config.parse_argument(argument, "srl", PRESETS)
-  layout = "qwen2_5_7b_lora" if preset == "srl_lora" else "qwen2_5_7b"
-  c = config.base_config(__file__, "math", layout)
+  c = base_config(preset, overrides)
   c.name = f"software:{preset}"
-  c.weights = c.tokenizer.path = MODEL
   c.data.format = "agents"
   c.data.path = "data/swe-smith"
   c.data.resolved_only = True
@@ -57,7 +57,7 @@ def get_config(argument=None):
   c.srl.trunks.points_per_trunk = 0
   # One epoch of the paper's 134,000 actions, 512 of them per update step.
   c.srl.update_steps = 262
-  if not preset.startswith("srl"):
+  if preset.startswith("sft"):
     c.stages = ("sft",)
     c.sft.trunks.include_thoughts = preset == "sft_thoughts"
     # Three epochs, 64 actions per update step.
@@ -69,4 +69,20 @@ def get_config(argument=None):
   c.evaluate.modes = ()
   c.evaluate.suites = ()
   config.override(c, overrides)
+  return c
+
+
+def base_config(preset, overrides):
+  """The model and its layout, as in experiments/math.py."""
+  if preset == "checkpoint":
+    if "weights" not in overrides:
+      raise ValueError(
+        "the preset 'checkpoint' wants a folder, or a name on the Hugging Face "
+        "hub: --config=experiments/software.py:checkpoint,weights=PATH"
+      )
+    argument = f"checkpoint,weights={overrides.pop('weights')}"
+    return config.base_config(__file__, "math", argument)
+  layout = "qwen2_5_7b_lora" if preset == "srl_lora" else "qwen2_5_7b"
+  c = config.base_config(__file__, "math", layout)
+  c.weights = c.tokenizer.path = MODEL
   return c

@@ -113,8 +113,8 @@ with stopping.interruptible() as is_interrupted:
 def test_an_interruption_waits_for_c_and_a_second_one_does_not(start):
   process = start("-c", COMPILES, str(10**6))
   process.send_signal(signal.SIGINT)
-  output, _ = process.communicate(timeout=60)
-  assert (process.returncode, output) == (0, "True\n")
+  assert process.stdout.read() == "True\n"
+  assert process.wait(60) == 0
   process = start("-c", COMPILES, str(10**9))
   process.send_signal(signal.SIGINT)
   time.sleep(0.5)
@@ -261,6 +261,7 @@ time.sleep(0.3)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_a_fork_ends_the_fork_alone(start, number):
   process = start("-W", "ignore", "-c", FORKS, str(int(number)))
-  output, _ = process.communicate(timeout=60)
-  assert output == f"{-number}\n" * 50
-  assert process.returncode == 0
+  # With a time limit, communicate() loses what came together with the first
+  # line.
+  assert process.stdout.read() == f"{-number}\n" * 50
+  assert process.wait(60) == 0

@@ -16,10 +16,11 @@ import pytest
 
 from benchmarks import smollm2
 from srl_jax import config as config_lib
-from srl_jax import sharding
+from srl_jax import main, sharding
 from srl_jax.data import prepare, prompts
 from srl_jax.data.templates import make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.domains.software.bugs import __main__ as bugs
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing.experiment import metric_rows
@@ -165,3 +166,27 @@ def test_it_takes_an_update_step_of_srl(folder, tmp_path):
     train_and_evaluate(config_lib.to_config(c), tmp_path / "run", {})
   [row] = [r for r in metric_rows(tmp_path / "run") if "srl/loss" in str(r)]
   assert all(np.isfinite(x) for x in row.values() if isinstance(x, float))
+
+
+def test_it_takes_steps_of_the_recipe_of_agents(folder, tmp_path):
+  bugs.main(["--count=8", f"--out={tmp_path}"])
+  config = main.load_config(
+    f"experiments/software.py:checkpoint,weights={folder}",
+    [
+      f"--config.{field}"
+      for field in (
+        f"data.path={tmp_path / 'trajectories.jsonl'}",
+        *("data.format=jsonl", "data.valid_size=2", "data.test_size=2"),
+        *("srl.update_steps=2", "srl.groups_per_batch=2"),
+        *("srl.sampling.trunks_per_round=2", "srl.sampling.samples=2"),
+        *("srl.trunks_per_micro_batch=1", "srl.sampling.max_new_tokens=16"),
+        "srl.dynamic_sampling.enabled=False",
+        # It has not been taught to think.
+        "srl.reward.check=solution",
+      )
+    ],
+  )
+  with mock.patch.object(sharding, "make_mesh", lambda _: small_mesh()):
+    train_and_evaluate(config, tmp_path / "run", {})
+  rows = [r for r in metric_rows(tmp_path / "run") if "srl/loss" in r]
+  assert len(rows) == 2 and all(row["srl/grad_norm"] > 0 for row in rows)
