@@ -39,7 +39,7 @@ PRESETS = ("srl", "srl_lora", "sft_actions", "sft_thoughts", "checkpoint")
 
 def get_config(argument=None):
   preset, overrides = config.parse_argument(argument, "srl", PRESETS)
-  c = base_config(preset, overrides)
+  c = laid_out_model(preset, overrides)
   c.name = f"software:{preset}"
   c.data.format = "agents"
   c.data.path = "data/swe-smith"
@@ -72,7 +72,7 @@ def get_config(argument=None):
   return c
 
 
-def base_config(preset, overrides):
+def laid_out_model(preset, overrides):
   """The model and its layout, as in experiments/math.py."""
   if preset == "checkpoint":
     if "weights" not in overrides:

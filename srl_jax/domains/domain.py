@@ -22,8 +22,8 @@ class Environment(Protocol):
   """Executes the actions of one episode; an agent's domain has such a class.
 
   An instance is made at the episode's first action and serves that episode
-  only. All its methods are called from one thread, which is not the main one;
-  instances of other episodes act at the same time in other threads.
+  only. Its methods are called from one thread: in episodes not the main one,
+  while instances of other episodes act at the same time in other threads.
   """
 
   def reset(self, trajectory: Trajectory) -> None:

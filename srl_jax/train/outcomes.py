@@ -315,11 +315,11 @@ class OutcomeStage:
     if recorder and recorder.is_due_in_validation(
       update_step, config.update_steps, config.validate_every
     ):
+      pairs = zip(self._valid, episodes, strict=True)
       rows = []
-      for problem, of_problem in zip(self._valid, episodes, strict=True):
-        if len(rows) < recorder.config.trajectories:
-          rows.append(record.rows_of_episodes(problem, of_problem, None))
-      self._keep("valid", update_step, list(itertools.chain(*rows)))
+      for pair in itertools.islice(pairs, recorder.config.trajectories):
+        rows += record.rows_of_episodes(*pair, None)
+      self._keep("valid", update_step, rows)
     solved = float(np.mean([_rewards(x).mean() for x in episodes]))
     return solved, {"validation_reward": solved}
 
