@@ -58,9 +58,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help="longest expert step, for rewards on the device (default: "
     "%(default)s)",
   )
+  parser.add_argument(
+    "--kept",
+    type=float,
+    default=1.0,
+    help="share of the sampled groups whose rewards differ, from 0 to 1 "
+    "(default: %(default)s)",
+  )
+  parser.add_argument(
+    "--mean_tokens",
+    type=int,
+    default=0,
+    help="mean length of a completion (default: its limit)",
+  )
   options, overrides = parser.parse_known_args(arguments)
   if options.slices < 1:
     parser.error(f"--slices is {options.slices}; use 1 or more")
+  if not 0 < options.kept <= 1:
+    parser.error(f"--kept is {options.kept}; use a share such as 0.4")
+  if options.mean_tokens < 0:
+    parser.error(f"--mean_tokens is {options.mean_tokens}; use 1 or more")
   # Any arrays go to the CPU, so that JAX does not look for a TPU.
   jax.config.update("jax_platforms", "cpu")
   try:
@@ -79,6 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         slices=options.slices,
         stem=options.stem_tokens,
         target=options.target_characters,
+        kept=options.kept,
+        mean=options.mean_tokens,
         write=lambda line: print(line, flush=True),
       )
       for stage in stages

@@ -2,10 +2,12 @@
 """Counts what rollout and update compute, read, write and receive.
 
 The compiler's own estimate counts the body of a loop once; here every layer,
-chunk and turn of the decoding loop counts. All numbers are per device.
+chunk and turn of the decoding loop counts. All numbers are per device. Programs
+are counted in parts that run one after the other: the products of the layers,
+attention, and logits.
 
   operations  of matrix products: 2 per multiply-add; every query against
-              every key, visible or not
+              every key, visible or not, unless a kernel skips blocks of them
   memory      every product reads its operands and writes its result once;
               softmaxes read and write theirs once more; other elementwise
               work is taken to be fused
@@ -17,10 +19,8 @@ Axes as in types.py.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,102 +28,13 @@ from flax import linen as nn
 from flax import traverse_util
 
 from srl_jax.models import LanguageModel, ModelConfig, lora
-from srl_jax.sharding import ShardingRules
+from srl_jax.ops import sampling
+
+from .work import InKernel, Layout, Load, Work, product
 
 # Passes over a float32 array of logits: one writes it; three read it for the
 # maximum, the sum and the log-probs; two write and draw from the log-probs.
 _PASSES_OF_A_DRAW = 6
-
-
-class Work(NamedTuple):
-  """Operations, bytes of memory traffic and bytes received, per device."""
-
-  flops: float = 0.0
-  memory_bytes: float = 0.0
-  link_bytes: float = 0.0
-
-  def plus(self, *others: Work) -> Work:
-    """Returns the sum of this and other work."""
-    return Work(*map(sum, zip(self, *others, strict=True)))
-
-  def times(self, factor: float) -> Work:
-    """Returns this work repeated `factor` times."""
-    return Work(*(factor * x for x in self))
-
-
-class Load(NamedTuple):
-  """Static shape of a batch; letters as in types.py.
-
-  Attributes:
-    trunks: number N of trunks on all devices together.
-    trunk: length S of a trunk in tokens.
-    branches: number R of branches per trunk.
-    width: length C of stem and completion in tokens.
-  """
-
-  trunks: int
-  trunk: int
-  branches: int
-  width: int
-
-
-def product(rows: float, inner: float, columns: float, size: int) -> Work:
-  """Work of [rows, inner] times [inner, columns], `size` bytes an element."""
-  elements = rows * inner + inner * columns + rows * columns
-  return Work(2.0 * rows * inner * columns, elements * size)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """How rules split arrays over a mesh while a program computes.
-
-  Weights that are split over an axis of the batch, or along `embed`, are
-  gathered before use. Other splits stay, and the partial sums that they yield
-  are added between devices.
-  """
-
-  mesh: Mapping[str, int]
-  rules: ShardingRules
-
-  def size(self, axes: Iterable[str]) -> int:
-    """Number of devices along these mesh axes."""
-    return math.prod(self.mesh[axis] for axis in axes)
-
-  @property
-  def batch(self) -> int:
-    """Number of parts that the batch is split into."""
-    return self.size(self.rules.mesh_axes("batch"))
-
-  def parts(self, name: str) -> int:
-    """Number of parts of a logical axis while a program computes with it."""
-    return self.size(self.rules.axes_in_use(name))
-
-  def stored(self, box: nn.LogicallyPartitioned) -> float:
-    """Number of elements of a parameter that a device stores."""
-    names = [name for name in box.names if name]
-    split = math.prod(self.size(self.rules.mesh_axes(name)) for name in names)
-    return box.value.size / split
-
-  def used(self, box: nn.LogicallyPartitioned) -> float:
-    """Number of elements of a parameter that a device computes with."""
-    names = [name for name in box.names if name]
-    return box.value.size / math.prod(map(self.parts, names))
-
-  def gathered_axes(self, box: nn.LogicallyPartitioned) -> int:
-    """Number of axes along which a parameter is gathered before use."""
-    sizes = (
-      (self.size(self.rules.mesh_axes(name)), self.parts(name))
-      for name in box.names
-      if name
-    )
-    return sum(stored > used for stored, used in sizes)
-
-  def copies(self, box: nn.LogicallyPartitioned) -> int:
-    """Number of parts of the batch that store the same elements."""
-    axes = {
-      axis for name in box.names if name for axis in self.rules.mesh_axes(name)
-    }
-    return self.size(set(self.rules.mesh_axes("batch")) - axes)
 
 
 class Counter:
@@ -146,88 +57,148 @@ class Counter:
     self._blocks = [x for name, x in named.items() if name not in tables]
 
   def rollout(
-    self, load: Load, at_rest: Layout, *, slots: int, cache: Sequence[int]
+    self,
+    load: Load,
+    at_rest: Layout,
+    *,
+    slots: int,
+    cache: Sequence[int],
+    mean: float = 0,
   ) -> dict[str, Work]:
-    """Returns the work of each phase of a rollout with full completions.
+    """Returns the work of each part of a rollout.
+
+    The loop lasts as long as its longest completion, which is cut off. Where a
+    slot takes several branches one after the other, the earlier ones have mean
+    length.
 
     Args:
       load: shape of the batch.
       at_rest: layout in which the weights are stored.
       slots: number of branches of a trunk that are decoded at a time.
       cache: widths of the branch cache in the order of their use, in tokens.
+      mean: mean length of a branch in tokens; 0 for the last of `cache`.
     """
     # Each width is used until it is full, and the last one from then on.
     steps = [b - a for a, b in zip([0, *cache], cache, strict=False)]
     held = sum(n * width for n, width in zip(steps, cache, strict=True))
     takes = math.ceil(load.branches / slots)
-    turns = takes * cache[-1]
-    width = (held + (takes - 1) * cache[-1] ** 2) / turns
+    before = (takes - 1) * (mean or cache[-1])
+    turns = cache[-1] + before
+    width = (held + before * cache[-1]) / turns
     trunks = load.trunks / self._layout.batch
-    rows = trunks * slots
     tokens = trunks * load.trunk
-    trunk = self._stream(tokens).plus(
-      self._trunk_attention(tokens, load.trunk),
-      self._lookup(tokens, self._size),
-    )
-    # A turn reads the whole cache, and the draw needs all logits.
-    turn = self._stream(rows).plus(
-      self._attention(rows, load.trunk, tokens),
-      self._lookup(rows, self._size),
-      self._attention(rows, width, rows * width),
-      self._head(rows),
-      Work(0, (_PASSES_OF_A_DRAW - 1) * 4 * rows * self._vocab),
-      Work(0, 0, 4 * rows * (self._config.vocab_size - self._vocab)),
-    )
+    turn = self.turn(load, slots, width)
     return {
       "lay out weights": self._lay_out(at_rest),
-      "trunks": trunk.plus(self._gather(self._blocks)),
-      "decode": turn.plus(self._gather([*self._blocks, self._table])).times(
-        turns
+      "trunks, layers": self._stream(tokens).plus(
+        self._lookup(tokens, self._size), self._gather(self._blocks)
+      ),
+      "trunks, attention": self._trunk_attention(tokens, load.trunk),
+      **{f"decode, {name}": work.times(turns) for name, work in turn.items()},
+    }
+
+  def turn(self, load: Load, slots: int, width: float) -> dict[str, Work]:
+    """Returns the work of one turn of the decoding loop, in parts.
+
+    Args:
+      load: shape of the batch.
+      slots: number of branches of a trunk that are decoded at a time.
+      width: width of the branch cache in tokens.
+    """
+    trunks = load.trunks / self._layout.batch
+    rows = trunks * slots
+    # A turn reads the whole cache, and the draw needs all logits.
+    return {
+      "layers": self._stream(rows).plus(
+        self._lookup(rows, self._size), self._gather(self._blocks)
+      ),
+      "attention": self._attention(rows, load.trunk, trunks * load.trunk).plus(
+        self._attention(rows, width, rows * width)
+      ),
+      "logits and draw": self._head(rows).plus(
+        Work(0, (_PASSES_OF_A_DRAW - 1) * 4 * rows * self._vocab),
+        Work(0, 0, 4 * rows * self._drawn_from_others()),
+        self._gather([self._table]),
       ),
     }
 
-  def accumulate(self, load: Load, *, chunks: int, is_blocked: bool) -> Work:
-    """Returns the work of one micro-batch's loss and gradient.
+  def accumulate(
+    self,
+    load: Load,
+    *,
+    chunks: int,
+    is_blocked: bool,
+    kernel: InKernel | None = None,
+  ) -> dict[str, Work]:
+    """Returns the work of one micro-batch's loss and gradient, in parts.
 
     Args:
-      load: shape of the micro-batch.
+      load: shape of the micro-batch; a branch takes `width - 1` positions.
       chunks: number of chunks of positions in which logits are made; each
         chunk scatters the gradient of the head.
       is_blocked: True if logits are made in blocks of the vocabulary, and
         again in the backward pass.
+      kernel: what the kernels for trees compute; None if branches attend by
+        matrix products.
     """
     trunks = load.trunks / self._layout.batch
     rows = trunks * load.branches * (load.width - 1)
     trunk = trunks * load.trunk
-    streams = self._stream(trunk).plus(self._stream(rows))
-    attention = self._trunk_attention(trunk, load.trunk).plus(
-      self._attention(rows, load.trunk, trunk),
-      self._attention(rows, load.width - 1, rows),
-    )
     # A product has two in the backward pass, and one more in the forward pass
     # if its result is not kept. "dots" keeps products without a batch axis. A
     # matrix that is not trained needs no gradient.
     remat = self._config.remat
     twice = remat == "full"
     is_full = not self._adapters
-    work = streams.times(2 + is_full + twice)
+    tokens = trunk + rows
+    if kernel is not None:
+      tokens = kernel.tokens / self._layout.batch
+    streams = self._stream(tokens)
+    layers = streams.times(2 + is_full + twice)
     # Of the two products only that for the input has partial sums.
-    work = work._replace(link_bytes=streams.link_bytes * (2 + twice))
-    work = work.plus(
-      attention.times(3 + (remat != "none")),
-      self._head(rows).times(2 + is_full + is_blocked),
-      self._sum(rows, "vocab"),
-      self._lookup(trunk + rows, self._stored_size).times(1 + is_full),
+    layers = layers._replace(link_bytes=streams.link_bytes * (2 + twice))
+    layers = layers.plus(
+      self._lookup(tokens, self._stored_size).times(1 + is_full),
       self._gather(self._blocks).times(2 + twice),
-      self._gather([self._table]),
     )
-    if not is_full:
-      adapters = self._adapt(trunk + rows).times(3 + twice)
-      return work.plus(adapters, self._scatter(self._adapters))
-    return work.plus(
-      self._scatter(self._blocks),
-      self._scatter([self._table]).times(chunks),
+    logits = (
+      self._head(rows)
+      .times(2 + is_full + is_blocked)
+      .plus(self._sum(rows, "vocab"), self._gather([self._table]))
     )
+    if is_full:
+      layers = layers.plus(self._scatter(self._blocks))
+      logits = logits.plus(self._scatter([self._table]).times(chunks))
+    else:
+      layers = layers.plus(
+        self._adapt(tokens).times(3 + twice), self._scatter(self._adapters)
+      )
+    return {
+      "layers": layers,
+      "attention": self._gradient_attention(load, kernel),
+      "logits": logits,
+    }
+
+  def _gradient_attention(self, load: Load, kernel: InKernel | None) -> Work:
+    """Work of attention in a loss and its gradient."""
+    remat = self._config.remat
+    if kernel is not None:
+      parts = self._layout.batch
+      forward = self._in_kernel(
+        kernel.tokens / parts,
+        kernel.pairs / kernel.tokens,
+        kernel.fetched / parts,
+      )
+      # The backward kernel makes the logits again, besides four products.
+      return forward.times(1 + 2.5 + (remat == "full"))
+    trunks = load.trunks / self._layout.batch
+    rows = trunks * load.branches * (load.width - 1)
+    trunk = trunks * load.trunk
+    attention = self._trunk_attention(trunk, load.trunk).plus(
+      self._attention(rows, load.trunk, trunk),
+      self._attention(rows, load.width - 1, rows),
+    )
+    return attention.times(3 + (remat != "none"))
 
   def finish(self, moment_bytes: int, param_bytes: int) -> Work:
     """Returns the work of AdamW on the elements that a device stores.
@@ -249,6 +220,16 @@ class Counter:
     """
     stored = sum(map(self._layout.stored, self._adapters or self._boxes))
     return 2 * (slices - 1) / slices * stored * self._size
+
+  def _drawn_from_others(self) -> float:
+    """Numbers per row that a device receives to draw (`sampling.draw`)."""
+    vocab, parts = self._config.vocab_size, self._layout.parts("vocab")
+    blocks = sampling.blocks_of(vocab)
+    if blocks % parts:
+      return vocab - self._vocab
+    # The masses of the others' blocks; then the drawn block, which one device
+    # has, as a sum.
+    return (blocks + 2 * vocab / blocks) * (parts - 1) / parts
 
   @property
   def _vocab(self) -> float:

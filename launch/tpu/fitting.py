@@ -17,9 +17,9 @@ from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.models import LanguageModel
 
-from . import ahead_of_time, projection
+from . import ahead_of_time, phases, projection
 from .chips import Chip
-from .counting import Layout
+from .work import Layout
 
 
 class Need(NamedTuple):
@@ -70,7 +70,7 @@ def need(
   built = ahead_of_time.build_stage(config, stage, mesh, data)
   state = ahead_of_time.training_bytes(built)
   shape = built.updates.pieces.update_shape
-  phases = projection.phases_of(config, section, mesh, data, shape)
+  step = phases.step_of(config, section, mesh, data, shape)
   width = stem + section.sampling.max_new_tokens
   return Need(
     state,
@@ -79,7 +79,7 @@ def need(
       _sampling(config, section, mesh, data.widths, width, lanes),
       _updating(config, mesh, data.widths.trunk, width, shape),
     ),
-    projection.step_seconds(phases, chip, link_bytes_per_s),
+    projection.step_seconds(step.phases, chip, link_bytes_per_s),
   )
 
 

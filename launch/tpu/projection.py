@@ -1,50 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does a stage fit a TPU topology, and how long would an update step take?
 
-The report compiles the programs (ahead_of_time.py), counts their work
-(counting.py), and compares both with the chip (chips.py). Times are at peak
-rates: a lower bound, not a prediction.
+The report compiles the programs (ahead_of_time.py), counts the phases of an
+update step (phases.py), and compares both with the chip (chips.py). Each phase
+takes as long as the one of its resources that takes longest at peak rates, and
+one phase comes after the other. That is a lower bound, not a prediction.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
-from typing import NamedTuple
 
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from srl_jax import sharding
 from srl_jax.config import Config
-from srl_jax.models import ModelConfig
-from srl_jax.ops import logprobs
-from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.slots import cache_widths
 from srl_jax.train import memory
-from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
 from srl_jax.train.stage import StageData
-from srl_jax.update.packing import PackShape
 
-from . import ahead_of_time, counting
+from . import ahead_of_time
 from .chips import Chip, parse_topology
-from .counting import Counter, Layout, Load, Work
-
-
-class Phase(NamedTuple):
-  """A phase of an update step.
-
-  Attributes:
-    name: name of the phase; it begins with the name of its program.
-    count: number of times that the phase runs in an update step.
-    work: work of one time, per device.
-  """
-
-  name: str
-  count: int
-  work: Work
+from .counting import Counter
+from .drawn import Lengths
+from .phases import Phase, Step, step_of
+from .work import Layout, Work
 
 
 def report(
@@ -55,6 +36,8 @@ def report(
   slices: int,
   stem: int,
   target: int,
+  kept: float = 1.0,
+  mean: float = 0.0,
   write: Callable[[str], None],
 ) -> bool:
   """Compiles the programs of an RL stage and writes a report.
@@ -66,6 +49,8 @@ def report(
     slices: number of slices, which a slower network joins.
     stem: number of given tokens at the head of a branch.
     target: length of the longest expert step in characters.
+    kept: share of the sampled groups whose rewards differ.
+    mean: mean length of a completion in tokens; 0 for its limit.
     write: function that gets each line as soon as it is known.
 
   Returns:
@@ -99,22 +84,39 @@ def report(
   write("")
   link = chip.link_bytes_per_s(sides)
   shape = built.updates.pieces.update_shape
-  phases = [
-    p for p in phases_of(config, section, mesh, data, shape) if _is_of(p, names)
-  ]
-  for line in _table(phases, chip, link):
+  lengths = Lengths(kept, mean or section.sampling.max_new_tokens)
+  step = step_of(config, section, mesh, data, shape, lengths)
+  step = step._replace(phases=[x for x in step.phases if _is_of(x, names)])
+  write(_drawn(section, lengths, step))
+  for line in _table(step.phases, chip, link):
     write(line)
   write("")
-  for line in summary(phases, section, chip, link, mesh.size):
+  for line in [*_beside_ideal(step, chip, link), ""]:
+    write(line)
+  for line in summary(step, chip, link, mesh.size):
     write(line)
   if slices > 1:
-    write(_between_slices(config, phases, mesh, slices))
+    write(_between_slices(config, step.phases, mesh, slices))
   return fits
+
+
+def _drawn(section, lengths: Lengths, step: Step) -> str:
+  rounds, most = step.rounds, section.dynamic_sampling.max_rounds
+  note = ""
+  if rounds > most:
+    note = f"; dynamic_sampling.max_rounds is {most}"
+  return (
+    f"{lengths.kept:.0%} of the groups kept, completions of "
+    f"{lengths.mean:,.0f} tokens on average: {rounds} round(s){note}, "
+    f"{step.batch.micro_batches} micro-batch(es)"
+  )
 
 
 def _between_slices(config, phases, mesh, slices: int) -> str:
   layout = Layout(dict(mesh.shape), config.rules)
-  [batches] = [x.count for x in phases if x.name == "update: accumulate"]
+  batches = next(
+    x.count for x in phases if x.name.startswith("update: accumulate")
+  )
   received = batches * Counter(config.model, layout).between_slices(slices)
   return (
     f"between the {slices} slices: {received / 1e9:.3g} GB per chip and step, "
@@ -140,10 +142,7 @@ def _headlines(config, stage, where, mesh, data: StageData):
     f"{sizes.stem} + {c.sampling.max_new_tokens} tokens"
   )
   if c.sampling.rows:
-    yield (
-      f"rounds share {c.sampling.rows} rows of slots; the times below are of "
-      "rounds one after the other"
-    )
+    yield f"rounds share {c.sampling.rows} rows of {c.sampling.slots} slots"
 
 
 def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:
@@ -164,94 +163,6 @@ def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:
   )
 
 
-def phases_of(
-  config: Config, section: RlConfig, mesh, data: StageData, shape: PackShape
-) -> list[Phase]:
-  """Returns the phases of an update step whose groups are all kept."""
-  sizes = data.widths
-  samples = section.sampling.samples
-  width = sizes.stem + section.sampling.max_new_tokens
-  branches = sizes.points * samples
-  groups = section.groups_per_batch
-
-  def load(trunks):
-    return Load(trunks, sizes.trunk, branches, width)
-
-  def layout(rules):
-    return Layout(dict(mesh.shape), rules)
-
-  at_rest, in_rollout = layout(config.rules), layout(config.rollout_rules)
-  per_part = (
-    section.sampling.trunks_per_round // section.sampling.parts_per_round
-  )
-  parts = section.sampling.parts_per_round * math.ceil(
-    groups / (section.sampling.trunks_per_round * sizes.points)
-  )
-  # Completions of full length: a lane holds one branch.
-  rows, trunks_of_row, lanes = shape
-  passes = section.passes
-  batches = passes * math.ceil(groups * samples / (rows * lanes))
-  micro = Load(rows * trunks_of_row, sizes.trunk, lanes / trunks_of_row, width)
-  rollout = Counter(config.model, in_rollout).rollout(
-    load(per_part),
-    at_rest,
-    slots=min(section.sampling.slots or branches, branches),
-    cache=cache_widths(SamplingConfig().cache_start, width - 1),
-  )
-  update = Counter(config.model, at_rest)
-  pairs = per_part * branches / in_rollout.batch
-  optim = section.optim
-  return [
-    *(Phase(f"rollout: {k}", parts, work) for k, work in rollout.items()),
-    Phase(
-      "reward",
-      parts,
-      counting.reward(pairs, data.target_chars, section.reward.function),
-    ),
-    Phase(
-      "update: accumulate",
-      batches,
-      update.accumulate(
-        micro,
-        **_pieces(config, section, at_rest, rows * lanes, width - 1),
-      ),
-    ),
-    Phase(
-      "update: finish",
-      passes,
-      update.finish(
-        jnp.dtype(optim.moment_dtype).itemsize + 4,
-        _trained_bytes(config.model),
-      ),
-    ),
-  ]
-
-
-def _trained_bytes(model: ModelConfig) -> int:
-  """Bytes of a trained element, with its float32 copy if it has one."""
-  if model.lora.rank or model.param_dtype == "float32":
-    return 4
-  return jnp.dtype(model.param_dtype).itemsize + 4
-
-
-def _pieces(
-  config: Config,
-  section: RlConfig,
-  layout: Layout,
-  branches: int,
-  positions: int,
-) -> dict[str, int | bool]:
-  """Returns the pieces in which `logprobs.token_logps` makes logits."""
-  vocab_parts = layout.parts("vocab")
-  limit = section.loss.max_logits * layout.batch * vocab_parts
-  vocab = config.model.vocab_size
-  if not limit or branches * positions * vocab <= limit:
-    return {"chunks": 1, "is_blocked": False}
-  width = logprobs.block_width(vocab // vocab_parts) * vocab_parts
-  chunk = max(1, limit // (branches * width))
-  return {"chunks": math.ceil(positions / chunk), "is_blocked": True}
-
-
 def _times(work: Work, chip: Chip, link: float) -> dict[str, float]:
   """Seconds at each of the chip's peak rates."""
   return {
@@ -261,9 +172,14 @@ def _times(work: Work, chip: Chip, link: float) -> dict[str, float]:
   }
 
 
+def _seconds(work: Work, chip: Chip, link: float) -> float:
+  """Seconds of work that is bound by one resource."""
+  return max(_times(work, chip, link).values())
+
+
 def _table(phases, chip, link):
   yield (
-    "per chip and step         times     TFLOP  GB memory   GB links |"
+    "per chip and step                 times     TFLOP  GB memory   GB links |"
     " s compute   s memory    s links  binds"
   )
   for phase in phases:
@@ -275,7 +191,7 @@ def _table(phases, chip, link):
       work.link_bytes / 1e9,
     )
     yield (
-      f"{phase.name:24} {phase.count:6d} "
+      f"{phase.name:32} {phase.count:6d} "
       + " ".join(f"{x:9.1f} " for x in numbers)
       + "| "
       + " ".join(f"{x:9.2f} " for x in times.values())
@@ -285,30 +201,42 @@ def _table(phases, chip, link):
 
 def step_seconds(phases: list[Phase], chip: Chip, link: float) -> float:
   """Seconds of an update step in which each phase is bound by one resource."""
-  return sum(
-    max(_times(x.work.times(x.count), chip, link).values()) for x in phases
-  )
+  return sum(_seconds(x.work.times(x.count), chip, link) for x in phases)
 
 
-def summary(phases, section, chip, link, chips):
+def _beside_ideal(step: Step, chip: Chip, link: float):
+  yield f"{'':32} projected      ideal  projected / ideal"
+  rest, total = list(step.phases), 0.0
+  for name, work in step.ideal.items():
+    of_name = [x for x in rest if x.name.startswith(name)]
+    rest = [x for x in rest if not x.name.startswith(name)]
+    total += (ideal := _seconds(work, chip, link))
+    yield _ratio(name, step_seconds(of_name, chip, link), ideal)
+  other = step_seconds(rest, chip, link)
+  yield f"{'all else':32} {other:7.2f} s"
+  yield _ratio("step", step_seconds(step.phases, chip, link), total)
+
+
+def _ratio(name: str, projected: float, ideal: float) -> str:
+  ratio = projected / ideal
+  return f"{name:32} {projected:7.2f} s  {ideal:7.2f} s  {ratio:17.2f}"
+
+
+def summary(step: Step, chip: Chip, link: float, chips: int):
   bound = {}
-  for phase in phases:
+  for phase in step.phases:
     times = _times(phase.work.times(phase.count), chip, link)
     resource = max(times, key=times.get)
     bound[phase.name, resource] = times[resource]
-  total = step_seconds(phases, chip, link)
+  total = step_seconds(step.phases, chip, link)
   (name, resource), most = max(bound.items(), key=lambda item: item[1])
-  tokens = (
-    section.groups_per_batch
-    * section.sampling.samples
-    * section.sampling.max_new_tokens
+  rate = step.tokens / total
+  yield (
+    f"step at peak rates: {total:.1f} s, {rate:,.0f} sampled tokens/s "
+    f"({rate / chips:,.0f} per chip); {most / total:.0%} of it is {name}, "
+    f"bound by {resource}"
   )
   yield (
-    f"step at peak rates: {total:.1f} s, {tokens / total:,.0f} sampled "
-    f"tokens/s ({tokens / total / chips:,.0f} per chip); "
-    f"{most / total:.0%} of it is {name}, bound by {resource}"
-  )
-  yield (
-    "counted: completions of full length, every group kept, links of one torus "
-    "axis at a time; not counted: the host"
+    "counted: phases one after the other, links of one torus axis at a time; "
+    "not counted: the host"
   )

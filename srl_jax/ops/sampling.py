@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 
 # `draw` has two levels of about sqrt(V) each; 512 suits a vocabulary of 256k.
-_BLOCK = 512
+_BLOCKS = 512
+# A cumulative sum over more tokens would not be exact enough in float32.
+_LONGEST_BLOCK = 4096
 
 
 def distribution(
@@ -80,8 +82,8 @@ def draw(key_B: jax.Array, logp_BV: jax.Array) -> jax.Array:
     int32 tokens [B]; a token of probability zero is never drawn.
   """
   vocab = logp_BV.shape[-1]
-  width = min(_BLOCK, vocab)
-  blocks = math.ceil(vocab / width)
+  blocks = blocks_of(vocab)
+  width = math.ceil(vocab / blocks)
   padding = [(0, 0)] * (logp_BV.ndim - 1) + [(0, blocks * width - vocab)]
   logp_BV = jnp.pad(logp_BV, padding, constant_values=-jnp.inf)
   logp_BXY = logp_BV.reshape(*logp_BV.shape[:-1], blocks, width)
@@ -90,6 +92,21 @@ def draw(key_B: jax.Array, logp_BV: jax.Array) -> jax.Array:
   block_B = _invert(jnp.exp(logp_BXY).sum(-1), uniform_B2[:, 0])
   inside_BY = jnp.take_along_axis(logp_BXY, block_B[:, None, None], 1)[:, 0]
   return block_B * width + _invert(jnp.exp(inside_BY), uniform_B2[:, 1])
+
+
+def blocks_of(vocab: int) -> int:
+  """Returns into how many blocks `draw` cuts a vocabulary.
+
+  A power of two that divides it, so that a part of the vocabulary on a device
+  is a number of blocks: then devices exchange the masses of blocks and one
+  block per row, and no device gathers a row.
+  """
+  if vocab <= _BLOCKS:
+    return 1
+  blocks = math.gcd(vocab, _BLOCKS)
+  if vocab <= blocks * _LONGEST_BLOCK:
+    return blocks
+  return math.ceil(vocab / _BLOCKS)
 
 
 def _invert(mass_BX: jax.Array, uniform_B: jax.Array) -> jax.Array:

@@ -64,11 +64,8 @@ class Layout:
 
   @property
   def places(self) -> int:
-    """Trunks that a row has room for: one that ends, and enough that follow.
-
-    Those that follow fill the slots twice.
-    """
-    return 1 + -(-2 * self.slots // self.branches)
+    """Trunks that a row has room for."""
+    return places(self.slots, self.branches)
 
   @property
   def sizes(self) -> dict[str, int]:
@@ -101,6 +98,14 @@ class Layout:
       is_greedy=False,
       places=self.places,
     )
+
+
+def places(slots: int, branches: int) -> int:
+  """Trunks of `branches` that a row of `slots` needs room for.
+
+  One ends, and those that follow fill the slots twice.
+  """
+  return 1 + -(-2 * slots // branches)
 
 
 class Decoder(Protocol):

@@ -101,7 +101,7 @@ def pack(
   branches = groups.batch.branches
   tokens_PG = branches.is_completion_NRC.sum(-1)
   of_M = np.nonzero(tokens_PG)
-  spots = _spots(
+  spots = place(
     groups.trunk_id_P[of_M[0]],
     branches.length_NR[of_M] - 1,
     branches.tokens_NRC.shape[-1] - 1,
@@ -186,10 +186,15 @@ def _fill_slots(groups, of_M, spots, shape, **of_branch_PG):
   return slots
 
 
-class _Spots(NamedTuple):
-  """Row, trunk of the row, lane and first slot of each branch.
+class Spots(NamedTuple):
+  """Where the branches of a batch lie.
 
-  `rows` counts the rows of all micro-batches together, at least one's.
+  Attributes:
+    rows: rows of all micro-batches together, at least one's.
+    row_M: row of each branch.
+    trunk_M: trunk of the row.
+    lane_M: lane of the row.
+    first_M: first slot in the lane.
   """
 
   rows: int
@@ -199,9 +204,17 @@ class _Spots(NamedTuple):
   first_M: np.ndarray
 
 
-def _spots(
+def place(
   trunk_id_M: np.ndarray, slots_M: np.ndarray, width: int, shape: PackShape
-) -> _Spots:
+) -> Spots:
+  """Says where `pack` puts branches.
+
+  Args:
+    trunk_id_M: the trunk of each branch.
+    slots_M: slots that it takes, at least one.
+    width: W, slots of a lane.
+    shape: rows, trunks and lanes of a micro-batch.
+  """
   of_trunk: dict[int, list[int]] = {}
   for branch, trunk_id in enumerate(trunk_id_M.tolist()):
     of_trunk.setdefault(trunk_id, []).append(branch)
@@ -219,7 +232,7 @@ def _spots(
           first += slots[branch]
         lane += 1
   batches = max(1, math.ceil(len(rows) / shape.rows))
-  return _Spots(batches * shape.rows, *at_M4.T)
+  return Spots(batches * shape.rows, *at_M4.T)
 
 
 def _fill_lanes(

@@ -13,7 +13,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from launch import compile as launch_compile
 from launch.tpu import ahead_of_time, chips, projection
-from launch.tpu.counting import Work
+from launch.tpu.phases import Phase, Step
+from launch.tpu.work import Work
 from srl_jax import config as config_lib
 from srl_jax import mesh as mesh_lib
 from srl_jax import sharding
@@ -46,7 +47,8 @@ def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
   # The model is large enough for sizes in megabytes.
   larger = ("--config.model.lora.rank=2", "--config.model.d_mlp=32768")
   assert command("--topology=v5e:2x2", *larger) == 0
-  lines = capsys.readouterr().out.splitlines()
+  out = capsys.readouterr().out
+  lines = out.splitlines()
   [saving] = [line for line in lines if "adapters of rank 2: " in line]
   ours, full = re.findall(r": ([\d.]+) MiB", saving)
   assert 0 < float(ours) < float(full)
@@ -57,6 +59,8 @@ def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
     "update: accumulate",
     "update: finish",
   ]
+  assert "100% of the groups kept, completions of 8 tokens on average" in out
+  assert any(line.endswith("projected / ideal") for line in lines)
   [summary] = [line for line in lines if line.startswith("step at peak rates")]
   assert re.search(r"bound by (compute|memory|links)$", summary)
 
@@ -108,6 +112,14 @@ def test_without_the_compiler_the_command_says_what_to_install(
   assert command("--topology=v5e:2x2") == 1
   error = capsys.readouterr().err
   assert "pip install -c constraints.txt -e '.[tpu]'" in error
+
+
+@pytest.mark.parametrize("flag", ["--kept=0", "--kept=40", "--mean_tokens=-1"])
+def test_what_no_step_can_find_is_refused(flag, capsys):
+  with pytest.raises(SystemExit):
+    command("--topology=v5e:2x2", flag)
+  name, _, value = flag.partition("=")
+  assert f"{name} is {value}" in capsys.readouterr().err.replace(".0;", ";")
 
 
 @pytest.mark.parametrize("topology", ["v9z:2x2", "v5e", "v5e:2xtwo", "v5e:"])
@@ -234,22 +246,36 @@ def test_links_of_a_closed_torus_are_twice_as_fast():
   assert v5p.link_bytes_per_s((4, 4, 4)) == 200e9
 
 
-def test_every_phase_takes_as_long_as_what_binds_it(capsys):
-  # One phase takes 2 s of compute. The other takes 1 s of memory three times,
-  # beside 0.5 s of compute.
-  chip = chips.Chip("toy", 100.0, 1, 10.0, 1.0, 4)
-  phases = [
-    projection.Phase("rollout", 1, Work(200, 1, 1)),
-    projection.Phase("update", 3, Work(50, 10, 0)),
-  ]
-  config = config_lib.to_config(experiment.get_config("srl"))
-  section = dataclasses.replace(config.srl, groups_per_batch=10)
-  # The rate is that of 10 groups of 4 samples of 8 tokens in 5 s.
-  [line, _] = projection.summary(phases, section, chip, 1.0, 4)
+# One phase takes 2 s of compute. The other takes 1 s of memory three times,
+# beside 0.5 s of compute.
+TOY = chips.Chip("toy", 100.0, 1, 10.0, 1.0, 4)
+STEP = Step(
+  phases=[
+    Phase("rollout: decode, layers", 1, Work(200, 1, 1)),
+    Phase("update: finish", 3, Work(50, 10, 0)),
+  ],
+  ideal={"rollout: decode": Work(50, 10, 0)},
+  batch=None,
+  rounds=1,
+  tokens=320,
+)
+
+
+def test_every_phase_takes_as_long_as_what_binds_it():
+  [line, _] = projection.summary(STEP, TOY, 1.0, 4)
   assert line == (
     "step at peak rates: 5.0 s, 64 sampled tokens/s (16 per chip); 60% of it "
-    "is update, bound by memory"
+    "is update: finish, bound by memory"
   )
+
+
+def test_each_part_of_a_step_stands_beside_the_least_that_it_could_be():
+  lines = list(projection._beside_ideal(STEP, TOY, 1.0))
+  assert [line.split() for line in lines[1:]] == [
+    ["rollout:", "decode", "2.00", "s", "1.00", "s", "2.00"],
+    ["all", "else", "3.00", "s"],
+    ["step", "5.00", "s", "1.00", "s", "5.00"],
+  ]
 
 
 def test_all_ask_one_place_for_described_devices():

@@ -6,7 +6,8 @@ import dataclasses
 import pytest
 
 from launch.tpu import counting
-from launch.tpu.counting import Counter, Layout, Load, Work, product
+from launch.tpu.counting import Counter
+from launch.tpu.work import InKernel, Layout, Load, Work, product
 from srl_jax.models import LoraConfig, ModelConfig
 from srl_jax.sharding import ShardingRules
 
@@ -38,15 +39,32 @@ def layout(rules=ShardingRules(), data=1, fsdp=1, tensor=1):
 ONE = layout()
 
 
-def rollout(where, at_rest, load=LOAD, slots=3, cache=(4,)):
-  return Counter(MODEL, where).rollout(load, at_rest, slots=slots, cache=cache)
+def phases(parts):
+  """The work of the parts of each phase together."""
+  found = {}
+  for name, work in parts.items():
+    name = name.partition(",")[0]
+    found[name] = found.get(name, Work()).plus(work)
+  return found
 
 
-def accumulate(where, chunks=1, is_blocked=False, **changes):
+def rollout(where, at_rest, load=LOAD, slots=3, cache=(4,), **options):
+  counter = Counter(MODEL, where)
+  return phases(
+    counter.rollout(load, at_rest, slots=slots, cache=cache, **options)
+  )
+
+
+def accumulate_parts(where, chunks=1, is_blocked=False, kernel=None, **changes):
   model = dataclasses.replace(MODEL, **changes)
   return Counter(model, where).accumulate(
-    LOAD, chunks=chunks, is_blocked=is_blocked
+    LOAD, chunks=chunks, is_blocked=is_blocked, kernel=kernel
   )
+
+
+def accumulate(*where, **options):
+  parts = accumulate_parts(*where, **options)
+  return Work().plus(*parts.values())
 
 
 def test_a_product_reads_its_operands_and_writes_its_result():
@@ -78,15 +96,15 @@ def test_the_operations_of_a_rollout():
 def test_a_kernel_halves_what_trunks_compute_and_keeps_their_logits():
   plain = rollout(ONE, ONE)["trunks"]
   model = dataclasses.replace(MODEL, attention_kernel="auto")
-  phases = Counter(model, ONE).rollout(LOAD, ONE, slots=3, cache=(4,))
-  kernel = phases["trunks"]
+  work = phases(Counter(model, ONE).rollout(LOAD, ONE, slots=3, cache=(4,)))
+  kernel = work["trunks"]
   # 4 trunks, 2 layers, 4 heads and 6 x 6 pairs; float32 logits and weights are
   # each written and read.
   pairs = 4 * 2 * 4 * 6 * 6
   assert plain.flops - kernel.flops == 2 * 2 * 4 * pairs / 2
   assert plain.memory_bytes - kernel.memory_bytes == 2 * (4 + 4) * pairs
   # Branches attend by matrix products.
-  assert phases["decode"] == rollout(ONE, ONE)["decode"]
+  assert work["decode"] == rollout(ONE, ONE)["decode"]
 
 
 def test_a_cache_that_grows_is_read_as_wide_as_it_is():
@@ -106,6 +124,13 @@ def test_fewer_slots_take_more_turns_for_the_same_rows():
   # So 2 + 2 columns are saved only once, for 4 trunks.
   grown = rollout(ONE, ONE, slots=1, cache=(2, 4))["decode"]
   assert queued.flops - grown.flops == 2 * 4 * 2 * 2 * 2 * 2 * 4 * 4
+
+
+def test_earlier_branches_of_a_slot_have_mean_length():
+  whole = rollout(ONE, ONE, slots=1)["decode"]
+  short = rollout(ONE, ONE, slots=1, mean=1.5)["decode"]
+  # 4 turns for the last branch, and 2 x 1.5 instead of 2 x 4 before it.
+  assert short.flops == pytest.approx(whole.flops * 7 / 12)
 
 
 def test_a_turn_reads_weights_once_and_the_trunk_once_for_its_branches():
@@ -129,6 +154,22 @@ def test_the_operations_of_a_gradient():
   assert work.link_bytes == 0
 
 
+def test_a_kernel_computes_its_pairs_and_makes_logits_again():
+  # 80 tokens and 900 pairs, with padding, instead of 72 tokens.
+  kernel = InKernel(tokens=80, pairs=900, fetched=240)
+  plain = accumulate_parts(ONE)
+  parts = accumulate_parts(ONE, kernel=kernel)
+  # Two products forward and five backward, in 2 layers with 4 heads of 4.
+  assert parts["attention"].flops == 7 * 2 * 900 * 2 * 4 * 4
+  assert parts["logits"] == plain["logits"]
+  assert parts["layers"].flops == 3 * 2 * 2 * BLOCK * 80
+  # Queries are read and results written, and keys and values of 2 heads read.
+  forward = 4 * 4 * 2 * (2 * 80 * 4 + 2 * 240 * 2)
+  assert parts["attention"].memory_bytes == 3.5 * forward
+  again = accumulate_parts(ONE, kernel=kernel, remat="full")["attention"]
+  assert again.flops == 9 * 2 * 900 * 2 * 4 * 4
+
+
 def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
   lora = LoraConfig(rank=3, targets=("q", "down"))
   full, adapted = accumulate(ONE), accumulate(ONE, lora=lora)
@@ -143,7 +184,7 @@ def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
   # Only adapters have two float32 moments.
   finish = counter.finish(8, 4)
   assert finish.memory_bytes == elements * (2 * 4 + 2 * (8 + 4))
-  work = counter.rollout(LOAD, ONE, slots=3, cache=(4,))
+  work = phases(counter.rollout(LOAD, ONE, slots=3, cache=(4,)))
   assert work["lay out weights"].flops == 2 * 3 * 2 * (8 * 16 + 10 * 8)
   # Merged adapters cost nothing.
   assert work["decode"] == rollout(ONE, ONE)["decode"]
@@ -210,10 +251,19 @@ def test_tensor_parallelism_sums_activations():
   assert work["decode"].flops == alone["decode"].flops / 2
 
 
+def test_a_draw_receives_masses_of_blocks_and_one_block():
+  model = dataclasses.replace(MODEL, vocab_size=1024)
+  turn = Counter(model, layout(tensor=4)).turn(LOAD, 3, 4)
+  # 12 rows; 512 blocks of 2 tokens.
+  masses, block = 512 * 0.75, 2 * 2 * 0.75
+  assert turn["logits and draw"].link_bytes == 4 * 12 * (masses + block)
+
+
 def test_a_tensor_axis_of_the_batch_is_gathered_over():
   rules = ShardingRules(batch=("data", "fsdp", "tensor"))
   both = Counter(MODEL, layout(rules, fsdp=2, tensor=2))
-  work = both.accumulate(LOAD, chunks=1, is_blocked=False)
+  parts = both.accumulate(LOAD, chunks=1, is_blocked=False)
+  work = Work().plus(*parts.values())
   alone = accumulate(ONE)
   assert work.flops == alone.flops / 4
   # As with fsdp=4, but biases are split over tensor too: half of them is

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The distribution that is drawn from, and that draws follow it."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,13 +102,14 @@ def chi_square(observed, expected):
   return (((observed - expected) ** 2) / expected).sum()
 
 
-# The token ids straddle the two levels of the search: blocks of 512, the last
-# of which is partly padding.
-SPREAD = [3, 4, 510, 511, 512, 700, 1023, 1024, 1098, 1099]
+# The token ids straddle the two levels of the search: 4 blocks of 275 tokens,
+# or 17 of 482, the last of which is partly padding.
+EVEN = [3, 274, 275, 510, 549, 550, 824, 825, 1098, 1099]
+ODD = [3, 481, 482, 963, 964, 5000, 7711, 7712, 8191, 8192]
 
 
 @pytest.mark.parametrize(
-  ("vocab", "tokens"), [(10, list(range(10))), (1100, SPREAD)]
+  ("vocab", "tokens"), [(10, list(range(10))), (1100, EVEN), (8193, ODD)]
 )
 def test_ten_thousand_draws_follow_the_distribution(vocab, tokens):
   mass = np.arange(1, 11) / 55
@@ -145,6 +149,33 @@ def test_rounding_at_the_ends_never_draws_the_impossible(
   draw = jax.jit(lambda key, probs: sampling.draw(key, jnp.log(probs)))
   drawn = draw(keys(0, 3), probs_BV)
   assert drawn.tolist() == [want] * 3
+
+
+def test_no_device_gathers_the_logits_of_a_row():
+  auto = (jax.sharding.AxisType.Auto,) * 2
+  mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=auto)
+  spec = jax.sharding.PartitionSpec
+
+  @jax.jit
+  def draw(key_B, logits_BV):
+    logp_BV = sampling.distribution(logits_BV, **OFF)
+    token_B = sampling.draw(key_B, logp_BV)
+    return token_B, jnp.take_along_axis(logp_BV, token_B[:, None], axis=1)
+
+  logits_BV = 5 * jax.random.normal(jax.random.key(0), (64, 1216))
+  token_B, logp_B = draw(keys(0, 64), logits_BV)
+  with jax.set_mesh(mesh):
+    split = jax.device_put(logits_BV, spec("data", "tensor"))
+    of_rows = jax.device_put(keys(0, 64), spec("data"))
+    split_B, split_logp_B = draw(of_rows, split)
+    text = draw.lower(of_rows, split).compile().as_text()
+  np.testing.assert_array_equal(split_B, token_B)
+  np.testing.assert_allclose(split_logp_B, logp_B, atol=1e-5)
+  # A device has 32 rows. Blocks are of 19 tokens; there are 64 of them.
+  gathered = re.findall(r"f32\[([\d,]+)\]\S* all-gather", text)
+  assert gathered
+  sizes = [math.prod(map(int, x.split(","))) for x in gathered]
+  assert max(sizes) <= 32 * 64
 
 
 def test_greedy_takes_the_first_of_the_most_likely():

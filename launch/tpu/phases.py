@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The phases of an update step, as they are and as they could be at best.
+
+Phases run one after the other. What is sampled and kept is drawn (drawn.py),
+each phase is counted (counting.py), and beside it stands the least that it
+could be (ideal.py).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from srl_jax.config import Config
+from srl_jax.models import ModelConfig
+from srl_jax.ops import logprobs, tree_attention
+from srl_jax.rollout import shared
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.slots import cache_widths
+from srl_jax.train.pieces import RlConfig
+from srl_jax.train.stage import StageData
+from srl_jax.update.packing import PackShape
+
+from . import counting, drawn
+from .counting import Counter
+from .drawn import Batch, Lengths
+from .ideal import Ideal
+from .work import Layout, Load, Work
+
+
+class Phase(NamedTuple):
+  """A phase of an update step.
+
+  Attributes:
+    name: name of the phase; it begins with the name of its program.
+    count: number of times that the phase runs in an update step.
+    work: work of one time, per device.
+  """
+
+  name: str
+  count: int
+  work: Work
+
+
+class Step(NamedTuple):
+  """An update step.
+
+  Attributes:
+    phases: what it does, in order.
+    ideal: the least that phases could be, by the head of their names.
+    batch: what is kept and trained on.
+    rounds: rounds of sampling.
+    tokens: tokens of completions that are sampled.
+  """
+
+  phases: list[Phase]
+  ideal: dict[str, Work]
+  batch: Batch
+  rounds: int
+  tokens: float
+
+
+def step_of(
+  config: Config,
+  section: RlConfig,
+  mesh,
+  data: StageData,
+  pack_shape: PackShape,
+  lengths: Lengths | None = None,
+) -> Step:
+  """Counts an update step.
+
+  Args:
+    config: config of the run.
+    section: the stage's section.
+    mesh: mesh of the devices, which may be described ones.
+    data: widths of the arrays.
+    pack_shape: shape of a micro-batch.
+    lengths: what is sampled and kept; None keeps all, at full length.
+  """
+  sizes, sampling = data.widths, section.sampling
+  lengths = lengths or Lengths(1.0, sampling.max_new_tokens)
+  shape = drawn.Shape(
+    section.groups_per_batch,
+    sizes.points,
+    sampling.samples,
+    sizes.trunk,
+    sizes.stem,
+    sampling.max_new_tokens,
+    pack_shape,
+  )
+  batch = drawn.draw(shape, lengths)
+  rounds = drawn.rounds(shape, sampling.trunks_per_round, lengths)
+  layouts = [
+    Layout(dict(mesh.shape), x) for x in (config.rules, config.rollout_rules)
+  ]
+  device = mesh.devices.flat[0].device_kind
+  phases = [
+    *_rollout(config, section, data, shape, layouts, rounds, lengths),
+    *_update(config, section, batch, layouts[0], device),
+  ]
+  branches = sizes.points * sampling.samples
+  trunks = rounds * sampling.trunks_per_round
+  live = sampling.rows * sampling.slots
+  if not live:
+    live = min(sampling.slots or branches, branches)
+    live *= sampling.trunks_per_round // sampling.parts_per_round
+  completions, mean = trunks * branches, lengths.mean
+  at_rest, in_rollout = (Ideal(config.model, x) for x in layouts)
+  ideal = {
+    "rollout: trunks": in_rollout.trunks(trunks, sizes.trunk),
+    "rollout: decode": in_rollout.decode(batch, completions, mean, live),
+    "update: accumulate": at_rest.update(batch).times(section.passes),
+  }
+  return Step(phases, ideal, batch, rounds, completions * mean)
+
+
+def _rollout(config, section, data, shape, layouts, rounds, lengths):
+  """The phases of all rounds."""
+  sampling = section.sampling
+  at_rest, in_rollout = layouts
+  per_part = sampling.trunks_per_round // sampling.parts_per_round
+  branches = shape.points * shape.samples
+  mean = shape.stem + lengths.mean - 1
+  rollout = Counter(config.model, in_rollout).rollout(
+    Load(per_part, shape.trunk, branches, shape.slots + 1),
+    at_rest,
+    slots=min(sampling.slots or branches, branches),
+    cache=cache_widths(SamplingConfig().cache_start, shape.slots),
+    mean=mean,
+  )
+  reward = counting.reward(
+    per_part * branches / in_rollout.batch,
+    data.target_chars,
+    section.reward.function,
+  )
+  parts = rounds * sampling.parts_per_round
+  works = {f"rollout: {k}": x for k, x in rollout.items()} | {"reward": reward}
+  phases = [Phase(name, parts, work) for name, work in works.items()]
+  if sampling.rows:
+    return _in_shared_slots(config, sampling, shape, in_rollout, phases, mean)
+  return phases
+
+
+def _in_shared_slots(config, sampling, shape, layout, phases, mean):
+  """The phases, with one decoding loop for the completions of all rounds.
+
+  Its tail lasts as long as the longest completion (`benchmarks.refill`).
+  """
+  places = shared.places(sampling.slots, shape.points * shape.samples)
+  begun = next(x.count for x in phases) * sampling.trunks_per_round
+  tokens = begun * shape.points * shape.samples * mean
+  turns = shape.slots + tokens / (sampling.rows * sampling.slots)
+  load = Load(sampling.rows, places * shape.trunk, sampling.slots, shape.slots)
+  turn = Counter(config.model, layout).turn(load, sampling.slots, shape.slots)
+  loop = {f"rollout: decode, {k}": x.times(turns) for k, x in turn.items()}
+  phases = [
+    Phase(name, 1, loop[name]) if name in loop else Phase(name, count, work)
+    for name, count, work in phases
+  ]
+  lay_out = phases[0]._replace(count=1)
+  return [lay_out, *phases[1:]]
+
+
+def _update(config, section, batch: Batch, layout, device: str):
+  """The phases of all passes over the batch."""
+  rows, trunks_of_row, lanes = batch.shape.pack
+  counter = Counter(config.model, layout)
+  kernel = None
+  if tree_attention.is_chosen(config.model.lane_kernel, device):
+    kernel = drawn.in_kernel(batch, config.model)
+  slots = batch.shape.slots
+  trunks = rows * trunks_of_row
+  accumulate = counter.accumulate(
+    Load(trunks, batch.shape.trunk, lanes / trunks_of_row, slots + 1),
+    kernel=kernel,
+    **_pieces(config, section, layout, rows * lanes, slots),
+  )
+  finish = counter.finish(
+    jnp.dtype(section.optim.moment_dtype).itemsize + 4,
+    _trained_bytes(config.model),
+  )
+  times = section.passes * batch.micro_batches
+  return [
+    *(
+      Phase(f"update: accumulate, {name}", times, work)
+      for name, work in accumulate.items()
+    ),
+    Phase("update: finish", section.passes, finish),
+  ]
+
+
+def _trained_bytes(model: ModelConfig) -> int:
+  """Bytes of a trained element, with its float32 copy if it has one."""
+  if model.lora.rank or model.param_dtype == "float32":
+    return 4
+  return jnp.dtype(model.param_dtype).itemsize + 4
+
+
+def _pieces(
+  config: Config,
+  section: RlConfig,
+  layout: Layout,
+  branches: int,
+  positions: int,
+) -> dict[str, int | bool]:
+  """Returns the pieces in which `logprobs.token_logps` makes logits."""
+  vocab_parts = layout.parts("vocab")
+  limit = section.loss.max_logits * layout.batch * vocab_parts
+  vocab = config.model.vocab_size
+  if not limit or branches * positions * vocab <= limit:
+    return {"chunks": 1, "is_blocked": False}
+  width = logprobs.block_width(vocab // vocab_parts) * vocab_parts
+  chunk = max(1, limit // (branches * width))
+  return {"chunks": math.ceil(positions / chunk), "is_blocked": True}
