@@ -33,18 +33,21 @@ def operations(model: ModelConfig, work: Workload) -> Operations:
   weights = model.n_layers * layer_weights(model)
   # One multiply-add per pair for the logit and one for the sum, in each head.
   per_pair = model.n_layers * 2 * model.n_heads * model.head_width
-  trunk, branch_tokens = work.predicted("shared")
+  trunk, _ = work.predicted("shared")
   trunk_pairs = work.trajectories * _triangle(int(work.prompt_tokens[-1]))
-  branch = branch_tokens // work.branches
-  seen = int(work.prompt_tokens.sum()) * branch * work.trajectories
-  branch_pairs = work.samples * seen + work.branches * _triangle(branch)
-  prefill = weights * trunk + per_pair * trunk_pairs
-  decode = (
-    weights * branch_tokens
-    + per_pair * branch_pairs
-    + model.vocab_size * model.d_model * work.sampled_tokens
+  length_NKG = work.lengths
+  # The last token of a branch predicts nothing.
+  run_NKG = work.stem_tokens + length_NKG - 1
+  seen_NKG = run_NKG * work.prompt_tokens[:, None] + _triangle(run_NKG)
+  decode_NKG = (
+    weights * run_NKG
+    + per_pair * seen_NKG
+    + model.vocab_size * model.d_model * length_NKG
   )
-  return Operations(2 * prefill, 2 * decode, 3 * 2 * (prefill + decode))
+  prefill = weights * trunk + per_pair * trunk_pairs
+  decode = int(decode_NKG.sum())
+  trained = prefill + int(decode_NKG[work.is_kept].sum())
+  return Operations(2 * prefill, 2 * decode, 3 * 2 * trained)
 
 
 def layer_weights(model: ModelConfig) -> int:

@@ -2,9 +2,9 @@
 """One GRPO update step of this package on a workload, by the training code.
 
 `sample_and_score` samples and scores, `pack` packs and Updater updates, as in a
-stage with rewards on the host. There are two differences: every group is kept,
-and random completions count as well-formed actions, so that their rewards cost
-what real ones do.
+stage with rewards on the host. There are two differences: the workload says
+how long completions are and which groups are kept, and random completions count
+as well-formed actions, so that their rewards cost what real ones do.
 
 Layouts: "shared" is the package's own, a row per trajectory with all its
 branches. "flat" repeats the prompt for each sample, in batches of one
@@ -15,16 +15,19 @@ host.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
+from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import layouts, prefix_sharing
-from benchmarks.workload import PAD_ID, Workload, given, words
+from benchmarks.workload import PAD_ID, STOP_ID, Workload, given, words
 from srl_jax import sharding
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch
@@ -32,6 +35,7 @@ from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.ops import advantages
 from srl_jax.rewards import Completion, RewardConfig, Scorer
+from srl_jax.rollout import decode
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.rounds import Round, sample_and_score
 from srl_jax.rollout.sampler import Sampler
@@ -40,15 +44,12 @@ from srl_jax.tokenizers.protocol import TableTokenizer
 from srl_jax.trajectory import Step, Trajectory
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.batch import MicroBatch
-from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.optim import OptimConfig, learning_rate, make_optimizer
 from srl_jax.update.packing import pack, pack_shape
 from srl_jax.update.updater import TrainState, Updater
 
 LAYOUTS = ("shared", "flat", "flat padded")
-# All groups train, whatever their rewards.
-KEEP_ALL = DynamicSamplingConfig(enabled=False)
 OPTIM = OptimConfig(learning_rate=1e-5)
 
 
@@ -81,11 +82,22 @@ class Words(TableTokenizer):
 
 
 class ActionScorer(Scorer):
-  """Scores random completions as if they had a thought and a stop token."""
+  """Scores random completions as if they had a thought and a stop token.
+
+  Attributes:
+    spent: [wall, CPU] seconds.
+  """
+
+  def __init__(self, config: RewardConfig):
+    super().__init__(config)
+    self.spent = np.zeros(2)
 
   def score(self, completions, targets, contexts=None):
+    clock = Clock()
     whole = [Completion(f"<think>a</think>{c.text}", True) for c in completions]
-    return super().score(whole, targets, contexts)
+    scores = super().score(whole, targets, contexts)
+    self.spent += clock.split()
+    return scores
 
 
 def trunk_batches(
@@ -142,6 +154,32 @@ def _collate(trunks):
   )
 
 
+@contextlib.contextmanager
+def given_lengths(work: Workload) -> Iterator[None]:
+  """Within it, programs are traced whose completions have given lengths.
+
+  All branches must be decoded at once, so that slots are in their order.
+  """
+  if work.fill == 1:
+    yield
+    return
+  draw = decode._draw
+  length_NR = jnp.asarray(work.lengths.reshape(work.trajectories, -1))
+
+  def draw_until(config, logits_NRV, key_NR, position_NR):
+    stop_logp_NR = jax.nn.log_softmax(logits_NRV)[..., STOP_ID]
+    without_stop = logits_NRV.at[..., STOP_ID].set(-jnp.inf)
+    token_NR, logp_NR = draw(config, without_stop, key_NR, position_NR)
+    is_last_NR = position_NR + 1 >= length_NR
+    return (
+      jnp.where(is_last_NR, STOP_ID, token_NR),
+      jnp.where(is_last_NR, stop_logp_NR, logp_NR),
+    )
+
+  with mock.patch.object(decode, "_draw", draw_until):
+    yield
+
+
 class Clock:
   """Wall and CPU time since the last call of `split`."""
 
@@ -177,7 +215,7 @@ class Ours:
     self.sampler = Sampler(
       self.policy,
       self.sampling,
-      stop_ids=(),
+      stop_ids=() if work.fill == 1 else (STOP_ID,),
       pad_id=PAD_ID,
       mesh=self.mesh,
       rules=self.rules,
@@ -217,8 +255,10 @@ class Ours:
 
   def step(self) -> dict[str, float]:
     """Samples, scores and updates; returns times and counted tokens."""
-    if not self.settings.trains:
-      return self._sample()
+    with given_lengths(self.work):
+      return self._step() if self.settings.trains else self._sample()
+
+  def _step(self):
     clock = Clock()
     key = jax.random.fold_in(self.key, self.number)
     rounds = [
@@ -233,13 +273,13 @@ class Ours:
       for batch in self.batches
     ]
     wall_s, cpu_s = clock.split()
-    # The reward is Python on one thread: its wall time is CPU time.
-    reward_s = sum(x.reward_s for x in rounds)
+    reward = self.scorer.spent
+    self.scorer.spent = np.zeros(2)
     sampled = sum(x.branches.is_completion_NRC.sum() for x in rounds)
     found = {
-      "rollout_s": wall_s - reward_s,
-      "rollout_cpu_s": cpu_s - reward_s,
-      "reward_cpu_s": reward_s,
+      "rollout_s": wall_s - reward[0],
+      "rollout_cpu_s": cpu_s - reward[1],
+      "reward_cpu_s": reward[1],
       "sampled": int(sampled),
     }
     trained = self._update(list(self.micro_batches(rounds)))
@@ -284,14 +324,14 @@ class Ours:
       done.branches,
       done.scores.reward_NKG,
       np.zeros(trunks.is_real_NK.shape, np.int32),
-      groups_lib.is_kept(done.scores.reward_NKG, KEEP_ALL),
+      self.work.is_kept,
       update_step=self.number,
       round_index=0,
     )
     trunks = self.settings.trunks_per_micro_batch or self.work.trajectories
-    # Completions are of full length and all are kept.
     branches = self.work.steps * self.work.samples
-    shape = pack_shape(trunks, multiple=1, branches=branches, filled=1.0)
+    filled = self.work.fill * self.work.kept
+    shape = pack_shape(trunks, multiple=1, branches=branches, filled=filled)
     return pack(groups, shape, update_step=self.number)
 
   def _flat_batches(self, rounds):

@@ -4,8 +4,9 @@
 Only this benchmark needs them: `pip install -e '.[peers]'`. Both get a random
 Qwen2 of the same shape and a tokenizer made here, so no network is needed. They
 run as fast as we could make them: no recomputation in the backward pass, and
-micro-batches of the fastest size (see Settings of engine.py). The stop token is
-suppressed, because completions have a fixed length.
+micro-batches of the fastest size (see Settings of engine.py). Completions have
+the lengths of the workload: the stop token is suppressed before their ends.
+TRL trains on groups whose rewards are alike, too: it has no dynamic sampling.
 """
 
 from __future__ import annotations
@@ -42,6 +43,36 @@ def make_model(model: dict[str, Any], positions: int) -> Any:
     bos_token_id=None,
   )
   return transformers.Qwen2ForCausalLM(config).to(torch.float32)
+
+
+def given_lengths(network: Any, work: Workload) -> Any:
+  """Makes `generate` end row i of a batch at the length of branch i."""
+  import torch
+  import transformers
+
+  length_B = torch.from_numpy(work.lengths.ravel())
+
+  class Ends(transformers.LogitsProcessor):
+    """Leaves only the stop token at the end, and all others before it."""
+
+    def __init__(self, width):
+      self.width = width
+
+    def __call__(self, input_ids, scores):
+      is_last_B = input_ids.shape[1] - self.width + 1 >= length_B
+      is_stop_V = torch.arange(scores.shape[1]) == STOP_ID
+      return scores.masked_fill(is_stop_V != is_last_B[:, None], -torch.inf)
+
+  generate = network.generate
+
+  def generate_to_ends(*args, input_ids, **options):
+    ends = transformers.LogitsProcessorList([Ends(input_ids.shape[1])])
+    return generate(
+      *args, input_ids=input_ids, logits_processor=ends, **options
+    )
+
+  network.generate = generate_to_ends
+  return network
 
 
 def make_tokenizer(vocab_size: int) -> Any:
@@ -108,9 +139,13 @@ def run_trl(
         counted["sampled"] = 0
 
   size = settings["batch"] or work.branches
+  network = make_model(model, int(work.prompt_tokens[-1]) + work.new_tokens + 8)
+  least = {"min_new_tokens": work.new_tokens}
+  if work.fill < 1:
+    network, least = given_lengths(network, work), {}
   with tempfile.TemporaryDirectory() as folder:
     trainer = trl.GRPOTrainer(
-      make_model(model, int(work.prompt_tokens[-1]) + work.new_tokens + 8),
+      network,
       reward,
       args=trl.GRPOConfig(
         output_dir=folder,
@@ -121,7 +156,7 @@ def run_trl(
         gradient_accumulation_steps=work.branches // size,
         num_generations=work.samples,
         max_completion_length=work.new_tokens,
-        generation_kwargs={"min_new_tokens": work.new_tokens},
+        generation_kwargs=least,
         temperature=1.0,
         beta=0.0,
         loss_type="grpo",

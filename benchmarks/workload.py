@@ -17,11 +17,15 @@ import numpy as np
 # The first two ids are for padding and, where a system insists on one, for a
 # stop token; texts hold neither.
 PAD_ID, STOP_ID, FIRST_WORD = 0, 1, 2
+# Deviation of the logarithm of a completion's length.
+_SPREAD = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
   """What is sampled and trained on; lengths are in tokens.
+
+  A completion that ends before its limit ends with STOP_ID.
 
   Attributes:
     trajectories: number of trajectories (N).
@@ -30,7 +34,10 @@ class Workload:
     problem_tokens: length of the first prompt, without its stem.
     step_tokens: tokens that each further prompt is longer.
     stem_tokens: given tokens at the head of each branch.
-    new_tokens: sampled tokens of each branch.
+    new_tokens: limit of a completion; the length of all, if fill is 1.
+    fill: mean length of a completion, as a share of its limit. Below 1, lengths
+      are log-normal and cut at the limit.
+    kept: share of the groups that are trained on.
     seed: random seed of weights, tokens and samples.
   """
 
@@ -41,6 +48,8 @@ class Workload:
   step_tokens: int = 48
   stem_tokens: int = 2
   new_tokens: int = 48
+  fill: float = 1.0
+  kept: float = 1.0
   seed: int = 0
 
   @property
@@ -53,15 +62,39 @@ class Workload:
     return self.trajectories * self.steps * self.samples
 
   @property
+  def lengths(self) -> np.ndarray:
+    """Returns the length of each completion [N, K, G]."""
+    shape = (self.trajectories, self.steps, self.samples)
+    if self.fill == 1:
+      return np.full(shape, self.new_tokens)
+    # The limit takes a few hundredths off the mean.
+    middle = np.log(1.04 * self.fill * self.new_tokens) - _SPREAD**2 / 2
+    drawn = np.random.default_rng(self.seed).lognormal(middle, _SPREAD, shape)
+    return np.clip(drawn.round(), 1, self.new_tokens).astype(int)
+
+  @property
+  def is_kept(self) -> np.ndarray:
+    """Returns which groups are trained on [N, K]."""
+    groups = self.trajectories * self.steps
+    order = np.random.default_rng(self.seed).permutation(groups)
+    is_kept = order < round(self.kept * groups)
+    return is_kept.reshape(self.trajectories, self.steps)
+
+  @property
   def sampled_tokens(self) -> int:
-    """Number of tokens that are sampled and trained on."""
-    return self.branches * self.new_tokens
+    """Number of tokens that are sampled."""
+    return int(self.lengths.sum())
+
+  @property
+  def trained_tokens(self) -> int:
+    """Number of tokens that are trained on."""
+    return int(self.lengths[self.is_kept].sum())
 
   def predicted(self, layout: str) -> tuple[int, int]:
     """Counts by hand the prompt and branch tokens of a pass."""
     n, k, g = self.trajectories, self.steps, self.samples
     # The last token of a branch predicts nothing and is never run.
-    branch = n * k * g * (self.stem_tokens + self.new_tokens - 1)
+    branch = n * k * g * (self.stem_tokens - 1) + self.sampled_tokens
     if layout == "shared":
       return n * (self.problem_tokens + (k - 1) * self.step_tokens), branch
     pairs = k * (k - 1) // 2

@@ -56,6 +56,23 @@ def test_the_operations_of_a_step_are_those_computed_by_hand():
   assert found.update == 3 * (found.prefill + found.decode)
 
 
+def test_completions_of_real_lengths_end_where_the_workload_says():
+  work = dataclasses.replace(
+    WORK, new_tokens=12, samples=8, steps=4, fill=0.5, kept=0.5
+  )
+  assert work.lengths.shape == (2, 4, 8) and work.is_kept.sum() == 4
+  assert 0.4 < work.lengths.mean() / 12 < 0.6
+  assert 1 <= work.lengths.min() < work.lengths.max() <= 12
+  contender = ours.Ours(MODEL, work, ours.Settings())
+  found = contender.step()
+  assert found["sampled"] == work.lengths.sum() < work.branches * 12
+  assert found["trained"] == work.lengths[work.is_kept].sum()
+  counted = floor.operations(MODEL, work)
+  full = floor.operations(MODEL, dataclasses.replace(work, fill=1, kept=1))
+  assert counted.prefill == full.prefill and counted.decode < full.decode
+  assert counted.update < 3 * (counted.prefill + counted.decode)
+
+
 def test_what_systems_without_sharing_need_is_computed_by_hand():
   # With stems the prompts have 5 and 10 tokens, each of them 4 times.
   needs = floor.needs_without_sharing(MODEL, WORK)

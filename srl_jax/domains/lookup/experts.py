@@ -224,13 +224,14 @@ def make_splits(
 def make_student_splits(
   sizes: Mapping[str, int], seed: int
 ) -> dict[str, list[Trajectory]]:
-  """Returns the student's pre-training data, with hard issues as a test.
+  """Returns the student's pre-training data, with easy issues as a test.
 
-  The hard issues are from the split "valid", so that "test" stays unseen.
+  They say how fluent it is: what it fails there, no method has to teach it.
   """
+  easy = PretrainingConfig(easy_fraction=1.0)
   return {
     "train": pretraining_examples(sizes["train"], 2 * seed),
     "valid": pretraining_examples(sizes["valid"], 2 * seed + 1),
-    "test": generate("valid", sizes["test"], seed),
+    "test": pretraining_examples(sizes["test"], -1 - seed, easy),
     "pretrain": [],
   }
