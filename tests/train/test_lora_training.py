@@ -265,7 +265,9 @@ def test_adapters_are_exported_alone_or_merged(runs, whole, changes, tmp_path):
   final = safetensors.numpy.load_file(whole.workdir / "model/model.safetensors")
   assert merged.keys() == final.keys()
   for name, x in merged.items():
-    np.testing.assert_array_equal(x, final[name], err_msg=name)
+    # The run merged on its mesh, and the export on one device: sums in
+    # another order.
+    np.testing.assert_allclose(x, final[name], atol=1e-6, err_msg=name)
   export.export(whole.workdir, tmp_path / "adapter", adapter=True)
   config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
   assert (config["r"], config["lora_alpha"]) == (4, 8.0)
