@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pre-trains the small student that ships with the package, from nothing.
+"""Pre-trains the small student of experiments/lookup.py, from nothing.
 
-It learns easy register programs done right, and hard ones with a planted
-habit of stopping the thought early (`PretrainingConfig` in
-srl_jax/domains/registers.py says how often). The test table at the end shows
-how well it does on hard problems: badly, as it was taught to. 24 minutes on one
-core of a laptop class machine; no files.
+It learns to repair easy issues, and on hard ones a planted habit of ending its
+trace early (`PretrainingConfig` in srl_jax/domains/lookup/experts.py says how
+often). The table at the end is of easy issues that it has not seen: how fluent
+it is. About half an hour on one core; no files.
 
   python -m srl_jax.main --config=experiments/lookup_student.py --workdir=W
-  cp W/model/* srl_jax/assets/embedded
+  cp W/model/* srl_jax/assets/embedded_lookup
 
 Another seed, with the tokenizer of the first (its ids must not move):
   --config=experiments/lookup_student.py:seed=1,data.seed=1,\
-tokenizer.path=embedded,tokenizer.train_vocab_size=0
+tokenizer.path=embedded_lookup,tokenizer.train_vocab_size=0
+
+How fluent the student that ships is:
+  --config=experiments/lookup_student.py:weights=embedded_lookup,\
+tokenizer.path=embedded_lookup,tokenizer.train_vocab_size=0 --config.stages='()'
 """
 
 from srl_jax import config
@@ -41,6 +44,8 @@ def get_config(argument=None):
   c.sft.optim.learning_rate = 3e-3
   c.sft.optim.warmup_ratio = 0.05
   c.log_every = 50
+  c.evaluate.modes = ("turns",)
+  c.evaluate.rows_per_batch = 200
   c.evaluate.max_turns = 14
   c.evaluate.max_turn_tokens = 32
   c.evaluate.max_solve_tokens = 192

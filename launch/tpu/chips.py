@@ -26,6 +26,9 @@ class Chip:
     port_bytes_per_s: bandwidth of a link to one neighbour, in one direction.
     ring_of: number of chips; a side of the torus whose length is a multiple
       of it closes to a ring.
+    on_chip_bytes: float32 logits that the compiler leaves in on-chip memory
+      between a product, a softmax and the next product, in programs of one
+      such layer (memory space S(1) in their HLO, libtpu of 2026).
   """
 
   name: str
@@ -34,6 +37,7 @@ class Chip:
   memory_bytes_per_s: float
   port_bytes_per_s: float
   ring_of: int
+  on_chip_bytes: float = 0
 
   def link_bytes_per_s(self, sides: tuple[int, ...]) -> float:
     """Returns what a chip receives in a collective along one torus axis.
@@ -50,10 +54,10 @@ _GIB = 2**30
 CHIPS = {
   chip.name: chip
   for chip in (
-    Chip("v5e", 197e12, int(15.75 * _GIB), 819e9, 400e9 / 4 / 2, 16),
+    Chip("v5e", 197e12, int(15.75 * _GIB), 819e9, 400e9 / 4 / 2, 16, 9e7),
     Chip("v5p", 459e12, int(95.73 * _GIB), 2765e9, 1200e9 / 6 / 2, 4),
-    Chip("v6e", 918e12, int(31.24 * _GIB), 1638e9, 800e9 / 4 / 2, 16),
-    Chip("tpu7x", 1153.5e12, int(94.75 * _GIB), 3690e9, 600e9 / 6 / 2, 4),
+    Chip("v6e", 918e12, int(31.24 * _GIB), 1638e9, 800e9 / 4 / 2, 16, 9e7),
+    Chip("tpu7x", 1153.5e12, int(94.75 * _GIB), 3690e9, 600e9 / 6 / 2, 4, 8e6),
   )
 }
 

@@ -9,8 +9,8 @@ attention, and logits.
   operations  of matrix products: 2 per multiply-add; every query against
               every key, visible or not, unless a kernel skips blocks of them
   memory      every product reads its operands and writes its result once;
-              softmaxes read and write theirs once more; other elementwise
-              work is taken to be fused
+              softmaxes read and write theirs once more, unless the chip holds
+              them; other elementwise work is taken to be fused
   links       what a device receives: gathered weights, scattered gradients,
               partial sums of tensor parallelism
 
@@ -38,10 +38,15 @@ _PASSES_OF_A_DRAW = 6
 
 
 class Counter:
-  """Counts the work of a model under one layout."""
+  """Counts the work of a model under one layout.
 
-  def __init__(self, config: ModelConfig, layout: Layout):
+  `on_chip` is how many bytes of float32 logits stay on the chip between the
+  operations of a turn.
+  """
+
+  def __init__(self, config: ModelConfig, layout: Layout, on_chip: float = 0):
     self._config, self._layout = config, layout
+    self._on_chip = on_chip
     self._size = jnp.dtype(config.dtype).itemsize
     self._stored_size = jnp.dtype(config.param_dtype).itemsize
     model = LanguageModel(config)
@@ -107,20 +112,28 @@ class Counter:
     """
     trunks = load.trunks / self._layout.batch
     rows = trunks * slots
+    heads = self._config.n_heads / self._layout.parts("kv_heads")
+    is_held = 4 * rows * (load.trunk + width) * heads <= self._on_chip
+    attend = self._in_kernel if is_held else self._attention
     # A turn reads the whole cache, and the draw needs all logits.
     return {
       "layers": self._stream(rows).plus(
         self._lookup(rows, self._size), self._gather(self._blocks)
       ),
-      "attention": self._attention(rows, load.trunk, trunks * load.trunk).plus(
-        self._attention(rows, width, rows * width)
+      "attention": attend(rows, load.trunk, trunks * load.trunk).plus(
+        attend(rows, width, rows * width)
       ),
       "logits and draw": self._head(rows).plus(
-        Work(0, (_PASSES_OF_A_DRAW - 1) * 4 * rows * self._vocab),
+        Work(0, self._passes(rows) * 4 * rows * self._vocab),
         Work(0, 0, 4 * rows * self._drawn_from_others()),
         self._gather([self._table]),
       ),
     }
+
+  def _passes(self, rows: float) -> int:
+    """Passes over the logits of a draw, besides the one that writes them."""
+    is_held = 4 * rows * self._vocab <= self._on_chip
+    return -1 if is_held else _PASSES_OF_A_DRAW - 1
 
   def accumulate(
     self,

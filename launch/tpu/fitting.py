@@ -70,7 +70,9 @@ def need(
   built = ahead_of_time.build_stage(config, stage, mesh, data)
   state = ahead_of_time.training_bytes(built)
   shape = built.updates.pieces.update_shape
-  step = phases.step_of(config, section, mesh, data, shape)
+  step = phases.step_of(
+    config, section, mesh, data, shape, on_chip=chip.on_chip_bytes
+  )
   width = stem + section.sampling.max_new_tokens
   return Need(
     state,

@@ -69,6 +69,8 @@ def step_of(
   data: StageData,
   pack_shape: PackShape,
   lengths: Lengths | None = None,
+  *,
+  on_chip: float = 0,
 ) -> Step:
   """Counts an update step.
 
@@ -79,6 +81,7 @@ def step_of(
     data: widths of the arrays.
     pack_shape: shape of a micro-batch.
     lengths: what is sampled and kept; None keeps all, at full length.
+    on_chip: see `Chip.on_chip_bytes`.
   """
   sizes, sampling = data.widths, section.sampling
   lengths = lengths or Lengths(1.0, sampling.max_new_tokens)
@@ -97,8 +100,9 @@ def step_of(
     Layout(dict(mesh.shape), x) for x in (config.rules, config.rollout_rules)
   ]
   device = mesh.devices.flat[0].device_kind
+  counter = Counter(config.model, layouts[1], on_chip)
   phases = [
-    *_rollout(config, section, data, shape, layouts, rounds, lengths),
+    *_rollout(counter, section, data, shape, layouts, rounds, lengths),
     *_update(config, section, batch, layouts[0], device),
   ]
   branches = sizes.points * sampling.samples
@@ -117,14 +121,14 @@ def step_of(
   return Step(phases, ideal, batch, rounds, completions * mean)
 
 
-def _rollout(config, section, data, shape, layouts, rounds, lengths):
+def _rollout(counter, section, data, shape, layouts, rounds, lengths):
   """The phases of all rounds."""
   sampling = section.sampling
   at_rest, in_rollout = layouts
   per_part = sampling.trunks_per_round // sampling.parts_per_round
   branches = shape.points * shape.samples
   mean = shape.stem + lengths.mean - 1
-  rollout = Counter(config.model, in_rollout).rollout(
+  rollout = counter.rollout(
     Load(per_part, shape.trunk, branches, shape.slots + 1),
     at_rest,
     slots=min(sampling.slots or branches, branches),
@@ -140,11 +144,11 @@ def _rollout(config, section, data, shape, layouts, rounds, lengths):
   works = {f"rollout: {k}": x for k, x in rollout.items()} | {"reward": reward}
   phases = [Phase(name, parts, work) for name, work in works.items()]
   if sampling.rows:
-    return _in_shared_slots(config, sampling, shape, in_rollout, phases, mean)
+    return _in_shared_slots(counter, sampling, shape, phases, mean)
   return phases
 
 
-def _in_shared_slots(config, sampling, shape, layout, phases, mean):
+def _in_shared_slots(counter, sampling, shape, phases, mean):
   """The phases, with one decoding loop for the completions of all rounds.
 
   Its tail lasts as long as the longest completion (`benchmarks.refill`).
@@ -154,7 +158,7 @@ def _in_shared_slots(config, sampling, shape, layout, phases, mean):
   tokens = begun * shape.points * shape.samples * mean
   turns = shape.slots + tokens / (sampling.rows * sampling.slots)
   load = Load(sampling.rows, places * shape.trunk, sampling.slots, shape.slots)
-  turn = Counter(config.model, layout).turn(load, sampling.slots, shape.slots)
+  turn = counter.turn(load, sampling.slots, shape.slots)
   loop = {f"rollout: decode, {k}": x.times(turns) for k, x in turn.items()}
   phases = [
     Phase(name, 1, loop[name]) if name in loop else Phase(name, count, work)

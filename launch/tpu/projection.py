@@ -85,7 +85,15 @@ def report(
   link = chip.link_bytes_per_s(sides)
   shape = built.updates.pieces.update_shape
   lengths = Lengths(kept, mean or section.sampling.max_new_tokens)
-  step = step_of(config, section, mesh, data, shape, lengths)
+  step = step_of(
+    config,
+    section,
+    mesh,
+    data,
+    shape,
+    lengths,
+    on_chip=chip.on_chip_bytes,
+  )
   step = step._replace(phases=[x for x in step.phases if _is_of(x, names)])
   write(_drawn(section, lengths, step))
   for line in _table(step.phases, chip, link):

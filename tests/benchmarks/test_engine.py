@@ -57,14 +57,12 @@ def test_the_operations_of_a_step_are_those_computed_by_hand():
 
 
 def test_completions_of_real_lengths_end_where_the_workload_says():
-  work = dataclasses.replace(
-    WORK, new_tokens=12, samples=8, steps=4, fill=0.5, kept=0.5
-  )
+  changes = {"new_tokens": 12, "samples": 8, "fill": 0.5, "kept": 0.5}
+  work = dataclasses.replace(WORK, steps=4, **changes)
   assert work.lengths.shape == (2, 4, 8) and work.is_kept.sum() == 4
   assert 0.4 < work.lengths.mean() / 12 < 0.6
   assert 1 <= work.lengths.min() < work.lengths.max() <= 12
-  contender = ours.Ours(MODEL, work, ours.Settings())
-  found = contender.step()
+  found = ours.Ours(MODEL, work, ours.Settings()).step()
   assert found["sampled"] == work.lengths.sum() < work.branches * 12
   assert found["trained"] == work.lengths[work.is_kept].sum()
   counted = floor.operations(MODEL, work)

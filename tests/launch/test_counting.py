@@ -251,6 +251,23 @@ def test_tensor_parallelism_sums_activations():
   assert work["decode"].flops == alone["decode"].flops / 2
 
 
+def test_logits_that_stay_on_the_chip_take_no_memory_traffic():
+  plain = Counter(MODEL, ONE).turn(LOAD, 3, 4)
+  # 12 rows see 6 + 4 keys with 4 heads, and predict 20 tokens, in float32.
+  attention, draw = 4 * 12 * 10 * 4, 4 * 12 * 20
+  held = Counter(MODEL, ONE, attention).turn(LOAD, 3, 4)
+  saved = {
+    name: plain[name].memory_bytes - x.memory_bytes for name, x in held.items()
+  }
+  # In each of 2 layers, float32 logits and weights are written and read.
+  assert saved["attention"] == 2 * 2 * (4 + 4) * 12 * 10 * 4
+  assert saved["logits and draw"] == 6 * draw
+  some = Counter(MODEL, ONE, attention - 1).turn(LOAD, 3, 4)
+  assert some["attention"] == plain["attention"]
+  none = Counter(MODEL, ONE, draw - 1).turn(LOAD, 3, 4)
+  assert none == plain
+
+
 def test_a_draw_receives_masses_of_blocks_and_one_block():
   model = dataclasses.replace(MODEL, vocab_size=1024)
   turn = Counter(model, layout(tensor=4)).turn(LOAD, 3, 4)
