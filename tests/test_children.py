@@ -33,7 +33,7 @@ def test_a_child_has_a_limit_of_cpu_time_inside_one_operation(child):
   start = time.monotonic()
   with pytest.raises(EOFError, match=r"exit code -27 \(its limit of CPU time"):
     child.ask(["power", 9], 120)
-  assert time.monotonic() - start < 10
+  assert time.monotonic() - start < 60
 
 
 # A process of its own: it could not be undone in the one of the tests.

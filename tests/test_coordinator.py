@@ -81,8 +81,8 @@ def test_an_error_in_one_process_ends_all_soon(error):
       if "only here" in line:
         said_s = time.monotonic()
     assert process.wait() == 1
-  # Five of them are the launcher's, for the other process.
-  assert time.monotonic() - said_s < 10
+  # Ten on a machine that is not busy; without it, five minutes in a barrier.
+  assert time.monotonic() - said_s < 60
 
 
 WAITS = """

@@ -80,10 +80,9 @@ def start(tmp_path):
 @NUMBERS
 def test_a_signal_ends_what_cannot_be_saved_at_once(start, number, status):
   process = start("-c", BUSY)
-  begin_s = time.monotonic()
   process.send_signal(number)
-  output, _ = process.communicate(timeout=30)
-  assert time.monotonic() - begin_s < 10
+  # It would be busy for minutes.
+  output, _ = process.communicate(timeout=60)
   assert process.returncode == status
   assert output == "asked to stop: ended at once\n"
 
@@ -125,11 +124,9 @@ def test_an_interruption_waits_for_c_and_a_second_one_does_not(start):
 
 
 def assert_ended(process, number, status):
-  begin_s = time.monotonic()
   process.send_signal(number)
-  output, _ = process.communicate(timeout=60)
   # Far more than it takes, and less than all that the process would do.
-  assert time.monotonic() - begin_s < 10
+  output, _ = process.communicate(timeout=60)
   assert process.returncode == status, output
   assert output.startswith("asked to stop") and output.count("\n") == 1, output
 

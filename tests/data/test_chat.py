@@ -158,7 +158,8 @@ def test_a_template_has_a_limit_of_time(source):
   start = time.monotonic()
   with pytest.raises(ValueError, match=r"rendered: .*its limit of CPU time"):
     chat(source + EACH).cut("Be short.")
-  assert time.monotonic() - start < 8
+  # Far more than the limit takes on a busy machine.
+  assert time.monotonic() - start < 60
   assert of("qwen2_5").ending() == "<|im_end|>\n"
 
 

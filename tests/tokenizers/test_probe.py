@@ -43,7 +43,7 @@ def test_files_of_real_families_pass_at_once(families):
   for family in ("qwen2_5", "llama3_1", "gemma2"):
     probe.check_file(str(families(family) / "tokenizer.json"))
   probe.check_file(str(families("gemma3") / "tokenizer.model"))
-  assert time.monotonic() - start < 5
+  assert time.monotonic() - start < 60
 
 
 @pytest.mark.parametrize("pattern", [r"(a+)+$", r"(!|!!)+;", r"(\s*)*\S$"])

@@ -208,7 +208,7 @@ def no_command_becomes_more_than_an_ordinary_user(sandbox):
 
 def a_fork_bomb_ends(sandbox):
   ran = bash(sandbox, ":(){ :|:& };:; sleep 1")
-  assert ran.wall_s < 15
+  assert ran.wall_s < 30
   only_the_command_is_alive(sandbox)
   code = """
 import os, time
@@ -231,14 +231,14 @@ def endless_output_ends(sandbox):
     ran = bash(sandbox, command)
     assert ran.cause == "output"
     assert len(ran.output) == LIMITS.output_bytes
-    assert ran.wall_s < 10
+    assert ran.wall_s < 30
 
 
 def a_sleeping_command_ends(sandbox):
   for command in ("sleep 60", "trap '' TERM INT HUP; sleep 60; sleep 60"):
     ran = bash(sandbox, command, wall_s=0.3)
     assert ran.cause == "wall time"
-    assert ran.wall_s < 10
+    assert ran.wall_s < 30
 
 
 def background_processes_end_with_their_command(sandbox):
@@ -248,7 +248,7 @@ def background_processes_end_with_their_command(sandbox):
     "(trap '' HUP TERM; sleep 62) & disown -a; echo done",
   )
   assert ran.output.endswith("done\n")
-  assert ran.wall_s < 10
+  assert ran.wall_s < 30
   only_the_command_is_alive(sandbox)
 
 
