@@ -73,11 +73,11 @@ _7B = ("qwen2_5_7b", "Qwen/Qwen2.5-7B-Instruct")
 _3B = ("qwen2_5_3b", "Qwen/Qwen2.5-3B-Instruct")
 _0_5B = ("qwen2_5_0_5b", "Qwen/Qwen2.5-0.5B-Instruct")
 LAYOUTS = {
-  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=1),
-  "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=1),
+  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2),
+  "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=2),
   "qwen2_5_0_5b": Layout(*_0_5B, chips=8, tensor=1, parts=2, rows=2),
   "qwen2_5_7b_lora": Layout(
-    *_7B, chips=8, tensor=4, parts=8, rows=1, lora_rank=32
+    *_7B, chips=8, tensor=4, parts=8, rows=2, lora_rank=32
   ),
 }
 PRESETS = ("auto", "registers", *LAYOUTS, "checkpoint")
@@ -163,6 +163,8 @@ def set_paper(c):
   c.data.test_size = 40
   # About 30 epochs of the steps of 1,000 solutions.
   c.srl.update_steps = 300
+  # With this, rows of two trunks have 8 lanes for their 32 branches.
+  c.srl.lanes_per_branch = 0.25
   c.srl.groups_per_batch = 512
   c.srl.sampling.trunks_per_round = 256
   c.srl.sampling.samples = 8

@@ -41,10 +41,6 @@ from srl_jax.update.packing import pack
 from srl_jax.update.turns import Outcome, Turn, Turns
 from srl_jax.update.updater import TrainState
 
-# The share of branch positions that hold tokens, if each turn of an episode of
-# the most turns had a lane.
-_FILLED = 1 / 4
-
 
 def rlvr_stage(run: Run, name: str, config: RlvrConfig) -> Any:
   """Returns the stage of RL on outcomes, in one go or turn by turn.
@@ -141,7 +137,10 @@ class OutcomeStage:
   def _shape(self):
     config = self.config
     return update_shape(
-      self._run, config.trunks_per_micro_batch, config.turns, _FILLED
+      self._run,
+      config.trunks_per_micro_batch,
+      config.turns,
+      config.lanes_per_branch,
     )
 
   def plan(self) -> Iterator[Program]:

@@ -26,12 +26,6 @@ from srl_jax.update.optim import OptimConfig
 from srl_jax.update.packing import PackShape
 from srl_jax.update.updater import Updater
 
-# The share of branch positions that hold tokens, if each branch has a lane. Of
-# groups 40 to 60% are kept, and their completions fill 40% of their limit: with
-# lanes for a fifth, few are empty. Where all groups are kept and completions
-# run to their limit, trunks take more rows, and nothing else changes.
-_FILLED = 1 / 5
-
 
 @dataclasses.dataclass(frozen=True)
 class RoundConfig:
@@ -115,6 +109,12 @@ class RlConfig:
       whole of it.
     trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
       processes together. Two share a row if there are two per device.
+    lanes_per_branch: lanes of a micro-batch for each branch that its trunks can
+      have. Branches lie in them back to back, so what fills them is the share
+      of groups that is kept times the length of completions, as a share of
+      their limit: 0.16 to 0.25 of a lane, if half the groups are kept and
+      completions fill 40%. With too few lanes, trunks are computed in several
+      rows; with too many, lanes are empty. Nothing else depends on it.
     fuse: sample, score and update in one program where that is possible:
       reward on the device, dynamic_sampling.refill=False, one pass.
     validate_every: update steps between validations (mean reward, at the
@@ -137,6 +137,7 @@ class RlConfig:
   groups_per_batch: int = 512
   passes: int = 1
   trunks_per_micro_batch: int = 16
+  lanes_per_branch: float = 0.2
   validate_every: int = 0
   validation_trunks: int = 64
   max_logp_gap: float = 1.0
@@ -155,6 +156,7 @@ class RlConfig:
       groups_per_batch="[1, )",
       passes="[1, )",
       trunks_per_micro_batch="[1, )",
+      lanes_per_branch="(0, 1]",
       validate_every="[0, )",
       validation_trunks="[0, )",
       max_logp_gap="(0, )",
@@ -242,7 +244,10 @@ class Pieces:
     """Rows, trunks and lanes of a micro-batch of the update."""
     branches = self.data.widths.points * self.config.sampling.samples
     return update_shape(
-      self.run, self.config.trunks_per_micro_batch, branches, _FILLED
+      self.run,
+      self.config.trunks_per_micro_batch,
+      branches,
+      self.config.lanes_per_branch,
     )
 
   @property

@@ -5,12 +5,14 @@ import types
 
 import jax
 import numpy as np
+import pytest
 
 from srl_jax import loading, sharding
+from srl_jax.data.batching import Widths
 from srl_jax.evaluate.estimates import Estimate
 from srl_jax.testing import tiny
 from srl_jax.train import rl
-from srl_jax.train.pieces import RlConfig
+from srl_jax.train.pieces import Pieces, RlConfig
 from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.types import make_branches
 from srl_jax.update.groups import make_groups
@@ -42,6 +44,21 @@ def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
       rl.RlStage(run, "srl", config.srl).validate(None, 0)
   # 8 * 3 / 3, 8 * 1 / 3 and 4 * 1 / 3 trunks.
   assert seen == [8, 2, 1]
+
+
+@pytest.mark.parametrize(("share", "lanes"), [(0.25, 8), (0.2, 7), (1.0, 32)])
+def test_trunks_have_as_many_lanes_per_branch_as_asked(share, lanes):
+  config = RlConfig(trunks_per_micro_batch=4, lanes_per_branch=share)
+  pieces = types.SimpleNamespace(
+    config=config,
+    run=types.SimpleNamespace(
+      mesh=tiny.small_mesh(), rules=sharding.ShardingRules()
+    ),
+    data=types.SimpleNamespace(widths=Widths(9, 2, 1, 0)),
+  )
+  # Two trunks to a row, of 2 points with 8 samples each.
+  assert config.sampling.samples == 8
+  assert Pieces.update_shape.fget(pieces) == PackShape(2, 2, lanes)
 
 
 def one_group(update_step):
