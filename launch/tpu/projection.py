@@ -66,6 +66,12 @@ def report(
     config.mesh, ahead_of_time.devices(topology, slices)
   )
   section = ahead_of_time.with_reward(config, stage)
+  limit = section.sampling.max_new_tokens
+  if mean > limit:
+    raise ValueError(
+      f"--mean_tokens={mean:g} is above c.{stage}.sampling.max_new_tokens="
+      f"{limit}; give at most that"
+    )
   where = topology if slices == 1 else f"{slices} slices of {topology}"
   for line in _headlines(config, stage, where, mesh, data):
     write(line)
@@ -84,7 +90,7 @@ def report(
   write("")
   link = chip.link_bytes_per_s(sides)
   shape = built.updates.pieces.update_shape
-  lengths = Lengths(kept, mean or section.sampling.max_new_tokens)
+  lengths = Lengths(kept, mean or limit)
   step = step_of(
     config,
     section,

@@ -122,6 +122,13 @@ def test_what_no_step_can_find_is_refused(flag, capsys):
   assert f"{name} is {value}" in capsys.readouterr().err.replace(".0;", ";")
 
 
+@needs_libtpu
+def test_completions_are_no_longer_than_their_limit(capsys):
+  assert command("--topology=v5e:2x2", "--mean_tokens=9") == 1
+  error = capsys.readouterr().err
+  assert "--mean_tokens=9 is above c.srl.sampling.max_new_tokens=8" in error
+
+
 @pytest.mark.parametrize("topology", ["v9z:2x2", "v5e", "v5e:2xtwo", "v5e:"])
 def test_an_unknown_topology_is_refused(topology):
   with pytest.raises(ValueError, match=r"for example v5e:2x4, v5e:8x8"):
