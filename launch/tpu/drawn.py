@@ -110,9 +110,8 @@ def draw(shape: Shape, lengths: Lengths) -> Batch:
     lengths: what is assumed. Lengths are log-normal, and cut at the limit.
   """
   rng = np.random.default_rng(0)
-  trunks = math.ceil(2 * shape.groups / shape.points / lengths.kept) + 8
-  is_kept = rng.random(trunks * shape.points) < lengths.kept
-  point_P = np.nonzero(is_kept)[0][: shape.groups]
+  # From one kept group to the next.
+  point_P = rng.geometric(lengths.kept, shape.groups).cumsum() - 1
   count = (len(point_P), shape.samples)
   length_PG = np.full(count, shape.limit)
   if lengths.mean < shape.limit:
