@@ -154,14 +154,11 @@ PIECES = (
 def test_time_grows_with_the_length_only(piece):
   def seconds(count):
     text = piece * (count // len(piece))
-    taken = []
-    for _ in range(3):
-      start = time.process_time()
-      scan(text)
-      taken.append(time.process_time() - start)
-    return min(taken)
+    start = time.process_time()
+    scan(text)
+    return time.process_time() - start
 
-  # Four times the text takes 16 times as long in a quadratic scan; below half
-  # a second the clock of a busy machine says little.
-  short, long = seconds(10_000), seconds(40_000)
-  assert long < max(0.5, 8 * short)
+  # Sixteen times the text takes 256 times as long in a quadratic scan; below
+  # half a second the clock of a busy machine says little.
+  short, long = min(seconds(2_500) for _ in range(3)), seconds(40_000)
+  assert long < max(0.5, 64 * short)

@@ -148,7 +148,7 @@ def test_a_second_signal_ends_everything_that_was_started_at_once():
     launcher.send_signal(signal.SIGTERM)
     launcher.communicate(timeout=60)
   assert launcher.returncode == 128 + 9
-  deadline_s = time.monotonic() + 10
+  deadline_s = time.monotonic() + 60
   while is_alive(child) and time.monotonic() < deadline_s:
     time.sleep(0.05)
   assert not is_alive(child)

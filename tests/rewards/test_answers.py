@@ -246,4 +246,4 @@ def test_degenerate_outputs_are_cheap(text):
   start = time.process_time()
   assert answer_reward(text, "(7,8)") == 0.0
   # Milliseconds if linear; a hundred times more on a slow machine is fine.
-  assert time.process_time() - start < 2
+  assert time.process_time() - start < 10
