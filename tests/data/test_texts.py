@@ -198,7 +198,7 @@ def test_a_misspelt_field_is_not_taken_for_a_list_of_records(tmp_path):
 def test_the_time_to_find_records_is_linear(tmp_path, text):
   # 1 MB takes 0.1 s; it would be minutes if each sign were tried with all.
   content = b"[" + text.encode() * (1_000_000 // len(text))
-  start = time.process_time()
+  start = time.thread_time()
   with contextlib.suppress(ValueError):
     texts.document(content, tmp_path)
-  assert time.process_time() - start < 10
+  assert time.thread_time() - start < 10

@@ -243,7 +243,7 @@ def test_thoughts_are_dropped_before_looking():
   ],
 )
 def test_degenerate_outputs_are_cheap(text):
-  start = time.process_time()
+  start = time.thread_time()
   assert answer_reward(text, "(7,8)") == 0.0
   # Milliseconds if linear; a hundred times more on a slow machine is fine.
-  assert time.process_time() - start < 10
+  assert time.thread_time() - start < 10

@@ -162,11 +162,11 @@ def test_the_judge_is_killed_and_starts_again(monkeypatch):
 
 
 def test_long_prose_is_cheap():
-  start = time.process_time()
+  start = time.thread_time()
   words = "the sum of all numbers that were counted " * 8
   assert answer_reward(words + "is large\n" + words, "x+1") == 0
   assert not same_answer("a" * 30 + " bb" * 60 + "!", "12\\pi")
-  assert time.process_time() - start < 10
+  assert time.thread_time() - start < 10
 
 
 def test_rewards_do_not_import_sympy():
