@@ -14,12 +14,12 @@ Presets (`--config=experiments/math.py:NAME`):
   registers        The register programs of experiments/registers.py:srl. No
                    files, no accelerator, 2 minutes on two cores.
   qwen2_5_7b       The paper's model. 64 TPU v5e chips: up to 11.4 of their
-                   15.75 GiB, and at peak rates 46 s for an update step, so 4
-                   hours for all 300. v5p:4x4x4: 19 s; v6e:8x8: 18 s.
-  qwen2_5_3b       The paper's smaller model. 64 chips: 9.3 GiB, 29 s, 2.4
+                   15.75 GiB, and at peak rates 37 s for an update step, so 3
+                   hours for all 300. v5p:4x4x4: 15 s; v6e:8x8: 14 s.
+  qwen2_5_3b       The paper's smaller model. 64 chips: 9.3 GiB, 24 s, 2
                    hours.
   qwen2_5_0_5b     8 chips: 8.9 GiB, 49 s, 4 hours.
-  qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.5 GiB, 337 s, 28 hours.
+  qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.5 GiB, 269 s, 22 hours.
   checkpoint       From any checkpoint that fits the devices as they are:
                    checkpoint,weights=PATH. What it needs depends on it.
 

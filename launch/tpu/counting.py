@@ -28,7 +28,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from srl_jax.models import LanguageModel, ModelConfig, lora
-from srl_jax.ops import sampling
+from srl_jax.ops import sampling, tree_kernels
 
 from .work import InKernel, Layout, Load, Work, product
 
@@ -69,6 +69,7 @@ class Counter:
     slots: int,
     cache: Sequence[int],
     mean: float = 0,
+    read: float = 0,
   ) -> dict[str, Work]:
     """Returns the work of each part of a rollout.
 
@@ -82,6 +83,8 @@ class Counter:
       slots: number of branches of a trunk that are decoded at a time.
       cache: widths of the branch cache in the order of their use, in tokens.
       mean: mean length of a branch in tokens; 0 for the last of `cache`.
+      read: entries of its cache that a token reads by the kernel of decoding,
+        on average; 0 if every turn reads the whole cache.
     """
     # Each width is used until it is full, and the last one from then on.
     steps = [b - a for a, b in zip([0, *cache], cache, strict=False)]
@@ -90,9 +93,11 @@ class Counter:
     before = (takes - 1) * (mean or cache[-1])
     turns = cache[-1] + before
     width = (held + before * cache[-1]) / turns
+    if read:
+      width = read * takes * (mean or cache[-1]) / turns
     trunks = load.trunks / self._layout.batch
     tokens = trunks * load.trunk
-    turn = self.turn(load, slots, width)
+    turn = self.turn(load, slots, width, is_ragged=read > 0)
     return {
       "lay out weights": self._lay_out(at_rest),
       "trunks, layers": self._stream(tokens).plus(
@@ -102,26 +107,34 @@ class Counter:
       **{f"decode, {name}": work.times(turns) for name, work in turn.items()},
     }
 
-  def turn(self, load: Load, slots: int, width: float) -> dict[str, Work]:
+  def turn(
+    self, load: Load, slots: int, width: float, *, is_ragged: bool = False
+  ) -> dict[str, Work]:
     """Returns the work of one turn of the decoding loop, in parts.
 
     Args:
       load: shape of the batch.
       slots: number of branches of a trunk that are decoded at a time.
-      width: width of the branch cache in tokens.
+      width: entries of its cache that a slot reads.
+      is_ragged: whether the kernel of decoding attends, whose logits never
+        reach memory.
     """
     trunks = load.trunks / self._layout.batch
     rows = trunks * slots
     heads = self._config.n_heads / self._layout.parts("kv_heads")
     is_held = 4 * rows * (load.trunk + width) * heads <= self._on_chip
-    attend = self._in_kernel if is_held else self._attention
-    # A turn reads the whole cache, and the draw needs all logits.
+    attend = self._in_kernel if is_ragged or is_held else self._attention
+    # The kernel reads heads in whole registers.
+    head = self._config.head_width
+    wide = -(-head // tree_kernels.LANES) * tree_kernels.LANES / head
+    wide = wide if is_ragged else 1.0
+    # The draw needs all logits.
     return {
       "layers": self._stream(rows).plus(
         self._lookup(rows, self._size), self._gather(self._blocks)
       ),
-      "attention": attend(rows, load.trunk, trunks * load.trunk).plus(
-        attend(rows, width, rows * width)
+      "attention": attend(rows, load.trunk, wide * trunks * load.trunk).plus(
+        attend(rows, width, wide * rows * width)
       ),
       "logits and draw": self._head(rows).plus(
         Work(0, self._passes(rows) * 4 * rows * self._vocab),

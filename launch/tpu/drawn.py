@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from srl_jax.models import ModelConfig
-from srl_jax.ops import tree_attention, trees
+from srl_jax.ops import decode_attention, tree_attention, trees
 from srl_jax.update import packing
 from srl_jax.update.packing import PackShape, Spots
 
@@ -95,6 +95,17 @@ class Batch(NamedTuple):
     of_trunks = self.length_N * (self.length_N + 1) / 2
     of_branches = self.slots_M * (self.at_M + (self.slots_M + 1) / 2)
     return float(of_trunks.sum() + of_branches.sum())
+
+
+def entries_read(batch: Batch) -> float:
+  """Entries of its branch's cache that a token reads by the kernel of decoding.
+
+  It reads whole blocks.
+  """
+  block = decode_attention.OWN
+  whole_M, rest_M = batch.slots_M // block, batch.slots_M % block
+  blocks_M = block * whole_M * (whole_M + 1) / 2 + rest_M * (whole_M + 1)
+  return float(block * blocks_M.sum() / batch.slots_M.sum())
 
 
 def rounds(shape: Shape, trunks: int, lengths: Lengths) -> int:

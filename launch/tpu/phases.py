@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from srl_jax.config import Config
 from srl_jax.models import ModelConfig
-from srl_jax.ops import logprobs, tree_attention
+from srl_jax.ops import decode_attention, logprobs, tree_attention
 from srl_jax.rollout import shared
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.slots import cache_widths
@@ -101,8 +101,12 @@ def step_of(
   ]
   device = mesh.devices.flat[0].device_kind
   counter = Counter(config.model, layouts[1], on_chip)
+  read = 0.0
+  model = config.model
+  if decode_attention.is_chosen(model.decode_kernel, device, model.head_width):
+    read = drawn.entries_read(batch)
   phases = [
-    *_rollout(counter, section, data, shape, layouts, rounds, lengths),
+    *_rollout(counter, section, data, shape, layouts, rounds, lengths, read),
     *_update(config, section, batch, layouts[0], device),
   ]
   branches = sizes.points * sampling.samples
@@ -121,7 +125,7 @@ def step_of(
   return Step(phases, ideal, batch, rounds, completions * mean)
 
 
-def _rollout(counter, section, data, shape, layouts, rounds, lengths):
+def _rollout(counter, section, data, shape, layouts, rounds, lengths, read):
   """The phases of all rounds."""
   sampling = section.sampling
   at_rest, in_rollout = layouts
@@ -134,6 +138,7 @@ def _rollout(counter, section, data, shape, layouts, rounds, lengths):
     slots=min(sampling.slots or branches, branches),
     cache=cache_widths(SamplingConfig().cache_start, shape.slots),
     mean=mean,
+    read=read,
   )
   reward = counting.reward(
     per_part * branches / in_rollout.batch,
@@ -144,21 +149,28 @@ def _rollout(counter, section, data, shape, layouts, rounds, lengths):
   works = {f"rollout: {k}": x for k, x in rollout.items()} | {"reward": reward}
   phases = [Phase(name, parts, work) for name, work in works.items()]
   if sampling.rows:
-    return _in_shared_slots(counter, sampling, shape, phases, mean)
+    return _in_shared_slots(counter, sampling, shape, phases, mean, read)
   return phases
 
 
-def _in_shared_slots(counter, sampling, shape, phases, mean):
+def _in_shared_slots(counter, sampling, shape, phases, mean, read):
   """The phases, with one decoding loop for the completions of all rounds.
 
   Its tail lasts as long as the longest completion (`benchmarks.refill`).
   """
-  places = shared.places(sampling.slots, shape.points * shape.samples)
+  branches = shape.points * shape.samples
+  places = shared.places(sampling.slots, branches)
+  if read:
+    # The kernel reads trunks whose branches are decoded: one ends, and others
+    # fill the slots.
+    places = min(places, 1 + -(-sampling.slots // branches))
   begun = next(x.count for x in phases) * sampling.trunks_per_round
   tokens = begun * shape.points * shape.samples * mean
   turns = shape.slots + tokens / (sampling.rows * sampling.slots)
   load = Load(sampling.rows, places * shape.trunk, sampling.slots, shape.slots)
-  turn = counter.turn(load, sampling.slots, shape.slots)
+  turn = counter.turn(
+    load, sampling.slots, read or shape.slots, is_ragged=read > 0
+  )
   loop = {f"rollout: decode, {k}": x.times(turns) for k, x in turn.items()}
   phases = [
     Phase(name, 1, loop[name]) if name in loop else Phase(name, count, work)

@@ -119,6 +119,11 @@ class ModelConfig:
       (by matrix products), "tree" (a kernel for TPU; interpreted elsewhere,
       for tests), or "auto": "tree" on TPU v5 and later, else plain. With
       "tree" an update computes trunks and branches in one pass.
+    decode_kernel: how a decoded token attends to trunk and branch: "plain" (by
+      matrix products, over all the room of the cache), "ragged" (a kernel for
+      TPU that reads what each branch has; interpreted elsewhere, for tests), or
+      "auto": "ragged" on TPU v5 and later if head_width is a multiple of 128,
+      else plain. It holds narrower heads as wide as 128.
     remat: what the backward pass recomputes: "none", "full" (every block) or
       "dots" (all but the matrix products).
     lora: adapters.
@@ -153,6 +158,7 @@ class ModelConfig:
   attention_logits: int = 1 << 25
   attention_kernel: Literal["auto", "plain", "splash", "cudnn"] = "auto"
   lane_kernel: Literal["auto", "plain", "tree"] = "auto"
+  decode_kernel: Literal["auto", "plain", "ragged"] = "auto"
   remat: Literal["none", "full", "dots"] = "full"
   lora: LoraConfig = LoraConfig()
 
@@ -207,6 +213,7 @@ class ModelConfig:
 RUNTIME_FIELDS = (
   "attention_kernel",
   "attention_logits",
+  "decode_kernel",
   "dtype",
   "lane_kernel",
   "lora",

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.models import lora, rotation
+from srl_jax.models import lora, plans, rotation
 from srl_jax.models.config import ModelConfig
-from srl_jax.ops import kernels, tree_attention, trees
+from srl_jax.models.plans import Rows, Turn
+from srl_jax.ops import decode_attention, kernels, tree_attention
 from srl_jax.ops.attention import (
   Scoring,
   Source,
@@ -32,9 +33,6 @@ from srl_jax.sharding import (
   gather_weight,
   per_device,
 )
-
-# A window so long that it reaches beyond the start of every context.
-_NO_WINDOW = 1 << 30
 
 
 class Module(nn.Module):
@@ -162,33 +160,6 @@ class Lanes(NamedTuple):
   first_NRT: jax.Array
 
 
-class Rows(NamedTuple):
-  """What the kernels need to know of rows that hold trunks and branches.
-
-  Attributes:
-    whole: for layers that see everything.
-    local: for layers with a sliding window; None in a model without.
-  """
-
-  whole: trees.Plan
-  local: trees.Plan | None
-
-
-def plan_rows(c: ModelConfig, labels: trees.Labels) -> Rows:
-  """Plans what the kernels do in all layers, once for all of them."""
-
-  def plan(window):
-    return tree_attention.plan(
-      labels,
-      kv_heads=c.n_kv_heads,
-      group=c.n_heads // c.n_kv_heads,
-      head_width=c.head_width,
-      window=window,
-    )
-
-  return Rows(plan(0), plan(c.sliding_window) if c.sliding_window else None)
-
-
 class Attention(Module):
   """Grouped-query attention to the given sources and to the stream itself."""
 
@@ -199,7 +170,7 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
     cache: Cache | None,
-    lanes: Lanes | Rows | None,
+    lanes: Lanes | Rows | Turn | None,
     is_local: jax.Array | bool | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
@@ -210,7 +181,8 @@ class Attention(Module):
     XLA would copy the cache at every turn of a decoding loop. In lanes, where
     positions begin again with each branch, a token sees its own branch by
     slots. In rows (R = 1), which hold trunks and branches, a plan says who
-    sees whom. `is_local` is None in a model without sliding windows.
+    sees whom, and in a turn of decoding by a kernel, what is read. `is_local`
+    is None in a model without sliding windows.
     """
     c = self.config
     kv_heads = (c.n_kv_heads, "kv_heads")
@@ -241,13 +213,14 @@ class Attention(Module):
       )
     if isinstance(lanes, Rows):
       out_NRTHME = self._in_rows(lanes, is_local, q_NRTHME, k_NRTHE, v_NRTHE)
+    elif isinstance(lanes, Turn):
+      [trunk] = sources
+      out_NRTHME = self._in_slots(lanes, is_local, q_NRTHME, trunk, own)
     elif sources:
       seen = [
-        _through_window(c, s, _place(s, position_NRT), is_local)
-        for s in sources
+        *(plans.of_trunk(c, s, position_NRT, is_local) for s in sources),
+        plans.of_branch(c, own, is_local),
       ]
-      # In its own stream a query stands at its limit.
-      seen.append(_through_window(c, own, own.limit_NRT, is_local))
       out_NRTHME = attend(
         q_NRTHME, seen, scoring=_scoring(c), max_logits=c.attention_logits
       )
@@ -266,11 +239,7 @@ class Attention(Module):
 
   def _in_rows(self, rows, is_local, *qkv_NR):
     """Attention by the kernels, in a local or a global layer."""
-    plan = rows.whole
-    if rows.local is not None:
-      choose = functools.partial(jnp.where, is_local)
-      plan = jax.tree.map(choose, rows.local, rows.whole)
-    leaves, structure = jax.tree.flatten(plan)
+    leaves, structure = jax.tree.flatten(plans.of_layer(rows, is_local))
     interpret = not device_kind().startswith("TPU")
 
     def attend_rows(q_NTHME, k_NTHE, v_NTHE, *leaves):
@@ -291,6 +260,26 @@ class Attention(Module):
     # The row is the only branch of itself.
     qkv_N = (x.squeeze(1) for x in qkv_NR)
     return run(*qkv_N, *leaves)[:, None]
+
+  def _in_slots(self, turn, is_local, q_NBTHME, trunk, own):
+    """Attention of a turn of decoding by the kernel, T = 1."""
+
+    def attend_slots(q_NBHME, *arrays):
+      return decode_attention.attend(
+        q_NBHME,
+        *arrays[:4],
+        decode_attention.Plan(*arrays[4:]),
+        scoring=_scoring(self.config),
+        interpret=not device_kind().startswith("TPU"),
+      )
+
+    q_axes = ("batch", None, "kv_heads", None, None)
+    kv_axes = ("batch", "kv_heads", None, None)
+    axes = (q_axes, *(kv_axes,) * 4, *decode_attention.PLAN_AXES)
+    run = per_device(attend_slots, axes, q_axes, self.rules)
+    plan = plans.of_layer(turn, is_local)
+    out = run(q_NBTHME[:, :, 0], trunk.k, trunk.v, own.k, own.v, *plan)
+    return out[:, :, None]
 
   def _alone(self, is_local, *arrays):
     """`attend_causal`, in a local or a global layer."""
@@ -352,25 +341,6 @@ def _room(cache: Cache | None, sources: Sequence[Source]) -> int:
   # It leaves its trunk at one of its tokens, and does not outgrow the cache.
   trunks = sum(source.position.shape[-1] for source in sources)
   return trunks + cache.position_NRC.shape[-1]
-
-
-def _place(source: Source, position_NRT: jax.Array) -> jax.Array:
-  """Where queries stand in a source; a row's later trunks begin further on."""
-  first_NRT = source.first_NRT
-  return position_NRT if first_NRT is None else position_NRT + first_NRT
-
-
-def _through_window(
-  c: ModelConfig, source: Source, place_NRT, is_local
-) -> Source:
-  """A source as queries at these places see it through a layer's window."""
-  if is_local is None or is_local is False:
-    return source
-  window = jnp.where(is_local, c.sliding_window, _NO_WINDOW)
-  first_NRT = place_NRT - window + 1
-  if source.first_NRT is not None:
-    first_NRT = jnp.maximum(first_NRT, source.first_NRT)
-  return source._replace(first_NRT=first_NRT)
 
 
 class GatedMLP(Module):

@@ -19,10 +19,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from srl_jax.models import layers, lora
+from srl_jax.models import layers, lora, plans
 from srl_jax.models.config import LoraConfig, ModelConfig
 from srl_jax.models.key_values import KeyValues, trunk_source
-from srl_jax.ops import logprobs, tree_attention, trees
+from srl_jax.ops import decode_attention, logprobs, tree_attention, trees
+from srl_jax.ops.attention import Source
 from srl_jax.sharding import (
   ShardingRules,
   constrain,
@@ -128,7 +129,7 @@ class Transformer(nn.Module):
   def branch(
     self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache, column, start_NR
   ):
-    position_NRC = position_NRT
+    position_NRC, turn = position_NRT, None
     # How far each query may look, and from where on.
     limit_NR1, first_NR1 = branch_at_NR[..., None] - 1, None
     if start_NR is not None:
@@ -138,12 +139,19 @@ class Transformer(nn.Module):
       position_NRC = jax.lax.dynamic_update_slice_in_dim(
         cache.position, position_NRT, column, axis=2
       )
+      c = self.config
+      if decode_attention.is_chosen(
+        c.decode_kernel, device_kind(), c.head_width
+      ):
+        seen = Source(None, None, trunk.position, limit_NR1, first_NR1)
+        own = Source(None, None, position_NRC, position_NRT)
+        turn = plans.plan_turn(c, seen, own, position_NRT)
     x_NRTD, (k, v) = self._run(
       tokens_NRT,
       position_NRT,
       (trunk.position, limit_NR1, None, first_NR1),
       (position_NRC, column),
-      None,
+      turn,
       (trunk.k, trunk.v),
       cache and (cache.k, cache.v),
     )
@@ -193,7 +201,7 @@ class Transformer(nn.Module):
       labels.position_NT[:, None],
       None,
       None,
-      layers.plan_rows(self.config, labels),
+      plans.plan_rows(self.config, labels),
       None,
       None,
     )

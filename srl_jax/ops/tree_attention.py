@@ -37,7 +37,7 @@ from srl_jax.ops.attention import Scoring
 # by the compiler's cycle counts for v5e, if a third of a layer is attention.
 _SIZES = {512: 1.0, 640: 1.005, 768: 1.01, 384: 1.02, 256: 1.12, 128: 1.6}
 # On-chip memory that a kernel may take; every generation since v5 has more.
-_VMEM_BYTES = 60 * 2**20
+VMEM_BYTES = 60 * 2**20
 # The name of what the backward pass needs, for policies of remat.
 RESIDUALS = "tree_attention"
 
@@ -52,15 +52,25 @@ def is_chosen(kernel: str, device: str) -> bool:
   Raises:
     ValueError: "tree" is asked for and cannot run here.
   """
+  return suits(kernel, "tree", device, field="c.model.lane_kernel")
+
+
+def suits(kernel: str, own: str, device: str, *, field: str) -> bool:
+  """Whether a field asks for the kernel `own`, or leaves it to the device.
+
+  Raises:
+    ValueError: the kernel is asked for and cannot run here.
+  """
   is_old = re.match(r"TPU v[2-4]\b", device)
-  if kernel == "tree" and is_old:
+  if kernel == own and is_old:
     raise ValueError(
-      f"lane_kernel='tree' needs the on-chip memory of TPU v5 or later, and "
-      f"the device is {device!r}; set c.model.lane_kernel to 'auto' or 'plain'"
+      f"{field.rpartition('.')[2]}={own!r} needs the on-chip memory of TPU v5 "
+      f"or later, and the device is {device!r}; set {field} to 'auto' or "
+      "'plain'"
     )
   # Without a TPU they are interpreted: correct, but slow.
   is_tpu = device.startswith("TPU") and not is_old
-  return kernel == "tree" or (kernel == "auto" and is_tpu)
+  return kernel == own or (kernel == "auto" and is_tpu)
 
 
 def padded(tokens: int) -> int:
@@ -96,7 +106,7 @@ def plan(
   # Four arrays of a block of queries and two of keys come and go while the
   # kernel works on others; float32, if not less.
   queries = block * group * width * (4 * 2 * 4 + 4)
-  keys = max(block, (_VMEM_BYTES * 3 // 4 - queries) // (width * 2 * 2 * 4))
+  keys = max(block, (VMEM_BYTES * 3 // 4 - queries) // (width * 2 * 2 * 4))
   return trees.plan(
     labels, block=block, parts=-(-tokens // keys), window=window
   )
@@ -252,7 +262,7 @@ def _call(static, kernel, name, seen, *, arrays, outs, scratch):
     out_shape=[jax.ShapeDtypeStruct(*x) for _, *x in outs],
     compiler_params=pltpu.CompilerParams(
       dimension_semantics=("parallel", "parallel", "arbitrary"),
-      vmem_limit_bytes=_VMEM_BYTES,
+      vmem_limit_bytes=VMEM_BYTES,
     ),
     interpret=static.interpret,
     name=name,

@@ -30,12 +30,10 @@ LANES = 128
 # Finite, so that a query that sees nothing (padding) gives finite garbage.
 _MASKED = -1e30
 _LOG2E = math.log2(math.e)
-_dot = functools.partial(
-  jax.lax.dot_general, preferred_element_type=jnp.float32
-)
+dot = functools.partial(jax.lax.dot_general, preferred_element_type=jnp.float32)
 # The axes that a product sums over: columns of both, or columns and rows.
-_COLUMNS = (((1,), (1,)), ((), ()))
-_ROWS = (((1,), (0,)), ((), ()))
+COLUMNS = (((1,), (1,)), ((), ()))
+ROWS = (((1,), (0,)), ((), ()))
 
 
 class Static(NamedTuple):
@@ -88,7 +86,7 @@ def forward(static, _q, _k, flags, query, key, q, k, v, out, log_sum, *scratch):
 
     def body(h, queries):
       kv, row = jax.lax.div(h, static.group), pl.ds(h, 1)
-      logits, _ = _logits(static, _dot(keys[kv], queries, _COLUMNS))
+      logits, _ = over_log2(static.scoring, dot(keys[kv], queries, COLUMNS))
       if is_seen is not None:
         logits = jnp.where(is_seen, logits, _MASKED)
       old = top[row]
@@ -97,7 +95,7 @@ def forward(static, _q, _k, flags, query, key, q, k, v, out, log_sum, *scratch):
       shrink = jnp.exp2(old - new)
       top[row] = new
       total[row] = total[row] * shrink + weights.sum(0, keepdims=True)
-      mixed = _dot(values[kv], weights.astype(values.dtype), _ROWS)
+      mixed = dot(values[kv], weights.astype(values.dtype), ROWS)
       acc[h] = acc[h] * shrink + mixed
 
     _each_head(static, body, q)
@@ -161,17 +159,17 @@ def backward(
 
     def body(h, queries, grads):
       kv, row = jax.lax.div(h, static.group), pl.ds(h, 1)
-      logits, slope = _logits(static, _dot(keys[kv], queries, _COLUMNS))
+      logits, slope = over_log2(static.scoring, dot(keys[kv], queries, COLUMNS))
       weights = jnp.exp2(logits - log_sum[row])
       if is_seen is not None:
         weights = jnp.where(is_seen, weights, 0.0)
-      of_values[kv] += _dot(weights.astype(grads.dtype), grads, _ROWS)
-      of_logits = weights * (_dot(values[kv], grads, _COLUMNS) - shift[row])
+      of_values[kv] += dot(weights.astype(grads.dtype), grads, ROWS)
+      of_logits = weights * (dot(values[kv], grads, COLUMNS) - shift[row])
       if slope is not None:
         of_logits *= slope
       of_logits = of_logits.astype(keys.dtype)
-      of_keys[kv] += _dot(of_logits, queries, _ROWS)
-      acc[h] += _dot(turned[kv], of_logits, _ROWS)
+      of_keys[kv] += dot(of_logits, queries, ROWS)
+      acc[h] += dot(turned[kv], of_logits, ROWS)
 
     _each_head(static, body, q, grad)
     for g in range(static.together):
@@ -204,9 +202,11 @@ def _run(has, run, query, key):
   pl.when(has(trees.WHOLLY))(lambda: run(None))
 
 
-def _logits(static, product):
+def over_log2(
+  scoring: Scoring, product: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
   """Returns logits over log 2, and their slope by the cap, if there is one."""
-  scale, cap = static.scoring
+  scale, cap = scoring
   if not cap:
     return product * (scale * _LOG2E), None
   bent = jnp.tanh(product * (scale / cap))

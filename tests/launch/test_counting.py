@@ -3,6 +3,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from launch.tpu import counting
@@ -131,6 +132,21 @@ def test_earlier_branches_of_a_slot_have_mean_length():
   short = rollout(ONE, ONE, slots=1, mean=1.5)["decode"]
   # 4 turns for the last branch, and 2 x 1.5 instead of 2 x 4 before it.
   assert short.flops == pytest.approx(whole.flops * 7 / 12)
+
+
+def test_the_kernel_of_decoding_reads_what_branches_have():
+  plain = rollout(ONE, ONE, mean=2)["decode"]
+  ragged = rollout(ONE, ONE, mean=2, read=3)["decode"]
+  # In 4 turns 12 rows read 4 entries each, or in 2 of them 3.
+  entries = 4 * 12 * 4, 12 * 2 * 3
+  assert plain.flops - ragged.flops == -np.diff(entries) * 2 * 2 * 2 * 4 * 4
+  # Float32 logits and weights of 4 heads are each written and read.
+  logits = 4 * 12 * (6 + 4) * 4 * 2 * 2 * (4 + 4)
+  # Keys and values of 2 heads of 4, in 2 layers, and of 4 trunks of 6 in each
+  # turn; a head of the kernel is a register of 128 wide.
+  keys = [2 * 2 * 2 * 4 * (4 * 4 * 6 + x) for x in entries]
+  saved = logits + keys[0] * 4 - keys[1] * 128
+  assert plain.memory_bytes - ragged.memory_bytes == saved
 
 
 def test_a_turn_reads_weights_once_and_the_trunk_once_for_its_branches():

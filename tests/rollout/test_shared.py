@@ -79,6 +79,10 @@ def sampled(batches, model=MODEL, mesh=None, **changes):
   return [found[number] for number in numbers], slots.use, decoder
 
 
+def with_kernel(model, kernel):
+  return LanguageModel(dataclasses.replace(model.config, decode_kernel=kernel))
+
+
 def alone(trunks, model=MODEL):
   sampler = Sampler(
     model,
@@ -103,13 +107,16 @@ def assert_same(ours, theirs, atol=2e-5):
   )
 
 
+@pytest.mark.parametrize("kernel", ["plain", "ragged"])
 @pytest.mark.parametrize("window", [0, 5])
-def test_the_first_batch_has_the_samples_of_the_batch_sampler(window):
+def test_the_first_batch_has_the_samples_of_the_batch_sampler(window, kernel):
   # With a window, a layer counts positions in each trunk of a row.
   model = LanguageModel(
     dataclasses.replace(MODEL.config, sliding_window=window)
   )
-  [got, _], use, decoder = sampled([four_trunks(), OTHERS], model)
+  [got, _], use, decoder = sampled(
+    [four_trunks(), OTHERS], with_kernel(model, kernel)
+  )
   assert_same(got, alone(four_trunks(), model))
   assert len(set(got.length_NR.ravel().tolist())) > 5, "lengths differ"
   # The rows had several trunks at a time.
@@ -142,11 +149,18 @@ def test_batches_of_the_same_points_have_samples_of_their_own():
   assert same.mean() < 0.5
 
 
-def test_one_device_equals_eight():
-  meshes = small_mesh(), small_mesh(2, 2, 2)
+@pytest.mark.parametrize("kernel", ["plain", "ragged"])
+def test_one_device_equals_eight(kernel):
+  runs = (small_mesh(), "plain"), (small_mesh(2, 2, 2), kernel)
   one, eight = (
-    sampled([four_trunks(), OTHERS], mesh=mesh, rows=4, room=4)[0]
-    for mesh in meshes
+    sampled(
+      [four_trunks(), OTHERS],
+      with_kernel(MODEL, of_run),
+      mesh=mesh,
+      rows=4,
+      room=4,
+    )[0]
+    for mesh, of_run in runs
   )
   for ours, theirs in zip(one, eight, strict=True):
     assert_same(ours, theirs)
