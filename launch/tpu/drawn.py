@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from srl_jax.models import ModelConfig
-from srl_jax.ops import decode_attention, tree_attention, trees
+from srl_jax.ops import decode_plan, tree_attention, trees
 from srl_jax.update import packing
 from srl_jax.update.packing import PackShape, Spots
 
@@ -102,7 +102,7 @@ def entries_read(batch: Batch) -> float:
 
   It reads whole blocks.
   """
-  block = decode_attention.OWN
+  block = decode_plan.OWN
   whole_M, rest_M = batch.slots_M // block, batch.slots_M % block
   blocks_M = block * whole_M * (whole_M + 1) / 2 + rest_M * (whole_M + 1)
   return float(block * blocks_M.sum() / batch.slots_M.sum())

@@ -19,7 +19,12 @@ from flax import linen as nn
 from srl_jax.models import lora, plans, rotation
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.plans import Rows, Turn
-from srl_jax.ops import decode_attention, kernels, tree_attention
+from srl_jax.ops import (
+  decode_attention,
+  decode_plan,
+  kernels,
+  tree_attention,
+)
 from srl_jax.ops.attention import (
   Scoring,
   Source,
@@ -268,14 +273,14 @@ class Attention(Module):
       return decode_attention.attend(
         q_NBHME,
         *arrays[:4],
-        decode_attention.Plan(*arrays[4:]),
+        decode_plan.Plan(*arrays[4:]),
         scoring=_scoring(self.config),
         interpret=not device_kind().startswith("TPU"),
       )
 
     q_axes = ("batch", None, "kv_heads", None, None)
     kv_axes = ("batch", "kv_heads", None, None)
-    axes = (q_axes, *(kv_axes,) * 4, *decode_attention.PLAN_AXES)
+    axes = (q_axes, *(kv_axes,) * 4, *decode_plan.AXES)
     run = per_device(attend_slots, axes, q_axes, self.rules)
     plan = plans.of_layer(turn, is_local)
     out = run(q_NBTHME[:, :, 0], trunk.k, trunk.v, own.k, own.v, *plan)

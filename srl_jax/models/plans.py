@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from srl_jax.models.config import ModelConfig
-from srl_jax.ops import decode_attention, tree_attention, trees
+from srl_jax.ops import decode_plan, tree_attention, trees
 from srl_jax.ops.attention import Source
 
 # A window so long that it reaches beyond the start of every context.
@@ -36,8 +36,8 @@ class Rows(NamedTuple):
 class Turn(NamedTuple):
   """What the kernel needs to know of a turn of decoding; see `Rows`."""
 
-  whole: decode_attention.Plan
-  local: decode_attention.Plan | None
+  whole: decode_plan.Plan
+  local: decode_plan.Plan | None
 
 
 def plan_rows(c: ModelConfig, labels: trees.Labels) -> Rows:
@@ -68,7 +68,7 @@ def plan_turn(
   """
 
   def plan(is_local):
-    return decode_attention.plan(
+    return decode_plan.plan(
       of_trunk(c, trunk, position_NRT, is_local),
       of_branch(c, own, is_local),
       c.n_heads // c.n_kv_heads,

@@ -11,7 +11,7 @@ from launch.tpu.drawn import Lengths, Shape
 from launch.tpu.ideal import Ideal
 from launch.tpu.work import Layout
 from srl_jax.models import LoraConfig, ModelConfig
-from srl_jax.ops import decode_attention, trees
+from srl_jax.ops import decode_plan, trees
 from srl_jax.sharding import ShardingRules
 from srl_jax.update.packing import PackShape
 
@@ -50,7 +50,7 @@ def test_full_completions_fill_a_lane_each():
 def test_a_token_reads_whole_blocks_of_its_branch(monkeypatch):
   batch = drawn.draw(SHAPE, FULL)
   assert drawn.entries_read(batch) == 256
-  monkeypatch.setattr(decode_attention, "OWN", 4)
+  monkeypatch.setattr(decode_plan, "OWN", 4)
   # Of 11 tokens, 4 read a block, 4 read two and 3 read three.
   assert drawn.entries_read(batch) == 4 * (4 + 4 * 2 + 3 * 3) / 11
 

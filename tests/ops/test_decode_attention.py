@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srl_jax.ops import attention, decode_attention
+from srl_jax.ops import attention, decode_attention, decode_plan
 from srl_jax.ops.attention import Scoring, Source
 
 N, B, S, C = 3, 4, 44, 30
@@ -19,8 +19,8 @@ FLOAT32, BFLOAT16 = 1e-5, 2e-2
 @pytest.fixture(autouse=True)
 def _several_blocks(monkeypatch):
   """A trunk has three blocks and a cache four, the last not whole."""
-  monkeypatch.setattr(decode_attention, "TRUNK", 16)
-  monkeypatch.setattr(decode_attention, "OWN", 8)
+  monkeypatch.setattr(decode_plan, "TRUNK", 16)
+  monkeypatch.setattr(decode_plan, "OWN", 8)
 
 
 def turn(heads, dtype="float32", window=0, trunks=1):
@@ -81,7 +81,7 @@ def turn(heads, dtype="float32", window=0, trunks=1):
 
 @functools.partial(jax.jit, static_argnames="scoring")
 def attend(q, trunk, own, scoring):
-  plan = decode_attention.plan(trunk, own, q.shape[4])
+  plan = decode_plan.plan(trunk, own, q.shape[4])
   out = decode_attention.attend(
     *(q[:, :, 0], trunk.k, trunk.v, own.k, own.v, plan),
     scoring=scoring,
@@ -111,6 +111,19 @@ def test_the_kernel_is_plain_attention(heads, dtype, window, scoring, trunks):
     atol=FLOAT32 if dtype == "float32" else BFLOAT16,
   )
   assert not np.asarray(got)[is_idle_NB].any(), "idle slots get zeros"
+
+
+def test_many_slots_and_long_lists_take_several_rows_and_calls(monkeypatch):
+  q, trunk, own, _ = turn((2, 3, 16), trunks=2)
+  want, _ = attend(q, trunk, own, Scoring(0.3))
+  monkeypatch.setattr(decode_plan, "_SLOTS", 2)
+  # A group of two slots has 3 + 2 * 4 items; two groups go into a call.
+  monkeypatch.setattr(decode_attention, "_ITEMS", 25)
+  attend.clear_cache()
+  got, plan = attend(q, trunk, own, Scoring(0.3))
+  attend.clear_cache()
+  assert plan.flags_NI.shape == (6, 11)
+  np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("window", [0, 11])
