@@ -121,34 +121,32 @@ def _call(row, plan, q_NHQE, arrays, *, groups, scoring, interpret):
   """Runs the kernel on some rows, from number `row` on."""
   n, h, queries, e = q_NHQE.shape
   b = plan.bounds_N2B.shape[2]
-  lengths = arrays[1].shape[2], arrays[3].shape[2]
+  s, c = arrays[1].shape[2], arrays[3].shape[2]
+  trunk, own = min(decode_plan.TRUNK, s), min(decode_plan.OWN, c)
 
   def spec(shape, place):
     return pl.BlockSpec((None, *shape), place)
 
   heads = spec((h, queries, e), lambda n, i, *_: (n, 0, 0, 0))
   of_trunk = spec(
-    (h, decode_plan.TRUNK, e),
+    (h, trunk, e),
     lambda n, i, t, *_: (jax.lax.div(row + n, groups), 0, t[n, i], 0),
   )
   of_slot = spec(
-    (h, decode_plan.OWN, e),
+    (h, own, e),
     lambda n, i, t, x, j, *_: ((row + n) * b + x[n, i], 0, j[n, i], 0),
   )
   # Rows have unequal numbers of items.
   items = (plan.flags_NI > 0).sum(1).max()
   return pl.pallas_call(
-    functools.partial(_kernel, scoring, (queries // b, *lengths)),
+    functools.partial(_kernel, scoring, (queries // b, s, c)),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=5,
       grid=(n, items),
       in_specs=[
         spec((2, queries), lambda n, i, *_: (n, 0, 0)),
-        spec((1, decode_plan.TRUNK), lambda n, i, t, *_: (n, 0, t[n, i])),
-        spec(
-          (1, decode_plan.OWN),
-          lambda n, i, t, x, j, *_: (n * b + x[n, i], 0, j[n, i]),
-        ),
+        spec((1, trunk), lambda n, i, t, *_: (n, 0, t[n, i])),
+        spec((1, own), lambda n, i, t, x, j, *_: (n * b + x[n, i], 0, j[n, i])),
         heads,
         *(of_trunk, of_trunk, of_slot, of_slot),
       ],
@@ -235,7 +233,7 @@ def _kernel(
   @pl.when(has(OF_TRUNK))
   def _():
     first, limit = of_trunk[0, :][:, None], of_trunk[1, :][:, None]
-    is_there = _is_there(s, decode_plan.TRUNK, trunk_blocks[at])
+    is_there = _is_there(s, v.shape[1], trunk_blocks[at])
     seen = _is_seen(trunk_position, first, limit)
     add(slice(None), k, v, seen, is_there)
 
@@ -243,7 +241,7 @@ def _kernel(
   def _():
     slot, block = slots[at], own_blocks[at]
     first, limit = (bounds[at[0], i, slot] for i in range(2))
-    is_there = _is_there(c, decode_plan.OWN, block)
+    is_there = _is_there(c, own_v.shape[1], block)
     seen = _is_seen(own_position, first, limit)
     queries = pl.ds(pl.multiple_of(slot * rows, rows), rows)
     add(queries, own_k, own_v, seen, is_there)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from srl_jax.ops.attention import Source, is_visible
 
-# Positions of a block: of a trunk, and of a branch, which ends within one.
+# Positions of a block: of a trunk, and of a branch, which ends within one. What
+# is shorter is one block.
 TRUNK, OWN = 512, 256
 # Slots that are computed together: what fits into on-chip memory with many wide
 # heads.
@@ -78,8 +79,9 @@ def plan(trunk: Source, own: Source, group: int) -> Plan:
   trunk = trunk._replace(limit_NRT=jnp.where(is_idle_NB1, -1, trunk.limit_NRT))
   trunk, own = _in_groups(trunk, own)
   n, b, _ = own.position.shape
-  is_some_NJ = _blocks(is_visible(trunk)[:, :, 0].any(1), TRUNK)
-  is_some_NBJ = _blocks(is_visible(own)[:, :, 0], OWN)
+  sizes = min(TRUNK, trunk.position.shape[1]), min(OWN, own.position.shape[2])
+  is_some_NJ = _blocks(is_visible(trunk)[:, :, 0].any(1), sizes[0])
+  is_some_NBJ = _blocks(is_visible(own)[:, :, 0], sizes[1])
   kinds, blocks = is_some_NJ.shape[1], is_some_NBJ.shape[2]
   is_own_NJ = is_some_NBJ.reshape(n, -1)
   is_some_NI = jnp.concatenate([is_some_NJ, is_own_NJ], axis=1)
@@ -112,8 +114,8 @@ def plan(trunk: Source, own: Source, group: int) -> Plan:
     integers(flags_NI),
     _bounds(own, n, b),
     jnp.repeat(_bounds(trunk, n, b), rows, axis=2),
-    _whole(trunk.position, TRUNK, -1),
-    _whole(own.position, OWN, -1),
+    _whole(trunk.position, sizes[0], -1),
+    _whole(own.position, sizes[1], -1),
   )
 
 

@@ -126,6 +126,19 @@ def test_many_slots_and_long_lists_take_several_rows_and_calls(monkeypatch):
   np.testing.assert_array_equal(got, want)
 
 
+def test_what_is_shorter_than_a_block_is_one(monkeypatch):
+  monkeypatch.setattr(decode_plan, "TRUNK", 512)
+  monkeypatch.setattr(decode_plan, "OWN", 256)
+  q, trunk, own, is_idle_NB = turn((2, 3, 16))
+  attend.clear_cache()
+  got, plan = attend(q, trunk, own, Scoring(0.3))
+  attend.clear_cache()
+  assert plan.flags_NI.shape == (N, 1 + B)
+  assert plan.position_NS.shape == (N, S)
+  want = attention.attend(q, [trunk, own], scoring=Scoring(0.3))[:, :, 0]
+  np.testing.assert_allclose(got[~is_idle_NB], want[~is_idle_NB], atol=FLOAT32)
+
+
 @pytest.mark.parametrize("window", [0, 11])
 def test_what_no_slot_sees_is_not_read(window):
   q, trunk, own, is_idle_NB = turn((2, 3, 16), window=window)
