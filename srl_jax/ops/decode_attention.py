@@ -196,7 +196,7 @@ def _kernel(
   total,
 ):
   """Adds one block to the results of its row."""
-  rows, s, c = sizes
+  heads, s, c = sizes
   at = pl.program_id(0), pl.program_id(1)
   has = lambda flag: (flags[at] & flag) != 0  # noqa: E731
 
@@ -243,7 +243,7 @@ def _kernel(
     first, limit = (bounds[at[0], i, slot] for i in range(2))
     is_there = _is_there(c, own_v.shape[1], block)
     seen = _is_seen(own_position, first, limit)
-    queries = pl.ds(pl.multiple_of(slot * rows, rows), rows)
+    queries = pl.ds(pl.multiple_of(slot * heads, heads), heads)
     add(queries, own_k, own_v, seen, is_there)
 
   @pl.when(has(LAST))

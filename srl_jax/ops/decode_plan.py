@@ -82,7 +82,7 @@ def plan(trunk: Source, own: Source, group: int) -> Plan:
   sizes = min(TRUNK, trunk.position.shape[1]), min(OWN, own.position.shape[2])
   is_some_NJ = _blocks(is_visible(trunk)[:, :, 0].any(1), sizes[0])
   is_some_NBJ = _blocks(is_visible(own)[:, :, 0], sizes[1])
-  kinds, blocks = is_some_NJ.shape[1], is_some_NBJ.shape[2]
+  of_trunk, of_slot = is_some_NJ.shape[1], is_some_NBJ.shape[2]
   is_own_NJ = is_some_NBJ.reshape(n, -1)
   is_some_NI = jnp.concatenate([is_some_NJ, is_own_NJ], axis=1)
   count_N1 = is_some_NI.sum(1, keepdims=True)
@@ -92,12 +92,12 @@ def plan(trunk: Source, own: Source, group: int) -> Plan:
   item_NI = jnp.take_along_axis(
     order_NI, jnp.minimum(place_I, last_place_N1), axis=1
   )
-  is_trunk_NI = item_NI < kinds
-  own_NI = jnp.maximum(item_NI - kinds, 0)
-  # The first item of a slot follows those of the trunk and is fetched early.
+  is_trunk_NI = item_NI < of_trunk
+  own_NI = jnp.maximum(item_NI - of_trunk, 0)
+  # While the trunk is read, the first block of a slot is fetched already.
   own_NI = jnp.where(is_trunk_NI, is_own_NJ.argmax(1)[:, None], own_NI)
   last_N1 = jnp.max(
-    jnp.where(is_some_NJ, jnp.arange(kinds), 0), axis=1, keepdims=True
+    jnp.where(is_some_NJ, jnp.arange(of_trunk), 0), axis=1, keepdims=True
   )
   is_item_NI = place_I < count_N1
   flags_NI = jnp.where(is_trunk_NI, OF_TRUNK, OF_SLOT)
@@ -105,15 +105,15 @@ def plan(trunk: Source, own: Source, group: int) -> Plan:
   flags_NI = jnp.where(is_item_NI, flags_NI, 0)
   flags_NI += FIRST * (place_I == 0)
   flags_NI += LAST * (place_I == last_place_N1)
-  rows = -(-group // _ROWS) * _ROWS
+  heads = -(-group // _ROWS) * _ROWS
   integers = lambda x: x.astype(jnp.int32)  # noqa: E731
   return Plan(
     integers(jnp.where(is_trunk_NI, item_NI, last_N1)),
-    integers(own_NI // blocks),
-    integers(own_NI % blocks),
+    integers(own_NI // of_slot),
+    integers(own_NI % of_slot),
     integers(flags_NI),
     _bounds(own, n, b),
-    jnp.repeat(_bounds(trunk, n, b), rows, axis=2),
+    jnp.repeat(_bounds(trunk, n, b), heads, axis=2),
     _whole(trunk.position, sizes[0], -1),
     _whole(own.position, sizes[1], -1),
   )
