@@ -16,7 +16,9 @@ import json
 import os
 import pathlib
 import random
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 from unittest import mock
@@ -27,7 +29,7 @@ import ml_collections
 import numpy as np
 
 from srl_jax import config as config_lib
-from srl_jax import sharding
+from srl_jax import sharding, stopping
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import compilation, tiny
@@ -295,6 +297,16 @@ def _identity(leaf: Any) -> Any:
   if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
     return leaf.shape, leaf.dtype, leaf.sharding
   return leaf
+
+
+def terminate() -> None:
+  """Asks this process to stop, as an event; returns when it was heard.
+
+  If another test began to listen, a thread hears it, at a time of its own.
+  """
+  os.kill(os.getpid(), signal.SIGTERM)
+  while stopping._State.is_listening and not stopping._State.asked:
+    time.sleep(0.001)
 
 
 @contextlib.contextmanager

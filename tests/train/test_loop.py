@@ -6,7 +6,6 @@ import dataclasses
 import io
 import os
 import re
-import signal
 import types
 
 import jax
@@ -35,10 +34,6 @@ def cut():
   raise PowerCutError
 
 
-def terminate():
-  os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.fixture(scope="module")
 def pieces(runs):
   """The run `whole` once more, interrupted wherever that may matter."""
@@ -48,11 +43,11 @@ def pieces(runs):
     # Saved at 8; goes on from there.
     ("sft", 9, cut, PowerCutError),
     # Not due for saving.
-    ("sft", 10, terminate, train.Stopped),
+    ("sft", 10, experiment.terminate, train.Stopped),
     # The stage ends with this step.
-    ("sft", 15, terminate, train.Stopped),
+    ("sft", 15, experiment.terminate, train.Stopped),
     ("srl", 3, cut, PowerCutError),
-    ("srl", 2, terminate, train.Stopped),
+    ("srl", 2, experiment.terminate, train.Stopped),
   ):
     with pytest.raises(error) as caught:
       runs.run(

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """RL on outcomes of episodes: what is trained on, skipped, and resumed."""
 
-import os
-import signal
-
 import jax
 import numpy as np
 import pytest
@@ -103,16 +100,13 @@ def test_the_memory_of_sampling_and_update_is_planned(
 def test_stopped_and_resumed_it_ends_with_the_same_bits(
   runs, whole, through, tmp_path
 ):
-  def terminate():
-    os.kill(os.getpid(), signal.SIGTERM)
-
   outcome = experiment.Outcome(tmp_path / "pieces")
   with pytest.raises(loop.Stopped):
     train(
       runs,
       whole,
       outcome.workdir,
-      events={("rlvr", 1): terminate},
+      events={("rlvr", 1): experiment.terminate},
       outcome=outcome,
     )
   train(runs, whole, outcome.workdir, outcome=outcome)

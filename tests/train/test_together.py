@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs whose rounds share slots: exact resume, programs, refused settings."""
 
-import os
-import signal
-
 import jax
 import numpy as np
 import pytest
@@ -20,10 +17,6 @@ class PowerCutError(Exception):
 
 def cut():
   raise PowerCutError
-
-
-def terminate():
-  os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +65,7 @@ def test_stopped_anywhere_such_a_run_ends_with_the_same_bits(
   outcome = experiment.Outcome(runs.folder / "together_pieces")
   for step, event, error in (
     # Saved at 2 and 3; goes on from there.
-    (2, terminate, train.Stopped),
+    (2, experiment.terminate, train.Stopped),
     (3, cut, PowerCutError),
   ):
     with pytest.raises(error):
