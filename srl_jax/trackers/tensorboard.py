@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorBoard event files, written by the library tensorboardX."""
+"""TensorBoard event files, made with the library tensorboardX."""
 
 from __future__ import annotations
 
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,12 +14,16 @@ from srl_jax.mirror import Mirror
 from srl_jax.optional import needed_for
 from srl_jax.trackers.tracker import binned, markdown
 
-# More than a run has.
-_EVENTS_OF_A_FILE = 2**24
+# How long events may wait before who watches the folder sees them.
+_FLUSH_S = 30.0
 
 
 class TensorBoard:
-  """Writes event files into a folder, a new file per stage and attempt."""
+  """Writes event files into a folder, a new file per stage and attempt.
+
+  Not with tensorboardX's SummaryWriter: its thread may not have written what
+  `flush` should have, and a run whose disk is full would wait for it for ever.
+  """
 
   def __init__(self, folder: pathlib.Path):
     """Writes nothing yet.
@@ -28,30 +33,36 @@ class TensorBoard:
     """
     with needed_for("Event files for TensorBoard", "tensorboardX"):
       import tensorboardX
-    self._make, self._folder = tensorboardX.SummaryWriter, folder
+    self._library, self._folder = tensorboardX, folder
     self._writer: Any = None
+    self._files, self._flushed_s = 0, 0.0
     self._mirror: Mirror | None = None
 
   def begin(self, first_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     del rows  # They are in the files of earlier stages and attempts.
     self._end_file()
     self._mirror = self._mirror or Mirror(self._folder, self._flush)
-    # Readers drop what earlier files have of this step and later ones.
-    self._writer = self._make(
-      str(self._mirror.folder),
-      purge_step=first_step,
-      # A full queue is waited for, and for ever if its reader has ended.
-      max_queue=_EVENTS_OF_A_FILE,
+    self._writer = self._library.event_file_writer.EventsWriter(
+      # The library tells files apart by the second in which they begin.
+      str(self._mirror.folder / "events"),
+      filename_suffix=f".{self._files}",
     )
+    self._files += 1
+    # Readers drop what earlier files have of this step and later ones.
+    event_pb2 = self._library.proto.event_pb2
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    self._write(first_step, session_log=start)
+    self._flush()
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    self._check_alive()
     for name, value in values.items():
-      self._writer.add_scalar(name, value, step)
+      self._write(step, summary=self._library.summary.scalar(name, value))
+    if time.monotonic() - self._flushed_s > _FLUSH_S:
+      self._flush()
 
   def histogram(self, step: int, name: str, values: np.ndarray) -> None:
     counts, edges = binned(values)
-    self._writer.add_histogram_raw(
+    summary = self._library.summary.histogram_raw(
       name,
       min=values.min(),
       max=values.max(),
@@ -60,28 +71,27 @@ class TensorBoard:
       sum_squares=np.square(values).sum(),
       bucket_limits=edges[1:],
       bucket_counts=counts,
-      global_step=step,
     )
+    self._write(step, summary=summary)
 
   def texts(
     self, step: int, name: str, rows: Sequence[Mapping[str, Any]]
   ) -> None:
-    self._writer.add_text(name, markdown(rows), step)
+    text = self._library.summary.text(name, markdown(rows))
+    self._write(step, summary=text)
 
   def close(self) -> None:
     self._end_file()
     if self._mirror:
       self._mirror.close()
 
-  def _check_alive(self) -> None:
-    """Raises OSError if the thread that writes events has ended."""
-    events = self._writer.file_writer.event_writer
-    if not events._worker.is_alive():
-      self._writer.flush()  # Says why, as a rule.
-      raise OSError("event files cannot be written")
+  def _write(self, step: int, **content: Any) -> None:
+    event = self._library.proto.event_pb2.Event
+    self._writer.write_event(event(wall_time=time.time(), step=step, **content))
 
   def _flush(self) -> None:
     if self._writer:
+      self._flushed_s = time.monotonic()
       self._writer.flush()
 
   def _end_file(self) -> None:

@@ -275,3 +275,11 @@ def test_a_run_shows_what_its_metrics_sum_up(whole):
   assert sorted(texts) == sorted(
     trained + [(i, "valid") for i in range(16, 22)]
   )
+
+
+def test_event_files_of_the_same_second_are_two(tmp_path):
+  board = TensorBoard(tmp_path)
+  for step in range(2):
+    board.begin(step, [])
+  board.close()
+  assert len(list(tmp_path.iterdir())) == 2
