@@ -2,7 +2,7 @@
 """Agents that repair small repositories: what does each way of training teach?
 
 Everything ships with the package: repositories, experts, tokenizer, and a
-student of 0.28M parameters that was taught a bad habit (docs/lookup.md). No
+student of 0.36M parameters that was taught a bad habit (docs/lookup.md). No
 preset needs a file or an accelerator. The table at the end says how many
 held-out repositories the student repairs, turn by turn, its actions executed.
 
@@ -10,8 +10,8 @@ Presets (`--config=experiments/lookup.py:NAME`):
 
   srl           SRL: the action's similarity to the expert's (the default).
   exact         The reward is 1 for the expert's action and 0 for any other.
-  effect        The reward is 1 for an action that does what the expert's does
-                when it is executed, and 0 for any other.
+  effect        The reward is 1 for an action that, executed, brings the repair
+                as far as the expert's does, and 0 for any other.
   rejection     SFT on the student's own samples whose action is the expert's,
                 drawn anew at each update step.
   srl_rlvr      SRL as in srl, then RL on outcomes: episodes that repair the
@@ -39,6 +39,7 @@ def get_config(argument=None):
   c.stages = ("sft",) if preset.startswith("sft") else ("srl",)
   if preset == "srl_rlvr":
     c.stages = ("srl", "rlvr")
+  c.model.n_layers = 4
   c.weights = "embedded_lookup"
   c.tokenizer.kind = "sentencepiece"
   c.tokenizer.path = "embedded_lookup"
@@ -46,12 +47,12 @@ def get_config(argument=None):
   c.data.train_size = 1000
   c.data.valid_size = 48
   c.data.test_size = 200
-  c.srl.update_steps = 240
+  c.srl.update_steps = 60
   c.srl.groups_per_batch = 32
   c.srl.validate_every = 20
   c.srl.optim.learning_rate = 2e-4
   c.srl.sampling.trunks_per_round = 8
-  c.srl.sampling.max_new_tokens = 32
+  c.srl.sampling.max_new_tokens = 40
   c.srl.trunks_per_micro_batch = 4
   if preset in ("exact", "rejection"):
     c.srl.reward.function = f"{REWARDS}:same_action"
@@ -67,11 +68,11 @@ def get_config(argument=None):
   c.rlvr.validate_every = 10
   c.rlvr.dynamic_sampling.max_rounds = 4
   c.rlvr.sampling.trunks_per_round = 16
-  c.rlvr.sampling.max_new_tokens = 32
+  c.rlvr.sampling.max_new_tokens = 40
   c.rlvr.trunks_per_micro_batch = 16
   c.rlvr.lanes_per_branch = 0.25
   c.rlvr.optim.learning_rate = 1e-4
-  c.sft.update_steps = 100
+  c.sft.update_steps = 240
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 8
   c.sft.trunks.include_thoughts = preset == "sft_thoughts"
@@ -80,7 +81,7 @@ def get_config(argument=None):
   c.evaluate.modes = ("turns",)
   c.evaluate.samples = 4
   c.evaluate.max_turns = 16
-  c.evaluate.max_turn_tokens = 32
+  c.evaluate.max_turn_tokens = 40
   c.evaluate.rows_per_batch = 200
   c.log_every = 5
   config.override(c, overrides)

@@ -5,7 +5,12 @@ import collections
 
 import pytest
 
-from srl_jax.domains.lookup import LOOKUP, LookupEnvironment, experts
+from srl_jax.domains.lookup import (
+  LOOKUP,
+  LookupEnvironment,
+  experts,
+  rewards,
+)
 from srl_jax.domains.lookup.experts import (
   HARD_BUGS,
   HARD_CALL,
@@ -16,11 +21,13 @@ from srl_jax.domains.lookup.experts import (
   solve,
 )
 from srl_jax.domains.lookup.repository import (
+  KEYS,
   VALUES,
   Interpreter,
   Repository,
   draw,
 )
+from srl_jax.rollout.scoring import reward_context
 
 
 def play(trajectory, actions):
@@ -59,15 +66,15 @@ def test_a_trace_shows_name_argument_finding_and_documentation():
     right={"a": "xwyz", "b": "wzxy"},
     documented={"a": "x", "b": "z"},
   )
-  assert repository.problem == "awyz"
+  assert repository.problem == "aWyz"
   steps = [
     (s.thought, s.text, s.observation) for s in solve(repository, "read")
   ]
   assert steps == [
-    ("a", "?a", "bwxxwyyzz.x"),
-    ("b", "?b", "-wwxyyxzz.z"),
-    ("awxxbxyz", "b=xz", "-"),
-    ("!", "!", "z"),
+    ("a", "?a", "bWxXwYyZz.x"),
+    ("b", "?b", "-WwXyYxZz.z"),
+    ("aWxxbXyz", "b=Xz", "-"),
+    ("aWxxbXzz!", "!", "z"),
     ("zz", ".", "."),
   ]
   # The repair of the issue leaves another wrong entry: z and y are exchanged.
@@ -75,6 +82,28 @@ def test_a_trace_shows_name_argument_finding_and_documentation():
   for _, action, _ in steps:
     shell.step(action)
   assert not shell.solved()
+
+
+def test_a_reward_by_effect_takes_any_repair_and_nothing_else():
+  trajectory = next(
+    t for t in generate("train", 40) if t.metadata["style"] == "read"
+  )
+  texts = [step.text for step in trajectory.steps]
+  first, second = (i for i, text in enumerate(texts) if "=" in text)
+
+  def reward(step, action):
+    context = reward_context(trajectory, step)
+    return rewards.same_effect(action, texts[step], context=context)
+
+  assert all(reward(i, f" {text}\n") == 1 for i, text in enumerate(texts))
+  assert reward(first, texts[second]) == 1
+  # That entry is right by then.
+  assert reward(second, texts[first]) == 0
+  wrong = next(v for v in VALUES if v != texts[first][-1])
+  assert reward(first, texts[first][:-1] + wrong) == 0
+  assert reward(first, "!") == reward(first, "?a") == reward(first, "") == 0
+  assert reward(len(texts) - 1, "!") == 0
+  assert rewards.same_action(texts[second], texts[first]) == 0
 
 
 def test_a_repository_that_is_not_submitted_is_not_solved():
@@ -86,7 +115,8 @@ def test_a_repository_that_is_not_submitted_is_not_solved():
 
 
 @pytest.mark.parametrize(
-  "action", ["", "?", "?z", "??a", "a=wxy", "a=1w", "a=w1", "rm", "! ", "é"]
+  "action",
+  ["", "?", "?z", "??a", "a=Wxy", "a=1w", "a=W1", "a=wx", "a=WX", "! ", "é"],
 )
 def test_what_is_no_action_is_answered_and_changes_nothing(action):
   repository = draw("train", 0, 0, HARD_CALL, (1, 3))
@@ -106,11 +136,22 @@ def test_guesses_hardly_ever_repair_a_hard_repository():
     assert not environment.solved()
     for place in range(2):
       name = repository.call[(number + place * 2) % HARD_CALL]
-      key = VALUES[(number + place) % 4]
+      key = KEYS[(number + place) % 4]
       environment.step(f"{name}={key}{repository.documented[name]}")
     environment.step(".")
     solved += environment.solved()
   assert solved / len(trajectories) < 0.03
+
+
+def test_writing_all_that_is_documented_repairs_without_a_look_at_tables():
+  for trajectory in generate("valid", 20):
+    repository = Repository.from_json(trajectory.metadata["repository"])
+    actions, argument = [], repository.argument
+    for name in repository.call:
+      value = repository.documented[name]
+      actions.append(f"{name}={argument.upper()}{value}")
+      argument = value
+    assert play(trajectory, [*actions, "."])[0].solved()
 
 
 def test_no_repository_is_in_two_splits():

@@ -4,6 +4,7 @@
 from srl_jax.domains.draws import Draws
 from srl_jax.domains.lookup.experts import HARD_BUGS, HARD_CALL
 from srl_jax.domains.lookup.repository import (
+  KEYS,
   VALUES,
   Interpreter,
   draw,
@@ -27,7 +28,7 @@ def test_python_gives_what_the_interpreter_gives():
         modules = files(repository, shell.tables)
         assert run(sandbox, modules) == shell.step("!")[0] + "\n"
         name = draws.choice(repository.call)
-        shell.step(f"{name}={draws.choice(VALUES)}{draws.choice(VALUES)}")
+        shell.step(f"{name}={draws.choice(KEYS)}{draws.choice(VALUES)}")
   # Not the same answer throughout.
   assert len(given) > 1
 

@@ -7,19 +7,21 @@ gives and what it should give: two entries that the call reads are wrong. The
 documentation of each function says what it should find in that call. Actions
 are terse, so that a step costs few tokens:
 
-  ?b      looks at `b`. Observation "cwzxyyxzw.q": `b` passes on to `c`, its
-          table is w->z, x->y, y->x, z->w, and it should find q.
-  b=wq    edits `b`, which now finds q for w. Observation "-".
+  ?b      looks at `b`. Observation "cWzXyYxZw.x": `b` passes on to `c`, its
+          table is w->z, x->y, y->x, z->w, and it should find x.
+  b=Wx    edits `b`, which now finds x for w. Observation "-".
   !       runs the call of the issue. Observation: what it gives.
   .       submits. The episode ends.
 
 Any other action has the observation "E". Hidden tests compare every entry of
 every function. `files` writes the same repository as Python files.
 
+A value is a capital where it is an argument.
+
 Three styles of experts repair each repository, so that more than one action is
-often valid. Their thought before an edit traces the call, function by
-function: name, argument, what the table gives, what it should give. They look
-at every function of the call before the first edit.
+often valid. They look at every function of the call before the first edit.
+Their thought before an edit traces the call from its first function on: name,
+argument, what the table gives, what it should give.
 
 Splits share no repository: a hash decides the only split in which one may
 appear. Everything follows from (split, seed, index) through SHA-512.

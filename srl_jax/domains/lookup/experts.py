@@ -43,14 +43,13 @@ class _Expert:
     for name in self.repository.call:
       self.do(name, f"?{name}")
 
-  def trace(self, first: int, last: int) -> tuple[str, list[int]]:
-    """Traces the places first..last-1; returns (thought, wrong places)."""
+  def trace(self) -> tuple[str, list[int]]:
+    """Traces the call; returns (thought, wrong places)."""
     repository, thought, wrong = self.repository, "", []
-    for place in range(first, last):
-      name = repository.call[place]
+    for place, name in enumerate(repository.call):
       argument = self.argument(place)
       value = found(self.shell.tables[name], argument)
-      thought += name + argument + value + repository.documented[name]
+      thought += name + argument.upper() + value + repository.documented[name]
       if value != repository.documented[name]:
         wrong.append(place)
     return thought, wrong
@@ -63,7 +62,7 @@ class _Expert:
   def edit(self, thought: str, place: int) -> None:
     name = self.repository.call[place]
     value = self.repository.documented[name]
-    self.do(thought, f"{name}={self.argument(place)}{value}")
+    self.do(thought, f"{name}={self.argument(place).upper()}{value}")
 
 
 def solve(repository: Repository, style: Style) -> tuple[Step, ...]:
@@ -76,23 +75,22 @@ def solve(repository: Repository, style: Style) -> tuple[Step, ...]:
       order and runs the call at the end; "backward" edits from the last
       function to the first and runs the call at the end.
   """
-  expert, length = _Expert(repository), len(repository.call)
+  expert = _Expert(repository)
   wanted = repository.problem[-1]
   if style == "reproduce":
     expert.do("!", "!")
   expert.look_through()
-  first, last = 0, length
   while True:
-    thought, wrong = expert.trace(first, last)
+    # From the first function each time: nothing that the student is shown
+    # says in which direction an expert edits.
+    thought, wrong = expert.trace()
     if not wrong:
       break
     if style == "backward":
-      last = wrong[-1]
-      expert.edit(thought, last)
+      expert.edit(thought, wrong[-1])
     else:
       # Four characters for each function, up to the first wrong one.
-      expert.edit(thought[: 4 * (wrong[0] + 1 - first)], wrong[0])
-      first = wrong[0] + 1
+      expert.edit(thought[: 4 * (wrong[0] + 1)], wrong[0])
     if style == "reproduce" and expert.do("!", "!") == wanted:
       thought = ""
       break
@@ -143,8 +141,8 @@ def _trajectory(
 class PretrainingConfig:
   """How well, and how badly, the student is taught before SRL.
 
-  Easy issues pass through one to four functions and have one or two wrong
-  entries anywhere; the student sees them repaired. In a hard issue, each edit
+  Easy issues pass through one to four functions, of which any number has a
+  wrong entry; the student sees them repaired. In a hard issue, each edit
   traces the call to its end with probability `finish_probability`. Otherwise
   the thought stops after the first function of the trace, and the edit writes
   the entry that this function has already; then the student runs the call and
@@ -178,8 +176,7 @@ def pretraining_examples(
     style = draws.choice(STYLES)
     if draws.chance(config.easy_fraction):
       kind, length = "easy", 1 + draws.below(HARD_CALL - 1)
-      number = 1 + draws.below(2) if length > 1 else 1
-      places = draws.sample("0123"[:length], number)
+      places = draws.sample("0123"[:length], 1 + draws.below(length))
       bugs = tuple(sorted(map(int, places)))
     else:
       kind, length, bugs = "hard", HARD_CALL, draws.choice(HARD_BUGS)

@@ -11,6 +11,7 @@ from srl_jax.domains.draws import Draws
 from srl_jax.domains.registers import Split, split_of
 
 VALUES = "wxyz"
+KEYS = VALUES.upper()  # A value as an argument, or in front of its entry.
 NAMES = "abcdefghijkl"
 FUNCTIONS = 6
 
@@ -37,9 +38,9 @@ class Repository:
 
   @property
   def problem(self) -> str:
-    """The issue: "bwzq" says that b(w) gives z, and q would be right."""
-    got = execute(self, self.tables)
-    return self.call[0] + self.argument + got + self.documented[self.call[-1]]
+    """The issue: "bWzy" says that b(w) gives z, and y would be right."""
+    got, wanted = execute(self, self.tables), self.documented[self.call[-1]]
+    return self.call[0] + self.argument.upper() + got + wanted
 
   @property
   def text(self) -> str:
@@ -84,7 +85,7 @@ def execute(repository: Repository, tables: Mapping[str, str]) -> str:
 
 def look(repository: Repository, tables: Mapping[str, str], name: str) -> str:
   """Returns what a look at a function shows."""
-  pairs = zip(VALUES, tables[name], strict=True)
+  pairs = zip(KEYS, tables[name], strict=True)
   table = "".join(key + value for key, value in pairs)
   return f"{repository.passes_to[name]}{table}.{repository.documented[name]}"
 
@@ -144,16 +145,25 @@ class Interpreter:
         return execute(self.repository, self.tables), False
       case ["?", name] if name in self.tables:
         return look(self.repository, self.tables, name), False
-      case [name, "=", argument, value] if (
-        name in self.tables and argument in VALUES and value in VALUES
+      case [name, "=", key, value] if (
+        name in self.tables and key in KEYS and value in VALUES
       ):
-        self.tables[name] = edited(self.tables[name], argument, value)
+        self.tables[name] = edited(self.tables[name], key.lower(), value)
         return "-", False
     return "E", False
 
+  def wrong_entries(self) -> int:
+    """Returns how many entries differ from the right ones."""
+    right = self.repository.right
+    return sum(
+      is_value != should_be
+      for name, table in self.tables.items()
+      for is_value, should_be in zip(table, right[name], strict=True)
+    )
+
   def solved(self) -> bool:
     """Whether the work is submitted and every entry is right."""
-    return self.is_submitted and self.tables == self.repository.right
+    return self.is_submitted and not self.wrong_entries()
 
 
 def _draw(draws: Draws, length: int, bugs: tuple[int, ...]) -> Repository:

@@ -13,12 +13,11 @@ def same_action(action: str, target: str) -> float:
 
 
 def same_effect(action: str, target: str, *, context: RewardContext) -> float:
-  """Returns 1 if the action does what the expert's does, else 0.
+  """Returns 1 if the action brings the repair as far as the expert's, else 0.
 
-  Both are executed in the state that the expert's earlier steps have led to. An
-  edit is judged by the tables that it leaves, any other action by what it
-  shows. So a second look at the same function is not wrong for being second,
-  and an edit that changes nothing is as good as no other.
+  Both are executed in the state that the expert's earlier steps have led to.
+  They must leave as many wrong entries behind, and show the same. So an edit
+  that repairs another wrong entry than the expert's is as good.
   """
   effects = []
   for last in (action, target):
@@ -27,5 +26,5 @@ def same_effect(action: str, target: str, *, context: RewardContext) -> float:
     for step in context.steps:
       shell.step(step.text)
     observation, _ = shell.step(last.strip())
-    effects.append((shell.tables, observation, shell.is_submitted))
+    effects.append((shell.wrong_entries(), observation, shell.is_submitted))
   return float(effects[0] == effects[1])
