@@ -4,9 +4,10 @@
   python -m launch.compile --config=experiments/math.py:qwen2_5_7b \
     --topology=v5e:8x8
 
-Any machine with the `tpu` extra will do. The experiment's data, tokenizer and
-weights are not read. --config.key=value tries out another value of a field.
-The exit status is 0 if every program fits, else 1.
+Any machine with the `tpu` extra will do. The stages that sample are compiled,
+or SFT if it is alone. The experiment's data, tokenizer and weights are not
+read. --config.key=value tries out another value of a field. The exit status is
+0 if every program fits, else 1.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   parser = argparse.ArgumentParser(
     prog="python -m srl_jax compile",
-    description="Compiles an experiment's RL stages for a TPU topology.",
+    description="Compiles an experiment's stages for a TPU topology.",
     # No abbreviations: load_config refuses every flag that is not known.
     allow_abbrev=False,
   )
@@ -82,12 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   jax.config.update("jax_platforms", "cpu")
   try:
     config = srl_main.load_config(options.config, overrides)
-    stages = [stage for stage in config.stages if stage != "sft"]
-    if not stages:
-      raise ValueError(
-        f"{options.config} has the stages {config.stages}; only those that "
-        "sample (srl, rlvr) are compiled here"
-      )
+    sampling = [stage for stage in config.stages if stage != "sft"]
     fits = [
       projection.report(
         config,
@@ -100,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         mean=options.mean_tokens,
         write=lambda line: print(line, flush=True),
       )
-      for stage in stages
+      for stage in sampling or config.stages
     ]
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds an RL stage for TPUs without having any, and without its data.
+"""Builds a stage for TPUs without having any, and without its data.
 
 The TPU compiler in libtpu needs no TPU. The stage is built on a mesh of
 described devices and plans its programs as in any run; the array widths come
@@ -27,6 +27,7 @@ from srl_jax.rollout import scoring
 from srl_jax.train.memory import bytes_per_device
 from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
+from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import Run, StageData
 
 # Without these, libtpu would ask a TPU machine's metadata server in vain, and
@@ -73,13 +74,13 @@ def widths(
 
   Args:
     config: config of the run.
-    stage: "srl" or "rlvr".
+    stage: "sft", "srl" or "rlvr".
     stem_tokens: number of given tokens at the head of a branch.
     target_chars: length of the longest expert step in characters.
 
   Raises:
     ValueError: a limit is missing, so that a width depends on the data, or the
-      stage samples episodes.
+      stage samples episodes or has two tasks.
   """
   turns = getattr(getattr(config, stage), "turns", 0)
   if turns:
@@ -87,11 +88,19 @@ def widths(
       f"c.{stage}.turns is {turns}, and programs that sample episodes are not "
       "described here; leave the stage out of --config.stages"
     )
+  is_sft = stage == "sft"
+  if is_sft and config.sft.alternate_solve:
+    raise ValueError(
+      "c.sft.alternate_solve is True, and its programs for whole solutions are "
+      "not described here; type --config.sft.alternate_solve=False"
+    )
   limits = getattr(config, stage).trunks
   needed = {"max_trunk_tokens": limits.max_trunk_tokens}
   points = 1
   if limits.task == "step":
     points = needed["points_per_trunk"] = limits.points_per_trunk
+  if is_sft:
+    needed["max_target_tokens"] = limits.max_target_tokens
   for name, value in needed.items():
     if not value:
       raise ValueError(
@@ -105,7 +114,8 @@ def widths(
       "is; set it, for example with --config.model.vocab_size=..."
     )
   # Expert targets set widths only in SFT, not in the programs of an RL stage.
-  found = Widths(limits.max_trunk_tokens, points, stem_tokens, target=0)
+  target = stem_tokens + limits.max_target_tokens if is_sft else 0
+  found = Widths(limits.max_trunk_tokens, points, stem_tokens, target)
   return StageData(found, found, target_chars)
 
 
@@ -142,7 +152,7 @@ class _Spelling:
 
 def build_stage(
   config: Config, stage: str, mesh: jax.sharding.Mesh, data: StageData
-) -> RlStage:
+) -> RlStage | SftStage:
   """Returns a stage on described devices that can plan its programs."""
   policy = LanguageModel(config.model, config.rules)
   run = Run(
@@ -155,14 +165,17 @@ def build_stage(
     template=PlainTemplate(),
     device_reward=config.device_reward,
   )
-  built = RlStage(run, stage, with_reward(config, stage), data)
+  if stage == "sft":
+    built = SftStage(run, stage, config.sft, [data])
+  else:
+    built = RlStage(run, stage, with_reward(config, stage), data)
   boxed = jax.eval_shape(lambda: policy.init(jax.random.key(0)))
   shardings = sharding.tree_shardings(boxed, mesh, config.rules)
   built.prepare(abstract.with_shardings(nn.unbox(boxed), shardings))
   return built
 
 
-def training_bytes(stage: RlStage) -> int:
+def training_bytes(stage: RlStage | SftStage) -> int:
   """Returns bytes per device of parameters, optimizer state, gradient sums."""
   updater = stage.updater
   return bytes_per_device((updater.abstract_state(), updater.abstract_sums()))

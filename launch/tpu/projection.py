@@ -40,11 +40,13 @@ def report(
   mean: float = 0.0,
   write: Callable[[str], None],
 ) -> bool:
-  """Compiles the programs of an RL stage and writes a report.
+  """Compiles the programs of a stage and writes a report.
+
+  Of SFT it says whether the programs fit, and counts nothing.
 
   Args:
     config: config of the run.
-    stage: "srl" or "rlvr".
+    stage: "sft", "srl" or "rlvr".
     topology: chip and shape of a slice, such as "v5e:8x8".
     slices: number of slices, which a slower network joins.
     stem: number of given tokens at the head of a branch.
@@ -65,13 +67,14 @@ def report(
   mesh = sharding.make_mesh(
     config.mesh, ahead_of_time.devices(topology, slices)
   )
-  section = ahead_of_time.with_reward(config, stage)
-  limit = section.sampling.max_new_tokens
-  if mean > limit:
-    raise ValueError(
-      f"--mean_tokens={mean:g} is above c.{stage}.sampling.max_new_tokens="
-      f"{limit}; give at most that"
-    )
+  if stage != "sft":
+    limit = getattr(config, stage).sampling.max_new_tokens
+    if mean > limit:
+      raise ValueError(
+        f"--mean_tokens={mean:g} is above c.{stage}.sampling.max_new_tokens="
+        f"{limit}; give at most that"
+      )
+    lengths = Lengths(kept, mean or limit)
   where = topology if slices == 1 else f"{slices} slices of {topology}"
   for line in _headlines(config, stage, where, mesh, data):
     write(line)
@@ -87,10 +90,12 @@ def report(
     line, is_fit = memory.try_program(program, chip.memory_bytes)
     write(line)
     fits &= is_fit
+  if stage == "sft":
+    return fits
   write("")
   link = chip.link_bytes_per_s(sides)
   shape = built.updates.pieces.update_shape
-  lengths = Lengths(kept, mean or limit)
+  section = ahead_of_time.with_reward(config, stage)
   step = step_of(
     config,
     section,
@@ -148,6 +153,13 @@ def _headlines(config, stage, where, mesh, data: StageData):
   c, sizes = getattr(config, stage), data.widths
   axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
   yield f"{config.name}, stage {stage}, on {where}: {axes}"
+  if stage == "sft":
+    yield (
+      f"{c.trunks_per_micro_batch} trunks of {sizes.trunk} tokens per "
+      f"micro-batch, {sizes.points} branch points, branches of {sizes.target} "
+      "tokens"
+    )
+    return
   yield (
     f"{c.sampling.trunks_per_round} trunks of {sizes.trunk} tokens per round "
     f"in {c.sampling.parts_per_round} part(s), {c.trunks_per_micro_batch} per "

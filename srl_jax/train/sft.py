@@ -7,7 +7,7 @@ The warm start of SRL, and a baseline.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,6 +24,7 @@ from srl_jax.train.stage import (
   Batch,
   Dispatched,
   Run,
+  StageData,
   check_divides,
   check_finite,
   load_data,
@@ -93,8 +94,14 @@ class SftStage:
   columns = ("loss {loss:.4f}", "{tokens_per_s:,.0f} tokens/s")
   uses_reference = False
 
-  def __init__(self, run: Run, name: str, config: SftConfig):
-    """Loads the data.
+  def __init__(
+    self,
+    run: Run,
+    name: str,
+    config: SftConfig,
+    data: Sequence[StageData] = (),
+  ):
+    """Loads the data, unless `data` stands for them, one for each task.
 
     Raises:
       ValueError: the settings do not fit data, model or mesh.
@@ -108,7 +115,7 @@ class SftStage:
     if config.alternate_solve:
       tasks.append(dataclasses.replace(config.trunks, task="solve"))
     # Tasks take turns, because a batch of both would be padded to the longer.
-    self._data = [
+    self._data = list(data) or [
       load_data(
         run,
         name,
@@ -179,8 +186,14 @@ class SftStage:
     return [self._run.put(local_part(part)) for part in packed]
 
   def _shape(self, data):
-    """The shape of micro-batches that the expert's lengths fill on average."""
+    """The shape of micro-batches that the expert's lengths fill on average.
+
+    Without trajectories, as many as the widths allow.
+    """
     room = data.widths.points
+    rows = self.config.trunks_per_micro_batch
+    if not data.train:
+      return update_shape(self._run, rows, room, 1.0)
     drawn = np.mean([min(len(trunk.points), room) for trunk in data.train])
     slots = np.mean(
       [
@@ -191,7 +204,7 @@ class SftStage:
     )
     return update_shape(
       self._run,
-      self.config.trunks_per_micro_batch,
+      rows,
       room,
       float(drawn * slots / (room * (data.widths.target - 1))),
     )

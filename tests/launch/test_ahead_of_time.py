@@ -240,10 +240,43 @@ def test_a_whole_solution_has_one_branch_point():
   assert found.target_chars == 64
 
 
-def test_only_stages_that_sample_are_compiled(capsys):
-  config = f"--config={experiment.__file__}:sft"
+SFT = (
+  f"--config={experiment.__file__}:sft,model.vocab_size=304,"
+  "model.n_kv_heads=2,mesh.data=1,mesh.fsdp=2,mesh.tensor=2,"
+  "sft.trunks.max_trunk_tokens=32,sft.trunks.points_per_trunk=2"
+)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_sft_alone_is_compiled_at_its_limits(capsys):
+  changes = ("sft.trunks.max_target_tokens=24", "sft.alternate_solve=False")
+  config = ",".join([SFT, *changes])
+  assert launch_compile.main([config, "--topology=v5e:2x2"]) == 0
+  out = capsys.readouterr().out
+  assert "2 branch points, branches of 40 tokens" in out
+  fits = [x.split("  ")[0] for x in out.splitlines() if "  fits (" in x]
+  assert fits == ["update: accumulate", "update: finish"]
+  narrower = config.replace("target_tokens=24", "target_tokens=8")
+  assert launch_compile.main([narrower, "--topology=v5e:2x2"]) == 0
+  narrow, wide = (
+    float(re.search(r"accumulate +[\d.]+ MiB +([\d.]+) MiB", text)[1])
+    for text in (capsys.readouterr().out, out)
+  )
+  assert narrow < wide
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ("", "type --config.sft.alternate_solve=False"),
+    ("sft.alternate_solve=False", "c.sft.trunks.max_target_tokens is 0"),
+  ],
+)
+def test_sft_without_limits_is_not_described(changes, message, capsys):
+  config = ",".join(filter(None, [SFT, changes]))
   assert launch_compile.main([config, "--topology=v5e:2x2"]) == 1
-  assert "only those that sample (srl, rlvr)" in capsys.readouterr().err
+  assert message in capsys.readouterr().err
 
 
 def test_links_of_a_closed_torus_are_twice_as_fast():
