@@ -14,7 +14,8 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
   srl_lora      The same by adapters of rank 32, for 8 chips.
   sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
                 recipe: 5e-5, three epochs.
-  sft_thoughts  The same, with the expert's thoughts before the actions.
+  sft_thoughts  The same, with the expert's thoughts before the actions. Both
+                take 8.8 GiB of each of 64 TPU v5e chips.
   checkpoint    srl from any checkpoint that fits the devices as they are:
                 checkpoint,weights=PATH.
 
