@@ -133,9 +133,9 @@ def test_errors_of_routes_have_the_format_of_the_others(served):
 
 
 def test_health_and_metrics(served):
-  assert httpx.get(served.url + "/health").json()["status"] == "ok"
+  assert httpx.get(served.url + "/health", timeout=60).json()["status"] == "ok"
   post(served, "completions", json={"prompt": "a", "max_tokens": 3})
-  lines = httpx.get(served.url + "/metrics").text.splitlines()
+  lines = httpx.get(served.url + "/metrics", timeout=60).text.splitlines()
   values = {name: float(x) for name, x in map(str.split, lines)}
   assert values["srl_jax_completions_open"] == 0
   assert values["srl_jax_tokens_drawn_total"] >= 3
@@ -149,8 +149,8 @@ def test_a_key_is_asked_for_where_there_is_one(serve):
       answer = post(served, "completions", headers=headers, **ask)
       assert answer.status_code == 401
       assert answer.json()["error"]["code"] == "invalid_api_key"
-    assert httpx.get(served.url + "/metrics").status_code == 401
-    assert httpx.get(served.url + "/health").status_code == 200
+    assert httpx.get(served.url + "/metrics", timeout=60).status_code == 401
+    assert httpx.get(served.url + "/health", timeout=60).status_code == 200
     right = {"authorization": "Bearer secret-é".encode()}
     assert post(served, "completions", headers=right, **ask).status_code == 200
 

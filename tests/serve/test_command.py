@@ -85,7 +85,7 @@ def test_a_signal_lets_a_request_end(folder, number, program):
     )
     thread.start()
     metrics = url.removesuffix("/v1") + "/metrics"
-    while "completions_open 4" not in httpx.get(metrics).text:
+    while "completions_open 4" not in httpx.get(metrics, timeout=120).text:
       assert thread.is_alive()
     process.send_signal(number)
     thread.join()
