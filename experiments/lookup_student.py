@@ -4,7 +4,8 @@
 It learns to repair easy issues, and on hard ones a planted habit of ending its
 trace early (`PretrainingConfig` in srl_jax/domains/lookup/experts.py says how
 often). The table at the end is of easy issues that it has not seen: how fluent
-it is. About three quarters of an hour on two cores, in two parts; no files.
+it is. It took 47 and 23 minutes, in two parts, on two cores that did other work
+too; no files.
 
   python -m srl_jax.main --config=experiments/lookup_student.py --workdir=V
   python -m srl_jax.main --workdir=W --config=experiments/lookup_student.py:\

@@ -67,6 +67,11 @@ def report(
   mesh = sharding.make_mesh(
     config.mesh, ahead_of_time.devices(topology, slices)
   )
+  if stage == "sft" and (kept != 1 or mean):
+    raise ValueError(
+      "--kept and --mean_tokens are of what a stage samples, and sft samples "
+      "nothing; leave them out"
+    )
   if stage != "sft":
     limit = getattr(config, stage).sampling.max_new_tokens
     if mean > limit:

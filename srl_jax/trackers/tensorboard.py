@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pathlib
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,8 @@ class TensorBoard:
       import tensorboardX
     self._library, self._folder = tensorboardX, folder
     self._writer: Any = None
+    # The thread of the mirror flushes too, and not a file that is being closed.
+    self._lock = threading.Lock()
     self._files, self._flushed_s = 0, 0.0
     self._mirror: Mirror | None = None
 
@@ -90,11 +93,13 @@ class TensorBoard:
     self._writer.write_event(event(wall_time=time.time(), step=step, **content))
 
   def _flush(self) -> None:
-    if self._writer:
-      self._flushed_s = time.monotonic()
-      self._writer.flush()
+    with self._lock:
+      if self._writer:
+        self._flushed_s = time.monotonic()
+        self._writer.flush()
 
   def _end_file(self) -> None:
-    writer, self._writer = self._writer, None
-    if writer:
-      writer.close()
+    with self._lock:
+      writer, self._writer = self._writer, None
+      if writer:
+        writer.close()

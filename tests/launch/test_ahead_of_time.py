@@ -279,6 +279,14 @@ def test_sft_without_limits_is_not_described(changes, message, capsys):
   assert message in capsys.readouterr().err
 
 
+def test_sft_samples_nothing_that_could_be_kept(capsys):
+  for flag in ("--kept=0.5", "--mean_tokens=4"):
+    changes = "sft.trunks.max_target_tokens=24,sft.alternate_solve=False"
+    command = [f"{SFT},{changes}", "--topology=v5e:2x2", flag]
+    assert launch_compile.main(command) == 1
+    assert "sft samples nothing" in capsys.readouterr().err
+
+
 def test_links_of_a_closed_torus_are_twice_as_fast():
   v5e, v5p = chips.CHIPS["v5e"], chips.CHIPS["v5p"]
   assert v5e.link_bytes_per_s((8, 8)) == 50e9
