@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ _IDLE = "asked to stop: ended at once"
 
 class _State:
   lock = threading.Lock()
+  arrivals = threading.Lock()
+  pipe = -1
   of_thread = threading.local()
   is_listening = False
   can_save = False
@@ -40,18 +43,22 @@ def listen(idle: str = _IDLE) -> None:
   Args:
     idle: what to say when a signal comes and there is nothing to save.
   """
-  _State.idle = idle
   if not _State.is_listening:
-    read, write = os.pipe()
+    _State.pipe, write = os.pipe()
+    os.set_blocking(_State.pipe, False)
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    threading.Thread(target=_obey, args=(read,), daemon=True).start()
+    threading.Thread(target=_wait, daemon=True).start()
     os.register_at_fork(
       before=_hold, after_in_parent=_release, after_in_child=_leave
     )
     _State.is_listening = True
-  for number in _SIGNALS:
-    signal.signal(number, _heard)
+  with _State.arrivals:
+    # What came until now is for the handlers of until now.
+    _obey()
+    _State.idle = idle
+    for number in _SIGNALS:
+      signal.signal(number, _heard)
 
 
 def _heard(*_) -> None:
@@ -76,15 +83,20 @@ def _leave() -> None:
   _release()
 
 
-def _obey(read: int) -> None:
+def _wait() -> None:
   while True:
-    for number in os.read(read, 64):
-      if number not in _SIGNALS:
-        continue
+    select.select([_State.pipe], [], [])
+    with _State.arrivals:
+      _obey()
+
+
+def _obey() -> None:
+  with contextlib.suppress(BlockingIOError):
+    for number in os.read(_State.pipe, 64):
       handler = signal.getsignal(number)
-      if handler is _heard:
+      if number in _SIGNALS and handler is _heard:
         _ask(number)
-      elif handler is _interrupted:
+      elif number in _SIGNALS and handler is _interrupted:
         _interrupt(number)
 
 

@@ -214,10 +214,13 @@ from srl_jax import stopping
 stopping.listen()
 heard = []
 signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
+# The thread that listens is late: it runs when this one lets it.
+sys.setswitchinterval(100)
 print("started", flush=True)
 while not heard:
-  time.sleep(0.01)
+  pass
 stopping.listen("taken back")
+time.sleep(0.3)
 print("heard", flush=True)
 time.sleep(100)
 """
