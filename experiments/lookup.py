@@ -70,7 +70,6 @@ def get_config(argument=None):
   c.rlvr.sampling.trunks_per_round = 16
   c.rlvr.sampling.max_new_tokens = 40
   c.rlvr.trunks_per_micro_batch = 16
-  c.rlvr.lanes_per_branch = 0.25
   c.rlvr.optim.learning_rate = 1e-4
   c.sft.update_steps = 240
   c.sft.trunks_per_batch = 32

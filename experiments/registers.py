@@ -53,7 +53,7 @@ def get_config(argument=None):
     stage.optim.learning_rate = 5e-5
   c.srl.update_steps = 30
   c.srl.sampling.trunks_per_round = 8
-  c.srl.trunks_per_micro_batch = 8
+  c.srl.trunks_per_micro_batch = 4
   c.srl.sampling.max_new_tokens = 48
   # One branch point per problem, so four times the problems per round. The
   # student hardly ever gets a whole problem right: groups are taken as they

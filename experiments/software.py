@@ -56,6 +56,9 @@ def get_config(argument=None):
     stage.trunks.max_trunk_tokens = 4096
     stage.trunks.max_target_tokens = 1024
   c.srl.trunks.points_per_trunk = 0
+  # Each context has a trunk of its own: rows of two have 8 lanes for their 16
+  # branches.
+  c.srl.lanes_per_branch = 0.5
   # One epoch of the paper's 134,000 actions, 512 of them per update step.
   c.srl.update_steps = 262
   if preset.startswith("sft"):

@@ -77,7 +77,6 @@ def get_config(argument=None):
   c.rlvr.sampling.trunks_per_round = 16
   c.rlvr.sampling.max_new_tokens = 48
   c.rlvr.trunks_per_micro_batch = 16
-  c.rlvr.lanes_per_branch = 0.25
   c.rlvr.optim.learning_rate = 2e-4
   c.evaluate.modes = ("turns",)
   c.evaluate.samples = 2

@@ -41,6 +41,9 @@ from srl_jax.update.packing import pack
 from srl_jax.update.turns import Outcome, Turn, Turns
 from srl_jax.update.updater import TrainState
 
+# Lanes for each turn that an episode can have: half of them, half as long.
+_LANES_PER_TURN = 0.25
+
 
 def rlvr_stage(run: Run, name: str, config: RlvrConfig) -> Any:
   """Returns the stage of RL on outcomes, in one go or turn by turn.
@@ -140,7 +143,7 @@ class OutcomeStage:
       self._run,
       config.trunks_per_micro_batch,
       config.turns,
-      config.lanes_per_branch,
+      config.lanes_per_branch or _LANES_PER_TURN,
     )
 
   def plan(self) -> Iterator[Program]:

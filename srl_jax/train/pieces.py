@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -19,7 +20,7 @@ from srl_jax.train.stage import (
   StageData,
   check_divides,
 )
-from srl_jax.update import optim
+from srl_jax.update import optim, packing
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.optim import OptimConfig
@@ -110,11 +111,10 @@ class RlConfig:
     trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
       processes together. Two share a row if there are two per device.
     lanes_per_branch: lanes of a micro-batch for each branch that its trunks can
-      have. Branches lie in them back to back, so what fills them is the share
-      of groups that is kept times the length of completions, as a share of
-      their limit: 0.16 to 0.25 of a lane, if half the groups are kept and
-      completions fill 40%. With too few lanes, trunks are computed in several
-      rows; with too many, lanes are empty. Nothing else depends on it.
+      have. Branches lie in them back to back. With too few lanes, trunks are
+      computed in several rows; with too many, lanes are empty. Nothing else
+      depends on it. 0 takes what is best if half the groups are kept (all,
+      without dynamic sampling) and completions fill 40% of their limit.
     fuse: sample, score and update in one program where that is possible:
       reward on the device, dynamic_sampling.refill=False, one pass.
     validate_every: update steps between validations (mean reward, at the
@@ -137,7 +137,7 @@ class RlConfig:
   groups_per_batch: int = 512
   passes: int = 1
   trunks_per_micro_batch: int = 16
-  lanes_per_branch: float = 0.2
+  lanes_per_branch: float = 0.0
   validate_every: int = 0
   validation_trunks: int = 64
   max_logp_gap: float = 1.0
@@ -156,7 +156,7 @@ class RlConfig:
       groups_per_batch="[1, )",
       passes="[1, )",
       trunks_per_micro_batch="[1, )",
-      lanes_per_branch="(0, 1]",
+      lanes_per_branch="[0, 1]",
       validate_every="[0, )",
       validation_trunks="[0, )",
       max_logp_gap="(0, )",
@@ -239,15 +239,29 @@ class Pieces:
   device_scorer: DeviceScorer | None
   updater: Updater
 
-  @property
+  @functools.cached_property
   def update_shape(self) -> PackShape:
     """Rows, trunks and lanes of a micro-batch of the update."""
-    branches = self.data.widths.points * self.config.sampling.samples
-    return update_shape(
-      self.run,
-      self.config.trunks_per_micro_batch,
-      branches,
-      self.config.lanes_per_branch,
+    config, widths = self.config, self.data.widths
+    sampling, share = config.sampling, config.lanes_per_branch
+    branches = widths.points * sampling.samples
+    shape = update_shape(
+      self.run, config.trunks_per_micro_batch, branches, share or 1.0
+    )
+    if share:
+      return shape
+    usual = packing.usual_branches(
+      widths.points,
+      sampling.samples,
+      stem=widths.stem,
+      limit=sampling.max_new_tokens,
+      kept=0.5 if config.dynamic_sampling.enabled else 1.0,
+    )
+    return packing.fewest_positions(
+      shape,
+      *usual,
+      trunk_width=widths.trunk,
+      lane_width=widths.stem + sampling.max_new_tokens - 1,
     )
 
   @property

@@ -36,8 +36,11 @@ from srl_jax.update.batch import Experience, MicroBatch
 from srl_jax.update.groups import make_groups
 from srl_jax.update.grpo import sft_loss
 from srl_jax.update.optim import OptimConfig
-from srl_jax.update.packing import PackShape, pack
+from srl_jax.update.packing import PackShape, fewest_positions, pack
 from srl_jax.update.updater import TrainState, Updater, compiled_count
+
+# Trunks whose lengths say how many lanes are best.
+_TRUNKS = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,27 +189,30 @@ class SftStage:
     return [self._run.put(local_part(part)) for part in packed]
 
   def _shape(self, data):
-    """The shape of micro-batches that the expert's lengths fill on average.
+    """The shape of micro-batches that packs the expert's steps best.
 
-    Without trajectories, as many as the widths allow.
+    Without trajectories, each has a lane.
     """
-    room = data.widths.points
-    rows = self.config.trunks_per_micro_batch
-    if not data.train:
-      return update_shape(self._run, rows, room, 1.0)
-    drawn = np.mean([min(len(trunk.points), room) for trunk in data.train])
-    slots = np.mean(
-      [
-        len(point.stem) + len(point.target_tokens) - 1
-        for trunk in data.train
-        for point in trunk.points
-      ]
+    widths = data.widths
+    shape = update_shape(
+      self._run, self.config.trunks_per_micro_batch, widths.points, 1.0
     )
-    return update_shape(
-      self._run,
-      rows,
-      room,
-      float(drawn * slots / (room * (data.widths.target - 1))),
+    rng = np.random.default_rng(0)
+    drawn = [data.train[i] for i in rng.permutation(len(data.train))[:_TRUNKS]]
+    if not drawn:
+      return shape
+    trunk_slots = [
+      (number, len(point.stem) + len(point.target_tokens) - 1)
+      for number, trunk in enumerate(drawn)
+      for point in rng.permutation(trunk.points)[: widths.points]
+    ]
+    trunk_id_M, slots_M = np.transpose(trunk_slots)
+    return fewest_positions(
+      shape,
+      trunk_id_M,
+      slots_M,
+      trunk_width=widths.trunk,
+      lane_width=widths.target - 1,
     )
 
   def validate(

@@ -25,6 +25,10 @@ from srl_jax.ops import advantages
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.groups import Groups
 
+# Numbers of lanes that are tried, at most; groups that are drawn for it; and
+# the deviation of the logarithm of their completions' lengths.
+_TRIALS, _GROUPS, _SPREAD = 32, 128, 0.6
+
 
 class PackShape(NamedTuple):
   """The shape of a micro-batch.
@@ -52,13 +56,72 @@ def pack_shape(
     trunks: trunks of a micro-batch, a multiple of `multiple`.
     multiple: the rows must be a multiple of this.
     branches: the most branches that a trunk can have.
-    filled: the expected share of their slots that hold a token, if each
-      branch had a lane. Better too low than too high: a trunk that needs more
-      lanes than there are goes to several rows, and is computed in each.
+    filled: lanes of a row for each branch that its trunks can have, at most 1.
+      A trunk that needs more lanes than there are goes to several rows, and is
+      computed in each; `fewest_positions` finds what is best.
   """
   per_row = 1 if trunks % (2 * multiple) else 2
   lanes = math.ceil(per_row * branches * min(1.0, filled))
   return PackShape(trunks // per_row, per_row, max(1, lanes))
+
+
+def fewest_positions(
+  shape: PackShape,
+  trunk_id_M: np.ndarray,
+  slots_M: np.ndarray,
+  *,
+  trunk_width: int,
+  lane_width: int,
+) -> PackShape:
+  """Returns the shape with as many lanes as pack these branches best.
+
+  It places them into rows of 1 lane, of 2, and so on up to `shape.lanes`, and
+  counts the positions of the rows. Long trunks want many lanes, so that few
+  are computed twice; short ones few, so that few lanes are empty.
+
+  Args:
+    shape: a shape with the most lanes that come into question.
+    trunk_id_M: the trunk of each branch; branches like those to come.
+    slots_M: slots that it takes, at least one.
+    trunk_width: positions of a trunk.
+    lane_width: slots of a lane.
+  """
+
+  def positions(lanes: int) -> int:
+    row = PackShape(1, shape.trunks, lanes)
+    rows = place(trunk_id_M, slots_M, lane_width, row).rows
+    return rows * (shape.trunks * trunk_width + lanes * lane_width)
+
+  step = math.ceil(shape.lanes / _TRIALS)
+  tried = range(shape.lanes, 0, -step)
+  return shape._replace(lanes=min(reversed(tried), key=positions))
+
+
+def usual_branches(
+  points: int, samples: int, *, stem: int, limit: int, kept: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Draws branches of kept groups as most runs have them.
+
+  Lengths are log-normal, 40% of the limit on average, and some are cut off.
+
+  Args:
+    points: branch points of a trunk.
+    samples: samples of a branch point.
+    stem: given tokens at the head of a branch.
+    limit: longest completion in tokens.
+    kept: share of the groups that are kept.
+
+  Returns:
+    The trunk of each branch, and the slots that it takes.
+  """
+  rng = np.random.default_rng(0)
+  # From one kept group to the next.
+  point_P = rng.geometric(kept, _GROUPS).cumsum() - 1
+  # The limit takes a few hundredths off the mean.
+  middle = math.log(1.04 * 0.4 * limit) - _SPREAD**2 / 2
+  length_M = rng.lognormal(middle, _SPREAD, _GROUPS * samples)
+  length_M = np.clip(length_M.round(), 1, limit).astype(np.int64)
+  return (point_P // points).repeat(samples), stem + length_M - 1
 
 
 def pack(

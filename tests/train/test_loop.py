@@ -309,20 +309,6 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
   )
 
 
-def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
-  config = runs.config("sft", sft__trunks__points_per_trunk=2)
-  mesh = sharding.make_mesh(config.mesh)
-  with runs.quickly(), jax.set_mesh(mesh):
-    run = loading.load_run(config, mesh, tmp_path)
-    stage = stage_sft.SftStage(run, "sft", config.sft)
-    batches = [stage.next_batch(step).micro_batches for step in range(2)]
-  trunks = config.sft.trunks_per_batch
-  branches = [sum(int(x.branches_N.sum()) for x in parts) for parts in batches]
-  # Steps by two, or one where a trajectory has no more; then whole solutions.
-  assert trunks < branches[0] <= 2 * trunks
-  assert branches[1] == trunks
-
-
 class FakeStage:
   """Takes update steps of nothing, and notes when."""
 

@@ -15,7 +15,7 @@ from srl_jax.train import rl
 from srl_jax.train.pieces import Pieces, RlConfig
 from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.types import make_branches
-from srl_jax.update.groups import make_groups
+from srl_jax.update.groups import DynamicSamplingConfig, make_groups
 from srl_jax.update.packing import PackShape
 
 
@@ -46,19 +46,36 @@ def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
   assert seen == [8, 2, 1]
 
 
-@pytest.mark.parametrize(("share", "lanes"), [(0.25, 8), (0.2, 7), (1.0, 32)])
-def test_trunks_have_as_many_lanes_per_branch_as_asked(share, lanes):
-  config = RlConfig(trunks_per_micro_batch=4, lanes_per_branch=share)
+def update_shape(trunk_width, points, **settings):
+  """The shape for 8 samples of at most 256 tokens."""
+  config = RlConfig(trunks_per_micro_batch=4, **settings)
   pieces = types.SimpleNamespace(
     config=config,
     run=types.SimpleNamespace(
       mesh=tiny.small_mesh(), rules=sharding.ShardingRules()
     ),
-    data=types.SimpleNamespace(widths=Widths(9, 2, 1, 0)),
+    data=types.SimpleNamespace(widths=Widths(trunk_width, points, 1, 0)),
   )
+  assert (config.sampling.samples, config.sampling.max_new_tokens) == (8, 256)
+  return Pieces.update_shape.func(pieces)
+
+
+@pytest.mark.parametrize(("share", "lanes"), [(0.25, 8), (0.2, 7), (1.0, 32)])
+def test_trunks_have_as_many_lanes_per_branch_as_asked(share, lanes):
   # Two trunks to a row, of 2 points with 8 samples each.
-  assert config.sampling.samples == 8
-  assert Pieces.update_shape.fget(pieces) == PackShape(2, 2, lanes)
+  assert update_shape(9, 2, lanes_per_branch=share) == PackShape(2, 2, lanes)
+
+
+def test_otherwise_lanes_suit_trunks_points_and_the_filter():
+  one, four = (update_shape(1000, points) for points in (1, 4))
+  # A trunk of one point is in the update only if its group is kept.
+  assert one == PackShape(2, 2, 8)
+  assert four == PackShape(2, 2, 14)
+  # Long trunks are dear to compute twice.
+  assert update_shape(9, 4).lanes < four.lanes
+  everything = DynamicSamplingConfig(enabled=False)
+  all_kept = update_shape(1000, 4, dynamic_sampling=everything)
+  assert 1.5 * four.lanes < all_kept.lanes < 64
 
 
 def one_group(update_step):

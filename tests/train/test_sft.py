@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The batches of supervised fine-tuning."""
+
+import dataclasses
+
+import jax
+
+from srl_jax import loading, sharding
+from srl_jax.train.sft import SftStage
+
+
+def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
+  config = runs.config("sft", sft__trunks__points_per_trunk=2)
+  mesh = sharding.make_mesh(config.mesh)
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    stage = SftStage(run, "sft", config.sft)
+    batches = [stage.next_batch(step).micro_batches for step in range(2)]
+  trunks = config.sft.trunks_per_batch
+  branches = [sum(int(x.branches_N.sum()) for x in parts) for parts in batches]
+  # Steps by two, or one where a trajectory has no more; then whole solutions.
+  assert trunks < branches[0] <= 2 * trunks
+  assert branches[1] == trunks
+
+
+def test_each_of_the_expert_s_branches_has_a_trunk_and_a_lane(runs, tmp_path):
+  """Where each has a trunk of its own, long or short."""
+  config = runs.config(
+    "sft",
+    sft__trunks__context_turns=1,
+    sft__alternate_solve=False,
+    sft__trunks_per_micro_batch=16,
+  )
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    longest = run.train[0].steps[0]
+    longer = dataclasses.replace(longest, text=longest.text * 9)
+    steps = (longer, *run.train[0].steps[1:])
+    first = dataclasses.replace(run.train[0], steps=steps)
+    run = dataclasses.replace(run, train=[first, *run.train[1:]])
+    stage = SftStage(run, "sft", config.sft)
+    parts = stage.next_batch(0).micro_batches
+  trunks = config.sft.trunks_per_batch
+  assert sum(int(x.branches_N.sum()) for x in parts) == trunks
+  assert [x.trunk_length_NU.shape for x in parts] == [(trunks // 2, 2)]
+  assert all((x.trunk_length_NU > 0).all() for x in parts)
