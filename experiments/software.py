@@ -10,7 +10,7 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
   srl           The next action, from the issue and the last two actions with
                 their observations (the default).
                 64 TPU v5e chips: up to 14.0 of their 15.75 GiB, and at peak
-                rates 79 s for an update step, so 5.7 hours for all 262.
+                rates 59 s for an update step, so 4.3 hours for all 262.
   srl_lora      The same by adapters of rank 32, for 8 chips.
   sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
                 recipe: 5e-5, three epochs.
