@@ -187,39 +187,64 @@ def spreads(layout: Any, devices: int) -> Iterator[str]:
     rows, parts = max(1, rows // 2), parts * 2
 
 
-def _say(
-  path: str, name: str, layout: Any, machine: Machine, price: float | None
-) -> bool:
-  """Says whether a preset fits, and how; returns whether it does."""
+def _choose(
+  path: str, name: str, layout: Any, machine: Machine
+) -> tuple[fitting.Need, str] | None:
+  """Returns what a preset needs in its best spread, and what to type.
+
+  None if it cannot be spread over the devices.
+  """
   has = machine.chip.memory_bytes
+
+  def need_of(source: str) -> fitting.Need:
+    return fitting.need(
+      srl_main.load_config(source),
+      "srl",
+      machine.devices,
+      machine.chip,
+      machine.link_bytes_per_s,
+      lanes=machine.lanes,
+    )
+
   need = source = None
   for spread in spreads(layout, len(machine.devices)):
-    config = srl_main.load_config(f"{path}:{name}{spread}")
+    tried = f"{path}:{name}{spread}"
     try:
-      found = fitting.need(
-        config,
-        "srl",
-        machine.devices,
-        machine.chip,
-        machine.link_bytes_per_s,
-        lanes=machine.lanes,
-      )
+      found = need_of(tried)
     except ValueError:
       break  # A round cannot be cut into as many parts.
     is_first = need is None or need.memory_bytes > has >= found.memory_bytes
     if is_first or found.memory_bytes * _COMPILED <= has:
       # The largest pieces that fit, or else that may.
-      need, source = found, f"{path}:{name}{spread}"
+      need, source = found, tried
     if need.memory_bytes * _COMPILED <= has or need.state_bytes > has:
       break
   if need is None:
+    return None
+  # Where there is room, products are not computed again.
+  tried = f"{source},model.remat=dots"
+  if need.memory_bytes * _COMPILED <= has:
+    found = need_of(tried)
+    if found.memory_bytes * _COMPILED <= has and found.step_s < need.step_s:
+      need, source = found, tried
+  return need, source
+
+
+def _say(
+  path: str, name: str, layout: Any, machine: Machine, price: float | None
+) -> bool:
+  """Says whether a preset fits, and how; returns whether it does."""
+  has = machine.chip.memory_bytes
+  chosen = _choose(path, name, layout, machine)
+  if chosen is None:
     print(f"{name:16} cannot be spread over {len(machine.devices)} devices")
     return False
+  need, source = chosen
   of = f"{need.memory_bytes / _GIB:6.2f} of {has / _GIB:.2f} GiB"
   if need.memory_bytes > has:
     print(f"{name:16} {of}: does not fit", flush=True)
     return False
-  steps = config.srl.update_steps
+  steps = srl_main.load_config(source).srl.update_steps
   hours = need.step_s * steps / 3600
   cost = ""
   if price is not None:

@@ -110,5 +110,13 @@ def _updating(config, mesh, trunk: int, width: int, shape) -> int:
   layout = Layout(dict(mesh.shape), config.rules)
   rows, trunks_of_row, lanes = shape
   tokens = rows / layout.batch * (trunks_of_row * trunk + lanes * width)
-  size = jnp.dtype(config.model.dtype).itemsize
-  return int(size * tokens * config.model.d_model * config.model.n_layers)
+  model = config.model
+  kept = model.d_model
+  if model.remat != "full":
+    # What the products of a layer give: queries, keys, values, what attention
+    # found, the sum of its heads, two halves of the MLP, and its sum.
+    queries = model.n_heads * model.head_width
+    keys = model.n_kv_heads * model.head_width
+    kept += 2 * (queries + keys + model.d_mlp + model.d_model)
+  size = jnp.dtype(model.dtype).itemsize
+  return int(size * tokens * kept * model.n_layers)

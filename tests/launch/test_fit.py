@@ -28,6 +28,7 @@ LAYOUT = types.SimpleNamespace(chips=64, tensor=4, parts=1, rows=2)
     ("qwen2_5_3b", "v5litepod-64", 9.28, 21.1),
     ("qwen2_5_0_5b", "v5litepod-8", 8.90, 32.1),
     ("qwen2_5_7b_lora", "v5litepod-8", 14.54, 268.8),
+    ("qwen2_5_7b,model.remat=dots", "v5p-128", 44.01, 13.6),
   ],
 )
 def test_counts_are_near_what_the_compiler_found(
@@ -100,6 +101,27 @@ def test_hours_and_cost_are_steps_times_chips_times_price(
   [line] = [x for x in out.splitlines() if x.startswith("qwen2_5_0_5b")]
   assert f": {verdict}; 36.0 s a step, 300 steps in 3.0 h, 2 USD" in line
   assert "0.50 USD per chip and hour (yours)" in out
+
+
+@pytest.mark.parametrize(
+  ("kept_gib", "step_s", "is_taken"),
+  [(7, 30.0, True), (9, 30, False), (7, 36, False)],
+)
+def test_products_are_kept_where_that_fits_and_is_faster(
+  kept_gib, step_s, is_taken, capsys, monkeypatch
+):
+  def need(config, *_, **__):
+    if config.model.remat == "full":
+      return fitting.Need(2**30, 2 * 2**30, 36.0)
+    return fitting.Need(2**30, kept_gib * 2**30, step_s)
+
+  monkeypatch.setattr(fitting, "need", need)
+  # Of 11.25 GiB.
+  _, out, _ = said(capsys, "--type=t4")
+  lines = out.splitlines()
+  [at] = [i for i, x in enumerate(lines) if x.startswith("qwen2_5_0_5b")]
+  assert lines[at + 1].endswith(",model.remat=dots") == is_taken
+  assert (f"{kept_gib}.00 of 11.25 GiB: fits; 30.0 s" in lines[at]) == is_taken
 
 
 @needs_libtpu
