@@ -11,7 +11,8 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
                 their observations (the default).
                 64 TPU v5e chips: up to 14.0 of their 15.75 GiB, and at peak
                 rates 59 s for an update step, so 4.3 hours for all 262.
-  srl_lora      The same by adapters of rank 32, for 8 chips.
+  srl_lora      The same by adapters of rank 32. 8 chips: up to 14.3 GiB, 403 s,
+                29 hours.
   sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
                 recipe: 5e-5, three epochs.
   sft_thoughts  The same, with the expert's thoughts before the actions. Both
