@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions over tables: the database's limits, rewards, experts, the guide."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -41,12 +42,10 @@ def question(reference="answer:SELECT id FROM pets WHERE kind='FOX'"):
 
 def play(trajectory, *actions):
   """Returns (whether solved, (observation, whether it is over) of the last)."""
-  tables = sql.Tables()
-  tables.reset(trajectory)
-  answers = [tables.step(action) for action in actions]
-  solved = tables.solved()
-  tables.close()
-  return solved, answers[-1]
+  with contextlib.closing(sql.Tables()) as tables:
+    tables.reset(trajectory)
+    answers = [tables.step(action) for action in actions]
+    return tables.solved(), answers[-1]
 
 
 def test_an_action_is_executed_and_an_answer_ends_the_episode():

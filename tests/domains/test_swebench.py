@@ -2,8 +2,10 @@
 """Instances of SWE-bench: which files, which prompts, which verdicts."""
 
 import dataclasses
+import inspect
 import pathlib
 import pickle
+import textwrap
 
 import pytest
 
@@ -90,9 +92,9 @@ def test_tests_are_no_sources_except_in_pytest():
 
 
 def test_paths_are_listed_as_a_tree():
-  docs = swebench.listing.__doc__.split(" give\n")[1]
-  lines = [line.removeprefix("    ") for line in docs.splitlines()[:-1]]
-  assert swebench.listing(["a.py", "b/c.py", "b/d/e.py"]) == "\n".join(lines)
+  docs = inspect.getdoc(swebench.listing).split(" give\n")[1]
+  example = textwrap.dedent(docs)
+  assert swebench.listing(["a.py", "b/c.py", "b/d/e.py"]) == example.strip("\n")
   assert swebench.listing(["a/b/c.py", "a/d.py", "e/b/f.py", "g.py"]) == (
     "a/\n    b/\n        c.py\n    d.py\ne/\n    b/\n        f.py\ng.py"
   )

@@ -143,7 +143,14 @@ def assert_same(got, want, error):
     ((2, 2, 128), {"scoring": CAPPED}, "float32"),
     ((3, 1, 24), {"window": WINDOW}, "float32"),
     ((1, 3, 64), {"scoring": CAPPED, "window": WINDOW}, "float32"),
-    ((2, 2, 16), {}, "bfloat16"),
+    pytest.param(
+      *((2, 2, 16), {}, "bfloat16"),
+      marks=pytest.mark.xfail(
+        jax.__version_info__ >= (0, 12),
+        raises=jax.errors.JaxRuntimeError,
+        reason="JAX 0.12 on CPUs lacks some products of bfloat16",
+      ),
+    ),
   ],
 )
 def test_the_kernels_are_plain_attention(heads, options, dtype):
