@@ -114,7 +114,8 @@ class RlConfig:
       have. Branches lie in them back to back. With too few lanes, trunks are
       computed in several rows; with too many, lanes are empty. Nothing else
       depends on it. 0 takes what is best if half the groups are kept (all,
-      without dynamic sampling) and completions fill 40% of their limit.
+      without dynamic sampling) and completions fill 40% of their limit; for
+      episodes, a quarter of a lane for each turn that they can have.
     fuse: sample, score and update in one program where that is possible:
       reward on the device, dynamic_sampling.refill=False, one pass.
     validate_every: update steps between validations (mean reward, at the

@@ -75,7 +75,7 @@ def fewest_positions(
 ) -> PackShape:
   """Returns the shape with as many lanes as pack these branches best.
 
-  It places them into rows of 1 lane, of 2, and so on up to `shape.lanes`, and
+  It places them into rows of few lanes and of more, up to `shape.lanes`, and
   counts the positions of the rows. Long trunks want many lanes, so that few
   are computed twice; short ones few, so that few lanes are empty.
 
@@ -100,7 +100,7 @@ def fewest_positions(
 def usual_branches(
   points: int, samples: int, *, stem: int, limit: int, kept: float
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Draws branches of kept groups as most runs have them.
+  """Draws branches of kept groups as runs are assumed to have them.
 
   Lengths are log-normal, 40% of the limit on average, and some are cut off.
 
