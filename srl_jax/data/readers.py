@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from srl_jax import storage, strict
 from srl_jax.data import agents, folders, gsm8k, s1k, schema
+from srl_jax.data.joining import join_steps
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import Outcomes, select
 from srl_jax.data.splits import SPLITS, split_by_problem
@@ -77,6 +78,10 @@ class DataConfig:
     target_tools: the tools whose actions are learnt, separated by commas;
       other actions are only shown. "str_replace_editor:create" names one
       command of the editor. "" for all.
+    steps_per_action: consecutive steps of the expert that make one action, so
+      what a model writes in one go and one reward judges; 0 for the whole
+      solution (the paper's ablation of how dense rewards are). Not for steps
+      that an environment answers, nor for data that are prepared already.
     train_size: number of trajectories to train on; 0 for all that the other
       splits leave.
     valid_size: number of trajectories held out to choose checkpoints and
@@ -96,6 +101,7 @@ class DataConfig:
   resolved_only: bool = False
   per_task: int = 0
   target_tools: str = ""
+  steps_per_action: int = 1
   train_size: int = 0
   valid_size: int = 0
   test_size: int = 0
@@ -105,7 +111,11 @@ class DataConfig:
   def __post_init__(self):
     sizes = dict.fromkeys([f"{x}_size" for x in SPLITS], "[0, )")
     strict.check_numbers(
-      self, seed="[0, 4294967295]", per_task="[0, )", **sizes
+      self,
+      seed="[0, 4294967295]",
+      per_task="[0, )",
+      steps_per_action="[0, )",
+      **sizes,
     )
     if self.format not in get_args(Format):
       raise ValueError(
@@ -123,6 +133,11 @@ class DataConfig:
       raise ValueError(
         f"data.{chosen[0]} chooses among the trajectories of a file, and"
         f" data.format={self.format!r} makes its own; leave it out"
+      )
+    if self.steps_per_action != 1 and self.format == "tfds":
+      raise ValueError(
+        f"data.steps_per_action={self.steps_per_action}, but prepared data have"
+        " their actions already; set it to 1, or prepare the data again with it"
       )
     if self.calculator_thoughts and self.format != "gsm8k":
       raise ValueError(
@@ -159,11 +174,16 @@ def load_trajectories(config: DataConfig) -> LoadReport:
   Raises:
     ValueError: the file is missing or unusable, no record is good, the splits
       are larger than the data, there is no such domain, or config.strict is
-      set and a record is bad.
+      set, a record is bad, or steps cannot be joined.
   """
   if config.domain:
     find_domain(config.domain)
-  return _with_domains(_load(config), config.domain)
+  loaded = _with_domains(_load(config), config.domain)
+  joined = {
+    name: [join_steps(x, config.steps_per_action) for x in split]
+    for name, split in loaded.splits.items()
+  }
+  return loaded._replace(splits=joined)
 
 
 def _load(config: DataConfig) -> LoadReport:

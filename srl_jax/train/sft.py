@@ -250,7 +250,15 @@ class SftStage:
 
   def set_state(self, data: dict[str, Any], pool: Any) -> None:
     del pool
-    for own, state in zip(self._data, data["streams"], strict=True):
+    streams = data["streams"]
+    if len(streams) != len(self._data):
+      raise ValueError(
+        f"cannot resume the data stream: the stage had {len(streams)} of them "
+        f"when it was saved and has {len(self._data)} now; set "
+        f"alternate_solve={len(streams) > 1} as it was, or start in a new "
+        "working directory"
+      )
+    for own, state in zip(self._data, streams, strict=True):
       own.batches.set_state(state)
 
   def close(self) -> None:

@@ -4,6 +4,7 @@
 import dataclasses
 
 import jax
+import pytest
 
 from srl_jax import loading, sharding
 from srl_jax.train.sft import SftStage
@@ -45,3 +46,20 @@ def test_each_of_the_expert_s_branches_has_a_trunk_and_a_lane(runs, tmp_path):
   assert sum(int(x.branches_N.sum()) for x in parts) == trunks
   assert [x.trunk_length_NU.shape for x in parts] == [(trunks // 2, 2)]
   assert all((x.trunk_length_NU > 0).all() for x in parts)
+
+
+def test_a_stage_that_alternated_goes_on_only_as_one_that_does(runs, tmp_path):
+  mesh = sharding.make_mesh(runs.config("sft").mesh)
+  with runs.quickly(), jax.set_mesh(mesh):
+
+    def stage(alternate_solve):
+      config = runs.config("sft", sft__alternate_solve=alternate_solve)
+      run = loading.load_run(config, mesh, tmp_path)
+      return SftStage(run, "sft", config.sft)
+
+    saved, _ = stage(True).get_state()
+    stage(True).set_state(saved, {})
+    with pytest.raises(
+      ValueError, match=r"had 2 .* alternate_solve=True as it"
+    ):
+      stage(False).set_state(saved, {})
