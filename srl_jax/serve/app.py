@@ -198,6 +198,13 @@ async def _unless_left(
     if task.done():
       return JSONResponse(task.result())
     return Response(status_code=499)  # Nobody reads it.
+  except asyncio.CancelledError as error:
+    # Uvicorn cancels what outlasts its grace when the server is to stop.
+    raise ApiError(
+      "the server was stopped before the answer was complete; send the request "
+      "to another server, or again later",
+      status=503,
+    ) from error
   finally:
     for each in (task, watch):
       each.cancel()

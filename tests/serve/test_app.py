@@ -190,6 +190,34 @@ def test_more_than_the_queue_holds_is_refused_with_numbers(serve, monkeypatch):
     assert post(served, "completions", json=LONG).status_code == 200
 
 
+def test_an_answer_that_a_stopping_server_cuts_off_is_refused(
+  serve, monkeypatch
+):
+  with serve(context=4000, rows=1, slots=1) as served:
+    advance = served.engine._stream.advance
+
+    def slowly():
+      time.sleep(0.1)
+      return advance()
+
+    monkeypatch.setattr(served.engine._stream, "advance", slowly)
+    served.server.config.timeout_graceful_shutdown = 1
+    answers = []
+
+    def ask():
+      ask = LONG | {"max_tokens": 3900}
+      answers.append(post(served, "completions", json=ask))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    wait_until(lambda: served.engine.open)
+    served.server.should_exit = True
+    thread.join()
+  [answer] = answers
+  assert answer.status_code == 503
+  assert "was stopped before" in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_frees_its_slots(serve, stream):
   with serve(context=4000, rows=1, slots=1) as served:
