@@ -131,6 +131,11 @@ class Config:
         f"stages={self.stages} names a stage twice; each has one section, so "
         "name it once and raise its update_steps"
       )
+    if self.rollout_rules.tokens:
+      raise ValueError(
+        f"rollout_rules.tokens={self.rollout_rules.tokens!r}: only the update "
+        "splits the tokens of a row; set it to None, and rules.tokens instead"
+      )
 
 
 def default_config() -> ml_collections.ConfigDict:

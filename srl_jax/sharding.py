@@ -33,6 +33,8 @@ class ShardingRules:
 
   Attributes:
     batch: rows (trunks) of a batch.
+    tokens: the tokens of each row in the update, where rows are too long or too
+      few for one per device. The devices of a row gather its keys and values.
     embed: the model width, in parameters.
     kv_heads: key/value heads, with the query heads that belong to them.
     mlp: hidden width of the feed-forward layers.
@@ -42,6 +44,7 @@ class ShardingRules:
   """
 
   batch: _MeshAxes = ("data", "fsdp")
+  tokens: _MeshAxes = None
   embed: _MeshAxes = "fsdp"
   kv_heads: _MeshAxes = "tensor"
   mlp: _MeshAxes = "tensor"
@@ -83,12 +86,17 @@ class ShardingRules:
   def axes_in_use(self, axis: str) -> tuple[str, ...]:
     """Returns the mesh axes that split a logical axis of a weight in use.
 
-    A weight that is split along `embed`, or over a mesh axis of the batch, is
-    gathered before a product. Other splits stay, and products then yield
-    partial sums.
+    A weight that is split along `embed`, or over a mesh axis that splits
+    tokens, is gathered before a product. Other splits stay, and products then
+    yield partial sums.
     """
-    batch_axes = {*self.mesh_axes("batch"), *self.mesh_axes("embed")}
-    return tuple(x for x in self.mesh_axes(axis) if x not in batch_axes)
+    gathered = {*self.token_axes(), *self.mesh_axes("embed")}
+    return tuple(x for x in self.mesh_axes(axis) if x not in gathered)
+
+  def token_axes(self) -> tuple[str, ...]:
+    """Returns the mesh axes that split the tokens of a batch, rows first."""
+    axes = (*self.mesh_axes("batch"), *self.mesh_axes("tokens"))
+    return tuple(dict.fromkeys(axes))
 
   def spec_in_use(self, axes: Sequence[str | None]) -> PartitionSpec:
     """Returns the PartitionSpec of a weight while it is used."""
@@ -103,6 +111,17 @@ def constrain(
   if not set(MESH_AXES) <= set(mesh.axis_names):
     return x
   return jax.lax.with_sharding_constraint(x, rules.spec(axes))
+
+
+def constrain_tokens(x_NRTD: jax.Array, rules: ShardingRules) -> jax.Array:
+  """Pins the sharding of what belongs to tokens; see `constrain`."""
+  return constrain(x_NRTD, (*_axes_of_tokens(x_NRTD), None), rules)
+
+
+def _axes_of_tokens(x_NRT: jax.Array) -> tuple[str | None, ...]:
+  """Logical axes: branches are split over the devices of a row, if any are."""
+  is_one = x_NRT.shape[1] == 1
+  return ("batch", None, "tokens") if is_one else ("batch", "tokens", None)
 
 
 def device_kind() -> str:
@@ -183,26 +202,29 @@ def gather_weight(
 
 
 def lookup(
-  table_VD: jax.Array, tokens: jax.Array, rules: ShardingRules
+  table_VD: jax.Array, tokens_NRT: jax.Array, rules: ShardingRules
 ) -> jax.Array:
   """Returns rows [..., D] of a table with the axes (vocab, embed).
 
   Every device looks up all tokens in its part of the table, and the rows are
   then sent to the devices of the tokens. The gradient takes the reverse way.
-  The first axis of `tokens` is the batch. Without a mesh of MESH_AXES this is
-  plain indexing.
+  Without a mesh of MESH_AXES this is plain indexing.
   """
-  rows = table_VD[tokens]
+  rows = table_VD[tokens_NRT]
   mesh = jax.sharding.get_abstract_mesh()
   if not set(MESH_AXES) <= set(mesh.axis_names):
     return rows
-  others = (None,) * (tokens.ndim - 1)
   # One mesh axis after the other: in a single move, the gradient would be
   # gathered whole before each device takes its columns.
   columns = {*rules.mesh_axes("embed")}
+  axes = _axes_of_tokens(tokens_NRT)
   for split in (columns | {*rules.mesh_axes("vocab")}, columns):
-    batch = tuple(x for x in rules.mesh_axes("batch") if x not in split)
-    spec = PartitionSpec(batch, *others, rules.embed)
+    kept = {
+      axis: tuple(x for x in rules.mesh_axes(axis) if x not in split)
+      for axis in axes
+      if axis
+    }
+    spec = dataclasses.replace(rules, **kept).spec((*axes, "embed"))
     rows = jax.lax.with_sharding_constraint(rows, spec)
   return rows
 
@@ -279,6 +301,13 @@ def parts(
 ) -> int:
   """Returns the number of parts along these mesh axes; 1 without a mesh."""
   return math.prod(mesh.shape.get(axis, 1) for axis in axes)
+
+
+def row_split(rules: ShardingRules) -> tuple[tuple[str, ...], int]:
+  """Returns the mesh axes that split the tokens of a row, and the devices."""
+  batch = rules.mesh_axes("batch")
+  axes = tuple(x for x in rules.token_axes() if x not in batch)
+  return axes, parts(jax.sharding.get_abstract_mesh(), axes)
 
 
 def put_batch(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Any:

@@ -17,6 +17,7 @@ from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rewards import RewardConfig
+from srl_jax.sharding import ShardingRules
 from srl_jax.testing import families
 from srl_jax.train.pieces import RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
@@ -192,6 +193,10 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
   ("make", "message"),
   [
     (lambda: Config(stages=("srl", "srl")), "names a stage twice"),
+    (
+      lambda: Config(rollout_rules=ShardingRules(tokens="tensor")),
+      "set it to None, and rules.tokens instead",
+    ),
     (lambda: Config(log_every=0), "log_every=0; set it to 1 or more"),
     (lambda: SftConfig(update_steps=0), "update_steps=0; set it to 1 or more"),
     (

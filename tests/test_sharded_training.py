@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec
 
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
+from srl_jax.ops import tree_attention
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import ShardingRules
@@ -214,27 +215,56 @@ def packed_batch():
   return batch
 
 
-@pytest.mark.parametrize("kernel", ["plain", "tree"])
-def test_lanes_find_the_keys_of_their_trunk_on_their_own_device(kernel):
-  batch = packed_batch()
-  config = dataclasses.replace(MODEL.config, lane_kernel=kernel)
-  loss_fn = grpo_loss(LanguageModel(config), LossConfig(), 1.0)
+def gradient_of(batch, mesh, rules=RULES, **changes):
+  """The gradient of a batch, and the program that found it."""
+  config = dataclasses.replace(MODEL.config, **changes)
+  loss_fn = grpo_loss(LanguageModel(config, rules), LossConfig(), 1.0)
 
   @jax.jit
   def gradient(params, batch):
     return jax.grad(lambda p: loss_fn(p, batch, None)[0].numerator)(params)
 
-  found = []
-  for mesh in (small_mesh(), small_mesh(data=8)):
-    with jax.set_mesh(mesh):
-      whole = jax.device_put(VALUES, sharding.replicated(mesh))
-      args = (whole, sharding.put_batch(batch, mesh, RULES))
-      found.append(jax.device_get(gradient(*args)))
-      program = gradient.lower(*args).compile().as_text()
-  # Parameters are on every device, so only gradients are sent.
-  assert "all-reduce" in program
-  for other in ("all-gather", "all-to-all", "collective-permute"):
-    assert other not in program, other
+  with jax.set_mesh(mesh):
+    whole = jax.device_put(VALUES, sharding.replicated(mesh))
+    args = (whole, sharding.put_batch(batch, mesh, rules))
+    program = gradient.lower(*args).compile()
+    return jax.device_get(gradient(*args)), program
+
+
+def assert_same_gradients(got, want):
   jax.tree.map(
-    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4), *found
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-4),
+    got,
+    want,
   )
+
+
+@pytest.mark.parametrize("kernel", ["plain", "tree"])
+def test_lanes_find_the_keys_of_their_trunk_on_their_own_device(kernel):
+  batch = packed_batch()
+  want, _ = gradient_of(batch, small_mesh(), lane_kernel=kernel)
+  got, program = gradient_of(batch, small_mesh(data=8), lane_kernel=kernel)
+  # Parameters are on every device, so only gradients are sent.
+  text = program.as_text()
+  assert "all-reduce" in text
+  for other in ("all-gather", "all-to-all", "collective-permute"):
+    assert other not in text, other
+  assert_same_gradients(got, want)
+
+
+@pytest.mark.parametrize(
+  ("kernel", "window"), [("plain", 0), ("tree", 0), ("tree", 5)]
+)
+def test_a_row_may_be_split_over_devices(monkeypatch, kernel, window):
+  # Small blocks, or padding would be most of a row.
+  monkeypatch.setattr(tree_attention, "_SIZES", {16: 1.0})
+  batch = packed_batch()
+  changes = {"lane_kernel": kernel, "sliding_window": window}
+  want, whole = gradient_of(batch, small_mesh(data=2), **changes)
+  rules = ShardingRules(tokens="tensor")
+  mesh = small_mesh(data=2, tensor=2)
+  got, split = gradient_of(batch, mesh, rules, **changes)
+  assert_same_gradients(got, want)
+  # Each device computes its own tokens.
+  cost, of_rows = (x.cost_analysis()["flops"] for x in (split, whole))
+  assert cost < 0.7 * of_rows

@@ -301,11 +301,35 @@ def test_weights_are_gathered_over_the_batch_and_along_embed():
   assert by_data.spec_in_use(axes) == PartitionSpec(None, "tensor")
 
 
+def test_rows_are_split_along_their_tokens_or_their_branches():
+  rules = ShardingRules(tokens="tensor")
+  mesh = small_mesh(2, 2, 2)
+
+  def spec(x_NRTD):
+    pin = jax.jit(lambda x: sharding.constrain_tokens(x, rules))
+    return pin(x_NRTD).sharding.spec
+
+  with jax.set_mesh(mesh):
+    assert sharding.row_split(rules) == (("tensor",), 2)
+    assert sharding.row_split(RULES) == ((), 1)
+    trunk, lanes = jnp.zeros((4, 1, 8, 3)), jnp.zeros((4, 4, 8, 3))
+    rows = ("data", "fsdp")
+    assert spec(trunk) == PartitionSpec(rows, None, "tensor")
+    assert spec(lanes) == PartitionSpec(rows, "tensor")
+  # All heads of a token are on its device.
+  assert rules.spec_in_use(("embed", "kv_heads")) == PartitionSpec(None, None)
+  # A mesh axis that splits rows splits no row.
+  both = ShardingRules(batch=("data", "tensor"), tokens=("fsdp", "tensor"))
+  assert both.token_axes() == ("data", "tensor", "fsdp")
+  with jax.set_mesh(mesh):
+    assert sharding.row_split(both) == (("fsdp",), 2)
+
+
 def test_gradients_stay_where_their_weights_are():
   mesh = small_mesh(2, 2, 2)
   rules = ShardingRules(batch=("data", "fsdp", "tensor"))
   table = np.arange(48, dtype=np.float32).reshape(8, 6) / 50
-  tokens = np.array([1, 2, 3, 1, 7, 0, 5, 1])
+  tokens = np.array([1, 2, 3, 1, 7, 0, 5, 1]).reshape(8, 1, 1)
 
   def gradient(table, tokens):
     def loss(table):

@@ -216,7 +216,10 @@ class Counter:
         kernel.fetched / parts,
       )
       # The backward kernel makes the logits again, besides four products.
-      return forward.times(1 + 2.5 + (remat == "full"))
+      sent = self._keys_of_others(kernel.tokens / parts)
+      return forward.times(1 + 2.5 + (remat == "full")).plus(
+        sent.times(2 + (remat == "full"))
+      )
     trunks = load.trunks / self._layout.batch
     rows = trunks * load.branches * (load.width - 1)
     trunk = trunks * load.trunk
@@ -225,6 +228,16 @@ class Counter:
       self._attention(rows, load.width - 1, rows),
     )
     return attention.times(3 + (remat != "none"))
+
+  def _keys_of_others(self, tokens: float) -> Work:
+    """Work of gathering the keys and values of a row, or their gradients.
+
+    `tokens` are a device's own of the row.
+    """
+    c = self._config
+    others = tokens * (self._layout.row - 1)
+    received = others * 2 * c.n_kv_heads * c.head_width * self._size
+    return Work(0, 2 * received, received).times(c.n_layers)
 
   def finish(self, moment_bytes: int, param_bytes: int) -> Work:
     """Returns the work of AdamW on the elements that a device stores.
@@ -286,7 +299,7 @@ class Counter:
     rules = self._layout.rules
     vocab, embed = rules.mesh_axes("vocab"), rules.mesh_axes("embed")
     of_rows, of_columns = self._layout.size(vocab), self._layout.size(embed)
-    shared = {*vocab, *embed} & set(rules.mesh_axes("batch"))
+    shared = {*vocab, *embed} & set(rules.token_axes())
     found = tokens * self._layout.size(shared) * self._config.d_model * size
     found /= of_columns
     # Every part of the table yields zeros for rows that it does not have.

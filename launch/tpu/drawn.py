@@ -151,16 +151,16 @@ def _log_normal(rng, mean: float, limit: int, count) -> np.ndarray:
   return length.astype(int)
 
 
-def in_kernel(batch: Batch, config: ModelConfig) -> InKernel:
+def in_kernel(batch: Batch, config: ModelConfig, devices: int) -> InKernel:
   """Plans the kernels' work in a micro-batch, and returns what it amounts to.
 
-  A few rows are planned. The devices wait for each other, so all rows count
-  as the one with the most work.
+  Each row is split over `devices`. A few rows are planned. The devices wait for
+  each other, so all count as the one with the most work.
   """
   rows = np.linspace(0, batch.spots.rows - 1, _COUNTED_ROWS).round()
   labels = _labels(batch, np.unique(rows).astype(int))
   tokens = labels.enter_NT.shape[1]
-  room = tree_attention.padded(tokens) - tokens
+  room = tree_attention.padded(tokens, devices) - tokens
   pad = lambda x: np.pad(x, ((0, 0), (0, room)), constant_values=-1)  # noqa: E731
   labels = jax.tree.map(pad, labels)
   local = config.is_local() or (False,) * config.n_layers
@@ -168,29 +168,28 @@ def in_kernel(batch: Batch, config: ModelConfig) -> InKernel:
   for is_local in set(local):
     share = local.count(is_local) / len(local)
     window = config.sliding_window if is_local else 0
-    blocks, block = _blocks(labels, config, window)
+    blocks, block = _blocks(labels, config, window, devices)
     pairs += share * blocks * block * block
     fetched += share * blocks * block
   per_row = (tokens + room, pairs, fetched)
   return InKernel(*(batch.shape.pack.rows * x for x in per_row))
 
 
-def _blocks(labels, config, window: int) -> tuple[int, int]:
-  """Returns the largest number of pairs of blocks of a row, and their side."""
+def _blocks(labels, config, window: int, devices: int) -> tuple[int, int]:
+  """Returns a row's pairs of blocks, if all have the most, and their side."""
   make = functools.partial(
     tree_attention.plan,
     kv_heads=config.n_kv_heads,
     group=config.n_heads // config.n_kv_heads,
     head_width=config.head_width,
     window=window,
+    shards=devices,
   )
   plan = jax.jit(make)(labels)
-  flags_NI, query_NI = (
-    np.asarray(x) for x in (plan.forward.flags_NI, plan.forward.query_NI)
-  )
+  query_NPI, _, flags_NPI = map(np.asarray, plan.forward)
   # Every block of queries has a pair.
-  side = labels.enter_NT.shape[1] // (query_NI.max() + 1)
-  return int((flags_NI > 0).sum(-1).max()), int(side)
+  side = labels.enter_NT.shape[1] // devices // (query_NPI.max() + 1)
+  return int((flags_NPI > 0).sum(-1).max()) * devices, int(side)
 
 
 def _labels(batch: Batch, rows: np.ndarray) -> trees.Labels:

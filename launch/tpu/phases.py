@@ -186,7 +186,7 @@ def _update(config, section, batch: Batch, layout, device: str):
   counter = Counter(config.model, layout)
   kernel = None
   if tree_attention.is_chosen(config.model.lane_kernel, device):
-    kernel = drawn.in_kernel(batch, config.model)
+    kernel = drawn.in_kernel(batch, config.model, layout.row)
   slots = batch.shape.slots
   trunks = rows * trunks_of_row
   accumulate = counter.accumulate(

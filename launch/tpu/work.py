@@ -72,7 +72,7 @@ def product(rows: float, inner: float, columns: float, size: int) -> Work:
 class Layout:
   """How rules split arrays over a mesh while a program computes.
 
-  Weights that are split over an axis of the batch, or along `embed`, are
+  Weights that are split over an axis that splits tokens, or along `embed`, are
   gathered before use. Other splits stay, and the partial sums that they yield
   are added between devices.
   """
@@ -86,8 +86,13 @@ class Layout:
 
   @property
   def batch(self) -> int:
-    """Number of parts that the batch is split into."""
-    return self.size(self.rules.mesh_axes("batch"))
+    """Number of parts that the tokens of a batch are split into."""
+    return self.size(self.rules.token_axes())
+
+  @property
+  def row(self) -> int:
+    """Number of devices that the tokens of a row are split over."""
+    return self.batch // self.size(self.rules.mesh_axes("batch"))
 
   def parts(self, name: str) -> int:
     """Number of parts of a logical axis while a program computes with it."""
@@ -114,8 +119,8 @@ class Layout:
     return sum(stored > used for stored, used in sizes)
 
   def copies(self, box: nn.LogicallyPartitioned) -> int:
-    """Number of parts of the batch that store the same elements."""
+    """Number of parts of a batch's tokens that store the same elements."""
     axes = {
       axis for name in box.names if name for axis in self.rules.mesh_axes(name)
     }
-    return self.size(set(self.rules.mesh_axes("batch")) - axes)
+    return self.size(set(self.rules.token_axes()) - axes)

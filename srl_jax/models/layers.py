@@ -37,6 +37,7 @@ from srl_jax.sharding import (
   device_kind,
   gather_weight,
   per_device,
+  row_split,
 )
 
 
@@ -93,7 +94,8 @@ class Module(nn.Module):
     shape, axes = zip(*inputs, *outputs, strict=True)
     rows = x.shape[: x.ndim - len(inputs)]
     matrix = self.weight(name, shape, axes, fan_in=fan_in)
-    if device_kind() == "cpu":
+    # (Rows that are split cannot become one axis with the rows of others.)
+    if device_kind() == "cpu" and row_split(self.rules)[1] == 1:
       # With several axes of rows XLA on CPU transposes x for the gradient:
       # forward and backward pass of the MLP then take 1.5 times as long. With
       # several axes to sum over it may transpose the matrix, at every turn of
@@ -247,19 +249,31 @@ class Attention(Module):
     leaves, structure = jax.tree.flatten(plans.of_layer(rows, is_local))
     interpret = not device_kind().startswith("TPU")
 
+    mesh_axes, shards = row_split(self.rules)
+
     def attend_rows(q_NTHME, k_NTHE, v_NTHE, *leaves):
-      plan = structure.unflatten(leaves)
+      shard = 0
+      if shards > 1:
+        shard = jax.lax.axis_index(mesh_axes)
+        k_NTHE, v_NTHE = (
+          jax.lax.all_gather(x, mesh_axes, axis=1, tiled=True)
+          for x in (k_NTHE, v_NTHE)
+        )
       return tree_attention.attend(
         q_NTHME,
         k_NTHE,
         v_NTHE,
-        plan,
+        structure.unflatten(leaves),
         scoring=_scoring(self.config),
         interpret=interpret,
+        shards=shards,
+        shard=shard,
       )
 
-    q_axes = ("batch", None, "kv_heads", None, None)
-    of_plan = [("batch", *(None,) * (x.ndim - 1)) for x in leaves]
+    q_axes = ("batch", "tokens", "kv_heads", None, None)
+    # Labels are needed of all keys; lists of blocks are the devices' own.
+    of_plan = [("batch", None, None)]
+    of_plan += [("batch", "tokens", None)] * (len(leaves) - 1)
     axes = (q_axes, q_axes[:-1], q_axes[:-1], *of_plan)
     run = per_device(attend_rows, axes, q_axes, self.rules)
     # The row is the only branch of itself.

@@ -40,8 +40,8 @@ class Turn(NamedTuple):
   local: decode_plan.Plan | None
 
 
-def plan_rows(c: ModelConfig, labels: trees.Labels) -> Rows:
-  """Plans the attention of rows, once for all layers."""
+def plan_rows(c: ModelConfig, labels: trees.Labels, shards: int) -> Rows:
+  """Plans the attention of rows on `shards` devices each, for all layers."""
 
   def plan(window):
     return tree_attention.plan(
@@ -50,6 +50,7 @@ def plan_rows(c: ModelConfig, labels: trees.Labels) -> Rows:
       group=c.n_heads // c.n_kv_heads,
       head_width=c.head_width,
       window=window,
+      shards=shards,
     )
 
   return Rows(plan(0), plan(c.sliding_window) if c.sliding_window else None)

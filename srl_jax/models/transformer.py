@@ -13,6 +13,7 @@ Positions decide who sees whom: -1 marks padding, wherever it lies.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -27,10 +28,12 @@ from srl_jax.ops.attention import Source
 from srl_jax.sharding import (
   ShardingRules,
   constrain,
+  constrain_tokens,
   device_kind,
   gather_weight,
   lookup,
   parts,
+  row_split,
 )
 
 _policies = jax.checkpoint_policies
@@ -66,8 +69,7 @@ class _Block(nn.Module):
     h_NRTD = layers.GatedMLP(c, self.rules, name="mlp")(h_NRTD)
     if c.sandwich_norms:
       h_NRTD = self._norm("mlp_out_norm", h_NRTD)
-    x_NRTD = constrain(x_NRTD + h_NRTD, ("batch", None, None, None), self.rules)
-    return x_NRTD, (k, v)
+    return constrain_tokens(x_NRTD + h_NRTD, self.rules), (k, v)
 
   def _norm(self, name, x_NRTD):
     return layers.RMSNorm(self.config, self.rules, name=name)(x_NRTD)
@@ -166,8 +168,8 @@ class Transformer(nn.Module):
       x.reshape(-1, x.shape[-1]) for x in (trunk_NUS, trunk_position_NUS)
     )
     trunks = self.trunk(trunk_XS, position_XS)
-    place_W = jnp.arange(tokens_NBW.shape[-1])
-    slot_NBW = jnp.where(position_NBW >= 0, place_W, -1)
+    slot_W = jnp.arange(tokens_NBW.shape[-1])
+    slot_NBW = jnp.where(position_NBW >= 0, slot_W, -1)
     # A branch begins at the position where it leaves its trunk.
     branch_at_NBW = position_NBW - (slot_NBW - first_NBW)
     x_NBWD, _ = self._run(
@@ -187,26 +189,24 @@ class Transformer(nn.Module):
     """What `lanes` returns, from one pass over trunks and lanes together."""
     n, b, w = tokens_NBW.shape
     labels = trees.label_lanes(trunk_position_NUS, position_NBW, *where)
-    trunk_tokens = trunk_NUS[0].size
-    room = tree_attention.padded(trunk_tokens + b * w) - trunk_tokens - b * w
-    pad = lambda x_NT, fill: jnp.pad(  # noqa: E731
-      x_NT, ((0, 0), (0, room)), constant_values=fill
-    )
-    labels = jax.tree.map(lambda x_NT: pad(x_NT, -1), labels)
-    tokens_NT = jnp.concatenate(
-      [trunk_NUS.reshape(n, -1), tokens_NBW.reshape(n, -1)], axis=1
-    )
+    trunk_tokens, (_, devices) = trunk_NUS[0].size, row_split(self.rules)
+    real = trunk_tokens + b * w
+    room = tree_attention.padded(real, devices) - real
+    pad = functools.partial(jnp.pad, pad_width=((0, 0), (0, room)))
+    labels = jax.tree.map(lambda x_NT: pad(x_NT, constant_values=-1), labels)
+    both = [x.reshape(n, -1) for x in (trunk_NUS, tokens_NBW)]
+    tokens_NT = jnp.concatenate(both, axis=1)
     x_NRTD, _ = self._run(
-      pad(tokens_NT, 0)[:, None],
+      pad(tokens_NT)[:, None],
       labels.position_NT[:, None],
       None,
       None,
-      plans.plan_rows(self.config, labels),
+      plans.plan_rows(self.config, labels, devices),
       None,
       None,
     )
-    x_NTD = x_NRTD[:, 0, trunk_tokens : trunk_tokens + b * w]
-    return x_NTD.reshape(n, b, w, -1)
+    x_NBWD = x_NRTD[:, 0, trunk_tokens:real].reshape(n, b, w, -1)
+    return constrain_tokens(x_NBWD, self.rules)
 
   def _run(self, tokens, position, *views_and_kvs):
     trunk_view, cache_view, lanes, *kvs = views_and_kvs or (None,) * 5
@@ -217,7 +217,7 @@ class Transformer(nn.Module):
       x_NRTD = x_NRTD.astype(self.config.dtype)
       if self.config.scale_embeddings:
         x_NRTD *= jnp.asarray(self.config.d_model**0.5, x_NRTD.dtype)
-    x_NRTD = constrain(x_NRTD, ("batch", None, None, None), self.rules)
+    x_NRTD = constrain_tokens(x_NRTD, self.rules)
     views = (position, trunk_view, cache_view, lanes)
     local_L = self.config.is_local()
     if self.is_stacked:
@@ -374,7 +374,7 @@ class LanguageModel:
     return logprobs.Head(
       table_VD,
       vocab_parts=parts(mesh, self.rules.axes_in_use("vocab")),
-      batch_parts=parts(mesh, self.rules.mesh_axes("batch")),
+      token_parts=parts(mesh, self.rules.token_axes()),
       softcap=self.config.logit_softcap,
     )
 

@@ -30,13 +30,13 @@ class Head(NamedTuple):
   Attributes:
     table_VD: the logit of token v is the product of row v and the state.
     vocab_parts: number of devices that the vocabulary is split over, evenly.
-    batch_parts: number of devices that the batch is split over.
+    token_parts: number of devices that the tokens are split over.
     softcap: logits x become cap * tanh(x / cap) (Gemma 2); 0 leaves them.
   """
 
   table_VD: jax.Array
   vocab_parts: int = 1
-  batch_parts: int = 1
+  token_parts: int = 1
   softcap: float = 0.0
 
 
@@ -96,7 +96,7 @@ def token_logps(
   """
   n, r, length, width = hidden_NRCD.shape
   vocab = head.table_VD.shape[0]
-  whole = max_logits * head.batch_parts * head.vocab_parts
+  whole = max_logits * head.token_parts * head.vocab_parts
   if not max_logits or n * r * length * vocab <= whole:
     return _score(head, hidden_NRCD, tokens_NRC, temperature)
   block = block_width(vocab // head.vocab_parts)

@@ -73,14 +73,15 @@ def suits(kernel: str, own: str, device: str, *, field: str) -> bool:
   return kernel == own or (kernel == "auto" and is_tpu)
 
 
-def padded(tokens: int) -> int:
-  """Returns the least good length of a row with so many tokens."""
-  return -(-tokens // _size(tokens)) * _size(tokens)
+def padded(tokens: int, shards: int = 1) -> int:
+  """Returns the least good length of a row of so many tokens, on P devices."""
+  whole = _size(tokens, shards) * shards
+  return -(-tokens // whole) * whole
 
 
-def _size(tokens: int) -> int:
+def _size(tokens: int, shards: int) -> int:
   """Tokens of a block: many, but without much padding."""
-  return min(_SIZES, key=lambda x: -(-tokens // x) * x * _SIZES[x])
+  return min(_SIZES, key=lambda x: -(-tokens // (x * shards)) * x * _SIZES[x])
 
 
 def plan(
@@ -90,6 +91,7 @@ def plan(
   group: int,
   head_width: int,
   window: int = 0,
+  shards: int = 1,
 ) -> trees.Plan:
   """Plans the kernels' work for rows of these labels.
 
@@ -99,16 +101,21 @@ def plan(
     group: number M of query heads per key/value head.
     head_width: width E of one head.
     window: how many positions a token sees, its own included; 0 for all.
+    shards: number P of devices that the queries of a row are split over.
   """
   tokens = labels.enter_NT.shape[1]
   width = tree_kernels.together(kv_heads, head_width) * head_width
-  block = _size(tokens)
+  block = _size(tokens, shards)
   # Four arrays of a block of queries and two of keys come and go while the
   # kernel works on others; float32, if not less.
   queries = block * group * width * (4 * 2 * 4 + 4)
   keys = max(block, (VMEM_BYTES * 3 // 4 - queries) // (width * 2 * 2 * 4))
   return trees.plan(
-    labels, block=block, parts=-(-tokens // keys), window=window
+    labels,
+    block=block,
+    parts=-(-tokens // keys),
+    window=window,
+    shards=shards,
   )
 
 
@@ -120,6 +127,8 @@ def attend(
   *,
   scoring: Scoring,
   interpret: bool,
+  shards: int = 1,
+  shard: jax.Array | int = 0,
 ) -> jax.Array:
   """Attention of the tokens of a row to themselves and to their ancestors.
 
@@ -127,45 +136,54 @@ def attend(
   gets finite numbers without a meaning.
 
   Args:
-    q_NTHME: queries, not yet scaled.
-    k_NTHE: keys.
-    v_NTHE: values.
-    plan: the plan of these rows.
+    q_NTHME: queries, not yet scaled; of P devices, those of this one.
+    k_NTHE: keys, all of them.
+    v_NTHE: values, all of them.
+    plan: the plan of these rows, with this device's lists (P = 1).
     scoring: how logits are made.
     interpret: True runs the kernels without a TPU.
+    shards: number P of devices that the queries of a row are split over.
+    shard: number of this device, from 0.
 
   Returns:
-    [N, T, H, M, E] in the dtype of the queries.
+    [N, T, H, M, E] in the dtype of the queries, for these.
   """
-  n, t, h, m, e = q_NTHME.shape
-  static = tree_kernels.Static(h, m, e, _size(t), scoring, interpret)
-  flat = (x.reshape(n, t, -1) for x in (q_NTHME, k_NTHE, v_NTHE))
-  return _attend(static, plan, *flat).reshape(q_NTHME.shape)
+  _, t, h, m, e = q_NTHME.shape
+  size = _size(t * shards, shards)
+  static = tree_kernels.Static(h, m, e, size, scoring, interpret)
+  flat = (x.reshape(*x.shape[:2], -1) for x in (q_NTHME, k_NTHE, v_NTHE))
+  keys_N4T = plan.labels_N4T
+  queries_N4T = jax.lax.dynamic_slice_in_dim(keys_N4T, shard * t, t, axis=2)
+  blocks, *parts = (
+    [x.squeeze(1) for x in found] for found in (plan.forward, *plan.backward)
+  )
+  seen = (queries_N4T, keys_N4T), blocks, parts
+  return _attend(static, seen, *flat).reshape(q_NTHME.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend(static, plan, q, k, v):
-  return _forward(static, plan, q, k, v)[0]
+def _attend(static, seen, q, k, v):
+  return _forward(static, seen, q, k, v)[0]
 
 
-def _attend_forward(static, plan, q, k, v):
+def _attend_forward(static, seen, q, k, v):
   out, log_sum = (
-    checkpoint_name(x, RESIDUALS) for x in _forward(static, plan, q, k, v)
+    checkpoint_name(x, RESIDUALS) for x in _forward(static, seen, q, k, v)
   )
-  return out, (plan, q, k, v, out, log_sum)
+  return out, (seen, q, k, v, out, log_sum)
 
 
 def _attend_backward(static, residuals, grad):
-  plan, q, k, v, out, log_sum = residuals
-  size = -(-q.shape[1] // static.block // len(plan.backward))
+  (labels, _, lists), q, k, v, out, log_sum = residuals
+  size = -(-k.shape[1] // static.block // len(lists))
   parts = [
     _backward(
       static,
-      (plan.labels_N4T, blocks),
+      (labels, blocks),
       (q, k, v, out, grad, log_sum),
       slice(part * size, (part + 1) * size),
     )
-    for part, blocks in enumerate(plan.backward)
+    for part, blocks in enumerate(lists)
   ]
   grads_q, grads_k, grads_v = zip(*parts, strict=True)
   grad_k = jnp.concatenate(grads_k, axis=1) * static.scoring.scale
@@ -176,7 +194,7 @@ def _attend_backward(static, residuals, grad):
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _forward(static, plan, q, k, v):
+def _forward(static, seen, q, k, v):
   """Returns the result, and the log-sum of each query and head, base 2."""
   b, kv, e = static.block, static.together, static.width
   heads = kv * static.group
@@ -185,7 +203,7 @@ def _forward(static, plan, q, k, v):
     static,
     tree_kernels.forward,
     "tree_attention_forward",
-    (plan.labels_N4T, plan.forward),
+    seen[:2],
     arrays=[("query", q), ("key", k), ("key", v)],
     outs=[("query", q.shape, q.dtype), ("number", sums, jnp.float32)],
     scratch=[
@@ -206,7 +224,7 @@ def _backward(static, seen, arrays, part):
   q, k, v, out, grad, log_sum = arrays
   b, kv, e = static.block, static.together, static.width
   heads = kv * static.group
-  start, stop, _ = part.indices(q.shape[1] // b)
+  start, stop, _ = part.indices(k.shape[1] // b)
   of_part = ("part", (len(k), (stop - start) * b, k.shape[2]), jnp.float32)
   return _call(
     static,
@@ -237,20 +255,20 @@ def _call(static, kernel, name, seen, *, arrays, outs, scratch):
     static: what is known when the kernel is compiled.
     kernel: its body.
     name: its name in profiles.
-    seen: labels of the tokens, and the pairs of blocks.
+    seen: labels of queries and of keys, and the pairs of blocks.
     arrays: kind and array of each input.
     outs: kind, shape and dtype of each output.
     scratch: shape and dtype of each array in on-chip memory.
   """
-  labels_N4T, blocks = seen
+  labels, (query_NI, key_NI, flags_NI) = seen
   specs = _specs(static)
   # Rows have unequal numbers of pairs.
-  pairs = (blocks.flags_NI > 0).sum(-1).max()
+  pairs = (flags_NI > 0).sum(-1).max()
   return pl.pallas_call(
     functools.partial(kernel, static),
     grid_spec=pltpu.PrefetchScalarGridSpec(
       num_scalar_prefetch=3,
-      grid=(len(labels_N4T), static.heads // static.together, pairs),
+      grid=(len(query_NI), static.heads // static.together, pairs),
       in_specs=[
         specs["query label"](),
         specs["key label"](),
@@ -266,7 +284,7 @@ def _call(static, kernel, name, seen, *, arrays, outs, scratch):
     ),
     interpret=static.interpret,
     name=name,
-  )(*blocks, labels_N4T, labels_N4T, *(x for _, x in arrays))
+  )(query_NI, key_NI, flags_NI, *labels, *(x for _, x in arrays))
 
 
 def _specs(static):

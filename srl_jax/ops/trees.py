@@ -11,8 +11,9 @@ entered. So one rule serves trunks, branches, branches of branches and padding:
 
 Not for: the arithmetic of attention (tree_attention.py).
 
-Axes: N rows, T tokens of a row, I items of a list of blocks, U trunks, S trunk
-positions, B lanes, W slots of a lane; J blocks of a row.
+Axes: N rows, T tokens of a row, P devices of a row, I items of a list of
+blocks, U trunks, S trunk positions, B lanes, W slots of a lane; J blocks of a
+row.
 """
 
 from __future__ import annotations
@@ -43,19 +44,20 @@ class Labels(NamedTuple):
 class Blocks(NamedTuple):
   """Pairs of a block of queries and a block of keys, one row after the other.
 
-  The pairs of a block of queries follow each other. Each block has one pair at
-  least. At the end of a row the last pair repeats, with flags 0.
+  The queries of a row are split over P devices, and each has a list. The pairs
+  of a block of queries follow each other. Each block has one pair at least. At
+  the end of a list the last pair repeats, with flags 0.
 
   Attributes:
-    query_NI: blocks of queries, counted in blocks.
-    key_NI: blocks of keys.
-    flags_NI: FIRST and LAST for the first and the last pair of a block of
+    query_NPI: blocks of the device's queries, counted in blocks.
+    key_NPI: blocks of keys.
+    flags_NPI: FIRST and LAST for the first and the last pair of a block of
       queries; WHOLLY if every query sees every key, else PARTLY.
   """
 
-  query_NI: jax.Array
-  key_NI: jax.Array
-  flags_NI: jax.Array
+  query_NPI: jax.Array
+  key_NPI: jax.Array
+  flags_NPI: jax.Array
 
 
 class Plan(NamedTuple):
@@ -134,15 +136,19 @@ def label_lanes(
   return Labels(keep(enter_NT), keep(leave_NT), keep(position_NT))
 
 
-def plan(labels: Labels, *, block: int, parts: int, window: int = 0) -> Plan:
+def plan(
+  labels: Labels, *, block: int, parts: int, window: int = 0, shards: int = 1
+) -> Plan:
   """Lists the pairs of blocks in which a query sees a key.
 
   Args:
-    labels: the labels; `block` divides T.
+    labels: the labels; shards of whole blocks make up T.
     block: tokens of a block.
     parts: number of parts of the keys, for the backward pass; each has as many
       blocks as the others, but for the last.
     window: how many positions a token sees, its own included; 0 for all.
+    shards: number of devices that the queries of a row are split over. Each has
+      a list of its own.
   """
   enter_NT, leave_NT, position_NT = labels
   first_NT = position_NT - window + 1 if window else jnp.zeros_like(enter_NT)
@@ -155,21 +161,24 @@ def plan(labels: Labels, *, block: int, parts: int, window: int = 0) -> Plan:
   )
   is_some_NJJ, is_all_NJJ = seen.any((-1, -2)), seen.all((-1, -2))
   size = -(-count // parts)
+
+  def blocks(start, stop):
+    # The shards of a row are rows of their own.
+    own = (
+      x[..., start:stop].reshape(n * shards, count // shards, -1)
+      for x in (is_some_NJJ, is_all_NJJ)
+    )
+    found = _blocks(*own, start)
+    return Blocks(*(x.reshape(n, shards, -1) for x in found))
+
   return Plan(
     labels_N4T,
-    _blocks(is_some_NJJ, is_all_NJJ, 0),
-    tuple(
-      _blocks(
-        is_some_NJJ[..., start : start + size],
-        is_all_NJJ[..., start : start + size],
-        start,
-      )
-      for start in range(0, count, size)
-    ),
+    blocks(0, count),
+    tuple(blocks(start, start + size) for start in range(0, count, size)),
   )
 
 
-def _blocks(is_some_NJJ, is_all_NJJ, start) -> Blocks:
+def _blocks(is_some_NJJ, is_all_NJJ, start):
   """The pairs that are `some`; keys are counted from `start`."""
   # The results of a block of queries without a pair would not be written.
   lacks_NJ1 = ~is_some_NJJ.any(-1, keepdims=True)
@@ -195,4 +204,4 @@ def _blocks(is_some_NJJ, is_all_NJJ, start) -> Blocks:
   flags_NI = jnp.where(is_whole_NI, WHOLLY, PARTLY)
   flags_NI += FIRST * is_first_NI + LAST * is_last_NI
   flags_NI = jnp.where(place_I < count_N1, flags_NI, 0)
-  return Blocks(*(x.astype(jnp.int32) for x in (query_NI, key_NI, flags_NI)))
+  return (x.astype(jnp.int32) for x in (query_NI, key_NI, flags_NI))

@@ -313,6 +313,27 @@ def test_a_tensor_axis_of_the_batch_is_gathered_over():
   assert work.link_bytes == pytest.approx(4 * moved)
 
 
+def test_the_devices_of_a_row_gather_its_keys_and_scatter_their_gradients():
+  kernel = InKernel(tokens=80, pairs=900, fetched=240)
+  of_rows, of_tokens = (
+    layout(rules, fsdp=2, tensor=2)
+    for rules in (
+      ShardingRules(batch=("data", "fsdp", "tensor")),
+      ShardingRules(tokens="tensor"),
+    )
+  )
+  assert (of_rows.row, of_tokens.row) == (1, 2)
+  want, got = (accumulate_parts(x, kernel=kernel) for x in (of_rows, of_tokens))
+  # All but attention is the same, and that is computed where the queries are.
+  assert got["layers"] == want["layers"] and got["logits"] == want["logits"]
+  assert got["attention"].flops == want["attention"].flops
+  # Of 40 tokens of a row, 20 are another device's: 2 heads of 4, in 2 layers.
+  sent = 20 * 2 * 2 * 4 * 2 * 4
+  assert got["attention"].link_bytes == 2 * sent
+  again = accumulate_parts(of_tokens, kernel=kernel, remat="full")
+  assert again["attention"].link_bytes == 3 * sent
+
+
 def test_the_optimizer_reads_and_writes_what_a_device_stores():
   elements = 2 * BLOCK + TABLE + SMALL
   work = Counter(MODEL, ONE).finish(moment_bytes=8, param_bytes=4)

@@ -79,15 +79,25 @@ def test_pairs_that_are_seen_are_those_of_the_labels():
 
 
 def test_kernels_compute_whole_blocks():
-  found = drawn.in_kernel(drawn.draw(SHAPE, FULL), MODEL)
+  found = drawn.in_kernel(drawn.draw(SHAPE, FULL), MODEL, 1)
   # A row of 20 + 6 * 11 tokens is one block of 128; a micro-batch has two.
   assert found == (2 * 128, 2 * 128**2, 2 * 128)
   longer = SHAPE._replace(trunk=1000)
-  found = drawn.in_kernel(drawn.draw(longer, FULL), MODEL)
+  found = drawn.in_kernel(drawn.draw(longer, FULL), MODEL, 1)
   assert 0.5 < found.pairs / (found.tokens**2 / 2) < 0.8
   local = dataclasses.replace(MODEL, sliding_window=16)
-  less = drawn.in_kernel(drawn.draw(longer, FULL), local)
+  less = drawn.in_kernel(drawn.draw(longer, FULL), local, 1)
   assert less.tokens == found.tokens and less.pairs < found.pairs
+
+
+def test_the_devices_of_a_row_wait_for_the_one_with_the_most_pairs():
+  longer = drawn.draw(SHAPE._replace(trunk=1000), FULL)
+  one, four = (drawn.in_kernel(longer, MODEL, devices) for devices in (1, 4))
+  # Whole blocks for each.
+  assert one.tokens <= four.tokens < 1.5 * one.tokens
+  assert four.tokens % (4 * 128) == 0
+  # The last part of a row sees all of the trunk, and the first what is before.
+  assert 1.2 < four.pairs / one.pairs < 4
 
 
 def test_the_least_work_is_of_tokens_that_are_seen():

@@ -221,7 +221,7 @@ def test_a_block_that_nobody_sees_is_not_read():
   attend = with_kernels(labels, heads)
   blocks = attend.keywords["plan"].forward
   # The last block of keys is seen by none but its own queries.
-  readers = blocks.query_NI[(blocks.key_NI == 3) & (blocks.flags_NI > 0)]
+  readers = blocks.query_NPI[(blocks.key_NPI == 3) & (blocks.flags_NPI > 0)]
   assert {*readers.tolist()} == {3}
   spoilt = (x.at[:, 384:].set(jnp.nan) for x in (k, v))
   out = attend(q, *spoilt)

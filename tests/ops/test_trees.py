@@ -48,7 +48,7 @@ def blocks_of(labels, block, parts=1, window=0):
       [
         (q, k, f) for q, k, f in zip(*row, strict=True) if f
       ]  # Without the repeated ones.
-      for row in zip(*map(np.asarray, blocks), strict=True)
+      for row in zip(*(np.asarray(x)[:, 0] for x in blocks), strict=True)
     ]
     for blocks in (plan.forward, *plan.backward)
   ]
