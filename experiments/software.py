@@ -11,7 +11,11 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
                 their observations (the default).
                 64 TPU v5e chips: up to 14.0 of their 15.75 GiB, and at peak
                 rates 59 s for an update step, so 4.3 hours for all 262.
-  srl_lora      The same by adapters of rank 32. 8 chips: up to 14.3 GiB, 403 s,
+  srl_history   SRL from the issue and all earlier actions, in contexts of up to
+                12,288 tokens: longer ones are left out. All actions of a
+                trajectory share its trunk, and each row of the update is split
+                over 4 of the 64 chips: up to 11.7 GiB, 49 s, 3.5 hours.
+  srl_lora      srl by adapters of rank 32. 8 chips: up to 14.3 GiB, 403 s,
                 29 hours.
   sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
                 recipe: 5e-5, three epochs.
@@ -36,7 +40,10 @@ trunk.
 from srl_jax import config
 
 MODEL = "Qwen/Qwen2.5-Coder-7B-Instruct"
-PRESETS = ("srl", "srl_lora", "sft_actions", "sft_thoughts", "checkpoint")
+PRESETS = (
+  *("srl", "srl_history", "srl_lora"),
+  *("sft_actions", "sft_thoughts", "checkpoint"),
+)
 
 
 def get_config(argument=None):
@@ -60,6 +67,8 @@ def get_config(argument=None):
   # Each context has a trunk of its own: rows of two have 8 lanes for their 16
   # branches.
   c.srl.lanes_per_branch = 0.5
+  if preset == "srl_history":
+    set_history(c)
   # One epoch of the paper's 134,000 actions, 512 of them per update step.
   c.srl.update_steps = 262
   if preset.startswith("sft"):
@@ -75,6 +84,20 @@ def get_config(argument=None):
   c.evaluate.suites = ()
   config.override(c, overrides)
   return c
+
+
+def set_history(c):
+  """The whole history on one trunk, which 24 actions at a visit share."""
+  c.srl.trunks.context_turns = 0
+  c.srl.trunks.max_trunk_tokens = 12_288
+  c.srl.trunks.points_per_trunk = 24
+  c.srl.lanes_per_branch = 0
+  c.srl.sampling.trunks_per_round = 32
+  c.srl.sampling.parts_per_round = 2
+  # One row to the chips of a `tensor` group, which share its tokens.
+  c.srl.trunks_per_micro_batch = 16
+  c.rules.batch = ("data", "fsdp")
+  c.rules.tokens = "tensor"
 
 
 def laid_out_model(preset, overrides):
