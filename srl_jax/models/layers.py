@@ -248,7 +248,6 @@ class Attention(Module):
     """Attention by the kernels, in a local or a global layer."""
     leaves, structure = jax.tree.flatten(plans.of_layer(rows, is_local))
     interpret = not device_kind().startswith("TPU")
-
     mesh_axes, shards = row_split(self.rules)
 
     def attend_rows(q_NTHME, k_NTHE, v_NTHE, *leaves):
