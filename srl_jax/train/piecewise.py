@@ -68,10 +68,10 @@ class PiecewiseUpdate:
     )
 
   def next_batch(self, params: Any, update_step: int) -> Batch:
-    """Samples until the batch is full; consumes data.
+    """Samples until the batch is full, or half full at last; consumes data.
 
     Raises:
-      RuntimeError: too few groups have rewards that differ.
+      RuntimeError: not even half of the groups have rewards that differ.
     """
     pieces, config = self.pieces, self.pieces.config
     expired = self.pool.drop_born_before(
@@ -80,9 +80,11 @@ class PiecewiseUpdate:
     rounds, self._drawn = [], []
     if self._together and self._is_short(0):
       rounds = self._rounds_together(params, update_step)
+    most = len(rounds) or config.dynamic_sampling.max_rounds
     while self._is_short(len(rounds)):
-      if len(rounds) == config.dynamic_sampling.max_rounds:
-        raise RuntimeError(self._starved(reduce_metrics(rounds)))
+      if len(rounds) == most:
+        self._accept_fewer(reduce_metrics(rounds))
+        break
       what = (
         f"{pieces.name}: update step {update_step + 1}, sampling round "
         f"{len(rounds) + 1}, {len(self.pool)} of {config.groups_per_batch} "
@@ -93,7 +95,7 @@ class PiecewiseUpdate:
     self._show(update_step)
     count = len(self.pool)
     if config.dynamic_sampling.refill:
-      count = config.groups_per_batch
+      count = min(count, config.groups_per_batch)
     groups = self.pool.take(count)
     values = reduce_metrics(rounds) if rounds else {}
     values |= {"groups_expired": expired}
@@ -119,11 +121,7 @@ class PiecewiseUpdate:
   def _rounds_together(
     self, params: Any, update_step: int
   ) -> list[rollout_metrics.RolloutMetrics]:
-    """Samples rounds in shared slots until the batch is full.
-
-    Raises:
-      RuntimeError: too few groups have rewards that differ.
-    """
+    """Samples rounds in shared slots: until the batch is full, or all."""
     config = self.pieces.config
     need = config.groups_per_batch - len(self.pool)
     what = (
@@ -132,12 +130,9 @@ class PiecewiseUpdate:
     )
     with progress.task(what):
       found = self._together.sample(params, update_step, need)
-    rounds = [
+    return [
       self._judge(one, update_step, index) for index, one in enumerate(found)
     ]
-    if self._is_short(len(rounds)):
-      raise RuntimeError(self._starved(reduce_metrics(rounds)))
-    return rounds
 
   def _round(
     self, params: Any, update_step: int, round_index: int
@@ -254,6 +249,18 @@ class PiecewiseUpdate:
         f"{update_step} break the format; most often: {self._worst_failure}. "
         f"Raise c.{name}.sampling.max_new_tokens if thoughts are cut off, or "
         "warm the model up with an sft stage",
+        file=sys.stderr,
+        flush=True,
+      )
+
+  def _accept_fewer(self, values: dict[str, float]) -> None:
+    """Warns that a batch is not full; raises if it is not even half full."""
+    text = self._starved(values)
+    if 2 * len(self.pool) < self.pieces.config.groups_per_batch:
+      raise RuntimeError(text)
+    if jax.process_index() == 0:
+      print(
+        f"warning: this update step trains on fewer groups. {text}",
         file=sys.stderr,
         flush=True,
       )
