@@ -293,34 +293,24 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
     assert "mostly: not_stopped" in str(caught.value)
 
 
-def test_a_batch_that_is_half_full_at_last_is_trained_on(
-  runs, whole, tmp_path, capsys
-):
-  once = DynamicSamplingConfig(max_rounds=1)
+def test_half_a_batch_is_trained_on(runs, whole, tmp_path, capsys):
   with started(runs, whole, tmp_path, "srl") as (run, configs, params):
-    round_alone = dataclasses.replace(once, refill=False)
-    updates = rl_updates(run, configs, params, dynamic_sampling=round_alone)
 
-    def trained(batch):
+    def branches(groups, refill=True):
+      once = DynamicSamplingConfig(max_rounds=1, refill=refill)
+      changes = {"dynamic_sampling": once, "groups_per_batch": groups}
+      batch = rl_updates(run, configs, params, **changes).next_batch(params, 0)
       return sum(int(x.branches_N.sum()) for x in batch.micro_batches)
 
-    found = trained(updates.next_batch(params, 0))
+    found = branches(12, refill=False)
     kept = found // configs["srl"].sampling.samples
-    assert kept > 1
-    assert "warning" not in capsys.readouterr().err
-    updates = rl_updates(
-      run, configs, params, dynamic_sampling=once, groups_per_batch=2 * kept
-    )
-    assert trained(updates.next_batch(params, 0)) == found
-    assert not updates.pool
+    assert kept > 1 and "warning" not in capsys.readouterr().err
+    assert branches(2 * kept) == found
     said = capsys.readouterr().err
     assert said.startswith("warning: this update step trains on fewer groups. ")
     assert f"sampling only {kept} of {2 * kept} groups have rewards" in said
-    updates = rl_updates(
-      run, configs, params, dynamic_sampling=once, groups_per_batch=2 * kept + 1
-    )
     with pytest.raises(RuntimeError, match=f"only {kept} of {2 * kept + 1} "):
-      updates.next_batch(params, 0)
+      branches(2 * kept + 1)
 
 
 def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
