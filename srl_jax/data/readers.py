@@ -173,8 +173,8 @@ def load_trajectories(config: DataConfig) -> LoadReport:
 
   Raises:
     ValueError: the file is missing or unusable, no record is good, the splits
-      are larger than the data, there is no such domain, or config.strict is
-      set, a record is bad, or steps cannot be joined.
+      are larger than the data, there is no such domain, config.strict is set
+      and a record is bad, or an environment answers steps that are to be one.
   """
   if config.domain:
     find_domain(config.domain)
