@@ -172,7 +172,8 @@ def summary(
   `group_size` is the number of samples per step, from which the prompt tokens
   of a rollout follow.
   """
-  rows: dict[str, list[Any]] = {"": list(reports)}
+  columns: dict[str, dict[str, Any]] = {}
+  is_part = any(compared[x].checked < r.points for x, r in reports.items())
   for split, report in reports.items():
     flat, shared = report.prompt_tokens(group_size)
     cells = {
@@ -192,10 +193,14 @@ def summary(
       **_of_contexts(report, group_size),
       "prompts with the ids of their text in one piece": compared[split].equal,
     }
-    if compared[split].checked < report.points:
+    if is_part:
       cells["prompts compared"] = compared[split].checked
-    for label, cell in cells.items():
-      rows.setdefault(label, []).append(cell)
+    columns[split] = cells
+  # What only some splits have, such as observations, is left open for others.
+  labels = dict.fromkeys(x for cells in columns.values() for x in cells)
+  rows: dict[str, list[Any]] = {"": list(reports)}
+  for label in labels:
+    rows[label] = [cells.get(label, "") for cells in columns.values()]
   for reason in dict.fromkeys(d for r in reports.values() for d in r.drops):
     dropped = (len(r.drops.get(reason, ())) for r in reports.values())
     rows[f"dropped: {reason}"] = list(dropped)

@@ -244,3 +244,13 @@ def test_prompts_are_compared_up_to_a_limit(capsys, path, monkeypatch):
   monkeypatch.setattr(prepare, "_COMPARED", 10)
   run(path)
   assert re.search(r"^prompts compared +10$", capsys.readouterr().out, re.M)
+
+
+def test_a_split_within_the_limit_stands_beside_one_above_it(
+  capsys, path, monkeypatch
+):
+  monkeypatch.setattr(prepare, "_COMPARED", 5)
+  run(path, "--data.valid_size=1")
+  printed = capsys.readouterr().out
+  # Each split has a number, whether all its prompts were compared or not.
+  assert re.search(r"^prompts compared +\d+ +\d+$", printed, re.M)
