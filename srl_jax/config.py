@@ -131,11 +131,24 @@ class Config:
         f"stages={self.stages} names a stage twice; each has one section, so "
         "name it once and raise its update_steps"
       )
+    self._check_contexts()
     if self.rollout_rules.tokens:
       raise ValueError(
         f"rollout_rules.tokens={self.rollout_rules.tokens!r}: only the update "
         "splits the tokens of a row; set it to None, and rules.tokens instead"
       )
+
+  def _check_contexts(self) -> None:
+    """Refuses stages that show other contexts than evaluation does."""
+    shown = self.srl.trunks.context_turns
+    for name in set(self.stages) - {"srl"}:
+      trunks = getattr(self, name).trunks
+      if trunks.task == "step" and trunks.context_turns != shown:
+        raise ValueError(
+          f"{name}.trunks.context_turns={trunks.context_turns} and "
+          f"srl.trunks.context_turns={shown}: evaluation, and the stage srl, "
+          "show the model the latter; set both to the same"
+        )
 
 
 def default_config() -> ml_collections.ConfigDict:

@@ -159,6 +159,8 @@ def _measure_steps(
     "test",
   )
   trunks = trunks[: settings.step_trunks or None]
+  widths = batching.widths(trunks)
+  _check_context(run, widths, settings.max_turn_tokens)
   with Scorer(RewardConfig(), config.reward_workers) as scorer:
     for name, temperature in (
       ("greedy", 0.0),
@@ -177,12 +179,24 @@ def _measure_steps(
           key=run.key("evaluate", "steps"),
           tokenizer=run.tokenizer,
           scorer=scorer,
-          widths=batching.widths(trunks),
+          widths=widths,
           rows_per_batch=settings.rows_per_batch,
         )
       for metric, estimate in estimates.items():
         measured[f"step {metric}, {name}"] = estimate
   return measured
+
+
+def _check_context(run: Run, widths: batching.Widths, new_tokens: int) -> None:
+  needed = widths.trunk + widths.stem + new_tokens
+  limit = run.policy.config.max_positions
+  if needed > limit:
+    raise ValueError(
+      f"single steps of the test split need a context of {needed} tokens, and "
+      f"the model was made for {limit} (c.model.max_positions); lower "
+      f"c.evaluate.max_turn_tokens={new_tokens}, or set "
+      "c.srl.trunks.max_trunk_tokens to drop the longest contexts"
+    )
 
 
 def _solve(config: Config, run: Run, params: Any, moment: str):

@@ -158,7 +158,7 @@ def test_a_wrong_override_is_refused_by_its_path(overrides, message):
     # Flags and argument may make up a run between them.
     ("srl,rlvr", "rlvr.update_steps=3", "seed=1"),
     # Evaluation reads these in a run of any stages.
-    ("sft", "srl.trunks.context_turns=2", "reward_workers.count=1"),
+    ("sft", "srl.trunks.last_step=exclude", "reward_workers.count=1"),
     ("sft", "srl.trunks.task=step", "sft.optim.beta1=0.8"),
   ],
 )

@@ -3,10 +3,11 @@
 
 The stream is a function of (trunks, seed). Each epoch is one shuffle, epoch
 follows epoch, and global batch b is items [b*B, (b+1)*B). Only a batch that
-spans two epochs can hold a trunk twice. Process p of P takes the items i with
-i % P == p. The union over processes therefore does not depend on P, and a run
-may be resumed on another number of processes. Batches are host arrays of this
-process's rows; other modules place them on devices.
+spans two epochs can hold a trunk twice; in its second epoch branch points have
+other names, so that their samples are other ones. Process p of P takes the
+items i with i % P == p. The union over processes therefore does not depend on
+P, and a run may be resumed on another number of processes. Batches are host
+arrays of this process's rows; other modules place them on devices.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ def make_batches(
     import grain
 
   def draw(position: int, trunk: Trunk) -> Trunk:
-    return draw_points(trunk, points, seed, position)
+    drawn = draw_points(trunk, points, seed, position)
+    begin = position - position % batch_size
+    is_same_epoch = begin // len(trunks) == position // len(trunks)
+    return drawn if is_same_epoch else _renamed(drawn)
 
   def to_batch(rows: Sequence[Trunk]) -> TrunkBatch:
     return collate(
@@ -136,6 +140,15 @@ def draw_points(trunk: Trunk, points: int, seed: int, position: int) -> Trunk:
   return dataclasses.replace(
     trunk, points=kept, tokens=trunk.tokens[: kept[-1].at]
   )
+
+
+def _renamed(trunk: Trunk) -> Trunk:
+  """The trunk with other names of its branch points."""
+  points = (
+    dataclasses.replace(p, point_id=zlib.crc32(b"again", p.point_id))
+    for p in trunk.points
+  )
+  return dataclasses.replace(trunk, points=tuple(points))
 
 
 def _check_sizes(

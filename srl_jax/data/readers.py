@@ -20,7 +20,7 @@ from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.joining import join_steps
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import Outcomes, select
-from srl_jax.data.splits import SPLITS, split_by_problem
+from srl_jax.data.splits import SPLITS, shared_problems, split_by_problem
 from srl_jax.domains import DOMAINS, Domain, find_domain, lookup, registers
 from srl_jax.domains.drawn import draw_splits
 from srl_jax.trajectory import Trajectory
@@ -215,6 +215,7 @@ def _load(config: DataConfig) -> LoadReport:
     splits = split_by_problem(trajectories, sizes)
   else:
     _check_own_splits(path, sizes)
+    warnings = (*warnings, *shared_problems(splits))
   every = {name: splits.get(name, []) for name in SPLITS}
   return LoadReport(every, tuple(rejects), warnings, left_out)
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 from srl_jax.trajectory import Trajectory
 
@@ -26,9 +27,7 @@ def split_by_problem(
   """
   groups: dict[bytes, list[int]] = {}
   for index, trajectory in enumerate(trajectories):
-    text = " ".join(trajectory.problem.casefold().split())
-    key = hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()
-    groups.setdefault(key, []).append(index)
+    groups.setdefault(_key(trajectory), []).append(index)
   queue = iter(sorted(groups))
   chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
   for name in ("test", "valid", "pretrain", "train"):
@@ -49,3 +48,33 @@ def split_by_problem(
     name: [trajectories[index] for index in sorted(indices)]
     for name, indices in chosen.items()
   }
+
+
+def shared_problems(
+  splits: Mapping[str, Sequence[Trajectory]],
+) -> Iterator[str]:
+  """Yields a line for each two of the splits that have problems in common.
+
+  "pretrain" and "train" may: both are trained on.
+  """
+  ids = {
+    name: {_key(trajectory): trajectory.id for trajectory in splits[name]}
+    for name in SPLITS
+    if splits.get(name)
+  }
+  for a, b in itertools.combinations(ids, 2):
+    common = ids[a].keys() & ids[b].keys()
+    if common and {a, b} != {"train", "pretrain"}:
+      first = min(common, key=lambda key: ids[a][key])
+      yield (
+        f"{len(common):,} of {len(ids[b]):,} problems of the split {b!r} are"
+        f" in {a!r} too, so what is measured on them says too much;"
+        f" remove them from one of the two. The first: {ids[a][first]!r} of"
+        f" {a!r} is {ids[b][first]!r} of {b!r}"
+      )
+
+
+def _key(trajectory: Trajectory) -> bytes:
+  """A hash of the problem, ignoring case and spacing."""
+  text = " ".join(trajectory.problem.casefold().split())
+  return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()

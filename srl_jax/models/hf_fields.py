@@ -68,10 +68,10 @@ _IGNORED: dict[str, tuple[str, ...]] = {
 }
 IGNORED = frozenset(itertools.chain(*_IGNORED.values()))
 # These change nothing with one value. Others are refused.
-HARMLESS_VALUES: dict[str, Any] = {
-  "partial_rotary_factor": 1,
-  "is_causal": True,
-  "is_decoder": True,
+HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
+  "partial_rotary_factor": (1,),
+  "is_causal": (True,),
+  "is_decoder": (True, False),
 }
 _QUANTISED = (
   "the weights are quantised: use the checkpoint that they were made from, or "
@@ -250,7 +250,7 @@ def check_rope(field: str, parameters: Mapping[str, Any]) -> None:
       is_right, allowed = _ROPE_LIMITS[name]
       if value is not None and not is_right(value):
         raise refuse(where, value, allowed)
-    elif value and HARMLESS_VALUES.get(name) != value:
+    elif not _is_harmless(name, value):
       kind = parameters.get("rope_type", parameters.get("type", "default"))
       if kind in ("default", "linear", "llama3"):
         raise refuse(where, value, "absent: it is not supported")
@@ -266,9 +266,16 @@ def unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
     for field, value in given.items()
     if field not in known
     and field not in IGNORED
-    and value
-    and not (field in HARMLESS_VALUES and HARMLESS_VALUES[field] == value)
+    and not _is_harmless(field, value)
   ]
+
+
+def _is_harmless(field: str, value: Any) -> bool:
+  if value is None:
+    return True
+  return (
+    value in HARMLESS_VALUES[field] if field in HARMLESS_VALUES else not value
+  )
 
 
 def cures(fields: list[str]) -> str:

@@ -89,7 +89,15 @@ def _theta(
 
 
 def _scaling(field: str, scaling: Mapping[str, Any]) -> RopeScaling:
-  kind = scaling.get("rope_type") or scaling.get("type") or "default"
+  kinds = {scaling[x] for x in ("rope_type", "type") if scaling.get(x)}
+  if len(kinds) > 1:
+    raise hf_fields.refuse(field, dict(scaling), "of one type")
+  needed = {name for names in _SCALINGS.values() for name in names}
+  if not kinds and any(scaling.get(name) is not None for name in needed):
+    raise ValueError(
+      f"config.json lacks rope_type in {field}={hf_fields.shown(scaling)}"
+    )
+  [kind] = kinds or {"default"}
   if kind == "default":
     return RopeScaling()
   if kind not in _SCALINGS:

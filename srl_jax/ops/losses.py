@@ -86,7 +86,8 @@ def imitation(
 
   With rewards of 0 and 1 these are the right samples of every group that has
   wrong ones: SFT on rejection samples (Yuan et al. 2023), drawn anew at each
-  update step. Worse samples do not count.
+  update step. Worse samples have a loss of 0, which the mean over a batch
+  counts: a group teaches more, the more of its samples are right.
   """
   del sampler_logp_NBW
   return jnp.where(advantage_NBW > 0, -logp_NBW, 0.0)

@@ -27,7 +27,7 @@ _MORE_OF_ALL = (
     "update_step_s",
     "-",
     "s",
-    "time from the start of the update step to its metrics",
+    "time of the update step with its sampling, from the end of the one before",
   ),
   (
     "tokens_per_s",

@@ -9,6 +9,7 @@ checkpoint and ends with the same numbers as if it had never been stopped.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import pathlib
@@ -53,11 +54,15 @@ class Stopped(Exception):  # noqa: N818 (nothing went wrong)
 
 @dataclasses.dataclass
 class _Pending:
-  """Metrics of a dispatched update step that nobody has waited for yet."""
+  """Metrics of a dispatched update step that nobody has waited for yet.
+
+  `end_s` is when the devices have them, whenever somebody reads them.
+  """
 
   update_step: int
   dispatched: Dispatched
   start_s: float
+  end_s: concurrent.futures.Future[float]
 
 
 def train_stage(
@@ -121,6 +126,8 @@ def train_stage(
     profile = stack.enter_context(
       Profile(run.profile, workdir / "profile" / name, name)
     )
+    # Notes when update steps end, for the loop looks at them only later.
+    clock = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
     console = Progress(
       name, total_steps=total, first_step=first, columns=stage.columns
     )
@@ -128,11 +135,15 @@ def train_stage(
       progress.task(f"{name}: update steps", done=first, total=total)
     )
 
+    last_end_s = 0.0
+
     def finish(pending: _Pending | None) -> None:
       """Waits for an update step and logs it."""
+      nonlocal last_end_s
       if pending is None:
         return
-      values = _update_values(pending)
+      values = _update_values(pending, last_end_s)
+      last_end_s = pending.end_s.result()
       values["programs"] = stage.compiled_count() + compiled_count(
         updater.accumulate, updater.finish
       )
@@ -150,7 +161,8 @@ def train_stage(
         state, dispatched = stage.take_update(state, update_step, reference)
       # The update step before is logged while this one runs.
       finish(pending)
-      pending = _Pending(update_step, dispatched, start_s)
+      end_s = clock.submit(_end_of, dispatched)
+      pending = _Pending(update_step, dispatched, start_s, end_s)
       done = update_step + 1
       progress.advance(done, total)
       is_last = done == total
@@ -194,12 +206,19 @@ def train_stage(
     return state._replace(trained=best).params
 
 
-def _update_values(pending: _Pending) -> dict[str, float]:
+def _end_of(dispatched: Dispatched) -> float:
+  """Waits for an update step; returns the moment at which it ended."""
+  jax.block_until_ready(dispatched.metrics)
+  return time.monotonic()
+
+
+def _update_values(pending: _Pending, last_end_s: float) -> dict[str, float]:
   values = dict(pending.dispatched.values)
   for metrics in pending.dispatched.metrics:
     values.update(reduce_metrics(metrics))
-  # Reading the metrics above waited for the update step.
-  values["update_step_s"] = time.monotonic() - pending.start_s
+  # It began while the devices were still busy with the one before.
+  start_s = max(pending.start_s, last_end_s)
+  values["update_step_s"] = pending.end_s.result() - start_s
   # An update step that was skipped has trained on none.
   tokens = values.get("tokens_sampled", values.get("tokens_trained"))
   values["tokens_per_s"] = tokens / values["update_step_s"]

@@ -185,11 +185,11 @@ class OutcomeStage:
   ) -> tuple[TrainState, Dispatched]:
     problems, values = self._sampled(state.params, update_step)
     values["update_skipped"] = float(not problems)
-    if not problems:
-      return state, Dispatched(values, [])
+    # Without problems the batch is empty: the step changes no parameter, and
+    # the schedule of the learning rate counts it.
     turns = self._turns(problems, update_step)
     local = map(local_part, self._pack(turns, update_step))
-    return update_on(
+    state, dispatched = update_on(
       Batch([self._run.put(x) for x in local], values),
       self.updater,
       state,
@@ -197,6 +197,7 @@ class OutcomeStage:
       passes=self.config.passes,
       reference=reference,
     )
+    return state, dispatched if problems else Dispatched(values, [])
 
   def _sampled(
     self, params: Any, update_step: int
@@ -245,11 +246,17 @@ class OutcomeStage:
 
   def _round(self, params: Any, key: jax.Array) -> _Round:
     count = self.config.sampling.trunks_per_round
-    problems = [self._problem(self._taken + i) for i in range(count)]
+    numbers = range(self._taken, self._taken + count)
+    problems = [self._problem(number) for number in numbers]
     self._taken += count
-    start_s = time.monotonic()
     samples = self.config.sampling.samples
-    episodes = self._episodes(params, problems, samples, key)
+    # A problem that comes again in the next epoch gets other random numbers.
+    epochs = [number // len(self._train) for number in numbers]
+    firsts = [samples * (epoch - epochs[0]) for epoch in epochs]
+    # As in rollout/rounds.py.
+    jax.block_until_ready(params)
+    start_s = time.monotonic()
+    episodes = self._episodes(params, problems, samples, key, firsts)
     return _Round(problems, episodes, time.monotonic() - start_s)
 
   def _problem(self, number: int) -> Trajectory:
@@ -264,9 +271,18 @@ class OutcomeStage:
     problems: Sequence[Trajectory],
     samples: int,
     key: jax.Array,
+    firsts: Sequence[int],
   ) -> list[list[Episode]]:
-    """Samples episodes of each problem, in the order of the samples."""
-    wanted = list(itertools.product(range(len(problems)), range(samples)))
+    """Samples episodes of each problem, in the order of the samples.
+
+    The samples of a problem are numbered from its entry in `firsts` on, which
+    is a multiple of their number.
+    """
+    wanted = [
+      (index, first + sample)
+      for index, first in enumerate(firsts)
+      for sample in range(samples)
+    ]
     stream = self._run.stream(
       params, "step", rows=len(wanted), slots=1, key=key
     )
@@ -274,7 +290,7 @@ class OutcomeStage:
     found = sample_episodes(stream, problems, wanted, self._rules)
     with contextlib.closing(found):
       for episode in found:
-        episodes[episode.problem][episode.sample] = episode
+        episodes[episode.problem][episode.sample % samples] = episode
     return episodes
 
   def _outcome(self, episode: Episode) -> Outcome:
@@ -312,7 +328,8 @@ class OutcomeStage:
   ) -> tuple[float, dict[str, float]]:
     # The same random numbers at every moment.
     key = self._run.key(self.name, "validate")
-    episodes = self._episodes(params, self._valid, 1, key)
+    firsts = [0] * len(self._valid)
+    episodes = self._episodes(params, self._valid, 1, key, firsts)
     recorder, config = self._run.recorder, self.config
     if recorder and recorder.is_due_in_validation(
       update_step, config.update_steps, config.validate_every

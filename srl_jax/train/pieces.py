@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 from typing import Any
 
 from srl_jax import abstract, strict
@@ -170,16 +171,30 @@ class RlConfig:
       )
 
 
+_NOT_OF_EPISODES = (
+  "sampling.slots",
+  "sampling.parts_per_round",
+  "sampling.rows",
+  "reward.function",
+  "reward.autojunk",
+  "reward.broken_format_reward",
+  "dynamic_sampling.max_age",
+  "trunks.last_step",
+  "trunks.step_title_hint",
+  "trunks.points_per_trunk",
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class RlvrConfig(RlConfig):
   """A stage of RL on outcomes: of whole solutions, or of episodes of an agent.
 
   With `turns`, a problem is solved turn by turn as in evaluation, and its
   environment, or the domain's verdict, says whether it is solved. Then
-  trunks.max_trunk_tokens limits the context of a turn, and a batch is of
-  groups_per_batch problems whose episodes do not all end alike, or of as many
-  as dynamic_sampling.max_rounds rounds give; without any, the update step is
-  skipped.
+  trunks.max_trunk_tokens limits the context of a turn, and a batch is of all
+  problems whose episodes do not all end alike, of as many rounds as give
+  groups_per_batch of them or more, but at most dynamic_sampling.max_rounds;
+  without any, the update step is skipped.
 
   Attributes:
     turns: most turns of an episode; 0 for whole solutions in one go.
@@ -196,12 +211,20 @@ class RlvrConfig(RlConfig):
         f"rlvr.turns={self.turns} goes with rlvr.trunks.task={task!r}, not "
         f"{self.trunks.task!r}; set both"
       )
-    if self.turns and self.reward.function != "domain":
-      raise ValueError(
-        f"rlvr.reward.function={self.reward.function!r} has no effect with "
-        f"rlvr.turns={self.turns}: the outcome is the reward; leave it at "
-        "'domain'"
-      )
+    if self.turns:
+      self._check_episodes()
+
+  def _check_episodes(self) -> None:
+    """Refuses settings that only rounds of branch points have."""
+    for name in _NOT_OF_EPISODES:
+      read = operator.attrgetter(name)
+      value, default = read(self), read(RlConfig())
+      if value != default:
+        raise ValueError(
+          f"rlvr.{name}={value!r} has no effect with rlvr.turns={self.turns}: "
+          "episodes are sampled whole, and their outcome is the reward; leave "
+          f"it at {default!r}"
+        )
 
 
 def make_updater(run: Run, config: RlConfig, params: Any) -> Updater:

@@ -90,7 +90,10 @@ class Together:
     Returns:
       All rounds, in the order in which they were drawn.
     """
-    pieces, begin_s = self._pieces, time.monotonic()
+    pieces = self._pieces
+    # As in rollout/rounds.py.
+    jax.block_until_ready(params)
+    begin_s = time.monotonic()
     batches: list[TrunkBatch] = []
     drawn: dict[int, Drawn] = {}
 

@@ -151,3 +151,19 @@ def test_a_batch_never_needs_a_record_twice(size):
 def test_a_batch_must_divide_over_the_processes():
   with pytest.raises(ValueError, match="4 trunks does not divide over 3"):
     batches(process_index=0, process_count=3)
+
+
+def test_a_trunk_that_comes_twice_in_a_batch_is_sampled_twice():
+  # Batch 1 of 6 has the last four trunks of an epoch and two of the next.
+  names = {
+    trunk.trajectory.id: [point.point_id for point in trunk.points]
+    for trunk in TRUNKS
+  }
+  stream = batches(seed=1, batch_size=6, points=5)
+  for number, batch in zip(range(5), stream, strict=False):
+    found = [[p.point_id for p in x.points] for x in batch.sources]
+    of_first = 4 if number == 1 else 2 if number == 3 else 6
+    is_new = [found[n] != names[name] for n, name in enumerate(ids(batch))]
+    assert is_new == [n >= of_first for n in range(6)]
+    every = list(itertools.chain.from_iterable(found))
+    assert len(set(every)) == len(every)

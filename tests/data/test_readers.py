@@ -231,6 +231,24 @@ def test_a_folder_of_jsonl_keeps_its_splits(tmp_path):
     load_trajectories(DataConfig("jsonl", str(tmp_path), valid_size=1))
 
 
+def test_splits_of_ones_own_that_share_problems_are_told(tmp_path):
+  def warned(**splits):
+    folder = tmp_path / "-".join(splits)
+    folder.mkdir()
+    for split, problems in splits.items():
+      records = [
+        JSONL | {"id": f"{split}{i}", "problem": problem}
+        for i, problem in enumerate(problems)
+      ]
+      write(folder / f"{split}.jsonl", *records)
+    return load_trajectories(DataConfig("jsonl", str(folder))).warnings
+
+  [line] = warned(train=["1+1?", "1+2 ?"], test=["of 3?", "1+2  ?", "of 4?"])
+  assert "1 of 3 problems of the split 'test' are in 'train' too" in line
+  assert "'train1' of 'train' is 'test1' of 'test'" in line
+  assert not warned(train=["1?"], pretrain=["1?"], test=["2?"])
+
+
 def test_an_empty_folder_is_an_error(tmp_path):
   with pytest.raises(ValueError, match=re.escape("none of train.jsonl")):
     load_trajectories(DataConfig("jsonl", str(tmp_path)))

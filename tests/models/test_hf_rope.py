@@ -50,6 +50,15 @@ def test_the_base_may_stand_among_the_parameters(field):
       "rope_scaling=.* must be absent beside other rope_parameters",
     ),
     (QWEN | {"rope_parameters": BY_LAYER}, "must be one object"),
+    (QWEN | {"rope_scaling": {"factor": 4.0}}, "lacks rope_type in rope_scal"),
+    (
+      QWEN | {"rope_scaling": LINEAR | {"type": "llama3"}},
+      "rope_scaling=.* must be of one type",
+    ),
+    (
+      QWEN | {"rope_parameters": LINEAR | {"partial_rotary_factor": 0.0}},
+      "partial_rotary_factor=0.0, but it must be absent",
+    ),
     (GEMMA | {"rope_parameters": LINEAR}, "must be an object for each kind of"),
   ],
 )

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from srl_jax import config as config_lib
-from srl_jax.rollout import record
+from srl_jax.rollout import episodes, record
 from srl_jax.testing import experiment
-from srl_jax.train import loop
+from srl_jax.train import loop, outcomes
 from srl_jax.train.outcomes import order_of
 from srl_jax.train.pieces import RlvrConfig
 
@@ -133,7 +133,14 @@ def test_without_a_problem_that_teaches_the_update_step_is_skipped(
   assert [row["rlvr/rounds"] for row in rows] == [3, 3]
   assert not any("rlvr/grad_norm" in row for row in rows)
   first, second = (outcome.saved["rlvr", step][0] for step in (1, 2))
-  jax.tree.map(np.testing.assert_array_equal, first, second)
+  jax.tree.map(np.testing.assert_array_equal, first["params"], second["params"])
+  # The schedule of the learning rate counts the steps, and nothing else does.
+  moved = [
+    (int(a), int(b))
+    for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)
+    if np.ndim(a) == 0 and a != b
+  ]
+  assert moved == [(1, 2)]
 
 
 def test_settings_that_say_nothing_are_refused():
@@ -141,9 +148,47 @@ def test_settings_that_say_nothing_are_refused():
     RlvrConfig(turns=2, trunks=config_lib.Config().rlvr.trunks)
   c = config_lib.default_config()
   c.rlvr.turns, c.rlvr.trunks.task = 2, "step"
-  c.rlvr.reward.function = "difflib"
-  with pytest.raises(ValueError, match="'difflib' has no effect"):
+  c.stages, c.srl.trunks.context_turns = ("rlvr",), 1
+  with pytest.raises(
+    ValueError, match=r"rlvr\S+turns=0 and srl\S+turns=1: eva"
+  ):
+    config_lib.to_config(c.copy_and_resolve_references())
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [("reward.function", "difflib"), ("sampling.rows", 8)],
+)
+def test_settings_that_episodes_do_not_read_are_refused(field, value):
+  c = config_lib.default_config()
+  c.rlvr.turns, c.rlvr.trunks.task = 2, "step"
+  section, _, name = field.partition(".")
+  c.rlvr[section][name] = value
+  with pytest.raises(ValueError, match=f"rlvr.{field}={value!r} has no effect"):
     config_lib.to_config(c)
+
+
+def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
+  runs, tmp_path, monkeypatch
+):
+  sampled = []
+
+  def sample(stream, problems, wanted, rules):
+    sampled.append([(problems[i].id, sample) for i, sample in wanted])
+    return episodes.sample_episodes(stream, problems, wanted, rules)
+
+  monkeypatch.setattr(outcomes, "sample_episodes", sample)
+  runs.run(
+    tmp_path,
+    "rlvr",
+    **CHANGES | {"rlvr__update_steps": 1, "rlvr__turns": 1},
+    data__train_size=5,
+  )
+  rounds = [x for x in sampled if len(x) == 8 * 4]
+  assert rounds
+  for round_ in rounds:
+    assert len({name for name, _ in round_}) == 5
+    assert len(set(round_)) == len(round_)
 
 
 def test_a_context_that_is_too_short_is_an_error(runs, tmp_path):
