@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's recipe: SRL on the step-by-step solutions of s1K-1.1.
+"""The paper's recipes: SRL, and what it is held against, on s1K-1.1.
 
 Does learning single steps of solutions that a model cannot find make it better
 at finding whole ones? What the paper reports, as the mean over AMC23, AIME24,
@@ -9,8 +9,9 @@ for Qwen2.5-7B-Instruct, and 19.5% after SRL and RLVR instead of 16.4% for the
 
 Presets (`--config=experiments/math.py:NAME`):
 
-  auto             qwen2_5_7b on an accelerator, registers without one (the
-                   default); the first line of the run says which and why.
+  auto             qwen2_5_7b on 64 TPU devices or more, qwen2_5_0_5b on 8 or
+                   more, and else registers (the default); the first line of the
+                   run says which and why.
   registers        The register programs of experiments/registers.py:srl. No
                    files, no accelerator, 2 minutes on two cores.
   qwen2_5_7b       The paper's model. 64 TPU v5e chips: up to 11.4 of their
@@ -23,10 +24,20 @@ Presets (`--config=experiments/math.py:NAME`):
   checkpoint       From any checkpoint that fits the devices as they are:
                    checkpoint,weights=PATH. What it needs depends on it.
 
+Methods (`--config=experiments/math.py:NAME,method=METHOD`):
+
+  srl       SRL on single steps (the default).
+  srl_rlvr  SRL first, RLVR after: the paper's best.
+  rlvr      RL on final answers alone, in solutions of up to 4,096 tokens.
+  r3        RLVR that also begins after each of the expert's steps.
+  sft       SFT on the expert's whole solutions, without thoughts (the paper's
+            "R1 outline").
+  sft_rlvr  SFT first, RLVR after.
+
 Memory and times are by the TPU compiler and by counts, not measured
 (benchmarks/RESULTS.md; `python -m launch.compile` makes them anew, for other
-topologies too). Times are of 4 groups in 10 kept and 420 tokens in the mean
-completion. The evaluation comes on top of them.
+topologies and methods too). They are of SRL, with 4 groups in 10 kept and 420
+tokens in the mean completion. The evaluation comes on top of them.
 
 All but registers read simplescaling/s1K-1.1 (.jsonl or .parquet) from
 c.data.path, data/s1K-1.1.jsonl unless told otherwise; Qwen's Instruct models
@@ -81,15 +92,24 @@ LAYOUTS = {
   ),
 }
 PRESETS = ("auto", "registers", *LAYOUTS, "checkpoint")
+# The stages of each method.
+METHODS = {
+  "srl": ("srl",),
+  "srl_rlvr": ("srl", "rlvr"),
+  "rlvr": ("rlvr",),
+  "r3": ("rlvr",),
+  "sft": ("sft",),
+  "sft_rlvr": ("sft", "rlvr"),
+}
 
 
 def get_config(argument=None):
   preset, overrides = config.parse_argument(argument, "auto", PRESETS)
-  note = ""
+  method, note = overrides.pop("method", "srl"), ""
   if preset == "auto":
     preset, note = choose()
   if preset == "registers":
-    c = config.base_config(__file__, "registers", "srl")
+    c = config.base_config(__file__, "registers", method)
   else:
     c = config.default_config()
     c.name = f"math:{preset}"
@@ -97,25 +117,42 @@ def get_config(argument=None):
       set_checkpoint(c, overrides)
     else:
       set_layout(c, LAYOUTS[preset])
+    set_method(c, method)
   c.note = note
   config.override(c, overrides)
   return c
 
 
+def set_method(c, method):
+  """What is trained, in which order."""
+  if method not in METHODS:
+    raise ValueError(
+      f"there is no method {method!r}; choose one of {', '.join(METHODS)}"
+    )
+  c.stages = METHODS[method]
+  if method != "srl":
+    c.name += f",method={method}"
+  if method == "r3":
+    c.rlvr.trunks.starts = "every_step"
+    c.rlvr.trunks.points_per_trunk = 1
+
+
 def choose():
   """The preset that suits this machine, and why, in two sentences."""
+  devices = config.tpu_devices()
   pins = (
-    "A preset pins either: experiments/math.py:qwen2_5_7b, "
+    "A preset pins what runs: experiments/math.py:qwen2_5_7b, "
     "experiments/math.py:registers."
   )
-  if config.has_accelerator():
-    return "qwen2_5_7b", (
-      "math: there is an accelerator, so this is the paper's recipe and not "
-      f"the register programs. {pins}"
-    )
+  for preset in ("qwen2_5_7b", "qwen2_5_0_5b"):
+    if devices >= LAYOUTS[preset].chips:
+      return preset, (
+        f"math: there are {devices} TPU devices, so this is the paper's recipe "
+        f"for {LAYOUTS[preset].hub}. {pins}"
+      )
   return "registers", (
-    "math: there is no accelerator, so these are the register programs and "
-    f"not the paper's recipe. {pins}"
+    f"math: there are {devices} TPU devices, too few for the paper's recipe, "
+    f"so these are the register programs. {pins}"
   )
 
 
@@ -145,13 +182,18 @@ def set_layout(c, layout):
   c.rules.batch = ("data", "fsdp", "tensor")
   c.rollout_rules.embed = None
   c.srl.sampling.parts_per_round = layout.parts
+  c.rlvr.sampling.parts_per_round = layout.parts
   c.srl.trunks_per_micro_batch = layout.rows * layout.chips
+  # Whole solutions are four times as long as steps.
+  c.rlvr.trunks_per_micro_batch = layout.chips
+  c.sft.trunks_per_micro_batch = min(c.sft.trunks_per_batch, 2 * layout.chips)
   if layout.lora_rank:
     # Adapters learn at rates some ten times those of all weights.
     c.model.lora.rank = layout.lora_rank
     c.model.lora.alpha = float(layout.lora_rank)
     c.model.param_dtype = "bfloat16"
-    c.srl.optim.learning_rate = 5e-6
+    c.srl.optim.learning_rate = c.rlvr.optim.learning_rate = 5e-6
+    c.sft.optim.learning_rate = 5e-5
 
 
 def set_paper(c):
@@ -161,7 +203,7 @@ def set_paper(c):
   c.data.path = "data/s1K-1.1.jsonl"
   c.data.valid_size = 60
   c.data.test_size = 40
-  # About 30 epochs of the steps of 1,000 solutions.
+  # Kept groups for 30 epochs of the steps of 900 solutions.
   c.srl.update_steps = 300
   # With this, rows of two trunks have 8 lanes for their 32 branches.
   c.srl.lanes_per_branch = 0.25
@@ -175,6 +217,27 @@ def set_paper(c):
   c.srl.optim.max_grad_norm = 1.0
   c.srl.validate_every = 10
   c.srl.validation_trunks = 0
+  # Kept groups for 30 epochs of 900 problems, in batches of 128.
+  c.rlvr.update_steps = 200
+  c.rlvr.groups_per_batch = 128
+  c.rlvr.sampling.trunks_per_round = 128
+  c.rlvr.sampling.samples = 8
+  c.rlvr.sampling.max_new_tokens = 4096
+  c.rlvr.trunks.max_trunk_tokens = 2048
+  c.rlvr.optim.learning_rate = 5e-7
+  c.rlvr.optim.max_grad_norm = 1.0
+  c.rlvr.validate_every = 10
+  c.rlvr.validation_trunks = 0
+  # Three epochs, 64 solutions per update step.
+  c.sft.update_steps = 42
+  c.sft.trunks_per_batch = 64
+  c.sft.trunks.task = "solve"
+  c.sft.trunks.include_thoughts = False
+  c.sft.trunks.max_trunk_tokens = 2048
+  c.sft.trunks.max_target_tokens = 4096
+  c.sft.optim.learning_rate = 5e-6
+  c.sft.validate_every = 14
+  c.sft.validation_trunks = 0
   # A turn may be as long as in training, and a solution in one go as long as
   # several turns, if the model's context leaves room for a problem. Single
   # steps are sampled at all branch points of a trunk at once, so there are

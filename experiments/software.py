@@ -60,6 +60,7 @@ def get_config(argument=None):
   # Nearly all contexts have fewer than 4,096 tokens then.
   c.observation_tokens = 1000
   for stage in (c.srl, c.sft):
+    stage.trunks.task = "step"
     stage.trunks.context_turns = 2
     stage.trunks.max_trunk_tokens = 4096
     stage.trunks.max_target_tokens = 1024

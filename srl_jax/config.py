@@ -156,24 +156,44 @@ def default_config() -> ml_collections.ConfigDict:
   return strict.to_config_dict(Config())
 
 
+def shipped_experiments() -> dict[str, str]:
+  """Returns the files of the experiments that ship with the package."""
+  package = pathlib.Path(__file__).parent
+  # Beside the package in a clone, inside of it where it is installed.
+  folders = package.parent / "experiments", package / "experiments"
+  return {x.stem: str(x) for folder in folders for x in folder.glob("*.py")}
+
+
 def base_config(
   file: str, name: str, argument: str | None = None
 ) -> ml_collections.ConfigDict:
   """Returns what another experiment does, for an experiment that changes it.
 
   Args:
-    file: __file__ of the experiment that asks; the other one lies beside it.
-    name: the other one, without ".py".
+    file: __file__ of the experiment that asks.
+    name: the other one, without ".py"; it lies beside that file, or is one that
+      ships with the package.
     argument: its preset and overrides.
+
+  Raises:
+    ValueError: there is no such experiment.
   """
   # By its path: experiments are run from any folder, and are no package.
   path = pathlib.Path(file).with_name(f"{name}.py")
+  shipped = shipped_experiments()
+  if not path.is_file():
+    if name not in shipped:
+      raise ValueError(
+        f"there is no experiment {name!r}: neither {path} nor one of "
+        f"{', '.join(sorted(shipped))}"
+      )
+    path = shipped[name]
   return runpy.run_path(str(path))["get_config"](argument)
 
 
-def has_accelerator() -> bool:
-  """Whether JAX finds a TPU or a GPU; not to be asked before processes join."""
-  return jax.default_backend() != "cpu"
+def tpu_devices() -> int:
+  """How many TPU devices JAX finds; not to be asked before processes join."""
+  return jax.device_count() if jax.default_backend() == "tpu" else 0
 
 
 def set_model(config: ml_collections.ConfigDict, name: str) -> None:

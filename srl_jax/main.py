@@ -186,7 +186,7 @@ def load_config(
     raise ValueError(
       f"--config={source}: there is no file {path!r} (from "
       f"{pathlib.Path.cwd()}) and no experiment of that name; give a file, or "
-      f"one of {', '.join(sorted(_shipped()))}"
+      f"one of {', '.join(sorted(config_lib.shipped_experiments()))}"
     )
   config = _get_config(file, *([argument] if colon else []))
   fields = {}
@@ -209,15 +209,7 @@ def find_experiment(path: str) -> str | None:
   if pathlib.Path(path).is_file():
     return path
   name = path.removeprefix("experiments/").removesuffix(".py")
-  return _shipped().get(name)
-
-
-def _shipped() -> dict[str, str]:
-  """Returns the files of the experiments that ship with the package."""
-  package = pathlib.Path(__file__).parent
-  # Beside the package in a clone, inside of it where it is installed.
-  folders = package.parent / "experiments", package / "experiments"
-  return {x.stem: str(x) for folder in folders for x in folder.glob("*.py")}
+  return config_lib.shipped_experiments().get(name)
 
 
 def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:

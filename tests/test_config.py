@@ -315,33 +315,6 @@ def test_presets_of_a_file_differ_in_more_than_their_names():
       assert former == config.name, f"{config.name} is {former}"
 
 
-MATH = ROOT / "experiments" / "math.py"
-
-
-@pytest.mark.parametrize(
-  ("backend", "preset", "name"),
-  [
-    ("cpu", "qwen2_5_7b", "registers:srl"),
-    ("tpu", "registers", "math:qwen2_5_7b"),
-    ("gpu", "registers", "math:qwen2_5_7b"),
-  ],
-)
-def test_the_bare_recipe_suits_the_machine_and_a_preset_pins_it(
-  monkeypatch, backend, preset, name
-):
-  monkeypatch.setattr(jax, "default_backend", lambda: backend)
-  get_config = load(MATH)
-  config = get_config("log_every=3")
-  assert (config.name, config.log_every) == (name, 3)
-  has = "no" if backend == "cpu" else "an"
-  assert config.note.startswith(f"math: there is {has} accelerator, so th")
-  assert "experiments/math.py:registers" in config.note
-  assert "experiments/math.py:qwen2_5_7b" in config.note
-  pinned = get_config(preset)
-  assert pinned.name != name
-  assert pinned.note == ""
-
-
 def test_processes_join_before_an_experiment_asks_for_devices(monkeypatch):
   called = []
 
@@ -358,10 +331,3 @@ def test_processes_join_before_an_experiment_asks_for_devices(monkeypatch):
   with flagsaver.flagsaver(multi_host=True), pytest.raises(SystemExit):
     main.main(["main"])
   assert called == ["join", "load"]
-
-
-def test_one_experiment_starts_from_another_in_whatever_folder(monkeypatch):
-  expected = load(ROOT / "experiments" / "registers.py")("srl")
-  monkeypatch.chdir(ROOT / "tests")
-  found = main.load_config("../experiments/math.py:registers")
-  assert found == config_lib.to_config(expected)

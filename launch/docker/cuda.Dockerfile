@@ -3,7 +3,7 @@
 # NVIDIA's container toolkit. In the clone's root:
 #   docker build -f launch/docker/cuda.Dockerfile -t srl_jax:cuda .
 #   docker run --gpus=all -v "$PWD/runs:/work/runs" srl_jax:cuda train \
-#     --config=math
+#     --config=registers
 FROM python:3.12-slim-bookworm
 RUN apt-get update \
   && apt-get install -y --no-install-recommends bubblewrap git \

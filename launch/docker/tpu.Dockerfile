@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # For the hosts of TPU VMs and of GKE's TPU nodes. In the clone's root:
 #   docker build -f launch/docker/tpu.Dockerfile -t srl_jax:tpu .
-#   docker run --privileged --network=host srl_jax:tpu train --config=math \
+#   docker run --privileged --network=host srl_jax:tpu train --config=registers \
 #     --workdir=gs://BUCKET/RUN --multi_host
 FROM python:3.12-slim-bookworm
 RUN apt-get update \
