@@ -31,6 +31,7 @@ from srl_jax import config as config_lib
 from srl_jax import overrides as overrides_lib
 from srl_jax.run import train_and_evaluate
 from srl_jax.train.loop import Stopped
+from srl_jax.workdir import RefusedError
 
 _CONFIG = flags.DEFINE_string(
   "config",
@@ -116,6 +117,7 @@ def main(argv: Sequence[str]) -> None:
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
     train_and_evaluate(config, workdir, versions())
+    _error_file(workdir).unlink(missing_ok=True)
   except Stopped as stopped:
     print(stopped, flush=True)
     sys.exit(stopping.status())
@@ -243,13 +245,18 @@ def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
   print(f"error: {failures.in_one_line(error)}", file=sys.stderr)
   # The disk may be full, or the bucket away, which was said just now.
   with contextlib.suppress(OSError, *failures.of_buckets()):
-    if workdir is not None and workdir.is_dir():
-      path = workdir / f"error_{jax.process_index()}.txt"
+    is_ours = workdir is not None and not isinstance(error, RefusedError)
+    if is_ours and workdir.is_dir():
+      path = _error_file(workdir)
       path.write_text(traceback.format_exc())
       print(f"(where it happened: {path})", file=sys.stderr)
   if _COORDINATOR.value or _MULTI_HOST.value or failures.is_of_storage(error):
     _end_at_once()
   sys.exit(1)
+
+
+def _error_file(workdir: pathlib.Path) -> pathlib.Path:
+  return workdir / f"error_{jax.process_index()}.txt"
 
 
 def _end_at_once() -> NoReturn:

@@ -44,7 +44,7 @@ from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run
-from srl_jax.workdir import locked
+from srl_jax.workdir import VERSIONS, RefusedError, locked
 
 # A resumed run may differ in these: they change none of its numbers.
 _FREE_TO_CHANGE = (
@@ -172,7 +172,7 @@ def _claim_workdir(config, workdir, versions):
     ]
     has_begun = (workdir / "results.json").exists()
     if different and has_begun:
-      raise ValueError(
+      raise RefusedError(
         f"{workdir} holds a run of another configuration: "
         f"{'; '.join(different[:5])}; give this run a --workdir of its own, or "
         "the old configuration to go on with that one"
@@ -181,7 +181,7 @@ def _claim_workdir(config, workdir, versions):
       # What an attempt left that failed before anything was measured.
       (workdir / loading.TOKENIZER).unlink(missing_ok=True)
   files.write_json(path, resolved)
-  files.write_json(workdir / "versions.json", dict(versions))
+  files.write_json(workdir / VERSIONS, dict(versions))
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
 
@@ -200,7 +200,7 @@ def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
     before = json.loads(path.read_text())
     for split, of_now in now.items():
       if before[split] != of_now:
-        raise ValueError(
+        raise RefusedError(
           f"the {split} split changed since {workdir} was begun (it had "
           f"{before[split]['trajectories']} trajectories, now "
           f"{of_now['trajectories']}), so its numbers could not be compared; "

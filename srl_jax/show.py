@@ -21,7 +21,14 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, failures, loading, sharding, storage
+from srl_jax import (
+  compilation_cache,
+  failures,
+  files,
+  loading,
+  sharding,
+  storage,
+)
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
@@ -174,6 +181,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   compilation_cache.use_default()
   try:
     html = storage.path(args.html) if args.html else None
+    if html:
+      files.check_writable(html, "--html")
     samples = draw_samples(args.workdir, args.samples, args.moment)
   except (ValueError, *failures.of_buckets()) as error:
     sys.exit(f"error: {failures.in_one_line(error)}")

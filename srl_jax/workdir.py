@@ -16,6 +16,12 @@ from srl_jax import storage
 from srl_jax.lease import Lease
 
 _FILE = "run.lock"
+# What the folder of a run has and no other.
+VERSIONS = "versions.json"
+
+
+class RefusedError(ValueError):
+  """A folder is another run's, which is left as it is."""
 
 
 @contextlib.contextmanager
@@ -31,9 +37,15 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     option: the option that names it, for messages.
 
   Raises:
-    ValueError: another run holds the folder, and the message says which; or it
-      cannot be made or written.
+    RefusedError: another run holds the folder, and the message says which; or
+      an evaluation was given the folder of a run.
+    ValueError: it cannot be made or written.
   """
+  if option != "--workdir" and (workdir / VERSIONS).exists():
+    raise RefusedError(
+      f"{option}={workdir} is the folder of a run, whose results would be "
+      f"overwritten; give another, such as {option}={workdir}_evaluated"
+    )
   if jax.process_index() != 0:
     yield
     return
@@ -68,9 +80,9 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     yield
 
 
-def _refusal(workdir: pathlib.Path, option: str, owner: str) -> ValueError:
+def _refusal(workdir: pathlib.Path, option: str, owner: str) -> RefusedError:
   process, _, host = owner.strip().partition(" ")
-  return ValueError(
+  return RefusedError(
     f"another run is working in {workdir}: process {process} on {host}; "
     f"wait for its end, stop it there (kill {process}), or give this run "
     f"a {option} of its own"

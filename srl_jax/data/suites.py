@@ -8,6 +8,7 @@ its score would be taken for the suite's.
 
 from __future__ import annotations
 
+import math
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -186,6 +187,8 @@ def _problem(
         f"{where}: the field {field!r} is one of {other}, and the suite "
         f"{suite.name!r} is {suite.title}; give the suite's own file"
       )
+  for field, value in record.items():
+    _check_text(value, f"{where}: the field {field!r}")
   text = _first(record, suite.problem)
   if not isinstance(text, str) or not text.strip():
     raise ValueError(
@@ -209,6 +212,12 @@ def _reference(suite: Suite, record: Mapping[str, Any], where: str) -> str:
     value = record.get(field)
     if value is None or not str(value).strip():
       continue
+    is_number = isinstance(value, float | int) and math.isfinite(value)
+    if not (is_number or isinstance(value, str)):
+      raise ValueError(
+        f"{where}: the field {field!r} is {value!r}, and a reference answer is "
+        "a string or a finite number"
+      )
     answer = _read(value, reading)
     if answer is None or not answer.strip():
       raise ValueError(f"{where}: the field {field!r} {_LACKS[reading]}")
@@ -218,6 +227,16 @@ def _reference(suite: Suite, record: Mapping[str, Any], where: str) -> str:
     f"{where}: no reference answer in the field {names} (it has "
     f"{', '.join(record)}); a suite without answers cannot be judged"
   )
+
+
+def _check_text(value: Any, what: str) -> None:
+  try:
+    str(value).encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f"{what} has half a surrogate pair at character {error.start}, which is "
+      "no text; write the file anew in UTF-8"
+    ) from error
 
 
 _LACKS: dict[Reading, str] = {

@@ -43,7 +43,7 @@ from srl_jax.data.readers import DataConfig
 from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.contamination import contamination
 from srl_jax.evaluate.inspect_log import check_installed, write_inspect_logs
-from srl_jax.evaluate.journal import read_results
+from srl_jax.evaluate.journal import check_folder, read_results
 from srl_jax.evaluate.protocols import (
   PROTOCOLS,
   Protocol,
@@ -113,6 +113,13 @@ def _parse(
     parser.error(f"{name} is no option of this command{hint}")
   if not (args.weights or args.config):
     raise ValueError("give --weights=PATH, or --config with the weights in it")
+  if not args.out:
+    raise ValueError("--out is empty; give a folder for the results")
+  if args.train_format and not args.train_data:
+    raise ValueError(
+      f"--train_format={args.train_format} says how to read --train_data, "
+      "which is not given; give both or neither"
+    )
   for name, least in (
     ("samples", 0),
     ("max_new_tokens", 1),
@@ -160,7 +167,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
   )
   add("--compare", help="another --out: paired differences")
   add("--train_data", default="", help="to look for the problems in")
-  add("--train_format", default="jsonl", help="as c.data.format")
+  add("--train_format", help="as c.data.format; default: jsonl")
   add(
     "--interventions",
     type=int,
@@ -180,6 +187,7 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
 
   What can be refused is refused before anything is sampled.
   """
+  check_folder(args.out)
   protocol = _protocol(args)
   problems, domains = evaluation.read_suites(
     args.suites, args.suites_folder, args.limit
@@ -272,12 +280,18 @@ def _check_base(
         "compare evaluations of the same suites"
       )
     theirs = before[suite]
-    # As if this model gave the same answers.
+    # As if this model gave the same answers, and all of them.
     ours = Result(
       "this evaluation", suite, facts["protocol"], problems, theirs.answers
     )
+    wanted = len(problems) * sum(x.samples for x in plan.protocol.decodings)
     try:
       compare([theirs], [ours])
+      if len(theirs.answers) != wanted:
+        raise ValueError(
+          f"has {len(theirs.answers)} of {wanted} answers to {suite}; finish "
+          "it first, by its own command"
+        )
     except ValueError as error:
       raise ValueError(f"--compare={folder}: {error}") from error
 
@@ -368,7 +382,7 @@ def _contamination(
   if not args.train_data:
     return ""
   with progress.task(f"looking for the problems in {args.train_data}"):
-    config = DataConfig(format=args.train_format, path=args.train_data)
+    config = DataConfig(args.train_format or "jsonl", args.train_data)
     trajectories = readers.load_trajectories(config).trajectories
     return tables.contamination_markdown(
       {

@@ -29,6 +29,8 @@ from srl_jax.mirror import Mirror
 FACTS = "evaluation.json"
 PROBLEMS = "problems.jsonl"
 ANSWERS = "answers.jsonl"
+# What an evaluation writes; without FACTS beside them they are something else.
+_WRITTEN = (PROBLEMS, ANSWERS, "results.json", "table.md", "table.csv")
 
 
 class Journal:
@@ -49,8 +51,10 @@ class Journal:
       problems: all problems, which name their suites.
 
     Raises:
-      ValueError: the folder holds another evaluation.
+      ValueError: the folder holds another evaluation, or files of that name
+        without one.
     """
+    check_folder(folder)
     path = folder / FACTS
     facts = json.loads(json.dumps(facts))
     if path.exists():
@@ -60,8 +64,8 @@ class Journal:
           f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
           "give this one an --out of its own"
         )
-    files.write_text(folder / PROBLEMS, "".join(map(_line, problems)))
     files.write_json(path, facts)
+    files.write_text(folder / PROBLEMS, "".join(map(_line, problems)))
     self.answers = read_answers(folder)
     self._mirror = Mirror(folder)
     path = self._mirror.folder / ANSWERS
@@ -81,6 +85,21 @@ class Journal:
   def __exit__(self, *_: object) -> None:
     self._file.close()
     self._mirror.close()
+
+
+def check_folder(folder: pathlib.Path) -> None:
+  """Refuses a folder in which an evaluation would overwrite something else.
+
+  Raises:
+    ValueError: it has files of these names, and not what they belong to.
+  """
+  found = [name for name in _WRITTEN if (folder / name).exists()]
+  if found and not (folder / FACTS).exists():
+    raise ValueError(
+      f"{folder} has {', '.join(found)} and no {FACTS}, so an evaluation would "
+      "overwrite what is not its own; give it a folder of its own, or remove "
+      "these files"
+    )
 
 
 def read_answers(folder: pathlib.Path) -> list[Answer]:
@@ -122,7 +141,10 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
       "python -m srl_jax.evaluate"
     )
   try:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    found = dict(json.loads(path.read_text(encoding="utf-8")))
+    if "protocol" not in found:
+      raise ValueError("it names no protocol")
+    return found
   except (ValueError, TypeError) as error:
     raise ValueError(
       f"{path} is damaged ({error}); restore it, or evaluate into another "

@@ -15,7 +15,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from srl_jax import failures, storage
+from srl_jax import failures, files, storage
 from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
@@ -25,16 +25,17 @@ def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if there is nothing to report."""
   args = _parser().parse_args(argv)
   try:
-    if not args.workdir and not args.trajectories:
+    if not (args.workdir or args.evaluation or args.trajectories):
       raise ValueError(
-        "there is nothing to report on; give --workdir=DIR of a run, or "
-        "--trajectories=PATH of an agent"
+        "there is nothing to report on; give --workdir=DIR of a run, "
+        "--evaluation=DIR, or --trajectories=PATH of an agent"
       )
     for name in ("rollouts", "episodes"):
       if getattr(args, name) < 1:
         got = getattr(args, name)
         raise ValueError(f"got {name}={got}; ask for 1 or more")
     out = storage.path(args.out)
+    files.check_writable(out, "--out")
     page = make_page(
       read_runs(args.workdir),
       args.rollouts,

@@ -58,7 +58,8 @@ def make_page(
     "runs": [run.label for run in runs],
   }
   names = [run.group for run in runs] or [
-    storage.path(path).name for path in trajectories
+    *(storage.path(path).name for path in trajectories),
+    *(row.folder for row in evaluations),
   ]
   environment = jinja2.Environment(autoescape=True, trim_blocks=True)
   template = environment.from_string(_asset("page.html"))

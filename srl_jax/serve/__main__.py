@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Sequence
@@ -90,11 +91,29 @@ def _check(args: argparse.Namespace) -> None:
     ("max_queue", 0),
     ("context", 0),
     ("max_body", 1),
+    ("port", 0),
   ):
     if getattr(args, name) < least:
       raise ValueError(
         f"--{name}={getattr(args, name)} is not allowed; give {least} or more"
       )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+  """A socket of this address, on which nothing listens yet."""
+  found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+  found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+  try:
+    found.bind((host, port))
+  except (OSError, OverflowError) as error:
+    found.close()
+    said = getattr(error, "strerror", None) or error
+    raise ValueError(
+      f"--host={host} --port={port} cannot be had ({said}); give a port from 1 "
+      "to 65535 that no other program has, or 0 for any that is free, and a "
+      "host of this machine"
+    ) from error
+  return found
 
 
 def _context(asked: int, model: inference.ReadyModel) -> int:
@@ -107,12 +126,21 @@ def _context(asked: int, model: inference.ReadyModel) -> int:
 
 
 def serve(args: argparse.Namespace) -> int:
-  """Serves until a signal or a failure; returns the exit status."""
+  """Serves until a signal or a failure; returns the exit status.
+
+  Raises:
+    ValueError: the flags, the address or the model cannot be used.
+  """
+  _check(args)
+  with _bound(args.host, args.port) as listening:
+    return _serve(args, listening)
+
+
+def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
   with needed_for("The server's routes", "'srl_jax[serve]'"):
     import uvicorn
 
     from srl_jax.serve.app import ServerSettings, make_app
-  _check(args)
   config = inference.config_of(args.weights)
   folder = storage.path(args.weights)
   name = storage.absolute(folder).name if folder.is_dir() else args.weights
@@ -138,15 +166,12 @@ def serve(args: argparse.Namespace) -> int:
   settings = ServerSettings(name, context, args.api_key, args.max_body)
   uvicorn_config = uvicorn.Config(
     make_app(engine, settings),
-    host=args.host,
-    port=args.port,
     log_level="warning",
     timeout_graceful_shutdown=60,
   )
   server = uvicorn.Server(uvicorn_config)
-  socket = uvicorn_config.bind_socket()
-  socket.listen()
-  port = socket.getsockname()[1]
+  listening.listen()
+  port = listening.getsockname()[1]
   print(
     f"{name}: {args.rows} rows of {args.slots} slots, context {context}; "
     f"http://{args.host}:{port}/v1",
@@ -161,7 +186,7 @@ def serve(args: argparse.Namespace) -> int:
   # Uvicorn raises the signal again when the requests have ended.
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
-  server.run(sockets=[socket])
+  server.run(sockets=[listening])
   return 1 if failures or not server.started else 0
 
 

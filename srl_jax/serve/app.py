@@ -21,7 +21,7 @@ from srl_jax.serve.schema import ApiError, read_chat, read_completion
 with needed_for("The server's routes", "'srl_jax[serve]'"):
   from starlette.applications import Starlette
   from starlette.exceptions import HTTPException
-  from starlette.requests import Request
+  from starlette.requests import ClientDisconnect, Request
   from starlette.responses import (
     JSONResponse,
     PlainTextResponse,
@@ -169,13 +169,21 @@ def _check_key(request: Request, key: str) -> None:
 
 async def _body(request: Request, limit: int) -> Any:
   data = bytearray()
-  async for chunk in request.stream():
-    data += chunk
-    if len(data) > limit:
-      raise ApiError(
-        f"the body is larger than {limit} bytes (--max_body of the server)",
-        status=413,
-      )
+  announced = request.headers.get("content-length", "")
+  too_large = ApiError(
+    f"the body is larger than {limit} bytes (--max_body of the server)",
+    status=413,
+  )
+  if announced.isdecimal() and int(announced) > limit:
+    raise too_large
+  try:
+    async for chunk in request.stream():
+      data += chunk
+      if len(data) > limit:
+        raise too_large
+  except ClientDisconnect as error:
+    # Nobody reads the answer.
+    raise ApiError("the client left before its request ended") from error
   try:
     body = json.loads(bytes(data))
     # Half of a surrogate pair can be spelt in JSON, but it is no text.

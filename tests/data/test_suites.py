@@ -262,3 +262,20 @@ def test_a_suite_is_named_after_its_file_without_its_endings(tmp_path):
   assert len(read(suite, path)) == 1
   packed = write(tmp_path / "aime24", [GOOD], ".jsonl.gz")
   assert suites.find_file(AIME24, "", str(tmp_path)) == packed
+
+
+@pytest.mark.parametrize(
+  ("record", "message"),
+  [
+    ({"answer": ["5", "6"]}, r"'answer' is \['5', '6'\], and a reference ans"),
+    ({"answer": float("nan")}, "'answer' is nan, and a reference answer is a"),
+    ({"answer": {"a": 1}}, "'answer' is .*a string or a finite number"),
+    ({"problem": "a\ud800"}, "'problem' has half a surrogate pair at charact"),
+    ({"answer": "\ud800"}, "'answer' has half a surrogate pair at character 0"),
+  ],
+)
+def test_what_is_no_text_or_no_answer_is_told(tmp_path, record, message):
+  whole = {"problem": "2 + 3?", "answer": "5"} | record
+  path = write(tmp_path / "x", [{"problem": "1?", "answer": 1.0}, whole])
+  with pytest.raises(ValueError, match=f"x.jsonl, record 2: .*{message}"):
+    suites.read_problems(Suite("own", "own"), path)

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from srl_jax import files
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.journal import (
   Journal,
@@ -106,3 +107,37 @@ def test_results_of_a_folder_are_by_suite(tmp_path):
     [answer(0)],
   )
   assert other.protocol == FACTS["protocol"] and other.name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+  "name", ["problems.jsonl", "answers.jsonl", "table.md"]
+)
+def test_files_of_others_are_not_overwritten(tmp_path, name):
+  (tmp_path / name).write_text("mine")
+  with pytest.raises(ValueError, match=f"has {name} and no evaluation.json"):
+    Journal(tmp_path, FACTS, PROBLEMS)
+  assert [x.name for x in tmp_path.iterdir()] == [name]
+  assert (tmp_path / name).read_text() == "mine"
+
+
+def test_killed_between_its_first_files_it_begins_again(tmp_path, monkeypatch):
+  written = []
+
+  def write(path, text):
+    written.append(path.name)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(files, "write_text", write)
+  with pytest.raises(KeyboardInterrupt):
+    Journal(tmp_path, FACTS, PROBLEMS)
+  monkeypatch.undo()
+  assert written
+  with Journal(tmp_path, FACTS, PROBLEMS) as journal:
+    assert journal.answers == []
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "{", '{"seed": 0}'])
+def test_facts_that_say_nothing_are_damaged(tmp_path, text):
+  (tmp_path / "evaluation.json").write_text(text)
+  with pytest.raises(ValueError, match=r"evaluation\.json is damaged"):
+    read_facts(tmp_path)

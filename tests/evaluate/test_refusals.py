@@ -64,6 +64,8 @@ def test_flags_that_make_no_sense_are_refused(refused, tmp_path):
     ({"protocol": "papre"}, "there is no protocol 'papre' (did you mean 'pap"),
     ({"weights": None}, "give --weights=PATH, or --config with the weights"),
     ({"out": None}, "the following arguments are required: --out"),
+    ({"out": ""}, "--out is empty; give a folder for the results"),
+    ({"train_format": "gsm8k"}, "--train_format=gsm8k says how to read --tra"),
     ({"compare": tmp_path / "out"}, "--compare and --out are the same folder"),
   ):
     assert refused(**flags).startswith(said)
@@ -177,9 +179,25 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_sampled(
   path = base / "answers.jsonl"
   path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
   assert "finish the evaluation first" in refused(compare=base)
+  path.write_text("")
+  said = refused(compare=base)
+  assert "has 0 of 6 answers to exam; finish it first, by its own" in said
   (base / "problems.jsonl").unlink()
   assert "problems.jsonl cannot be read" in refused(compare=base)
   assert not (tmp_path / "out" / "answers.jsonl").exists()
+
+
+def test_what_is_not_an_evaluations_is_left_alone(refused, suite, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  own = out / "problems.jsonl"
+  own.write_text(suite.read_text())
+  assert f"{out} has problems.jsonl and no evaluation.json" in refused()
+  assert own.read_text() == suite.read_text()
+  (out / "versions.json").write_text("{}")
+  said = refused()
+  assert said.startswith(f"--out={out} is the folder of a run, whose results")
+  assert said.endswith(f"such as --out={out}_evaluated")
 
 
 def test_what_would_fail_at_the_end_is_refused_at_the_beginning(

@@ -148,6 +148,7 @@ def test_a_report_needs_no_run(tmp_path, capsys):
   ("flags", "message"),
   [
     ([], r"nothing to report on; give --workdir=DIR .*--trajectories=PATH"),
+    (["--trajectories=x", "--out=."], r"--out=\. is no file .*it is a folder"),
     (["--trajectories=absent"], "there are no trajectories in absent"),
     (["--trajectories=bad.json"], r"no trajectory of bad.json .*: field"),
     (["--trajectories=bad.json", "--episodes=0"], "got episodes=0; ask for 1"),

@@ -222,7 +222,10 @@ def test_the_command_writes_the_page_and_says_its_size(tmp_path, capsys):
     (["--workdir=absent"], "error: there is no run in absent"),
     (["--workdir=RUN", "--evaluation=RUN"], "error: there is no evaluation in"),
     (["--workdir=RUN", "--rollouts=0"], "error: got rollouts=0; ask for 1"),
-    (["--workdir=RUN", "--out=absent/page.html"], "error: .*No such file"),
+    (
+      ["--workdir=RUN", "--out=RUN/config.json/page.html"],
+      "error: --out=.* is no file that can be written",
+    ),
   ],
 )
 def test_what_cannot_be_done_ends_in_a_message(

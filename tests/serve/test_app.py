@@ -121,6 +121,20 @@ def test_bodies_that_are_no_requests(served, body, status, words):
   assert words in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("announced", [50, 10**9])
+def test_clients_that_leave_within_their_request(served, announced, capfd):
+  request = (
+    "POST /v1/completions HTTP/1.1\r\nHost: x\r\n"
+    f"Content-Length: {announced}\r\n\r\n{{"
+  )
+  with socket.create_connection(("127.0.0.1", served.port), timeout=60) as one:
+    one.sendall(request.encode())
+    if announced > 100_000:  # refused before it is sent
+      assert b" 413 " in one.recv(100)
+  assert httpx.get(f"{served.url}/health").status_code == 200
+  assert "Traceback" not in capfd.readouterr().err
+
+
 def test_errors_of_routes_have_the_format_of_the_others(served):
   for method, path, status in (
     ("GET", "/v1/completions", 405),

@@ -4,6 +4,7 @@
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -111,6 +112,9 @@ def test_a_failure_of_the_device_ends_the_process_with_status_1(folder):
     (["--rows=0"], "--rows=0 is not allowed; give 1 or more"),
     (["--context=5000"], "--context=5000 is more than .* 4096"),
     (["--weights=/nowhere"], "/nowhere"),
+    (["--port=-1"], "--port=-1 is not allowed; give 0 or more"),
+    (["--port=65536"], "--port=65536 cannot be had .*; give a port from 1 to"),
+    (["--host=192.0.2.1"], "--host=192.0.2.1 --port=8000 cannot be had"),
   ],
 )
 def test_what_cannot_be_served_is_told(folder, arguments, words):
@@ -124,3 +128,11 @@ def test_without_its_libraries_one_line_says_what_to_type():
   )
   [line] = done.stderr.splitlines()
   assert "pip install 'srl_jax[serve]'" in line and done.returncode == 1
+
+
+def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(monkeypatch):
+  monkeypatch.setattr(command.inference, "load", None)
+  with socket.create_server(("127.0.0.1", 0)) as other:
+    port = other.getsockname()[1]
+    with pytest.raises(SystemExit, match=f"--port={port} cannot be had .*use"):
+      command.main(["--weights=embedded", f"--port={port}"])
