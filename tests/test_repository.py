@@ -63,28 +63,21 @@ FLOORS = {
   "rewards": 0,
   "storage": 0,
   "strict": 0,
+  "textfile": 0,
   "tokenizers": 0,
   "trajectory": 0,
   "types": 0,
 }
 # Narrower than their floor: what these may import of srl_jax beside themselves.
+_PATHS = {"storage", "strict", "textfile", "trajectory", "types"}
 ONLY = {
   **dict.fromkeys(("children", "failures", "optional"), frozenset()),
-  **dict.fromkeys(("strict", "trajectory", "types"), frozenset()),
+  **dict.fromkeys(("strict", "textfile", "trajectory"), frozenset()),
+  "types": frozenset(),
   "ops": {"types"},
-  "data": {
-    "children",
-    "domains",
-    "failures",
-    "optional",
-    "rewards",
-    "storage",
-    "strict",
-    "tokenizers",
-    "trajectory",
-    "types",
-  },
-  "domains": {"rewards", "storage", "strict", "trajectory", "types"},
+  "data": _PATHS
+  | {"children", "domains", "failures", "optional", "rewards", "tokenizers"},
+  "domains": _PATHS | {"rewards"},
   "rewards": {"children", "optional", "strict", "trajectory", "types"},
   "tokenizers": {"children", "storage", "strict", "types"},
   "storage": {"optional"},

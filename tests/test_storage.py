@@ -9,7 +9,7 @@ from absl.testing import flagsaver
 
 from srl_jax import export, main, show, storage
 from srl_jax.chat.__main__ import main as chat
-from srl_jax.chat.__main__ import read_prompts
+from srl_jax.chat.prompts import read_prompts
 from srl_jax.data import suites
 from srl_jax.data.prepare import main as prepare
 from srl_jax.data.readers import DataConfig, load_trajectories

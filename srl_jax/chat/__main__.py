@@ -16,9 +16,9 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import itertools
 import json
 import os
-import pathlib
 import secrets
 import signal
 import sys
@@ -27,8 +27,9 @@ from collections.abc import Sequence
 import jax
 from absl import logging
 
-from srl_jax import failures, inference, stopping, storage
+from srl_jax import failures, inference, stopping
 from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
+from srl_jax.chat.prompts import read_prompts
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.domains import find_domain
 from srl_jax.rollout.stream import Stream
@@ -65,11 +66,35 @@ def _parser() -> argparse.ArgumentParser:
   add("--n", type=int, default=1, help="answers per prompt")
   add("--temperature", type=float, default=0.7, help="0 is greedy")
   add("--top_p", type=float, default=1.0)
-  add("--max_new_tokens", type=int, default=1024, help="per completion or step")
-  add("--max_steps", type=int, default=16, help="for turns")
+  add(
+    "--max_new_tokens",
+    type=int,
+    help=f"per completion or step; default: {Drawing.max_new_tokens}",
+  )
+  add("--max_steps", type=int, help=f"for turns; default: {Drawing.max_steps}")
   add("--seed", type=int, help="default: a new one each time")
   add("--json", action="store_true", help="print a JSON object per completion")
   return parser
+
+
+def _limits(args: argparse.Namespace, context: int) -> dict[str, int]:
+  """The limits that were given, as fields of Drawing.
+
+  Raises:
+    ValueError: one is too low, or too high for a context of so many tokens.
+  """
+  names = ("max_new_tokens", "max_steps")
+  found = {x: n for x in names if (n := getattr(args, x)) is not None}
+  for name, value in {"n": args.n, **found}.items():
+    if value < 1:
+      raise ValueError(f"--{name}={value} is too low; give 1 or more")
+  most = context - 1  # A prompt has a token or more.
+  if found.get("max_new_tokens", 0) > most:
+    raise ValueError(
+      f"--max_new_tokens={args.max_new_tokens} is too much for a context of "
+      f"{context} tokens, which the prompt shares; give {most} or less"
+    )
+  return found
 
 
 class _Chat:
@@ -83,18 +108,21 @@ class _Chat:
         f"--system is for --mode=chat; the wording of --mode={mode} is that of "
         "training (--domain)"
       )
-    if args.n < 1 or args.max_steps < 1:
-      raise ValueError("--n and --max_steps must be 1 or more")
+    if args.max_steps is not None and mode != "turns":
+      raise ValueError(
+        f"--max_steps is for --mode=turns, and --mode={mode} writes in one go; "
+        "leave it out, or take --mode=turns"
+      )
     self._drawing = Drawing(
       mode=mode,
       domain=find_domain(args.domain).name,
-      max_new_tokens=args.max_new_tokens,
       temperature=args.temperature,
       top_p=args.top_p,
-      steps=args.max_steps,
       seed=seed,
+      **_limits(args, model.max_positions),
     )
     self._args, self._model = args, model
+    self._is_terminal = sys.stdin.isatty()
 
   def stream(self, prompts: int) -> Stream:
     """A sampler for a number of prompts at a time."""
@@ -135,30 +163,41 @@ class _Chat:
     printer.add_rest()
     return is_interrupted()
 
-  def ask(self, stream: Stream) -> None:
-    """Asks at the terminal, until the input ends."""
-    is_terminal = sys.stdin.isatty()
+  def ask(self, stream: Stream) -> bool:
+    """Asks at the terminal, or answers the lines of a pipe, until they end.
+
+    Returns:
+      Whether there was no line of a pipe that could not be answered.
+    """
+    is_terminal = self._is_terminal
     with contextlib.suppress(ImportError):
       import readline  # noqa: F401  Lets the user edit the line.
     if is_terminal:
       print("Ctrl-C ends an answer, Ctrl-D the program; /new forgets all.")
+    else:
+      # A line that is not UTF-8 is a bad line, and not the end of all.
+      sys.stdin.reconfigure(errors="surrogateescape")
     self._messages: Prompt = ()
-    self._number = 0
+    self._number, self._has_bad = 0, False
     is_warned = False
-    while True:
+    for line_number in itertools.count():
       try:
-        line = input("> " if is_terminal else "").strip()
+        line = input("> " if is_terminal else "")
         is_warned = False
-        if self._answer(stream, line) and not is_terminal:
+        if not is_terminal:
+          self._number = line_number
+          line = line if line_number else line.removeprefix("\ufeff")
+        if self._answer(stream, line.strip()) and not is_terminal:
           raise KeyboardInterrupt
       except EOFError:
         print(end="\n" if is_terminal else "")
-        return
+        break
       except KeyboardInterrupt:
         if is_warned or not is_terminal:
           raise
         print("\n(once more ends, and so does Ctrl-D)")
         is_warned = True
+    return not self._has_bad
 
   def _answer(self, stream: Stream, line: str) -> bool:
     """Answers a line; returns whether Ctrl-C has ended the answer."""
@@ -172,7 +211,9 @@ class _Chat:
     try:
       answers = self.answers(prompt, self._number)
     except ValueError as error:
-      print(f"error: {error}", file=sys.stderr)
+      where = "" if self._is_terminal else f"line {self._number + 1}: "
+      print(f"error: {where}{error}", file=sys.stderr)
+      self._has_bad = not self._is_terminal
       return False
     is_interrupted = self.run(stream, answers)
     self._number += 1
@@ -257,62 +298,14 @@ class _Printer:
     return record
 
 
-def read_prompts(path: str | pathlib.Path) -> list[Prompt]:
-  """Reads a file of prompts: a line each, or JSONL.
-
-  Raises:
-    ValueError: there is no such file or no prompt in it, or a line is wrong;
-      the message names it.
-  """
-  path = storage.path(path)
-  try:
-    lines = path.read_text(encoding="utf-8").splitlines()
-  except (OSError, UnicodeDecodeError) as error:
-    raise ValueError(f"--prompts={path} cannot be read: {error}") from error
-  read = _of_record if path.suffix in (".jsonl", ".json") else str
-  prompts = []
-  for number, line in enumerate(lines, start=1):
-    if not line.strip():
-      continue
-    try:
-      prompts.append(read(line))
-    except ValueError as error:
-      raise ValueError(f"{path}, line {number}: {error}") from error
-  if not prompts:
-    raise ValueError(f"--prompts={path} holds no prompt")
-  return prompts
-
-
-def _of_record(line: str) -> Prompt:
-  record = json.loads(line)
-  if not isinstance(record, dict):
-    raise ValueError("is no JSON object")
-  for name in ("problem", "prompt", "messages"):
-    value = record.get(name)
-    if isinstance(value, str) and value.strip() and name != "messages":
-      return value
-    if name == "messages" and value and isinstance(value, list):
-      if all(
-        isinstance(m, dict)
-        and isinstance(m.get("role"), str)
-        and isinstance(m.get("content"), str)
-        for m in value
-      ):
-        return tuple(value)
-      raise ValueError("messages must be objects with the texts role, content")
-  raise ValueError(
-    f"has none of problem, prompt, messages; it has {', '.join(record)}"
-  )
-
-
 def _chat(args: argparse.Namespace) -> None:
   if args.prompt is not None and args.prompts:
     raise ValueError("give a prompt or --prompts, not both")
   if args.prompt is not None and not args.prompt.strip():
     raise ValueError("the prompt is empty; leave it out to be asked for one")
-  prompts = read_prompts(args.prompts) if args.prompts else []
+  prompts = read_prompts(args.prompts) if args.prompts else {}
   if args.prompt:
-    prompts = [args.prompt]
+    prompts = {0: args.prompt}
   config = inference.config_of(args.weights)
   model = inference.load(config, args.weights)
   chat = _Chat(args, model)
@@ -320,15 +313,19 @@ def _chat(args: argparse.Namespace) -> None:
   if not prompts:
     # A slip at the prompt should not end the program, as stopping.py would.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    chat.ask(stream)
+    is_good = chat.ask(stream)
     # Not after Ctrl-C: stopping.py might hear it as well.
     signal.signal(signal.SIGINT, before)
+    if not is_good:
+      sys.exit(1)
     return
-  every = [
-    answer
-    for number, prompt in enumerate(prompts)
-    for answer in chat.answers(chat.messages(prompt), number)
-  ]
+  every: list[Answer] = []
+  for number, prompt in prompts.items():
+    try:
+      every += chat.answers(chat.messages(prompt), number)
+    except ValueError as error:
+      where = f"{args.prompts}, line {number + 1}: " if args.prompts else ""
+      raise ValueError(f"{where}{error}") from error
   if chat.run(stream, every):
     sys.exit(130)
 

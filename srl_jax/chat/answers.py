@@ -39,7 +39,7 @@ class Drawing:
     max_new_tokens: limit of each completion in tokens.
     temperature: divisor of the logits; 0 takes the most likely token.
     top_p: probability mass of the most likely tokens to keep.
-    steps: maximal number of steps in the mode "turns".
+    max_steps: maximal number of steps in the mode "turns".
     seed: seed of the random numbers.
   """
 
@@ -48,7 +48,7 @@ class Drawing:
   max_new_tokens: int = 1024
   temperature: float = 0.7
   top_p: float = 1.0
-  steps: int = 16
+  max_steps: int = 16
   seed: int = 0
 
 
@@ -114,7 +114,10 @@ class Answer:
         messages = ({"role": "user", "content": prompt},)
       return encode_messages(self._model.chat, run.tokenizer, messages)
     if not isinstance(prompt, str):
-      raise ValueError("messages are for --mode=chat")
+      raise ValueError(
+        f"messages are for --mode=chat, not --mode={mode}; take that mode, or "
+        "write the prompt under problem"
+      )
     # No step is ever shown; a trajectory must have one.
     problem = Problem(id="prompt", text=prompt, answer="?")
     self._trajectory = problem.trajectory(self._drawing.domain)
@@ -168,7 +171,7 @@ class Answer:
       self.ending = "no step"
     elif domain_of(self._trajectory).is_final(action):
       self.ending = "answered"
-    elif len(self.texts) == self._drawing.steps:
+    elif len(self.texts) == self._drawing.max_steps:
       self.ending = "step limit"
     else:
       run = self._model.run

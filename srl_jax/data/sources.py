@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
-from srl_jax import storage
+from srl_jax import storage, textfile
 from srl_jax.data import tables, texts
 from srl_jax.data.rows import Row
 from srl_jax.optional import needed_for
@@ -184,7 +184,7 @@ def _recognised(
     )
   if tables.kind_of(head):
     return head
-  encoding = texts.encoding_of(head)
+  encoding = textfile.encoding_of(head)
   if encoding != "UTF-8":
     new = path.parent / f"utf8-{path.name.partition('.')[0]}.jsonl"
     new_name, name = shlex.quote(str(new)), shlex.quote(str(path))

@@ -16,27 +16,13 @@ import shlex
 from collections.abc import Iterator
 from typing import IO, Any
 
+from srl_jax import textfile
 from srl_jax.data.rows import Row
 from srl_jax.trajectory import RecordError
 
 # Longer lines are no trajectory. Reading them could take all memory.
 MAX_LINE_BYTES = 64 << 20
 _SHOWN_BYTES = 1000
-# UTF-32 comes first: its mark begins with that of UTF-16.
-_MARKS = (
-  (codecs.BOM_UTF32_LE, "UTF-32"),
-  (codecs.BOM_UTF32_BE, "UTF-32"),
-  (codecs.BOM_UTF16_LE, "UTF-16"),
-  (codecs.BOM_UTF16_BE, "UTF-16"),
-)
-# Which of the first four bytes are 0, where a text begins with two characters
-# of ASCII, as JSON does.
-_ZEROS = {
-  (True, True, True, False): "UTF-32BE",
-  (False, True, True, True): "UTF-32LE",
-  (True, False, True, False): "UTF-16BE",
-  (False, True, False, True): "UTF-16LE",
-}
 # A string, a bracket, a comma, the beginning of another value, or a quotation
 # mark that nothing closes. Nothing is tried twice, so the time is linear.
 _TOKEN = re.compile(
@@ -63,15 +49,6 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 _DECODER = json.JSONDecoder(object_pairs_hook=_without_doubles)
 
 
-def encoding_of(head: bytes) -> str:
-  """Returns the encoding of a JSON text that begins so; UTF-8 if in doubt."""
-  for mark, name in _MARKS:
-    if head.startswith(mark):
-      return name
-  zeros = tuple(byte == 0 for byte in head[:4])
-  return _ZEROS.get(zeros, "UTF-8")
-
-
 def lines(stream: IO[bytes]) -> Iterator[Row]:
   """Yields the lines that are not blank, with their numbers from 1."""
   number = 0
@@ -95,7 +72,7 @@ def decode(raw: bytes) -> Any:
   try:
     text = raw.decode("utf-8-sig")
   except UnicodeDecodeError as error:
-    raise RecordError("(line)", _not_utf8(raw, error.start)) from None
+    raise RecordError("(line)", textfile.not_utf8(raw, error.start)) from None
   try:
     return _DECODER.decode(text)
   except RecordError:
@@ -216,17 +193,4 @@ def _refuse_long(raw: bytes) -> Any:
     "(line)",
     f"is longer than {MAX_LINE_BYTES >> 20} MiB; write one JSON object per"
     " line",
-  )
-
-
-def _not_utf8(raw: bytes, at: int) -> str:
-  said = f"is not UTF-8 at byte {at}"
-  around = raw[max(0, at - 10) : at + 10].strip()
-  try:
-    guess = around.decode("cp1252")
-  except UnicodeDecodeError:
-    return f"{said}; save the file as UTF-8"
-  return (
-    f"{said}; save the file as UTF-8 (if {guess!r} is right there, it is"
-    " Windows-1252 or Latin-1; type: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW)"
   )

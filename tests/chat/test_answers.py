@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers in one go and step by step, and what is printed of them."""
 
+import io
 import json
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from srl_jax import inference
 from srl_jax.chat import __main__ as chat
 from srl_jax.chat.answers import Answer, Drawing, drive
+from srl_jax.chat.prompts import read_prompts
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.data.messages import encode_messages
 from srl_jax.domains import registers
@@ -50,7 +52,7 @@ def piece_of(model, text, ending="stop"):
 
 
 def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
-  drawing = Drawing("turns", domain="registers", steps=3)
+  drawing = Drawing("turns", domain="registers", max_steps=3)
   answer = Answer(embedded, drawing, "^Dz+x;?8652", 0, 0)
   decode = embedded.run.tokenizer.decode
   first = decode(answer.request().tokens)
@@ -70,7 +72,7 @@ def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
   [("<think>x</think>", "no step"), ("<think>x</think>A1", "step limit")],
 )
 def test_steps_end_for_a_reason(embedded, text, ending):
-  answer = Answer(embedded, Drawing("turns", steps=1), "^Dz+x;?8652", 0, 0)
+  answer = Answer(embedded, Drawing("turns", max_steps=1), "^Dz+x;?8652", 0, 0)
   answer.request()
   answer.take(piece_of(embedded, text))
   assert answer.ending == ending
@@ -78,7 +80,7 @@ def test_steps_end_for_a_reason(embedded, text, ending):
 
 def test_the_embedded_model_solves_an_easy_problem_step_by_step(embedded):
   [problem] = registers.generate("test", 1, blocks=2, lines=1)
-  drawing = Drawing("turns", domain="registers", steps=2, temperature=0.0)
+  drawing = Drawing("turns", domain="registers", max_steps=2, temperature=0.0)
   stream = embedded.stream(rows=1, slots=1, key=jax.random.key(0))
   answer = Answer(embedded, drawing, problem.problem, 0, 0)
   told = "".join(new for _, new in drive(stream, [answer]))
@@ -231,7 +233,11 @@ def test_a_signal_between_two_lines_of_a_pipe_ends_the_program(
     (["--domain=maths", "a"], "no domain 'maths'.*'math'"),
     (["--prompts=nowhere", "a"], "not both"),
     (["--prompts=nowhere"], "nowhere cannot be read"),
-    (["--n=0", "a"], "1 or more"),
+    (["--n=0", "a"], "--n=0 is too low; give 1 or more"),
+    (["--max_new_tokens=0", "a"], "--max_new_tokens=0 is too low"),
+    (["--max_new_tokens=4096", "a"], "of 4096 tokens, .* give 4095 or less"),
+    (["--mode=turns", "--max_steps=0", "a"], "--max_steps=0 is too low"),
+    (["--mode=solve", "--max_steps=3", "a"], "--max_steps is for --mode=turns"),
     ([" "], "the prompt is empty"),
     (["a\udcffb"], r"the prompt holds '\\udcff', which is no character"),
   ],
@@ -252,13 +258,64 @@ def test_a_bad_line_of_a_file_is_named(tmp_path):
   ):
     path.write_text('{"problem": "a"}\n' + line)
     with pytest.raises(ValueError, match=words):
-      chat.read_prompts(path)
+      read_prompts(path)
   path.write_text("\n")
   with pytest.raises(ValueError, match="holds no prompt"):
-    chat.read_prompts(path)
+    read_prompts(path)
   text = tmp_path / "prompts.txt"
   text.write_text("one\n\n{two}\n")
-  assert chat.read_prompts(text) == ["one", "{two}"]
+  assert read_prompts(text) == {0: "one", 2: "{two}"}
+
+
+def test_prompts_are_the_lines_of_their_file(tmp_path):
+  inside = "one\x85 two\u2028three"
+  text = tmp_path / "prompts.txt"
+  text.write_text(f"{inside}\x0b!\r\nfour\n", "utf-8-sig")
+  assert read_prompts(text) == {0: f"{inside}\x0b!", 1: "four"}
+  path = tmp_path / "prompts.jsonl"
+  record = json.dumps({"problem": inside}, ensure_ascii=False)
+  path.write_text(record, "utf-8-sig")
+  assert read_prompts(path) == {0: inside}
+  path.write_text(record, "utf-16")
+  with pytest.raises(ValueError, match="type: iconv -f UTF-16 -t UTF-8"):
+    read_prompts(path)
+
+
+@pytest.mark.parametrize(
+  ("mode", "line", "words"),
+  [
+    ("chat", {"prompt": "x" * 9000}, "the prompt has 9.*shorten it"),
+    (
+      "solve",
+      {"messages": [{"role": "user", "content": "a"}]},
+      "messages are for --mode=chat, not --mode=solve",
+    ),
+  ],
+)
+def test_a_line_that_cannot_be_asked_is_named(
+  monkeypatch, capsys, folder, tmp_path, mode, line, words
+):
+  path = tmp_path / "prompts.jsonl"
+  path.write_text("\n".join(map(json.dumps, [{"prompt": "a"}, line])))
+  with pytest.raises(SystemExit, match=rf"prompts\.jsonl, line 2: {words}"):
+    run_chat(monkeypatch, capsys, folder, f"--prompts={path}", f"--mode={mode}")
+
+
+def test_numbers_of_a_pipe_are_those_of_its_lines(monkeypatch, capsys, folder):
+  lines = (b"\xef\xbb\xbfHi", b"", b"x" * 9000, b"caf\xe9", b"Go\x0b on", b"")
+  pipe = io.TextIOWrapper(io.BytesIO(b"\n".join(lines)), "utf-8")
+  monkeypatch.setattr("sys.stdin", pipe)
+  asked = [f"--weights={folder}", "--max_new_tokens=2", "--mode=solve"]
+  with pytest.raises(SystemExit) as stopped:
+    chat.main([*asked, "--json"])
+  assert stopped.value.code == 1
+  said = capsys.readouterr()
+  rows = list(map(json.loads, said.out.splitlines()))
+  found = [(row["number"], row["prompt"]) for row in rows]
+  assert found == [(0, "Hi"), (4, "Go\x0b on")]
+  long, latin = said.err.splitlines()
+  assert long.startswith("error: line 3: the prompt has 9")
+  assert latin.startswith(r"error: line 4: the prompt holds '\udce9'")
 
 
 TEXT = "<think>a < b</think> x <b> </think>y"

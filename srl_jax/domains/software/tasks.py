@@ -29,7 +29,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from srl_jax import storage
+from srl_jax import storage, textfile
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 # A file and what is in it, as pytest names tests.
@@ -141,10 +141,10 @@ def read_tasks(
   root = pathlib.Path(repositories) if repositories else path.parent
   tasks: dict[str, RepairTask] = {}
   try:
-    text = path.read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
+    lines = textfile.read_lines(path)
+  except OSError as error:
     raise ValueError(f"the tasks {path} cannot be read: {error}") from error
-  for number, line in enumerate(text.splitlines(), 1):
+  for number, line in enumerate(lines, 1):
     if not line.strip():
       continue
     try:

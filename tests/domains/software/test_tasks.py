@@ -101,6 +101,18 @@ def test_a_file_that_cannot_be_used_is_refused(write, lines, said):
     read_tasks(write(*lines))
 
 
+def test_a_task_may_hold_any_character_within_its_line(tmp_path, write):
+  issue = "It is\x85 broken\u2028here."
+  text = json.dumps(RECORD | {"problem_statement": issue}, ensure_ascii=False)
+  path = write()
+  path.write_text(text + "\r\n", "utf-8-sig")
+  [task] = read_tasks(path).values()
+  assert task.problem == issue
+  path.write_text(text, "utf-16")
+  with pytest.raises(ValueError, match="type: iconv -f UTF-16 -t UTF-8"):
+    read_tasks(path)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
   with pytest.raises(ValueError, match=r"tasks .*x\.jsonl cannot be read"):
     read_tasks(tmp_path / "x.jsonl")
