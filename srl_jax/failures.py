@@ -39,10 +39,15 @@ def of_buckets() -> tuple[type[Exception], ...]:
   )
 
 
-def in_one_line(error: BaseException) -> str:
+def in_one_line(error: BaseException, again: str = _AGAIN) -> str:
   """Returns what an error says, and what to type if it is of a disk or bucket.
 
   Errors of others are returned as they are, also if they have several lines.
+
+  Args:
+    error: the error.
+    again: what to do when the disk or bucket is well again; by default, what
+      holds for commands that save as they go.
   """
   text = str(error)
   said = " ".join(text.split())[:200] or type(error).__name__
@@ -50,7 +55,7 @@ def in_one_line(error: BaseException) -> str:
     where = getattr(error, "filename", None)
     return (
       f"the disk{f' of {where}' if where else ''} is full ({said}); make room "
-      f"(type: df -h), {_AGAIN}"
+      f"(type: df -h), {again}"
     )
   if not is_of_storage(error):
     return text
@@ -58,11 +63,11 @@ def in_one_line(error: BaseException) -> str:
     return (
       f"the bucket refused this ({said}); log in (type: gcloud auth "
       "application-default login), or ask its owner for the role Storage "
-      f"Object Admin, {_AGAIN}"
+      f"Object Admin, {again}"
     )
   return (
     f"the bucket could not be reached ({type(error).__name__}: {said}); look "
-    f"whether it answers (type: gcloud storage ls), {_AGAIN}"
+    f"whether it answers (type: gcloud storage ls), {again}"
   )
 
 

@@ -14,7 +14,7 @@ import safetensors.numpy
 from srl_jax import files, metrics, mirror, storage
 from srl_jax.checkpoint import CheckpointConfig, Checkpointer
 from srl_jax.checkpoint_sums import DamagedError
-from srl_jax.data import folders, readers, tfds_builders
+from srl_jax.data import folders, readers, writing
 from srl_jax.data.readers import DataConfig
 from srl_jax.models.hf_remote import RemoteTensors
 from srl_jax.rollout import record
@@ -283,11 +283,17 @@ def test_data_are_read_from_a_file_and_a_folder(folder, tmp_path):
   assert [part.split for part in parts] == ["train"]
 
 
-def test_a_prepared_dataset_is_written_and_read(folder, tmp_path):
+@pytest.mark.parametrize("form", ["tfds", "jsonl"])
+def test_a_prepared_dataset_is_written_and_read(folder, tmp_path, form):
   local = experiment.write_data(tmp_path / "train.jsonl", 8)
-  ours = readers.load_trajectories(DataConfig("jsonl", local)).trajectories
-  tfds_builders.write({"train": ours}, folder, "made for a test")
-  assert tfds_builders.read(folder)["train"] == ours
+  (tmp_path / "train.jsonl").open("a").write("no record\n")
+  ours = readers.load_trajectories(DataConfig("jsonl", local))
+  writing.write(ours, folder, form, "made for a test")
+  again = readers.load_trajectories(DataConfig(form, str(folder)))
+  assert again.splits == ours.splits
+  assert (folder / "rejects.jsonl").exists()
+  with pytest.raises(ValueError, match="exists already"):
+    writing.check_free(folder, form)
 
 
 def test_a_tokenizer_is_trained_into_a_bucket_and_read_again(folder):

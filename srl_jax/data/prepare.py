@@ -16,26 +16,17 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
-import json
 import pathlib
 import sys
 import textwrap
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
 
 from srl_jax import failures, storage, strict
-from srl_jax.data import (
-  agents,
-  checks,
-  prompts,
-  readers,
-  records,
-  schema,
-  templates,
-)
+from srl_jax.data import checks, prompts, readers, templates, writing
 from srl_jax.data.build_report import BuildReport
 from srl_jax.data.prompts import PromptReport
 from srl_jax.data.readers import DataConfig, LoadReport
@@ -57,6 +48,7 @@ _CONFIGS = {
 }
 # Prompts of a split that are compared; long histories of agents take minutes.
 _COMPARED = 2_000
+_AGAIN = "then run the same command again, which begins anew"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,22 +56,23 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = _parser().parse_args(argv)
   try:
     _run(args)
-  except (ValueError, OSError, *failures.of_buckets()) as error:
-    sys.exit(f"srl_jax.data.prepare: {failures.in_one_line(error)}")
+  except Exception as error:
+    known = (ValueError, OSError, *failures.of_buckets())
+    # TFDS says that a disk is full by an error of its own.
+    if not (isinstance(error, known) or failures.is_of_storage(error)):
+      raise
+    said = failures.in_one_line(error, again=_AGAIN)
+    sys.exit(f"srl_jax.data.prepare: {said}")
 
 
 def _run(args: argparse.Namespace) -> None:
-  configs = {
-    prefix: cls(
-      **{
-        field.name: getattr(args, f"{prefix}.{field.name}")
-        for field in dataclasses.fields(cls)
-      }
-    )
-    for prefix, cls in _CONFIGS.items()
-  }
+  configs = _configs(args)
   out = storage.path(args.out) if args.out else None
+  if out:
+    writing.check_free(out, args.as_)
   loaded = readers.load_trajectories(configs["data"])
+  if out:
+    writing.check_form(loaded.trajectories, args.as_)
   filled = [name for name, split in loaded.splits.items() if split]
   if args.show is not None and args.split not in filled:
     raise ValueError(
@@ -123,6 +116,23 @@ def _run(args: argparse.Namespace) -> None:
   print(rejects_summary(loaded.rejects), end="")
   if out:
     _write(loaded, out, args.as_, configs["data"])
+
+
+def _configs(args: argparse.Namespace) -> dict[str, Any]:
+  """Returns the configs that the flags say, by their prefixes."""
+  for name, lowest in (("group_size", 1), ("observation_tokens", 0)):
+    value = getattr(args, name)
+    if value < lowest:
+      raise ValueError(f"--{name}={value} is too low; give {lowest} or more")
+  return {
+    prefix: cls(
+      **{
+        field.name: getattr(args, f"{prefix}.{field.name}")
+        for field in dataclasses.fields(cls)
+      }
+    )
+    for prefix, cls in _CONFIGS.items()
+  }
 
 
 def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
@@ -251,42 +261,20 @@ def _table(rows: Mapping[str, list[Any]]) -> str:
 
 
 def _write(
-  loaded: LoadReport, folder: pathlib.Path, form: str, config: DataConfig
+  loaded: LoadReport,
+  folder: pathlib.Path,
+  form: writing.Form,
+  config: DataConfig,
 ) -> None:
-  folder.mkdir(parents=True, exist_ok=True)
+  description = f"Made from {config.format} data: {config.path}"
+  written = writing.write(loaded, folder, form, description)
   if loaded.rejects:
-    records.write_rejects(loaded.rejects, folder / "rejects.jsonl")
     print(f"refused records: {folder / 'rejects.jsonl'}")
-  if form == "tfds":
-    # Imported here: the import takes a second, which only this form needs.
-    from srl_jax.data import tfds_builders
-
-    description = f"Made from {config.format} data: {config.path}"
-    written = tfds_builders.write(loaded.splits, folder, description)
-  else:
-    written = folder
-    to_json = {"jsonl": schema.to_json, "atif": agents.to_atif}[form]
-    for split, trajectories in loaded.splits.items():
-      _write_jsonl(trajectories, folder / f"{split}.jsonl", to_json)
   domain = f" data.domain={config.domain}" if config.domain else ""
   read_as = "agents" if form == "atif" else form
   print(
     f"wrote {written}\nuse it: data.format={read_as} data.path={folder}{domain}"
   )
-
-
-def _write_jsonl(
-  trajectories: Sequence[Trajectory],
-  path: pathlib.Path,
-  to_json: Callable[[Trajectory], dict[str, Any]],
-) -> None:
-  if not trajectories:
-    return
-  if path.exists():
-    raise ValueError(f"{path} exists already; remove it or write elsewhere")
-  with path.open("w", encoding="utf-8") as file:
-    for trajectory in trajectories:
-      file.write(json.dumps(to_json(trajectory)) + "\n")
 
 
 def _texts(loaded: LoadReport):
@@ -311,7 +299,7 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--as",
     dest="as_",
-    choices=("tfds", "jsonl", "atif"),
+    choices=typing.get_args(writing.Form),
     default="tfds",
     help="form to write: TFDS (array_record), one JSON object per line, or "
     "one ATIF document per line",

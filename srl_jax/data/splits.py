@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from srl_jax.trajectory import Trajectory
 
 SPLITS = ("train", "valid", "test", "pretrain")
+_DEALT = ("test", "valid", "pretrain", "train")  # In this order.
 
 
 def split_by_problem(
@@ -28,26 +30,60 @@ def split_by_problem(
   groups: dict[bytes, list[int]] = {}
   for index, trajectory in enumerate(trajectories):
     groups.setdefault(_key(trajectory), []).append(index)
-  queue = iter(sorted(groups))
-  chosen: dict[str, list[int]] = {name: [] for name in SPLITS}
-  for name in ("test", "valid", "pretrain", "train"):
-    size = sizes.get(name, 0)
-    if name == "train" and not size:
-      for key in queue:
-        chosen[name] += groups[key]
-    while len(chosen[name]) < size and (key := next(queue, None)) is not None:
-      chosen[name] += groups[key]
-    wanted = max(size, name == "train")  # Something must be left to train on.
-    if len(chosen[name]) < wanted:
-      raise ValueError(
-        f"{len(trajectories)} trajectories ({len(groups)} different problems)"
-        f" are too few for the splits {dict(sizes)}; lower data.{name}_size or"
-        " another size"
-      )
+  queue = sorted(groups)
+  counts = [len(groups[key]) for key in queue]
+  ends = _ends(counts, sizes)
+  if not ends:
+    raise ValueError(
+      f"{len(trajectories)} trajectories ({len(groups)} different problems)"
+      f" are too few for the splits {dict(sizes)}; {_cure(counts, sizes)}"
+    )
+  chosen: dict[str, list[int]] = {}
+  begin = 0
+  for name in _DEALT:
+    keys = queue[begin : ends[name]]
+    chosen[name] = [index for key in keys for index in groups[key]]
+    begin = ends[name]
   return {
-    name: [trajectories[index] for index in sorted(indices)]
-    for name, indices in chosen.items()
+    name: [trajectories[index] for index in sorted(chosen[name])]
+    for name in SPLITS
   }
+
+
+def _ends(counts: Sequence[int], sizes: Mapping[str, int]) -> dict[str, int]:
+  """Deals problems with so many trajectories each; returns where splits end.
+
+  Empty if there are too few, or if nothing is left to train on.
+  """
+  ends, at = {}, 0
+  for name in _DEALT:
+    size, got = sizes.get(name, 0), 0
+    takes_rest = name == "train" and not size
+    while at < len(counts) and (takes_rest or got < size):
+      got += counts[at]
+      at += 1
+    if got < max(size, name == "train"):
+      return {}
+    ends[name] = at
+  return ends
+
+
+def _cure(counts: Sequence[int], sizes: Mapping[str, int]) -> str:
+  """What to type if `_ends` finds too few; the largest sizes come first."""
+  given = sorted(filter(sizes.get, _DEALT), key=lambda x: -sizes[x])
+  for name in given:
+    lowest = int(name == "train")  # 0 is not less there, but all the rest.
+    lower = range(lowest, sizes[name])
+    # With a lower size, what comes later has more to choose from.
+    most = bisect.bisect_left(
+      lower, True, key=lambda size: not _ends(counts, {**sizes, name: size})
+    )
+    if most:
+      less = " or less" if most > 1 else ""
+      return f"set data.{name}_size to {lower[most - 1]}{less}"
+  names = " and ".join(f"data.{name}_size" for name in given)
+  most = len(counts) - (not sizes.get("train"))
+  return f"lower {names}, to no more than {most} together"
 
 
 def shared_problems(

@@ -102,7 +102,8 @@ def write(
 
   Args:
     splits: split name -> trajectories.
-    folder: the folder to write to; TFDS calls it `data_dir`.
+    folder: the folder to write to, on this machine, as the library array_record
+      writes to disks only; TFDS calls it `data_dir`.
     description: one line on what the dataset was made from.
 
   Returns:
@@ -111,17 +112,6 @@ def write(
   Raises:
     ValueError: there is a dataset already.
   """
-  if storage.is_remote(folder := storage.path(folder)):
-    # The library array_record writes to disks only.
-    with tempfile.TemporaryDirectory() as local:
-      path = write(splits, local, description)
-      there = folder / path.relative_to(local)
-      if there.exists():
-        raise ValueError(
-          f"{there} exists already; remove it or write elsewhere"
-        )
-      storage.upload_folder(path, there, last="features.json")
-    return there
   builder = ExpertTrajectories(
     {name: split for name, split in splits.items() if split},
     description,
@@ -142,10 +132,13 @@ def read(folder: str | pathlib.Path) -> dict[str, list[Trajectory]]:
   Raises:
     ValueError: there is no dataset, more than one, or one of another kind.
   """
+  root = storage.path(folder)
   found = [
     file.parent
-    for file in storage.files(storage.path(folder))
+    for file in storage.files(root)
     if file.name == "features.json"
+    # What a command left that was killed.
+    and not any(x.startswith(".") for x in file.relative_to(root).parts)
   ]
   if len(found) != 1:
     shown = "".join(f"\n  {path}" for path in sorted(found))

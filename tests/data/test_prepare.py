@@ -154,6 +154,8 @@ def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
     (["--show=0", "--split=test"], "--split=test is empty; choose from train"),
     (["--data.strict"], "2 of 14 records"),
     (["--data.valid_size=99"], "too few"),
+    (["--group_size=0"], "--group_size=0 is too low; give 1 or more"),
+    (["--observation_tokens=-4"], "tokens=-4 is too low; give 0 or more"),
     (["--trunks.context_turns=-1"], "context_turns=-1 is negative"),
     (["--tokenizer.kind=huggingface"], "set tokenizer.path to a"),
     (["--template=chat"], "set c.tokenizer.kind='huggingface' and"),

@@ -210,11 +210,31 @@ def test_a_split_does_not_change_when_other_data_are_reordered():
 
 
 @pytest.mark.parametrize(
-  "sizes", [{"valid": 4}, {"valid": 2, "train": 2}, {"valid": 3}]
+  ("sizes", "cure"),
+  [
+    ({"valid": 4}, "set data.valid_size to 2 or less"),
+    ({"train": 0, "valid": 3}, "set data.valid_size to 2 or less"),
+    ({"valid": 2, "train": 2}, "set data.valid_size to 1 or less"),
+    ({"train": 9}, "set data.train_size to 3 or less"),
+    ({"valid": 2, "test": 9}, "set data.test_size to 0"),
+    (
+      {"valid": 5, "test": 9},
+      "lower data.test_size and data.valid_size, to no more than 2 together",
+    ),
+  ],
 )
-def test_splits_larger_than_the_data_are_refused(sizes):
-  with pytest.raises(ValueError, match=r"3 trajectories .* are too few"):
-    split_by_problem([sums(1, f"s{i}") for i in range(3)], sizes)
+def test_splits_larger_than_the_data_are_refused_with_what_to_set(sizes, cure):
+  data = [sums(1, f"s{i}") for i in range(3)]
+  with pytest.raises(ValueError, match=r"3 trajectories .* too few") as caught:
+    split_by_problem(data, sizes)
+  assert str(caught.value).endswith(f"; {cure}")
+
+
+def test_the_size_to_set_counts_copies_of_a_problem():
+  data = [sums(1, f"s{i % 3}") for i in range(30)]  # 3 problems, 10 of each.
+  with pytest.raises(ValueError, match="valid_size to 20 or less"):
+    split_by_problem(data, {"valid": 25})
+  assert len(split_by_problem(data, {"valid": 20})["train"]) == 10
 
 
 def test_a_folder_of_jsonl_keeps_its_splits(tmp_path):

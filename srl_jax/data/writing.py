@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes prepared data so that its folder never holds a part of them.
+
+What is under way lies in a folder of its own, `.unfinished-*` in the folder of
+the data, which readers leave out. Its files move out of it when all of them are
+written. Data for a bucket are written on this machine and copied when complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal
+
+from srl_jax import storage
+from srl_jax.data import agents, records, schema
+from srl_jax.data.readers import LoadReport
+from srl_jax.data.splits import SPLITS
+from srl_jax.domains.software.actions import ActionError, parse
+from srl_jax.trajectory import Step, Trajectory
+
+Form = Literal["tfds", "jsonl", "atif"]
+_TFDS = "expert_trajectories"  # As TFDS calls what tfds_builders writes.
+_REJECTS = "rejects.jsonl"
+_UNFINISHED = ".unfinished-"
+# Moved last: without them a folder does not read as data to train on.
+_LAST = {"tfds": "features.json", "jsonl": "train.jsonl", "atif": "train.jsonl"}
+
+
+def check_free(folder: pathlib.Path, form: Form) -> None:
+  """Refuses a folder whose files would be mixed with the new ones.
+
+  Raises:
+    ValueError: it is a file, or holds data or rejects already.
+  """
+  if folder.exists() and not folder.is_dir():
+    raise ValueError(f"--out={folder} is a file; give a folder")
+  names = [_TFDS] if form == "tfds" else [f"{name}.jsonl" for name in SPLITS]
+  for path in (folder / name for name in (*names, _REJECTS)):
+    if path.exists():
+      raise ValueError(f"{path} exists already; remove it or write elsewhere")
+
+
+def check_form(trajectories: Sequence[Trajectory], form: Form) -> None:
+  """Refuses ATIF for steps that its readers would leave out.
+
+  Raises:
+    ValueError: steps hold no action; the message counts them.
+  """
+  if form != "atif":
+    return
+  bad = [
+    (trajectory.id, number, step.text)
+    for trajectory in trajectories
+    for number, step in enumerate(trajectory.steps, 1)
+    if not _holds_action(step)
+  ]
+  if bad:
+    name, number, text = bad[0]
+    steps = sum(len(trajectory.steps) for trajectory in trajectories)
+    raise ValueError(
+      f"{len(bad):,} of {steps:,} steps hold no action of an agent, the first:"
+      f" step {number} of {name!r} ({text[:60]!r}); --as=atif is for agents"
+      " whose steps are actions such as <function=NAME>..</function>; use"
+      " --as=jsonl or --as=tfds"
+    )
+
+
+def _holds_action(step: Step) -> bool:
+  try:
+    parse(step.text)
+  except ActionError:
+    return False
+  return True
+
+
+def write(
+  loaded: LoadReport, folder: pathlib.Path, form: Form, description: str
+) -> pathlib.Path:
+  """Writes all splits, and the rejects as rejects.jsonl, or nothing.
+
+  Args:
+    loaded: what to write; empty splits are left out.
+    folder: the folder to write to, on this machine or in a bucket.
+    form: how trajectories are written.
+    description: one line on what they were made from.
+
+  Returns:
+    The folder that holds the splits: with "tfds", one inside of the given one.
+
+  Raises:
+    ValueError: `check_free` refuses the folder.
+  """
+  check_free(folder, form)
+  written = folder
+  with _unfinished(folder) as new:
+    if loaded.rejects:
+      records.write_rejects(loaded.rejects, new / _REJECTS)
+    if form == "tfds":
+      # Imported here: the import takes a second, which only this form needs.
+      from srl_jax.data import tfds_builders
+
+      inside = tfds_builders.write(loaded.splits, new, description)
+      written = folder / inside.relative_to(new)
+    else:
+      to_json = {"jsonl": schema.to_json, "atif": agents.to_atif}[form]
+      for split, trajectories in loaded.splits.items():
+        _write_lines(trajectories, new / f"{split}.jsonl", to_json)
+    check_free(folder, form)  # Another command may have been faster.
+    _move_out(new, folder, _LAST[form])
+  return written
+
+
+@contextlib.contextmanager
+def _unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a folder of this machine, which is removed in the end."""
+  inside = None
+  if not storage.is_remote(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    inside = folder  # On the same disk, where moving is renaming.
+  with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=inside) as new:
+    yield pathlib.Path(new)
+
+
+def _move_out(new: pathlib.Path, folder: pathlib.Path, last: str) -> None:
+  if storage.is_remote(folder):
+    storage.upload_folder(new, folder, last=last)
+    return
+  for path in sorted(new.iterdir(), key=lambda x: (x.name == last, x.name)):
+    path.rename(folder / path.name)
+
+
+def _write_lines(
+  trajectories: Sequence[Trajectory],
+  path: pathlib.Path,
+  to_json: Callable[[Trajectory], dict[str, Any]],
+) -> None:
+  if not trajectories:
+    return
+  with path.open("w", encoding="utf-8") as file:
+    for trajectory in trajectories:
+      file.write(json.dumps(to_json(trajectory)) + "\n")
