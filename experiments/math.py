@@ -68,6 +68,7 @@ class Layout:
     parts: of a round. No more than 16 trunks per device at a time: their
       branches' keys and values are most of what sampling needs.
     rows: trunks per chip and micro-batch.
+    slots: whole solutions that a chip decodes at a time (RLVR).
     lora_rank: rank of the adapters; 0 to train all weights.
   """
 
@@ -77,6 +78,7 @@ class Layout:
   tensor: int
   parts: int
   rows: int
+  slots: int
   lora_rank: int = 0
 
 
@@ -84,11 +86,11 @@ _7B = ("qwen2_5_7b", "Qwen/Qwen2.5-7B-Instruct")
 _3B = ("qwen2_5_3b", "Qwen/Qwen2.5-3B-Instruct")
 _0_5B = ("qwen2_5_0_5b", "Qwen/Qwen2.5-0.5B-Instruct")
 LAYOUTS = {
-  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2),
-  "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=2),
-  "qwen2_5_0_5b": Layout(*_0_5B, chips=8, tensor=1, parts=2, rows=2),
+  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2, slots=32),
+  "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=2, slots=32),
+  "qwen2_5_0_5b": Layout(*_0_5B, chips=8, tensor=1, parts=2, rows=2, slots=64),
   "qwen2_5_7b_lora": Layout(
-    *_7B, chips=8, tensor=4, parts=8, rows=2, lora_rank=32
+    *_7B, chips=8, tensor=4, parts=8, rows=2, slots=16, lora_rank=32
   ),
 }
 PRESETS = ("auto", "registers", *LAYOUTS, "checkpoint")
@@ -134,6 +136,7 @@ def set_method(c, method):
     c.name += f",method={method}"
   if method == "r3":
     c.rlvr.trunks.starts = "every_step"
+    c.rlvr.trunks.max_trunk_tokens = 2048
     c.rlvr.trunks.points_per_trunk = 1
 
 
@@ -182,7 +185,8 @@ def set_layout(c, layout):
   c.rules.batch = ("data", "fsdp", "tensor")
   c.rollout_rules.embed = None
   c.srl.sampling.parts_per_round = layout.parts
-  c.rlvr.sampling.parts_per_round = layout.parts
+  c.rlvr.sampling.slots = 16
+  c.rlvr.sampling.rows = layout.slots * layout.chips // 16
   c.srl.trunks_per_micro_batch = layout.rows * layout.chips
   # Whole solutions are four times as long as steps.
   c.rlvr.trunks_per_micro_batch = layout.chips
@@ -220,10 +224,10 @@ def set_paper(c):
   # Kept groups for 30 epochs of 900 problems, in batches of 128.
   c.rlvr.update_steps = 200
   c.rlvr.groups_per_batch = 128
-  c.rlvr.sampling.trunks_per_round = 128
+  c.rlvr.sampling.trunks_per_round = 64
   c.rlvr.sampling.samples = 8
   c.rlvr.sampling.max_new_tokens = 4096
-  c.rlvr.trunks.max_trunk_tokens = 2048
+  c.rlvr.trunks.max_trunk_tokens = 1024
   c.rlvr.optim.learning_rate = 5e-7
   c.rlvr.optim.max_grad_norm = 1.0
   c.rlvr.validate_every = 10
