@@ -15,7 +15,6 @@ import threading
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
-_AGAIN = "then run the same command again, which goes on from what is saved"
 
 
 def of_buckets() -> tuple[type[Exception], ...]:
@@ -39,16 +38,17 @@ def of_buckets() -> tuple[type[Exception], ...]:
   )
 
 
-def in_one_line(error: BaseException, again: str = _AGAIN) -> str:
+def in_one_line(error: BaseException, *, resumes: bool = False) -> str:
   """Returns what an error says, and what to type if it is of a disk or bucket.
 
   Errors of others are returned as they are, also if they have several lines.
 
   Args:
     error: the error.
-    again: what to do when the disk or bucket is well again; by default, what
-      holds for commands that save as they go.
+    resumes: whether the command, given again, goes on from what it has saved.
   """
+  how = "goes on from what is saved" if resumes else "begins anew"
+  again = f"then run the same command again, which {how}"
   text = str(error)
   said = " ".join(text.split())[:200] or type(error).__name__
   if _is_full(error):

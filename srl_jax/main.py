@@ -242,7 +242,8 @@ def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
 
 def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
   """Exits with the error's message alone; the traceback goes to a file."""
-  print(f"error: {failures.in_one_line(error)}", file=sys.stderr)
+  said = failures.in_one_line(error, resumes=True)
+  print(f"error: {said}", file=sys.stderr)
   # The disk may be full, or the bucket away, which was said just now.
   with contextlib.suppress(OSError, *failures.of_buckets()):
     is_ours = workdir is not None and not isinstance(error, RefusedError)

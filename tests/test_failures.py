@@ -16,7 +16,10 @@ def test_a_full_disk_is_named_with_what_to_type(tmp_path):
   error = OSError(errno.ENOSPC, "Kein Platz", "/data/run/x")
   said = failures.in_one_line(error)
   assert said.startswith("the disk of /data/run/x is full (")
-  assert "type: df -h" in said and "same command again" in said
+  assert "type: df -h" in said
+  assert said.endswith("run the same command again, which begins anew")
+  said = failures.in_one_line(error, resumes=True)
+  assert said.endswith("same command again, which goes on from what is saved")
 
 
 def test_a_full_disk_is_seen_in_what_a_library_says():

@@ -48,7 +48,6 @@ _CONFIGS = {
 }
 # Prompts of a split that are compared; long histories of agents take minutes.
 _COMPARED = 2_000
-_AGAIN = "then run the same command again, which begins anew"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -61,8 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # TFDS says that a disk is full by an error of its own.
     if not (isinstance(error, known) or failures.is_of_storage(error)):
       raise
-    said = failures.in_one_line(error, again=_AGAIN)
-    sys.exit(f"srl_jax.data.prepare: {said}")
+    sys.exit(f"srl_jax.data.prepare: {failures.in_one_line(error)}")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     OSError,
     *failures.of_buckets(),
   ) as error:
-    print(f"error: {failures.in_one_line(error)}", file=sys.stderr, flush=True)
+    said = failures.in_one_line(error, resumes=True)
+    print(f"error: {said}", file=sys.stderr, flush=True)
     if is_several:
       # An orderly exit waits minutes for the other processes.
       os._exit(1)

@@ -9,9 +9,7 @@ checkpoint and ends with the same numbers as if it had never been stopped.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
-import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -26,14 +24,13 @@ from srl_jax import abstract, files, mirror, progress, stopping
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
-from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
 from srl_jax.train.outcomes import rlvr_stage
 from srl_jax.train.profile import Profile
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
-from srl_jax.train.stage import Dispatched, Run, Stage, StageConfig
-from srl_jax.update.updater import compiled_count
+from srl_jax.train.stage import Run, Stage, StageConfig
+from srl_jax.train.update_log import UpdateLog
 
 # (stage, update steps done, parameters) -> metrics; {} where none are due.
 During = Callable[[str, int, Any], dict[str, float]]
@@ -50,19 +47,6 @@ STAGES = {"sft": SftStage, "srl": RlStage, "rlvr": rlvr_stage}
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
   """The process was asked to end, and everything is saved."""
-
-
-@dataclasses.dataclass
-class _Pending:
-  """Metrics of a dispatched update step that nobody has waited for yet.
-
-  `end_s` is when the devices have them, whenever somebody reads them.
-  """
-
-  update_step: int
-  dispatched: Dispatched
-  start_s: float
-  end_s: concurrent.futures.Future[float]
 
 
 def train_stage(
@@ -126,55 +110,36 @@ def train_stage(
     profile = stack.enter_context(
       Profile(run.profile, workdir / "profile" / name, name)
     )
-    # Notes when update steps end, for the loop looks at them only later.
-    clock = stack.enter_context(concurrent.futures.ThreadPoolExecutor(1))
     console = Progress(
       name, total_steps=total, first_step=first, columns=stage.columns
     )
     stack.enter_context(
       progress.task(f"{name}: update steps", done=first, total=total)
     )
-
-    last_end_s = 0.0
-
-    def finish(pending: _Pending | None) -> None:
-      """Waits for an update step and logs it."""
-      nonlocal last_end_s
-      if pending is None:
-        return
-      values = _update_values(pending, last_end_s)
-      last_end_s = pending.end_s.result()
-      values["programs"] = stage.compiled_count() + compiled_count(
-        updater.accumulate, updater.finish
-      )
-      stage.check(values)
-      profile.finished(pending.update_step + 1)
-      writer.write(first_global_step + pending.update_step, values, f"{name}/")
-      done = pending.update_step + 1
-      if done % run.log_every == 0:
-        console.show(done, values)
-
-    pending = None
+    log = UpdateLog(
+      stage,
+      writer,
+      profile,
+      console,
+      first_global_step=first_global_step,
+      every=run.log_every,
+    )
+    stack.callback(log.close)
     for update_step in range(first, total):
       start_s = time.monotonic()
       with profile.step(update_step + 1):
         state, dispatched = stage.take_update(state, update_step, reference)
-      # The update step before is logged while this one runs.
-      finish(pending)
-      end_s = clock.submit(_end_of, dispatched)
-      pending = _Pending(update_step, dispatched, start_s, end_s)
+      log.add(update_step, dispatched, start_s)
       done = update_step + 1
       progress.advance(done, total)
       is_last = done == total
       if is_last or (
         config.validate_every and done % config.validate_every == 0
       ):
-        finish(pending)
-        pending = None
+        log.flush()
         with progress.task(f"{name}: validation after step {done} of {total}"):
           value, values = stage.validate(state.params, update_step)
-        writer.write(first_global_step + update_step, values, f"{name}/")
-        progress.say(f"{name} {done}/{total}  " + _line(values))
+        log.measured(update_step, values)
         best = saver.best()
         if best is None or value > best[1]:
           saver.save_best(done, state.trained, value)
@@ -182,14 +147,11 @@ def train_stage(
           # from it, the run would not validate this step again.
           saver.wait()
       if measured := during(name, done, state.params):
-        finish(pending)
-        pending = None
-        writer.write(first_global_step + update_step, measured, f"{name}/")
-        progress.say(f"{name} {done}/{total}  " + _line(measured))
+        log.flush()
+        log.measured(update_step, measured)
       is_asked = is_stopping()
       if is_last or is_asked or saver.is_due(done):
-        finish(pending)
-        pending = None
+        log.flush()
         # Rows before a checkpoint are not written again.
         mirror.copy_all()
         data, pool = stage.get_state()
@@ -206,37 +168,10 @@ def train_stage(
     return state._replace(trained=best).params
 
 
-def _end_of(dispatched: Dispatched) -> float:
-  """Waits for an update step; returns the moment at which it ended."""
-  jax.block_until_ready(dispatched.metrics)
-  return time.monotonic()
-
-
-def _update_values(pending: _Pending, last_end_s: float) -> dict[str, float]:
-  values = dict(pending.dispatched.values)
-  for metrics in pending.dispatched.metrics:
-    values.update(reduce_metrics(metrics))
-  # It began while the devices were still busy with the one before.
-  start_s = max(pending.start_s, last_end_s)
-  values["update_step_s"] = pending.end_s.result() - start_s
-  # An update step that was skipped has trained on none.
-  tokens = values.get("tokens_sampled", values.get("tokens_trained"))
-  values["tokens_per_s"] = tokens / values["update_step_s"]
-  # A fused update step is one program: its rollout has no time of its own.
-  if values.get("rollout_s"):
-    values["rollout_tokens_per_s"] = tokens / values["rollout_s"]
-  return values
-
-
 def _result(saver: Checkpointer, total: int) -> str:
   """Says which parameters are those "after" a stage."""
   step, _ = saver.best()
   return f"its result is update step {step} of {total}, the best validated"
-
-
-def _line(values: dict[str, float]) -> str:
-  shown = {k: v for k, v in values.items() if "step_" not in k}
-  return "  ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in shown.items())
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from srl_jax.train import loop as train
 from srl_jax.train import pieces as stage_pieces
 from srl_jax.train import rl as stage_rl
 from srl_jax.train import sft as stage_sft
+from srl_jax.train import update_log
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import grpo_loss
 from srl_jax.update.updater import Updater
@@ -343,7 +344,7 @@ class FakeStage:
     del reference
     self.seen.append(f"take {update_step}")
     known = {"tokens_trained": 1.0}
-    return state, train.Dispatched(known, [[update_step]])
+    return state, update_log.Dispatched(known, [[update_step]])
 
   def validate(self, params, update_step):
     self.seen.append(f"validate {update_step}")
@@ -374,7 +375,7 @@ def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
     seen.append(f"read {metrics[0]}")
     return {}
 
-  monkeypatch.setattr(train, "reduce_metrics", read)
+  monkeypatch.setattr(update_log, "reduce_metrics", read)
   config = runs.config(
     "srl",
     srl__update_steps=4,

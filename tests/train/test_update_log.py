@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from srl_jax.train import loop
+from srl_jax.train import update_log
 from srl_jax.train.stage import Dispatched
 
 
@@ -23,8 +23,8 @@ def test_no_second_counts_twice(start_s, last_end_s, seconds):
   end_s = concurrent.futures.Future()
   end_s.set_result(15.0)
   values = {"tokens_sampled": 30.0, "rollout_s": 2.0}
-  pending = loop._Pending(0, Dispatched(values, []), start_s, end_s)
-  found = loop._update_values(pending, last_end_s)
+  pending = update_log._Pending(0, Dispatched(values, []), start_s, end_s)
+  found = update_log._update_values(pending, last_end_s)
   assert found["update_step_s"] == seconds
   assert found["tokens_per_s"] == 30 / seconds
   assert found["rollout_tokens_per_s"] == 15
