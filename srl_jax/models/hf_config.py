@@ -10,6 +10,7 @@ understand, is written.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -44,55 +45,6 @@ _OFF: dict[str, Any] = {
   "attn_logit_softcapping": None,
   "final_logit_softcapping": None,
 }
-_QWEN = {
-  "num_key_value_heads": 32,
-  "use_sliding_window": False,
-  "sliding_window": 4096,
-}
-_GEMMAS = {
-  "head_dim": 256,
-  "hidden_act": "gelu_pytorch_tanh",
-  "hidden_activation": None,
-  "tie_word_embeddings": True,
-}
-# The further fields of a family, and its other defaults.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-  "qwen2": _QWEN,
-  "qwen3": {**_QWEN, "head_dim": 128},
-  "llama": {"max_position_embeddings": 2048},
-  "mistral": {
-    "num_key_value_heads": 8,
-    "sliding_window": 4096,
-    "max_position_embeddings": 131_072,
-  },
-  "gemma": {
-    **_GEMMAS,
-    "num_key_value_heads": 16,
-    "max_position_embeddings": 8192,
-  },
-  "gemma2": {
-    **_GEMMAS,
-    "num_key_value_heads": 4,
-    "query_pre_attn_scalar": 256,
-    "attn_logit_softcapping": 50.0,
-    "final_logit_softcapping": 30.0,
-    "sliding_window": 4096,
-    "max_position_embeddings": 8192,
-  },
-  "gemma3_text": {
-    **_GEMMAS,
-    "vocab_size": 262_208,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "query_pre_attn_scalar": 256,
-    "final_logit_softcapping": None,
-    "sliding_window": 4096,
-    "sliding_window_pattern": 6,
-    "max_position_embeddings": 131_072,
-    "rope_theta": 1_000_000.0,
-    "rope_local_base_freq": 10_000.0,
-  },
-}
 _REQUIRED = (
   "vocab_size",
   "hidden_size",
@@ -100,33 +52,101 @@ _REQUIRED = (
   "num_attention_heads",
   "intermediate_size",
 )
-# The fields of ModelConfig that each architecture fixes.
-_GEMMA = {
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+  """What a model_type means.
+
+  Attributes:
+    architecture: the class of transformers.
+    fixed: the fields of ModelConfig that it fixes.
+    fields: the further fields of its files, and where it takes another default
+      than `_COMMON`.
+    period: of so many layers the last is global, if a file does not say which
+      are; None for its sliding_window_pattern.
+  """
+
+  architecture: str
+  fixed: Mapping[str, Any]
+  fields: Mapping[str, Any]
+  period: int | None = None
+
+
+_QWEN = {
+  "num_key_value_heads": 32,
+  "use_sliding_window": False,
+  "sliding_window": 4096,
+}
+_GEMMA_FIXED = {
   "activation": "gelu",
   "norm_plus_one": True,
   "qkv_bias": False,
   "scale_embeddings": True,
 }
-_FAMILIES: dict[str, dict[str, Any]] = {
-  "qwen2": {"qkv_bias": True},
-  "qwen3": {"qkv_bias": False, "qk_norm": True},
-  "llama": {"qkv_bias": False},
-  "mistral": {"qkv_bias": False},
-  "gemma": _GEMMA,
-  "gemma2": {**_GEMMA, "sandwich_norms": True},
-  "gemma3_text": {**_GEMMA, "sandwich_norms": True, "qk_norm": True},
+_GEMMA = {
+  "head_dim": 256,
+  "hidden_act": "gelu_pytorch_tanh",
+  "hidden_activation": None,
+  "tie_word_embeddings": True,
 }
-_CLASSES = {
-  "qwen2": "Qwen2ForCausalLM",
-  "qwen3": "Qwen3ForCausalLM",
-  "llama": "LlamaForCausalLM",
-  "mistral": "MistralForCausalLM",
-  "gemma": "GemmaForCausalLM",
-  "gemma2": "Gemma2ForCausalLM",
-  "gemma3_text": "Gemma3ForCausalLM",
+_FAMILIES = {
+  "qwen2": _Family("Qwen2ForCausalLM", {"qkv_bias": True}, _QWEN),
+  "qwen3": _Family(
+    "Qwen3ForCausalLM",
+    {"qkv_bias": False, "qk_norm": True},
+    {**_QWEN, "head_dim": 128},
+  ),
+  "llama": _Family(
+    "LlamaForCausalLM", {"qkv_bias": False}, {"max_position_embeddings": 2048}
+  ),
+  "mistral": _Family(
+    "MistralForCausalLM",
+    {"qkv_bias": False},
+    {
+      "num_key_value_heads": 8,
+      "sliding_window": 4096,
+      "max_position_embeddings": 131_072,
+    },
+    period=0,
+  ),
+  "gemma": _Family(
+    "GemmaForCausalLM",
+    _GEMMA_FIXED,
+    {**_GEMMA, "num_key_value_heads": 16, "max_position_embeddings": 8192},
+  ),
+  "gemma2": _Family(
+    "Gemma2ForCausalLM",
+    {**_GEMMA_FIXED, "sandwich_norms": True},
+    {
+      **_GEMMA,
+      "num_key_value_heads": 4,
+      "query_pre_attn_scalar": 256,
+      "attn_logit_softcapping": 50.0,
+      "final_logit_softcapping": 30.0,
+      "sliding_window": 4096,
+      "max_position_embeddings": 8192,
+    },
+    period=2,
+  ),
+  "gemma3_text": _Family(
+    "Gemma3ForCausalLM",
+    {**_GEMMA_FIXED, "sandwich_norms": True, "qk_norm": True},
+    {
+      **_GEMMA,
+      "vocab_size": 262_208,
+      "num_attention_heads": 8,
+      "num_key_value_heads": 4,
+      "query_pre_attn_scalar": 256,
+      "final_logit_softcapping": None,
+      "sliding_window": 4096,
+      "sliding_window_pattern": 6,
+      "max_position_embeddings": 131_072,
+      "rope_theta": 1_000_000.0,
+      "rope_local_base_freq": 10_000.0,
+    },
+  ),
 }
-# Of so many layers the last is global, if a file does not say which are.
-_PERIODS = {"mistral": 0, "gemma2": 2}
 # Fields of a multimodal file that stand beside its text model's.
 _OF_ALL_PARTS = ("torch_dtype", "dtype", "quantization_config", "auto_map")
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
@@ -160,7 +180,7 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
     )
   given = _checked(config, kind)
   windows = _windows(given, kind)
-  has_local = "rope_local_base_freq" in _DEFAULTS[kind]
+  has_local = "rope_local_base_freq" in _FAMILIES[kind].fields
   rope = hf_rope.read(given, config, has_local)
   if "rope_local_theta" in rope and not windows:
     # No layer is local, or local layers see everything.
@@ -189,7 +209,7 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
     tie_embeddings=given["tie_word_embeddings"],
     max_positions=given["max_position_embeddings"],
     dtype="float32" if dtype.endswith("float32") else "bfloat16",
-    **_FAMILIES[kind],
+    **_FAMILIES[kind].fixed,
     **windows,
     **rope,
   )
@@ -197,7 +217,7 @@ def from_hf_config(config: Mapping[str, Any]) -> ModelConfig:
 
 def _checked(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
   """Returns the fields that are understood, with defaults; refuses others."""
-  own = {**_COMMON, **_DEFAULTS[kind]}
+  own = {**_COMMON, **_FAMILIES[kind].fields}
   given = {**_OFF, **own} | {
     k: v for k, v in config.items() if v is not None or k in own
   }
@@ -211,7 +231,7 @@ def _checked(config: Mapping[str, Any], kind: str) -> dict[str, Any]:
   if kind.startswith("gemma") and (name, activation) == ("hidden_act", "gelu"):
     # Old files name a wrong activation; the code has always used this one.
     activation = "gelu_pytorch_tanh"
-  wanted = _FAMILIES[kind].get("activation", "silu")
+  wanted = _FAMILIES[kind].fixed.get("activation", "silu")
   if _ACTIVATIONS.get(activation) != wanted and name not in unknown:
     unknown.append(name)
   if unknown:
@@ -234,7 +254,9 @@ def _windows(given: Mapping[str, Any], kind: str) -> dict[str, int]:
         "layer_types", kinds, "full_attention where there is no sliding window"
       )
     return {}
-  period = _PERIODS.get(kind, given["sliding_window_pattern"])
+  period = _FAMILIES[kind].period
+  if period is None:
+    period = given["sliding_window_pattern"]
   if kinds and kind != "mistral":
     is_full = [x == "full_attention" for x in kinds]
     period = is_full.index(True) + 1 if any(is_full) else 0
@@ -271,7 +293,7 @@ def to_hf_config(config: ModelConfig, dtype: str) -> dict[str, Any]:
   """
   for kind, family in _FAMILIES.items():
     written = _write(config, kind, dtype)
-    if all(getattr(config, k) == v for k, v in family.items()):
+    if all(getattr(config, k) == v for k, v in family.fixed.items()):
       left = differences(from_hf_config(written), config)
       if not left:
         return written
@@ -296,7 +318,7 @@ def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
     "sliding_window_pattern": local or config.n_layers + 1,
   }
   written = {
-    "architectures": [_CLASSES[kind]],
+    "architectures": [_FAMILIES[kind].architecture],
     "model_type": kind,
     "vocab_size": config.vocab_size,
     "hidden_size": config.d_model,
@@ -313,7 +335,7 @@ def _write(config: ModelConfig, kind: str, dtype: str) -> dict[str, Any]:
     "max_position_embeddings": config.max_positions,
     "attention_bias": False,
     "torch_dtype": dtype,
-    **{k: v for k, v in of_some.items() if k in _DEFAULTS[kind]},
+    **{k: v for k, v in of_some.items() if k in _FAMILIES[kind].fields},
   }
   if kind == "llama":
     written["mlp_bias"] = False
