@@ -141,10 +141,7 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
       "python -m srl_jax.evaluate"
     )
   try:
-    found = dict(json.loads(path.read_text(encoding="utf-8")))
-    if "protocol" not in found:
-      raise ValueError("it names no protocol")
-    return found
+    return dict(json.loads(path.read_text(encoding="utf-8")))
   except (ValueError, TypeError) as error:
     raise ValueError(
       f"{path} is damaged ({error}); restore it, or evaluate into another "
@@ -163,6 +160,11 @@ def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
     ValueError: there is no evaluation in the folder, or a line is damaged.
   """
   facts = read_facts(folder)
+  if "protocol" not in facts:
+    raise ValueError(
+      f"{folder / FACTS} names no protocol, so it is damaged; restore it, or "
+      "evaluate into another folder"
+    )
   path = folder / PROBLEMS
   try:
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -29,6 +29,7 @@ def test_each_of_the_expert_s_branches_has_a_trunk_and_a_lane(runs, tmp_path):
   config = runs.config(
     "sft",
     sft__trunks__context_turns=1,
+    srl__trunks__context_turns=1,
     sft__alternate_solve=False,
     sft__trunks_per_micro_batch=16,
   )
