@@ -54,6 +54,7 @@ def test_verbs_name_modules_and_hand_their_arguments_on(elsewhere):
   assert done.stdout.startswith("usage: python -m srl_jax local --processes=N")
 
 
+@pytest.mark.slow
 def test_experiments_are_found_by_name_unless_a_file_has_it(elsewhere):
   config = "--config.log_every=0"  # Refused before anything is computed.
   for name in ("registers", "experiments/registers.py", "registers:sft"):

@@ -84,7 +84,9 @@ def compilation(request):
     program.clear_cache()
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize(
+  "temperature", [0.6, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_the_sampler_stores_the_log_probs_that_the_trainer_computes(
   temperature, compilation
 ):

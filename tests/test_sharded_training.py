@@ -239,7 +239,9 @@ def assert_same_gradients(got, want):
   )
 
 
-@pytest.mark.parametrize("kernel", ["plain", "tree"])
+@pytest.mark.parametrize(
+  "kernel", [pytest.param("plain", marks=pytest.mark.slow), "tree"]
+)
 def test_lanes_find_the_keys_of_their_trunk_on_their_own_device(kernel):
   batch = packed_batch()
   want, _ = gradient_of(batch, small_mesh(), lane_kernel=kernel)
@@ -253,7 +255,8 @@ def test_lanes_find_the_keys_of_their_trunk_on_their_own_device(kernel):
 
 
 @pytest.mark.parametrize(
-  ("kernel", "window"), [("plain", 0), ("tree", 0), ("tree", 5)]
+  ("kernel", "window"),
+  [("plain", 0), pytest.param("tree", 0, marks=pytest.mark.slow), ("tree", 5)],
 )
 def test_a_row_may_be_split_over_devices(monkeypatch, kernel, window):
   # Small blocks, or padding would be most of a row.

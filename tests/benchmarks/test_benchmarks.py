@@ -164,6 +164,7 @@ def measure_slots(**changes):
   return slots.measure(MODEL, WORK, **(sizes | changes))
 
 
+@pytest.mark.slow
 def test_slots_are_compared_on_the_same_completions():
   found = measure_slots()
   assert list(found) == ["cache 0", "cache 2"]
@@ -175,6 +176,7 @@ def test_slots_are_compared_on_the_same_completions():
     assert all(rate > 0 for rate in of_cache.values())
 
 
+@pytest.mark.slow
 def test_slots_that_change_completions_are_noticed(monkeypatch):
   sample = slots.Variant.sample
 

@@ -56,6 +56,7 @@ def test_the_operations_of_a_step_are_those_computed_by_hand():
   assert found.update == 3 * (found.prefill + found.decode)
 
 
+@pytest.mark.slow
 def test_completions_of_real_lengths_end_where_the_workload_says():
   changes = {"new_tokens": 12, "samples": 8, "fill": 0.5, "kept": 0.5}
   work = dataclasses.replace(WORK, steps=4, **changes)

@@ -230,7 +230,9 @@ def test_the_model_goes_on_from_changed_thoughts(command, folder, exam):
       assert answer.text.startswith(original)
 
 
-@pytest.mark.parametrize("tokenizer", ["qwen2_5", "gemma2"])
+@pytest.mark.parametrize(
+  "tokenizer", ["gemma2", pytest.param("qwen2_5", marks=pytest.mark.slow)]
+)
 def test_a_checkpoint_of_others_is_asked_through_its_chat_template(
   command, folder, exam, tokenizer
 ):

@@ -65,7 +65,14 @@ def different(name, is_quick):
   return wrong, len(pairs)
 
 
-@pytest.mark.parametrize("name", JUDGED)
+@pytest.mark.parametrize(
+  "name",
+  # The strict one differs in how answers are found, and takes the longest.
+  [
+    pytest.param(x, marks=pytest.mark.slow if x == "lm-eval-strict" else ())
+    for x in JUDGED
+  ],
+)
 def test_verdicts_are_those_of_the_harness(name):
   wrong, count = different(name, is_quick=True)
   assert not wrong

@@ -70,7 +70,9 @@ def params_and_gradient():
 @pytest.mark.parametrize(
   ("rules", "sizes", "part"),
   [
-    (ShardingRules(), (2, 2, 2), "1x128x1x2x6"),
+    pytest.param(
+      ShardingRules(), (2, 2, 2), "1x128x1x2x6", marks=pytest.mark.slow
+    ),
     (ShardingRules(batch=("fsdp", "tensor")), (1, 2, 2), "1x128x2x2x6"),
   ],
 )

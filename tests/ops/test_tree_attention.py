@@ -196,7 +196,7 @@ def dense(seen_NTT):
 
 
 # Also where the gradients of keys are summed in three parts.
-@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_branches_of_branches_anywhere_in_a_row(parts):
   heads, width = (2, 2, 32), 384
   labels, seen_NTT, _ = random_tree(1, tokens=300, width=width)

@@ -238,6 +238,7 @@ def test_what_cannot_be_done_ends_in_a_message(
   assert re.match(message, caught.value.code)
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_device(tmp_path):
   # Training may hold the only one.
   run = write_run(tmp_path / "run", moments=(0,))

@@ -153,6 +153,7 @@ class Never:
     return None
 
 
+@pytest.mark.slow
 def test_the_judge_is_killed_and_starts_again(monkeypatch):
   monkeypatch.setattr("srl_jax.rewards.expressions._TOO_BIG", Never)
   start = time.monotonic()

@@ -107,8 +107,15 @@ def assert_same(ours, theirs, atol=2e-5):
   )
 
 
-@pytest.mark.parametrize("kernel", ["plain", "ragged"])
-@pytest.mark.parametrize("window", [0, 5])
+@pytest.mark.parametrize(
+  ("window", "kernel"),
+  [
+    (0, "plain"),
+    (5, "ragged"),
+    pytest.param(0, "ragged", marks=pytest.mark.slow),
+    pytest.param(5, "plain", marks=pytest.mark.slow),
+  ],
+)
 def test_the_first_batch_has_the_samples_of_the_batch_sampler(window, kernel):
   # With a window, a layer counts positions in each trunk of a row.
   model = LanguageModel(
@@ -149,7 +156,9 @@ def test_batches_of_the_same_points_have_samples_of_their_own():
   assert same.mean() < 0.5
 
 
-@pytest.mark.parametrize("kernel", ["plain", "ragged"])
+@pytest.mark.parametrize(
+  "kernel", ["ragged", pytest.param("plain", marks=pytest.mark.slow)]
+)
 def test_one_device_equals_eight(kernel):
   runs = (small_mesh(), "plain"), (small_mesh(2, 2, 2), kernel)
   one, eight = (

@@ -161,7 +161,9 @@ def test_the_reference_of_the_kl_term_is_made_of_old_adapters(batch):
   np.testing.assert_allclose(metrics.kl_reference.numerator, want, rtol=1e-2)
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+  "sizes", [pytest.param((1, 1, 1), marks=pytest.mark.slow), (2, 2, 2)]
+)
 def test_a_step_moves_adapters_and_nothing_else(batch, sizes):
   mesh, rules = tiny.small_mesh(*sizes), sharding.ShardingRules()
   rows = int(sizes[0] * sizes[1])

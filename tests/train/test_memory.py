@@ -74,7 +74,9 @@ def start(runs):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("adapters", [0, 4])
+@pytest.mark.parametrize(
+  "adapters", [0, pytest.param(4, marks=pytest.mark.slow)]
+)
 def test_rl_runs_the_programs_of_its_plan(
   runs, start, tmp_path, caplog, adapters
 ):

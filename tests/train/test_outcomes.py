@@ -183,6 +183,7 @@ def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
     "rlvr",
     **CHANGES | {"rlvr__update_steps": 1, "rlvr__turns": 1},
     data__train_size=5,
+    data__test_size=0,
   )
   rounds = [x for x in sampled if len(x) == 8 * 4]
   assert rounds

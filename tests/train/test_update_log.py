@@ -38,6 +38,7 @@ def test_steps_take_as_long_as_the_clock_says(runs, tmp_path, stage):
     return lambda: begin_s.setdefault(step, time.monotonic())
 
   more = {f"{stage}__update_steps": 10, f"{stage}__validate_every": 0}
+  more["data__test_size"] = 0
   if stage == "srl":
     more["srl__dynamic_sampling__enabled"] = False
   outcome = runs.run(

@@ -134,16 +134,21 @@ FIXED = LossConfig(
 )
 
 
+# Both have windows; Gemma 2 has soft caps, Gemma 3 normalised keys.
+FAMILIES = ["gemma2", pytest.param("gemma3", marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize(
   ("config", "shape"),
   [
     (LossConfig(), SHAPES[0]),
     (LossConfig(), SHAPES[1]),
-    (
+    pytest.param(
       LossConfig(aggregation="token_mean", surrogate="truncated"),
       SHAPES[0],
+      marks=pytest.mark.slow,
     ),
-    (FIXED, SHAPES[1]),
+    pytest.param(FIXED, SHAPES[1], marks=pytest.mark.slow),
     (LossConfig(kl_coefficient=0.3, max_logits=100), SHAPES[0]),
   ],
   ids=["sequence", "one trunk", "token", "fixed", "kl"],
@@ -154,7 +159,7 @@ def test_packed_branches_have_the_gradient_of_separate_rows(config, shape):
   compare(model, params, config, shape, reference)
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_windows_and_soft_caps_do_not_tell_lanes_from_rows(family):
   config = dataclasses.replace(
     from_hf_config(families.CONFIGS[family]), attention_logits=400
@@ -163,7 +168,7 @@ def test_windows_and_soft_caps_do_not_tell_lanes_from_rows(family):
   compare(model, random_params(model), LossConfig(), SHAPES[0])
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_lanes_see_through_the_windows_that_the_sampler_sees_through(family):
   model = LanguageModel(from_hf_config(families.CONFIGS[family]))
   params = random_params(model)
@@ -220,7 +225,7 @@ def test_lanes_see_through_the_windows_that_the_sampler_sees_through(family):
     )
 
 
-@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_kernel_does_not_tell_itself_from_matrix_products(family):
   plain = from_hf_config(families.CONFIGS[family])
   params = random_params(LanguageModel(plain))
