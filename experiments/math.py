@@ -210,7 +210,8 @@ def set_paper(c):
   c.data.path = "data/s1K-1.1.jsonl"
   c.data.valid_size = 60
   c.data.test_size = 40
-  # Kept groups for 30 epochs of the steps of 900 solutions.
+  # As many kept groups as 30 epochs have steps of 900 solutions; more are
+  # sampled.
   c.srl.update_steps = 300
   # With this, rows of two trunks have 8 lanes for their 32 branches.
   c.srl.lanes_per_branch = 0.25
@@ -224,7 +225,7 @@ def set_paper(c):
   c.srl.optim.max_grad_norm = 1.0
   c.srl.validate_every = 10
   c.srl.validation_trunks = 0
-  # Kept groups for 30 epochs of 900 problems, in batches of 128.
+  # As many kept groups as 28 epochs have problems.
   c.rlvr.update_steps = 200
   c.rlvr.groups_per_batch = 128
   c.rlvr.sampling.trunks_per_round = 64

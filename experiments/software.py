@@ -70,7 +70,7 @@ def get_config(argument=None):
   c.srl.lanes_per_branch = 0.5
   if preset == "srl_history":
     set_history(c)
-  # One epoch of the paper's 134,000 actions, 512 of them per update step.
+  # As many kept groups as the paper has actions, 134,000; more are sampled.
   c.srl.update_steps = 262
   if preset.startswith("sft"):
     c.stages = ("sft",)

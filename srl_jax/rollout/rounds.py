@@ -81,7 +81,7 @@ def sample_and_score(
     parts: number of parts that the batch is sampled in; must divide its rows.
       The device works on the next part while the host scores.
   """
-  # Sampling does not begin before the update that makes the parameters ends.
+  # The devices may still make the parameters; that is the update's time.
   jax.block_until_ready(params)
   begin_s = time.monotonic()
   queued: collections.deque[_Queued] = collections.deque()
