@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from srl_jax.config import Config
 from srl_jax.models import ModelConfig
 from srl_jax.ops import decode_attention, logprobs, tree_attention
-from srl_jax.rollout import shared
+from srl_jax.rollout import layout
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.slots import cache_widths
 from srl_jax.train.pieces import RlConfig
@@ -159,7 +159,7 @@ def _in_shared_slots(counter, sampling, shape, phases, mean, read):
   Its tail lasts as long as the longest completion (`benchmarks.refill`).
   """
   branches = shape.points * shape.samples
-  places = shared.places(sampling.slots, branches)
+  places = layout.places(sampling.slots, branches)
   if read:
     # The kernel reads trunks whose branches are decoded: one ends, and others
     # fill the slots.

@@ -177,7 +177,7 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
     cache: Cache | None,
-    lanes: Lanes | Rows | Turn | None,
+    layout: Lanes | Rows | Turn | None,
     is_local: jax.Array | bool | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
@@ -212,17 +212,17 @@ class Attention(Module):
         cache.position_NRC,
         position_NRT,
       )
-    if isinstance(lanes, Lanes):
+    if isinstance(layout, Lanes):
       own = own._replace(
-        position=lanes.slot_NRT,
-        limit_NRT=lanes.slot_NRT,
-        first_NRT=lanes.first_NRT,
+        position=layout.slot_NRT,
+        limit_NRT=layout.slot_NRT,
+        first_NRT=layout.first_NRT,
       )
-    if isinstance(lanes, Rows):
-      out_NRTHME = self._in_rows(lanes, is_local, q_NRTHME, k_NRTHE, v_NRTHE)
-    elif isinstance(lanes, Turn):
+    if isinstance(layout, Rows):
+      out_NRTHME = self._in_rows(layout, is_local, q_NRTHME, k_NRTHE, v_NRTHE)
+    elif isinstance(layout, Turn):
       [trunk] = sources
-      out_NRTHME = self._in_slots(lanes, is_local, q_NRTHME, trunk, own)
+      out_NRTHME = self._in_slots(layout, is_local, q_NRTHME, trunk, own)
     elif sources:
       seen = [
         *(plans.of_trunk(c, s, position_NRT, is_local) for s in sources),

@@ -21,8 +21,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from srl_jax.models import layers, lora, plans
+from srl_jax.models.block import Block
 from srl_jax.models.config import LoraConfig, ModelConfig
-from srl_jax.models.key_values import KeyValues, trunk_source
+from srl_jax.models.key_values import KeyValues
 from srl_jax.ops import decode_attention, logprobs, tree_attention, trees
 from srl_jax.ops.attention import Source
 from srl_jax.sharding import (
@@ -47,34 +48,6 @@ _REMAT = {
 }
 
 
-class _Block(nn.Module):
-  config: ModelConfig
-  rules: ShardingRules
-
-  @nn.compact
-  def __call__(
-    self, x_NRTD, position_NRT, trunk_view, cache_view, lanes, is_local, *kvs
-  ):
-    c = self.config
-    trunk_kv, cache_kv = kvs
-    sources = [trunk_source(*trunk_kv, *trunk_view)] if trunk_kv else []
-    cache = layers.Cache(*cache_kv, *cache_view) if cache_kv else None
-    attend = layers.Attention(c, self.rules, name="attention")
-    h_NRTD = self._norm("attention_norm", x_NRTD)
-    h_NRTD, k, v = attend(h_NRTD, position_NRT, sources, cache, lanes, is_local)
-    if c.sandwich_norms:
-      h_NRTD = self._norm("attention_out_norm", h_NRTD)
-    x_NRTD = x_NRTD + h_NRTD
-    h_NRTD = self._norm("mlp_norm", x_NRTD)
-    h_NRTD = layers.GatedMLP(c, self.rules, name="mlp")(h_NRTD)
-    if c.sandwich_norms:
-      h_NRTD = self._norm("mlp_out_norm", h_NRTD)
-    return constrain_tokens(x_NRTD + h_NRTD, self.rules), (k, v)
-
-  def _norm(self, name, x_NRTD):
-    return layers.RMSNorm(self.config, self.rules, name=name)(x_NRTD)
-
-
 class Transformer(nn.Module):
   """The module behind `LanguageModel`; see there for the methods.
 
@@ -88,7 +61,7 @@ class Transformer(nn.Module):
   def setup(self):
     c = self.config
     if self.is_stacked:
-      block = _Block
+      block = Block
       if c.remat != "none":
         block = nn.remat(block, prevent_cse=False, policy=_REMAT[c.remat])
       self.blocks = nn.scan(
@@ -100,7 +73,7 @@ class Transformer(nn.Module):
         metadata_params={nn.PARTITION_NAME: "layers"},
       )(c, self.rules)
     else:
-      self.layers = [_Block(c, self.rules) for _ in range(c.n_layers)]
+      self.layers = [Block(c, self.rules) for _ in range(c.n_layers)]
     normal = nn.initializers.normal(c.d_model**-0.5)
     self.embedding_VD = self._table("embedding", ("vocab", "embed"), normal)
     if not c.tie_embeddings:
@@ -151,11 +124,11 @@ class Transformer(nn.Module):
     x_NRTD, (k, v) = self._run(
       tokens_NRT,
       position_NRT,
-      (trunk.position, limit_NR1, None, first_NR1),
-      (position_NRC, column),
-      turn,
-      (trunk.k, trunk.v),
-      cache and (cache.k, cache.v),
+      trunk_view=(trunk.position, limit_NR1, None, first_NR1),
+      cache_view=(position_NRC, column),
+      layout=turn,
+      trunk_kv=(trunk.k, trunk.v),
+      cache_kv=cache and (cache.k, cache.v),
     )
     return x_NRTD, KeyValues(k, v, position_NRC)
 
@@ -175,11 +148,9 @@ class Transformer(nn.Module):
     x_NBWD, _ = self._run(
       tokens_NBW,
       position_NBW,
-      (trunks.position, branch_at_NBW - 1, trunk_of_NB, None),
-      None,
-      layers.Lanes(slot_NBW, first_NBW),
-      (trunks.k, trunks.v),
-      None,
+      trunk_view=(trunks.position, branch_at_NBW - 1, trunk_of_NB, None),
+      layout=layers.Lanes(slot_NBW, first_NBW),
+      trunk_kv=(trunks.k, trunks.v),
     )
     return x_NBWD
 
@@ -199,17 +170,22 @@ class Transformer(nn.Module):
     x_NRTD, _ = self._run(
       pad(tokens_NT)[:, None],
       labels.position_NT[:, None],
-      None,
-      None,
-      plans.plan_rows(self.config, labels, devices),
-      None,
-      None,
+      layout=plans.plan_rows(self.config, labels, devices),
     )
     x_NBWD = x_NRTD[:, 0, trunk_tokens:real].reshape(n, b, w, -1)
     return constrain_tokens(x_NBWD, self.rules)
 
-  def _run(self, tokens, position, *views_and_kvs):
-    trunk_view, cache_view, lanes, *kvs = views_and_kvs or (None,) * 5
+  def _run(
+    self,
+    tokens,
+    position,
+    *,
+    layout=None,
+    trunk_view=None,
+    cache_view=None,
+    trunk_kv=None,
+    cache_kv=None,
+  ):
     # In the parameters' dtype: gradients of a frequent token are not summed in
     # bfloat16. Where the table's parts are: no device makes all its gradient.
     with jax.named_scope("embed"):
@@ -218,7 +194,10 @@ class Transformer(nn.Module):
       if self.config.scale_embeddings:
         x_NRTD *= jnp.asarray(self.config.d_model**0.5, x_NRTD.dtype)
     x_NRTD = constrain_tokens(x_NRTD, self.rules)
-    views = (position, trunk_view, cache_view, lanes)
+    views, kvs = (
+      (position, trunk_view, cache_view, layout),
+      (trunk_kv, cache_kv),
+    )
     local_L = self.config.is_local()
     if self.is_stacked:
       local_L = None if local_L is None else jnp.asarray(local_L)

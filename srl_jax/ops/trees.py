@@ -93,6 +93,14 @@ def label_lanes(
 ) -> Labels:
   """Labels rows of trunks and lanes, T = U * S + B * W.
 
+  Two trunks, A of three tokens and B of two, and a lane with two branches of A:
+  x, which sees both of its tokens before A2, and y, which sees one. A token is
+  seen from where it is entered to where it is left:
+
+    token   A0 A1 A2 B0 B1  x0 x1 y0
+    enter    0  2  5  6  7   3  4  1
+    leave    6  6  6  8  8   5  5  2
+
   Args:
     trunk_position_NUS: positions of the trunks' tokens; -1 marks padding.
     position_NBW: positions of the branches' tokens; -1 marks padding.

@@ -26,86 +26,9 @@ import jax
 import numpy as np
 
 from srl_jax.rollout import segments
-from srl_jax.rollout.row import empty_queue
+from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.segments import Queue, Settings, Tape
 from srl_jax.types import Branches, Trunks, make_branches
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-  """Sizes of the rows, all static.
-
-  Attributes:
-    rows: number N of rows; the batch devices must divide it.
-    slots: branches of a row that are decoded together.
-    points: branch points of a trunk, K.
-    samples: samples of a branch point, G.
-    trunk_width: width of a trunk in tokens.
-    stem_width: width of the stems in tokens.
-    max_new_tokens: limit of a completion.
-    turns: turns of the loop between two looks of the host.
-    room: trunks that are run at a time; the batch devices must divide it.
-  """
-
-  rows: int
-  slots: int
-  points: int
-  samples: int
-  trunk_width: int
-  stem_width: int
-  max_new_tokens: int
-  turns: int
-  room: int
-
-  @property
-  def branches(self) -> int:
-    """Branches of a trunk, R."""
-    return self.points * self.samples
-
-  @property
-  def places(self) -> int:
-    """Trunks that a row has room for."""
-    return places(self.slots, self.branches)
-
-  @property
-  def sizes(self) -> dict[str, int]:
-    """The sizes of `segments.empty_rows`."""
-    return {
-      "rows": self.rows,
-      "slots": self.slots,
-      "entries": self.places * self.branches,
-      "trunk_width": self.trunk_width,
-      # The model never runs the last token of a full branch.
-      "cache_width": self.stem_width + self.max_new_tokens - 1,
-      "places": self.places,
-    }
-
-  def queue(self, temperature: float) -> Queue:
-    """An empty queue; each place of a row has `branches` of its entries."""
-    entries = self.places * self.branches
-    queue = empty_queue(self.rows, entries, self.stem_width)
-    queue.max_new_NQ[:] = self.max_new_tokens
-    queue.temperature_NQ[:] = temperature
-    queue.top_p_NQ[:] = 1.0
-    return queue
-
-  def settings(self, stop_ids: tuple[int, ...]) -> Settings:
-    """What is static in a segment."""
-    return Settings(
-      self.turns,
-      stop_ids,
-      is_truncated=False,
-      is_greedy=False,
-      places=self.places,
-    )
-
-
-def places(slots: int, branches: int) -> int:
-  """Trunks of `branches` that a row of `slots` needs room for.
-
-  One ends, and those that follow fill the slots twice.
-  """
-  return 1 + -(-2 * slots // branches)
 
 
 class Decoder(Protocol):
@@ -133,6 +56,10 @@ class Use:
   turns: int = 0
   busy: int = 0
   slot_turns: int = 0
+
+
+# Row and place of a trunk that is new there, and its tokens.
+_New = tuple[int, int, np.ndarray]
 
 
 class _Batch(NamedTuple):
@@ -173,6 +100,8 @@ class SharedSlots:
     """
     self._decoder, self._layout, self._key = decoder, layout, key
     self._settings = layout.settings(stop_ids)
+    # More branches than that beyond the slots of their row wait for long.
+    self._much = layout.slots // 4
     self._pad_id = pad_id
     self._queue = layout.queue(temperature)
     # Of each entry of the queue: the batch and the branch in it, or -1.
@@ -287,23 +216,33 @@ class SharedSlots:
     )
 
   def _fill_places(self) -> None:
-    """Gives trunks that wait the free places of the least busy rows.
+    """Finds work for free places: trunks that wait, then branches that do."""
+    new = self._trunks_that_wait()
+    if not self._waiting:
+      new += self._branches_that_wait()
+    self._admit(new)
+
+  def _trunks_that_wait(self) -> list[_New]:
+    """Gives trunks the free places of the least busy rows.
 
     A row takes no trunk whose branches would wait for long, for another row
-    may have slots for them sooner. When no trunk waits, rows with idle slots
-    get a part of the branches that wait elsewhere.
+    may have slots for them sooner.
     """
     layout, new = self._layout, []
-    much = layout.slots // 4
     while self._waiting:
       row, place, load = self._emptiest()
-      if load > layout.slots + much:
+      if load > layout.slots + self._much:
         break
       number, trunk = self._waiting.popleft()
       is_real_K = self._batches[number].trunks.is_real_NK[trunk]
       is_real_R = np.repeat(is_real_K, layout.samples)
       new.append(self._enter(number, trunk, is_real_R, row, place))
-    while not self._waiting:
+    return new
+
+  def _branches_that_wait(self) -> list[_New]:
+    """Gives rows with idle slots a part of the branches that wait elsewhere."""
+    layout, new = self._layout, []
+    while True:
       waiting_NU = self._by_place(self._queue.waiting_NQ).sum(axis=2)
       load_N = (self._batch_NQ >= 0).sum(axis=1)
       # Those that wait for a branch of their row to end.
@@ -313,12 +252,11 @@ class SharedSlots:
       count = min(
         layout.slots - load, (surplus_N[source] + layout.slots - load) // 2
       )
-      if surplus_N[source] <= much or count < 1:
-        break
+      if surplus_N[source] <= self._much or count < 1:
+        return new
       new.append(
         self._move(source, int(waiting_NU[source].argmax()), count, row, place)
       )
-    self._admit(new)
 
   def _by_place(self, x_NQ: np.ndarray) -> np.ndarray:
     return x_NQ.reshape(self._layout.rows, self._layout.places, -1)
@@ -350,7 +288,7 @@ class SharedSlots:
     is_moved_R[moved_R] = True
     return self._enter(number, trunk, is_moved_R, row, to_place)
 
-  def _admit(self, new: list[tuple[int, int, np.ndarray]]) -> None:
+  def _admit(self, new: list[_New]) -> None:
     """Runs the trunks of (row, place, tokens)."""
     layout = self._layout
     for first in range(0, len(new), layout.room):

@@ -119,3 +119,19 @@ def test_padding_sees_nothing_and_is_not_seen():
   [seen] = seen_by(labels)
   assert not seen[:4].any() and not seen[:, :4].any()
   np.testing.assert_array_equal(seen[4:, 4:], np.tri(4, dtype=bool))
+
+
+def test_the_example_of_lanes_is_labelled_as_documented():
+  labels = trees.label_lanes(
+    jnp.array([[[0, 1, 2], [0, 1, -1]]]),
+    jnp.array([[[2, 3, 1]]]),
+    jnp.array([[[0, 0, 2]]]),
+    jnp.array([[0]]),
+  )
+  table = [
+    line.split() for line in trees.label_lanes.__doc__.splitlines() if line
+  ]
+  documented = {x[0]: x[1:] for x in table if x and x[0] in ("enter", "leave")}
+  for name, found in (("enter", labels.enter_NT), ("leave", labels.leave_NT)):
+    shown = [str(x) for x in found[0].tolist() if x >= 0]
+    assert shown == documented[name]

@@ -10,9 +10,10 @@ import pytest
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.sampler import Sampler
-from srl_jax.rollout.shared import Layout, SharedSlots
+from srl_jax.rollout.shared import SharedSlots
 from srl_jax.testing.tiny import (
   TINY,
   four_trunks,
