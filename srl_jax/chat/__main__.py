@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     help="by the chat template alone, or worded as in training: in one go, or "
     "step by step; default: chat if the model has a chat template",
   )
-  add("--domain", default="general", help="whose wording, if not chat")
+  add("--domain", help="whose wording, if not chat; default: general")
   add("--system", default="", help="system message, for chat")
   add("--thoughts", choices=("show", "hide"), default="show")
   add("--n", type=int, default=1, help="answers per prompt")
@@ -108,6 +108,16 @@ class _Chat:
         f"--system is for --mode=chat; the wording of --mode={mode} is that of "
         "training (--domain)"
       )
+    if args.domain and mode == "chat":
+      raise ValueError(
+        f"--domain={args.domain} says how prompts are worded, and --mode=chat "
+        "puts them as they are; leave it out, or take --mode=solve or turns"
+      )
+    if args.top_p < 1 and args.temperature == 0:
+      raise ValueError(
+        f"--top_p={args.top_p} is for samples, and --temperature=0 is greedy; "
+        "leave one of them out"
+      )
     if args.max_steps is not None and mode != "turns":
       raise ValueError(
         f"--max_steps is for --mode=turns, and --mode={mode} writes in one go; "
@@ -115,7 +125,7 @@ class _Chat:
       )
     self._drawing = Drawing(
       mode=mode,
-      domain=find_domain(args.domain).name,
+      domain=find_domain(args.domain or "general").name,
       temperature=args.temperature,
       top_p=args.top_p,
       seed=seed,

@@ -230,7 +230,15 @@ def test_a_signal_between_two_lines_of_a_pipe_ends_the_program(
   ("arguments", "words"),
   [
     (["--mode=solve", "--system=x", "a"], "--system is for --mode=chat"),
-    (["--domain=maths", "a"], "no domain 'maths'.*'math'"),
+    (
+      ["--mode=solve", "--domain=maths", "a"],
+      "no domain 'maths'.*'math'",
+    ),
+    (["--mode=chat", "--domain=math", "a"], "--domain=math says how prompts"),
+    (
+      ["--mode=solve", "--temperature=0", "--top_p=0.9", "a"],
+      "--top_p=0.9 is for samples",
+    ),
     (["--prompts=nowhere", "a"], "not both"),
     (["--prompts=nowhere"], "nowhere cannot be read"),
     (["--n=0", "a"], "--n=0 is too low; give 1 or more"),
