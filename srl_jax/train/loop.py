@@ -26,6 +26,7 @@ from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
 from srl_jax.train import memory
 from srl_jax.train.outcomes import rlvr_stage
+from srl_jax.train.piecewise import NothingLeftError
 from srl_jax.train.profile import Profile
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
@@ -125,10 +126,32 @@ def train_stage(
       every=run.log_every,
     )
     stack.callback(log.close)
+
+    def validate(done: int) -> None:
+      log.flush()
+      with progress.task(f"{name}: validation after step {done} of {total}"):
+        value, values = stage.validate(state.params, done - 1)
+      log.measured(done - 1, values)
+      best = saver.best()
+      if best is None or value > best[1]:
+        saver.save_best(done, state.trained, value)
+        # A checkpoint of this step must not be complete before: resumed
+        # from it, the run would not validate this step again.
+        saver.wait()
+
     for update_step in range(first, total):
       start_s = time.monotonic()
-      with profile.step(update_step + 1):
-        state, dispatched = stage.take_update(state, update_step, reference)
+      try:
+        with profile.step(update_step + 1):
+          state, dispatched = stage.take_update(state, update_step, reference)
+      except NothingLeftError as error:
+        progress.say(
+          f"warning: {error}. {name} ends here, after {update_step} of its "
+          f"{total} update steps"
+        )
+        if not config.validate_every or update_step % config.validate_every:
+          validate(update_step)
+        break
       log.add(update_step, dispatched, start_s)
       done = update_step + 1
       progress.advance(done, total)
@@ -136,16 +159,7 @@ def train_stage(
       if is_last or (
         config.validate_every and done % config.validate_every == 0
       ):
-        log.flush()
-        with progress.task(f"{name}: validation after step {done} of {total}"):
-          value, values = stage.validate(state.params, update_step)
-        log.measured(update_step, values)
-        best = saver.best()
-        if best is None or value > best[1]:
-          saver.save_best(done, state.trained, value)
-          # A checkpoint of this step must not be complete before: resumed
-          # from it, the run would not validate this step again.
-          saver.wait()
+        validate(done)
       if measured := during(name, done, state.params):
         log.flush()
         log.measured(update_step, measured)
@@ -293,7 +307,7 @@ def train_stages(
           is_stopping,
           during,
         )
-        files.write_json(marker, {"update_steps": config.update_steps})
+        files.write_json(marker, {})
         if is_stopping():
           raise Stopped(
             f"{name}: asked to stop; the stage is finished and saved in "

@@ -40,6 +40,10 @@ from srl_jax.update.packing import pack
 from srl_jax.update.updater import TrainState
 
 
+class NothingLeftError(RuntimeError):
+  """A stage has trained on all that its rewards tell apart."""
+
+
 class PiecewiseUpdate:
   """Samples, scores, filters and updates, with the host in between."""
 
@@ -71,7 +75,9 @@ class PiecewiseUpdate:
     """Samples until the batch is full, or half full at last; consumes data.
 
     Raises:
-      RuntimeError: not even half of the groups have rewards that differ.
+      NothingLeftError: not even half of the groups have rewards that differ,
+        in a later update step and with formats that hold.
+      RuntimeError: the same in the first one, or because formats break.
     """
     pieces, config = self.pieces, self.pieces.config
     expired = self.pool.drop_born_before(
@@ -83,7 +89,7 @@ class PiecewiseUpdate:
     most = len(rounds) or config.dynamic_sampling.max_rounds
     while self._is_short(len(rounds)):
       if len(rounds) == most:
-        self._accept_fewer(reduce_metrics(rounds))
+        self._accept_fewer(reduce_metrics(rounds), update_step)
         break
       what = (
         f"{pieces.name}: update step {update_step + 1}, sampling round "
@@ -253,10 +259,12 @@ class PiecewiseUpdate:
         flush=True,
       )
 
-  def _accept_fewer(self, values: dict[str, float]) -> None:
+  def _accept_fewer(self, values: dict[str, float], update_step: int) -> None:
     """Warns that a batch is not full; raises if it is not even half full."""
     text = self._starved(values)
     if 2 * len(self.pool) < self.pieces.config.groups_per_batch:
+      if update_step and values["format_failure"] < 0.5:
+        raise NothingLeftError(text)
       raise RuntimeError(text)
     if jax.process_index() == 0:
       print(

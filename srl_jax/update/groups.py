@@ -40,8 +40,9 @@ class DynamicSamplingConfig:
       default keeps any difference in texts of up to 660 characters, and drops
       noise in longer texts.
     max_rounds: rounds of sampling for one batch. If it is at least half full
-      then, the update step trains on that, with a warning; if not, the run
-      ends.
+      then, the update step trains on that, with a warning. If not, the stage
+      ends early, and its result is the best validated; in the first update
+      step, or if most samples break the format, that is an error.
     max_age: update steps that a kept group may wait in the pool; older ones
       are dropped, because the policy has moved away from the one that sampled
       them. Groups of a round that keeps no more than groups_per_batch wait for

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stage that has nothing left to learn from ends early, with its results."""
+
+import numpy as np
+import pytest
+
+from srl_jax.train import piecewise
+from srl_jax.update import groups
+
+
+@pytest.fixture
+def keep_none(monkeypatch):
+  """Returns a function from which on no group is kept."""
+
+  def now():
+    monkeypatch.setattr(
+      groups, "is_kept", lambda x, _: np.zeros(x.shape[:-1], bool)
+    )
+
+  return now
+
+
+def run(runs, workdir, **more):
+  changes = {"srl__dynamic_sampling__max_rounds": 2, "srl__validate_every": 3}
+  return runs.run(workdir, "sft_srl", **changes, **more)
+
+
+def test_a_stage_without_groups_that_differ_ends_with_what_it_has(
+  runs, whole, keep_none, tmp_path, capsys
+):
+  found = run(runs, tmp_path / "run", events={("srl", 4): keep_none})
+  said = capsys.readouterr().out
+  assert "warning: srl: after 2 rounds of sampling only " in said
+  assert "srl ends here, after 4 of its 6 update steps" in said
+  assert list(found.results) == list(whole.results)
+  assert "after srl" in found.results
+  # Validated when due, and at the end.
+  rows = [x for x in found.rows() if "srl/validation_reward" in x]
+  first = min(x["update_step"] for x in found.rows() if "srl/loss" in x)
+  assert [x["update_step"] - first for x in rows] == [2, 3]
+  # The same command finds it finished.
+  again = run(runs, tmp_path / "run")
+  assert "srl: was finished before" in capsys.readouterr().out
+  assert again.results == found.results
+
+
+def test_nothing_to_learn_from_at_first_is_an_error(runs, keep_none, tmp_path):
+  with pytest.raises(RuntimeError, match="only 0 of 12 groups have rewards"):
+    run(runs, tmp_path / "run", events={("srl", 0): keep_none})
+
+
+def test_broken_formats_are_an_error_at_any_time(
+  runs, keep_none, monkeypatch, tmp_path
+):
+  def break_formats():
+    keep_none()
+    measured = piecewise.reduce_metrics
+    monkeypatch.setattr(
+      piecewise,
+      "reduce_metrics",
+      lambda rounds: measured(rounds) | {"format_failure": 0.6},
+    )
+
+  with pytest.raises(RuntimeError, match=r"60.0% of the samples break the"):
+    run(runs, tmp_path / "run", events={("srl", 4): break_formats})
