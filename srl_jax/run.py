@@ -34,6 +34,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from srl_jax import files, loading, progress, sharding, storage, watchdog
 from srl_jax.config import Config
@@ -163,12 +164,14 @@ def _claim_workdir(config, workdir, versions):
   resolved = json.loads(json.dumps(dataclasses.asdict(config)))
   if path.exists():
     before = json.loads(path.read_text())
+    more_steps = _more_update_steps(config, before)
+    free = _FREE_TO_CHANGE
+    if more_steps:
+      free += (f"{config.stages[-1]}.update_steps",)
     different = [
       f"{name} was {old!r} and is {new!r}"
       for name, old, new in _differences(before, resolved, "config")
-      if not f"{name}.".startswith(
-        tuple(f"config.{free}." for free in _FREE_TO_CHANGE)
-      )
+      if not f"{name}.".startswith(tuple(f"config.{x}." for x in free))
     ]
     has_begun = (workdir / "results.json").exists()
     if different and has_begun:
@@ -180,10 +183,51 @@ def _claim_workdir(config, workdir, versions):
     if different and jax.process_index() == 0:
       # What an attempt left that failed before anything was measured.
       (workdir / loading.TOKENIZER).unlink(missing_ok=True)
+    if more_steps and has_begun:
+      _go_on_for_longer(config, workdir, more_steps)
   files.write_json(path, resolved)
   files.write_json(workdir / VERSIONS, dict(versions))
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
+
+
+def _more_update_steps(config: Config, before: dict[str, Any]) -> int:
+  """How many update steps the last stage had, if it may go on beyond them.
+
+  It may if the ones before are the same in a longer run: at a constant rate.
+
+  Returns:
+    The number before, or 0 if there are no more steps than it, or it matters.
+  """
+  name = config.stages[-1]
+  stage = getattr(config, name)
+  had = before.get(name, {}).get("update_steps", 0)
+  is_constant = stage.optim.schedule == "constant"
+  if stage.update_steps <= had or not is_constant or stage.optim.warmup_ratio:
+    return 0
+  return had
+
+
+def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
+  """Takes back that the last stage is done, and what was measured after it."""
+  name = config.stages[-1]
+  if jax.process_index() == 0:
+    moment = f"after_{name}"
+    suites = workdir / "suites" / moment
+    if suites.exists():
+      storage.move(suites, suites.with_name(f"{moment}_{had}_update_steps"))
+    path = workdir / "results.json"
+    results = json.loads(path.read_text())
+    results.pop(f"after {name}", None)
+    files.write_json(path, results)
+    index = len(config.stages) - 1
+    loop.marker(workdir, index, name).unlink(missing_ok=True)
+    progress.say(
+      f"{name}: goes on beyond {had} update steps, to "
+      f"{getattr(config, name).update_steps}"
+    )
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices("longer")
 
 
 def _check_held_out(run: Run, workdir: pathlib.Path) -> None:

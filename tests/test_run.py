@@ -113,6 +113,38 @@ def test_what_is_measured_may_not_change_in_between(runs, tmp_path):
     data.write_text(text)
 
 
+def test_a_run_may_go_on_for_longer(runs, whole, tmp_path, capsys):
+  short = runs.run(tmp_path, "sft_srl", srl__update_steps=4)
+  answers = tmp_path / "suites" / "after_srl" / "answers.jsonl"
+  answers.parent.mkdir(parents=True)
+  answers.write_text("of four update steps")
+  measured = {"after srl": {"turns accuracy": [0.1, 0.0, 0.2]}}
+  results = tmp_path / "results.json"
+  results.write_text(json.dumps(short.results | measured))
+  capsys.readouterr()
+  found = runs.run(tmp_path, "sft_srl")
+  assert "srl: goes on beyond 4 update steps, to 6" in capsys.readouterr().out
+  assert found.rows() == whole.rows()
+  assert found.results == whole.results
+  assert found.results["after sft"] == short.results["after sft"]
+  kept = tmp_path / "suites" / "after_srl_4_update_steps" / answers.name
+  assert kept.read_text() == "of four update steps" and not answers.exists()
+  with pytest.raises(ValueError, match=r"srl\.update_steps was 6 and is 5"):
+    runs.run(tmp_path, "sft_srl", srl__update_steps=5)
+  # Not the first stage, for the second went on from its end.
+  with pytest.raises(ValueError, match=r"sft\.update_steps was 16 and is 17"):
+    runs.run(tmp_path, "sft_srl", sft__update_steps=17)
+
+
+def test_a_rate_that_falls_to_the_end_keeps_a_run_as_long_as_it_is(
+  runs, tmp_path
+):
+  changes = {"sft__optim__schedule": "cosine"}
+  runs.run(tmp_path, "sft", sft__update_steps=1, **changes)
+  with pytest.raises(ValueError, match=r"sft\.update_steps was 1 and is 2"):
+    runs.run(tmp_path, "sft", sft__update_steps=2, **changes)
+
+
 class EnoughError(Exception):
   """The run got as far as the test wants it to."""
 

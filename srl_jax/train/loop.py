@@ -224,7 +224,7 @@ def make_stages(
   return {
     name: STAGES[name](run, name, config)
     for index, (name, config) in enumerate(configs.items())
-    if not _marker(workdir, index, name).exists()
+    if not marker(workdir, index, name).exists()
   }
 
 
@@ -254,7 +254,7 @@ def print_memory_plan(stages: Mapping[str, Stage]) -> None:
     )
 
 
-def _marker(workdir, index, name):
+def marker(workdir: pathlib.Path, index: int, name: str) -> pathlib.Path:
   """The file that says that a stage is done."""
   return workdir / "stages" / f"{index}_{name}" / "done.json"
 
@@ -288,8 +288,8 @@ def train_stages(
   """
   first_global_step = 0
   for index, (name, config) in enumerate(configs.items()):
-    marker = _marker(workdir, index, name)
-    directory = marker.parent
+    done = marker(workdir, index, name)
+    directory = done.parent
     if name not in stages:
       wanted = abstract.like(lora.trained(params))
       with Checkpointer(directory, run.checkpoint, read_only=True) as saver:
@@ -307,7 +307,7 @@ def train_stages(
           is_stopping,
           during,
         )
-        files.write_json(marker, {})
+        files.write_json(done, {})
         if is_stopping():
           raise Stopped(
             f"{name}: asked to stop; the stage is finished and saved in "
