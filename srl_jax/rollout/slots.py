@@ -161,25 +161,28 @@ def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
     return jnp.where(ends_NR, value_NR.astype(old_NR.dtype), old_NR)
 
   slot_B = jnp.arange(branch_NB.shape[1])
-  record = jax.lax.dynamic_update_index_in_dim
   goes_on_NB = is_live_NB & ~is_done_NB
+  slots = Slots(
+    jnp.where(goes_on_NB, branch_NB, r),
+    jnp.where(goes_on_NB, age_NB + 1, 0),
+    jnp.where(goes_on_NB, token_NB, 0),
+  )
+  ended = Ended(
+    keep(state.ended.turn_NR, jnp.full_like(age_NB, state.turn)),
+    keep(state.ended.slot_NR, jnp.broadcast_to(slot_B, age_NB.shape)),
+    # The tokens that were run, and the one that was drawn now.
+    keep(state.ended.length_NR, age_NB + 2),
+    keep(state.ended.is_stopped_NR, is_stop_NB),
+  )
+  write = jax.lax.dynamic_update_index_in_dim
   return state.replace(
     turn=state.turn + 1,
     column=(state.column + 1) % state.cache.position.shape[-1],
     busy_N=state.busy_N + is_live_NB.sum(1),
-    slots=Slots(
-      jnp.where(goes_on_NB, branch_NB, r),
-      jnp.where(goes_on_NB, age_NB + 1, 0),
-      jnp.where(goes_on_NB, token_NB, 0),
-    ),
-    ended=Ended(
-      keep(state.ended.turn_NR, jnp.full_like(age_NB, state.turn)),
-      keep(state.ended.slot_NR, jnp.broadcast_to(slot_B, age_NB.shape)),
-      keep(state.ended.length_NR, age_NB + 2),
-      keep(state.ended.is_stopped_NR, is_stop_NB),
-    ),
-    token_TNB=record(state.token_TNB, token_NB, state.turn, 0),
-    logp_TNB=record(state.logp_TNB, logp_NB, state.turn, 0),
+    slots=slots,
+    ended=ended,
+    token_TNB=write(state.token_TNB, token_NB, state.turn, 0),
+    logp_TNB=write(state.logp_TNB, logp_NB, state.turn, 0),
   )
 
 

@@ -267,6 +267,9 @@ class Spots(NamedTuple):
   first_M: np.ndarray
 
 
+_Lane = list[int]  # Branches, back to back.
+
+
 def place(
   trunk_id_M: np.ndarray, slots_M: np.ndarray, width: int, shape: PackShape
 ) -> Spots:
@@ -282,8 +285,8 @@ def place(
   for branch, trunk_id in enumerate(trunk_id_M.tolist()):
     of_trunk.setdefault(trunk_id, []).append(branch)
   slots = slots_M.tolist()
-  needs = [_fill_lanes(x, slots, width) for x in of_trunk.values()]
-  rows = _fill_rows(needs, shape)
+  trunks = [_fill_lanes(x, slots, width) for x in of_trunk.values()]
+  rows = _fill_rows(trunks, shape)
   at_M4 = np.zeros((len(slots), 4), np.int64)
   for n, row in enumerate(rows):
     lane = 0
@@ -300,9 +303,9 @@ def place(
 
 def _fill_lanes(
   branches: Sequence[int], slots: Sequence[int], width: int
-) -> list[list[int]]:
-  """Returns the branches of each lane of a trunk (first fit decreasing)."""
-  lanes: list[list[int]] = []
+) -> list[_Lane]:
+  """Returns the lanes of a trunk (first fit decreasing)."""
+  lanes: list[_Lane] = []
   room: list[int] = []
   for branch in sorted(branches, key=lambda x: -slots[x]):
     fits = (i for i, free in enumerate(room) if free >= slots[branch])
@@ -316,16 +319,18 @@ def _fill_lanes(
 
 
 def _fill_rows(
-  needs: Sequence[list[list[int]]], shape: PackShape
-) -> list[list[list[list[int]]]]:
-  """Returns the lanes of each trunk of each row."""
+  trunks: Sequence[list[_Lane]], shape: PackShape
+) -> list[list[list[_Lane]]]:
+  """Returns rows of trunks, each as its lanes."""
   by_need = lambda lanes: -len(lanes)  # noqa: E731
-  waiting = sorted(needs, key=by_need)
+  waiting = sorted(trunks, key=by_need)
   rows = []
   while waiting:
-    row: list[list[list[int]]] = []
+    row: list[list[_Lane]] = []
     free = shape.lanes
     while waiting and free and len(row) < shape.trunks:
+      # First the trunk with the most lanes, then the largest that fit. If none
+      # fits, the largest leaves some of its lanes to another row.
       fits = (i for i, lanes in enumerate(waiting) if len(lanes) <= free)
       lanes = waiting.pop(next(fits, 0) if row else 0)
       row.append(lanes[:free])
