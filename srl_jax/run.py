@@ -83,7 +83,7 @@ def train_and_evaluate(
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     stack.enter_context(locked(workdir))
     stack.enter_context(watchdog.watching(config.watchdog))
-    _claim_workdir(config, workdir, versions)
+    had_update_steps = _claim_workdir(config, workdir, versions)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
     shown = dataclasses.asdict(config)
@@ -94,7 +94,8 @@ def train_and_evaluate(
     measuring = Measuring(config, run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
     with progress.task("preparing the data of the stages"):
-      stages = loop.make_stages(run, configs, workdir)
+      again = config.stages[-1:] if had_update_steps else ()
+      stages = loop.make_stages(run, configs, workdir, again)
     for stage in stages.values():
       stack.callback(stage.close)
     with progress.task("loading the first parameters"):
@@ -103,6 +104,7 @@ def train_and_evaluate(
     for stage in stages.values():
       stage.prepare(params)
     loop.print_memory_plan(stages)
+    _go_on_for_longer(config, workdir, had_update_steps)
     results_path = workdir / "results.json"
     results = (
       json.loads(results_path.read_text()) if results_path.exists() else {}
@@ -158,10 +160,17 @@ def print_summary(config: Config, run: Run, params: Any) -> None:
     )
 
 
-def _claim_workdir(config, workdir, versions):
-  """Writes the config, or checks that the folder belongs to the same run."""
+def _claim_workdir(
+  config: Config, workdir: pathlib.Path, versions: Mapping[str, str]
+) -> int:
+  """Writes the config, or checks that the folder belongs to the same run.
+
+  Returns:
+    How many update steps the run had, if it is to go on for longer; then the
+    config is not written yet. Else 0.
+  """
   path = workdir / "config.json"
-  resolved = json.loads(json.dumps(dataclasses.asdict(config)))
+  resolved = _resolved(config)
   if path.exists():
     before = json.loads(path.read_text())
     more_steps = _more_update_steps(config, before)
@@ -183,18 +192,27 @@ def _claim_workdir(config, workdir, versions):
     if different and jax.process_index() == 0:
       # What an attempt left that failed before anything was measured.
       (workdir / loading.TOKENIZER).unlink(missing_ok=True)
+      if (workdir / "suites").exists():
+        storage.remove(workdir / "suites")
     if more_steps and has_begun:
-      _go_on_for_longer(config, workdir, more_steps)
+      return more_steps
   files.write_json(path, resolved)
   files.write_json(workdir / VERSIONS, dict(versions))
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
+  return 0
+
+
+def _resolved(config: Config) -> dict[str, Any]:
+  """The config as it is read again from JSON."""
+  return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _more_update_steps(config: Config, before: dict[str, Any]) -> int:
   """How many update steps the last stage had, if it may go on beyond them.
 
   It may if the ones before are the same in a longer run: at a constant rate.
+  What was validated at their end stays validated.
 
   Returns:
     The number before, or 0 if there are no more steps than it, or it matters.
@@ -209,7 +227,13 @@ def _more_update_steps(config: Config, before: dict[str, Any]) -> int:
 
 
 def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
-  """Takes back that the last stage is done, and what was measured after it."""
+  """Takes back that the last stage is done, and what was measured after it.
+
+  All that could be wrong is checked before. The config comes last, so that
+  until then the old command still belongs to the folder.
+  """
+  if not had:
+    return
   name = config.stages[-1]
   if jax.process_index() == 0:
     moment = f"after_{name}"
@@ -222,6 +246,7 @@ def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
     files.write_json(path, results)
     index = len(config.stages) - 1
     loop.marker(workdir, index, name).unlink(missing_ok=True)
+    files.write_json(workdir / "config.json", _resolved(config))
     progress.say(
       f"{name}: goes on beyond {had} update steps, to "
       f"{getattr(config, name).update_steps}"

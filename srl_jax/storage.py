@@ -172,6 +172,14 @@ def move(folder: pathlib.Path, to: pathlib.Path) -> None:
     folder.rename(to)
 
 
+def remove(folder: pathlib.Path) -> None:
+  """Removes a folder and all that is in it."""
+  if is_remote(folder):
+    _gcs().rm(str(folder), recursive=True)
+  else:
+    shutil.rmtree(folder)
+
+
 def upload(file: pathlib.Path, to: pathlib.Path) -> None:
   """Copies a local file to a remote path, where it appears whole."""
   _gcs().put_file(str(file), str(to))

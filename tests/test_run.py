@@ -15,6 +15,7 @@ import pytest
 from srl_jax import run as run_lib
 from srl_jax.checkpoint import CheckpointConfig, Checkpointer
 from srl_jax.testing import experiment
+from srl_jax.train import loop
 
 
 def test_a_run_says_what_it_is_and_leaves_it_in_its_folder(runs, whole):
@@ -113,7 +114,7 @@ def test_what_is_measured_may_not_change_in_between(runs, tmp_path):
     data.write_text(text)
 
 
-def test_a_run_may_go_on_for_longer(runs, whole, tmp_path, capsys):
+def test_a_run_may_go_on_for_longer(runs, whole, tmp_path, capsys, monkeypatch):
   short = runs.run(tmp_path, "sft_srl", srl__update_steps=4)
   answers = tmp_path / "suites" / "after_srl" / "answers.jsonl"
   answers.parent.mkdir(parents=True)
@@ -122,6 +123,14 @@ def test_a_run_may_go_on_for_longer(runs, whole, tmp_path, capsys):
   results = tmp_path / "results.json"
   results.write_text(json.dumps(short.results | measured))
   capsys.readouterr()
+  # Nothing is taken back by a run that cannot begin.
+  with monkeypatch.context() as patch:
+    patch.setattr(loop, "print_memory_plan", lambda _: enough())
+    with pytest.raises(EnoughError):
+      runs.run(tmp_path, "sft_srl")
+  assert answers.exists() and "after srl" in json.loads(results.read_text())
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert config["srl"]["update_steps"] == 4
   found = runs.run(tmp_path, "sft_srl")
   assert "srl: goes on beyond 4 update steps, to 6" in capsys.readouterr().out
   assert found.rows() == whole.rows()
@@ -162,9 +171,11 @@ def test_a_first_attempt_that_fails_does_not_claim_the_folder(runs, tmp_path):
   with pytest.raises(ValueError, match=r"batch=4096 trunks .* 48 are left"):
     runs.run(workdir, "sft", **wrong)
   tokenizer = (workdir / "tokenizer.model").read_bytes()
+  (workdir / "suites" / "before").mkdir(parents=True)
   with pytest.raises(EnoughError):
     runs.run(workdir, "sft", events={("sft", 0): enough}, data__test_size=0)
-  # The tokenizer of the other data is gone, too.
+  # The tokenizer of the other data is gone, too, and so are answers.
+  assert not (workdir / "suites").exists()
   assert (workdir / "tokenizer.model").read_bytes() != tokenizer
 
 

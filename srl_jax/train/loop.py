@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -139,6 +139,13 @@ def train_stage(
         # from it, the run would not validate this step again.
         saver.wait()
 
+    def save(done: int) -> None:
+      log.flush()
+      # Rows before a checkpoint are not written again.
+      mirror.copy_all()
+      data, pool = stage.get_state()
+      saver.save(done, state.to_save(), pool, {"data": data})
+
     for update_step in range(first, total):
       start_s = time.monotonic()
       try:
@@ -151,6 +158,7 @@ def train_stage(
         )
         if not config.validate_every or update_step % config.validate_every:
           validate(update_step)
+        save(update_step)
         break
       log.add(update_step, dispatched, start_s)
       done = update_step + 1
@@ -165,11 +173,7 @@ def train_stage(
         log.measured(update_step, measured)
       is_asked = is_stopping()
       if is_last or is_asked or saver.is_due(done):
-        log.flush()
-        # Rows before a checkpoint are not written again.
-        mirror.copy_all()
-        data, pool = stage.get_state()
-        saver.save(done, state.to_save(), pool, {"data": data})
+        save(done)
       if is_asked and not is_last:
         saver.wait()
         raise Stopped(
@@ -206,7 +210,10 @@ def _stop_signal() -> Iterator[Callable[[], bool]]:
 
 
 def make_stages(
-  run: Run, configs: Mapping[str, StageConfig], workdir: pathlib.Path
+  run: Run,
+  configs: Mapping[str, StageConfig],
+  workdir: pathlib.Path,
+  again: Collection[str] = (),
 ) -> dict[str, Stage]:
   """Makes the stages that are not done yet; all before any is trained.
 
@@ -217,6 +224,7 @@ def make_stages(
     run: what they share.
     configs: of all stages, in order.
     workdir: of the run.
+    again: names of stages that are made although they are done.
 
   Raises:
     ValueError: a stage's settings do not fit data, model or mesh.
@@ -224,7 +232,7 @@ def make_stages(
   return {
     name: STAGES[name](run, name, config)
     for index, (name, config) in enumerate(configs.items())
-    if not marker(workdir, index, name).exists()
+    if name in again or not marker(workdir, index, name).exists()
   }
 
 
