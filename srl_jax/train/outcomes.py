@@ -15,7 +15,6 @@ import contextlib
 import functools
 import itertools
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +30,7 @@ from srl_jax.rollout.requests import Request
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import RlvrConfig, make_updater
+from srl_jax.train.problems import Problems
 from srl_jax.train.rl import RlStage, check_logp_gap
 from srl_jax.train.rows import check_multiple, local_part, update_shape
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
@@ -95,7 +95,7 @@ class OutcomeStage:
           "judged; use a domain with an environment, or problems with answers"
         )
     self._rules, self._widths = self._make_rules()
-    self._taken = 0
+    self._problems = Problems(self._train, run.seed, name)
 
   def _make_rules(self) -> tuple[Rules, tuple[int, int]]:
     """How episodes go, and the widths of contexts and of branches."""
@@ -246,24 +246,15 @@ class OutcomeStage:
 
   def _round(self, params: Any, key: jax.Array) -> _Round:
     count = self.config.sampling.trunks_per_round
-    numbers = range(self._taken, self._taken + count)
-    problems = [self._problem(number) for number in numbers]
-    self._taken += count
+    problems, epochs = self._problems.take(count)
     samples = self.config.sampling.samples
     # A problem that comes again in the next epoch gets other random numbers.
-    epochs = [number // len(self._train) for number in numbers]
     firsts = [samples * (epoch - epochs[0]) for epoch in epochs]
     # As in rollout/rounds.py.
     jax.block_until_ready(params)
     start_s = time.monotonic()
     episodes = self._episodes(params, problems, samples, key, firsts)
     return _Round(problems, episodes, time.monotonic() - start_s)
-
-  def _problem(self, number: int) -> Trajectory:
-    """The problem of a number; each epoch has all of them once."""
-    epoch, place = divmod(number, len(self._train))
-    order = order_of(epoch, len(self._train), self._run.seed, self.name)
-    return self._train[order[place]]
 
   def _episodes(
     self,
@@ -283,8 +274,11 @@ class OutcomeStage:
       for index, first in enumerate(firsts)
       for sample in range(samples)
     ]
+    # No more rows than in a round of sampling, which the plan has room for.
+    sampling = self.config.sampling
+    most = sampling.trunks_per_round * sampling.samples
     stream = self._run.stream(
-      params, "step", rows=len(wanted), slots=1, key=key
+      params, "step", rows=min(len(wanted), most), slots=1, key=key
     )
     episodes: list[list[Any]] = [[None] * samples for _ in problems]
     found = sample_episodes(stream, problems, wanted, self._rules)
@@ -351,20 +345,14 @@ class OutcomeStage:
     return 0  # Streams share their programs with evaluation.
 
   def get_state(self) -> tuple[dict[str, Any], Any]:
-    return {"problems_taken": self._taken}, {}
+    return self._problems.get_state(), {}
 
   def set_state(self, data: dict[str, Any], pool: Any) -> None:
     del pool
-    self._taken = data["problems_taken"]
+    self._problems.set_state(data)
 
   def close(self) -> None:
     pass
-
-
-def order_of(epoch: int, count: int, seed: int, stage: str) -> np.ndarray:
-  """The order of the problems of an epoch, which no other epoch has."""
-  draws = np.random.default_rng([seed, zlib.crc32(stage.encode()), epoch])
-  return draws.permutation(count)
 
 
 def _judged(trajectories: Sequence[Trajectory]) -> list[Trajectory]:

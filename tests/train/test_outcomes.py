@@ -8,9 +8,9 @@ import pytest
 from srl_jax import config as config_lib
 from srl_jax.rollout import episodes, record
 from srl_jax.testing import experiment
-from srl_jax.train import loop, outcomes
-from srl_jax.train.outcomes import order_of
+from srl_jax.train import loop, outcomes, stage
 from srl_jax.train.pieces import RlvrConfig
+from srl_jax.train.problems import Problems
 
 CHANGES = {
   "rlvr__turns": 3,
@@ -198,10 +198,47 @@ def test_a_context_that_is_too_short_is_an_error(runs, tmp_path):
   assert not (tmp_path / "results.json").exists()
 
 
-def test_problems_are_drawn_in_another_order_in_each_epoch(through):
-  first, second = (order_of(epoch, 50, 0, "rlvr") for epoch in (0, 1))
-  assert sorted(first) == sorted(second) == list(range(50))
-  assert first.tolist() != second.tolist()
+def test_problems_are_taken_in_another_order_in_each_epoch(through):
+  names = [str(i) for i in range(50)]
+  problems = Problems(names, 0, "rlvr")
+  first, epochs = problems.take(30)
+  assert epochs == [0] * 30
+  state = problems.get_state()
+  rest, epochs = problems.take(70)
+  assert epochs == [0] * 20 + [1] * 50
+  assert sorted(first + rest[:20]) == sorted(rest[20:]) == sorted(names)
+  assert first + rest[:20] != rest[20:]
+  again = Problems(names, 0, "rlvr")
+  again.set_state(state)
+  assert again.take(70) == (rest, epochs)
+  others = Problems([*names[1:], "other"], 0, "rlvr")
+  with pytest.raises(ValueError, match="problems_crc32 of its data was"):
+    others.set_state(state)
   rounds = sum(row.get("rlvr/rounds", 0) for row in through.rows())
   _, _, meta = through.saved["rlvr", 3]
-  assert meta == {"data": {"problems_taken": 8 * rounds}}
+  assert meta["data"]["problems_taken"] == 8 * rounds
+
+
+def test_validation_takes_no_more_rows_than_sampling(
+  runs, whole, tmp_path, monkeypatch
+):
+  made = []
+  real = stage.Run.stream
+
+  def stream(self, params, task, *, rows, **more):
+    made.append((params is None, rows))
+    return real(self, params, task, rows=rows, **more)
+
+  monkeypatch.setattr(stage.Run, "stream", stream)
+  train(
+    runs,
+    whole,
+    tmp_path,
+    data__test_size=0,
+    rlvr__sampling__trunks_per_round=1,
+    rlvr__sampling__samples=4,
+    rlvr__dynamic_sampling__enabled=False,
+  )
+  [planned] = [rows for is_plan, rows in made if is_plan]
+  run = [rows for is_plan, rows in made if not is_plan]
+  assert len(run) > 1 and max(run) == planned == 4

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The problems that a stage of episodes takes, epoch by epoch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from srl_jax.trajectory import Trajectory
+
+
+class Problems:
+  """Takes problems endlessly; its only state is how many it has taken."""
+
+  def __init__(self, problems: Sequence[Trajectory], seed: int, stage: str):
+    """Begins with the first epoch.
+
+    Args:
+      problems: all of them; never empty.
+      seed: of the run.
+      stage: name of the stage, which has an order of its own.
+    """
+    self._problems, self._seed, self._stage = problems, seed, stage
+    self._taken = 0
+    self._identity = {
+      "problems": len(problems),
+      "problems_crc32": zlib.crc32(repr(list(problems)).encode()),
+    }
+
+  def take(self, count: int) -> tuple[list[Trajectory], list[int]]:
+    """Returns the next problems, and the epoch of each."""
+    numbers = range(self._taken, self._taken + count)
+    self._taken += count
+    places = [divmod(number, len(self._problems)) for number in numbers]
+    orders = {epoch: self._order(epoch) for epoch, _ in places}
+    problems = [self._problems[orders[epoch][place]] for epoch, place in places]
+    return problems, [epoch for epoch, _ in places]
+
+  def _order(self, epoch: int) -> np.ndarray:
+    """The order of an epoch, which no other has."""
+    stage = zlib.crc32(self._stage.encode())
+    draws = np.random.default_rng([self._seed, stage, epoch])
+    return draws.permutation(len(self._problems))
+
+  def get_state(self) -> dict[str, Any]:
+    """Returns a dict for JSON: the number taken, and what they are taken of."""
+    return {**self._identity, "problems_taken": self._taken}
+
+  def set_state(self, state: dict[str, Any]) -> None:
+    """Goes on where `get_state` was called.
+
+    Raises:
+      ValueError: the state is of other problems.
+    """
+    for name, value in self._identity.items():
+      if state.get(name) != value:
+        raise ValueError(
+          f"cannot resume the stage {self._stage}: {name} of its data was "
+          f"{state.get(name)!r} when it was saved and is {value!r} now; "
+          "restore the old data or start in a new working directory"
+        )
+    self._taken = state["problems_taken"]
