@@ -97,7 +97,7 @@ def _sampling(config, section, mesh, widths, width, lanes) -> int:
   sampling = section.sampling
   trunks = sampling.trunks_per_round // sampling.parts_per_round / layout.batch
   branches = widths.points * sampling.samples
-  live = min(sampling.slots or branches, branches)
+  live = sampling.slots_of(branches)
   tokens = trunks * (widths.trunk + live * width)
   head = math.ceil(model.head_width / lanes) * lanes
   heads = model.n_kv_heads * head / layout.parts("kv_heads")

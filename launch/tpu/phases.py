@@ -111,10 +111,10 @@ def step_of(
   ]
   branches = sizes.points * sampling.samples
   trunks = rounds * sampling.trunks_per_round
-  live = sampling.rows * sampling.slots
-  if not live:
-    live = min(sampling.slots or branches, branches)
-    live *= sampling.trunks_per_round // sampling.parts_per_round
+  rows = sampling.rows or (
+    sampling.trunks_per_round // sampling.parts_per_round
+  )
+  live = rows * sampling.slots_of(branches)
   completions, mean = trunks * branches, lengths.mean
   at_rest, in_rollout = (Ideal(config.model, x) for x in layouts)
   ideal = {
@@ -135,7 +135,7 @@ def _rollout(counter, section, data, shape, layouts, rounds, lengths, read):
   rollout = counter.rollout(
     Load(per_part, shape.trunk, branches, shape.slots + 1),
     at_rest,
-    slots=min(sampling.slots or branches, branches),
+    slots=min(sampling.slots_of(branches), branches),
     cache=cache_widths(SamplingConfig().cache_start, shape.slots),
     mean=mean,
     read=read,
@@ -159,18 +159,17 @@ def _in_shared_slots(counter, sampling, shape, phases, mean, read):
   Its tail lasts as long as the longest completion (`benchmarks.refill`).
   """
   branches = shape.points * shape.samples
-  places = layout.places(sampling.slots, branches)
+  slots = sampling.slots_of(branches)
+  places = layout.places(slots, branches)
   if read:
     # The kernel reads trunks whose branches are decoded: one ends, and others
     # fill the slots.
-    places = min(places, 1 + -(-sampling.slots // branches))
+    places = min(places, 1 + -(-slots // branches))
   begun = next(x.count for x in phases) * sampling.trunks_per_round
   tokens = begun * shape.points * shape.samples * mean
-  turns = shape.slots + tokens / (sampling.rows * sampling.slots)
-  load = Load(sampling.rows, places * shape.trunk, sampling.slots, shape.slots)
-  turn = counter.turn(
-    load, sampling.slots, read or shape.slots, is_ragged=read > 0
-  )
+  turns = shape.slots + tokens / (sampling.rows * slots)
+  load = Load(sampling.rows, places * shape.trunk, slots, shape.slots)
+  turn = counter.turn(load, slots, read or shape.slots, is_ragged=read > 0)
   loop = {f"rollout: decode, {k}": x.times(turns) for k, x in turn.items()}
   phases = [
     Phase(name, 1, loop[name]) if name in loop else Phase(name, count, work)

@@ -90,6 +90,15 @@ class RoundConfig:
         "training set a temperature above 0"
       )
 
+  def slots_of(self, branches: int) -> int:
+    """Branches of a row that are decoded at a time.
+
+    Args:
+      branches: of a trunk. If rounds share slots, a row has several trunks.
+    """
+    slots = self.slots or branches
+    return slots if self.rows else min(slots, branches)
+
   def for_sampler(self) -> SamplingConfig:
     """The sampler's part; RL samples from the whole vocabulary."""
     return SamplingConfig(
@@ -179,6 +188,7 @@ _NOT_OF_EPISODES = (
   "reward.autojunk",
   "reward.broken_format_reward",
   "dynamic_sampling.max_age",
+  "trunks.max_target_tokens",
   "trunks.last_step",
   "trunks.step_title_hint",
   "trunks.points_per_trunk",

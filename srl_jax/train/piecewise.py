@@ -103,7 +103,8 @@ class PiecewiseUpdate:
     if config.dynamic_sampling.refill:
       count = min(count, config.groups_per_batch)
     groups = self.pool.take(count)
-    values = reduce_metrics(rounds) if rounds else {}
+    # All groups may have waited in the pool.
+    values = reduce_metrics(rounds) if rounds else {"tokens_sampled": 0.0}
     values |= {"groups_expired": expired}
     values |= self._batch_values(groups, update_step)
     if values.get("format_failure", 0) > 0.9:
@@ -252,9 +253,9 @@ class PiecewiseUpdate:
       name = self.pieces.name
       print(
         f"warning: {share:.0%} of the samples of {name} update step "
-        f"{update_step} break the format; most often: {self._worst_failure}. "
-        f"Raise c.{name}.sampling.max_new_tokens if thoughts are cut off, or "
-        "warm the model up with an sft stage",
+        f"{update_step + 1} break the format; most often: "
+        f"{self._worst_failure}. Raise c.{name}.sampling.max_new_tokens if "
+        "thoughts are cut off, or warm the model up with an sft stage",
         file=sys.stderr,
         flush=True,
       )

@@ -53,10 +53,13 @@ class RlStage:
     Raises:
       ValueError: the settings do not fit data, model or mesh.
     """
+    sampling = config.sampling
+    in_parts = "trunks_per_round / parts_per_round"
+    parts = sampling.parts_per_round
     for field, trunks, rules in (
       (
-        "sampling.trunks_per_round",
-        config.sampling.trunks_per_round,
+        "sampling." + (in_parts if parts > 1 else "trunks_per_round"),
+        sampling.trunks_per_round // parts,
         run.rollout_rules,
       ),
       ("sampling.rows", config.sampling.rows, run.rollout_rules),
@@ -249,4 +252,8 @@ def _why_not_fused(config: RlConfig, scorer: DeviceScorer | None) -> str:
     return "rewards are computed on the host"
   if config.dynamic_sampling.refill:
     return "a batch may take several rounds of sampling"
+  if config.sampling.parts_per_round > 1:
+    return "a round is sampled in parts"
+  if config.sampling.trunks_per_round % config.trunks_per_micro_batch:
+    return "trunks_per_micro_batch does not divide a round"
   return "a batch is used several times" if config.passes > 1 else ""

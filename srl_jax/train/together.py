@@ -65,7 +65,7 @@ class Together:
     shortest, longest = _TURNS
     self.layout = Layout(
       rows=sampling.rows,
-      slots=min(sampling.slots or branches, branches),
+      slots=sampling.slots_of(branches),
       points=widths.points,
       samples=sampling.samples,
       trunk_width=widths.trunk,

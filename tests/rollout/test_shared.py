@@ -139,6 +139,7 @@ def test_samples_do_not_depend_on_rows_slots_and_turns():
   for changes in (
     {"rows": 1, "slots": 1},
     {"rows": 3, "slots": 6, "turns": 1},
+    {"rows": 1, "slots": 11},
     {"rows": 8, "slots": 2, "turns": 16, "room": 2},
   ):
     got, _, decoder = sampled([four_trunks(), OTHERS], **changes)

@@ -325,7 +325,7 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
     updates.next_batch(random, 4)
   [line] = capsys.readouterr().err.splitlines()
   assert line.startswith(
-    "warning: 100% of the samples of srl update step 4 break the format; most "
+    "warning: 100% of the samples of srl update step 5 break the format; most "
     "often: not_stopped. Raise c.srl.sampling.max_new_tokens"
   )
 

@@ -10,9 +10,10 @@ import pytest
 from srl_jax import loading, sharding
 from srl_jax.data.batching import Widths
 from srl_jax.evaluate.estimates import Estimate
+from srl_jax.run import train_and_evaluate
 from srl_jax.testing import tiny
 from srl_jax.train import rl
-from srl_jax.train.pieces import Pieces, RlConfig
+from srl_jax.train.pieces import Pieces, RlConfig, RoundConfig
 from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.types import make_branches
 from srl_jax.update.groups import DynamicSamplingConfig, make_groups
@@ -44,6 +45,46 @@ def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
       rl.RlStage(run, "srl", config.srl).validate(None, 0)
   # 8 * 3 / 3, 8 * 1 / 3 and 4 * 1 / 3 trunks.
   assert seen == [8, 2, 1]
+
+
+def test_a_part_of_a_round_that_does_not_divide_is_refused(runs, tmp_path):
+  sampling = {"trunks_per_round": 16, "parts_per_round": 4}
+  changes = {f"srl__sampling__{k}": v for k, v in sampling.items()}
+  config = runs.config("srl", **changes)
+  with pytest.raises(ValueError, match=r"parts_per_round=4 does not divide ov"):
+    train_and_evaluate(config, tmp_path, {})
+
+
+@pytest.mark.parametrize(
+  ("changes", "reason"),
+  [
+    ({}, ""),
+    ({"fuse": False}, "as configured"),
+    ({"passes": 2}, "several times"),
+    ({"trunks_per_micro_batch": 3}, "does not divide a round"),
+    ({"parts_per_round": 2}, "in parts"),
+    ({"refill": True}, "several rounds"),
+  ],
+)
+def test_only_one_whole_round_can_be_one_program(changes, reason):
+  sampling = RoundConfig(
+    trunks_per_round=8, parts_per_round=changes.pop("parts_per_round", 1)
+  )
+  dynamic = DynamicSamplingConfig(refill=changes.pop("refill", False))
+  config = RlConfig(
+    sampling=sampling,
+    dynamic_sampling=dynamic,
+    **{"trunks_per_micro_batch": 4} | changes,
+  )
+  why = rl._why_not_fused(config, scorer=object())
+  assert reason in why and bool(reason) == bool(why)
+
+
+def test_slots_that_rounds_share_may_be_more_than_a_trunk_has_branches():
+  assert RoundConfig(slots=16).slots_of(8) == 8
+  assert RoundConfig(slots=4).slots_of(8) == 4
+  assert RoundConfig(rows=2, slots=16).slots_of(8) == 16
+  assert RoundConfig(rows=2).slots_of(8) == RoundConfig().slots_of(8) == 8
 
 
 def update_shape(trunk_width, points, **settings):
