@@ -24,15 +24,18 @@ Presets (`--config=experiments/math.py:NAME`):
   checkpoint       From any checkpoint that fits the devices as they are:
                    checkpoint,weights=PATH. What it needs depends on it.
 
-Methods (`--config=experiments/math.py:NAME,method=METHOD`):
+Methods (`--config=experiments/math.py:NAME,method=METHOD`; registers has the
+first four and sft):
 
-  srl       SRL on single steps (the default).
-  srl_rlvr  SRL first, RLVR after: the paper's best.
-  rlvr      RL on final answers alone, in solutions of up to 4,096 tokens.
-  r3        RLVR that also begins after each of the expert's steps.
-  sft       SFT on the expert's whole solutions, without thoughts (the paper's
-            "R1 outline").
-  sft_rlvr  SFT first, RLVR after.
+  srl            SRL on single steps (the default).
+  srl_rlvr       SRL first, RLVR after: the paper's best.
+  rlvr           RL on final answers alone, in solutions of up to 4,096 tokens.
+  r3             RLVR that also begins after each of the expert's steps.
+  sft            SFT on the expert's whole solutions, without thoughts (the
+                 paper's "R1 outline").
+  sft_reasoning  SFT on all that the expert thought, and then the solution, in
+                 up to 16,384 tokens (the paper's "R1 reasoning").
+  sft_rlvr       SFT first, RLVR after.
 
 Memory and times are by the TPU compiler and by counts, not measured
 (benchmarks/RESULTS.md; `python -m launch.compile` makes them anew, for other
@@ -89,7 +92,7 @@ _7B = ("qwen2_5_7b", "Qwen/Qwen2.5-7B-Instruct")
 _3B = ("qwen2_5_3b", "Qwen/Qwen2.5-3B-Instruct")
 _0_5B = ("qwen2_5_0_5b", "Qwen/Qwen2.5-0.5B-Instruct")
 LAYOUTS = {
-  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2, slots=32),
+  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2, slots=24),
   "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=2, slots=32),
   "qwen2_5_0_5b": Layout(*_0_5B, chips=8, tensor=1, parts=2, rows=2, slots=64),
   "qwen2_5_7b_lora": Layout(
@@ -104,6 +107,7 @@ METHODS = {
   "rlvr": ("rlvr",),
   "r3": ("rlvr",),
   "sft": ("sft",),
+  "sft_reasoning": ("sft",),
   "sft_rlvr": ("sft", "rlvr"),
 }
 
@@ -141,6 +145,14 @@ def set_method(c, method):
     c.rlvr.trunks.starts = "every_step"
     c.rlvr.trunks.max_trunk_tokens = 2048
     c.rlvr.trunks.points_per_trunk = 1
+  if method == "sft_reasoning":
+    c.data.reasoning_thoughts = True
+    c.sft.trunks.include_thoughts = True
+    c.sft.trunks.max_target_tokens = 16384
+    # Whoever learns to think so long is to be judged by what comes of it.
+    longest = min(16384, c.model.max_positions // 2)
+    c.evaluate.max_solve_tokens = c.evaluate.suite_tokens = longest
+    c.evaluate.rows_per_batch //= 4
 
 
 def choose():
@@ -188,12 +200,14 @@ def set_layout(c, layout):
   c.rules.batch = ("data", "fsdp", "tensor")
   c.rollout_rules.embed = None
   c.srl.sampling.parts_per_round = layout.parts
+  # As many tokens of whole solutions as a part of a round of SRL has.
+  c.evaluate.rows_per_batch = 512 // layout.parts
   c.rlvr.sampling.slots = 16
   c.rlvr.sampling.rows = layout.slots * layout.chips // 16
   c.srl.trunks_per_micro_batch = layout.rows * layout.chips
-  # Whole solutions are four times as long as steps.
+  # Whole solutions are four times as long as steps, or longer.
   c.rlvr.trunks_per_micro_batch = layout.chips
-  c.sft.trunks_per_micro_batch = min(c.sft.trunks_per_batch, 2 * layout.chips)
+  c.sft.trunks_per_micro_batch = layout.chips
   if layout.lora_rank:
     # Adapters learn at rates some ten times those of all weights.
     c.model.lora.rank = layout.lora_rank
@@ -247,9 +261,7 @@ def set_paper(c):
   c.sft.validate_every = 14
   c.sft.validation_trunks = 0
   # A turn may be as long as in training, and a solution in one go as long as
-  # several turns, if the model's context leaves room for a problem. Single
-  # steps are sampled at all branch points of a trunk at once, so there are
-  # fewer trunks than in training.
+  # several turns, if the model's context leaves room for a problem.
   c.evaluate.samples = 4
   c.evaluate.rows_per_batch = 32
   c.evaluate.max_turns = 16

@@ -72,6 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default=0,
     help="mean length of a completion (default: its limit)",
   )
+  parser.add_argument(
+    "--evaluation",
+    action="store_true",
+    help="compile what the run measures with, too: single steps, whole "
+    "problems, suites",
+  )
   options, overrides = parser.parse_known_args(arguments)
   if options.slices < 1:
     parser.error(f"--slices is {options.slices}; use 1 or more")
@@ -84,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     config = srl_main.load_config(options.config, overrides)
     sampling = [stage for stage in config.stages if stage != "sft"]
+    stages = sampling or config.stages
     fits = [
       projection.report(
         config,
@@ -94,9 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         target=options.target_characters,
         kept=options.kept,
         mean=options.mean_tokens,
+        with_evaluation=options.evaluation and stage == stages[-1],
         write=lambda line: print(line, flush=True),
       )
-      for stage in sampling or config.stages
+      for stage in stages
     ]
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)

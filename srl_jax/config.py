@@ -132,6 +132,14 @@ class Config:
         "name it once and raise its update_steps"
       )
     self._check_contexts()
+    if self.data.reasoning_thoughts and not (
+      "sft" in self.stages and self.sft.trunks.include_thoughts
+    ):
+      raise ValueError(
+        "data.reasoning_thoughts=True reads thoughts, and only a stage sft "
+        "with sft.trunks.include_thoughts=True trains on them; set that, or "
+        "data.reasoning_thoughts=False"
+      )
     if self.rollout_rules.tokens:
       raise ValueError(
         f"rollout_rules.tokens={self.rollout_rules.tokens!r}: only the update "

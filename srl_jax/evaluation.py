@@ -32,7 +32,7 @@ from srl_jax.evaluate.answering import (
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.journal import Journal, group
 from srl_jax.evaluate.protocols import Decoding, Protocol
-from srl_jax.evaluate.solve import MOST_SLOTS
+from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
 from srl_jax.rollout.episodes import Rules
 from srl_jax.rollout.requests import Request
@@ -122,7 +122,10 @@ def most_bytes(model: ReadyModel, plan: Plan) -> int:
     model: the model.
     plan: a `fitted` plan of answers in one go.
   """
-  sizes = [rows_and_slots(plan, x) for x in plan.protocol.decodings]
+  sizes = [
+    rows_and_slots(plan.answers_per_batch, len(plan.problems), x.samples)
+    for x in plan.protocol.decodings
+  ]
   return max(
     model.cache_bytes(
       rows=rows,
@@ -265,16 +268,12 @@ def question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:
   return Question(problem, tokens)
 
 
-def rows_and_slots(plan: Plan, decoding: Decoding) -> tuple[int, int]:
-  """Returns how many problems, and samples of each, are decoded together."""
-  slots = min(decoding.samples, MOST_SLOTS, plan.answers_per_batch)
-  return plan.answers_per_batch // slots, slots
-
-
 def _answer_in_one_go(
   model: ReadyModel, plan: Plan, decoding: Decoding, journal: Journal | None
 ) -> None:
-  rows, slots = rows_and_slots(plan, decoding)
+  rows, slots = rows_and_slots(
+    plan.answers_per_batch, len(plan.problems), decoding.samples
+  )
 
   def make_stream(longest: int):
     return model.stream(

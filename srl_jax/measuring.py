@@ -25,7 +25,7 @@ from srl_jax.evaluate import summary as summary_lib
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.estimates import Estimate
 from srl_jax.evaluate.protocols import Decoding
-from srl_jax.evaluate.solve import solve_problems, summarise
+from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.inference import ReadyModel, chat_format
 from srl_jax.rewards import RewardConfig, Scorer
@@ -147,6 +147,11 @@ def _on_test_split(
   return measured
 
 
+def trunks_per_batch(settings: EvalConfig, widths: batching.Widths) -> int:
+  """How many trunks have as many branch points as completions are decoded."""
+  return max(1, settings.rows_per_batch // widths.points)
+
+
 def _measure_steps(
   config: Config, run: Run, params: Any, moment: str
 ) -> dict[str, Estimate]:
@@ -180,7 +185,7 @@ def _measure_steps(
           tokenizer=run.tokenizer,
           scorer=scorer,
           widths=widths,
-          rows_per_batch=settings.rows_per_batch,
+          rows_per_batch=trunks_per_batch(settings, widths),
         )
       for metric, estimate in estimates.items():
         measured[f"step {metric}, {name}"] = estimate

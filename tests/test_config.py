@@ -15,6 +15,7 @@ from absl.testing import flagsaver
 from srl_jax import config as config_lib
 from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
+from srl_jax.data.readers import DataConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rewards import RewardConfig
 from srl_jax.sharding import ShardingRules
@@ -198,6 +199,10 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
       "set it to None, and rules.tokens instead",
     ),
     (lambda: Config(log_every=0), "log_every=0; set it to 1 or more"),
+    (
+      lambda: Config(data=DataConfig("s1k", "x", reasoning_thoughts=True)),
+      "only a stage sft with sft.trunks.include_thoughts=True trains on them",
+    ),
     (lambda: SftConfig(update_steps=0), "update_steps=0; set it to 1 or more"),
     (
       lambda: SftConfig(trunks_per_batch=10, trunks_per_micro_batch=4),

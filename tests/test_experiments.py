@@ -61,6 +61,26 @@ def test_a_method_says_what_is_trained(preset):
     main.load_config(f"{MATH}:{preset},method=srlv")
 
 
+def test_long_reasoning_is_trained_on_and_judged_to_its_end():
+  short, long = (
+    main.load_config(f"{MATH}:qwen2_5_7b,method={method}")
+    for method in ("sft", "sft_reasoning")
+  )
+  assert long.data.reasoning_thoughts
+  assert long.sft.trunks.include_thoughts
+  assert not short.sft.trunks.include_thoughts
+  longest = long.sft.trunks.max_target_tokens
+  assert longest == 4 * short.sft.trunks.max_target_tokens
+  assert long.evaluate.max_solve_tokens == longest
+  assert long.evaluate.suite_protocol().max_new_tokens == longest
+  # As many tokens as before are decoded together.
+  together = [
+    c.evaluate.rows_per_batch * c.evaluate.max_solve_tokens
+    for c in (short, long)
+  ]
+  assert together[0] == together[1]
+
+
 def test_one_experiment_starts_from_another_in_whatever_folder(monkeypatch):
   expected = runpy.run_path(str(MATH.with_name("registers.py")))["get_config"](
     "srl"

@@ -150,26 +150,30 @@ class _Spelling:
     return 1
 
 
-def build_stage(
-  config: Config, stage: str, mesh: jax.sharding.Mesh, data: StageData
-) -> RlStage | SftStage:
-  """Returns a stage on described devices that can plan its programs."""
-  policy = LanguageModel(config.model, config.rules)
-  run = Run(
+def make_run(config: Config, mesh: jax.sharding.Mesh) -> Run:
+  """Returns a run on described devices, without data and with no tokenizer."""
+  return Run(
     seed=config.seed,
     mesh=mesh,
     rules=config.rules,
     rollout_rules=config.rollout_rules,
-    policy=policy,
+    policy=LanguageModel(config.model, config.rules),
     tokenizer=_Spelling(config.model.vocab_size),
     template=PlainTemplate(),
     device_reward=config.device_reward,
   )
+
+
+def build_stage(
+  config: Config, stage: str, mesh: jax.sharding.Mesh, data: StageData
+) -> RlStage | SftStage:
+  """Returns a stage on described devices that can plan its programs."""
+  run = make_run(config, mesh)
   if stage == "sft":
     built = SftStage(run, stage, config.sft, [data])
   else:
     built = RlStage(run, stage, with_reward(config, stage), data)
-  boxed = jax.eval_shape(lambda: policy.init(jax.random.key(0)))
+  boxed = jax.eval_shape(lambda: run.policy.init(jax.random.key(0)))
   shardings = sharding.tree_shardings(boxed, mesh, config.rules)
   built.prepare(abstract.with_shardings(nn.unbox(boxed), shardings))
   return built

@@ -10,6 +10,7 @@ one phase comes after the other. That is a lower bound, not a prediction.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 
 from jax.sharding import Mesh
@@ -20,7 +21,7 @@ from srl_jax.train import memory
 from srl_jax.train.rl import RlStage
 from srl_jax.train.stage import StageData
 
-from . import ahead_of_time
+from . import ahead_of_time, evaluation
 from .chips import Chip, parse_topology
 from .counting import Counter
 from .drawn import Lengths
@@ -38,6 +39,7 @@ def report(
   target: int,
   kept: float = 1.0,
   mean: float = 0.0,
+  with_evaluation: bool = False,
   write: Callable[[str], None],
 ) -> bool:
   """Compiles the programs of a stage and writes a report.
@@ -53,6 +55,8 @@ def report(
     target: length of the longest expert step in characters.
     kept: share of the sampled groups whose rewards differ.
     mean: mean length of a completion in tokens; 0 for its limit.
+    with_evaluation: whether the programs of the run's evaluation are compiled
+      after those of the stage.
     write: function that gets each line as soon as it is known.
 
   Returns:
@@ -90,7 +94,14 @@ def report(
   write(memory.header(chip.memory_bytes))
   fits = True
   names = []
-  for program in built.plan():
+  plans = [built.plan()]
+  if with_evaluation:
+    state = built.updater.abstract_state()
+    run = ahead_of_time.make_run(config, mesh)
+    plans.append(
+      evaluation.programs(config, run, state.params, state.opt_state)
+    )
+  for program in itertools.chain(*plans):
     names.append(program.name)
     line, is_fit = memory.try_program(program, chip.memory_bytes)
     write(line)
@@ -173,7 +184,8 @@ def _headlines(config, stage, where, mesh, data: StageData):
     f"{sizes.stem} + {c.sampling.max_new_tokens} tokens"
   )
   if c.sampling.rows:
-    yield f"rounds share {c.sampling.rows} rows of {c.sampling.slots} slots"
+    slots = c.sampling.slots_of(sizes.points * c.sampling.samples)
+    yield f"rounds share {c.sampling.rows} rows of {slots} slots"
 
 
 def _saving(config: Config, stage: str, mesh: Mesh, adapters: RlStage) -> str:

@@ -71,6 +71,9 @@ class DataConfig:
     calculator_thoughts: whether the expressions in marks such as <<48/2=24>>
       become the thoughts of the steps (only for "gsm8k"). Steps without marks
       get "nothing to compute". The marks are left out of the text either way.
+    reasoning_thoughts: whether what DeepSeek-R1 thought before it wrote a
+      solution is the thought before the first step (only for "s1k"). It is
+      about the whole solution: for SFT with c.sft.trunks.task="solve".
     resolved_only: whether only trajectories are taken whose tests pass in the
       end, as their metadata say under "resolved".
     per_task: most trajectories of one task, which the metadata name under
@@ -98,6 +101,7 @@ class DataConfig:
   domain: str = ""
   strict: bool = False
   calculator_thoughts: bool = False
+  reasoning_thoughts: bool = False
   resolved_only: bool = False
   per_task: int = 0
   target_tools: str = ""
@@ -139,10 +143,20 @@ class DataConfig:
         f"data.steps_per_action={self.steps_per_action}, but prepared data have"
         " their actions already; set it to 1, or prepare the data again with it"
       )
-    if self.calculator_thoughts and self.format != "gsm8k":
+    for name, of in (
+      ("calculator_thoughts", "gsm8k"),
+      ("reasoning_thoughts", "s1k"),
+    ):
+      if getattr(self, name) and self.format != of:
+        raise ValueError(
+          f"data.{name} is for data.format={of!r}, not {self.format!r}; set it "
+          "to False"
+        )
+    if self.reasoning_thoughts and self.steps_per_action != 1:
       raise ValueError(
-        f"data.calculator_thoughts is for data.format='gsm8k', not "
-        f"{self.format!r}; set it to False"
+        "data.reasoning_thoughts has a thought before the first step only, and "
+        f"data.steps_per_action={self.steps_per_action} joins steps whose "
+        "thoughts are all known; set one of them back"
       )
 
   def sizes(self) -> dict[str, int]:
@@ -341,8 +355,9 @@ def _with_domains(loaded: LoadReport, domain: str) -> LoadReport:
 def _parser(config: DataConfig) -> Callable[[Any, str], Trajectory]:
   if config.format == "gsm8k":
     return functools.partial(gsm8k.parse, thoughts=config.calculator_thoughts)
+  if config.format == "s1k":
+    return functools.partial(s1k.parse, reasoning=config.reasoning_thoughts)
   return {
-    "s1k": s1k.parse,
     "jsonl": schema.from_json,
     "agents": agents.parse,
   }[config.format]

@@ -19,6 +19,7 @@ numbering leaves open where a step begins are refused too.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import textwrap
 from typing import Any
@@ -29,14 +30,20 @@ from srl_jax.rewards.answers import last_boxed
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 _FIELD = "deepseek_attempt"
+_REASONING = "deepseek_thinking_trajectory"
 # The colon may be inside or outside of the bold title.
 _HEAD = re.compile(
   r"([ \t]*)([0-9]{1,9})([.)])[ \t]+\*\*(?!\s)(.+?)\*\*[ \t]*:?[ \t]*(.*)"
 )
 
 
-def parse(record: Any, default_id: str) -> Trajectory:
+def parse(
+  record: Any, default_id: str, *, reasoning: bool = False
+) -> Trajectory:
   """Builds a trajectory from one s1K-1.1 record; ignores its other columns.
+
+  With `reasoning`, what DeepSeek-R1 thought before it wrote the solution is the
+  thought before the first step (the paper's "R1 reasoning").
 
   The answer is the first of these that exists: the last \\boxed{} of
   `solution`; a `solution` of one short line; the last \\boxed{} of an attempt
@@ -57,12 +64,16 @@ def parse(record: Any, default_id: str) -> Trajectory:
     answer = solution
   if answer is None and right:
     answer = _boxed(attempt)
+  steps = split_steps(attempt)
+  if reasoning:
+    thought = get(record, _REASONING, str, required=True).strip()
+    steps = (dataclasses.replace(steps[0], thought=thought), *steps[1:])
   metadata = {"source_type": get(record, "source_type", str), "grade": grade}
   return Trajectory(
     id=get(record, "id", str) or default_id,
     domain=get(record, "cot_type", str) or "math",
     problem=get(record, "question", str, required=True),
-    steps=split_steps(attempt),
+    steps=steps,
     answer=answer,
     metadata={name: value for name, value in metadata.items() if value},
   )

@@ -33,8 +33,8 @@ from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Trajectory
 
 Mode = Literal["turns", "solve"]
-# Samples of a prompt that are decoded together; the others wait for a slot.
-MOST_SLOTS = 8
+# Slots of a row, unless there are too few prompts for as many rows.
+_USUAL_SLOTS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,8 @@ class EvalConfig:
       tokens.
     max_solve_tokens: maximal length of a solution in one go, in tokens.
     step_trunks: number of test trajectories for the step metrics; 0 for all.
-    rows_per_batch: number of solutions or trunks decoded together.
+    rows_per_batch: number of completions decoded together: solutions, answers
+      to suites, and single steps.
     suites: suites of problems to answer before and after training, as names,
       NAME=PATH, or paths of files of your own; see docs/evaluation.md.
     suites_folder: folder with files named after suites, such as aime24.jsonl;
@@ -112,6 +113,22 @@ class EvalConfig:
     if protocol.mode == "turns":
       limits["max_turns"] = self.max_turns
     return changed(protocol, sampling, **limits)
+
+
+def rows_and_slots(
+  together: int, prompts: int, samples: int
+) -> tuple[int, int]:
+  """How many prompts, and samples of each, are decoded at a time.
+
+  All samples of a prompt share its row; those beyond its slots wait.
+
+  Args:
+    together: completions decoded together, at most.
+    prompts: number of prompts.
+    samples: samples of each.
+  """
+  slots = min(samples, together, max(_USUAL_SLOTS, together // prompts))
+  return min(together // slots, prompts), slots
 
 
 def solve_problems(
@@ -181,12 +198,14 @@ def solve_problems(
   ]
   # With room for actions behind the problem, the trunks need not grow soon.
   longest = max(map(len, heads), default=0) + len(stem)
-  # In turns, the samples of a problem soon have contexts of their own.
-  together = min(config.rows_per_batch, len(wanted))
-  slots = 1 if mode == "turns" else min(samples, MOST_SLOTS, together)
+  rows, slots = rows_and_slots(
+    config.rows_per_batch,
+    # In turns, the samples of a problem soon have contexts of their own.
+    *((len(wanted), 1) if mode == "turns" else (len(trajectories), samples)),
+  )
   stream = make_stream(
     task,
-    rows=together // slots,
+    rows=rows,
     slots=slots,
     trunk_width=min(2 * longest, max_positions),
   )

@@ -37,6 +37,9 @@ _RING = 128
 # From here on there are two widths for each doubling. Accelerators fill up
 # narrower ones to 128 or 256 lanes.
 _CLOSER, _CLOSER_ON_CPU = 512, 128
+# Prompt tokens that a device runs at a time, unless one prompt has more: what
+# they need beside their keys and values grows with them.
+_PROMPT_TOKENS = 8192
 
 
 class Stream:
@@ -123,14 +126,15 @@ class Stream:
     sizes = self._programs.sizes | widths
     programs = Programs(self._policy, mesh=self._mesh, **sizes)
     settings = self._settings._replace(is_random=True)
-    return programs, self._queue, settings, self._room(len(self._rows))
+    room = self._room([widths["trunk_width"]] * len(self._rows))
+    return programs, self._queue, settings, room
 
-  def _room(self, count: int) -> int:
-    """How many of so many new trunks are run at a time."""
+  def _room(self, widths: Sequence[int]) -> int:
+    """How many new trunks are run at a time, given their widths, which rise."""
     # Every size of a batch is a program more, and so is every width.
-    room = self._batch
-    while room * 4 <= count:
-      room *= 4
+    room, most = self._batch, self._batch * _PROMPT_TOKENS
+    while (more := room * 4) <= len(widths) and more * widths[more - 1] <= most:
+      room = more
     return room
 
   def submit(self, request: Request) -> int:
@@ -278,14 +282,16 @@ class Stream:
   def _run_trunks(self, new: dict[int, np.ndarray]) -> None:
     """Runs new trunks in batches of equal, growing width."""
     by_length = sorted(new.items(), key=lambda item: len(item[1]))
+    longest = _width(max((len(tokens) for tokens in new.values()), default=0))
+    if longest > self._programs.trunk_width:
+      self._programs.resize(trunk_width=longest)
+    widest = self._programs.trunk_width
     while by_length:
-      room = self._room(len(by_length))
+      widths = [_width(len(tokens)) for _, tokens in by_length]
+      widths = [widest if 2 * x >= widest else x for x in widths]
+      room = self._room(widths)
+      width = widths[min(room, len(widths)) - 1]
       part, by_length = by_length[:room], by_length[room:]
-      width = _width(max(len(tokens) for _, tokens in part))
-      if width > self._programs.trunk_width:
-        self._programs.resize(trunk_width=width)
-      if 2 * width >= self._programs.trunk_width:
-        width = self._programs.trunk_width
       self._programs.admit(part, room, width)
       self.work.prompt_tokens += sum(len(tokens) for _, tokens in part)
       self.work.trunk_positions += room * width

@@ -21,6 +21,7 @@ from srl_jax.evaluate.journal import Journal
 from srl_jax.evaluate.judges import JudgeFunction
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
+from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
 from srl_jax.rollout.stream import Stream
 from srl_jax.swebench import prompts
@@ -252,8 +253,9 @@ def _stream_maker(
   """Returns a function (longest prompt in tokens) -> stream."""
   # Slots of a row are for samples that share its prompt.
   most = max((len(x.samples) for x in questions), default=0)
-  alike = dataclasses.replace(decoding, samples=most or decoding.samples)
-  rows, slots = evaluation.rows_and_slots(plan, alike)
+  rows, slots = rows_and_slots(
+    plan.answers_per_batch, max(len(questions), 1), most or decoding.samples
+  )
   key = model.key(plan.seed, f"{purpose} {decoding.name}")
   return lambda width: model.stream(
     rows=rows, slots=slots, key=key, trunk_width=width

@@ -199,6 +199,7 @@ def decoding_programs(
   mesh: jax.sharding.Mesh,
   remedy: str,
   beside_bytes: int,
+  name: str = "rollout",
 ) -> Iterator[Program]:
   """Yields the programs of decoding in slots that take the most memory.
 
@@ -213,6 +214,7 @@ def decoding_programs(
     mesh: the mesh they run on.
     remedy: what takes less.
     beside_bytes: bytes per device of other arrays in memory.
+    name: what is decoded, for the table.
 
   Returns:
     Bytes per device of the rows and of the parameters as decoding needs them.
@@ -220,7 +222,7 @@ def decoding_programs(
 
   def program(title: str, *args: Any, **static: Any) -> Program:
     return Program(
-      f"rollout: {title}",
+      f"{name}: {title}",
       programs.bound(title, **static),
       args,
       mesh,

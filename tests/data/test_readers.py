@@ -167,6 +167,11 @@ def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):
     ),
     ({"path": "x.jsonl"}, "set data.format to gsm8k"),
     ({"format": "s1k", "calculator_thoughts": True}, "set it to False"),
+    ({"format": "gsm8k", "reasoning_thoughts": True}, "set it to False"),
+    (
+      {"format": "s1k", "reasoning_thoughts": True, "steps_per_action": 0},
+      "set one of them back",
+    ),
   ],
 )
 def test_impossible_config_is_refused(config, words):

@@ -264,6 +264,24 @@ def test_columns_become_fields():
   }
 
 
+def test_reasoning_is_thought_before_the_first_step(tmp_path):
+  path = tmp_path / "s.jsonl"
+  two = "1. **Count** a\n2. **Sum** b"
+  record = RECORD | {"deepseek_attempt": two}
+  thinking = {"deepseek_thinking_trajectory": " Hmm.\nSo 7. \n"}
+  lines = [record, record | thinking]
+  path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+  config = DataConfig("s1k", str(path), reasoning_thoughts=True)
+  report = load_trajectories(config)
+  [trajectory] = report.trajectories
+  assert [s.thought for s in trajectory.steps] == ["Hmm.\nSo 7.", None]
+  fields = [(r.line, r.field) for r in report.rejects]
+  assert fields == [(1, "deepseek_thinking_trajectory")]
+  # Nobody reads it unless it is asked for.
+  others = load_trajectories(DataConfig("s1k", str(path))).trajectories
+  assert [s.thought for t in others for s in t.steps] == [None] * 4
+
+
 @pytest.mark.parametrize(
   ("change", "field"),
   [

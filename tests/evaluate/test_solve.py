@@ -350,7 +350,9 @@ def test_samples_in_one_go_share_rows_with_those_of_their_problem():
     return made["rows"], made["slots"]
 
   assert sizes("solve", SOLVES, 3, 8) == (2, 3)
-  assert sizes("solve", SOLVES, 20, 64) == (8, 8)
+  # No more rows than problems, so more slots.
+  assert sizes("solve", SOLVES, 20, 64) == (4, 16)
+  assert sizes("solve", SOLVES, 20, 16) == (2, 8)
   # No more rows than there are samples.
   assert sizes("solve", SOLVES, 3, 64) == (4, 3)
   # In turns, their contexts soon differ.

@@ -12,12 +12,13 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from launch import compile as launch_compile
-from launch.tpu import ahead_of_time, chips, projection
+from launch.tpu import ahead_of_time, chips, evaluation, projection
 from launch.tpu.phases import Phase, Step
 from launch.tpu.work import Work
 from srl_jax import config as config_lib
 from srl_jax import mesh as mesh_lib
 from srl_jax import sharding
+from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import LanguageModel
 from srl_jax.models.config import LoraConfig
 from srl_jax.testing import experiment, tiny
@@ -63,6 +64,46 @@ def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
   assert any(line.endswith("projected / ideal") for line in lines)
   [summary] = [line for line in lines if line.startswith("step at peak rates")]
   assert re.search(r"bound by (compute|memory|links)$", summary)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_the_programs_of_the_evaluation_compile_for_a_tpu(capsys):
+  def arguments(*changes):
+    assert command("--topology=v5e:2x2", "--evaluation", *changes) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = (re.match(r"(.*?)  +([\d.]+) MiB", line) for line in lines)
+    return {x[1]: float(x[2]) for x in found if x}
+
+  changes = (
+    *("--config.model.d_mlp=64", "--config.evaluate.suites=aime24"),
+    *("--config.evaluate.samples=2", "--config.data.test_size=0"),
+  )
+  found = arguments("--config.evaluate.suite_tokens=64", *changes)
+  kinds = [name for name in found if not name.startswith(("rollout", "update"))]
+  assert kinds == [
+    *("single steps: prefill", "single steps: decode"),
+    *("turns: admit", "turns: segment"),
+    *("solve: admit", "solve: segment"),
+    *("suites: admit", "suites: segment"),
+  ]
+  longer = arguments("--config.evaluate.suite_tokens=512", *changes)
+  assert longer["suites: segment"] > found["suites: segment"]
+  assert longer["solve: segment"] == found["solve: segment"]
+
+
+def test_the_decoding_that_takes_more_is_planned():
+  def sizes(prompts, *samples, trunk=100):
+    settings = EvalConfig(rows_per_batch=64)
+    return evaluation.most_rows(settings, (trunk, 10), prompts, samples)
+
+  # Greedy answers have a row each, and sampled ones share trunks.
+  assert sizes(0, 1, 8) == (64, 1)
+  # Of few problems more samples are decoded at a time.
+  assert sizes(8, 1, 8, trunk=1) == (8, 8)
+  assert sizes(40, 1, 4, trunk=1) == (16, 4)
+  assert sizes(40, 1, 4) == (40, 1)
+  assert sizes(0, 1, 0) == (64, 1)
 
 
 @needs_libtpu

@@ -9,6 +9,7 @@ import pytest
 
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
+from srl_jax.rollout import stream as stream_lib
 from srl_jax.rollout.completions import complete
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.requests import Request
@@ -222,6 +223,36 @@ def test_trunks_and_cache_grow_when_they_must():
   widest, *_ = make_stream(MODEL, params).at_widest(99, 90)
   assert widest.sizes["trunk_width"] == small._programs.trunk_width == 128
   assert widest.sizes["cache_width"] == small._programs.cache_width == 128
+
+
+def test_long_prompts_are_run_few_at_a_time(monkeypatch):
+  params = random_params(MODEL, seed=1)
+  rng = np.random.default_rng(0)
+  requests = [
+    Request(rng.integers(3, 32, size=n).tolist(), point_id=n, max_new_tokens=2)
+    for n in (*range(4, 12), *range(50, 58))
+  ]
+
+  def run(limit):
+    admitted = []
+    monkeypatch.setattr(stream_lib, "_PROMPT_TOKENS", limit)
+    stream = make_stream(MODEL, params, rows=16, slots=1, stop_ids=())
+    admit = stream._programs.admit
+
+    def noted(part, room, width):
+      admitted.append((room, width))
+      admit(part, room, width)
+
+    monkeypatch.setattr(stream._programs, "admit", noted)
+    *_, planned = stream.at_widest(60, 2)
+    got = {name: d.tokens for name, d in by_name(stream, requests).items()}
+    return got, admitted, planned
+
+  got, all_at_once, planned = run(16 * 64)
+  assert all_at_once == [(16, 64)] and planned == 16
+  few, in_parts, planned = run(4 * 64)
+  assert few == got
+  assert in_parts == [(4, 16)] * 2 + [(4, 64)] * 2 and planned == 4
 
 
 @pytest.mark.parametrize(("limit", "width"), [(128, 128), (129, 192)])
