@@ -92,7 +92,7 @@ _7B = ("qwen2_5_7b", "Qwen/Qwen2.5-7B-Instruct")
 _3B = ("qwen2_5_3b", "Qwen/Qwen2.5-3B-Instruct")
 _0_5B = ("qwen2_5_0_5b", "Qwen/Qwen2.5-0.5B-Instruct")
 LAYOUTS = {
-  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2, slots=24),
+  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2, slots=16),
   "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=2, slots=32),
   "qwen2_5_0_5b": Layout(*_0_5B, chips=8, tensor=1, parts=2, rows=2, slots=64),
   "qwen2_5_7b_lora": Layout(

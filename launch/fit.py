@@ -29,8 +29,7 @@ from .tpu import ahead_of_time, fitting
 from .tpu.chips import CHIPS, Chip
 
 _GIB = 2**30
-# Of experiments/math.py: a quarter of a round of 256 on 64 chips.
-_TRUNKS_PER_DEVICE = 4
+_TRUNKS_PER_ROUND = 256  # Of experiments/math.py.
 # For the presets that were compiled (benchmarks/RESULTS.md), the compiler took
 # up to 1.51 times what is counted here: copies and temporaries.
 _COMPILED = 1.55
@@ -169,7 +168,6 @@ def spreads(layout: Any, devices: int) -> Iterator[str]:
   """
   tensor = math.gcd(layout.tensor, devices)
   rows, parts = layout.rows, max(1, layout.parts * layout.chips // devices)
-  trunks = _TRUNKS_PER_DEVICE * devices * parts
   while True:
     changes = {
       "mesh.tensor": (tensor, layout.tensor),
@@ -182,7 +180,7 @@ def spreads(layout: Any, devices: int) -> Iterator[str]:
     yield "".join(
       f",{key}={value}" for key, (value, was) in changes.items() if value != was
     )
-    if rows == 1 and parts * devices >= trunks:
+    if rows == 1 and parts * devices >= _TRUNKS_PER_ROUND:
       return
     rows, parts = max(1, rows // 2), parts * 2
 

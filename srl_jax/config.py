@@ -140,6 +140,14 @@ class Config:
         "with sft.trunks.include_thoughts=True trains on them; set that, or "
         "data.reasoning_thoughts=False"
       )
+    rows, tokens = map(self.rules.mesh_axes, ("batch", "tokens"))
+    both = {*rows} & {*tokens}
+    if both:
+      raise ValueError(
+        f"rules.tokens={self.rules.tokens!r} and rules.batch="
+        f"{self.rules.batch!r} share {', '.join(sorted(both))}, and an axis "
+        "splits either the rows or their tokens; take it out of one of them"
+      )
     if self.rollout_rules.tokens:
       raise ValueError(
         f"rollout_rules.tokens={self.rollout_rules.tokens!r}: only the update "

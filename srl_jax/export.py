@@ -43,16 +43,22 @@ def export(
   Args:
     workdir: folder of the run.
     out: folder to write; must not exist.
-    stage: stage whose parameters are written; by default the last stage that
-      has a checkpoint.
+    stage: stage whose parameters are written; by default the last one that has
+      begun.
     step: update step of the checkpoint; by default the best validated one.
     dtype: dtype of the weights; by default the one the model computes in.
     adapter: True writes the adapters alone, in PEFT's format.
 
   Raises:
-    ValueError: there is no run, no such stage or step, or `out` exists.
+    ValueError: there is no run, no such stage or step, `out` exists, or
+      adapters are asked for in another dtype.
   """
   workdir, out = storage.path(workdir), storage.path(out)
+  if adapter and dtype:
+    raise ValueError(
+      f"--dtype={dtype} is for whole models, and --adapter writes float32, in "
+      "which adapters are trained; leave one of them out"
+    )
   if out.exists():
     raise ValueError(
       f"--out={out} exists already; remove it, or give another folder"

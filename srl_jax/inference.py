@@ -178,6 +178,7 @@ def _config_of_run(workdir: pathlib.Path) -> Config:
     )
   # The folder holds the adapters merged.
   model = dataclasses.replace(config.model, lora=LoraConfig())
+  config = loading.with_kept_tokenizer(config, workdir)
   config = loading.resolved(
     dataclasses.replace(config, weights=str(workdir / "model"), model=model),
     workdir,

@@ -82,7 +82,8 @@ class Lease:
         f"in {self._file.parent}",
         flush=True,
       )
-      self._watch(there)
+      if not self._watch(there):
+        return self._take()
     # Two may find it dead. Only one of them creates this object; whoever comes
     # when it is gone again finds another holder.
     claim = self._file.with_name(f"{self._file.name}.{other}")
@@ -96,14 +97,17 @@ class Lease:
       claim.unlink()
     return None
 
-  def _watch(self, there: list[str]) -> None:
-    """Returns if a lock stays as it is; raises once it is renewed."""
+  def _watch(self, there: list[str]) -> bool:
+    """Whether a lock is still there, unchanged; raises once it is renewed."""
     end_s = time.monotonic() + _DEAD_AFTER_S
     while time.monotonic() < end_s:
       time.sleep(1.0)
       now = self._read()
+      if not now:
+        return False
       if now != there:
-        raise self._refusal((now or there)[0])
+        raise self._refusal(now[0])
+    return True
 
   def _read(self) -> list[str]:
     """The lines of the lock; [] if there is none."""

@@ -46,7 +46,7 @@ EMBEDDED = {
 # File in the workdir for a tokenizer that the run trains itself.
 TOKENIZER = "tokenizer.model"
 # Folder there for the tokenizer of others.
-_KEPT_TOKENIZER = "tokenizer"
+KEPT_TOKENIZER = "tokenizer"
 _HELD_OUT = ("valid", "test")
 # Files of a checkpoint folder other than the weights and config.json.
 _BESIDE = (
@@ -160,7 +160,7 @@ def load_model(
 
 def _keep(run: Run, config: Config, workdir: pathlib.Path) -> None:
   """Copies the tokenizer of others to the workdir, for `load_saved`."""
-  folder = workdir / _KEPT_TOKENIZER
+  folder = workdir / KEPT_TOKENIZER
   is_own = config.tokenizer.train_vocab_size
   if jax.process_index() != 0 or is_own or not run.files:
     return
@@ -191,20 +191,31 @@ def load_saved(
     ValueError: a part cannot be used; or `workdir` is of a version that left
       less there, and what the config names is gone.
   """
-  tokenizer, folder = config.tokenizer, workdir / _KEPT_TOKENIZER
+  config = with_kept_tokenizer(config, workdir)
+  config = dataclasses.replace(config, weights="random")
+  run = load_model(resolved(config, workdir), mesh)
+  return dataclasses.replace(run, **_read_held_out(workdir))
+
+
+def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:
+  """Returns a run's config with the tokenizer that is kept in its workdir.
+
+  Raises:
+    ValueError: the run trains its tokenizer, and has not yet.
+  """
+  tokenizer, folder = config.tokenizer, workdir / KEPT_TOKENIZER
   if tokenizer.train_vocab_size:
     path = workdir / TOKENIZER
     if not path.is_file():
       raise ValueError(f"the run in {workdir} has no {TOKENIZER} yet")
-    tokenizer = dataclasses.replace(tokenizer, path=str(path))
   elif folder.is_dir():
     name = pathlib.Path(tokenizer.path).name
     name = TOKENIZER if name in EMBEDDED else name
     path = folder / name if (folder / name).is_file() else folder
-    tokenizer = dataclasses.replace(tokenizer, path=str(path))
-  config = dataclasses.replace(config, weights="random", tokenizer=tokenizer)
-  run = load_model(resolved(config, workdir), mesh)
-  return dataclasses.replace(run, **_read_held_out(workdir))
+  else:
+    return config
+  tokenizer = dataclasses.replace(tokenizer, path=str(path))
+  return dataclasses.replace(config, tokenizer=tokenizer)
 
 
 def write_held_out(run: Run, workdir: pathlib.Path) -> None:
@@ -248,7 +259,9 @@ def resolved(config: Config, workdir: pathlib.Path) -> Config:
   elif tokenizer.train_vocab_size and not path:
     path = str(workdir / TOKENIZER)
   elif tokenizer.kind == "huggingface" and not os.path.isfile(path):
-    path = str(hf_files.fetch(path, hf_files.SMALL_FILES))
+    # Of one file of a folder elsewhere, what is beside it is wanted too.
+    folder = path.removesuffix("/tokenizer.json")
+    path = str(hf_files.fetch(folder, storage.SMALL_FILES))
   if source in EMBEDDED:
     source = EMBEDDED[source]
   elif source != "random":
@@ -317,6 +330,8 @@ def _tokenizer_files(config: TokenizerConfig) -> tuple[pathlib.Path, ...]:
   if config.kind == "byte":
     return ()
   path = storage.local_copy(config.path)
+  if path.is_file() and config.kind == "huggingface":
+    path = path.parent
   if path.is_file():
     return (path,)
   return tuple(path / name for name in _BESIDE if (path / name).is_file())

@@ -9,6 +9,7 @@ config.py decides which dataclass they fill; strict.py checks the values.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 from collections.abc import Collection, Mapping
 
@@ -93,8 +94,15 @@ def apply(
 def _read(text, present):
   """Returns the value that a text means, given the field's present value."""
   if isinstance(present, str):
-    # Sharding rules may be None; no other text field has the value "None".
-    return None if text == "None" else text
+    # Sharding rules may be None or a tuple; no other text field has such.
+    if text == "None":
+      return None
+    if text[:1] in ("(", "'", '"'):
+      with contextlib.suppress(SyntaxError, ValueError):
+        value = ast.literal_eval(text)
+        if isinstance(value, str | tuple):
+          return value
+    return text
   if isinstance(present, bool) and text in ("true", "false"):
     return text == "true"
   try:

@@ -192,8 +192,9 @@ def _claim_workdir(
     if different and jax.process_index() == 0:
       # What an attempt left that failed before anything was measured.
       (workdir / loading.TOKENIZER).unlink(missing_ok=True)
-      if (workdir / "suites").exists():
-        storage.remove(workdir / "suites")
+      for folder in (workdir / loading.KEPT_TOKENIZER, workdir / "suites"):
+        if folder.exists():
+          storage.remove(folder)
     if more_steps and has_begun:
       return more_steps
   files.write_json(path, resolved)

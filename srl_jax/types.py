@@ -145,9 +145,3 @@ class Ratio(NamedTuple):
 
   numerator: Array
   denominator: Array
-
-
-def padding_row(trunks: Trunks) -> Trunks:
-  """Returns one row [1, ...] of padding with the same widths and dtypes."""
-  row = Trunks(*(np.zeros_like(np.asarray(x[:1])) for x in trunks))
-  return row._replace(stem_length_NK=np.ones_like(row.stem_length_NK))

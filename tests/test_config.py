@@ -84,6 +84,8 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
     srl__dynamic_sampling__enabled="false",
     evaluate__modes="solve,turns",
     rules__batch="data",
+    rules__embed="('data', 'fsdp')",
+    rules__tokens="'tensor'",
     name="007",
   )
   assert config.seed == 7
@@ -99,6 +101,8 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
   assert config.srl.dynamic_sampling.enabled is False
   assert config.evaluate.modes == ("solve", "turns")
   assert config.rules.batch == ("data",)
+  assert config.rules.embed == ("data", "fsdp")
+  assert config.rules.tokens == "tensor"
   assert config.name == "007"
 
 
@@ -197,6 +201,12 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
     (
       lambda: Config(rollout_rules=ShardingRules(tokens="tensor")),
       "set it to None, and rules.tokens instead",
+    ),
+    (
+      lambda: Config(
+        rules=ShardingRules(batch=("data", "tensor"), tokens="tensor")
+      ),
+      "share tensor, and an axis splits either the rows or their tokens",
     ),
     (lambda: Config(log_every=0), "log_every=0; set it to 1 or more"),
     (

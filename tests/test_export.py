@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from srl_jax import export, loading, show
+from srl_jax import export, inference, loading, show
 from srl_jax.testing import experiment
+from srl_jax.tokenizers import make_tokenizer as read
 
 
 def embedding_of(folder):
@@ -96,6 +97,10 @@ def test_a_run_is_read_where_data_and_base_weights_are_gone(runs, moved):
   assert (out / "tokenizer.model").read_bytes() == (
     workdir / "model" / "tokenizer.model"
   ).read_bytes()
+  with pytest.raises(ValueError, match="leave one of them out"):
+    export.export(workdir, out.with_name("a"), adapter=True, dtype="float32")
+  # Chat, server and evaluation find the tokenizer there, too.
+  assert read(inference.config_of(str(workdir)).tokenizer).vocab_size > 0
   with runs.quickly():
     samples = show.draw_samples(workdir, 2)
     assert len(samples) == 2

@@ -36,6 +36,16 @@ def test_a_second_run_is_refused_while_the_first_renews_its_lock(
     pass
 
 
+def test_a_lock_that_is_given_back_meanwhile_is_taken(folder, monkeypatch):
+  monkeypatch.setattr(lease, "_DEAD_AFTER_S", 30.0)
+  dead_lock(folder, "another machine")
+  gone = threading.Timer(1.5, (folder / "run.lock").unlink)
+  gone.start()
+  with locked(folder):
+    assert str(os.getpid()) in (folder / "run.lock").read_text()
+  gone.join()
+
+
 def dead_lock(folder, machine):
   dead = subprocess.Popen([sys.executable, "-c", ""])
   dead.wait()

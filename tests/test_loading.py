@@ -4,6 +4,7 @@
 from srl_jax import loading
 from srl_jax.config import Config
 from srl_jax.testing.tiny import small_mesh
+from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trajectory import Step
 
 
@@ -18,3 +19,15 @@ def test_templates_of_a_run_show_as_much_of_an_observation_as_it_says():
 
   assert "x" * 50 in shown(0)
   assert "xx\n[... 46 characters are left out ...]\nxx" in shown(4)
+
+
+def test_of_a_tokenizer_file_all_that_is_beside_it_is_kept(families):
+  folder = families("qwen2_5")
+  configs = [
+    TokenizerConfig("huggingface", str(path))
+    for path in (folder, folder / "tokenizer.json")
+  ]
+  of_folder, of_file = map(loading._tokenizer_files, configs)
+  assert of_file == of_folder
+  names = {path.name for path in of_file}
+  assert {"tokenizer.json", "tokenizer_config.json"} <= names

@@ -172,10 +172,12 @@ def test_a_first_attempt_that_fails_does_not_claim_the_folder(runs, tmp_path):
     runs.run(workdir, "sft", **wrong)
   tokenizer = (workdir / "tokenizer.model").read_bytes()
   (workdir / "suites" / "before").mkdir(parents=True)
+  (workdir / "tokenizer").mkdir()
   with pytest.raises(EnoughError):
     runs.run(workdir, "sft", events={("sft", 0): enough}, data__test_size=0)
   # The tokenizer of the other data is gone, too, and so are answers.
   assert not (workdir / "suites").exists()
+  assert not (workdir / "tokenizer").exists()
   assert (workdir / "tokenizer.model").read_bytes() != tokenizer
 
 

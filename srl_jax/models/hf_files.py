@@ -33,9 +33,8 @@ _PREFIXES = ("language_model.", "model.language_model.")
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.")
 # Constants that old checkpoints store beside the weights.
 _CONSTANTS = ("rotary_emb.inv_freq",)
-# Files to fetch from the hub: without weights, and with them.
-SMALL_FILES = ("*.json", "*.model", "*.jinja")
-_PATTERNS = (*SMALL_FILES, "*.safetensors")
+# Files to fetch from the hub.
+_PATTERNS = (*storage.SMALL_FILES, "*.safetensors")
 
 
 class HfCheckpoint:

@@ -49,10 +49,16 @@ def is_balanced(text: str) -> bool:
 
 
 _COMMA = re.compile(r"[,;]")
+# Commas within numbers, if other separators stand between them.
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_OTHER = re.compile(r"[,;]\s|;|(?<![A-Za-z\\])(?:and|or)\b")
 
 
 def parts_of(text: str, words: bool = True) -> list[str]:
   """Returns the elements of a list: between commas, "and" and "or"."""
+  thousands = _THOUSANDS.sub("", text)
+  if thousands != text and _OTHER.search(thousands):
+    text = thousands
   parts = [p.strip() for p in split_outside(text, _AND if words else _COMMA)]
   return parts if len(parts) == 1 else [p for p in parts if p] or [text]
 

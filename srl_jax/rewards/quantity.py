@@ -169,7 +169,7 @@ def same_quantity(a: Quantity, b: Quantity) -> bool:
 def is_unit(text: str) -> bool:
   """Whether text is a unit, and not only a word such as apples."""
   first = re.split(r"[\s/*^{\\]", text, maxsplit=1)[0]
-  singular = first.removesuffix("s") if len(first) > 3 else first
+  singular = _singular(first)
   known = first in _SPELLING or singular in _SPELLING or first[:1] in ("%", "°")
   return known and _unit(" " + text) is not None
 
@@ -215,7 +215,7 @@ def _unit(rest: str) -> str | None:
   text = rest.strip()
   if not text:
     return ""
-  if text in ("%", "percent"):
+  if text in ("%", "percent", "per cent"):
     return "%"
   if text[0] == "°":
     # What follows a degree sign otherwise is a term or another angle.
@@ -228,8 +228,8 @@ def _unit(rest: str) -> str | None:
   powers: dict[str, int] = {}
   sign, next_power = 1, 1
   for word in words:
-    if word is None or word in ("/", "*", "\\cdot", "\\times"):
-      sign = -1 if word == "/" else sign
+    if word is None or word in ("/", "per", "*", "\\cdot", "\\times"):
+      sign = -1 if word in ("/", "per") else sign
       continue
     unit, power = _one_unit(word)
     if not unit:
@@ -254,7 +254,7 @@ def _one_unit(word: str) -> tuple[str, int]:
   name, power = match[1] or match[2], match[3] or match[4]
   if len(name) == 1 and name not in _SINGLE_LETTER_UNITS | {*"$€£µμΩ"}:
     return "", 0
-  singular = name.removesuffix("s") if len(name) > 3 else name
+  singular = _singular(name)
   unit = _SPELLING.get(name) or _SPELLING.get(singular)
   if unit is None and len(singular) > 2:
     unit = _SPELLING.get(singular.lower())
@@ -267,6 +267,11 @@ def _one_unit(word: str) -> tuple[str, int]:
   elif word.startswith("\\"):
     return "", 0
   return unit, int(power or 1)
+
+
+def _singular(name: str) -> str:
+  """Without the s of a plural; exact names such as ms are looked up first."""
+  return name.removesuffix("s") if len(name) > 2 else name
 
 
 def _may_touch(word: str) -> bool:

@@ -116,6 +116,8 @@ def _to_ascii(text: str) -> str:
       c = chr(ord(c) - 0xFEE0)
     elif unicodedata.category(c) == "No":  # Such as a half.
       c = unicodedata.normalize("NFKC", c).replace("\u2044", "/")
+      if "/" in c and characters and characters[-1][-1:].isdigit():
+        c = f" {c}"  # One and a half, and not eleven halves.
     characters.append(c)
   return "".join(characters)
 

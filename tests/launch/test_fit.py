@@ -66,6 +66,13 @@ def test_a_layout_is_spread_over_fewer_chips_with_as_much_on_each():
   assert "mesh.tensor=1" in next(fit.spreads(LAYOUT, 1))
 
 
+def test_spreads_end_with_one_row_and_one_trunk_for_each_device():
+  for devices in (1, 8, 64):
+    *_, last = fit.spreads(LAYOUT, devices)
+    assert f"srl.trunks_per_micro_batch={devices}" in last or devices == 64
+    assert f"srl.sampling.parts_per_round={256 // devices}" in last
+
+
 def test_what_is_to_be_typed_can_be_loaded():
   for devices in (1, 4, 8, 128):
     for spread in fit.spreads(LAYOUT, devices):
