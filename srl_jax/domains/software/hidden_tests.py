@@ -36,15 +36,25 @@ _EXAMINER_INSIDE = "/run/examiner.py"
 _SETUP_S = 120.0
 _LOG_CHARACTERS = 4000
 
-# Of the forms in which models write patches, git apply is strict about some.
+# Of the forms in which models write patches, git apply is strict about some,
+# and patch is not. While it runs .git is away, for git would later run commands
+# that a patch writes there.
 _APPLY = """
 cd /testbed
 cat > /tmp/patch
-git apply --whitespace=nowarn /tmp/patch 2> /tmp/why ||
+if ! git apply --whitespace=nowarn /tmp/patch 2> /tmp/why; then
+  mv .git /tmp/git-of-the-task
   patch --batch --fuzz=5 --strip=1 --no-backup-if-mismatch --input=/tmp/patch \
-    > /tmp/how 2>&1 || { head -3 /tmp/why >&2; exit 1; }
+    > /tmp/how 2>&1
+  status=$?
+  find . -name .git -prune -exec rm -rf {} +
+  mv /tmp/git-of-the-task .git
+  [ $status = 0 ] || { head -3 /tmp/why >&2; exit 1; }
+fi
 git add --all --force
 """
+# What an agent did not see it may have written anew.
+_HIDE = "xargs --null --no-run-if-empty rm -f --"
 _CHANGED = "git diff --cached --name-status --no-renames -z HEAD"
 _TOUCHED = "git apply --numstat -z"
 _TOPS = "git ls-tree --name-only -z HEAD; git ls-tree --name-only -z HEAD:src"
@@ -103,6 +113,8 @@ def judge(
   ) as sandbox:
     try:
       if patch.strip():
+        hidden = "\0".join(task.hidden_paths).encode()
+        _done(_git(sandbox, _HIDE, hidden), "hidden tests cannot be removed")
         ran = _git(sandbox, _APPLY, patch)
         if not ran.succeeded:
           problem = f"the patch does not apply: {complaint(ran)}"
@@ -157,7 +169,7 @@ def _put_tests_back(sandbox: Sandbox, task: RepairTask) -> list[str]:
   listed = _done(_git(sandbox, _CHANGED), "the patch cannot be listed")
   fields = listed.decode(errors="surrogateescape").split("\0")[:-1]
   changed = dict(zip(fields[1::2], fields[::2], strict=True))
-  ours = {*task.test_paths, *dict(task.test_files)}
+  ours = {*task.test_paths, *task.hidden_paths, *dict(task.test_files)}
   if task.test_patch:
     ran = _git(sandbox, _TOUCHED, task.test_patch.encode())
     lines = _done(ran, "the task's test_patch cannot be read").split(b"\0")

@@ -10,7 +10,7 @@ import pytest
 from srl_jax.domains.software import examiner, hidden_tests
 from srl_jax.domains.software.hidden_tests import check_task, judge
 from srl_jax.domains.software.sandbox import Ran
-from srl_jax.domains.software.workspace import TaskError
+from srl_jax.domains.software.workspace import TaskError, open_workspace
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
   ADD,
@@ -260,6 +260,46 @@ def test_hidden_tests_can_be_a_patch(folder):
   assert "test_patch does not apply" in judge(bad, CONFIG, b"").problem
 
 
+NEW_TESTS = b"""diff --git a/tests/test_calc.py b/tests/test_calc.py
+new file mode 100644
+--- /dev/null
++++ b/tests/test_calc.py
+@@ -0,0 +1,2 @@
++def test_mine():
++  pass
+"""
+# Writes a command that `git add` would run, and the files that it needs.
+FILTER = b"""--- /dev/null
++++ b/.git/info/attributes
+@@ -0,0 +1 @@
++*.py filter=x
+--- /dev/null
++++ b/evil.sh
+@@ -0,0 +1,2 @@
++touch /tmp/it_ran
++cat
+--- a/.git/config
++++ b/.git/config
+@@ -1,2 +1,4 @@
++[filter "x"]
++\tclean = sh evil.sh
+ [core]
+ \trepositoryformatversion = 0
+"""
+
+
+def test_a_patch_to_files_of_git_runs_nothing(task):
+  with open_workspace(task, CONFIG, is_for_agent=False) as sandbox:
+
+    def runs(*command):
+      return sandbox.run(command).succeeded
+
+    hidden_tests._git(sandbox, hidden_tests._APPLY, FILTER)
+    assert runs("git", "-C", "/testbed", "log", "-1")
+    assert not runs("test", "-e", "/tmp/it_ran")
+    assert not runs("grep", "-q", "evil", "/testbed/.git/config")
+
+
 def test_hidden_tests_can_be_those_of_a_repository_with_a_bug(tmp_path):
   write_repository(tmp_path)
   (tmp_path / "calc.py").write_text(FIXED)
@@ -277,6 +317,9 @@ def test_hidden_tests_can_be_those_of_a_repository_with_a_bug(tmp_path):
   assert task.hidden_paths == ("tests/test_calc.py",)
   assert check_task(task, CONFIG) == ""
   assert verdict(task, calc_DOT_py=FIXED).is_solved
+  # An agent may write tests of its own where it sees none.
+  own = patch(calc_DOT_py=FIXED) + NEW_TESTS
+  assert judge(task, CONFIG, own).is_solved
   with pytest.raises(TaskError, match="patch"):
     judge(dataclasses.replace(task, bug_patch="x\n"), CONFIG, b"")
 
