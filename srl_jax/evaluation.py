@@ -48,6 +48,8 @@ class Plan:
     protocol: how they are put, decoded and judged.
     seed: seed of all samples.
     answers_per_batch: answers decoded together.
+    context_turns: how many of the last actions the model sees, turn by turn;
+      0 for all.
     longest_tokens: length of the longest prompt; `fitted` finds it.
   """
 
@@ -56,6 +58,7 @@ class Plan:
   protocol: Protocol
   seed: int = 0
   answers_per_batch: int = 64
+  context_turns: int = 0
   longest_tokens: int = 0
 
 
@@ -105,6 +108,9 @@ def fitted(model: ReadyModel, plan: Plan) -> Plan:
       f"in a context of {model.max_positions} tokens; leave the suite out"
     )
   limit = min(protocol.max_new_tokens, room)
+  if protocol.mode == "turns":
+    # Each turn has what its own context leaves.
+    limit = protocol.max_new_tokens
   return dataclasses.replace(
     plan,
     protocol=dataclasses.replace(protocol, max_new_tokens=limit),
@@ -238,6 +244,8 @@ def facts(
     "protocol": protocol | {"differences": plan.protocol.differences(standard)},
     "seed": plan.seed,
   }
+  if plan.protocol.mode == "turns" and plan.context_turns:
+    found["context_turns"] = plan.context_turns
   # As it will be read again: lists for tuples.
   return json.loads(json.dumps(found))
 
@@ -316,7 +324,7 @@ def _answer_by_turns(
     rules=Rules(
       task="step",
       turns=protocol.max_turns,
-      context_turns=0,
+      context_turns=plan.context_turns,
       max_positions=model.max_positions,
       request=functools.partial(
         Request,
@@ -327,6 +335,7 @@ def _answer_by_turns(
       ),
       template=run.template,
       tokenizer=run.tokenizer,
+      is_elastic=True,
       has_verdicts=False,
     ),
     journal=journal,

@@ -7,6 +7,7 @@ the continuations sampled.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -79,11 +80,13 @@ def intervene(
   if not questions:
     progress.say("no answer has a think block to change")
     return {}
-  journal = None
-  if jax.process_index() == 0:
-    facts = evaluation.facts(model, plan) | {"interventions": most}
-    journal = Journal(out, facts, [asked.problem for asked in questions])
-  with evaluation.memory_errors(plan.answers_per_batch):
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(evaluation.memory_errors(plan.answers_per_batch))
+    journal = None
+    if jax.process_index() == 0:
+      facts = evaluation.facts(model, plan) | {"interventions": most}
+      problems = [asked.problem for asked in questions]
+      journal = stack.enter_context(Journal(out, facts, problems))
     answer_questions(
       lambda width: model.stream(
         rows=plan.answers_per_batch,
@@ -98,10 +101,7 @@ def intervene(
       judge=plan.protocol.judge,
       tokenizer=model.run.tokenizer,
     )
-  if journal is None:
-    return {}
-  with journal:
-    return _shares(found, journal.answers)
+    return _shares(found, journal.answers) if journal else {}
 
 
 def _questions(

@@ -55,6 +55,7 @@ class Measuring:
         settings.suite_protocol(),
         config.seed,
         settings.rows_per_batch,
+        config.srl.trunks.context_turns,
       )
 
   def at_moment(self, moment: str, params: Any) -> dict[str, list[float]]:

@@ -19,7 +19,7 @@ from srl_jax import storage, strict
 from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.joining import join_steps
 from srl_jax.data.records import Place, Reject, read_file
-from srl_jax.data.selection import Outcomes, select
+from srl_jax.data.selection import Outcomes, check_used, select
 from srl_jax.data.splits import SPLITS, shared_problems, split_by_problem
 from srl_jax.domains import DOMAINS, Domain, find_domain, lookup, registers
 from srl_jax.domains.drawn import draw_splits
@@ -56,7 +56,8 @@ class DataConfig:
     format: "embedded" (register programs) and "lookup" (repositories of look-up
       tables) need no file. "embedded_student" and "lookup_student" are the
       data that their students are pre-trained on, planted faults included;
-      the "test" split holds hard problems of the "valid" split. "drawn" lets
+      the "test" split holds problems of the kind that is to be hard for the
+      student of registers, and easy ones for that of tables. "drawn" lets
       the domain draw them, if it has a function for it, as "sql" has.
       "gsm8k" and "s1k" read these datasets, "jsonl" the form that schema.py
       documents: from a file of JSON lines, a JSON list, Parquet or Arrow,
@@ -269,10 +270,14 @@ def _chosen(
   """Returns what is chosen of the splits, and reason -> ids of the others."""
   left_out = {reason: tuple(ids) for reason, ids in outcomes.left_out.items()}
   chosen = {}
+  used: collections.Counter[str] = collections.Counter()
   for name, trajectories in splits.items():
-    chosen[name], others = select(trajectories, config)
+    chosen[name], others, of_split = select(trajectories, config)
+    used.update(of_split)
     for reason, ids in others.items():
       left_out[reason] = left_out.get(reason, ()) + ids
+  if config.target_tools and used:
+    check_used(config.target_tools, used)
   if left_out and not any(chosen.values()):
     reasons = "; ".join(f"{r}: {len(ids):,}" for r, ids in left_out.items())
     raise ValueError(

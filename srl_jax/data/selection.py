@@ -28,20 +28,24 @@ class Choice(Protocol):
 
 
 class Selected(NamedTuple):
-  """The chosen trajectories in their order, and reason -> ids of the others."""
+  """What is chosen of trajectories.
+
+  Attributes:
+    kept: the chosen ones, in their order.
+    left_out: reason -> ids of the others.
+    used: how many actions use a tool, by its name, if some are chosen by it.
+  """
 
   kept: list[Trajectory]
   left_out: Mapping[str, tuple[str, ...]]
+  used: Mapping[str, int]
 
 
 def select(trajectories: Sequence[Trajectory], choice: Choice) -> Selected:
-  """Chooses trajectories; the order of the rest stays as it is.
-
-  Raises:
-    ValueError: choice.target_tools names a tool that no action uses.
-  """
+  """Chooses trajectories; the order of the rest stays as it is."""
   kept = list(trajectories)
   left_out: dict[str, tuple[str, ...]] = {}
+  used: collections.Counter[str] = collections.Counter()
 
   def leave_out(reason: str, chosen: Sequence[Trajectory]) -> None:
     nonlocal kept
@@ -59,10 +63,33 @@ def select(trajectories: Sequence[Trajectory], choice: Choice) -> Selected:
     drawn = _drawn(kept, choice.per_task, choice.seed)
     leave_out(f"beyond {choice.per_task} of one task", drawn)
   if choice.target_tools and kept:
-    kept = _with_targets(kept, choice.target_tools)
+    kept = _with_targets(kept, choice.target_tools, used)
     acting = [t for t in kept if any(s.is_target for s in t.steps)]
     leave_out(f"no action of {choice.target_tools}", acting)
-  return Selected(kept, left_out)
+  return Selected(kept, left_out, used)
+
+
+def check_used(tools: str, used: Mapping[str, int]) -> None:
+  """Refuses names of tools that no action uses, for they may be misspelt.
+
+  Args:
+    tools: the names, separated by commas.
+    used: how many actions use a tool, by its name.
+
+  Raises:
+    ValueError: names them, and what there is.
+  """
+  if unknown := _names(tools) - used.keys():
+    most = collections.Counter(used).most_common(12)
+    known = ", ".join(f"{name} ({n:,})" for name, n in most)
+    raise ValueError(
+      f"data.target_tools={tools!r} names {', '.join(sorted(unknown))}, which"
+      f" no action uses; there are {known or 'no actions'}"
+    )
+
+
+def _names(tools: str) -> set[str]:
+  return {name.strip() for name in tools.split(",")}
 
 
 class Outcomes:
@@ -108,11 +135,12 @@ def _drawn(
 
 
 def _with_targets(
-  trajectories: Sequence[Trajectory], tools: str
+  trajectories: Sequence[Trajectory],
+  tools: str,
+  used: collections.Counter[str],
 ) -> list[Trajectory]:
-  """Keeps as targets only the steps that use one of these tools."""
-  wanted = {name.strip() for name in tools.split(",")}
-  used: collections.Counter[str] = collections.Counter()
+  """Keeps as targets only the steps that use these tools; counts all tools."""
+  wanted = _names(tools)
 
   def chosen(step: Step) -> Step:
     names = tools_of(step)
@@ -121,17 +149,10 @@ def _with_targets(
       step, is_target=step.is_target and not wanted.isdisjoint(names)
     )
 
-  found = [
+  return [
     dataclasses.replace(t, steps=tuple(map(chosen, t.steps)))
     for t in trajectories
   ]
-  if unknown := wanted - used.keys():
-    known = ", ".join(f"{name} ({n:,})" for name, n in used.most_common(12))
-    raise ValueError(
-      f"data.target_tools={tools!r} names {', '.join(sorted(unknown))}, which"
-      f" no action uses; there are {known or 'no actions'}"
-    )
-  return found
 
 
 def tools_of(step: Step) -> tuple[str, ...]:

@@ -201,7 +201,12 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   with progress.task("loading the model"):
     model = inference.load(config, (args.weights or "").rstrip("/"))
   plan = evaluation.Plan(
-    problems, domains, protocol, args.seed, args.answers_per_batch
+    problems,
+    domains,
+    protocol,
+    args.seed,
+    args.answers_per_batch,
+    config.srl.trunks.context_turns,
   )
   if args.interventions:
     intervening.check(plan)

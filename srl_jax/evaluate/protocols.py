@@ -143,7 +143,10 @@ class Protocol:
     for decoding in self.decodings:
       standard = known.pop(decoding.name, None)
       if standard is None:
-        found.append(f"also {decoding.name}")
+        found.append(
+          f"also {decoding.name}, {decoding.samples} at temperature "
+          f"{decoding.temperature:g}, top_p {decoding.top_p:g}"
+        )
         continue
       for field in ("samples", "temperature", "top_p", "top_k"):
         ours, theirs = getattr(decoding, field), getattr(standard, field)

@@ -117,7 +117,7 @@ def difference(
   of_seeds = [_over_seeds(x) for x in (base_SP, other_SP) if len(x) > 1]
   variance, freedom = _sum(of_problems, *of_seeds)
   reach = _quantile(freedom) * math.sqrt(variance)
-  if is_share and not differences.any():
+  if is_share and not np.ptp(differences):
     reach = max(reach, 1 - 0.025 ** (1 / problems))
   low, high = value - reach, value + reach
   if is_share:

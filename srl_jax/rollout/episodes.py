@@ -93,6 +93,8 @@ class Rules:
       are drawn.
     template: the wording of the prompts.
     tokenizer: the tokenizer.
+    is_elastic: whether a turn may have fewer tokens than `request` gives it,
+      where the context leaves less; if not, the episode ends there.
     has_verdicts: whether the domain's verdict decides where there is no
       environment; if not, nothing is correct there.
   """
@@ -104,6 +106,7 @@ class Rules:
   request: Callable[..., Request]
   template: Template
   tokenizer: Tokenizer
+  is_elastic: bool = False
   has_verdicts: bool = True
 
 
@@ -228,10 +231,12 @@ class _Open:
     tokens += encode_segment(rules.tokenizer, stem)
     name = f"{self.posed.trajectory.id}/{rules.task}/{turn}/{self.sample}"
     request = rules.request(tokens=tokens, point_id=zlib.crc32(name.encode()))
-    if len(tokens) + request.max_new_tokens > rules.max_positions:
+    room = rules.max_positions - len(tokens)
+    if room < (1 if rules.is_elastic else request.max_new_tokens):
       self.ending = "context full"
       return None
-    return request
+    limit = min(request.max_new_tokens, room)
+    return dataclasses.replace(request, max_new_tokens=limit)
 
   def read(self, sampled: Sampled, rules: Rules) -> None:
     """Takes what the model wrote, and the action in it."""

@@ -8,6 +8,7 @@ the forms of the answers.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import secrets
 import time
@@ -119,7 +120,7 @@ class Answers:
         Request(
           prompt.tokens,
           point_id=seed % 2**32,
-          samples=(sample,),
+          samples=(again * ask.n + sample,),
           max_new_tokens=limit,
           temperature=ask.temperature,
           top_k=ask.top_k,
@@ -128,7 +129,9 @@ class Answers:
         ask.stops,
         ask.likely is not None,
       )
-      for prompt, limit in zip(prompts, limits, strict=True)
+      for prompt, limit, again in zip(
+        prompts, limits, _repetitions(prompts), strict=True
+      )
       if limit and not _is_scored_only(ask)
       for sample in range(ask.n)
     ]
@@ -297,6 +300,17 @@ class Answers:
       "choices": [],
       "usage": wire.usage(begun.prompts, drawn),
     }
+
+
+def _repetitions(prompts: Sequence[Prompt]) -> list[int]:
+  """How often each prompt was asked before: it has other samples then."""
+  counts: collections.Counter[tuple[int, ...]] = collections.Counter()
+  found = []
+  for prompt in prompts:
+    tokens = tuple(prompt.tokens)
+    found.append(counts[tokens])
+    counts[tokens] += 1
+  return found
 
 
 def _is_scored_only(ask: Ask) -> bool:

@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+_MOST = 2**31 - 1  # On the devices it is an int32.
 MAX_STOPS = 16
 MAX_SAMPLES = 128
 MAX_LIKELY = 20
@@ -246,17 +247,27 @@ def _common(fields: _Body, limit: str, max_tokens: int | None):
     ),
     "temperature": float(
       fields.take(
-        "temperature", 1.0, number, "0 (greedy) to 2", lambda x: 0 <= x <= 2
+        "temperature",
+        1.0,
+        number,
+        "0 (greedy), or 0.001 to 2",
+        lambda x: x == 0 or 1e-3 <= x <= 2,
       )
     ),
     "top_p": float(
       fields.take(
-        "top_p", 1.0, number, "above 0, up to 1 (off)", lambda x: 0 < x <= 1
+        "top_p", 1.0, number, "1e-6 to 1 (off)", lambda x: 1e-6 <= x <= 1
       )
     ),
     "top_k": max(
       0,
-      fields.take("top_k", 0, int, "0 or -1 (off), or more", lambda x: x >= -1),
+      fields.take(
+        "top_k",
+        0,
+        int,
+        f"0 or -1 (off), to {_MOST:,}",
+        lambda x: -1 <= x <= _MOST,
+      ),
     ),
     "max_tokens": _max_tokens(fields, limit, max_tokens),
     "stops": _stops(fields),

@@ -10,7 +10,7 @@ import pytest
 from srl_jax.data import readers, tfds_builders
 from srl_jax.data.agents import to_atif
 from srl_jax.data.readers import DataConfig, load_trajectories
-from srl_jax.data.selection import select, tools_of
+from srl_jax.data.selection import check_used, select, tools_of
 from srl_jax.domains.software.actions import Action, render
 from srl_jax.trajectory import Step, Trajectory
 
@@ -45,7 +45,7 @@ RUNS = [
 
 def chosen(**choice):
   config = DataConfig("agents", "x.jsonl", **choice)
-  kept, left_out = select(RUNS, config)
+  kept, left_out, _ = select(RUNS, config)
   return [t.id for t in kept], left_out
 
 
@@ -89,7 +89,8 @@ def test_runs_of_no_task_are_of_one_if_their_problem_is_the_same():
 def test_chosen_tools_are_learnt_and_the_other_actions_shown():
   def targets(tools):
     config = DataConfig("agents", "x.jsonl", target_tools=tools)
-    kept, left_out = select([RUNS[0], run("n", steps=(LS,))], config)
+    kept, left_out, used = select([RUNS[0], run("n", steps=(LS,))], config)
+    check_used(tools, used)
     return [[s.is_target for s in t.steps] for t in kept], left_out
 
   assert targets("str_replace_editor:view, submit") == (

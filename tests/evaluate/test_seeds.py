@@ -94,6 +94,9 @@ def test_where_nothing_differs_the_interval_is_no_point():
   found = difference(np.zeros((1, 200)), np.zeros((1, 200)), is_share=True)
   assert str(found) == "+0.000 [-0.018, +0.018]"
   assert math.isinf(found.problems_needed)
+  # Nor where all problems change alike.
+  found = difference(np.zeros((1, 30)), np.ones((1, 30)), is_share=True)
+  assert str(found) == "+1.000 [+0.884, +1.000]"
 
 
 def test_a_power_of_80_percent_is_what_it_says():

@@ -82,6 +82,10 @@ def test_prompts_and_samples_are_numbered_prompt_by_prompt(ready, served):
     texts = [choice.text for choice in one.choices]
     assert texts == [c.text for c in both.choices[3 * i : 3 * i + 3]]
     assert len(set(texts)) == 3
+  # Asked several times in one request, a prompt has other samples.
+  again = served.client.completions.create(prompt=prompts[:1] * 3, **ask)
+  one = served.client.completions.create(prompt=prompts[0], n=3, **ask)
+  assert [c.text for c in again.choices] == [c.text for c in one.choices]
 
 
 def test_a_seed_that_was_not_given_is_told_and_gives_the_same_again(served):

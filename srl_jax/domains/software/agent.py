@@ -23,6 +23,7 @@ from srl_jax.domains.software.environment import (
 from srl_jax.domains.software.hidden_tests import Verdict
 from srl_jax.domains.software.launchers import SandboxConfig
 from srl_jax.domains.software.tasks import RepairTask
+from srl_jax.rewards import format
 
 FORMAT = "mini-swe-agent-1.1"
 _SYSTEM = (
@@ -111,7 +112,9 @@ def run_agent(
       reply = ask([dict(message) for message in messages])
       used += reply.tokens
       messages.append({"role": "assistant", "content": reply.text})
-      observation, is_over = environment.step(reply.text)
+      # A thought may quote actions.
+      action = format.split_lenient(reply.text).action
+      observation, is_over = environment.step(action)
       if observation or not is_over:
         content = _message(observation, agent.dialect)
         messages.append({"role": "user", "content": content})

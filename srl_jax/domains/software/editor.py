@@ -150,6 +150,7 @@ class Editor:
     )
 
   def _replace(self, path: str, text: str, old: str, new: str) -> str:
+    as_read = text
     if not text.count(old):
       # What `view` shows has no tabs.
       text, old, new = text.expandtabs(), old.expandtabs(), new.expandtabs()
@@ -172,7 +173,7 @@ class Editor:
     before, _, after = text.partition(old)
     edited = before + new + after
     self._write(path, edited)
-    self._history[path].append(text)
+    self._history[path].append(as_read)
     line = before.count("\n")
     first = max(1, line - _SNIPPET_LINES)
     last = line + _SNIPPET_LINES + new.count("\n")
@@ -257,7 +258,8 @@ def _outline(text: str) -> str | None:
       if last - first >= _FUNCTION_LINES:
         left_out[first] = last
   shown, skip_to = [], 0
-  for number, line in enumerate(text.splitlines(), 1):
+  # Not at form feeds and the like, which are no ends of lines to Python.
+  for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
     if number <= skip_to:
       continue
     if number in left_out:

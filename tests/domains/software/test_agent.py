@@ -92,6 +92,12 @@ def test_tools_answer_with_their_label(task):
   assert asked[1][-1]["content"].startswith("OBSERVATION:\nHere's the files")
 
 
+def test_a_thought_may_quote_an_action(task):
+  quoted = f"<think>Not {TOOLS[0]}, but:</think>{TOOLS[0]}"
+  run, _ = play(task, (quoted, *TOOLS[1:]), "swe-smith")
+  assert run.format_errors == 0 and run.verdict.is_solved
+
+
 def test_a_model_is_not_asked_once_its_tokens_are_used(task):
   run, asked = play(task, MINI, "mini", tokens=15)
   assert len(asked) == 2

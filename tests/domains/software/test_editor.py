@@ -153,6 +153,20 @@ def test_lines_are_inserted_after_a_line(edit, sandbox):
   assert "write a whole number" in edit("insert", insert_line="a", new_str="x")
 
 
+def test_an_edit_across_tabs_is_undone_with_its_tabs(edit, sandbox):
+  edit("create", file_text="all:\n\tmake a\n\tmake b\n")
+  edit("str_replace", old_str="        make a", new_str="        make c")
+  edit("undo_edit")
+  assert text_of(sandbox) == "all:\n\tmake a\n\tmake b\n"
+
+
+def test_lines_of_an_outline_are_those_of_python(edit):
+  body = "".join(f"  x = {number}  # {'y' * 400}\n" for number in range(50))
+  edit("create", "/testbed/a.py", file_text=f"# \f\n\ndef f():\n{body}")
+  seen = edit("view", "/testbed/a.py")
+  assert "     3 def f():\n     4 ... eliding lines 4-53 ..." in seen
+
+
 def test_edits_are_undone_one_by_one(edit, sandbox):
   edit("create", file_text=TEN)
   edit("str_replace", old_str="line 3", new_str="three")
