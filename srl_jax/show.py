@@ -49,6 +49,8 @@ def draw_samples(
 ) -> list[Sample]:
   """Samples steps from a run's model and scores them as its last RL stage did.
 
+  If that stage was of whole episodes, they are scored as the stage srl does.
+
   Every sample is for another trajectory of the test split (or the validation
   split, if there is no test split) and, as far as possible, for another step
   number. The same call draws the same samples, and "before" and "after" show
@@ -68,6 +70,8 @@ def draw_samples(
   config = loading.read_run_config(workdir)
   name = ["srl", *(x for x in config.stages if x != "sft")][-1]
   stage = getattr(config, name)
+  if getattr(stage, "turns", 0):
+    stage = config.srl  # Episodes are rewarded as a whole, and no step is.
   # The mesh is this machine's, not that of the training run.
   mesh = sharding.make_mesh(sharding.MeshConfig())
   with jax.set_mesh(mesh):

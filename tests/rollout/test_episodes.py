@@ -262,6 +262,24 @@ def test_nothing_is_made_for_an_episode_that_does_nothing(use):
   assert not Replay.made
 
 
+def test_an_elastic_turn_has_what_the_context_leaves(use):
+  def turns(**rules):
+    [episode], _ = play(
+      [agent("1", "2", "3")], ["x", "x", "x"], max_new_tokens=300, **rules
+    )
+    limits = [x.request.max_new_tokens for x in episode.drawn]
+    lengths = [len(x.request.tokens) for x in episode.drawn]
+    return episode.ending, limits, lengths
+
+  ending, limits, lengths = turns(max_positions=4096)
+  assert ending == "turn limit" and limits == [300] * 3
+  most = lengths[0] + 300
+  assert turns(max_positions=most)[:2] == ("context full", [300])
+  ending, limits, again = turns(max_positions=most, is_elastic=True)
+  assert (ending, again) == ("turn limit", lengths)
+  assert limits == [most - length for length in lengths]
+
+
 def test_every_episode_has_an_environment_of_its_own_until_it_ends(use):
   open_at_turn = []
 

@@ -246,11 +246,25 @@ def _container(
 
 
 def python_folders(python: str) -> list[str]:
-  """Returns the folders that an interpreter needs, outside of /usr."""
-  folders = []
-  for path in (python, os.path.realpath(python)):
+  """Returns the folders that an interpreter needs, outside of /usr.
+
+  A link to it, in a folder that holds other things, is named alone: such a
+  folder may be somebody's home.
+  """
+  paths = [python]
+  while os.path.islink(paths[-1]) and len(paths) < 40:
+    target = os.path.join(os.path.dirname(paths[-1]), os.readlink(paths[-1]))
+    paths.append(os.path.normpath(target))
+  found = []
+  for path in (*paths, os.path.realpath(python)):
     folder = os.path.dirname(os.path.dirname(path))
     # The folder of /usr/bin/python is /usr, that of /bin/python is /.
     if folder.split("/")[1] not in ("", "usr", *_SYSTEM):
-      folders.append(folder)
-  return list(dict.fromkeys(folders))
+      found.append(folder if _is_python(pathlib.Path(folder)) else path)
+  return list(dict.fromkeys(found))
+
+
+def _is_python(folder: pathlib.Path) -> bool:
+  """Whether a folder is a virtual environment, or where Python lives."""
+  is_home = any(folder.glob("lib*/python3*/os.py"))
+  return is_home or (folder / "pyvenv.cfg").is_file()

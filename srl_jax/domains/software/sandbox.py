@@ -301,7 +301,9 @@ def check_sandbox(config: SandboxConfig) -> None:
   """
   try:
     with Sandbox(config) as sandbox:
-      ran = sandbox.run(["bash", "-c", "git --version && tar --version"])
+      tools = "git --version && tar --version"
+      command = f"{tools} && exec \"$0\" -c 'import json'"
+      ran = sandbox.run(["bash", "-c", command, config.interpreter])
   except SandboxError as error:
     if "amespace" not in str(error):
       raise
@@ -313,7 +315,8 @@ def check_sandbox(config: SandboxConfig) -> None:
   if not ran.succeeded:
     text = ran.output.decode(errors="replace").strip()
     raise SandboxError(
-      f"commands in the sandbox need bash, git and tar, but got: {text}"
+      "commands in the sandbox need bash, git, tar and Python "
+      f"({config.interpreter}), but got: {text}"
     )
 
 

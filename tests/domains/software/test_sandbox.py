@@ -327,11 +327,36 @@ def test_a_container_gets_the_same_limits(monkeypatch):
 
 
 def test_the_folders_of_an_interpreter_are_found(tmp_path):
-  (tmp_path / "base/bin").mkdir(parents=True)
-  (tmp_path / "base/bin/python3").touch()
-  (tmp_path / "venv/bin").mkdir(parents=True)
+  for folder in ("base/bin", "base/lib/python3.12", "venv/bin", "home/bin"):
+    (tmp_path / folder).mkdir(parents=True)
+  for file in ("base/bin/python3", "base/lib/python3.12/os.py"):
+    (tmp_path / file).touch()
+  (tmp_path / "venv/pyvenv.cfg").touch()
+  (tmp_path / "current").symlink_to("base")
   python = tmp_path / "venv/bin/python"
-  python.symlink_to(tmp_path / "base/bin/python3")
-  folders = launchers.python_folders(str(python))
-  assert folders == [str(tmp_path / "venv"), str(tmp_path / "base")]
+  python.symlink_to(tmp_path / "current/bin/python3")
+  link = tmp_path / "home/bin/python"
+  link.symlink_to("../../venv/bin/python")
+
+  def found(path):
+    return [
+      str(pathlib.Path(x).relative_to(tmp_path))
+      for x in launchers.python_folders(str(path))
+    ]
+
+  assert found(python) == ["venv", "current", "base"]
+  # Not the home, which holds more than the link.
+  assert found(link) == ["home/bin/python", "venv", "current", "base"]
   assert launchers.python_folders("/usr/bin/python3") == []
+
+
+@needs_sandbox
+def test_an_interpreter_is_found_behind_links(tmp_path):
+  link = tmp_path / "home" / "bin" / "python"
+  link.parent.mkdir(parents=True)
+  (tmp_path / "home" / "secret").write_text("x")
+  link.symlink_to(sys.executable)
+  config = SandboxConfig(python=str(link))
+  check_sandbox(config)
+  with Sandbox(config) as sandbox:
+    assert not sandbox.run(["cat", str(tmp_path / "home/secret")]).succeeded
