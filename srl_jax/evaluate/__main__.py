@@ -200,13 +200,9 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   config = _config(args, overrides)
   with progress.task("loading the model"):
     model = inference.load(config, (args.weights or "").rstrip("/"))
+  window = config.srl.trunks.context_turns
   plan = evaluation.Plan(
-    problems,
-    domains,
-    protocol,
-    args.seed,
-    args.answers_per_batch,
-    config.srl.trunks.context_turns,
+    problems, domains, protocol, args.seed, args.answers_per_batch, window
   )
   if args.interventions:
     intervening.check(plan)

@@ -11,10 +11,7 @@ import zlib
 import pytest
 
 from srl_jax import domains
-from srl_jax.data.templates import (
-  PlainTemplate,
-  make_template,
-)
+from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains import DOMAINS
 from srl_jax.rewards import Completion
@@ -263,21 +260,17 @@ def test_nothing_is_made_for_an_episode_that_does_nothing(use):
 
 
 def test_an_elastic_turn_has_what_the_context_leaves(use):
-  def turns(**rules):
-    [episode], _ = play(
-      [agent("1", "2", "3")], ["x", "x", "x"], max_new_tokens=300, **rules
-    )
-    limits = [x.request.max_new_tokens for x in episode.drawn]
-    lengths = [len(x.request.tokens) for x in episode.drawn]
-    return episode.ending, limits, lengths
+  def asked(**rules):
+    rules["max_new_tokens"] = 300
+    [episode], _ = play([agent("1", "2", "3")], ["x"] * 3, **rules)
+    found = (x.request for x in episode.drawn)
+    return [(len(x.tokens), x.max_new_tokens) for x in found]
 
-  ending, limits, lengths = turns(max_positions=4096)
-  assert ending == "turn limit" and limits == [300] * 3
-  most = lengths[0] + 300
-  assert turns(max_positions=most)[:2] == ("context full", [300])
-  ending, limits, again = turns(max_positions=most, is_elastic=True)
-  assert (ending, again) == ("turn limit", lengths)
-  assert limits == [most - length for length in lengths]
+  (first, _), *others = asked()
+  full, most = (first, 300), first + 300
+  assert asked(max_positions=most) == [full]
+  left = [(length, most - length) for length, _ in others]
+  assert asked(max_positions=most, is_elastic=True) == [full, *left]
 
 
 def test_every_episode_has_an_environment_of_its_own_until_it_ends(use):
