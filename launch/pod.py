@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 import jax
 
+from srl_jax import config as config_lib
 from srl_jax import main as srl_main
 from srl_jax import storage
 from srl_jax.config import Config
@@ -110,6 +111,16 @@ def _pod(options, overrides, arguments) -> pods.Pod:
   name = options.name or pods.default_name(options.config)
   pods.check_name(name)
   config = _check_config(options.config, overrides)
+  source = pathlib.Path(options.config.partition(":")[0])
+  shipped = config_lib.shipped_experiments()
+  if options.kind == "jobset" and (
+    source.parent.name != "experiments" or source.stem not in shipped
+  ):
+    raise ValueError(
+      f"--config={options.config}: the image holds the experiments of the "
+      f"package ({', '.join(sorted(shipped))}) and no others; build an image "
+      "with yours, or take --as=gcloud or skypilot"
+    )
   _check_slices(options, slice_, config.mesh.data)
   if not options.workdir.startswith("gs://"):
     raise ValueError(
@@ -183,6 +194,12 @@ def _check_config(source: str, overrides: Sequence[str]) -> Config:
     # What is not here may be a name on the hub.
     if value and os.path.exists(value):
       paths[key] = value
+  suites = [x.rpartition("=")[2] for x in config.evaluate.suites]
+  if here := [x for x in suites if os.path.isfile(x)]:
+    raise ValueError(
+      f"c.evaluate.suites names {', '.join(here)}, on this machine, which the "
+      "hosts do not see; name suites of the hub, or evaluate after the run"
+    )
   for key, value in paths.items():
     if not value.startswith("gs://"):
       raise ValueError(

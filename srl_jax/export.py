@@ -15,6 +15,7 @@ runs, and adapters.
 from __future__ import annotations
 
 import argparse
+import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -65,7 +66,8 @@ def export(
     )
   config = loading.read_run_config(workdir)
   # The mesh is this machine's, whatever mesh the run had.
-  mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=-1))
+  parts = math.gcd(jax.device_count(), config.model.d_model)
+  mesh = sharding.make_mesh(sharding.MeshConfig(data=-1, fsdp=parts))
   with jax.set_mesh(mesh):
     run = loading.load_saved(config, mesh, workdir)
     params = _trained(run, workdir, stage, step)

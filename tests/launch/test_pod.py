@@ -83,6 +83,14 @@ def refusal(capsys, *arguments):
     ({"config": "experiments/math.py:qwen2_5_7b"}, "gcloud storage cp -r data"),
     ({"config.srl.update_stepz": "3"}, "did you mean config.srl.update_steps?"),
     ({"as": "jobset"}, "--image="),
+    (
+      {"as": "jobset", "image": "x", "config": "tests/launch/own.py"},
+      "the image holds the experiments of the package (",
+    ),
+    (
+      {"config.evaluate.suites": "('exam=README.md',)"},
+      "names README.md, on this machine, which the hosts do not see",
+    ),
     ({"as": "skypilot"}, "v5p-16 has several hosts"),
     ({"as": "gcloud", "type": "tpu7x-8", "zone": "us-central1-c"}, "=jobset"),
     ({"slices": 0}, "--slices=0; use 1 or more"),
@@ -94,7 +102,14 @@ def refusal(capsys, *arguments):
     ),
   ],
 )
-def test_bad_input_is_refused_with_what_to_type(changes, said, capsys):
+def test_bad_input_is_refused_with_what_to_type(
+  changes, said, capsys, monkeypatch, tmp_path
+):
+  if "own.py" in changes.get("config", ""):
+    own = tmp_path / "tests/launch/own.py"
+    own.parent.mkdir(parents=True)
+    own.write_text((ROOT / "experiments/registers.py").read_text())
+    monkeypatch.chdir(tmp_path)
   assert said in refusal(capsys, *line(**changes))
 
 
