@@ -194,7 +194,7 @@ def test_the_same_command_goes_on_and_asks_for_what_is_missing(bench):
   for path, content in whole.items():
     assert (out / path).read_bytes() == content, path
   for flag, different in (
-    ("--samples=3", "decodings is "),
+    ("--samples=3", "also sampled, 3 at temperature 1"),
     ("--max_file_tokens=9", "max_file_tokens was 60000 and is 9"),
     ("--seed=1", "seed was 0 and is 1"),
   ):
