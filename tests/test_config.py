@@ -16,11 +16,12 @@ from srl_jax import config as config_lib
 from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.data.readers import DataConfig
+from srl_jax.data.trunks import ExpertTrunkConfig, TrunkConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rewards import RewardConfig
 from srl_jax.sharding import ShardingRules
 from srl_jax.testing import families
-from srl_jax.train.pieces import RoundConfig
+from srl_jax.train.pieces import RlvrConfig, RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -219,6 +220,16 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
       "trunks_per_batch=10 is not a multiple of trunks_per_micro_batch=4",
     ),
     (lambda: RlConfig(trunks_per_micro_batch=0), "trunks_per_micro_batch=0"),
+    (
+      lambda: RlvrConfig(trunks=TrunkConfig("solve", context_turns=2)),
+      "rlvr.trunks.context_turns=2 has no effect with rlvr.trunks.task='solve'",
+    ),
+    (
+      lambda: SftConfig(
+        trunks=ExpertTrunkConfig(task="solve", last_step="exclude")
+      ),
+      "sft.trunks.last_step='exclude' has no effect",
+    ),
     # The advantage of a group of one is always zero.
     (
       lambda: RoundConfig(samples=1),

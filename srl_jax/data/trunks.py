@@ -97,6 +97,28 @@ class TrunkConfig:
         raise ValueError(f"{field.name}={value} is negative; 0 means no limit")
 
 
+def check_solutions(config: TrunkConfig, stage: str) -> None:
+  """Refuses settings that only single steps have, for whole solutions.
+
+  Args:
+    config: of task "solve".
+    stage: name of the stage, for the message.
+
+  Raises:
+    ValueError: one of them is set.
+  """
+  names = ["last_step", "step_title_hint"]
+  if config.starts == "problem":
+    names.append("context_turns")
+  for name in names:
+    value, default = getattr(config, name), getattr(TrunkConfig(), name)
+    if value != default:
+      raise ValueError(
+        f"{stage}.trunks.{name}={value!r} has no effect with {stage}.trunks."
+        f"task='solve': it is for single steps; leave it at {default!r}"
+      )
+
+
 @dataclasses.dataclass(frozen=True)
 class ExpertTrunkConfig(TrunkConfig):
   """Which branch points are made of a trajectory for SFT.

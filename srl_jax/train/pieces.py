@@ -10,7 +10,7 @@ import operator
 from typing import Any
 
 from srl_jax import abstract, strict
-from srl_jax.data.trunks import TrunkConfig
+from srl_jax.data.trunks import TrunkConfig, check_solutions
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
@@ -223,6 +223,8 @@ class RlvrConfig(RlConfig):
       )
     if self.turns:
       self._check_episodes()
+    else:
+      check_solutions(self.trunks, "rlvr")
 
   def _check_episodes(self) -> None:
     """Refuses settings that only rounds of branch points have."""

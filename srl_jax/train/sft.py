@@ -15,7 +15,7 @@ import numpy as np
 
 from srl_jax import abstract, sharding, strict
 from srl_jax.data import batching
-from srl_jax.data.trunks import ExpertTrunkConfig
+from srl_jax.data.trunks import ExpertTrunkConfig, check_solutions
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
 from srl_jax.train.memory import Program
@@ -88,6 +88,8 @@ class SftConfig:
       max_logits="[0, )",
     )
     check_divides(self, "trunks_per_micro_batch", "trunks_per_batch")
+    if self.trunks.task == "solve":
+      check_solutions(self.trunks, "sft")
 
 
 class SftStage:
