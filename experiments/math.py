@@ -43,7 +43,7 @@ topologies and methods too). Those above are of SRL, with 4 groups in 10 kept
 and 420 tokens in the mean completion. With as many kept and 1,500 tokens, RLVR
 of qwen2_5_7b takes 12.4 GiB and 61 s, so 3.4 hours for all 200 update steps,
 and that of qwen2_5_0_5b 5.2 GiB, 73 s and 4 hours; SFT of qwen2_5_7b takes 9.2
-GiB, and on all reasoning 14.2. The evaluation, which fits too, comes on top.
+GiB, and on all reasoning 14.2. The evaluation comes on top of them.
 
 All but registers read simplescaling/s1K-1.1 (.jsonl or .parquet) from
 c.data.path, data/s1K-1.1.jsonl unless told otherwise; Qwen's Instruct models
