@@ -78,6 +78,7 @@ def test_the_programs_of_the_evaluation_compile_for_a_tpu(capsys):
   changes = (
     *("--config.model.d_mlp=64", "--config.evaluate.suites=aime24"),
     *("--config.evaluate.samples=2", "--config.data.test_size=0"),
+    "--config.evaluate.modes=turns,solve",
   )
   found = arguments("--config.evaluate.suite_tokens=64", *changes)
   kinds = [name for name in found if not name.startswith(("rollout", "update"))]
@@ -210,15 +211,15 @@ def test_the_programs_of_a_stage_compile_for_two_slices(capsys):
   assert command("--topology=v5e:2x2", *two) == 0
   out = capsys.readouterr().out
   assert "on 2 slices of v5e:2x2: data 2 x fsdp 2 x tensor 2" in out
-  # Of 12 micro-batches.
   [received] = re.findall(r"between the 2 slices: (\S+) GB per chip", out)
+  [batches] = re.findall(r"(\d+) micro-batch\(es\)$", out, re.M)
   config = config_lib.to_config(experiment.get_config(f"srl,{OVERRIDES}"))
   params = jax.eval_shape(
     lambda: LanguageModel(config.model, config.rules).init(jax.random.key(0))
   )
   elements = sum(x.size for x in jax.tree.leaves(params))
   # A quarter of them are on each device, but for vectors, which are whole.
-  whole = 12 * elements * 4 / 1e9
+  whole = config.srl.passes * int(batches) * elements * 4 / 1e9
   assert whole / 4 < float(received) < whole / 3.5
 
 
