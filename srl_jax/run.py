@@ -218,6 +218,8 @@ def _more_update_steps(config: Config, before: dict[str, Any]) -> int:
   Returns:
     The number before, or 0 if there are no more steps than it, or it matters.
   """
+  if not config.stages:
+    return 0
   name = config.stages[-1]
   stage = getattr(config, name)
   had = before.get(name, {}).get("update_steps", 0)

@@ -152,6 +152,8 @@ def test_a_rate_that_falls_to_the_end_keeps_a_run_as_long_as_it_is(
   runs.run(tmp_path, "sft", sft__update_steps=1, **changes)
   with pytest.raises(ValueError, match=r"sft\.update_steps was 1 and is 2"):
     runs.run(tmp_path, "sft", sft__update_steps=2, **changes)
+  for _ in range(2):  # A run that only measures is found finished.
+    runs.run(tmp_path / "measured", "sft", stages=())
 
 
 class EnoughError(Exception):
