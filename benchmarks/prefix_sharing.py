@@ -106,10 +106,15 @@ def lanes_of(
   return batch._replace(advantage_NBW=advantage_NBW)
 
 
+LAYOUTS = ("shared", "flat", "flat padded")
+
+
 class Bench:
   """The programs and batches of all layouts, on one device."""
 
-  def __init__(self, model: ModelConfig, work: Workload):
+  def __init__(
+    self, model: ModelConfig, work: Workload, names: Sequence[str] = LAYOUTS
+  ):
     self.work = work
     self.mesh = jax.make_mesh(
       (1,) * len(sharding.MESH_AXES),
@@ -139,7 +144,8 @@ class Bench:
       self.params,
       self.mesh,
     )
-    self.layouts = layouts.layouts(work)
+    laid = layouts.layouts(work)
+    self.layouts = {name: laid[name] for name in names}
     self.sampling = {
       name: [
         self.put(layouts.make_trunks(work, model.vocab_size, rows))
@@ -233,14 +239,6 @@ class Bench:
     """Returns the memory of the largest program of an update."""
     return max(map(self._update_bytes, _distinct(self.updating[name])))
 
-  def whole_update_bytes(self, name: str) -> int:
-    """Returns the memory of an update in one batch; compiles, never runs."""
-    batches = self.updating[name]
-    if len(_distinct(batches)) > 1:
-      return 0
-    whole = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
-    return self._update_bytes(self.put(whole))
-
   def _update_bytes(self, batch):
     program = self.updater.accumulate
     return measuring.compiled_bytes(
@@ -311,14 +309,17 @@ PHASES = ("prefill", "rollout", "update")
 
 
 def measure(
-  model: ModelConfig, work: Workload, repeats: int
+  model: ModelConfig,
+  work: Workload,
+  repeats: int,
+  names: Sequence[str] = LAYOUTS,
 ) -> dict[str, dict[str, float]]:
   """Runs everything and returns {layout: {quantity: value}}.
 
   Times are medians over `repeats` turns. Every layout runs once in each turn,
   so that a busy minute of the machine affects all of them equally.
   """
-  bench = Bench(model, work)
+  bench = Bench(model, work, names)
   worst = check_equal(bench)
   print(
     "samples are equal; largest difference of a log-prob "
@@ -348,7 +349,6 @@ def measure(
     results[name] |= {
       "rollout program, MB": bench.rollout_bytes(name) / 1e6,
       "update program, MB": bench.update_bytes(name) / 1e6,
-      "update in one batch, MB": bench.whole_update_bytes(name) / 1e6,
     }
   costs: dict[tuple[str, str], list[measuring.Cost]] = {}
   # Compiles what the checks have not compiled yet.
@@ -373,17 +373,26 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   parser.add_argument("--model", choices=MODELS, default="tiny")
   parser.add_argument("--repeats", type=int, default=5, help="turns timed")
-  for field in dataclasses.fields(Workload):
+  parser.add_argument(
+    "--layouts",
+    nargs="+",
+    choices=LAYOUTS,
+    default=LAYOUTS,
+    help="which to compare; shared is always one of them",
+  )
+  # All completions are as long as their limit, and all groups are kept.
+  counts = [x for x in dataclasses.fields(Workload) if x.type == "int"]
+  for field in counts:
     flag = "--" + field.name
     parser.add_argument(flag, type=int, default=field.default, help=" ")
   args = parser.parse_args(argv)
-  work = Workload(
-    **{f.name: getattr(args, f.name) for f in dataclasses.fields(Workload)}
-  )
+  work = Workload(**{x.name: getattr(args, x.name) for x in counts})
   print(
     f"{args.model} model, {work}\n{measuring.describe_machine()}", flush=True
   )
-  print(measuring.table(measure(MODELS[args.model], work, args.repeats)))
+  names = [x for x in LAYOUTS if x == "shared" or x in args.layouts]
+  found = measure(MODELS[args.model], work, args.repeats, names)
+  print(measuring.table(found))
 
 
 if __name__ == "__main__":

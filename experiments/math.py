@@ -19,7 +19,7 @@ Presets (`--config=experiments/math.py:NAME`):
                    hours for all 300. v5p:4x4x4: 15 s; v6e:8x8: 14 s.
   qwen2_5_3b       The paper's smaller model. 64 chips: 9.3 GiB, 24 s, 2
                    hours.
-  qwen2_5_0_5b     8 chips: 8.9 GiB, 49 s, 4 hours.
+  qwen2_5_0_5b     8 chips: 8.3 GiB, 49 s, 4 hours.
   qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.5 GiB, 269 s, 22 hours.
   checkpoint       From any checkpoint that fits the devices as they are:
                    checkpoint,weights=PATH. What it needs depends on it.
@@ -46,7 +46,7 @@ and that of qwen2_5_0_5b 5.2 GiB, 73 s and 4 hours; SFT of qwen2_5_7b takes 9.2
 GiB, and on all reasoning 14.2. The evaluation comes on top of them.
 
 All but registers read simplescaling/s1K-1.1 (.jsonl or .parquet) from
-c.data.path, data/s1K-1.1.jsonl unless told otherwise; Qwen's Instruct models
+c.data.path, data/s1K-1.1 unless told otherwise; Qwen's Instruct models
 come from the Hugging Face hub, or from a folder as c.weights and
 c.tokenizer.path. Of the solutions in numbered steps 60 are held out for
 validation, as in the paper, and 40 more for the table, which leaves nine in
@@ -221,7 +221,7 @@ def set_paper(c):
   """Table of settings and Section 4 of the paper; lengths are ours."""
   c.template = "chat"
   c.data.format = "s1k"
-  c.data.path = "data/s1K-1.1.jsonl"
+  c.data.path = "data/s1K-1.1"
   c.data.valid_size = 60
   c.data.test_size = 40
   # As many kept groups as 30 epochs have steps of 900 solutions; more are

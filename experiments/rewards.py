@@ -14,7 +14,7 @@ Presets (`--config=experiments/rewards.py:NAME`):
 
 The step metrics of the table are difflib's in all of them. Each needs what
 experiments/math.py:qwen2_5_0_5b needs: 8 TPU v5e chips, 4 hours at their peak
-rates, and data/s1K-1.1.jsonl; autojunk is computed on the host, for which
+rates, and data/s1K-1.1; autojunk is computed on the host, for which
 c.reward_workers.count are set.
 """
 

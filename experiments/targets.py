@@ -21,7 +21,7 @@ Steps of the test split are those that the preset trains on, so of the table
 compare only whole problems (turns, solve).
 
 Each needs what experiments/math.py:qwen2_5_0_5b needs: 8 TPU v5e chips, 4 hours
-at their peak rates, and data/s1K-1.1.jsonl. Of pairs and whole_solution neither
+at their peak rates, and data/s1K-1.1. Of pairs and whole_solution neither
 memory nor time was counted.
 """
 

@@ -3,7 +3,7 @@
 
   python -m launch.pod --type=v5p-128 --zone=us-east5-a --as=gcloud \
     --config=experiments/math.py:qwen2_5_7b \
-    --config.data.path=gs://BUCKET/s1K-1.1.jsonl --workdir=gs://BUCKET/run
+    --config.data.path=gs://BUCKET/s1K-1.1 --workdir=gs://BUCKET/run
 
 Nothing runs without --go. What is written is for tools that exist: gcloud
 (queued resources of Cloud TPU), kubectl (a JobSet on GKE) or sky (a SkyPilot
@@ -33,8 +33,6 @@ from .pods import gcloud, jobset, machines, skypilot
 from .pods import pod as pods
 
 _TOOLS = {"gcloud": "gcloud", "jobset": "kubectl", "skypilot": "sky"}
-# Data that the package makes or holds itself.
-_MADE = ("embedded", "embedded_student", "lookup", "lookup_student")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -113,9 +111,11 @@ def _pod(options, overrides, arguments) -> pods.Pod:
   config = _check_config(options.config, overrides)
   source = pathlib.Path(options.config.partition(":")[0])
   shipped = config_lib.shipped_experiments()
-  if options.kind == "jobset" and (
-    source.parent.name != "experiments" or source.stem not in shipped
-  ):
+  is_shipped = source.stem in shipped and str(source.parent) in (
+    ".",
+    "experiments",
+  )
+  if options.kind == "jobset" and not is_shipped:
     raise ValueError(
       f"--config={options.config}: the image holds the experiments of the "
       f"package ({', '.join(sorted(shipped))}) and no others; build an image "
@@ -185,7 +185,7 @@ def _check_config(source: str, overrides: Sequence[str]) -> Config:
     )
   config = srl_main.load_config(source, overrides)
   paths = {"data.path": config.data.path}
-  if config.data.format in _MADE:
+  if not config.data.needs_path:
     paths.clear()
   for key, value in (
     ("weights", config.weights),
@@ -228,7 +228,7 @@ def _check_ready(pod: pods.Pod, kind: str) -> None:
   if shutil.which(tool) is None:
     raise ValueError(
       f"{tool} is not installed, which --go runs; leave --go out to write the "
-      "file only, or see docs/pods.md for how to install it"
+      "file only, or docs/cloud.md for what to install"
     )
   if not pathlib.Path("setup.py").is_file():
     raise ValueError(

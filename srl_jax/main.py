@@ -36,8 +36,9 @@ from srl_jax.workdir import RefusedError
 _CONFIG = flags.DEFINE_string(
   "config",
   None,
-  "Experiment file, as file.py[:preset[,key=value]...]. Single fields are set "
-  "by --config.key=value too.",
+  "Experiment, as file.py or the name of one that ships with the package, "
+  "with [:preset[,key=value]...]. Single fields are set by --config.key=value "
+  "too.",
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir",

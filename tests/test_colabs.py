@@ -2,7 +2,9 @@
 """Every notebook runs, shows what it promises, and only uses the package."""
 
 import ast
+import importlib.metadata
 import pathlib
+import types
 
 import nbclient
 import nbformat
@@ -58,6 +60,39 @@ def test_definitions_are_found_in_cells_with_magics():
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_licence_is_named(name):
   assert "SPDX-License-Identifier: Apache-2.0" in read(name).cells[0].source
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+@pytest.mark.parametrize(
+  ("clone", "here", "source"),
+  [
+    ("srl_jax", ".", "./srl_jax"),
+    (".", "colabs", ".."),
+    (None, ".", "srl_jax"),
+  ],
+)
+def test_the_first_cell_installs_a_clone_or_the_release(
+  name, clone, here, source, tmp_path, monkeypatch
+):
+  """A clone beside the notebook is a folder that Python could import, too."""
+
+  def version(_):
+    raise importlib.metadata.PackageNotFoundError
+
+  (tmp_path / here).mkdir(exist_ok=True)
+  if clone:
+    (tmp_path / clone).mkdir(exist_ok=True)
+    (tmp_path / clone / "setup.py").touch()
+  monkeypatch.chdir(tmp_path / here)
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  asked = []
+  cell = TransformerManager().transform_cell(code_cells(read(name))[0].source)
+  shell = types.SimpleNamespace(run_line_magic=lambda *x: asked.append(x))
+  # IPython fills in what stands in braces.
+  scope = {"get_ipython": lambda: shell}
+  exec(cell, scope)
+  assert scope["source"] == source
+  assert asked == [("pip", 'install -q "{source}[colab]"')]
 
 
 # Budgets and models that tests put instead of a reader's, to take less time.

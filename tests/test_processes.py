@@ -223,5 +223,5 @@ def test_outcomes_of_episodes_are_the_same_on_two_processes(
   status, lines = end(launch(runs, tmp_path / "two", "rlvr", *flags))
   assert status == 0, "\n".join(lines)
   assert_same_run(tmp_path / "two", one.workdir)
-  updates = [x for x in one.rows() if x.get("rlvr/update_skipped") == 0]
+  updates = [x for x in one.rows() if x.get("rlvr/skipped_updates") == 0]
   assert updates, "nothing was trained on"

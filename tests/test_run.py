@@ -192,21 +192,14 @@ def test_what_is_wrong_with_the_last_stage_shows_before_anything_is_measured(
   assert not (tmp_path / "stages").exists()
 
 
-@pytest.mark.parametrize(
-  "field", ["sampling.trunks_per_round", "trunks_per_micro_batch"]
-)
-def test_a_batch_that_does_not_divide_over_the_mesh_is_refused(
-  runs, tmp_path, field
-):
-  name = f"srl__{field.replace('.', '__')}"
-  changes = {"srl__trunks_per_micro_batch": 8, name: 12}
-  config = runs.config("srl", **changes)
+def test_a_round_that_does_not_divide_over_the_mesh_is_refused(runs, tmp_path):
+  config = runs.config("srl", srl__sampling__trunks_per_round=12)
   with pytest.raises(ValueError) as caught:
     run_lib.train_and_evaluate(config, tmp_path, {})
   assert str(caught.value) == (
-    f"c.srl.{field}=12 does not divide over 8 devices (mesh {{'data': 8, "
-    "'fsdp': 1, 'tensor': 1}) and 1 processes; make it a multiple of 8, or "
-    "change c.mesh"
+    "c.srl.sampling.trunks_per_round=12 does not divide over 8 devices (mesh "
+    "{'data': 8, 'fsdp': 1, 'tensor': 1}) and 1 processes; make it a multiple "
+    "of 8, or change c.mesh"
   )
 
 

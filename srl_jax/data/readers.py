@@ -160,6 +160,11 @@ class DataConfig:
         "thoughts are all known; set one of them back"
       )
 
+  @property
+  def needs_path(self) -> bool:
+    """Whether data come from a path, or are made on demand."""
+    return self.format not in _WITHOUT_FILE
+
   def sizes(self) -> dict[str, int]:
     """Returns the size of each split: {"train": train_size, ...}."""
     return {name: getattr(self, f"{name}_size") for name in SPLITS}

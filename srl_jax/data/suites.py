@@ -89,10 +89,9 @@ def find_file(suite: Suite, path: str = "", folder: str = "") -> pathlib.Path:
     raise ValueError(f"there is no file {path!r} for the suite {suite.name!r}")
   if folder:
     at = storage.path(folder).expanduser()
-    if not at.is_dir():
-      raise ValueError(f"there is no folder {folder!r} of suites")
+    files = sorted(at.iterdir()) if at.is_dir() else []
     for name in filter(None, (suite.name, suite.local)):
-      for file in sorted(at.iterdir()):
+      for file in files:
         if file.name.startswith(name) and ENDING.sub("", file.name) == name:
           return file
   return _fetch(suite, folder)

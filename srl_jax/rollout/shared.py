@@ -12,8 +12,8 @@ row's slots: while the last branches of one trunk are decoded, the other slots
 go on with the next. Between segments of the loop (segments.py) trunks whose
 branches have all ended are replaced.
 
-Training samples with this. Every process begins the same batches in the same
-order, and gets all tokens.
+Training samples with this if c.STAGE.sampling.rows is above 0. Every process
+begins the same batches in the same order, and gets all tokens.
 """
 
 from __future__ import annotations

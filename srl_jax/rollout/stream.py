@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samples a stream of requests; each begins when there is room for it.
 
-Evaluation, the chat and the server sample with this. A row of the device
-holds a trunk and several slots for its branches (segments.py). All samples of
-a request share a row, and so do prompts that differ only in their last few
-tokens, while the row has a free slot. If it has none, a free row gets a copy of
-the trunk. A row whose branches have all ended takes the next request while the
-other rows go on, and keeps its trunk until then for whoever asks again.
+Evaluation, the chat, the server and RL on episodes sample with this. A row of
+the device holds a trunk and several slots for its branches (segments.py). All
+samples of a request share a row, and so do prompts that differ only in their
+last few tokens, while the row has a free slot. If it has none, a free row gets
+a copy of the trunk. A row whose branches have all ended takes the next request
+while the other rows go on, and keeps its trunk until then for whoever asks
+again.
 
 Every process submits the same requests in the same order and gets all tokens.
 """

@@ -46,13 +46,6 @@ _MORE_OF_ALL = (
 _MORE_OF_RL = (
   ("rollout_tokens_per_s", "-", "tokens/s", "tokens sampled per rollout_s"),
   ("turns", "mean", "turns", "turns of an episode (c.rlvr.turns)"),
-  (
-    "update_skipped",
-    "-",
-    "1",
-    "1 if the episodes of every problem ended alike, so that nothing was "
-    "updated (c.rlvr.turns)",
-  ),
   ("groups_carried", "-", "groups", "kept groups that wait for the next batch"),
   (
     "groups_expired",

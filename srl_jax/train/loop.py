@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training loop and the run around it.
+"""Trains the stages of a run in order; run.py evaluates around it.
 
-A run is: evaluate, train the stages in order, evaluate again. Every stage is
-the same loop: make a batch, take an update step, now and then validate and
-save. Killed at any moment, the same command goes on from the last complete
-checkpoint and ends with the same numbers as if it had never been stopped.
+Every stage is the same loop: make a batch, take an update step, now and then
+validate and save. Killed at any moment, the same command goes on from the last
+complete checkpoint and ends with the same numbers as if it had never been
+stopped.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import RlvrConfig, make_updater
 from srl_jax.train.problems import Problems
 from srl_jax.train.rl import RlStage, check_logp_gap
-from srl_jax.train.rows import check_multiple, local_part, update_shape
+from srl_jax.train.rows import local_part, micro_batch, update_shape
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
@@ -78,12 +78,6 @@ class OutcomeStage:
     Raises:
       ValueError: the settings do not fit data, model or mesh.
     """
-    check_multiple(
-      run,
-      f"{name}.trunks_per_micro_batch",
-      config.trunks_per_micro_batch,
-      run.rules,
-    )
     self._run, self.name, self.config = run, name, config
     self.uses_reference = config.loss.kl_coefficient > 0
     self._train = _judged(run.train)
@@ -141,7 +135,7 @@ class OutcomeStage:
     config = self.config
     return update_shape(
       self._run,
-      config.trunks_per_micro_batch,
+      micro_batch(self._run, config.trunks_per_micro_batch),
       config.turns,
       config.lanes_per_branch or _LANES_PER_TURN,
     )
@@ -184,7 +178,6 @@ class OutcomeStage:
     self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
     problems, values = self._sampled(state.params, update_step)
-    values["update_skipped"] = float(not problems)
     # Without problems the batch is empty: the step changes no parameter, and
     # the schedule of the learning rate counts it.
     turns = self._turns(problems, update_step)
@@ -197,7 +190,9 @@ class OutcomeStage:
       passes=self.config.passes,
       reference=reference,
     )
-    return state, dispatched if problems else Dispatched(values, [])
+    if problems:
+      return state, dispatched
+    return state, Dispatched(values | {"skipped_updates": 1.0}, [])
 
   def _sampled(
     self, params: Any, update_step: int
@@ -337,7 +332,7 @@ class OutcomeStage:
     return solved, {"validation_reward": solved}
 
   def check(self, values: dict[str, float]) -> None:
-    if not values["update_skipped"]:
+    if not values["skipped_updates"]:
       check_finite(values)
       check_logp_gap(self.name, self.config, values)
 

@@ -119,7 +119,8 @@ class RlConfig:
     passes: how many times the optimizer steps on each batch, each time on the
       whole of it.
     trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
-      processes together. Two share a row if there are two per device.
+      processes together; raised to a multiple of the devices. Two share a row
+      if there are two per device.
     lanes_per_branch: lanes of a micro-batch for each branch that its trunks can
       have. Branches lie in them back to back. With too few lanes, trunks are
       computed in several rows; with too many, lanes are empty. Nothing else
@@ -127,7 +128,8 @@ class RlConfig:
       without dynamic sampling) and completions fill 40% of their limit; for
       episodes, a quarter of a lane for each turn that they can have.
     fuse: sample, score and update in one program where that is possible:
-      reward on the device, dynamic_sampling.refill=False, one pass.
+      reward on the device, dynamic_sampling.refill=False, one pass,
+      sampling.parts_per_round=1, whole micro-batches in a round.
     validate_every: update steps between validations (mean reward, at the
       sampling temperature), the best of which gives the stage's result; 0
       validates at the end only.
@@ -135,7 +137,7 @@ class RlConfig:
     max_logp_gap: the run stops when sampler and trainer disagree about a
       fresh token's log-prob by more than this many nats: they then compute
       different things, and no result would mean anything.
-    trunks: task "step" is SRL, task "solve" is RLVR.
+    trunks: task "step" is SRL, task "solve" is RLVR on whole solutions.
     sampling: how completions are drawn.
     reward: how they are rewarded: by the domain's reward of single steps, or
       its verdict on whole solutions, if nothing else is set.

@@ -23,7 +23,7 @@ from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, RlConfig, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
-from srl_jax.train.rows import check_multiple
+from srl_jax.train.rows import check_multiple, micro_batch
 from srl_jax.train.stage import (
   Dispatched,
   Run,
@@ -63,7 +63,6 @@ class RlStage:
         run.rollout_rules,
       ),
       ("sampling.rows", config.sampling.rows, run.rollout_rules),
-      ("trunks_per_micro_batch", config.trunks_per_micro_batch, run.rules),
     ):
       check_multiple(run, f"{name}.{field}", trunks, rules)
     reward = scoring.resolve_reward(
@@ -72,7 +71,11 @@ class RlStage:
       domains_of([*run.train, *run.valid]),
       name,
     )
-    config = dataclasses.replace(config, reward=reward)
+    config = dataclasses.replace(
+      config,
+      reward=reward,
+      trunks_per_micro_batch=micro_batch(run, config.trunks_per_micro_batch),
+    )
     self.name, self.config = name, config
     self.uses_reference = config.loss.kl_coefficient > 0
     self.data = data or _load(run, name, config)
@@ -82,11 +85,16 @@ class RlStage:
     )
     self._scorer = Scorer(config.reward, run.reward_workers)
     self._device_scorer, where = _device_scorer(run, name, config, self.data)
-    self._is_fused = not _why_not_fused(config, self._device_scorer)
+    reason = _why_not_fused(config, self._device_scorer)
+    self._is_fused = not reason
     own = f" by {reward.function}" if ":" in reward.function else ""
-    self.description = f"rewards{own} on the {where}" + (
-      ", one program per update step" if self._is_fused else ""
-    )
+    self.description = f"rewards{own} on the {where}"
+    if self._is_fused:
+      self.description += ", one program per update step"
+    elif (
+      config.fuse and self._device_scorer and not config.dynamic_sampling.refill
+    ):
+      self.description += f"; no single program per update step: {reason}"
 
   def prepare(self, params: Any) -> None:
     run, config = self._run, self.config
@@ -253,7 +261,10 @@ def _why_not_fused(config: RlConfig, scorer: DeviceScorer | None) -> str:
   if config.dynamic_sampling.refill:
     return "a batch may take several rounds of sampling"
   if config.sampling.parts_per_round > 1:
-    return "a round is sampled in parts"
+    return f"parts_per_round={config.sampling.parts_per_round} is above 1"
   if config.sampling.trunks_per_round % config.trunks_per_micro_batch:
-    return "trunks_per_micro_batch does not divide a round"
-  return "a batch is used several times" if config.passes > 1 else ""
+    return (
+      f"trunks_per_micro_batch={config.trunks_per_micro_batch} does not divide "
+      f"trunks_per_round={config.sampling.trunks_per_round}"
+    )
+  return f"passes={config.passes} is above 1" if config.passes > 1 else ""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -25,6 +26,15 @@ def check_multiple(
       f"{dict(run.mesh.shape)}) and {jax.process_count()} processes; make it a "
       f"multiple of {multiple}, or change c.mesh"
     )
+
+
+def micro_batch(run: Run, trunks: int) -> int:
+  """Trunks of a micro-batch: raised until they divide over the devices.
+
+  More trunks to a micro-batch change no result, only time and memory.
+  """
+  multiple = _rows_multiple(run, run.rules)
+  return math.ceil(trunks / multiple) * multiple
 
 
 def _rows_multiple(run: Run, rules: sharding.ShardingRules) -> int:

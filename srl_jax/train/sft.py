@@ -19,7 +19,7 @@ from srl_jax.data.trunks import ExpertTrunkConfig, check_solutions
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
 from srl_jax.train.memory import Program
-from srl_jax.train.rows import check_multiple, local_part, update_shape
+from srl_jax.train.rows import local_part, micro_batch, update_shape
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
@@ -51,7 +51,7 @@ class SftConfig:
     update_steps: number of update steps, one per batch.
     trunks_per_batch: trajectories per batch.
     trunks_per_micro_batch: trajectories whose gradient is computed at a time,
-      by all processes together.
+      by all processes together; raised to a multiple of the devices.
     validate_every: update steps between validations (cross-entropy), the best
       of which gives the stage's result; 0 validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
@@ -112,10 +112,12 @@ class SftStage:
       ValueError: the settings do not fit data, model or mesh.
     """
     self._run = run
-    self.name, self.config = name, config
     # The batch is a multiple of it.
-    field = f"{name}.trunks_per_micro_batch"
-    check_multiple(run, field, config.trunks_per_micro_batch, run.rules)
+    config = dataclasses.replace(
+      config,
+      trunks_per_micro_batch=micro_batch(run, config.trunks_per_micro_batch),
+    )
+    self.name, self.config = name, config
     tasks = [config.trunks]
     if config.alternate_solve:
       tasks.append(dataclasses.replace(config.trunks, task="solve"))

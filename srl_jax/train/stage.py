@@ -2,8 +2,8 @@
 """What a stage of training is, and what all stages of a run share.
 
 A stage says what the batch of an update step is and how good parameters are;
-the loop around it (loop.py) is the same for all. The stages are in sft.py and
-rl.py.
+the loop around it (loop.py) is the same for all. The stages are in sft.py,
+rl.py and outcomes.py.
 """
 
 from __future__ import annotations

@@ -66,7 +66,9 @@ class UpdateMetrics:
   grad_norm: Array = metric("mean", "1", "global gradient norm, unclipped")
   learning_rate: Array = metric("mean", "1", "learning rate of the step")
   skipped_updates: Array = metric(
-    "sum", "update steps", "steps without a kept group, which change nothing"
+    "sum",
+    "update steps",
+    "steps with nothing to train on, which change nothing",
   )
 
 

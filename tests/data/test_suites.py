@@ -206,7 +206,11 @@ def test_a_given_path_comes_before_the_folder_and_the_folder_before_the_hub(
   assert suites.find_file(MINERVA, "", folder) == here
   assert not asked
   assert suites.find_file(AMC23, "", folder) == tmp_path / "from_the_hub"
-  assert asked == [(AMC23.repository, AMC23.file, "dataset", AMC23.revision)]
+  # A pod has no such folder at all.
+  assert suites.find_file(AMC23, "", "data") == tmp_path / "from_the_hub"
+  assert asked == 2 * [
+    (AMC23.repository, AMC23.file, "dataset", AMC23.revision)
+  ]
 
 
 def test_what_is_nowhere_says_where_to_put_it(tmp_path, monkeypatch):
@@ -221,7 +225,7 @@ def test_what_is_nowhere_says_where_to_put_it(tmp_path, monkeypatch):
   assert "OSError: no route" in text and text.endswith("name it: amc23=PATH")
   with pytest.raises(ValueError, match=r"there is no file 'x.jsonl'"):
     suites.find_file(AMC23, "x.jsonl")
-  with pytest.raises(ValueError, match="there is no folder 'nowhere'"):
+  with pytest.raises(ValueError, match="it is not in nowhere, and the Hugging"):
     suites.find_file(AMC23, "", "nowhere")
   with pytest.raises(ValueError, match="'exam' is not on the hub"):
     suites.find_file(suites.own_suite("exam.jsonl"))

@@ -113,6 +113,17 @@ def test_bad_input_is_refused_with_what_to_type(
   assert said in refusal(capsys, *line(**changes))
 
 
+@pytest.mark.parametrize(
+  "config", ["registers", "math:registers", "experiments/sql.py"]
+)
+def test_experiments_that_need_no_file_start_by_name_or_path(
+  config, capsys, tmp_path
+):
+  here = line(as_="jobset", image="i", config=config, name="x", out=tmp_path)
+  assert launch_pod.main(here) == 0, capsys.readouterr().err
+  assert f"--config={config}" in (tmp_path / "x.jobset.yaml").read_text()
+
+
 def test_a_zone_that_is_not_listed_can_be_asked_for(capsys, tmp_path):
   here = line(zone="us-west4-a", out=tmp_path)
   assert launch_pod.main([*here, "--any_zone"]) == 0

@@ -38,7 +38,7 @@ def test_every_column_is_explained_and_every_explanation_has_its_column(
     rlvr__dynamic_sampling__max_rounds=1,
   )
   outcomes = written(tmp_path / "outcomes")
-  assert {"rlvr/turns", "rlvr/update_skipped"} <= outcomes
+  assert {"rlvr/turns", "rlvr/skipped_updates"} <= outcomes
   found = written(whole.workdir) | written(tmp_path / "run") | outcomes
   assert {"srl/validation_value", "srl/suite_exam"} <= found
   matched = {column: columns.explained(column) for column in found}

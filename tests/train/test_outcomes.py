@@ -43,12 +43,12 @@ def test_episodes_are_sampled_filtered_and_trained_on(through):
   rows = [x for x in through.rows() if "rlvr/reward" in x]
   assert len(rows) == 3
   assert any(0 < row["rlvr/reward"] < 1 for row in rows)
-  assert any(not row["rlvr/update_skipped"] for row in rows)
+  assert any(not row["rlvr/skipped_updates"] for row in rows)
   for row in rows:
     assert row["rlvr/groups_sampled"] == 8 * row["rlvr/rounds"]
     assert 0 <= row["rlvr/groups_kept"] < row["rlvr/groups_sampled"]
     assert 1 <= row["rlvr/turns"] <= 3
-    if not row["rlvr/update_skipped"]:
+    if not row["rlvr/skipped_updates"]:
       assert row["rlvr/grad_norm"] > 0
       # The trainer sees what the sampler saw, at every turn.
       assert row["rlvr/logp_gap_max"] < 1e-4
@@ -129,7 +129,7 @@ def test_without_a_problem_that_teaches_the_update_step_is_skipped(
     checkpoint__every_update_steps=1,
   )
   rows = [x for x in outcome.rows() if "rlvr/reward" in x]
-  assert [row["rlvr/update_skipped"] for row in rows] == [1, 1]
+  assert [row["rlvr/skipped_updates"] for row in rows] == [1, 1]
   assert [row["rlvr/rounds"] for row in rows] == [3, 3]
   assert not any("rlvr/grad_norm" in row for row in rows)
   first, second = (outcome.saved["rlvr", step][0] for step in (1, 2))

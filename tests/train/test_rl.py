@@ -15,6 +15,7 @@ from srl_jax.testing import tiny
 from srl_jax.train import rl
 from srl_jax.train.pieces import Pieces, RlConfig, RoundConfig
 from srl_jax.train.piecewise import PiecewiseUpdate
+from srl_jax.train.sft import SftStage
 from srl_jax.types import make_branches
 from srl_jax.update.groups import DynamicSamplingConfig, make_groups
 from srl_jax.update.packing import PackShape
@@ -60,9 +61,9 @@ def test_a_part_of_a_round_that_does_not_divide_is_refused(runs, tmp_path):
   [
     ({}, ""),
     ({"fuse": False}, "as configured"),
-    ({"passes": 2}, "several times"),
-    ({"trunks_per_micro_batch": 3}, "does not divide a round"),
-    ({"parts_per_round": 2}, "in parts"),
+    ({"passes": 2}, "passes=2 is above 1"),
+    ({"trunks_per_micro_batch": 3}, "=3 does not divide trunks_per_round=8"),
+    ({"parts_per_round": 2}, "parts_per_round=2 is above 1"),
     ({"refill": True}, "several rounds"),
   ],
 )
@@ -78,6 +79,33 @@ def test_only_one_whole_round_can_be_one_program(changes, reason):
   )
   why = rl._why_not_fused(config, scorer=object())
   assert reason in why and bool(reason) == bool(why)
+
+
+@pytest.mark.parametrize(("devices", "trunks"), [(1, 4), (8, 8)])
+def test_micro_batches_are_raised_to_a_multiple_of_the_devices(
+  runs, tmp_path, devices, trunks
+):
+  config = runs.config(
+    "sft_srl",
+    sft__trunks_per_micro_batch=4,
+    srl__trunks_per_micro_batch=4,
+    srl__dynamic_sampling__refill=False,
+    srl__sampling__trunks_per_round=32,
+    srl__sampling__parts_per_round=2,
+    device_reward__on="device",
+  )
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:devices])
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    sft = SftStage(run, "sft", config.sft)
+    srl = rl.RlStage(run, "srl", config.srl)
+  assert sft.config.trunks_per_micro_batch == trunks
+  assert srl.config.trunks_per_micro_batch == trunks
+  # What was asked for is not what is done, so it says why.
+  assert srl.description == (
+    "rewards on the device; no single program per update step: "
+    "parts_per_round=2 is above 1"
+  )
 
 
 def test_slots_that_rounds_share_may_be_more_than_a_trunk_has_branches():
