@@ -9,6 +9,7 @@ file and mesh.py mention a mesh axis.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pickle
 from collections.abc import Callable, Sequence
@@ -311,49 +312,62 @@ def row_split(rules: ShardingRules) -> tuple[tuple[str, ...], int]:
 
 
 def put_batch(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules) -> Any:
-  """Places host rows [local N, ...] as one global array split along N.
+  """Places host rows [N, ...] as a global array split along N.
 
-  Each process passes its own rows; process p's rows come before those of
-  process p + 1.
+  Every process passes the same rows, and its devices take those that they
+  hold. So it does not matter which devices of the mesh a process has.
 
   Raises:
-    ValueError: the global N does not divide over the batch devices.
+    ValueError: N does not divide over the batch devices.
   """
   parts = batch_devices(mesh, rules)
+  rows = NamedSharding(mesh, rules.spec(("batch",)))
 
   def place(x):
     x = np.asarray(x)
-    rows = x.shape[0] * jax.process_count()
-    if rows % parts:
+    if len(x) % parts:
       raise ValueError(
-        f"batch of {rows} trunks does not divide over {parts} devices "
+        f"batch of {len(x)} trunks does not divide over {parts} devices "
         f"(mesh {dict(mesh.shape)}, batch axes {rules.batch}); make "
         f"trunks_per_round and trunks_per_micro_batch multiples of {parts}"
       )
-    spec = rules.spec(("batch",))
-    return multihost_utils.host_local_array_to_global_array(x, mesh, spec)
+    return jax.make_array_from_callback(x.shape, rows, x.__getitem__)
 
   return jax.tree.map(place, batch)
 
 
-def local_rows(batch: Any, mesh: jax.sharding.Mesh, rules: ShardingRules):
-  """Reads this process's rows of global arrays split along N, as numpy."""
+def for_every_process(batch: Any, mesh: jax.sharding.Mesh) -> Any:
+  """Starts to send global arrays to all processes, which `read` then gives.
 
-  def read(x):
-    local = multihost_utils.global_array_to_host_local_array(
-      x, mesh, rules.spec(("batch",))
-    )
-    return np.asarray(local)
+  It returns without waiting, so what devices are asked next comes after it.
+  """
+  if jax.process_count() == 1:
+    return batch
+  return _copied(replicated(mesh))(batch)
 
-  return jax.tree.map(read, batch)
+
+@functools.cache
+def _copied(everywhere: NamedSharding) -> Callable[[Any], Any]:
+  return jax.jit(lambda x: x, out_shardings=everywhere)
+
+
+def read(batch: Any) -> Any:
+  """Returns arrays, of one process or from `for_every_process`, as numpy."""
+  return jax.tree.map(np.asarray, batch)
+
+
+def own_rows(batch: Any) -> Any:
+  """This process's share of rows that all processes have; see gather_rows."""
+  index, count = jax.process_index(), jax.process_count()
+  return jax.tree.map(lambda x: x[index::count], batch)
 
 
 def gather_rows(rows: Any) -> Any:
   """Gives every process the numpy rows of all processes, interleaved.
 
-  Of P processes, process p holds the items p, p + P, p + 2P, ... of the global
-  batch, as the data pipeline deals them out. So the result is in the order of
-  the global batch and does not depend on P.
+  Of P processes, process p holds the rows p, p + P, p + 2P, ... of a batch, as
+  `own_rows` returns them. So the result is in the order of the batch and does
+  not depend on P.
   """
   if jax.process_count() == 1:
     return rows

@@ -40,8 +40,7 @@ trunks, _ = build_trunks(
 size = widths(trunks)
 stream = make_batches(
   trunks, seed=0, batch_size=4, trunk_width=size.trunk, points=2,
-  stem_width=size.stem, process_index=jax.process_index(),
-  process_count=jax.process_count(),
+  stem_width=size.stem,
 )
 mesh = sharding.make_mesh(sharding.MeshConfig())
 split = sharding.ShardingRules().spec(("batch",))
@@ -73,9 +72,12 @@ with Checkpointer(workdir, CheckpointConfig()) as saver:
       sampler_logp_NRC=np.zeros((*shape, 3), np.float32),
       stopped_NR=np.ones(shape, bool),
     )
-    of_all = sharding.gather_rows((batch.trunks, branches, reward, ids))
-    is_real = of_all[0].is_real_NK
-    pool.add(make_groups(*of_all, is_real, update_step=step, round_index=0))
+    # Each scores its share.
+    reward = sharding.gather_rows(sharding.own_rows(reward))
+    pool.add(make_groups(
+      batch.trunks, branches, reward, ids, batch.trunks.is_real_NK,
+      update_step=step, round_index=0,
+    ))
     taken = pool.take(4)
     state = {"w": update(state["w"], taken.batch.trunks.point_id_NK)}
   data = stream.get_state()

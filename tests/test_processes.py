@@ -112,6 +112,33 @@ def test_two_processes_give_the_numbers_of_one(whole, two):
   assert tokenizers[0] == tokenizers[1]
 
 
+@pytest.mark.parametrize(
+  ("processes", "fsdp", "reward"),
+  [(2, 1, "host"), pytest.param(4, 2, "device", marks=pytest.mark.slow)],
+)
+def test_an_axis_that_does_not_split_batches_may_span_processes(
+  runs, whole, tmp_path, processes, fsdp, reward
+):
+  """As on TPU hosts of four chips with tensor=4, where two share their rows."""
+  run = launch(
+    runs,
+    tmp_path,
+    "sft_srl",
+    *("--config.mesh.data=1", f"--config.mesh.fsdp={fsdp}"),
+    *("--config.mesh.tensor=2", f"--config.device_reward.on={reward}"),
+    # Its one head of keys and its 281 tokens do not divide.
+    *(
+      f"--config.{rules}.{axis}=None"
+      for rules in ("rules", "rollout_rules")
+      for axis in ("kv_heads", "vocab")
+    ),
+    processes=processes,
+  )
+  status, lines = end(run)
+  assert status == 0, "\n".join(lines)
+  assert_same_run(tmp_path, whole.workdir)
+
+
 def test_two_processes_write_nothing_twice(two):
   workdir, lines = two
   with open(workdir / "metrics.csv", newline="") as file:
@@ -155,10 +182,10 @@ def test_sigterm_stops_both_processes_together(runs, two, tmp_path):
 
 
 def test_an_error_ends_both_processes_with_its_message(runs, tmp_path):
-  wrong = "--config.srl.trunks_per_micro_batch=3"
+  wrong = "--config.srl.sampling.trunks_per_round=3"
   status, lines = end(launch(runs, tmp_path, "srl", wrong))
   assert status == 1
-  said = [x for x in lines if "c.srl.trunks_per_micro_batch=3 does not" in x]
+  said = [x for x in lines if "c.srl.sampling.trunks_per_round=3 does n" in x]
   assert said
   assert not any("Traceback" in x for x in lines)
 

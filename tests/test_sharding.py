@@ -85,11 +85,12 @@ def test_rows_go_to_the_devices_and_come_back():
   placed = sharding.put_batch(rows, mesh, RULES)
   assert placed["x"].sharding.spec == PartitionSpec(("data", "fsdp"))
   assert {s.data.shape for s in placed["x"].addressable_shards} == {(2, 3)}
-  back = sharding.local_rows(placed, mesh, RULES)
+  back = sharding.read(sharding.for_every_process(placed, mesh))
   assert isinstance(back["x"], np.ndarray)
   np.testing.assert_array_equal(back["x"], rows["x"])
   # With one process there is nothing to gather.
   assert sharding.gather_rows(rows) is rows
+  np.testing.assert_array_equal(sharding.own_rows(rows)["x"], rows["x"])
 
 
 def test_rows_that_do_not_divide_are_refused():

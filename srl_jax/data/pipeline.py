@@ -2,12 +2,11 @@
 """An endless, shuffled, resumable stream of batches, built on Grain.
 
 The stream is a function of (trunks, seed). Each epoch is one shuffle, epoch
-follows epoch, and global batch b is items [b*B, (b+1)*B). Only a batch that
+follows epoch, and batch b is items [b*B, (b+1)*B). Only a batch that
 spans two epochs can hold a trunk twice; in its second epoch branch points have
-other names, so that their samples are other ones. Process p of P takes the
-items i with i % P == p. The union over processes therefore does not depend on
-P, and a run may be resumed on another number of processes. Batches are host
-arrays of this process's rows; other modules place them on devices.
+other names, so that their samples are other ones. All processes read the same
+batches, so a run may be resumed on another number of processes. Batches are
+host arrays; other modules place them on devices.
 """
 
 from __future__ import annotations
@@ -35,27 +34,26 @@ def make_batches(
   trunk_width: int,
   points: int,
   stem_width: int,
-  process_index: int = 0,
-  process_count: int = 1,
 ) -> Batches:
-  """Returns an iterator over this process's part of every global batch.
+  """Returns an iterator over batches, the same ones on every process.
 
   Args:
-    trunks: all trunks; every process passes the same ones in the same order.
+    trunks: all trunks.
     seed: seed of the shuffles and of the branch points drawn.
-    batch_size: trunks per global batch, over all processes.
+    batch_size: trunks per batch.
     trunk_width: padded trunk length in tokens; widths(trunks).trunk fits all.
     points: branch points per trunk. From a trunk with more, each visit draws
       this many at random, determined by (seed, position in the stream).
     stem_width: padded stem length in tokens; widths(trunks).stem fits all.
-    process_index: index of this process.
-    process_count: number of processes; must divide batch_size.
 
   Raises:
-    ValueError: a batch is larger than the data, or does not divide over the
-      processes.
+    ValueError: a batch is larger than the data.
   """
-  _check_sizes(len(trunks), batch_size, process_index, process_count)
+  if not 1 <= batch_size <= len(trunks):
+    raise ValueError(
+      f"a batch of {batch_size} trunks cannot be drawn from {len(trunks)}"
+      f" trunks; use a batch size between 1 and {len(trunks)}, or more data"
+    )
   # Imported on use: slow, and it brings JAX, which a host module must not load.
   with needed_for("Batches of trunks", "grain"):
     import grain
@@ -79,8 +77,7 @@ def make_batches(
     .shuffle(seed=shuffle_seed)
     .repeat()
     .map_with_index(draw)
-    .slice(slice(process_index, None, process_count))
-    .batch(batch_size // process_count, batch_fn=to_batch)
+    .batch(batch_size, batch_fn=to_batch)
   )
   identity = {
     "seed": seed,
@@ -112,7 +109,7 @@ class Batches:
     return {**self._identity, "grain": self._iterator.get_state()}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Continues where get_state was called, on any number of processes.
+    """Continues where get_state was called.
 
     Raises:
       ValueError: the state is from a stream of other data, sizes or seed.
@@ -149,22 +146,6 @@ def _renamed(trunk: Trunk) -> Trunk:
     for p in trunk.points
   )
   return dataclasses.replace(trunk, points=tuple(points))
-
-
-def _check_sizes(
-  trunks: int, batch_size: int, process_index: int, process_count: int
-) -> None:
-  if batch_size < 1 or batch_size > trunks:
-    raise ValueError(
-      f"a batch of {batch_size} trunks cannot be drawn from {trunks}"
-      f" trunks; use a batch size between 1 and {trunks}, or more data"
-    )
-  if batch_size % process_count or not 0 <= process_index < process_count:
-    raise ValueError(
-      f"batch of {batch_size} trunks does not divide over {process_count}"
-      f" processes (this is process {process_index}); use a multiple of"
-      f" {process_count}"
-    )
 
 
 def _fingerprint(trunks: Sequence[Trunk]) -> int:

@@ -47,6 +47,6 @@ class DeviceScorer:
     return encode_targets(batch, self._target_chars)
 
   def start(self, branches: Any, batch: TrunkBatch) -> Any:
-    """Starts scoring this process's part; returns without waiting."""
+    """Starts scoring a batch; returns without waiting."""
     targets = sharding.put_batch(self.targets(batch), self._mesh, self._rules)
     return self.program(branches, targets)

@@ -1,20 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples trunks batch by batch where every process holds the whole batch.
-
-Evaluation works like this: every process knows all problems and gets all
-completions. In training each process holds its own part of a batch (rounds.py).
-"""
+"""Samples trunks batch by batch, for evaluation; rounds.py is for training."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from srl_jax import progress, sharding
+from srl_jax import progress
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch, Widths
 from srl_jax.data.trunks import Trunk
@@ -59,7 +54,7 @@ def sample_batches(
 def sample_all(
   sampler: Sampler, params: Any, batch: TrunkBatch, key: jax.Array, rows: int
 ) -> Branches:
-  """Samples a batch that every process holds whole; all get all branches.
+  """Samples a batch, which may have fewer rows than the others.
 
   Args:
     sampler: the compiled sampler.
@@ -73,24 +68,22 @@ def sample_all(
     The branches of the N trunks as numpy arrays.
   """
   count = len(batch.sources)
-  processes = jax.process_count()
   fill = fitting_rows(sampler, max(rows, count)) - count
 
-  def spread(x, fill_value):
+  def filled_up(x, fill_value):
     tail = np.full((fill, *x.shape[1:]), fill_value, x.dtype)
-    return np.concatenate([x, tail])[jax.process_index() :: processes]
+    return np.concatenate([x, tail])
 
   trunks = batch.trunks
-  filled = type(trunks)(*(spread(x, 0) for x in trunks))
-  filled = filled._replace(stem_length_NK=spread(trunks.stem_length_NK, 1))
-  branches = sharding.gather_rows(sampler.sample(params, filled, key))
+  filled = type(trunks)(*(filled_up(x, 0) for x in trunks))
+  filled = filled._replace(stem_length_NK=filled_up(trunks.stem_length_NK, 1))
+  branches = sampler.sample(params, filled, key)
   return type(branches)(*(x[:count] for x in branches))
 
 
 def fitting_rows(sampler: Sampler, rows: int) -> int:
-  """Rounds a number of rows up until it divides over devices and processes."""
-  multiple = math.lcm(jax.process_count(), sampler.batch_devices)
-  return rounded_up(rows, multiple)
+  """Rounds a number of rows up until it divides over the devices."""
+  return rounded_up(rows, sampler.batch_devices)
 
 
 def rounded_up(number: int, multiple: int) -> int:

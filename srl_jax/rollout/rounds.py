@@ -32,7 +32,7 @@ QUEUED_PARTS = 2
 
 
 class Round(NamedTuple):
-  """This process's part of a round, as numpy arrays.
+  """A round as numpy arrays, the same on every process.
 
   Attributes:
     branches: [N, R, ...].
@@ -68,12 +68,12 @@ def sample_and_score(
   device_scorer: DeviceScorer | None = None,
   parts: int = 1,
 ) -> Round:
-  """Samples this process's rows and scores them.
+  """Samples a batch and scores it; on the host, each process scores a share.
 
   Args:
     sampler: draws the completions.
     params: all parameters of the policy.
-    batch: this process's trunks.
+    batch: the trunks, the same on every process.
     key: random key of the round.
     scorer: the reward on the host.
     tokenizer: decodes what the host scores.
@@ -90,7 +90,11 @@ def sample_and_score(
   def start(part: TrunkBatch) -> None:
     branches, slot_use = sampler.start(params, part.trunks, key)
     scored = device_scorer.start(branches, part) if device_scorer else None
-    queued.append(_Queued(branches, slot_use, scored))
+    queued.append(
+      sharding.for_every_process(
+        _Queued(branches, slot_use, scored), sampler.mesh
+      )
+    )
 
   all_parts = _split(batch, parts)
   waiting = iter(all_parts)
@@ -99,43 +103,48 @@ def sample_and_score(
   for part in all_parts:
     # This frees the part's trunks and weights before the next part makes its
     # own.
-    branches, slot_use, scored = sharding.local_rows(
-      queued.popleft(), sampler.mesh, sampler.rules
-    )
+    branches, slot_use, scored = sharding.read(queued.popleft())
     read_s = time.monotonic()
-    scores = finish_scores(part, branches, scored, scorer, tokenizer)
+    scores = own_scores(part, branches, scored, scorer, tokenizer)
     reward_s += time.monotonic() - read_s
     done.append((branches, scores, slot_use))
     for following in itertools.islice(waiting, 1):
       start(following)
+  # Earlier, processes would wait for the device to decode the next part.
+  done = [(b, sharding.gather_rows(scores), u) for b, scores, u in done]
   merged = jax.tree.map(lambda *xs: np.concatenate(xs), *done)
   return Round(*merged, time.monotonic() - begin_s, reward_s)
 
 
-def finish_scores(
-  part: TrunkBatch,
+def own_scores(
+  batch: TrunkBatch,
   branches: Branches,
   scored: tuple[Scores, np.ndarray] | None,
   scorer: Scorer,
   tokenizer: Tokenizer,
 ) -> Scores:
-  """Returns the scores of a part; the host scores what the device did not.
+  """Returns the scores of this process's share of a batch (`own_rows`).
+
+  The host scores what the device did not.
 
   Args:
-    part: this process's trunks.
+    batch: the trunks, of all processes, as all arrays.
     branches: their branches, on the host.
     scored: scores from the device, and which are done; None if none are.
     scorer: the reward on the host.
     tokenizer: decodes what the host scores.
   """
+  trunks, branches, scored = sharding.own_rows((batch.trunks, branches, scored))
+  index, count = jax.process_index(), jax.process_count()
+  own = TrunkBatch(trunks, batch.sources[index::count])
   if scored is None:
-    return scoring.score_branches(part, branches, tokenizer, scorer)
+    return scoring.score_branches(own, branches, tokenizer, scorer)
   scores, is_scored_NKG = scored
-  is_left_NKG = part.trunks.is_real_NK[..., None] & ~is_scored_NKG
+  is_left_NKG = trunks.is_real_NK[..., None] & ~is_scored_NKG
   if not is_left_NKG.any():
     return scores
   on_host = scoring.score_branches(
-    part, branches, tokenizer, scorer, is_left_NKG
+    own, branches, tokenizer, scorer, is_left_NKG
   )
   pairs = zip(on_host, scores, strict=True)
   return Scores(*(np.where(is_left_NKG, h, d) for h, d in pairs))

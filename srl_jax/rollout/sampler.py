@@ -47,11 +47,11 @@ class Sampler:
   def start(
     self, params: Any, trunks: Trunks, key: jax.Array
   ) -> tuple[Branches, SlotUse]:
-    """Starts sampling this process's trunks; returns without waiting."""
+    """Starts sampling trunks, the same of all processes; does not wait."""
     trunks = sharding.put_batch(trunks, self.mesh, self.rules)
     return self.decode(self.prefill(params, trunks), trunks, key)
 
   def sample(self, params: Any, trunks: Trunks, key: jax.Array) -> Branches:
-    """Samples this process's trunks; returns its rows as numpy arrays."""
+    """Samples trunks; returns all branches to every process, as numpy."""
     branches, _ = self.start(params, trunks, key)
-    return sharding.local_rows(branches, self.mesh, self.rules)
+    return sharding.read(sharding.for_every_process(branches, self.mesh))

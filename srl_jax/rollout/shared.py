@@ -116,7 +116,7 @@ class SharedSlots:
     self.use = Use()
 
   def begin(self, trunks: Trunks) -> int:
-    """Queues a batch of this process's and all others' trunks, as numpy.
+    """Queues a batch of trunks, the same on every process, as numpy.
 
     Returns:
       Its number; batches count from 0.

@@ -32,7 +32,7 @@ from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import RlvrConfig, make_updater
 from srl_jax.train.problems import Problems
 from srl_jax.train.rl import RlStage, check_logp_gap
-from srl_jax.train.rows import local_part, micro_batch, update_shape
+from srl_jax.train.rows import micro_batch, update_shape
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
@@ -181,9 +181,9 @@ class OutcomeStage:
     # Without problems the batch is empty: the step changes no parameter, and
     # the schedule of the learning rate counts it.
     turns = self._turns(problems, update_step)
-    local = map(local_part, self._pack(turns, update_step))
+    packed = self._pack(turns, update_step)
     state, dispatched = update_on(
-      Batch([self._run.put(x) for x in local], values),
+      Batch([self._run.put(x) for x in packed], values),
       self.updater,
       state,
       update_step=update_step,

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import progress, sharding
+from srl_jax import progress
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES
@@ -26,7 +26,6 @@ from srl_jax.train import planned
 from srl_jax.train.ahead import Counts
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces
-from srl_jax.train.rows import local_part
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
@@ -115,8 +114,7 @@ class PiecewiseUpdate:
       update_step=update_step,
       divide_by_std=config.loss.divide_by_group_std,
     )
-    local = map(local_part, packed)
-    return Batch([pieces.run.put(x) for x in local], values)
+    return Batch([pieces.run.put(x) for x in packed], values)
 
   def _is_short(self, rounds: int) -> bool:
     """Whether the batch needs another round of sampling."""
@@ -158,23 +156,20 @@ class PiecewiseUpdate:
       device_scorer=pieces.device_scorer,
       parts=config.sampling.parts_per_round,
     )
-    of_all = sharding.gather_rows(
-      (batch.trunks, found.branches, found.scores, found.slot_use)
-    )
-    return self._judge(Drawn(batch, found, *of_all), update_step, round_index)
+    return self._judge(Drawn(batch, found), update_step, round_index)
 
   def _judge(
     self, drawn: Drawn, update_step: int, round_index: int
   ) -> rollout_metrics.RolloutMetrics:
     """Pools what is kept of a round, and measures it."""
-    batch, found, trunks, branches, scores, slot_use = drawn
+    batch, found = drawn
+    trunks, branches, scores = batch.trunks, found.branches, found.scores
     pieces, config = self.pieces, self.pieces.config
     if round_index == 0:
       self._record(batch, found, update_step)
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, trunk in enumerate(batch.sources):
       depth_NK[n, : len(trunk.points)] = [p.step for p in trunk.points]
-    depth_NK = sharding.gather_rows(depth_NK)
     kept_NK = groups_lib.is_kept(scores.reward_NKG, config.dynamic_sampling)
     self.pool.add(
       groups_lib.make_groups(
@@ -191,7 +186,7 @@ class PiecewiseUpdate:
     if pieces.run.trackers.is_watching:
       self._drawn.append(rollout_metrics.of_samples(branches, scores))
     measured = rollout_metrics.measure(
-      trunks, branches, scores, kept_NK, slot_use
+      trunks, branches, scores, kept_NK, found.slot_use
     )
     return dataclasses.replace(
       measured,
@@ -200,7 +195,7 @@ class PiecewiseUpdate:
     )
 
   def _record(self, batch: TrunkBatch, found: Round, update_step: int) -> None:
-    """Keeps some of this process's trajectories for people to look at."""
+    """Keeps some of the trajectories for people to look at."""
     pieces, config = self.pieces, self.pieces.config
     recorder = pieces.run.recorder
     if not recorder or not recorder.is_due_in_training(

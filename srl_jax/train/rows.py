@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -53,14 +52,3 @@ def update_shape(
     branches=branches,
     filled=filled,
   )
-
-
-def local_part(batch: Any) -> Any:
-  """This process's part of the rows that all processes have."""
-  count, index = jax.process_count(), jax.process_index()
-
-  def cut(x):
-    part = len(x) // count
-    return x[index * part : (index + 1) * part]
-
-  return jax.tree.map(cut, batch)

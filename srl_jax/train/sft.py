@@ -19,7 +19,7 @@ from srl_jax.data.trunks import ExpertTrunkConfig, check_solutions
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
 from srl_jax.train.memory import Program
-from srl_jax.train.rows import local_part, micro_batch, update_shape
+from srl_jax.train.rows import micro_batch, update_shape
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
@@ -184,13 +184,12 @@ class SftStage:
     """Makes the batch of an update step; consumes data."""
     number = update_step % len(self._data)
     data = self._data[number]
-    own = expert_experience(next(data.batches), data.widths.target)
-    return Batch(self._put(number, sharding.gather_rows(own)), {})
+    experience = expert_experience(next(data.batches), data.widths.target)
+    return Batch(self._put(number, experience), {})
 
   def _put(self, number, experience):
-    """Packs what all processes have, and places this one's rows."""
     packed = pack_experience(experience, self._shapes[number])
-    return [self._run.put(local_part(part)) for part in packed]
+    return [self._run.put(part) for part in packed]
 
   def _shape(self, data):
     """The shape of micro-batches that packs the expert's steps best.

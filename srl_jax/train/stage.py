@@ -141,7 +141,7 @@ class Run:
     )
 
   def put(self, batch: Any) -> Any:
-    """Places this process's rows on the mesh."""
+    """Places rows, the same of every process, on the mesh."""
     return sharding.put_batch(batch, self.mesh, self.rules)
 
 
@@ -323,8 +323,6 @@ def load_data(
     trunk_width=widest.trunk,
     points=points,
     stem_width=widest.stem,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
   )
   return StageData(
     widths=widest._replace(points=points),

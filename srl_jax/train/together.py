@@ -3,7 +3,7 @@
 
 ahead.py decides when a round begins, and rollout/shared.py decodes. Here they
 meet the data, the rewards and the processes: all of them decode the same
-rounds, and each scores its own trunks.
+rounds, and on the host each scores its share of the trunks.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from srl_jax.data.batching import TrunkBatch
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.programs import Programs
-from srl_jax.rollout.rounds import Round, finish_scores
+from srl_jax.rollout.rounds import Round, own_scores
 from srl_jax.rollout.shared import SharedSlots
 from srl_jax.train.ahead import Counts, sample_together
 from srl_jax.train.memory import Program, decoding_programs
 from srl_jax.train.pieces import Pieces
-from srl_jax.types import Branches, Scores, SlotUse, Trunks
+from srl_jax.types import Branches, SlotUse, Trunks
 from srl_jax.update.groups import is_kept
 
 # Turns of a segment: a sixteenth of a completion's limit, within these bounds.
@@ -35,23 +35,10 @@ _TURNS = (8, 64)
 
 
 class Drawn(NamedTuple):
-  """A round that was sampled and scored.
-
-  Attributes:
-    batch: this process's trunks.
-    found: what was sampled and scored for them.
-    trunks: the trunks of all processes, as are the others.
-    branches: their branches.
-    scores: the scores of these.
-    slot_use: how full the slots were.
-  """
+  """A batch of trunks, and the round that was sampled and scored for them."""
 
   batch: TrunkBatch
   found: Round
-  trunks: Trunks
-  branches: Branches
-  scores: Scores
-  slot_use: SlotUse
 
 
 class Together:
@@ -100,11 +87,13 @@ class Together:
 
     def draw() -> Trunks:
       batches.append(next(pieces.data.batches))
-      return sharding.gather_rows(batches[-1].trunks)
+      return batches[-1].trunks
 
     def judge(number: int, trunks: Trunks, branches: Branches) -> Counts:
-      one = drawn[number] = self._score(batches[number], trunks, branches)
-      kept_NK = is_kept(one.scores.reward_NKG, pieces.config.dynamic_sampling)
+      one = drawn[number] = self._score(batches[number], branches)
+      kept_NK = is_kept(
+        one.found.scores.reward_NKG, pieces.config.dynamic_sampling
+      )
       return Counts(int(kept_NK.sum()), int(trunks.is_real_NK.sum()))
 
     self._programs.start(params)
@@ -129,34 +118,30 @@ class Together:
     ordered = [drawn[number] for number in range(len(drawn))]
     # Rounds that share slots have no use of slots and no time of their own:
     # the first one stands for all.
-    use = ordered[0].slot_use
+    use = ordered[0].found.slot_use
     use.busy_N[0], use.slot_turns_N[0] = slots.use.busy, slots.use.slot_turns
     seconds = time.monotonic() - begin_s
     found = ordered[0].found._replace(rollout_s=seconds)
     return [ordered[0]._replace(found=found), *ordered[1:]]
 
-  def _score(
-    self, batch: TrunkBatch, trunks: Trunks, branches: Branches
-  ) -> Drawn:
-    """Scores this process's trunks of a round."""
-    pieces, begin_s = self._pieces, time.monotonic()
-    run, scored = pieces.run, None
-    # As the data pipeline deals them out.
-    own = jax.tree.map(
-      lambda x: x[jax.process_index() :: jax.process_count()], branches
-    )
+  def _score(self, batch: TrunkBatch, branches: Branches) -> Drawn:
+    """Scores a round."""
+    pieces, run = self._pieces, self._pieces.run
+    scored = None
     if pieces.device_scorer:
-      placed = sharding.put_batch(own, run.mesh, run.rollout_rules)
-      scored = sharding.local_rows(
-        pieces.device_scorer.start(placed, batch), run.mesh, run.rollout_rules
+      placed = sharding.put_batch(branches, run.mesh, run.rollout_rules)
+      scored = sharding.read(
+        sharding.for_every_process(
+          pieces.device_scorer.start(placed, batch), run.mesh
+        )
       )
-    scores = finish_scores(batch, own, scored, pieces.scorer, run.tokenizer)
-    zeros = np.zeros((2, len(trunks.length_N)), np.int64)
-    slot_use = SlotUse(*zeros)
-    found = Round(own, scores, slot_use, 0.0, time.monotonic() - begin_s)
-    return Drawn(
-      batch, found, trunks, branches, sharding.gather_rows(scores), slot_use
-    )
+    begin_s = time.monotonic()
+    own = own_scores(batch, branches, scored, pieces.scorer, run.tokenizer)
+    reward_s = time.monotonic() - begin_s
+    scores = sharding.gather_rows(own)
+    slot_use = SlotUse(*np.zeros((2, len(batch.sources)), np.int64))
+    found = Round(branches, scores, slot_use, 0.0, reward_s)
+    return Drawn(batch, found)
 
   def compiled(self) -> list[Any]:
     """The jitted functions of sampling."""

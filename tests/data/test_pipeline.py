@@ -66,44 +66,17 @@ def test_same_seed_gives_the_same_arrays():
     assert_equal(a, b)
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_together_see_what_one_would(count):
-  whole = batches()
-  parts = [batches(process_index=p, process_count=count) for p in range(count)]
-  for _ in range(8):
-    batch = next(whole)
-    pieces = [next(part) for part in parts]
-    rows = [piece.trunks.length_N.shape[0] for piece in pieces]
-    assert rows == [4 // count] * count
-    for i in range(4):
-      piece, row = pieces[i % count], i // count
-      assert ids(batch)[i] == ids(piece)[row]
-      for x, y in zip(batch.trunks, piece.trunks, strict=True):
-        np.testing.assert_array_equal(x[i], y[row])
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_restored_stream_goes_on_bit_for_bit(count):
-  for p in range(count):
-    process = {"process_index": p, "process_count": count}
-    stream = batches(**process)
-    for _ in range(7):
-      next(stream)
-    state = json.loads(json.dumps(stream.get_state()))
-    restored = batches(**process)
-    next(restored)  # The position before set_state must not matter.
-    restored.set_state(state)
-    assert restored.get_state() == state
-    for _ in range(7):
-      assert_equal(next(stream), next(restored))
-
-
-def test_state_of_one_process_resumes_on_two():
-  one = batches()
-  next(one)
-  two = batches(process_index=1, process_count=2)
-  two.set_state(one.get_state())
-  assert ids(next(two)) == ids(next(one))[1::2]
+def test_restored_stream_goes_on_bit_for_bit():
+  stream = batches()
+  for _ in range(7):
+    next(stream)
+  state = json.loads(json.dumps(stream.get_state()))
+  restored = batches()
+  next(restored)  # The position before set_state must not matter.
+  restored.set_state(state)
+  assert restored.get_state() == state
+  for _ in range(7):
+    assert_equal(next(stream), next(restored))
 
 
 @pytest.mark.parametrize(
@@ -146,11 +119,6 @@ def test_a_drawn_record_ends_at_its_last_branch_point():
 def test_a_batch_never_needs_a_record_twice(size):
   with pytest.raises(ValueError, match="between 1 and 10"):
     batches(batch_size=size)
-
-
-def test_a_batch_must_divide_over_the_processes():
-  with pytest.raises(ValueError, match="4 trunks does not divide over 3"):
-    batches(process_index=0, process_count=3)
 
 
 def test_a_trunk_that_comes_twice_in_a_batch_is_sampled_twice():
