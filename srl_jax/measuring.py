@@ -20,6 +20,7 @@ import numpy as np
 from srl_jax import evaluation, files, progress, sharding
 from srl_jax.config import Config
 from srl_jax.data import batching
+from srl_jax.data.trunks import of_first_trajectories
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate import summary as summary_lib
 from srl_jax.evaluate.compare import Result
@@ -30,7 +31,8 @@ from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.inference import ReadyModel, chat_format
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.train.stage import Run, build_split
+from srl_jax.train.data import build_split
+from srl_jax.train.stage import Run
 
 
 class Measuring:
@@ -164,7 +166,7 @@ def _measure_steps(
     dataclasses.replace(config.srl.trunks, task="step"),
     "test",
   )
-  trunks = trunks[: settings.step_trunks or None]
+  trunks = of_first_trajectories(trunks, settings.step_trunks)
   widths = batching.widths(trunks)
   _check_context(run, widths, settings.max_turn_tokens)
   with Scorer(RewardConfig(), config.reward_workers) as scorer:

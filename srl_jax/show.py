@@ -38,8 +38,9 @@ from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
 from srl_jax.rollout import scoring
 from srl_jax.rollout.batches import sample_all
+from srl_jax.train.data import build_split
 from srl_jax.train.pieces import RlConfig
-from srl_jax.train.stage import Run, build_split
+from srl_jax.train.stage import Run
 
 Moment = Literal["before", "after"]
 

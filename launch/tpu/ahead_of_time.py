@@ -24,11 +24,12 @@ from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains import find_domain
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import scoring
+from srl_jax.train.data import StageData
 from srl_jax.train.memory import bytes_per_device
 from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
-from srl_jax.train.stage import Run, StageData
+from srl_jax.train.stage import Run
 
 # Without these, libtpu would ask a TPU machine's metadata server in vain, and
 # refuse a second process; two may compile at once, as neither opens a TPU.

@@ -22,8 +22,9 @@ from srl_jax.measuring import trunks_per_batch
 from srl_jax.rollout.batches import fitting_rows
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.train import memory
+from srl_jax.train.data import StageData
 from srl_jax.train.memory import DoesNotFitError, Program
-from srl_jax.train.stage import Run, StageData
+from srl_jax.train.stage import Run
 
 _POINTS = 16
 

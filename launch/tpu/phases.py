@@ -19,8 +19,8 @@ from srl_jax.ops import decode_attention, logprobs, tree_attention
 from srl_jax.rollout import layout
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.slots import cache_widths
+from srl_jax.train.data import StageData
 from srl_jax.train.pieces import RlConfig
-from srl_jax.train.stage import StageData
 from srl_jax.update.packing import PackShape
 
 from . import counting, drawn

@@ -18,8 +18,8 @@ from jax.sharding import Mesh
 from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.train import memory
+from srl_jax.train.data import StageData
 from srl_jax.train.rl import RlStage
-from srl_jax.train.stage import StageData
 
 from . import ahead_of_time, evaluation
 from .chips import Chip, parse_topology

@@ -19,7 +19,7 @@ import dataclasses
 import math
 import warnings
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -165,6 +165,23 @@ class Trunk:
   trajectory: Trajectory
   tokens: np.ndarray
   points: tuple[BranchPoint, ...]
+
+
+def of_first_trajectories(trunks: Sequence[Trunk], most: int) -> list[Trunk]:
+  """Returns the trunks of the first `most` trajectories; of all for 0.
+
+  With context_turns a trajectory has a trunk for each of its steps.
+  """
+  row_of = rows_of_trajectories(trunks)
+  return [
+    trunk for trunk in trunks if not most or row_of[trunk.trajectory.id] < most
+  ]
+
+
+def rows_of_trajectories(trunks: Iterable[Trunk]) -> dict[str, int]:
+  """Numbers the trajectories of trunks by id, in order."""
+  ids = dict.fromkeys(trunk.trajectory.id for trunk in trunks)
+  return {name: row for row, name in enumerate(ids)}
 
 
 def build_trunks(

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import betaincinv
+from scipy.special import betaincinv, ndtri, stdtrit
 
 _RESAMPLES = 2000
 
@@ -66,9 +66,10 @@ def share(
 
   If every problem has one outcome, the interval is that of Clopper and Pearson
   (1934). If a problem has several, they depend on each other, and the interval
-  is that of as many independent outcomes as would vary as much (Korn and
-  Graubard 1998). There are no fewer of these than problems and no more than
-  outcomes: nothing is said of the dependence if all outcomes are equal.
+  is that of as many independent outcomes as would vary as much, less what it
+  costs to estimate that from few problems (Korn and Graubard 1998). There are
+  no fewer of these than problems and no more than outcomes: nothing is said of
+  the dependence by one problem, or if all outcomes are equal.
 
   Example: 0 of 200 gives [0, 0.018]; a bootstrap would give [0, 0].
 
@@ -92,11 +93,11 @@ def share(
   error *= problems / max(problems - 1, 1)
   # Fewer than problems only if these have different numbers of outcomes.
   fewest = count**2 / (bottom**2).sum()
-  effective = count
-  if error:
-    effective = value * (1 - value) / error
-  elif value in (0, 1):
+  if problems == 1 or value in (0, 1):
     effective = fewest
+  else:
+    effective = value * (1 - value) / error if error else count
+    effective *= (ndtri(0.975) / stdtrit(problems - 1, 0.975)) ** 2
   effective = min(max(effective, fewest), count)
   return binomial(float(value), float(effective))
 

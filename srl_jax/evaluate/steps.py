@@ -11,7 +11,7 @@ import numpy as np
 
 from srl_jax import progress
 from srl_jax.data.batching import TrunkBatch, Widths
-from srl_jax.data.trunks import Trunk
+from srl_jax.data.trunks import Trunk, rows_of_trajectories
 from srl_jax.evaluate.estimates import Estimate, bootstrap, share
 from srl_jax.rewards import Scorer, format
 from srl_jax.rollout import batches, scoring
@@ -37,7 +37,7 @@ def evaluate_steps(
   Args:
     sampler: a sampler with the temperature and group size to measure.
     params: the model's parameters.
-    trunks: trunks of task "step"; all processes pass the same ones.
+    trunks: the trunks; all processes pass the same ones.
     key: random key of the samples.
     tokenizer: the tokenizer that decodes the samples.
     scorer: the scorer of the reported reward.
@@ -54,12 +54,13 @@ def evaluate_steps(
   """
   kind = "similarity" if scorer.is_similarity else "value"
   sums: dict[str, np.ndarray] = {}
+  row_of = rows_of_trajectories(trunks)
 
   def add(name, row, value):
-    terms = sums.setdefault(name, np.zeros((2, len(trunks))))
+    terms = sums.setdefault(name, np.zeros((2, len(row_of))))
     terms[:, row] += value, 1
 
-  for first, batch, branches in batches.sample_batches(
+  for batch, branches in batches.sample_batches(
     sampler, params, trunks, key, widths, rows_per_batch
   ):
     scores = scoring.score_branches(batch, branches, tokenizer, scorer)
@@ -68,7 +69,7 @@ def evaluate_steps(
     texts = scoring.completion_texts(branches, tokenizer)
     samples = scores.reward_NKG.shape[-1]
     for n, trunk in enumerate(batch.sources):
-      row = first + n
+      row = row_of[trunk.trajectory.id]
       for k, point in enumerate(trunk.points):
         target = point.target.strip(format.WHITESPACE)
         for g in range(samples):

@@ -24,8 +24,8 @@ def sample_batches(
   key: jax.Array,
   widths: Widths,
   trunks_per_batch: int,
-) -> Iterator[tuple[int, TrunkBatch, Branches]]:
-  """Yields (index of the batch's first trunk, batch, its sampled branches).
+) -> Iterator[tuple[TrunkBatch, Branches]]:
+  """Yields batches, each with its sampled branches.
 
   Args:
     sampler: the compiled sampler.
@@ -44,11 +44,7 @@ def sample_batches(
       stem_width=widths.stem,
     )
     progress.advance(first, len(trunks))
-    yield (
-      first,
-      batch,
-      sample_all(sampler, params, batch, key, trunks_per_batch),
-    )
+    yield batch, sample_all(sampler, params, batch, key, trunks_per_batch)
 
 
 def sample_all(

@@ -87,13 +87,14 @@ def train_stage(
     stack.callback(stage.close)
     saver = stack.enter_context(Checkpointer(directory, run.checkpoint))
     saver.set_damaged_aside()
-    first = saver.latest_step() or 0
+    first, ended_of = saver.latest_step() or 0, None
     if first:
       saved, pool, meta = saver.restore(
         first, updater.abstract_state().to_save()
       )
       state = state.restored(saved)
       stage.set_state(meta["data"], pool)
+      ended_of = meta.get("ended_of")
       progress.say(f"{name}: resuming after update step {first} of {total}")
     if run.recorder:
       run.recorder.drop_from(name, first)
@@ -139,14 +140,15 @@ def train_stage(
         # from it, the run would not validate this step again.
         saver.wait()
 
-    def save(done: int) -> None:
+    def save(done: int, **more: Any) -> None:
       log.flush()
       # Rows before a checkpoint are not written again.
       mirror.copy_all()
       data, pool = stage.get_state()
-      saver.save(done, state.to_save(), pool, {"data": data})
+      saver.save(done, state.to_save(), pool, {"data": data, **more})
 
-    for update_step in range(first, total):
+    # It may have ended early before the run was killed.
+    for update_step in range(total if ended_of == total else first, total):
       start_s = time.monotonic()
       try:
         with profile.step(update_step + 1):
@@ -158,7 +160,7 @@ def train_stage(
         )
         if not config.validate_every or update_step % config.validate_every:
           validate(update_step)
-        save(update_step)
+        save(update_step, ended_of=total)
         break
       log.add(update_step, dispatched, start_s)
       done = update_step + 1

@@ -15,10 +15,10 @@ from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
+from srl_jax.train.data import StageData
 from srl_jax.train.rows import update_shape
 from srl_jax.train.stage import (
   Run,
-  StageData,
   check_divides,
 )
 from srl_jax.update import optim, packing

@@ -19,6 +19,7 @@ from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.rewards import Scorer
 from srl_jax.rollout import record, scoring
+from srl_jax.train.data import StageData, load_data
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, RlConfig, make_updater
@@ -27,9 +28,7 @@ from srl_jax.train.rows import check_multiple, micro_batch
 from srl_jax.train.stage import (
   Dispatched,
   Run,
-  StageData,
   check_finite,
-  load_data,
 )
 from srl_jax.types import Branches, Scores
 from srl_jax.update.updater import TrainState, compiled_count

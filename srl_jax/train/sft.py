@@ -18,16 +18,15 @@ from srl_jax.data import batching
 from srl_jax.data.trunks import ExpertTrunkConfig, check_solutions
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
+from srl_jax.train.data import StageData, load_data
 from srl_jax.train.memory import Program
 from srl_jax.train.rows import micro_batch, update_shape
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
   Run,
-  StageData,
   check_divides,
   check_finite,
-  load_data,
   update_on,
 )
 from srl_jax.types import make_branches

@@ -45,6 +45,19 @@ def test_problems_count_by_their_outcomes():
   np.testing.assert_allclose(found.high, 1 - 0.025 ** (1 / 1.6))
 
 
+@pytest.mark.parametrize("problems", [1, 2, 3, 5])
+def test_few_problems_of_many_outcomes_say_little(problems):
+  """How the outcomes of a problem depend on each other is hardly known."""
+  rng = np.random.default_rng(0)
+  held = 0
+  for _ in range(1000):
+    right = rng.binomial(32, rng.beta(0.5, 0.5, problems))
+    found = share(right, [32] * problems)
+    held += found.low <= 0.5 <= found.high
+  # Without the quantile of t: 0.10, 0.75, 0.84 and 0.90.
+  assert held > 930
+
+
 def test_of_no_outcomes_there_is_no_share():
   assert math.isnan(share([], []).value)
   assert math.isnan(share([0.0], [0.0]).high)

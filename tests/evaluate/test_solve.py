@@ -9,7 +9,11 @@ import pytest
 
 from srl_jax.data import batching
 from srl_jax.data.templates import PlainTemplate
-from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.data.trunks import (
+  TrunkConfig,
+  build_trunks,
+  of_first_trajectories,
+)
 from srl_jax.evaluate.estimates import bootstrap, pass_at_k
 from srl_jax.evaluate.solve import (
   EvalConfig,
@@ -115,25 +119,28 @@ STEP_ANSWERS = {
 }
 
 
-def evaluate_scripted_steps(table, rows_per_batch, samples=1, **reward):
-  sampler = scripted(table, samples=samples)
+def estimate_steps(trunks, rows_per_batch, samples=1, **reward):
   with Scorer(RewardConfig(**reward)) as scorer:
-    estimates = evaluate_steps(
-      sampler,
+    return evaluate_steps(
+      scripted(STEP_ANSWERS, samples=samples),
       None,
-      RECORDS,
+      trunks,
       key=KEY,
       tokenizer=TOKENIZER,
       scorer=scorer,
-      widths=batching.widths(RECORDS),
+      widths=batching.widths(trunks),
       rows_per_batch=rows_per_batch,
     )
+
+
+def evaluate_scripted_steps(*args, **kwargs):
+  estimates = estimate_steps(RECORDS, *args, **kwargs)
   return {name: estimate.value for name, estimate in estimates.items()}
 
 
 @pytest.mark.parametrize("rows_per_batch", [1, 2, 5])
 def test_steps_are_compared_with_the_experts(rows_per_batch):
-  got = evaluate_scripted_steps(STEP_ANSWERS, rows_per_batch, samples=2)
+  got = evaluate_scripted_steps(rows_per_batch, samples=2)
   assert set(got) == {
     *("reward", "similarity", "exact", "format_failure"),
     *("similarity_step_1", "similarity_step_2"),
@@ -147,10 +154,23 @@ def test_steps_are_compared_with_the_experts(rows_per_batch):
   np.testing.assert_allclose(got["similarity_step_2"], 0.8, rtol=1e-6)
 
 
-def test_the_mean_of_a_users_reward_is_no_similarity():
-  got = evaluate_scripted_steps(
-    STEP_ANSWERS, 2, function="srl_jax.testing.experiment:half"
+def test_windows_of_a_trajectory_count_as_one():
+  windows, _ = build_trunks(
+    [sums(2, "a"), sums(1, "b")],
+    TEMPLATE,
+    TOKENIZER,
+    TrunkConfig(context_turns=2),
   )
+  assert len(windows) == 3 > len(RECORDS)
+  # Their steps depend on each other, so intervals are over trajectories.
+  assert estimate_steps(windows, 2) == estimate_steps(RECORDS, 2)
+  of_first = of_first_trajectories(windows, 1)
+  assert [x.trajectory.id for x in of_first] == ["a", "a"]
+  assert of_first_trajectories(windows, 0) == windows
+
+
+def test_the_mean_of_a_users_reward_is_no_similarity():
+  got = evaluate_scripted_steps(2, function="srl_jax.testing.experiment:half")
   assert set(got) == {
     *("reward", "value", "exact", "format_failure"),
     *("value_step_1", "value_step_2"),

@@ -4,6 +4,7 @@
 import numpy as np
 import pytest
 
+from srl_jax.checkpoint import Checkpointer
 from srl_jax.train import piecewise
 from srl_jax.update import groups
 
@@ -42,6 +43,36 @@ def test_a_stage_without_groups_that_differ_ends_with_what_it_has(
   again = run(runs, tmp_path / "run")
   assert "srl: was finished before" in capsys.readouterr().out
   assert again.results == found.results
+
+
+def test_a_stage_that_ended_early_does_not_go_on_when_it_is_resumed(
+  runs, keep_none, monkeypatch, tmp_path, capsys
+):
+  """Killed after it had ended, before the run knew."""
+
+  class KilledError(Exception):
+    pass
+
+  def killed(*_):
+    raise KilledError
+
+  # No checkpoint of that update step was saved before.
+  rare = {"checkpoint__every_update_steps": 100}
+
+  def end_and_kill():
+    keep_none()
+    monkeypatch.setattr(Checkpointer, "restore_best", killed)
+
+  with pytest.raises(KilledError):
+    run(runs, tmp_path / "run", **rare, events={("srl", 4): end_and_kill})
+  monkeypatch.undo()
+  capsys.readouterr()
+  run(runs, tmp_path / "run", **rare)
+  said = capsys.readouterr().out
+  # What is left of the data might have groups that differ.
+  assert "srl: resuming after update step 4 of 6" in said
+  assert "srl 5/6" not in said
+  assert "srl: its result is update step " in said
 
 
 def test_nothing_to_learn_from_at_first_is_an_error(runs, keep_none, tmp_path):
