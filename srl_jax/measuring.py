@@ -15,9 +15,10 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from srl_jax import evaluation, files, progress, sharding
+from srl_jax import evaluation, files, progress, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import of_first_trajectories
@@ -86,7 +87,12 @@ class Measuring:
       problems=_first_of_each(self._plan.problems, settings.suites_problems),
       protocol=protocol,
     )
-    results = self._on_suites(f"{stage}_{done}", params, plan)
+    name = f"{stage}_{done}"
+    folder = self._workdir / "suites" / name
+    # Of an attempt that was killed, whose parameters need not be these.
+    if jax.process_index() == 0 and folder.exists():
+      storage.remove(folder)
+    results = self._on_suites(name, params, plan)
     found = {
       f"suite_{result.suite}": float(
         np.mean([answer.is_correct for answer in result.answers])

@@ -75,7 +75,7 @@ _MORE_OF_RL = (
     "validation_exact",
     "mean",
     "1",
-    "share of these samples that equal the expert's text",
+    "share of these samples that equal the expert's step (srl)",
   ),
   (
     "validation_format_failure",
