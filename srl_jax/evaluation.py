@@ -306,9 +306,10 @@ def _answer_by_turns(
   model: ReadyModel, plan: Plan, decoding: Decoding, journal: Journal | None
 ) -> None:
   protocol, run = plan.protocol, model.run
+  answers = len(plan.problems) * decoding.samples
   answer_by_turns(
     lambda: model.stream(
-      rows=plan.answers_per_batch,
+      rows=min(plan.answers_per_batch, answers),
       slots=1,
       key=model.key(plan.seed, decoding.name),
       task="step",

@@ -47,7 +47,8 @@ from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run
 from srl_jax.workdir import VERSIONS, RefusedError, locked
 
-# A resumed run may differ in these: they change none of its numbers.
+# A resumed run may differ in these: they change none of its numbers, or, as
+# another mesh, only the order of sums.
 _FREE_TO_CHANGE = (
   "note",
   "log_every",
@@ -58,6 +59,20 @@ _FREE_TO_CHANGE = (
   "watchdog",
   "evaluate.rows_per_batch",
   "mesh",
+  "model.remat",
+  "model.attention_logits",
+  "sft.trunks_per_micro_batch",
+  "sft.max_logits",
+  *(
+    f"{stage}.{field}"
+    for stage in ("srl", "rlvr")
+    for field in (
+      "trunks_per_micro_batch",
+      "lanes_per_branch",
+      "loss.max_logits",
+      "sampling.parts_per_round",
+    )
+  ),
   "reward_workers",
 )
 
@@ -151,11 +166,11 @@ def print_summary(config: Config, run: Run, params: Any) -> None:
     "train / validate / test",
     flush=True,
   )
-  if not run.test:
+  if not run.test and not config.evaluate.suites:
     print(
-      "warning: there is no test split (c.data.test_size=0), so nothing is "
-      "measured before and after training and no table comes at the end; set "
-      "c.data.test_size to hold problems out",
+      "warning: there are no suites and no test split (c.data.test_size=0), so "
+      "nothing is measured before and after training and no table comes at the "
+      "end; set c.data.test_size to hold problems out",
       flush=True,
     )
 
@@ -251,7 +266,7 @@ def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
     loop.marker(workdir, index, name).unlink(missing_ok=True)
     files.write_json(workdir / "config.json", _resolved(config))
     progress.say(
-      f"{name}: goes on beyond {had} update steps, to "
+      f"{name}: was to take {had} update steps, and goes on to "
       f"{getattr(config, name).update_steps}"
     )
   if jax.process_count() > 1:

@@ -23,6 +23,7 @@ from srl_jax.sharding import ShardingRules
 from srl_jax.testing import families
 from srl_jax.train.pieces import RlvrConfig, RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
+from srl_jax.update.grpo import LossConfig
 
 ROOT = pathlib.Path(__file__).parents[1]
 PRESETS = ("small", "large", "large_tpu")
@@ -229,6 +230,16 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
         trunks=ExpertTrunkConfig(task="solve", last_step="exclude")
       ),
       "sft.trunks.last_step='exclude' has no effect",
+    ),
+    (
+      lambda: SftConfig(
+        trunks=ExpertTrunkConfig(task="solve"), alternate_solve=True
+      ),
+      "would train on each batch of these twice; set task='step'",
+    ),
+    (
+      lambda: LossConfig(divisor_tokens=9),
+      "divisor_tokens=9 has no effect with aggregation='sequence_mean'",
     ),
     # The advantage of a group of one is always zero.
     (

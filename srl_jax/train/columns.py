@@ -27,7 +27,8 @@ _MORE_OF_ALL = (
     "update_step_s",
     "-",
     "s",
-    "time of the update step with its sampling, from the end of the one before",
+    "time of the update step with its sampling, from the end of the one before "
+    "or of what was measured and saved after it",
   ),
   (
     "tokens_per_s",

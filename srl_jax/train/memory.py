@@ -250,6 +250,7 @@ def update_programs(
   mesh: jax.sharding.Mesh,
   name: str,
   rows_multiple: int,
+  narrower: str,
   has_reference: bool = False,
 ) -> Iterator[Program]:
   """Yields the accumulation of each shape of micro-batch, then the update.
@@ -259,7 +260,8 @@ def update_programs(
     batches: abstract micro-batches, with shardings.
     mesh: the mesh they run on.
     name: name of the stage, for remedies.
-    rows_multiple: the rows of a micro-batch must be a multiple of this.
+    rows_multiple: the rows of a micro-batch are a multiple of this.
+    narrower: the field of c.STAGE.trunks that makes rows narrower.
     has_reference: whether the loss has a KL reference.
   """
   state = updater.abstract_state()
@@ -272,7 +274,7 @@ def update_programs(
       (state.trained, state.frozen, sums, batch, reference),
       mesh,
       f"lower c.{name}.trunks_per_micro_batch (a multiple of {rows_multiple} "
-      f"here), c.{name}.trunks.points_per_trunk or the logits held at a time "
+      f"here), c.{name}.trunks.{narrower} or the logits held at a time "
       "(max_logits), or use more chips",
       bytes_per_device(state.opt_state),
     )

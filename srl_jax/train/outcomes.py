@@ -171,6 +171,7 @@ class OutcomeStage:
       mesh=run.mesh,
       name=self.name,
       rows_multiple=sharding.batch_devices(run.mesh, run.rules),
+      narrower="max_trunk_tokens",
       has_reference=self.uses_reference,
     )
 

@@ -183,6 +183,8 @@ class RlConfig:
 
 
 _NOT_OF_EPISODES = (
+  "fuse",
+  "reward.check",
   "sampling.slots",
   "sampling.parts_per_round",
   "sampling.rows",

@@ -87,6 +87,12 @@ class SftConfig:
       max_logits="[0, )",
     )
     check_divides(self, "trunks_per_micro_batch", "trunks_per_batch")
+    if self.alternate_solve and self.trunks.task == "solve":
+      raise ValueError(
+        "sft.alternate_solve=True alternates single steps with whole "
+        "solutions, and sft.trunks.task='solve' would train on each batch of "
+        "these twice; set task='step', or alternate_solve=False"
+      )
     if self.trunks.task == "solve":
       check_solutions(self.trunks, "sft")
 
@@ -165,6 +171,7 @@ class SftStage:
       mesh=run.mesh,
       name=self.name,
       rows_multiple=sharding.batch_devices(run.mesh, run.rules),
+      narrower="points_per_trunk",
     )
 
   def take_update(

@@ -70,10 +70,11 @@ class UpdateLog:
     values["programs"] = stage.compiled_count() + compiled_count(
       stage.updater.accumulate, stage.updater.finish
     )
-    stage.check(values)
     done = pending.update_step + 1
     self._profile.finished(done)
+    # First, so that the row of a step that is refused says why.
     self._write(pending.update_step, values)
+    stage.check(values)
     if done % self._every == 0:
       self._console.show(done, values)
 

@@ -32,7 +32,8 @@ class DynamicSamplingConfig:
       nothing to the gradient but count in its average.
     refill: True samples on until groups_per_batch groups are kept; further
       kept groups wait for the next batch. False makes every round of sampling
-      a batch, however many groups it keeps.
+      a batch, however many groups it keeps; then groups_per_batch, max_rounds
+      and max_age have no effect.
     epsilon: a group is kept if the population standard deviation of its
       rewards is greater than this. The paper gives no number. If one sample
       of 8 has one more character in common with the expert's step, the

@@ -85,6 +85,11 @@ class LossConfig:
         f"dual_clip={self.dual_clip} is not above 1 + clip_high="
         f"{1 + self.clip_high:g}; set it to a larger ratio, for example 3"
       )
+    if self.aggregation != "fixed_divisor" and self.divisor_tokens:
+      raise ValueError(
+        f"divisor_tokens={self.divisor_tokens} has no effect with aggregation="
+        f"{self.aggregation!r}; set it to 0, or aggregation to 'fixed_divisor'"
+      )
     if self.aggregation == "fixed_divisor" and self.divisor_tokens < 1:
       raise ValueError(
         f"aggregation='fixed_divisor' with divisor_tokens="

@@ -113,8 +113,7 @@ def with_master(
 
   A bfloat16 parameter has 8 significant bits, so it cannot take a step smaller
   than about 1/500 of itself. The copy takes such steps, and the parameter is
-  always the rounded copy. The moments are of the copy, and so float32 too
-  (Micikevicius et al. 2018, Section 3.1).
+  always the rounded copy (Micikevicius et al. 2018, Section 3.1).
   """
 
   def init(params):

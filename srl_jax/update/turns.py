@@ -81,16 +81,16 @@ def make_turns(
     advantage_G = advantages.group_advantages(
       reward_G[None], divide_by_std=divide_by_std
     )[0]
-    first = len(trunks)
-    trunks += longest([t.context for x in episodes for t in x.turns])
+    longest, trunk_of = share_trunks(
+      [turn.context for episode in episodes for turn in episode.turns]
+    )
+    trunk_of_P += [len(trunks) + trunk for trunk in trunk_of]
+    trunks += longest
     for episode, advantage in zip(episodes, advantage_G, strict=True):
       turns += episode.turns
       depth_P += range(len(episode.turns))
       reward_P += [episode.reward] * len(episode.turns)
       advantage_P += [float(advantage)] * len(episode.turns)
-      trunk_of_P += [
-        first + place_of(turn.context, trunks[first:]) for turn in episode.turns
-      ]
   trunk_tokens, trunk_length = _padded(trunks, trunk_width, np.int32)
   at_P = np.array(trunk_of_P, np.int64)
   groups = Groups(
@@ -107,21 +107,28 @@ def make_turns(
   return Turns(groups, np.array(advantage_P, np.float32).reshape(-1, 1))
 
 
-def longest(contexts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
-  """Returns the contexts that are prefixes of no other, longest first."""
-  kept: list[Sequence[int]] = []
-  for context in sorted(contexts, key=len, reverse=True):
-    if place_of(context, kept) < 0:
-      kept.append(context)
-  return kept
+def share_trunks(
+  contexts: Sequence[Sequence[int]],
+) -> tuple[list[Sequence[int]], list[int]]:
+  """Returns the contexts that begin no other one, and whose trunk is which.
 
+  Args:
+    contexts: tokens of each context.
 
-def place_of(context: Sequence[int], trunks: Sequence[Sequence[int]]) -> int:
-  """Returns the index of the first trunk that begins with it, or -1."""
-  for index, trunk in enumerate(trunks):
-    if list(trunk[: len(context)]) == list(context):
-      return index
-  return -1
+  Returns:
+    The trunks, longest first, and for each context the index of the first
+    trunk that begins with it.
+  """
+  # Bytes are compared at once: an episode has many long contexts.
+  keys = [np.asarray(context, np.int32).tobytes() for context in contexts]
+  kept: list[int] = []
+  trunk_of = [0] * len(keys)
+  for i in sorted(range(len(keys)), key=lambda i: -len(keys[i])):
+    begin = (k for k, j in enumerate(kept) if keys[j].startswith(keys[i]))
+    trunk_of[i] = next(begin, len(kept))
+    if trunk_of[i] == len(kept):
+      kept.append(i)
+  return [contexts[i] for i in kept], trunk_of
 
 
 def _padded(

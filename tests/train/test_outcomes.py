@@ -157,13 +157,18 @@ def test_settings_that_say_nothing_are_refused():
 
 @pytest.mark.parametrize(
   ("field", "value"),
-  [("reward.function", "difflib"), ("sampling.rows", 8)],
+  [
+    ("reward.function", "difflib"),
+    ("reward.check", "solution"),
+    ("sampling.rows", 8),
+    ("fuse", False),
+  ],
 )
 def test_settings_that_episodes_do_not_read_are_refused(field, value):
   c = config_lib.default_config()
   c.rlvr.turns, c.rlvr.trunks.task = 2, "step"
-  section, _, name = field.partition(".")
-  c.rlvr[section][name] = value
+  *section, name = field.split(".")
+  (c.rlvr[section[0]] if section else c.rlvr)[name] = value
   with pytest.raises(ValueError, match=f"rlvr.{field}={value!r} has no effect"):
     config_lib.to_config(c)
 

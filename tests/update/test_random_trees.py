@@ -23,7 +23,7 @@ from srl_jax.testing.tiny import (
 from srl_jax.update.batch import Experience, one_branch_per_lane
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.packing import PackShape, pack
-from srl_jax.update.turns import longest, place_of
+from srl_jax.update.turns import share_trunks
 
 # A problem, up to two turns after it, up to two after each of those, and the
 # samples of each of these contexts. So there are up to 7 contexts on 4 paths.
@@ -53,11 +53,11 @@ def random_tree(seed):
   """A trunk for each path of the tree, a branch point for each context."""
   rng = np.random.default_rng(seed)
   contexts = random_contexts(rng)
-  paths = longest(contexts)
+  paths, path_of = share_trunks(contexts)
   points = [[] for _ in paths]
-  for name, context in enumerate(contexts):
+  for name, (context, path) in enumerate(zip(contexts, path_of, strict=True)):
     stem = random_tokens(rng, STEM_WIDTH)
-    points[place_of(context, paths)].append((len(context), stem, name))
+    points[path].append((len(context), stem, name))
   return make_trunks(
     [make_trunk(path, *of) for path, of in zip(paths, points, strict=True)],
     trunk_width=TRUNK_WIDTH,

@@ -9,7 +9,7 @@ from srl_jax.ops.advantages import group_advantages
 from srl_jax.testing.tiny import TINY, random_params
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.packing import PackShape, pack
-from srl_jax.update.turns import Outcome, Turn, longest, make_turns
+from srl_jax.update.turns import Outcome, Turn, make_turns, share_trunks
 
 STEM = (3,)
 SHAPE = PackShape(rows=2, trunks=2, lanes=3)
@@ -81,10 +81,9 @@ def test_contexts_that_begin_alike_share_a_trunk():
 
 
 def test_windows_that_share_no_beginning_have_trunks_of_their_own():
-  assert longest([(1, 2), (1,), (2, 3), (1, 2, 9), (1, 2)]) == [
-    (1, 2, 9),
-    (2, 3),
-  ]
+  trunks, trunk_of = share_trunks([(1, 2), (1,), (2, 3), (1, 2, 9), (1, 2)])
+  assert trunks == [(1, 2, 9), (2, 3)]
+  assert trunk_of == [0, 0, 1, 0, 0]
 
 
 def gradient(batches):
