@@ -100,7 +100,12 @@ def _limits(args: argparse.Namespace, context: int) -> dict[str, int]:
 class _Chat:
   """The command, with its model loaded."""
 
-  def __init__(self, args: argparse.Namespace, model: inference.ReadyModel):
+  def __init__(
+    self,
+    args: argparse.Namespace,
+    model: inference.ReadyModel,
+    context_turns: int,
+  ):
     seed = secrets.randbits(32) if args.seed is None else args.seed
     mode = args.mode or ("chat" if model.chat else "solve")
     if args.system and mode != "chat":
@@ -129,6 +134,7 @@ class _Chat:
       temperature=args.temperature,
       top_p=args.top_p,
       seed=seed,
+      context_turns=context_turns,
       **_limits(args, model.max_positions),
     )
     self._args, self._model = args, model
@@ -151,12 +157,17 @@ class _Chat:
     ]
 
   def messages(self, prompt: Prompt) -> Prompt:
-    """A prompt with the system message in front, in the mode chat."""
-    if self._drawing.mode != "chat" or not isinstance(prompt, str):
+    """A prompt with the system message in front, in the mode chat.
+
+    Messages that begin with one of their own keep it.
+    """
+    if self._drawing.mode != "chat":
       return prompt
-    system = {"role": "system", "content": self._args.system}
-    user = {"role": "user", "content": prompt}
-    return (system, user) if self._args.system else (user,)
+    if isinstance(prompt, str):
+      prompt = ({"role": "user", "content": prompt},)
+    if not self._args.system or prompt[0]["role"] == "system":
+      return prompt
+    return ({"role": "system", "content": self._args.system}, *prompt)
 
   def run(self, stream: Stream, answers: Sequence[Answer]) -> bool:
     """Samples answers and prints them in order, as they come.
@@ -273,7 +284,6 @@ class _Printer:
       self._thoughts = Thoughts(
         self._args.thoughts == "show",
         sys.stdout.isatty(),
-        answer.opens_thinking,
       )
       if self._args.n > 1 or self._args.prompts:
         print(f"[prompt {answer.number + 1}, answer {answer.sample + 1}]")
@@ -318,7 +328,7 @@ def _chat(args: argparse.Namespace) -> None:
     prompts = {0: args.prompt}
   config = inference.config_of(args.weights)
   model = inference.load(config, args.weights)
-  chat = _Chat(args, model)
+  chat = _Chat(args, model, config.srl.trunks.context_turns)
   stream = chat.stream(len(prompts) or 1)
   if not prompts:
     # A slip at the prompt should not end the program, as stopping.py would.

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ class Drawing:
     temperature: divisor of the logits; 0 takes the most likely token.
     top_p: probability mass of the most likely tokens to keep.
     max_steps: maximal number of steps in the mode "turns".
+    context_turns: how many of the last steps the model sees then, as in its
+      training; 0 for all.
     seed: seed of the random numbers.
   """
 
@@ -49,6 +52,7 @@ class Drawing:
   temperature: float = 0.7
   top_p: float = 1.0
   max_steps: int = 16
+  context_turns: int = 0
   seed: int = 0
 
 
@@ -64,7 +68,6 @@ class Answer:
       full" or "interrupted" at the end, else "".
     tokens: number of tokens drawn.
     logp: sum of their log-probs, in nats.
-    opens_thinking: whether the prompt ends in an open think block.
   """
 
   def __init__(
@@ -99,8 +102,6 @@ class Answer:
         f"the prompt has {len(self._head)} tokens, and the model's context "
         f"length is {model.max_positions}; shorten it"
       )
-    tail = model.run.tokenizer.decode(self._head[-8:]).rstrip()
-    self.opens_thinking = tail.endswith(format.THINK_OPEN)
 
   def _encode(self, prompt: Prompt) -> list[int]:
     run, mode = self._model.run, self._drawing.mode
@@ -122,7 +123,8 @@ class Answer:
     problem = Problem(id="prompt", text=prompt, answer="?")
     self._trajectory = problem.trajectory(self._drawing.domain)
     head = run.template.problem(self._trajectory, self._task())
-    self._tokens = encode_segment(run.tokenizer, head)
+    self._problem = encode_segment(run.tokenizer, head)
+    self._steps: list[list[int]] = []
     return self._with_stem()
 
   def _task(self) -> Literal["step", "solve"]:
@@ -131,7 +133,12 @@ class Answer:
   def _with_stem(self) -> list[int]:
     run = self._model.run
     stem = run.template.stem(self._task(), len(self.texts) + 1)
-    return [*self._tokens, *encode_segment(run.tokenizer, stem)]
+    seen = self._steps[-self._drawing.context_turns :]  # [-0:] is all.
+    return [
+      *self._problem,
+      *itertools.chain(*seen),
+      *encode_segment(run.tokenizer, stem),
+    ]
 
   def _room(self) -> int:
     return self._model.max_positions - len(self._head)
@@ -176,15 +183,14 @@ class Answer:
     else:
       run = self._model.run
       step = run.template.step(Step(action), len(self.texts))
-      self._tokens += encode_segment(run.tokenizer, step)
+      self._steps.append(encode_segment(run.tokenizer, step))
       self._head = self._with_stem()
       if self._room() < 1:
         self.ending = "context full"
 
   def parts(self) -> list[tuple[str, str]]:
     """Thought and action of each completion."""
-    opening = format.THINK_OPEN if self.opens_thinking else ""
-    parsed = [format.split_lenient(opening + text) for text in self.texts]
+    parsed = map(format.split_lenient, self.texts)
     return [(part.thought, part.action) for part in parsed]
 
 

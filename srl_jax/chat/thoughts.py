@@ -16,19 +16,16 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class Thoughts:
   """Turns pieces of a text into what is printed."""
 
-  def __init__(
-    self, is_shown: bool, is_terminal: bool, is_inside: bool = False
-  ):
+  def __init__(self, is_shown: bool, is_terminal: bool):
     """Begins a text.
 
     Args:
       is_shown: whether thoughts are printed.
       is_terminal: whether thoughts are dimmed, and control characters of the
         text made visible.
-      is_inside: whether the text begins inside of a think block.
     """
     self._is_shown, self._is_terminal = is_shown, is_terminal
-    self._is_inside, self._held = is_inside, ""
+    self._is_inside, self._held = False, ""
 
   def add(self, text: str, is_last: bool = False) -> str:
     """Takes text; returns what to print now."""

@@ -330,12 +330,20 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _true_or_false(text: str) -> bool:
+  values = {"true": True, "false": False}
+  if text.lower() not in values:
+    raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
+  return values[text.lower()]
+
+
 def _add_field(group, prefix: str, cls: type, field: dataclasses.Field) -> None:
   """Adds the option --prefix.field as the dataclass declares it."""
   kind = typing.get_type_hints(cls)[field.name]
   options: dict[str, Any] = {"type": kind}
   if kind is bool:
-    options = {"action": argparse.BooleanOptionalAction}
+    # As in --config.data.strict=False of a run.
+    options = {"type": _true_or_false, "nargs": "?", "const": True}
   elif typing.get_origin(kind) is typing.Literal:
     options = {"choices": typing.get_args(kind)}
   text = strict.field_texts(cls)[field.name]

@@ -145,8 +145,8 @@ def _checked(values_SP: np.ndarray) -> np.ndarray:
   values_SP = np.asarray(values_SP, np.float64)
   if values_SP.ndim != 2 or values_SP.shape[1] < 2 or not len(values_SP):
     raise ValueError(
-      f"values of shape {values_SP.shape}; expected [seeds, problems] with at "
-      "least one seed and two problems"
+      "a difference needs two problems or more, and one seed; these are values "
+      f"of shape {values_SP.shape} [seeds, problems] (raise --limit)"
     )
   return values_SP
 

@@ -206,17 +206,20 @@ class Answers:
   def _first_greedy(
     self, index: int, scores: Scores, stops: Sequence[str]
   ) -> Delta:
-    """The most likely token behind a scored prompt, as a completion."""
+    """The most likely token behind a scored prompt, as a completion.
+
+    Its log-prob is told even if it ends the text and is no part of it: lm-eval
+    leaves out the last log-prob, so there must be one for it.
+    """
     token = int(scores.likely[-1, 0])
-    if token in self._model.stop_ids:
-      return Delta(index, "", [], "stop", 1)
-    stream = TextStream(self._tokenizer, stops)
-    text = stream.add([token], is_last=True)
     logp = float(scores.likely_logps[-1, 0])
     drawn = Drawn(token, logp, scores.likely[-1], scores.likely_logps[-1], 0)
-    if stream.is_stopped:
-      return Delta(index, text, [drawn] if text else [], "stop", 1)
-    return Delta(index, text, [drawn], "length", 1)
+    if token in self._model.stop_ids:
+      return Delta(index, "", [drawn], "stop", 1)
+    stream = TextStream(self._tokenizer, stops)
+    text = stream.add([token], is_last=True)
+    finish = "stop" if stream.is_stopped else "length"
+    return Delta(index, text, [drawn], finish, 1)
 
   async def _gather(self, begun: Begun) -> list[Choice]:
     choices = begun.choices

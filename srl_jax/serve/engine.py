@@ -146,6 +146,14 @@ class Engine:
   def _admit(self, count: int) -> None:
     if self._failure:
       raise _server_error(self._failure)
+    if count > self.capacity:
+      # Clients would try again for ever.
+      raise ApiError(
+        f"the request asks for {count} completions at once, and the server "
+        f"takes {self.capacity}; ask for fewer (prompts times n), or start it "
+        "with a larger --max_queue",
+        status=400,
+      )
     if self.open + count > self.capacity:
       raise ApiError(
         f"the server is busy: {self.open} completions are under way or wait, "

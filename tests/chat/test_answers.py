@@ -67,6 +67,16 @@ def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
   assert answer.tokens > 10 and answer.logp == -0.5 * answer.tokens
 
 
+def test_the_next_step_sees_as_many_steps_as_in_training(embedded):
+  drawing = Drawing("turns", context_turns=1)
+  answer = Answer(embedded, drawing, "^Dz+x;?8652", 0, 0)
+  for action in ("A1", "B2"):
+    answer.request()
+    answer.take(piece_of(embedded, f"<think>t</think>{action}"))
+  decode = embedded.run.tokenizer.decode
+  assert decode(answer.request().tokens) == "^Dz+x;?8652\nB2\n<step>"
+
+
 @pytest.mark.parametrize(
   ("text", "ending"),
   [("<think>x</think>", "no step"), ("<think>x</think>A1", "step limit")],
@@ -162,6 +172,20 @@ def test_a_file_of_prompts_gives_an_object_per_answer(
     assert row["seed"] == 3 and row["mode"] == "chat"
     assert row["ending"] in ("stop", "length")
     assert row["tokens"] <= 6 and row["logp"] < 0
+
+
+def test_the_system_message_comes_before_messages_without_one(
+  monkeypatch, capsys, folder, tmp_path
+):
+  path = tmp_path / "prompts.jsonl"
+  user, own = ({"role": x, "content": x} for x in ("user", "system"))
+  talks = [[user], [own, user]]
+  path.write_text("\n".join(json.dumps({"messages": x}) for x in talks))
+  asked = [f"--prompts={path}", "--json", "--system=Be brief."]
+  out = run_chat(monkeypatch, capsys, folder, *asked).out
+  prompts = [json.loads(line)["prompt"] for line in out.splitlines()]
+  system = {"role": "system", "content": "Be brief."}
+  assert prompts == [[system, user], [own, user]]
 
 
 def test_a_conversation_goes_on_until_the_input_ends(
@@ -348,11 +372,6 @@ def test_thoughts_are_hidden_or_dimmed_however_the_text_is_cut(size):
     )
     plain += "" if is_dim else part.replace("\x1b[0m", "")
   assert plain == " x <b> y"
-
-
-def test_a_text_may_begin_inside_of_a_thought():
-  thoughts = Thoughts(False, False, is_inside=True)
-  assert thoughts.add("hm</think>so") == "so"
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal():

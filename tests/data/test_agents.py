@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trajectories of software agents are read alike, whoever recorded them."""
 
+import copy
 import json
 import os
 import pathlib
@@ -184,10 +185,13 @@ def test_demonstrations_and_what_others_copied_are_not_learnt():
   record["messages"].insert(
     0, {"role": "user", "content": "?", "is_demo": True}
   )
-  record["messages"][2]["train"] = False
-  trajectory = parse(record, "f-1")
-  assert trajectory.problem == "Fix it."
-  assert [s.is_target for s in trajectory.steps] == [False, True]
+  # The second is OpenAI's word for it.
+  for mark in ({"train": False}, {"weight": 0}):
+    marked = copy.deepcopy(record)
+    marked["messages"][2] |= mark
+    trajectory = parse(marked, "f-1")
+    assert trajectory.problem == "Fix it."
+    assert [s.is_target for s in trajectory.steps] == [False, True]
   document = agents.atif()
   document["steps"][2]["is_copied_context"] = True
   document["steps"][3] |= {"llm_call_count": 0}

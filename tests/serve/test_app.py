@@ -200,6 +200,12 @@ def test_more_than_the_queue_holds_is_refused_with_numbers(serve, monkeypatch):
     assert error["code"] == "queue_full"
     assert f"limit of {room}" in error["message"]
     assert "retry-after" in refused.headers
+    # What can never be, no client should try again.
+    never = post(
+      served, "completions", json=LONG | {"n": 128, "prompt": ["a"] * 99}
+    )
+    assert never.status_code == 400
+    assert f"the server takes {room}" in never.json()["error"]["message"]
     waits.set()
     for thread in threads:
       thread.join()

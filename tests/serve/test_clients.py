@@ -212,6 +212,28 @@ def test_what_likelihood_evaluations_ask_is_answered_by_scores(served):
       assert logp <= max(top.values()) and len(top) <= 2
 
 
+@pytest.mark.parametrize("ends_by", ["token", "string"])
+def test_a_likelihood_has_a_log_prob_for_the_token_that_ends_the_text(
+  served, monkeypatch, ends_by
+):
+  """lm-eval sums all log-probs of a continuation but the last one."""
+  prompt = "What is 2+3*4? The answer is 14"
+  ask = {"prompt": prompt, "echo": True, "model": "tiny", "max_tokens": 1}
+  ask |= {"temperature": 0, "logprobs": 1}
+  [free] = served.client.completions.create(**ask).choices
+  assert free.finish_reason == "length"
+  if ends_by == "string":
+    ask["stop"] = free.text[len(prompt) :]
+  else:
+    monkeypatch.setattr(
+      type(served.engine.model), "stop_ids", property(lambda _: range(10**6))
+    )
+  [ended] = served.client.completions.create(**ask).choices
+  assert (ended.text, ended.finish_reason) == (prompt, "stop")
+  assert ended.logprobs.token_logprobs == free.logprobs.token_logprobs
+  assert ended.logprobs.tokens == free.logprobs.tokens
+
+
 def test_log_probs_of_an_answer_are_those_of_temperature_one(served):
   ask = {"model": "tiny", "messages": TALK, "max_tokens": 8, "logprobs": True}
   answer = served.client.chat.completions.create(

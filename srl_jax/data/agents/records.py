@@ -194,7 +194,7 @@ def _agent(
     actions=actions,
     call_ids=ids,
     fallback=_flattened(item.get("action")),
-    is_target=item.get("train") is not False,
+    is_target=item.get("train") is not False and item.get("weight") != 0,
   )
 
 
