@@ -34,6 +34,13 @@ _ANSWER_IS = re.compile(
   r"[\s:*]{0,9}(?:is|=|:)[\s:*]{0,9}(?=\S)",
   re.IGNORECASE,
 )
+_ANSWER_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+# A line with nothing but a fence of mathematics or code.
+_FENCE = re.compile(
+  r"```\w*|\$\$|\\[\[\]()]|\\(?:begin|end)\{[a-z]+\*?\}", re.IGNORECASE
+)
+# Marks of lists and quotes, which would be read as a minus or an inequality.
+_LIST_MARK = re.compile(r"^\s*(?:[-*+•>]\s+)+")
 _SENTENCE_END = re.compile(r"[.;](?:\s|$)")
 # What follows says why, and is not the answer.
 _REASON = re.compile(
@@ -79,16 +86,24 @@ def answer_reward(text: str, reference: str) -> float:
 def extract_answers(text: str) -> list[str]:
   """Returns what may be the final answer, by the first rule that applies.
 
-  1. what stands in \\boxed{..}, as a list if boxes differ; 2. "#### .." in the
-  last line; 3. after the last "answer is", "answer:" or "answer =": the line,
-  its first sentence, or its only number; 4. the last line or the last number.
+  1. what stands in \\boxed{..}, as a list if boxes differ; 2. in the last
+  <answer> block; 3. "#### .." in the last line; 4. after the last "answer is",
+  "answer:" or "answer =": the line, its first sentence, or its only number; 5.
+  the last line or the last number. Fences of blocks are no lines, and marks of
+  lists and quotes belong to none.
   """
   boxes = all_boxed(text)
   if boxes:
     return [_join(boxes)]
+  blocks = _ANSWER_BLOCK.findall(text)
+  if blocks:
+    return [blocks[-1].strip()]
   marked = hash_mark(text)
   if marked is not None:
     return [marked]
+  lines = [_LIST_MARK.sub("", x).strip() for x in text.splitlines()]
+  lines = [line for line in lines if line and not _FENCE.fullmatch(line)]
+  text = "\n".join(lines)
   marks = list(_ANSWER_IS.finditer(text))
   if marks:
     line = tidy(text[marks[-1].end() :].partition("\n")[0])
@@ -96,7 +111,6 @@ def extract_answers(text: str) -> list[str]:
       line = line.replace("**", "", 1)
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
     return list(dict.fromkeys([line, sentence, *_only_number(sentence)]))
-  lines = [line.strip() for line in text.splitlines() if line.strip()]
   for line in reversed(lines):
     numbers = list(NUMBER.finditer(tidy(line)))
     if numbers:

@@ -95,7 +95,27 @@ def _parse(text: str) -> Any:
     fallback_mode="no_fallback",
     parsing_timeout=None,
   )
-  return parsed[0] if parsed and not isinstance(parsed[0], str) else None
+  found = parsed[0] if parsed else None
+  return None if isinstance(found, str) else _with_units(found)
+
+
+def _with_units(found: Any) -> Any:
+  """Takes the letter i for the imaginary unit, and a letter for one variable.
+
+  The parser takes i for a variable, and one letter for two variables, by what
+  stands before it.
+  """
+  import sympy
+
+  if not getattr(found, "free_symbols", ()):
+    return found
+  # Not real: SymPy would make x^2 = -3 and x^2 = -5 both False.
+  return found.xreplace(
+    {
+      letter: sympy.I if letter.name == "i" else sympy.Symbol(letter.name)
+      for letter in found.free_symbols
+    }
+  )
 
 
 @functools.cache

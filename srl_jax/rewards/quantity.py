@@ -122,10 +122,10 @@ _POWERS = re.compile(r"\s*\^\s*(?:\{\s*(-?\d)\s*\}|(-?\d))")
 # A lone "T" is more often a variable.
 _SINGLE_LETTER_UNITS = frozenset("mghsLJNVWKACF")
 _NOT_UNITS = re.compile(
-  "or|and|to|mod|times|over|pi|sqrt|exp|log|ln|sin|cos|tan|cot|sec|csc|"
-  "arcsin|arccos|arctan|sinh|cosh|tanh|frac|cdot|pm|mp|cup|cap|in|infty|"
+  "or|and|to|mod|over|pi|sqrt|exp|log|ln|sin|cos|tan|cot|sec|csc|"
+  "arcsin|arccos|arctan|sinh|cosh|tanh|frac|cdot|pm|mp|in|infty|"
   "alpha|beta|gamma|delta|epsilon|zeta|eta|theta|lambda|mu|nu|rho|sigma|tau|"
-  "phi|chi|psi|omega|hbar|odot|leq|geq|neq|not|nor|but|plus|minus|less|more|"
+  "phi|chi|psi|omega|hbar|odot|leq|geq|neq|not|nor|but|plus|minus|"
   "than|between|either|maybe|perhaps|possibly|about|if|when|where|for|from|"
   "then|is|was|be|through|until|versus|vs|with|without|half|dozen|hundred|"
   "thousand|million|billion|trillion|factorial|squared|cubed|quad|begin|end",

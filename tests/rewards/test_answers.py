@@ -174,7 +174,9 @@ def test_different_answers(candidate, reference):
     ("\\boxed{1 \\boxed{2} 3}", "2"),
     ("#### 1\n#### 2", "2"),
     ("\\fbox{5} #### 6", "5"),
-    # 2. GSM8K.
+    # 2. As DeepSeek-R1 was asked.
+    ("<answer>3</answer> no, <answer>\n5 cm\n</answer> #### 6", "5 cm"),
+    # 3. GSM8K.
     ("answer is 3\n12 * 6 = 72\n#### 1,072 \n", "1,072"),
   ],
 )
@@ -190,6 +192,13 @@ def test_explicit_answers_are_the_only_candidates(text, answer):
     ("**Final Answer:** $x=7$.", "7"),
     ("The answer is:\n\n $\\frac{3}{4}$ cups.", "3/4"),
     ("answer = x^2", "x^2"),
+    ("The answer is:\n\n\\[\n42\n\\]", "42"),
+    ("**Answer:**\n\n$$\n\\frac12\n$$", "1/2"),
+    ("Answer:\n```text\n42\n```", "42"),
+    ("The answer is:\n\\begin{align*}\nx=42\n\\end{align*}", "42"),
+    ("The answer is:\n- 42", "42"),
+    ("The answer is:\n-42", "-42"),
+    ("In all:\n> * 42 apples", "42"),
     ("The answer is 12 because 12 > 3", "12"),
     ("we get 10-5", "5"),
     ("It is -5", "-5"),

@@ -12,6 +12,15 @@ from srl_jax.rewards import answer_reward, same_answer
 from srl_jax.rewards.expressions import same_expression
 
 SAME = r"""
+\frac{3}{2}i | \frac{3i}{2}
+\frac12+\frac32i | \frac{1+3i}{2}
+1+2\sqrt{3}i | 1+2i\sqrt{3}
+2(1+i) | 2+2i
+-1 | e^{i\pi}
+-i | i^3
+7 | 7 \text{ times}
+1 | 1 \text{ cup}
+12 | 12 \text{ more apples}
 x=8 | 8
 8 | f(3)=8
 8 | p+q=8
@@ -96,6 +105,10 @@ e^{t}/3 | e^{t/3}
 n=2, 3, 4 | n=1, 2, 3
 10:00 | 1:00
 even | not even
+i | -i
+2i | 2
+1+i | 1-i
+7 | 7 \text{ more or less}
 """
 
 
