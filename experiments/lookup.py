@@ -81,7 +81,7 @@ def get_config(argument=None):
   c.evaluate.samples = 4
   c.evaluate.max_turns = 16
   c.evaluate.max_turn_tokens = 40
-  c.evaluate.rows_per_batch = 200
+  c.evaluate.answers_per_batch = 200
   c.log_every = 5
   config.override(c, overrides)
   return c

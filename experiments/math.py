@@ -152,7 +152,7 @@ def set_method(c, method):
     # Whoever learns to think so long is to be judged by what comes of it.
     longest = min(16384, c.model.max_positions // 2)
     c.evaluate.max_solve_tokens = c.evaluate.suite_tokens = longest
-    c.evaluate.rows_per_batch //= 4
+    c.evaluate.answers_per_batch //= 4
 
 
 def choose():
@@ -201,7 +201,7 @@ def set_layout(c, layout):
   c.rollout_rules.embed = None
   c.srl.sampling.parts_per_round = layout.parts
   # As many tokens of whole solutions as a part of a round of SRL has.
-  c.evaluate.rows_per_batch = 512 // layout.parts
+  c.evaluate.answers_per_batch = 512 // layout.parts
   c.rlvr.sampling.slots = 16
   c.rlvr.sampling.rows = layout.slots * layout.chips // 16
   c.srl.trunks_per_micro_batch = layout.rows * layout.chips
@@ -263,7 +263,7 @@ def set_paper(c):
   # A turn may be as long as in training, and a solution in one go as long as
   # several turns, if the model's context leaves room for a problem.
   c.evaluate.samples = 4
-  c.evaluate.rows_per_batch = 32
+  c.evaluate.answers_per_batch = 32
   c.evaluate.max_turns = 16
   c.evaluate.max_turn_tokens = 1024
   c.evaluate.max_solve_tokens = min(4096, c.model.max_positions // 2)

@@ -76,7 +76,7 @@ def get_config(argument=None):
   c.evaluate.max_turns = 4
   c.evaluate.max_turn_tokens = 48
   c.evaluate.max_solve_tokens = 176
-  c.evaluate.rows_per_batch = 100
+  c.evaluate.answers_per_batch = 100
   c.checkpoint.every_update_steps = 10
   c.log_every = 2
   config.override(c, overrides)

@@ -82,7 +82,7 @@ def get_config(argument=None):
   c.evaluate.samples = 2
   c.evaluate.max_turns = 4
   c.evaluate.max_turn_tokens = 48
-  c.evaluate.rows_per_batch = 100
+  c.evaluate.answers_per_batch = 100
   c.log_every = 5
   config.override(c, overrides)
   return c

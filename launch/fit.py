@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
   price = machine.usd if options.price is None else options.price
   priced = "yours" if options.price is not None else _PRICED
-  print(f"{machine.text}; numbers are what it takes at the least")
+  print(f"{machine.text}; all numbers are lower bounds")
   print(
     f"{price:.2f} USD per chip and hour ({priced})"
     if price is not None

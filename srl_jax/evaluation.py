@@ -45,7 +45,7 @@ class Plan:
   Attributes:
     problems: the problems of all suites; each names its suite.
     domains: domain of each suite, by name.
-    protocol: how they are put, decoded and judged.
+    protocol: rules of prompts, decoding and grading.
     seed: seed of all samples.
     answers_per_batch: answers decoded together.
     context_turns: how many of the last actions the model sees, turn by turn;
@@ -211,7 +211,7 @@ def memory_errors(answers_per_batch: int) -> Iterator[None]:
       "the devices have too little memory for the model and the keys and "
       f"values of {answers_per_batch} answers at once; give a lower "
       "--answers_per_batch or --max_new_tokens (in a run, a lower "
-      "c.evaluate.rows_per_batch or c.evaluate.suite_tokens), or spread the "
+      "c.evaluate.answers_per_batch or c.evaluate.suite_tokens), or spread the "
       "model over more devices. What is answered is kept. It was said: "
       f"{str(error).splitlines()[0]}"
     ) from error

@@ -57,7 +57,7 @@ class Measuring:
         domains,
         settings.suite_protocol(),
         config.seed,
-        settings.rows_per_batch,
+        settings.answers_per_batch,
         config.srl.trunks.context_turns,
       )
 
@@ -158,7 +158,7 @@ def _on_test_split(
 
 def trunks_per_batch(settings: EvalConfig, widths: batching.Widths) -> int:
   """How many trunks have as many branch points as completions are decoded."""
-  return max(1, settings.rows_per_batch // widths.points)
+  return max(1, settings.answers_per_batch // widths.points)
 
 
 def _measure_steps(
@@ -194,7 +194,7 @@ def _measure_steps(
           tokenizer=run.tokenizer,
           scorer=scorer,
           widths=widths,
-          rows_per_batch=trunks_per_batch(settings, widths),
+          trunks_per_batch=trunks_per_batch(settings, widths),
         )
       for metric, estimate in estimates.items():
         measured[f"step {metric}, {name}"] = estimate

@@ -57,7 +57,7 @@ _FREE_TO_CHANGE = (
   "trackers",
   "profile",
   "watchdog",
-  "evaluate.rows_per_batch",
+  "evaluate.answers_per_batch",
   "mesh",
   "model.remat",
   "model.attention_logits",

@@ -75,7 +75,7 @@ def test_long_reasoning_is_trained_on_and_judged_to_its_end():
   assert long.evaluate.suite_protocol().max_new_tokens == longest
   # As many tokens as before are decoded together.
   together = [
-    c.evaluate.rows_per_batch * c.evaluate.max_solve_tokens
+    c.evaluate.answers_per_batch * c.evaluate.max_solve_tokens
     for c in (short, long)
   ]
   assert together[0] == together[1]

@@ -25,7 +25,7 @@ SHORT = {
   "evaluate.max_turns": 2,
   "evaluate.max_turn_tokens": 8,
   "evaluate.max_solve_tokens": 8,
-  "evaluate.rows_per_batch": 4,
+  "evaluate.answers_per_batch": 4,
 }
 SHORT_STAGE = {
   "update_steps": 1,

@@ -96,7 +96,7 @@ def test_a_folder_belongs_to_one_configuration(runs, whole):
 def test_what_is_measured_may_not_change_in_between(runs, tmp_path):
   runs.run(tmp_path, "sft", sft__update_steps=1)
   # How many rows are decoded together changes no number.
-  again = {"sft__update_steps": 1, "evaluate__rows_per_batch": 4}
+  again = {"sft__update_steps": 1, "evaluate__answers_per_batch": 4}
   runs.run(tmp_path, "sft", **again)
   with pytest.raises(ValueError, match=r"evaluate\.max_turns was 2 and is 3"):
     runs.run(tmp_path, "sft", sft__update_steps=1, evaluate__max_turns=3)

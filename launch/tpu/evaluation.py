@@ -87,7 +87,7 @@ def most_rows(
     prompts: number of prompts; 0 if it is not known.
     samples: numbers of samples of a prompt; 0 for none.
   """
-  together = settings.rows_per_batch
+  together = settings.answers_per_batch
   found = [
     rows_and_slots(together, prompts or together, count)
     for count in samples
@@ -97,7 +97,7 @@ def most_rows(
   return max(found, key=lambda x: x[0] * trunk + x[0] * x[1] * answer)
 
 
-_REMEDY = "lower c.evaluate.rows_per_batch or raise c.mesh.tensor"
+_REMEDY = "lower c.evaluate.answers_per_batch or raise c.mesh.tensor"
 
 
 def _single_steps(

@@ -199,7 +199,7 @@ def summary(
       f"prompt tokens, {group_size} samples, shared": shared,
       "flat / shared": f"{flat / max(shared, 1):.1f}",
       **_of_contexts(report, group_size),
-      "prompts with the ids of their text in one piece": compared[split].equal,
+      "prompts with the ids of their whole text": compared[split].equal,
     }
     if is_part:
       cells["prompts compared"] = compared[split].checked

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Protocols: how problems of a suite are put, decoded and judged.
+"""Protocols: rules of prompts, decoding and grading of suites.
 
 A score means something only together with the prompt, the decoding and the
 rule by which answers are read. A protocol is these three under one name. Those
@@ -69,7 +69,7 @@ class Decoding:
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-  """How problems are put, decoded and judged.
+  """Rules of prompts, decoding and grading.
 
   Change fields by dataclasses.replace; `differences` then says which.
 

@@ -54,13 +54,13 @@ class EvalConfig:
       tokens.
     max_solve_tokens: maximal length of a solution in one go, in tokens.
     step_trunks: number of test trajectories for the step metrics; 0 for all.
-    rows_per_batch: number of completions decoded together: solutions, answers
-      to suites, and single steps.
+    answers_per_batch: number of completions decoded together: solutions,
+      answers to suites, and single steps.
     suites: suites of problems to answer before and after training, as names,
       NAME=PATH, or paths of files of your own; see docs/evaluation.md.
     suites_folder: folder with files named after suites, such as aime24.jsonl;
       what it lacks is fetched from the Hugging Face hub.
-    protocol: name of the rules by which suites are put, decoded and judged.
+    protocol: name of the rules of prompts, decoding and grading of suites.
     suite_samples: sampled answers per problem of a suite; 0 for greedy only,
       -1 for as many as the protocol says.
     suite_tokens: maximal length of an answer to a suite, in tokens; 0 for what
@@ -78,7 +78,7 @@ class EvalConfig:
   max_turn_tokens: int = 256
   max_solve_tokens: int = 1024
   step_trunks: int = 0
-  rows_per_batch: int = 64
+  answers_per_batch: int = 64
   suites: tuple[str, ...] = ()
   suites_folder: str = ""
   protocol: str = "paper"
@@ -98,7 +98,7 @@ class EvalConfig:
       max_turn_tokens="[1, )",
       max_solve_tokens="[1, )",
       step_trunks="[0, )",
-      rows_per_batch="[1, )",
+      answers_per_batch="[1, )",
       suite_samples="[-1, )",
       suite_tokens="[0, )",
       suites_every_update_steps="[0, )",
@@ -199,7 +199,7 @@ def solve_problems(
   # With room for actions behind the problem, the trunks need not grow soon.
   longest = max(map(len, heads), default=0) + len(stem)
   rows, slots = rows_and_slots(
-    config.rows_per_batch,
+    config.answers_per_batch,
     # In turns, the samples of a problem soon have contexts of their own.
     *((len(wanted), 1) if mode == "turns" else (len(trajectories), samples)),
   )

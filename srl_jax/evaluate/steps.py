@@ -29,7 +29,7 @@ def evaluate_steps(
   tokenizer: Tokenizer,
   scorer: Scorer,
   widths: Widths,
-  rows_per_batch: int,
+  trunks_per_batch: int,
   watch: Callable[[TrunkBatch, Branches, Scores], None] | None = None,
 ) -> dict[str, Estimate]:
   """Samples the next step at every branch point and compares it.
@@ -42,7 +42,7 @@ def evaluate_steps(
     tokenizer: the tokenizer that decodes the samples.
     scorer: the scorer of the reported reward.
     widths: widths of the padded batches; at least `batching.widths(trunks)`.
-    rows_per_batch: trunks decoded together.
+    trunks_per_batch: trunks decoded together.
     watch: called with each batch, its branches and their scores.
 
   Returns:
@@ -61,7 +61,7 @@ def evaluate_steps(
     terms[:, row] += value, 1
 
   for batch, branches in batches.sample_batches(
-    sampler, params, trunks, key, widths, rows_per_batch
+    sampler, params, trunks, key, widths, trunks_per_batch
   ):
     scores = scoring.score_branches(batch, branches, tokenizer, scorer)
     if watch:

@@ -45,8 +45,8 @@ class TrackersConfig:
       says so.
     trackio: a run in Trackio (extra "trackio"), on this machine unless
       TRACKIO_SPACE_ID says where.
-    project: of the runs in Weights & Biases and Trackio, where WANDB_PROJECT
-      and TRACKIO_PROJECT say nothing else.
+    project: name of the project in Weights & Biases and Trackio, unless
+      WANDB_PROJECT or TRACKIO_PROJECT is set.
     texts: samples that are shown of each moment whose rollouts are kept (see
       `rollouts`), from the worst reward to the best; 0 for none.
   """

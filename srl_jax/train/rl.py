@@ -147,7 +147,7 @@ class RlStage:
       tokenizer=run.tokenizer,
       scorer=self._scorer,
       widths=self.data.valid_widths,
-      rows_per_batch=self._validation_rows(),
+      trunks_per_batch=self._validation_rows(),
       watch=keep if ids else None,
     )
     if recorded:

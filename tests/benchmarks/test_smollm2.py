@@ -101,7 +101,7 @@ def test_prepare_reports_on_records_in_the_form_of_gsm8k(
   rows = {line.split("  ")[0]: line.split()[-1] for line in said.splitlines()}
   assert rows["trajectories"] == "8" and rows["trunks"] == "7"
   assert (
-    rows["prompts with the ids of their text in one piece"]
+    rows["prompts with the ids of their whole text"]
     == rows["branch points"]
     == "14"
   )

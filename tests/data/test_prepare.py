@@ -81,7 +81,7 @@ def test_prompts_that_differ_from_their_text_in_one_piece_are_reported(
   args += (f"--tokenizer.path={families('qwen3')}", "--data.valid_size=4")
   run(path, *args)
   printed = capsys.readouterr().out
-  row = "prompts with the ids of their text in one piece"
+  row = "prompts with the ids of their whole text"
   [counts] = re.findall(rf"^{row} +(\d+) +(\d+)$", printed, re.MULTILINE)
   # The 12 trajectories hold 30 steps, and all prompts were compared.
   assert sum(map(int, counts)) == 30

@@ -119,7 +119,7 @@ STEP_ANSWERS = {
 }
 
 
-def estimate_steps(trunks, rows_per_batch, samples=1, **reward):
+def estimate_steps(trunks, trunks_per_batch, samples=1, **reward):
   with Scorer(RewardConfig(**reward)) as scorer:
     return evaluate_steps(
       scripted(STEP_ANSWERS, samples=samples),
@@ -129,7 +129,7 @@ def estimate_steps(trunks, rows_per_batch, samples=1, **reward):
       tokenizer=TOKENIZER,
       scorer=scorer,
       widths=batching.widths(trunks),
-      rows_per_batch=rows_per_batch,
+      trunks_per_batch=trunks_per_batch,
     )
 
 
@@ -138,9 +138,9 @@ def evaluate_scripted_steps(*args, **kwargs):
   return {name: estimate.value for name, estimate in estimates.items()}
 
 
-@pytest.mark.parametrize("rows_per_batch", [1, 2, 5])
-def test_steps_are_compared_with_the_experts(rows_per_batch):
-  got = evaluate_scripted_steps(rows_per_batch, samples=2)
+@pytest.mark.parametrize("trunks_per_batch", [1, 2, 5])
+def test_steps_are_compared_with_the_experts(trunks_per_batch):
+  got = evaluate_scripted_steps(trunks_per_batch, samples=2)
   assert set(got) == {
     *("reward", "similarity", "exact", "format_failure"),
     *("similarity_step_1", "similarity_step_2"),
@@ -232,7 +232,7 @@ class LongStem(PlainTemplate):
 
 def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
   """Episodes, (task, sizes) of the stream that was made, and the stream."""
-  config = EvalConfig(**{"max_turns": 3, "rows_per_batch": 2, **limits})
+  config = EvalConfig(**{"max_turns": 3, "answers_per_batch": 2, **limits})
   made = []
 
   def make_stream(task, **sizes):
@@ -359,12 +359,12 @@ def test_every_sample_is_an_episode_of_its_own():
 
 
 def test_samples_in_one_go_share_rows_with_those_of_their_problem():
-  def sizes(mode, table, samples, rows_per_batch):
+  def sizes(mode, table, samples, answers_per_batch):
     _, (_, made), _ = solve(
       mode,
       table,
       samples=samples,
-      rows_per_batch=rows_per_batch,
+      answers_per_batch=answers_per_batch,
       max_solve_tokens=300,
     )
     return made["rows"], made["slots"]

@@ -95,7 +95,7 @@ def test_the_programs_of_the_evaluation_compile_for_a_tpu(capsys):
 
 def test_the_decoding_that_takes_more_is_planned():
   def sizes(prompts, *samples, trunk=100):
-    settings = EvalConfig(rows_per_batch=64)
+    settings = EvalConfig(answers_per_batch=64)
     return evaluation.most_rows(settings, (trunk, 10), prompts, samples)
 
   # Greedy answers have a row each, and sampled ones share trunks.

@@ -26,8 +26,8 @@ def test_a_validation_decodes_no_more_branches_than_a_part_of_a_round(
 ):
   seen = []
 
-  def evaluate(*_, rows_per_batch, **__):
-    seen.append(rows_per_batch)
+  def evaluate(*_, trunks_per_batch, **__):
+    seen.append(trunks_per_batch)
     return {"reward": Estimate(0.0, 0.0, 0.0)}
 
   monkeypatch.setattr(rl, "evaluate_steps", evaluate)
