@@ -29,11 +29,10 @@ from .tpu import ahead_of_time, fitting
 from .tpu.chips import CHIPS, Chip
 
 _GIB = 2**30
-_TRUNKS_PER_ROUND = 256  # Of experiments/math.py.
 # For the presets that were compiled (benchmarks/RESULTS.md), the compiler took
 # up to 1.51 times what is counted here: copies and temporaries.
 _COMPILED = 1.55
-_PRICED = "list price on demand in us-central1, read on 2026-11-29"
+_PRICED = f"list price on demand in us-central1, read on {machines.READ}"
 # One GPU: peak rate of bfloat16 (of float16 on a T4, which has no bfloat16),
 # three quarters of the memory, which is what JAX takes by default, and its
 # bandwidth. From NVIDIA's data sheets.
@@ -160,7 +159,7 @@ def _layouts(path: str) -> dict[str, Any]:
     ) from error
 
 
-def spreads(layout: Any, devices: int) -> Iterator[str]:
+def spreads(layout: Any, devices: int, trunks_per_round: int) -> Iterator[str]:
   """Yields overrides that spread a layout over a number of devices.
 
   First, a device gets the rows of a micro-batch and the trunks of a round that
@@ -180,7 +179,7 @@ def spreads(layout: Any, devices: int) -> Iterator[str]:
     yield "".join(
       f",{key}={value}" for key, (value, was) in changes.items() if value != was
     )
-    if rows == 1 and parts * devices >= _TRUNKS_PER_ROUND:
+    if rows == 1 and parts * devices >= trunks_per_round:
       return
     rows, parts = max(1, rows // 2), parts * 2
 
@@ -205,7 +204,10 @@ def _choose(
     )
 
   need = source = None
-  for spread in spreads(layout, len(machine.devices)):
+  sampling = srl_main.load_config(f"{path}:{name}").srl.sampling
+  for spread in spreads(
+    layout, len(machine.devices), sampling.trunks_per_round
+  ):
     tried = f"{path}:{name}{spread}"
     try:
       found = need_of(tried)

@@ -25,6 +25,7 @@ import jax
 from absl import logging
 
 from srl_jax import compilation_cache, failures, loading, sharding, storage
+from srl_jax.arguments import HelpFormatter
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
 from srl_jax.train.stage import Run
@@ -128,10 +129,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog="python -m srl_jax.export",
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+    formatter_class=HelpFormatter,
   )
   add = parser.add_argument
-  add("--workdir", required=True, help="of a run")
+  add("--workdir", required=True, help="working directory of a run")
   add("--out", required=True, help="folder to write")
   add("--stage", default="", help="sft, srl or rlvr; default: the last one")
   add("--step", type=int, default=0, help="default: the best one validated")
@@ -139,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     "--dtype",
     default="",
     choices=("float32", "bfloat16"),
-    help="of the weights; default: what the model computes in",
+    help="dtype of the weights; default: what the model computes in",
   )
   add("--adapter", action="store_true", help="the adapters alone, for PEFT")
   args = parser.parse_args(argv)

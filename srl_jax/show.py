@@ -29,6 +29,7 @@ from srl_jax import (
   sharding,
   storage,
 )
+from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
@@ -170,12 +171,19 @@ def _sample(
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if there is nothing to show."""
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.show", description=__doc__.partition("\n")[0]
+    prog="python -m srl_jax.show",
+    description=__doc__.partition("\n")[0],
+    formatter_class=HelpFormatter,
   )
-  parser.add_argument("--workdir", required=True, help="of a finished run")
-  parser.add_argument("--samples", type=int, default=3, help="how many")
+  parser.add_argument("--workdir", required=True, help="working directory")
   parser.add_argument(
-    "--moment", choices=("before", "after"), default="after", help="of training"
+    "--samples", type=int, default=3, help="number of samples"
+  )
+  parser.add_argument(
+    "--moment",
+    choices=("before", "after"),
+    default="after",
+    help="model before or after training",
   )
   parser.add_argument(
     "--html", metavar="FILE", help="write a page instead of printing"

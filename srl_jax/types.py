@@ -15,6 +15,13 @@ and comments use the same letters:
   T  query positions of one forward pass; turns of the decoding loop
   B  decoder slots per trunk, at most R; in the update, lanes of a row
 
+In the update N counts rows, and besides there are
+
+  U  trunks of a row              W  slots of a lane
+  P  groups of a batch
+
+A module that has further axes lists them in its docstring.
+
 A *trunk* is a problem followed by the expert's steps, tokenised once. A
 *branch* hangs off the trunk at one position: it sees the trunk tokens before
 `branch_at` and its own earlier tokens. Its first tokens, the *stem*, are given

@@ -63,6 +63,7 @@ FLOORS = {
   "rewards": 0,
   "storage": 0,
   "strict": 0,
+  "arguments": 0,
   "textfile": 0,
   "tokenizers": 0,
   "trajectory": 0,

@@ -5,7 +5,7 @@ The one table of these facts. A name counts chips (v5litepod-64, v6e-64) or
 TensorCores (v5p-128, tpu7x-128: two in a chip). How many hosts there are does
 not follow from a name; only GKE has to be told, by the machine type of a node.
 
-Sources, read on 2026-11-29:
+Sources, read on the day READ:
 - topologies, cores and chips: docs.cloud.google.com/tpu/docs/v5e, /v5p, /v6e
   and /tpu7x;
 - runtime versions: docs.cloud.google.com/tpu/docs/runtimes;
@@ -22,6 +22,8 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+
+READ = "2026-11-29"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ import jax
 from absl import logging
 
 from srl_jax import failures, inference, stopping
+from srl_jax.arguments import HelpFormatter
 from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
 from srl_jax.chat.prompts import read_prompts
 from srl_jax.chat.thoughts import Thoughts
@@ -40,7 +41,9 @@ _ROWS = 8  # Prompts of a file that are sampled together.
 def _parser() -> argparse.ArgumentParser:
   assert __doc__
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.chat", description=__doc__.partition("\n")[0]
+    prog="python -m srl_jax.chat",
+    description=__doc__.partition("\n")[0],
+    formatter_class=HelpFormatter,
   )
   add = parser.add_argument
   add("prompt", nargs="?", help="what to ask; without it, ask at the terminal")

@@ -37,6 +37,7 @@ from srl_jax import (
   stopping,
   storage,
 )
+from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 from srl_jax.data import readers
 from srl_jax.data.readers import DataConfig
@@ -100,7 +101,7 @@ def _parse(
   parser = _Parser(
     prog="python -m srl_jax.evaluate",
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+    formatter_class=HelpFormatter,
     allow_abbrev=False,
   )
   _add_flags(parser)
@@ -154,12 +155,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
   add("--suites_folder", default="", help="folder with the suites' files")
   add("--protocol", default="paper", help=", ".join(PROTOCOLS))
   add("--samples", type=int, help="sampled answers per problem; 0: greedy only")
-  add("--temperature", type=float, help="of sampled answers")
-  add("--top_p", type=float, help="of sampled answers")
+  add("--temperature", type=float, help="for sampled answers")
+  add("--top_p", type=float, help="for sampled answers")
   add("--max_new_tokens", type=int, help="longest answer or turn, in tokens")
   add("--max_turns", type=int, help="most turns of an answer turn by turn")
   add("--limit", type=int, default=0, help="problems per suite; 0: all")
-  add("--seed", type=int, default=0, help="of all samples")
+  add("--seed", type=int, default=0, help="seed of all samples")
   add(
     "--answers_per_batch",
     type=int,
@@ -167,7 +168,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     help="answers decoded together; lower it if memory runs out",
   )
   add("--compare", help="another --out: paired differences")
-  add("--train_data", default="", help="to look for the problems in")
+  add("--train_data", default="", help="data to check for contamination")
   add("--train_format", help="as c.data.format; default: jsonl")
   add(
     "--interventions",

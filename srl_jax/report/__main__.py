@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from srl_jax import failures, files, storage
+from srl_jax.arguments import HelpFormatter
 from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
@@ -53,13 +54,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.report", description=__doc__.partition("\n")[0]
+    prog="python -m srl_jax.report",
+    description=__doc__.partition("\n")[0],
+    formatter_class=HelpFormatter,
   )
   parser.add_argument(
     "--workdir",
     action="append",
     default=[],
-    help="of a run; give it again for further runs",
+    help="working directory of a run; may be given several times",
   )
   parser.add_argument(
     "--evaluation",

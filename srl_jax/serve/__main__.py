@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from absl import logging
 
 from srl_jax import failures, inference, storage
+from srl_jax.arguments import HelpFormatter
 from srl_jax.optional import needed_for
 from srl_jax.serve.engine import Engine
 
@@ -33,7 +34,9 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 def _parser() -> argparse.ArgumentParser:
   assert __doc__
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.serve", description=__doc__.partition("\n")[0]
+    prog="python -m srl_jax.serve",
+    description=__doc__.partition("\n")[0],
+    formatter_class=HelpFormatter,
   )
   add = parser.add_argument
   add(
@@ -43,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--name", default="", help="the model's name in requests")
   add("--host", default="127.0.0.1", help="address to listen on")
-  add("--port", type=int, default=8000, help="port to listen on; 0: any")
+  add("--port", type=int, default=8000, help="port to listen on; 0 takes any")
   add(
     "--api_key",
     default=os.environ.get("SRL_JAX_API_KEY", ""),
@@ -55,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     "--turns",
     type=int,
     default=8,
-    help="tokens between two looks at new requests",
+    help="tokens of each completion between checks for new requests",
   )
   add(
     "--max_stem",

@@ -35,6 +35,7 @@ from srl_jax import (
   stopping,
   storage,
 )
+from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 from srl_jax.data import instances as reading
 from srl_jax.data.suites import find_file
@@ -95,7 +96,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   parser = _Parser(
     prog="python -m srl_jax.swebench",
     description=__doc__,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
+    formatter_class=HelpFormatter,
     allow_abbrev=False,
   )
   add = parser.add_argument
@@ -108,8 +109,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
   add("--suites_folder", default="", help="folder with the suites' files")
   add("--found_files", help="file with the files to show, for oracle")
   add("--samples", type=int, help="sampled answers besides the greedy one")
-  add("--temperature", type=float, help="of sampled answers")
-  add("--top_p", type=float, help="of sampled answers")
+  add("--temperature", type=float, help="for sampled answers")
+  add("--top_p", type=float, help="for sampled answers")
   add("--max_new_tokens", type=int, help="longest answer, in tokens")
   add(
     "--max_file_tokens",
@@ -118,7 +119,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     help="most tokens of files in a prompt",
   )
   add("--limit", type=int, default=0, help="number of instances; 0: all")
-  add("--seed", type=int, default=0, help="of all samples")
+  add("--seed", type=int, default=0, help="seed of all samples")
   add(
     "--answers_per_batch",
     type=int,

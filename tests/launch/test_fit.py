@@ -50,7 +50,7 @@ def test_counts_are_near_what_the_compiler_found(
 
 
 def test_a_layout_on_its_own_chips_is_taken_as_it_is_first():
-  first, *others = fit.spreads(LAYOUT, 64)
+  first, *others = fit.spreads(LAYOUT, 64, 256)
   assert first == ""
   assert others[0] == (
     ",srl.trunks_per_micro_batch=64,srl.sampling.parts_per_round=2"
@@ -58,24 +58,24 @@ def test_a_layout_on_its_own_chips_is_taken_as_it_is_first():
 
 
 def test_a_layout_is_spread_over_fewer_chips_with_as_much_on_each():
-  first = next(fit.spreads(LAYOUT, 8))
+  first = next(fit.spreads(LAYOUT, 8, 256))
   assert first == (
     ",srl.trunks_per_micro_batch=16,srl.sampling.parts_per_round=8"
   )
   # One device cannot hold the weights with others.
-  assert "mesh.tensor=1" in next(fit.spreads(LAYOUT, 1))
+  assert "mesh.tensor=1" in next(fit.spreads(LAYOUT, 1, 256))
 
 
 def test_spreads_end_with_one_row_and_one_trunk_for_each_device():
   for devices in (1, 8, 64):
-    *_, last = fit.spreads(LAYOUT, devices)
+    *_, last = fit.spreads(LAYOUT, devices, 256)
     assert f"srl.trunks_per_micro_batch={devices}" in last or devices == 64
     assert f"srl.sampling.parts_per_round={256 // devices}" in last
 
 
 def test_what_is_to_be_typed_can_be_loaded():
   for devices in (1, 4, 8, 128):
-    for spread in fit.spreads(LAYOUT, devices):
+    for spread in fit.spreads(LAYOUT, devices, 256):
       srl_main.load_config(f"experiments/math.py:qwen2_5_7b{spread}")
 
 

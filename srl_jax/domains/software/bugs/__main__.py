@@ -112,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     help="modules whose functions get bugs, between commas; all by default."
     " To hold functions out, write training and test tasks of other modules",
   )
-  parser.add_argument("--seed", type=int, default=0, help="other tasks")
+  parser.add_argument("--seed", type=int, default=0, help="seed of the tasks")
   return parser
 
 
