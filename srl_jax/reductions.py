@@ -2,8 +2,7 @@
 """Metrics as dataclass fields that declare how their values combine.
 
 The declaration, not the spelling of a name, decides how values of several
-micro-batches or processes combine. Not for: files and console lines
-(metrics.py).
+micro-batches combine. Not for: files and console lines (metrics.py).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from srl_jax.types import Ratio
 
@@ -38,9 +36,9 @@ def metric(reduction: Reduction, unit: str, help: str) -> Any:
   """Declares a dataclass field as a metric.
 
   Args:
-    reduction: how values of micro-batches and processes combine. "mean"
-      weighs all values equally; where values stand for different numbers of
-      things, use "ratio" with a `types.Ratio` of sums.
+    reduction: how values of micro-batches combine. "mean" weighs all values
+      equally; where values stand for different numbers of things, use "ratio"
+      with a `types.Ratio` of sums.
     unit: unit of the value, e.g. "nats", "tokens", "s", or "1" for a fraction.
     help: one line of explanation for metrics.txt.
   """
@@ -62,20 +60,15 @@ def explanations(*classes: type) -> list[tuple[str, str, str, str]]:
   ]
 
 
-def reduce_metrics(
-  parts: Sequence[Any], *, across_processes: bool = False
-) -> dict[str, float]:
+def reduce_metrics(parts: Sequence[Any]) -> dict[str, float]:
   """Combines instances of one metrics dataclass as its fields declare.
 
   Only this function waits for device values: it copies all of them to the
-  host in one transfer.
+  host in one transfer. They are those of all processes already.
 
   Args:
     parts: one or more instances. A field is a scalar, or an array whose
       elements are parts too (a scan over micro-batches stacks them).
-    across_processes: True for numbers that each process counted for itself.
-      Outputs of a jitted program over the whole mesh are already global and
-      must not be added again.
 
   Returns:
     One float per field; a ratio with denominator 0 is nan.
@@ -102,8 +95,6 @@ def reduce_metrics(
       for part in host
     ]
     folded.append(combine(np.stack(vectors), axis=0))
-  if across_processes:
-    folded = _combine_processes(fields, folded)
   with np.errstate(divide="ignore", invalid="ignore"):
     return {
       field.name: float(_FOLDS[field.metadata["reduction"]][2](vector))
@@ -123,17 +114,3 @@ def _check_ratio(field: dataclasses.Field, value: Any) -> None:
 
 def _as_float64(value: Any) -> np.ndarray:
   return np.asarray(value, np.float64)
-
-
-def _combine_processes(fields, folded):
-  # The gather is a JAX program, which would round float64 to float32. So the
-  # bits are sent as pairs of uint32.
-  bits = np.concatenate(folded).view(np.uint32)
-  gathered = np.asarray(multihost_utils.process_allgather(bits))
-  gathered = gathered.reshape(jax.process_count(), -1)
-  rows = np.ascontiguousarray(gathered).view(np.float64)
-  splits = np.cumsum([len(vector) for vector in folded])[:-1]
-  return [
-    _FOLDS[field.metadata["reduction"]][1](columns, axis=0)
-    for field, columns in zip(fields, np.split(rows, splits, 1), strict=True)
-  ]

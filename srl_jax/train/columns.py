@@ -133,7 +133,7 @@ _SECTIONS = (
 _HEAD = """\
 Columns of metrics.csv, metrics.jsonl and all trackers. Their names begin with
 the stage, as in srl/reward. update_step counts over all stages, from 0.
-Each line: name, how parts and processes combine, unit, meaning. A ratio is of
+Each line: name, how parts combine, unit, meaning. A ratio is of
 sums; "-" is measured once, by process 0.
 """
 

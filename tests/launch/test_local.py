@@ -178,25 +178,13 @@ def test_wrong_arguments_end_in_one_clear_message(arguments, message):
 
 
 DISTRIBUTED = """
-import dataclasses
 import jax, numpy as np
 jax.distributed.initialize(
   flags["coordinator_address"], int(flags["num_processes"]), me
 )
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec as P
-from srl_jax import checkpoint, metrics, reductions
-from srl_jax.types import Ratio
-
-@dataclasses.dataclass
-class Host:
-  tokens: int = reductions.metric("sum", "tokens", "")
-  longest: int = reductions.metric("max", "tokens", "")
-  reward: float = reductions.metric("mean", "1", "")
-  failures: Ratio = reductions.metric("ratio", "1", "")
-
-part = Host(2**24 + me, 5 + me, float(me), Ratio(me, 1 + me))
-print(reductions.reduce_metrics([part], across_processes=True))
+from srl_jax import checkpoint, metrics
 
 directory = os.environ["DIRECTORY"]
 with metrics.MetricWriter(directory) as writer:
@@ -227,17 +215,8 @@ def test_two_processes_share_metrics_and_checkpoints(tmp_path):
       patch.setenv(name, value)
     status, lines = launch(DISTRIBUTED)
   assert status == 0, "\n".join(lines)
-  # By hand, the sums over both processes give 1 failure of 3.
-  reduced = {
-    "tokens": 2.0**25 + 1,
-    "longest": 6.0,
-    "reward": 0.5,
-    "failures": 1 / 3,
-  }
-  said = {line for line in lines if re.match(r"\[\d\] (\{|pool)", line)}
+  said = {line for line in lines if re.match(r"\[\d\] pool", line)}
   assert said == {
-    f"[0] {reduced}",
-    f"[1] {reduced}",
     "[0] pool [2, 2] {'s': 2} (2, 2.0)",
     "[1] pool [2, 2] {'s': 2} (2, 2.0)",
   }
