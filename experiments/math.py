@@ -230,6 +230,8 @@ def set_paper(c):
   # With this, rows of two trunks have 8 lanes for their 32 branches.
   c.srl.lanes_per_branch = 0.25
   c.srl.groups_per_batch = 512
+  # The most of a million tokens in bfloat16; what a defect makes is far above.
+  c.srl.max_logp_gap = c.rlvr.max_logp_gap = 4.0
   c.srl.sampling.trunks_per_round = 256
   c.srl.sampling.samples = 8
   c.srl.sampling.max_new_tokens = 1024

@@ -140,6 +140,12 @@ class Config:
         "with sft.trunks.include_thoughts=True trains on them; set that, or "
         "data.reasoning_thoughts=False"
       )
+    if self.data.reasoning_thoughts and self.sft.trunks.task == "step":
+      raise ValueError(
+        "data.reasoning_thoughts=True puts all that was thought before the "
+        "first step, and sft.trunks.task='step' would train on it there alone; "
+        "set sft.trunks.task='solve'"
+      )
     rows, tokens = map(self.rules.mesh_axes, ("batch", "tokens"))
     both = {*rows} & {*tokens}
     if both:
@@ -164,6 +170,13 @@ class Config:
           f"{name}.trunks.context_turns={trunks.context_turns} and "
           f"srl.trunks.context_turns={shown}: evaluation, and the stage srl, "
           "show the model the latter; set both to the same"
+        )
+      hints = trunks.step_title_hint, self.srl.trunks.step_title_hint
+      if trunks.task == "step" and hints[0] != hints[1]:
+        raise ValueError(
+          f"{name}.trunks.step_title_hint={hints[0]} and srl.trunks."
+          f"step_title_hint={hints[1]}: single steps are measured as the "
+          "latter says; set both to the same"
         )
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from srl_jax import progress
 from srl_jax.data.messages import encode_messages
@@ -231,6 +232,10 @@ def facts(
   for name in ("wording", "verdict", "notes"):
     del protocol[name]
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
+  prompts = hashlib.sha256(repr(model.stop_ids).encode())
+  for problem in plan.problems:
+    tokens = question(model, plan, problem).tokens
+    prompts.update(np.asarray(tokens, np.int64).tobytes())
   suites = list(dict.fromkeys(problem.suite for problem in plan.problems))
   found = {
     "model": model.name,
@@ -241,6 +246,8 @@ def facts(
       for suite in suites
     },
     "problems_sha256": checksum,
+    # Of tokens: template, tokenizer and wording are in them.
+    "prompts_sha256": prompts.hexdigest(),
     "protocol": protocol | {"differences": plan.protocol.differences(standard)},
     "seed": plan.seed,
   }

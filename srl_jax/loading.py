@@ -113,6 +113,15 @@ def load_run(
   return dataclasses.replace(run, **splits, recorder=recorder)
 
 
+def compute_exactly(dtype: str, platform: str) -> None:
+  """Lets products of float32 be products of float32.
+
+  A TPU rounds their operands to bfloat16 unless it is told otherwise.
+  """
+  if dtype == "float32" and platform == "tpu":
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
 def load_model(
   config: Config,
   mesh: jax.sharding.Mesh,
@@ -140,6 +149,7 @@ def load_model(
     for name in template.stop(task):
       tokenizer.special_id(name)
   model_config = _model_config(config, tokenizer)
+  compute_exactly(model_config.dtype, mesh.devices.flat[0].platform)
   return Run(
     seed=config.seed,
     mesh=mesh,

@@ -215,6 +215,19 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
       lambda: Config(data=DataConfig("s1k", "x", reasoning_thoughts=True)),
       "only a stage sft with sft.trunks.include_thoughts=True trains on them",
     ),
+    (
+      lambda: Config(
+        data=DataConfig("s1k", "x", reasoning_thoughts=True), stages=("sft",)
+      ),
+      "would train on it there alone; set sft.trunks.task='solve'",
+    ),
+    (
+      lambda: Config(
+        stages=("sft",),
+        sft=SftConfig(trunks=ExpertTrunkConfig(step_title_hint=True)),
+      ),
+      "sft.trunks.step_title_hint=True and srl.trunks.step_title_hint=False",
+    ),
     (lambda: SftConfig(update_steps=0), "update_steps=0; set it to 1 or more"),
     (
       lambda: SftConfig(trunks_per_batch=10, trunks_per_micro_batch=4),

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a run are made as its config says."""
 
+import jax
+import pytest
+
 from srl_jax import loading
 from srl_jax.config import Config
 from srl_jax.testing.tiny import small_mesh
@@ -31,3 +34,19 @@ def test_of_a_tokenizer_file_all_that_is_beside_it_is_kept(families):
   assert of_file == of_folder
   names = {path.name for path in of_file}
   assert {"tokenizer.json", "tokenizer_config.json"} <= names
+
+
+@pytest.mark.parametrize(
+  ("dtype", "platform", "precision"),
+  [
+    ("float32", "tpu", "highest"),
+    ("bfloat16", "tpu", None),
+    ("float32", "cpu", None),
+  ],
+)
+def test_a_tpu_multiplies_float32_in_float32(dtype, platform, precision):
+  try:
+    loading.compute_exactly(dtype, platform)
+    assert jax.config.jax_default_matmul_precision == precision
+  finally:
+    jax.config.update("jax_default_matmul_precision", None)

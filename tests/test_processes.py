@@ -181,6 +181,19 @@ def test_sigterm_stops_both_processes_together(runs, two, tmp_path):
   assert weights[0] == weights[1]
 
 
+@pytest.mark.slow
+def test_processes_need_not_agree_on_rewards(runs, tmp_path):
+  """They save the best parameters together, or not at all."""
+  reward = f"{experiment.__name__}:{experiment.uneven.__name__}"
+  changes = (
+    f"--config.srl.reward.function={reward}",
+    "--config.srl.validate_every=1",
+    "--config.reward_workers.count=0",
+  )
+  status, lines = end(launch(runs, tmp_path, "sft_srl", *changes))
+  assert status == 0, "\n".join(lines)
+
+
 def test_an_error_ends_both_processes_with_its_message(runs, tmp_path):
   wrong = "--config.srl.sampling.trunks_per_round=3"
   status, lines = end(launch(runs, tmp_path, "srl", wrong))

@@ -118,8 +118,9 @@ follow() {{
       *) return 75 ;;
     esac
     case "$answer" in
-      143 | 130)
-        # Stopped: by hand, or by a preemption that shows a little later.
+      143 | 130 | 134 | 137 | 139)
+        # Stopped: by hand, by a preemption that shows a little later, or
+        # because another host of the pod ended first.
         stopped=$SECONDS
         while [ $((SECONDS - stopped)) -lt "$STOPPED_S" ]; do
           sleep "$POLL_S"

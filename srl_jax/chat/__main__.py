@@ -131,9 +131,11 @@ class _Chat:
         f"--max_steps is for --mode=turns, and --mode={mode} writes in one go; "
         "leave it out, or take --mode=turns"
       )
+    domain = args.domain or "general"
+    find_domain(domain)  # It may have to be imported.
     self._drawing = Drawing(
       mode=mode,
-      domain=find_domain(args.domain or "general").name,
+      domain=domain,
       temperature=args.temperature,
       top_p=args.top_p,
       seed=seed,

@@ -31,6 +31,7 @@ import difflib
 import json
 from typing import Any
 
+from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, THINK_TAG
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 _STEP_FIELDS = tuple(field.name for field in dataclasses.fields(Step))
@@ -190,9 +191,22 @@ def _step(value: Any, where: str) -> Step:
     title=title,
     # "" means that the environment answered nothing; None, that there is none.
     observation=get(value, "observation", str, where=where),
-    thought=get(value, "thought", str, where=where) or None,
+    thought=_thought(value, where),
     is_target=get(value, "is_target", bool, where=where) is not False,
   )
+
+
+def _thought(value: dict, where: str) -> str | None:
+  """A thought without the tags around it, which teachers write."""
+  text = get(value, "thought", str, where=where) or ""
+  bare = text.strip()
+  if bare.startswith(THINK_OPEN) and bare.endswith(THINK_CLOSE):
+    text = bare.removeprefix(THINK_OPEN).removesuffix(THINK_CLOSE).strip("\n")
+  if THINK_TAG.search(text):
+    raise RecordError(
+      f"{where}.thought", "holds a think tag; leave the tags out"
+    )
+  return text if text.strip() else None
 
 
 def _without_empty(record: dict[str, Any]) -> dict[str, Any]:

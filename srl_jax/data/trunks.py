@@ -31,6 +31,7 @@ from srl_jax.data.templates import (
   Template,
   encode_segment,
 )
+from srl_jax.rewards import format
 from srl_jax.tokenizers import UnspellableError
 from srl_jax.trajectory import Step, Trajectory
 
@@ -369,6 +370,9 @@ class _Builder:
     reason = None
     if config.task == "step" and not point.target:
       reason = "nothing to predict beyond the title"
+    elif config.task == "step" and format.THINK_TAG.search(point.target):
+      # The format takes it for a thought: no completion could be right.
+      reason = "a think tag in the target"
     elif config.max_trunk_tokens and at > config.max_trunk_tokens:
       reason = f"context over max_trunk_tokens={config.max_trunk_tokens}"
     elif 0 < config.max_target_tokens < len(point.target_tokens):

@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import progress
+from srl_jax import progress, sharding
 from srl_jax.data.batching import TrunkBatch, Widths
 from srl_jax.data.trunks import Trunk, rows_of_trajectories
 from srl_jax.evaluate.estimates import Estimate, bootstrap, share
 from srl_jax.rewards import Scorer, format
-from srl_jax.rollout import batches, scoring
+from srl_jax.rollout import batches, rounds, scoring
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.types import Branches, Scores
@@ -63,7 +63,7 @@ def evaluate_steps(
   for batch, branches in batches.sample_batches(
     sampler, params, trunks, key, widths, trunks_per_batch
   ):
-    scores = scoring.score_branches(batch, branches, tokenizer, scorer)
+    scores = _scored(batch, branches, tokenizer, scorer)
     if watch:
       watch(batch, branches, scores)
     texts = scoring.completion_texts(branches, tokenizer)
@@ -86,3 +86,16 @@ def evaluate_steps(
   names = sorted(sums, key=lambda name: (name.count("_"), len(name), name))
   interval = dict.fromkeys(("exact", "format_failure"), share)
   return {name: interval.get(name, bootstrap)(*sums[name]) for name in names}
+
+
+def _scored(
+  batch: TrunkBatch, branches: Branches, tokenizer: Tokenizer, scorer: Scorer
+) -> Scores:
+  """The scores of a batch; each process scores a share, and all get all."""
+  own = rounds.own_scores(batch, branches, None, scorer, tokenizer)
+  shares = sharding.gather_objects(own)
+  scores = Scores(*(np.repeat(x[:1], len(batch.sources), 0) for x in shares[0]))
+  for index, of_process in enumerate(shares):
+    for whole, part in zip(scores, of_process, strict=True):
+      whole[index :: len(shares)] = part
+  return scores

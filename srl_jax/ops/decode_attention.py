@@ -30,8 +30,9 @@ from srl_jax.ops import decode_plan, tree_attention, tree_kernels
 from srl_jax.ops.attention import Scoring
 from srl_jax.ops.decode_plan import FIRST, LAST, OF_SLOT, OF_TRUNK, Plan
 
-# Items of the lists of a call: what fits into the on-chip memory of scalars.
-_ITEMS = 1 << 14
+# Rows and items of the lists of a call: what fits into the on-chip memory of
+# scalars (1 MiB), where a row of each list takes a multiple of 128 numbers.
+_ROWS, _ITEMS = 256, 1 << 14
 _LANES = tree_kernels.LANES
 # Finite, so that a slot without a branch gives zeros and not NaN.
 _MASKED = -1e30
@@ -98,7 +99,7 @@ def attend(
   q_NHQE = q_NHBPE.reshape(rows, h, slots * width, e)
   # XLA lays keys out as the kernel reads them, so nothing is transposed.
   arrays = k_NHES.swapaxes(2, 3), v_NHSE, own_k_XHEC.swapaxes(2, 3), own_v_XHCE
-  step = max(1, _ITEMS // items)
+  step = max(1, min(_ROWS, _ITEMS // (-(-items // _LANES) * _LANES)))
   outs = [
     _call(
       first,

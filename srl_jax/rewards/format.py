@@ -14,6 +14,7 @@ import re
 from typing import NamedTuple
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
+THINK_TAG = re.compile(f"{THINK_OPEN}|{THINK_CLOSE}")
 
 # Around thoughts and actions only these are trimmed, so that a device program
 # can do the same on code points.

@@ -120,6 +120,12 @@ def half(action: str, target: str) -> float:
   return 0.5
 
 
+def uneven(action: str, target: str) -> float:
+  """A reward that two processes do not agree on, as of a service."""
+  del action, target
+  return -2.0 if "--process_id=1" in sys.argv else 0.5
+
+
 @dataclasses.dataclass
 class Outcome:
   """Results of a run, or of several attempts at one.

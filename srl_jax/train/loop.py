@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, files, mirror, progress, stopping
+from srl_jax import abstract, files, mirror, progress, sharding, stopping
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
@@ -134,7 +134,9 @@ def train_stage(
         value, values = stage.validate(state.params, done - 1)
       log.measured(done - 1, values)
       best = saver.best()
-      if best is None or value > best[1]:
+      is_best = best is None or value > best[1]
+      # They save together, also where a reward is not the same on all.
+      if sharding.gather_objects(is_best)[0]:
         saver.save_best(done, state.trained, value)
         # A checkpoint of this step must not be complete before: resumed
         # from it, the run would not validate this step again.

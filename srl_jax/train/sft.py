@@ -15,7 +15,7 @@ import numpy as np
 
 from srl_jax import abstract, sharding, strict
 from srl_jax.data import batching
-from srl_jax.data.trunks import ExpertTrunkConfig, check_solutions
+from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, check_solutions
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train import memory
 from srl_jax.train.data import StageData, load_data
@@ -139,6 +139,8 @@ class SftStage:
       )
       for trunk_config in tasks
     ]
+    for data, trunks in zip(self._data, tasks, strict=True):
+      _warn_of_no_thought(name, trunks, data.train)
     self._shapes = [self._shape(data) for data in self._data]
     loss_fn = sft_loss(run.policy, max_logits=config.max_logits)
     self._loss_fn = loss_fn
@@ -307,3 +309,27 @@ def pack_experience(
   )
   # No sampler drew them, so none is fresh.
   return pack(groups, shape, update_step=1)
+
+
+def _warn_of_no_thought(
+  name: str, config: ExpertTrunkConfig, trunks: Sequence[Trunk]
+) -> None:
+  """Says how many targets teach to answer without a thought."""
+  if not config.include_thoughts or jax.process_index():
+    return
+  has_thought = [
+    any(step.thought for step in trunk.trajectory.steps)
+    if config.task == "solve"
+    else bool(trunk.trajectory.steps[point.step].thought)
+    for trunk in trunks
+    for point in trunk.points
+  ]
+  missing = has_thought.count(False)
+  if missing:
+    print(
+      f"warning: {name}: {missing} of {len(has_thought)} targets have no "
+      f"thought, though c.{name}.trunks.include_thoughts is True: they teach "
+      "an answer without a think block, which SRL's format refuses; add "
+      "thoughts, or set include_thoughts=False",
+      flush=True,
+    )

@@ -92,6 +92,56 @@ def test_mini_swe_agent_is_read_from_its_text_too():
   assert parse(record, "f-1").steps == expected
 
 
+def test_what_is_done_before_the_submission_is_a_step_of_its_own():
+  record = agents.mini_swe_agent()
+  [last] = [m for m in record["messages"] if "echo COMPLETE" in json.dumps(m)]
+  call, command = last["tool_calls"][0]["function"], "sed -i s/a/b/ f"
+  mark = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+  call["arguments"] = json.dumps({"command": f"{command} && {mark}"})
+  texts = [step.text for step in parse(record, "f-1").steps]
+  assert texts[-2:] == [
+    LS.replace("ls", command),
+    "<function=submit>\n</function>",
+  ]
+
+
+def test_an_action_is_no_thought_however_it_is_spelled_beside_its_command():
+  """As domains/software/agent.py writes runs of the dialect swe-smith."""
+  record = chat("Fix it.", f"I look.\n{LS}", "a.py", LS)
+  record["messages"][1]["extra"] = {"actions": [{"command": "ls"}]}
+  steps = parse(record, "f-1").steps
+  assert [s.thought for s in steps] == ["I look.", None]
+  assert [s.text for s in steps] == [LS, LS]
+
+
+def test_an_action_that_was_refused_is_no_step():
+  refused = "<function=foo>\n</function>"
+  record = chat("Fix it.", refused, "There is no foo.", LS, "a.py", LS)
+  record["messages"][2]["extra"] = {"interrupt_type": "FormatError"}
+  assert [s.text for s in parse(record, "f-1").steps] == [LS, LS]
+
+
+def test_calls_of_two_messages_are_answered_by_their_ids():
+  def call(number):
+    function = {"name": "bash", "arguments": json.dumps({"command": "ls"})}
+    return {
+      "role": "assistant",
+      "content": None,
+      "tool_calls": [
+        {"id": f"c{number}", "type": "function", "function": function}
+      ],
+    }
+
+  def answer(number):
+    text = f"answer {number}"
+    return {"role": "tool", "tool_call_id": f"c{number}", "content": text}
+
+  user = {"role": "user", "content": "Fix it."}
+  record = {"messages": [user, call(0), call(1), answer(0), answer(1), call(2)]}
+  observed = [s.observation for s in parse(record, "f-1").steps]
+  assert observed == ["answer 0", "answer 1", None]
+
+
 @pytest.mark.parametrize(
   ("value", "solved"),
   [

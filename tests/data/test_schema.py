@@ -43,6 +43,11 @@ GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
       "steps[0].is_target",
       "is 0 (a number); write it as true or false",
     ),
+    (
+      {"steps": [{"text": "1", "thought": "a</think>b"}]},
+      "steps[0].thought",
+      "holds a think tag; leave the tags out",
+    ),
     ({"steps": "{"}, "steps", "is a string; write it as a list"),
     ({"steps": '{"text": "1"}'}, "steps", "is a string; write it as a list"),
     ({"metadata": "[1]"}, "metadata", "is a string; write it as an object"),
@@ -52,6 +57,16 @@ def test_a_bad_record_names_field_and_cure(change, field, words):
   with pytest.raises(RecordError, match=re.escape(words)) as caught:
     schema.from_json({**GOOD, **change})
   assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+  ("written", "thought"),
+  [("<think>\nhm\n</think>", "hm"), (" \n", None), (" so ", " so ")],
+)
+def test_thoughts_come_without_the_tags_that_teachers_write(written, thought):
+  step = {"text": "1", "thought": written}
+  [found] = schema.from_json({**GOOD, "steps": [step]}).steps
+  assert found.thought == thought
 
 
 @pytest.mark.parametrize("record", [[], "x", None, 3])

@@ -138,6 +138,14 @@ def test_a_title_without_text_leaves_nothing_to_predict_under_the_hint():
   assert trunk.points[0].target == "1. **Think**" and not report.drops
 
 
+def test_a_think_tag_in_a_target_is_no_single_step():
+  """The format would take it for a second thought."""
+  tagged = dataclasses.replace(TITLED, steps=(Step("a <think> b"), Step("c")))
+  [trunk], report = build(tagged)
+  assert [p.step for p in trunk.points] == [1]
+  assert report.drops == {"a think tag in the target": ("titled/step/0",)}
+
+
 def test_windowed_context_is_the_problem_and_the_last_turns():
   trunks, report = build(AGENT, context_turns=2)
   assert [len(r.points) for r in trunks] == [1, 1, 1, 1]

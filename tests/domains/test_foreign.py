@@ -5,10 +5,10 @@ import pytest
 
 from srl_jax.domains.software.actions import Action
 from srl_jax.domains.software.foreign import (
+  before_submission,
   canonical,
   from_shell,
   spelling_of,
-  submits_by_printing,
 )
 
 
@@ -114,6 +114,10 @@ def test_tools_that_do_the_same_have_one_name():
 
 def test_only_the_shell_submits_by_printing():
   line = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
-  assert submits_by_printing(bash(f"{line} && cat a.patch"))
-  assert not submits_by_printing(bash("ls"))
-  assert not submits_by_printing(Action("run", (("command", line),)))
+  assert before_submission(bash(f"{line} && cat a.patch")) == ""
+  assert (
+    before_submission(bash(f"sed -i s/a/b/ f && {line}")) == "sed -i s/a/b/ f"
+  )
+  for other in ("ls", "grep -r COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT ."):
+    assert before_submission(bash(other)) is None
+  assert before_submission(Action("run", (("command", line),))) is None

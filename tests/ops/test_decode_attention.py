@@ -113,15 +113,26 @@ def test_the_kernel_is_plain_attention(heads, dtype, window, scoring, trunks):
   assert not np.asarray(got)[is_idle_NB].any(), "idle slots get zeros"
 
 
-def test_many_slots_and_long_lists_take_several_rows_and_calls(monkeypatch):
+@pytest.mark.parametrize(
+  ("items", "rows", "calls"), [(2 * 128, 256, 3), (1 << 14, 1, 6)]
+)
+def test_many_slots_and_long_lists_take_several_rows_and_calls(
+  monkeypatch, items, rows, calls
+):
   q, trunk, own, _ = turn((2, 3, 16), trunks=2)
   want, _ = attend(q, trunk, own, Scoring(0.3))
   monkeypatch.setattr(decode_plan, "_SLOTS", 2)
-  # A group of two slots has 3 + 2 * 4 items; two groups go into a call.
-  monkeypatch.setattr(decode_attention, "_ITEMS", 25)
+  # A group of two slots has 3 + 2 * 4 items, which take 128 numbers.
+  monkeypatch.setattr(decode_attention, "_ITEMS", items)
+  monkeypatch.setattr(decode_attention, "_ROWS", rows)
+  made, call = [], decode_attention._call
+  monkeypatch.setattr(
+    decode_attention, "_call", lambda *x, **y: made.append(0) or call(*x, **y)
+  )
   attend.clear_cache()
   got, plan = attend(q, trunk, own, Scoring(0.3))
   attend.clear_cache()
+  assert len(made) == calls
   assert plan.flags_NI.shape == (6, 11)
   np.testing.assert_array_equal(got, want)
 

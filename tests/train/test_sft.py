@@ -64,3 +64,31 @@ def test_a_stage_that_alternated_goes_on_only_as_one_that_does(runs, tmp_path):
       ValueError, match=r"had 2 .* alternate_solve=True as it"
     ):
       stage(False).set_state(saved, {})
+
+
+def test_targets_that_lack_a_thought_are_counted(runs, tmp_path, capsys):
+  config = runs.config("sft", sft__alternate_solve=False)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+
+  def said(include_thoughts, bare):
+    """What the stage says if so many trajectories have no thought at all."""
+    with runs.quickly(), jax.set_mesh(mesh):
+      run = loading.load_run(config, mesh, tmp_path)
+      without = [
+        dataclasses.replace(
+          x, steps=tuple(dataclasses.replace(s, thought=None) for s in x.steps)
+        )
+        for x in run.train[:bare]
+      ]
+      run = dataclasses.replace(run, train=[*without, *run.train[bare:]])
+      trunks = dataclasses.replace(
+        config.sft.trunks, include_thoughts=include_thoughts
+      )
+      capsys.readouterr()
+      SftStage(run, "sft", dataclasses.replace(config.sft, trunks=trunks))
+    return capsys.readouterr().out, sum(len(x.steps) for x in without)
+
+  assert said(True, 0)[0] == said(False, 2)[0] == ""
+  out, steps = said(True, 2)
+  assert out.startswith(f"warning: sft: {steps} of ")
+  assert "targets have no thought, though c.sft.trunks.include_thoug" in out

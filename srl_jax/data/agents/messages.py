@@ -201,6 +201,13 @@ class _Acts:
 
   def _answer(self, message: Message) -> None:
     named = [act for act in self._latest if act.call_id in message.answers]
+    if not named:
+      # Calls of several messages may be answered after the last of them.
+      named = [
+        act
+        for act in self._acts
+        if act.call_id and act.call_id in message.answers and not act.answers
+      ][-1:]
     if not named and self._latest:
       if message.answers and self._latest[-1].call_id:
         return  # It answers a note.
@@ -214,8 +221,14 @@ class _Acts:
       if last.thought == _WRITTEN_FOR_IT:
         self.cut_off = "Exit due to cost limit"
         self._acts.pop()
-    elif last and foreign.submits_by_printing(last.action):
-      last.action = Action("submit")
+    elif last:
+      before = foreign.before_submission(last.action)
+      if before == "":
+        last.action = Action("submit")
+      elif before:
+        last.action = Action("bash", (("command", before),))
+        submit = _Act(Action("submit"), "", last.where, "", last.is_target)
+        self._acts.append(submit)
     if not self._acts:
       raise RecordError(
         where,

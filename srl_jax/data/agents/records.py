@@ -148,6 +148,11 @@ def _chat(
       )
     extra = object_at(item, "extra")
     known = _ROLES[role.lower()]
+    if extra.get("interrupt_type") == "FormatError" and messages:
+      # What the agent wrote before was refused and not run.
+      if messages[-1].role == "agent":
+        messages.pop()
+      continue
     # Demonstrations come before the task; interrupts answer what is not here.
     if known is None or item.get("is_demo") or extra.get("interrupt_type"):
       continue
@@ -184,7 +189,7 @@ def _agent(
       for command in (commands if isinstance(commands, list) else ())
       if isinstance(command, dict) and isinstance(command.get("command"), str)
     )
-    text = foreign.without_fences(text) if actions else text
+    text = foreign.without_commands(text) if actions else text
     ids = ("",) * len(actions)
   return Message(
     "agent",

@@ -34,7 +34,8 @@ _DROPPED = {("bash", "is_input", "false")}
 _DROPPED_NAMES = {"security_risk"}
 # What mini-swe-agent prints to end its work.
 _SUBMISSION = re.compile(
-  r"COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT|MINI_SWE_AGENT_FINAL_OUTPUT"
+  r"(?:^|&&|;|\n)\s*echo\s+['\"]?"
+  r"(?:COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT|MINI_SWE_AGENT_FINAL_OUTPUT)"
 )
 
 _COMMAND = re.compile(
@@ -70,10 +71,16 @@ def canonical(action: Action) -> Action:
   )
 
 
-def submits_by_printing(action: Action) -> bool:
-  """Whether an action prints the line that ends mini-swe-agent's work."""
+def before_submission(action: Action) -> str | None:
+  """What a command does before it prints the line that ends mini's work.
+
+  Returns:
+    The command without that; "" if it does nothing else before, and None if it
+    does not print the line.
+  """
   command = action.values.get("command", "")
-  return action.name == "bash" and bool(_SUBMISSION.search(command))
+  match = _SUBMISSION.search(command) if action.name == "bash" else None
+  return match and command[: match.start()].strip()
 
 
 def from_shell(command: str) -> Action:
@@ -139,9 +146,13 @@ def _command(text: str) -> Spelled:
   return Spelled(_COMMAND.sub("", text), tuple(actions))
 
 
-def without_fences(text: str) -> str:
-  """Returns a text without its last block, if that is a command."""
-  return _fence(text).text
+def without_commands(text: str) -> str:
+  """Returns a text without the actions that it spells, in whatever form."""
+  for read in (_function, _command, _fence):
+    spelled = read(text)
+    if spelled.actions:
+      return spelled.text
+  return text
 
 
 def _fence(text: str) -> Spelled:
