@@ -21,8 +21,9 @@ class MeshConfig:
 
   Attributes:
     data: devices that split the batch and copy the parameters. Of several TPU
-      slices each holds an equal part of this axis, so that nothing but sums
-      of gradients crosses the network between them.
+      slices each holds an equal part of this axis. So only sums of gradients
+      cross the network between them, and in sampling the keys and values of
+      trunks that begin and, at each turn, whether the loop goes on.
     fsdp: devices that split both the batch and the parameters.
     tensor: devices that split heads, MLPs and vocabulary.
   """

@@ -217,6 +217,11 @@ def test_notes_to_oneself_join_the_next_thought():
 def test_a_thought_keeps_no_tags_that_templates_write():
   record = chat("Fix it.", f"<think>Look.</think>\n\n{LS}")
   assert parse(record, "f-1").steps[0].thought == "Look."
+  record = chat("Fix it.", f"<think>Look.</think>I run ls.\n{LS}")
+  assert parse(record, "f-1").steps[0].thought == "Look.\n\nI run ls."
+  record = chat("Fix it.", f"THOUGHT: Then ls.\n{LS}")
+  record["messages"][1]["reasoning_content"] = "Look."
+  assert parse(record, "f-1").steps[0].thought == "Look.\n\nThen ls."
 
 
 def test_an_observation_loses_its_label_and_what_no_tokenizer_reads():

@@ -260,7 +260,7 @@ class _Acts:
     return tuple(steps)
 
 
-_THINK_TAGS = re.compile(r"</?think>")
+_THINK_TAGS = re.compile(r"\s*</?think>\s*")
 _LABEL = re.compile(r"\A(?:THOUGHT|Thought|DISCUSSION)\b:?\s*")
 
 
@@ -269,9 +269,9 @@ def thought_of(parts: Iterable[str]) -> str:
 
   Templates put the tags around the thought themselves.
   """
-  cleaned = (_THINK_TAGS.sub("", part).strip() for part in parts)
-  joined = "\n\n".join(filter(None, cleaned))
-  return _LABEL.sub("", _with_line_feeds(joined))
+  cleaned = (_THINK_TAGS.sub("\n\n", part).strip() for part in parts)
+  bare = (_LABEL.sub("", part) for part in cleaned)
+  return _with_line_feeds("\n\n".join(filter(None, bare)))
 
 
 _OBSERVATION = re.compile(
