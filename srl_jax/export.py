@@ -85,6 +85,7 @@ def export(
       run.policy,
       dtype=dtype or run.policy.config.dtype,
       files=run.files,
+      texts=loading.prompts_of(config),
     )
 
 

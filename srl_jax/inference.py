@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -141,6 +143,13 @@ def config_of(weights: str) -> Config:
   source = str(hf_files.fetch(source))
   c.weights = c.tokenizer.path = source
   c.template = _template_of(c, source)
+  shown = storage.path(source) / loading.PROMPTS
+  if shown.is_file():
+    # A model of ours is asked as it was trained.
+    found = json.loads(shown.read_text())
+    c.template = found["template"]
+    c.observation_tokens = found["observation_tokens"]
+    c.srl.trunks.context_turns = found["context_turns"]
   # CPUs have no bfloat16 arithmetic; elsewhere it halves the memory.
   has_bfloat16 = jax.default_backend() != "cpu"
   c.model.dtype = "bfloat16" if has_bfloat16 else "float32"
@@ -148,23 +157,35 @@ def config_of(weights: str) -> Config:
   return config_lib.to_config(c)
 
 
-def with_weights(config: Config, weights: str) -> Config:
+def with_weights(
+  config: Config, weights: str, given: Sequence[str] = ()
+) -> Config:
   """Returns an experiment's config with other weights, and what suits them.
 
   Args:
     config: the experiment's.
     weights: as in `config_of`.
+    given: options of the command line. Of what suits the weights, a template
+      that they name stays as they say.
 
   Raises:
     ValueError: see `config_of`.
   """
   mine = config_of(weights)
+  is_given = any(x.startswith("--config.template") for x in given)
   return dataclasses.replace(
     config,
     weights=mine.weights,
     tokenizer=mine.tokenizer,
     model=mine.model,
-    template=mine.template,
+    template=config.template if is_given else mine.template,
+    observation_tokens=mine.observation_tokens,
+    srl=dataclasses.replace(
+      config.srl,
+      trunks=dataclasses.replace(
+        config.srl.trunks, context_turns=mine.srl.trunks.context_turns
+      ),
+    ),
   )
 
 

@@ -45,6 +45,8 @@ EMBEDDED = {
 }
 # File in the workdir for a tokenizer that the run trains itself.
 TOKENIZER = "tokenizer.model"
+# Beside a model: how it was shown its problems.
+PROMPTS = "srl_jax.json"
 # Folder there for the tokenizer of others.
 KEPT_TOKENIZER = "tokenizer"
 _HELD_OUT = ("valid", "test")
@@ -111,6 +113,16 @@ def load_run(
   _keep(run, config, workdir)
   recorder = Recorder(workdir / "rollouts", config.rollouts)
   return dataclasses.replace(run, **splits, recorder=recorder)
+
+
+def prompts_of(config: Config) -> dict[str, str]:
+  """The file that says, beside a model, how it was shown its problems."""
+  found = {
+    "template": config.template,
+    "observation_tokens": config.observation_tokens,
+    "context_turns": config.srl.trunks.context_turns,
+  }
+  return {PROMPTS: json.dumps(found, indent=2) + "\n"}
 
 
 def compute_exactly(dtype: str, platform: str) -> None:

@@ -120,15 +120,13 @@ def train_and_evaluate(
       stage.prepare(params)
     loop.print_memory_plan(stages)
     _go_on_for_longer(config, workdir, had_update_steps)
-    results_path = workdir / "results.json"
-    results = (
-      json.loads(results_path.read_text()) if results_path.exists() else {}
-    )
+    path = workdir / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {}
 
     def measure(moment: str, params: Any) -> None:
       if moment not in results:
         results[moment] = measuring.at_moment(moment, params)
-        files.write_json(results_path, results)
+        files.write_json(path, results)
 
     measure("before", params)
     params = loop.train_stages(
@@ -146,6 +144,7 @@ def train_and_evaluate(
       run.policy,
       dtype=run.policy.config.param_dtype,
       files=run.files,
+      texts=loading.prompts_of(config),
     )
     if any(results.values()) and jax.process_index() == 0:
       print(table(results), flush=True)

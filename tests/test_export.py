@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from srl_jax import config as config_lib
 from srl_jax import export, inference, loading, show
 from srl_jax.testing import experiment
 from srl_jax.tokenizers import make_tokenizer as read
@@ -31,6 +32,29 @@ def test_any_saved_step_of_a_finished_run_is_exported(whole, tmp_path):
       embedding_of(out), saved_embedding(whole, "srl", step)
     )
   assert (embedding_of(tmp_path / "2") != embedding_of(tmp_path / "6")).any()
+
+
+def test_an_exported_model_is_asked_as_it_was_trained(whole, tmp_path):
+  out = tmp_path / "out"
+  export.export(whole.workdir, out)
+  beside = out / loading.PROMPTS
+  trained = {"template": "plain", "observation_tokens": 0, "context_turns": 0}
+  assert json.loads(beside.read_text()) == trained
+  assert (whole.workdir / "model" / loading.PROMPTS).is_file()
+  # As of a run of agents, with the words of ChatML.
+  other = {"template": "chatml", "observation_tokens": 7, "context_turns": 2}
+  beside.write_text(json.dumps(other))
+  config = inference.config_of(str(out))
+  assert config.srl.trunks.context_turns == 2
+  assert (config.template, config.observation_tokens) == ("chatml", 7)
+  experiment_config = config_lib.Config()
+  for given, template in (
+    ((), "chatml"),
+    (("--config.template=plain",), "plain"),
+  ):
+    mine = inference.with_weights(experiment_config, str(out), given)
+    assert mine.template == template
+    assert mine.srl.trunks.context_turns == 2
 
 
 def test_a_step_of_an_unfinished_run_is_exported(runs, tmp_path):

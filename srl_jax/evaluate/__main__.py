@@ -230,9 +230,9 @@ def _config(args: argparse.Namespace, overrides: Sequence[str]) -> Config:
   if not args.config:
     return inference.config_of(args.weights)
   config = load_config(args.config, overrides)
-  return (
-    inference.with_weights(config, args.weights) if args.weights else config
-  )
+  if not args.weights:
+    return config
+  return inference.with_weights(config, args.weights, overrides)
 
 
 def _protocol(args: argparse.Namespace) -> Protocol:

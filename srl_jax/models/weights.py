@@ -16,6 +16,7 @@ import math
 import os
 import pathlib
 import shutil
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -154,6 +155,7 @@ def save_params(
   *,
   dtype: str,
   files: Sequence[pathlib.Path] = (),
+  texts: Mapping[str, str] = types.MappingProxyType({}),
   max_file_bytes: int = 5 * 10**9,
 ) -> None:
   """Writes a checkpoint folder that transformers loads; adapters are merged.
@@ -169,6 +171,7 @@ def save_params(
     dtype: "float32" or "bfloat16", of the weights in the files.
     files: files to copy beside the weights (the tokenizer's,
       generation_config.json).
+    texts: names and contents of further files.
     max_file_bytes: upper bound of the size of a file; a new one is begun
       before it is passed.
 
@@ -196,6 +199,8 @@ def save_params(
         (unfinished / INDEX).write_text(json.dumps(index, indent=2) + "\n")
       for file in files:
         (unfinished / file.name).write_bytes(file.read_bytes())
+      for name, text in texts.items():
+        (unfinished / name).write_text(text)
       # Last: in a bucket, it says that the folder is complete.
       text = json.dumps(config, indent=2) + "\n"
       (unfinished / "config.json").write_text(text)
