@@ -219,7 +219,11 @@ def memory_errors(answers_per_batch: int) -> Iterator[None]:
 
 
 def facts(
-  model: ReadyModel, plan: Plan, standard: Protocol | None = None
+  model: ReadyModel,
+  plan: Plan,
+  standard: Protocol | None = None,
+  *,
+  has_questions: bool = True,
 ) -> dict[str, Any]:
   """Returns what the answers depend on, as JSON.
 
@@ -227,13 +231,14 @@ def facts(
     model: the model.
     plan: the plan.
     standard: the unchanged protocol; by default the one of the plan's name.
+    has_questions: whether `question` words the problems.
   """
   protocol = dataclasses.asdict(plan.protocol)
   for name in ("wording", "verdict", "notes"):
     del protocol[name]
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
   prompts = hashlib.sha256(repr(model.stop_ids).encode())
-  for problem in plan.problems:
+  for problem in plan.problems if has_questions else ():
     tokens = question(model, plan, problem).tokens
     prompts.update(np.asarray(tokens, np.int64).tobytes())
   suites = list(dict.fromkeys(problem.suite for problem in plan.problems))

@@ -265,7 +265,7 @@ def _stream_maker(
 def facts(model: ReadyModel, task: Task) -> dict[str, Any]:
   """Returns what the answers depend on, as JSON."""
   standard = PROTOCOLS[task.plan.protocol.name]
-  found = evaluation.facts(model, task.plan, standard)
+  found = evaluation.facts(model, task.plan, standard, has_questions=False)
   found["max_file_tokens"] = task.max_file_tokens
   if task.found_files is not None:
     files = {name: list(x) for name, x in task.found_files.items()}
