@@ -96,10 +96,10 @@ def _parse(text: str) -> Any:
     parsing_timeout=None,
   )
   found = parsed[0] if parsed else None
-  return None if isinstance(found, str) else _with_units(found)
+  return None if isinstance(found, str) else _unified(found)
 
 
-def _with_units(found: Any) -> Any:
+def _unified(found: Any) -> Any:
   """Takes the letter i for the imaginary unit, and a letter for one variable.
 
   The parser takes i for a variable, and one letter for two variables, by what

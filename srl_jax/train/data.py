@@ -54,7 +54,7 @@ class StageData:
 def load_data(
   run: Run,
   name: str,
-  trajectories: Sequence[Trajectory],
+  split: str,
   trunk_config: TrunkConfig,
   *,
   batch_field: str,
@@ -67,7 +67,7 @@ def load_data(
   Args:
     run: the run.
     name: of the stage, for messages.
-    trajectories: what to train on.
+    split: the trajectories to train on: "train" or "pretrain".
     trunk_config: which branch points are made of a trajectory.
     batch_field: field of the stage that says `batch_size`, for messages.
     batch_size: trunks per batch, all processes together.
@@ -79,7 +79,8 @@ def load_data(
     ValueError: nothing is left to train on, a context is longer than the
       model's, or the chat template changes the text of a prompt.
   """
-  train = build_split(run, trajectories, trunk_config, "train")
+  trajectories = getattr(run, split)
+  train = build_split(run, trajectories, trunk_config, split)
   if batch_size > len(train):
     raise ValueError(
       f"c.{name}.{batch_field}={batch_size} trunks are drawn together, and "

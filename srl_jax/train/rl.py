@@ -207,6 +207,11 @@ def check_logp_gap(
 def _load(run: Run, name: str, config: RlConfig) -> StageData:
   if config.trunks.task == "solve":
     # Nobody can say whether a solution without a reference is right.
+    if not any(t.answer is not None for t in run.train):
+      raise ValueError(
+        f"{name} judges whole solutions, and none of the {len(run.train)} "
+        "training trajectories has a reference answer; use data with answers"
+      )
     run = dataclasses.replace(
       run,
       train=[t for t in run.train if t.answer is not None],
@@ -215,7 +220,7 @@ def _load(run: Run, name: str, config: RlConfig) -> StageData:
   return load_data(
     run,
     name,
-    run.train,
+    "train",
     config.trunks,
     batch_field="sampling.trunks_per_round",
     batch_size=config.sampling.trunks_per_round,

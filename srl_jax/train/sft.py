@@ -131,7 +131,7 @@ class SftStage:
       load_data(
         run,
         name,
-        getattr(run, config.split),
+        config.split,
         trunk_config,
         batch_field="trunks_per_batch",
         batch_size=config.trunks_per_batch,

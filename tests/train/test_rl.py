@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an RL stage decides by itself, apart from its update steps."""
 
+import dataclasses
 import types
 
 import jax
@@ -79,6 +80,24 @@ def test_only_one_whole_round_can_be_one_program(changes, reason):
   )
   why = rl._why_not_fused(config, scorer=object())
   assert reason in why and bool(reason) == bool(why)
+
+
+def test_what_a_stage_lacks_is_named(runs, tmp_path):
+  """The split that is empty, and answers where solutions are judged."""
+  with pytest.raises(
+    ValueError, match=r"pretrain split .* c\.data\.pretrain_s"
+  ):
+    runs.run(tmp_path / "sft", "sft", sft__split="pretrain")
+  config = runs.config("rlvr")
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    bare = [dataclasses.replace(x, answer=None) for x in run.train]
+    run = dataclasses.replace(run, train=bare)
+    with pytest.raises(
+      ValueError, match=r"none of the .* has a reference answ"
+    ):
+      rl.RlStage(run, "rlvr", config.rlvr)
 
 
 @pytest.mark.parametrize(("devices", "trunks"), [(1, 4), (8, 8)])
