@@ -362,19 +362,26 @@ def own_rows(batch: Any) -> Any:
   return jax.tree.map(lambda x: x[index::count], batch)
 
 
-def gather_rows(rows: Any) -> Any:
+def gather_rows(rows: Any, count: int) -> Any:
   """Gives every process the numpy rows of all processes, interleaved.
 
   Of P processes, process p holds the rows p, p + P, p + 2P, ... of a batch, as
   `own_rows` returns them. So the result is in the order of the batch and does
   not depend on P.
+
+  Args:
+    rows: arrays of this process's rows, of 32 bits at most.
+    count: rows of the batch.
   """
-  if jax.process_count() == 1:
+  processes = jax.process_count()
+  if processes == 1:
     return rows
+  most = -(-count // processes)
 
   def gather(x):
-    x_PN = multihost_utils.process_allgather(np.asarray(x), tiled=False)
-    return np.swapaxes(x_PN, 0, 1).reshape(-1, *x_PN.shape[2:])
+    x = np.pad(x, [(0, most - len(x)), *[(0, 0)] * (x.ndim - 1)])
+    x_PN = multihost_utils.process_allgather(x, tiled=False)
+    return np.swapaxes(x_PN, 0, 1).reshape(-1, *x_PN.shape[2:])[:count]
 
   return jax.tree.map(gather, rows)
 

@@ -73,7 +73,7 @@ with Checkpointer(workdir, CheckpointConfig()) as saver:
       stopped_NR=np.ones(shape, bool),
     )
     # Each scores its share.
-    reward = sharding.gather_rows(sharding.own_rows(reward))
+    reward = sharding.gather_rows(sharding.own_rows(reward), 4)
     pool.add(make_groups(
       batch.trunks, branches, reward, ids, batch.trunks.is_real_NK,
       update_step=step, round_index=0,

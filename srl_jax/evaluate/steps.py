@@ -63,7 +63,8 @@ def evaluate_steps(
   for batch, branches in batches.sample_batches(
     sampler, params, trunks, key, widths, trunks_per_batch
   ):
-    scores = _scored(batch, branches, tokenizer, scorer)
+    own = rounds.own_scores(batch, branches, None, scorer, tokenizer)
+    scores = sharding.gather_rows(own, len(batch.sources))
     if watch:
       watch(batch, branches, scores)
     texts = scoring.completion_texts(branches, tokenizer)
@@ -86,16 +87,3 @@ def evaluate_steps(
   names = sorted(sums, key=lambda name: (name.count("_"), len(name), name))
   interval = dict.fromkeys(("exact", "format_failure"), share)
   return {name: interval.get(name, bootstrap)(*sums[name]) for name in names}
-
-
-def _scored(
-  batch: TrunkBatch, branches: Branches, tokenizer: Tokenizer, scorer: Scorer
-) -> Scores:
-  """The scores of a batch; each process scores a share, and all get all."""
-  own = rounds.own_scores(batch, branches, None, scorer, tokenizer)
-  shares = sharding.gather_objects(own)
-  scores = Scores(*(np.repeat(x[:1], len(batch.sources), 0) for x in shares[0]))
-  for index, of_process in enumerate(shares):
-    for whole, part in zip(scores, of_process, strict=True):
-      whole[index :: len(shares)] = part
-  return scores

@@ -105,13 +105,14 @@ def sample_and_score(
     # own.
     branches, slot_use, scored = sharding.read(queued.popleft())
     read_s = time.monotonic()
-    scores = own_scores(part, branches, scored, scorer, tokenizer)
+    own = own_scores(part, branches, scored, scorer, tokenizer)
     reward_s += time.monotonic() - read_s
-    done.append((branches, scores, slot_use))
+    done.append((branches, own, slot_use))
     for following in itertools.islice(waiting, 1):
       start(following)
   # Earlier, processes would wait for the device to decode the next part.
-  done = [(b, sharding.gather_rows(scores), u) for b, scores, u in done]
+  count = len(all_parts[0].sources)
+  done = [(b, sharding.gather_rows(own, count), u) for b, own, u in done]
   merged = jax.tree.map(lambda *xs: np.concatenate(xs), *done)
   return Round(*merged, time.monotonic() - begin_s, reward_s)
 

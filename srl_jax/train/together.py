@@ -138,7 +138,7 @@ class Together:
     begin_s = time.monotonic()
     own = own_scores(batch, branches, scored, pieces.scorer, run.tokenizer)
     reward_s = time.monotonic() - begin_s
-    scores = sharding.gather_rows(own)
+    scores = sharding.gather_rows(own, len(batch.sources))
     slot_use = SlotUse(*np.zeros((2, len(batch.sources)), np.int64))
     found = Round(branches, scores, slot_use, 0.0, reward_s)
     return Drawn(batch, found)
