@@ -23,8 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from srl_jax import checkpoint_sums, storage
-from srl_jax.checkpoint import CheckpointConfig, Checkpointer
+from srl_jax import storage
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer, sums
 from srl_jax.testing import buckets
 
 _ARRAY_BYTES = 2**24
@@ -81,7 +81,7 @@ def measure(folder: str, state: dict[str, jax.Array]) -> dict[str, float]:
       state,
     )
     begin_s = time.monotonic()
-    checkpoint_sums.check(path / "steps" / "1")
+    sums.check(path / "steps" / "1")
     sums_s = time.monotonic() - begin_s
     restored, _, _ = saver.restore(1, wanted)
   for name, x in state.items():

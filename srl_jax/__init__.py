@@ -12,6 +12,6 @@ _name = sys.argv[0] if sys.argv else ""
 if _name == "-m":
   _name = sys.orig_argv[-len(sys.argv)]
 if re.fullmatch(r"(.*/)?srl_jax(\.[\w.]+)?", _name):
-  from srl_jax import stopping
+  from srl_jax.processes import stopping
 
   stopping.listen()

@@ -28,6 +28,7 @@ from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
 from srl_jax.overrides import parse_argument as parse_argument
+from srl_jax.processes.watchdog import WatchdogConfig
 from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.record import RolloutsConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
@@ -36,7 +37,6 @@ from srl_jax.trackers.trackers import TrackersConfig
 from srl_jax.train.pieces import RlConfig, RlvrConfig
 from srl_jax.train.profile import ProfileConfig
 from srl_jax.train.sft import SftConfig
-from srl_jax.watchdog import WatchdogConfig
 
 StageName = Literal["sft", "srl", "rlvr"]
 # What evaluation reads of the section "srl" whether or not that stage runs:

@@ -24,10 +24,11 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, failures, loading, sharding, storage
+from srl_jax import compilation_cache, loading, sharding, storage
 from srl_jax.arguments import HelpFormatter
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft, weights
+from srl_jax.processes import failures
 from srl_jax.train.stage import Run
 
 

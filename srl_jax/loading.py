@@ -20,7 +20,7 @@ import jax
 from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, files, sharding, storage, strict
+from srl_jax import sharding, storage, strict
 from srl_jax.config import Config
 from srl_jax.data import readers, records, schema
 from srl_jax.data.templates import PlainTemplate, Special, make_template
@@ -28,6 +28,8 @@ from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.rollout.record import Recorder
+from srl_jax.sharding import abstract
+from srl_jax.storage import files
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,

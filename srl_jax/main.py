@@ -26,12 +26,13 @@ import jax
 import ml_collections
 from absl import app, flags, logging
 
-from srl_jax import compilation_cache, failures, stopping, storage
+from srl_jax import compilation_cache, storage
 from srl_jax import config as config_lib
 from srl_jax import overrides as overrides_lib
+from srl_jax.processes import failures, stopping
 from srl_jax.run import train_and_evaluate
+from srl_jax.storage.workdir import RefusedError
 from srl_jax.train.loop import Stopped
-from srl_jax.workdir import RefusedError
 
 _CONFIG = flags.DEFINE_string(
   "config",

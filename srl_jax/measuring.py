@@ -18,11 +18,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import evaluation, files, progress, sharding, storage
+from srl_jax import progress, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import of_first_trajectories
 from srl_jax.domains.suite import Problem
+from srl_jax.evaluate import evaluator
 from srl_jax.evaluate import summary as summary_lib
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.estimates import Estimate
@@ -32,6 +33,7 @@ from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.inference import ReadyModel, chat_format
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.storage import files
 from srl_jax.train.data import build_split
 from srl_jax.train.stage import Run
 
@@ -49,10 +51,10 @@ class Measuring:
     settings = config.evaluate
     self._plan = None
     if settings.suites:
-      problems, domains = evaluation.read_suites(
+      problems, domains = evaluator.read_suites(
         ",".join(settings.suites), settings.suites_folder
       )
-      self._plan = evaluation.Plan(
+      self._plan = evaluator.Plan(
         problems,
         domains,
         settings.suite_protocol(),
@@ -103,16 +105,16 @@ class Measuring:
     return sharding.gather_objects(found)[0]
 
   def _on_suites(
-    self, name: str, params: Any, plan: evaluation.Plan | None
+    self, name: str, params: Any, plan: evaluator.Plan | None
   ) -> Sequence[Result]:
     if plan is None:
       return []
     config = self._config
     chat = chat_format(config.template, self._run.template)
     model = ReadyModel(f"{config.name} {name}", self._run, params, chat)
-    plan = evaluation.fitted(model, plan)
+    plan = evaluator.fitted(model, plan)
     out = self._workdir / "suites" / name
-    return evaluation.evaluate_suites(model, plan, out)
+    return evaluator.evaluate_suites(model, plan, out)
 
 
 def _first_of_each(problems: Sequence[Problem], most: int) -> list[Problem]:

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 
 from srl_jax import progress, storage
-from srl_jax.mirror import Mirror
+from srl_jax.storage.mirror import Mirror
 from srl_jax.trackers.trackers import Trackers
 
 
@@ -28,8 +28,8 @@ class MetricWriter:
 
   Only process 0 writes; on other processes every method returns at once. When
   `write` returns, the operating system has the row, so killing the process
-  loses none; in a bucket, those since the last copy (see mirror.py). Use as a
-  context manager, or call `close`.
+  loses none; in a bucket, those since the last copy (storage/mirror.py). Use as
+  a context manager, or call `close`.
   """
 
   def __init__(

@@ -36,16 +36,18 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from srl_jax import files, loading, progress, sharding, storage, watchdog
+from srl_jax import loading, progress, sharding, storage
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.models import weights
+from srl_jax.processes import watchdog
 from srl_jax.report.table import table
+from srl_jax.storage import files
+from srl_jax.storage.workdir import VERSIONS, RefusedError, locked
 from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run
-from srl_jax.workdir import VERSIONS, RefusedError, locked
 
 # A resumed run may differ in these: they change none of its numbers, or, as
 # another mesh, only the order of sums.

@@ -21,24 +21,19 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import (
-  compilation_cache,
-  failures,
-  files,
-  loading,
-  sharding,
-  storage,
-)
+from srl_jax import compilation_cache, loading, sharding, storage
 from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
 from srl_jax.domains import domains_of
 from srl_jax.models import weights
+from srl_jax.processes import failures
 from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
 from srl_jax.rollout import scoring
 from srl_jax.rollout.batches import sample_all
+from srl_jax.storage import files
 from srl_jax.train.data import build_split
 from srl_jax.train.pieces import RlConfig
 from srl_jax.train.stage import Run

@@ -11,7 +11,7 @@ import sys
 import orbax.checkpoint as ocp
 import pytest
 
-from srl_jax import checkpoint_pool
+from srl_jax.checkpoint import pool
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Takes batches, pools two samples per branch point and takes the oldest groups
@@ -110,8 +110,8 @@ def read(workdir, step):
   meta = json.loads((folder / "meta" / "metadata").read_text())["user"]
   with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
     state = reader.restore(folder / "state")
-  pool = (folder / "pool" / checkpoint_pool.FILE).read_bytes()
-  return meta, state["w"].tolist(), pool
+  groups = (folder / "pool" / pool.FILE).read_bytes()
+  return meta, state["w"].tolist(), groups
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ FLOORS = {
   "reference": 9,
   "show": 9,
   "run": 8,
-  "evaluation": 8,
-  "intervening": 8,
+  "evaluate.evaluator": 8,
+  "evaluate.interventions": 8,
   "measuring": 8,
   "swebench": 8,
   "inference": 7,
@@ -31,8 +31,6 @@ FLOORS = {
   "config": 7,
   "train": 6,
   "checkpoint": 5,
-  "checkpoint_pool": 4,
-  "checkpoint_sums": 4,
   "evaluate": 5,
   "metrics": 5,
   "overrides": 5,
@@ -44,44 +42,33 @@ FLOORS = {
   "device_rewards": 2,
   "ops": 2,
   "reductions": 2,
-  "abstract": 3,
   "sharding": 2,
-  "mesh": 2,
-  "files": 1,
-  "lease": 1,
-  "mirror": 1,
-  "progress": 1,
-  "watchdog": 1,
-  "workdir": 1,
   "compilation_cache": 0,
-  "failures": 0,
-  "stopping": 0,
+  "processes": 0,
+  "progress": 0,
   "optional": 0,
-  "children": 0,
   "data": 0,
   "domains": 0,
   "rewards": 0,
   "storage": 0,
   "strict": 0,
   "arguments": 0,
-  "textfile": 0,
   "tokenizers": 0,
   "trajectory": 0,
   "types": 0,
 }
 # Narrower than their floor: what these may import of srl_jax beside themselves.
-_PATHS = {"storage", "strict", "textfile", "trajectory", "types"}
+_PATHS = {"storage", "strict", "trajectory", "types"}
 ONLY = {
-  **dict.fromkeys(("children", "failures", "optional"), frozenset()),
-  **dict.fromkeys(("strict", "textfile", "trajectory"), frozenset()),
-  "types": frozenset(),
+  **dict.fromkeys(("optional", "strict", "trajectory", "types"), frozenset()),
   "ops": {"types"},
   "data": _PATHS
-  | {"children", "domains", "failures", "optional", "rewards", "tokenizers"},
+  | {"domains", "optional", "processes", "rewards", "tokenizers"},
   "domains": _PATHS | {"rewards"},
-  "rewards": {"children", "optional", "strict", "trajectory", "types"},
-  "tokenizers": {"children", "storage", "strict", "types"},
+  "rewards": {"optional", "processes", "strict", "trajectory", "types"},
+  "tokenizers": {"processes", "storage", "strict", "types"},
   "storage": {"optional"},
+  "processes": {"progress", "strict"},
 }
 # Host packages run in worker processes, where loading JAX would take seconds
 # and, on a TPU host, fail: one process owns the chips.
@@ -135,18 +122,28 @@ def imported_modules(path):
       yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+def part_named(module):
+  """Returns the part that a module of srl_jax, or a name in it, belongs to.
+
+  It is a wing ("ops", "train" ...), or a module of one that has a floor of its
+  own.
+  """
+  _, wing, *rest = module.split(".")
+  room = f"{wing}.{rest[0]}" if rest else wing
+  return room if room in FLOORS else wing
+
+
 def imported_parts(path):
-  """Yields the parts of srl_jax ("ops", "train" ...) that a file imports."""
+  """Yields the parts of srl_jax that a file imports."""
   for name in imported_modules(path):
-    package, _, rest = name.partition(".")
-    if package == "srl_jax" and rest:
-      yield rest.split(".")[0]
+    if name.startswith("srl_jax."):
+      yield part_named(name)
 
 
 def part_of(path):
   """Returns the part that a file belongs to; a wing's command is a main."""
-  parts = module_of(path).split(".")
-  return "main" if parts[-1] == "__main__" else parts[1]
+  module = module_of(path)
+  return "main" if module.endswith(".__main__") else part_named(module)
 
 
 def upward_imports(files):
@@ -168,7 +165,7 @@ def upward_imports(files):
 
 def test_imports_go_down_only():
   assert not upward_imports(PACKAGE_FILES)
-  parts = {module_of(path).split(".")[1] for path in PACKAGE_FILES}
+  parts = {part_named(module_of(path)) for path in PACKAGE_FILES}
   assert parts >= FLOORS.keys(), "a floor for what does not exist"
 
 

@@ -333,7 +333,8 @@ def test_killed_during_a_step_the_same_command_goes_on(
 
 DIES_WRITING = """
 import os, signal, sys
-from srl_jax import checkpoint, checkpoint_pool, main
+from srl_jax import checkpoint, main
+from srl_jax.checkpoint import pool
 
 def die():
   os.kill(os.getpid(), signal.SIGKILL)
@@ -345,17 +346,17 @@ if what == "pool":
   async def async_save(self, directory, args):
     global left
     left -= 1
-    path = directory / checkpoint_pool.FILE
+    path = directory / pool.FILE
     async def write():
       path.write_bytes(args.data if left else args.data[:100])
       if not left:
         die()
     return [
-      checkpoint_pool.ocp_future.CommitFutureAwaitingContractedSignals(
+      pool.ocp_future.CommitFutureAwaitingContractedSignals(
         write(), name="pool_save"
       )
     ]
-  checkpoint_pool.PoolHandler.async_save = async_save
+  pool.PoolHandler.async_save = async_save
 else:
   save_best = checkpoint.Checkpointer.save_best
   def dying(self, *args):

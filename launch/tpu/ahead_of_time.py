@@ -17,13 +17,14 @@ from typing import Any
 import jax
 from flax import linen as nn
 
-from srl_jax import abstract, sharding
+from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.data.batching import Widths
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains import find_domain
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import scoring
+from srl_jax.sharding import abstract
 from srl_jax.train.data import StageData
 from srl_jax.train.memory import bytes_per_device
 from srl_jax.train.pieces import RlConfig

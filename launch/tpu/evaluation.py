@@ -14,13 +14,13 @@ from typing import Any
 
 import jax
 
-from srl_jax import abstract
 from srl_jax.config import Config
 from srl_jax.data.batching import Widths
 from srl_jax.evaluate.solve import EvalConfig, rows_and_slots
 from srl_jax.measuring import trunks_per_batch
 from srl_jax.rollout.batches import fitting_rows
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.data import StageData
 from srl_jax.train.memory import DoesNotFitError, Program

@@ -27,12 +27,13 @@ from collections.abc import Sequence
 import jax
 from absl import logging
 
-from srl_jax import failures, inference, stopping
+from srl_jax import inference
 from srl_jax.arguments import HelpFormatter
 from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
 from srl_jax.chat.prompts import read_prompts
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.domains import find_domain
+from srl_jax.processes import failures, stopping
 from srl_jax.rollout.stream import Stream
 
 _ROWS = 8  # Prompts of a file that are sampled together.
@@ -336,7 +337,7 @@ def _chat(args: argparse.Namespace) -> None:
   chat = _Chat(args, model, config.srl.trunks.context_turns)
   stream = chat.stream(len(prompts) or 1)
   if not prompts:
-    # A slip at the prompt should not end the program, as stopping.py would.
+    # A slip at the prompt should not end the program, as stopping.listen does.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     is_good = chat.ask(stream)
     # Not after Ctrl-C: stopping.py might hear it as well.

@@ -6,8 +6,9 @@ from __future__ import annotations
 import json
 import pathlib
 
-from srl_jax import storage, textfile
+from srl_jax import storage
 from srl_jax.chat.answers import Prompt
+from srl_jax.storage import textfile
 
 
 def read_prompts(path: str | pathlib.Path) -> dict[int, Prompt]:

@@ -75,7 +75,7 @@ def parts_of(folder: pathlib.Path) -> tuple[list[Part], tuple[str, ...]]:
   """
   files = [
     file
-    for file in sorted(storage.files(folder), key=_order)
+    for file in sorted(storage.list_files(folder), key=_order)
     if _FORM.search(file.name) and _is_data(file, folder)
   ]
   if not files:
@@ -109,7 +109,7 @@ def single_files_of(folder: pathlib.Path) -> list[Part]:
   """
   files = [
     file
-    for file in sorted(storage.files(folder), key=_order)
+    for file in sorted(storage.list_files(folder), key=_order)
     if _SINGLE.fullmatch(file.name) and _is_data(file, folder)
   ]
   return [Part(file, "", _single_name(file, folder)) for file in files]
@@ -204,7 +204,7 @@ def _names(files: Iterable[pathlib.Path], folder: pathlib.Path) -> str:
 
 
 def _no_files(folder: pathlib.Path) -> str:
-  if any(file.name == "features.json" for file in storage.files(folder)):
+  if any(file.name == "features.json" for file in storage.list_files(folder)):
     return (
       f"{folder} holds a TFDS dataset; set data.format=tfds to read it (the"
       " command srl_jax.data.prepare writes such folders)"

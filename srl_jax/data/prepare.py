@@ -25,7 +25,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from srl_jax import failures, storage, strict
+from srl_jax import storage, strict
 from srl_jax.data import checks, prompts, readers, templates, writing
 from srl_jax.data.build_report import BuildReport
 from srl_jax.data.prompts import PromptReport
@@ -33,6 +33,7 @@ from srl_jax.data.readers import DataConfig, LoadReport
 from srl_jax.data.records import Reject
 from srl_jax.data.selection import tools_of
 from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, build_trunks
+from srl_jax.processes import failures
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,

@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from srl_jax.children import LazyChild, Lines, serve_lines
+from srl_jax.processes.children import LazyChild, Lines, serve_lines
 
 # Templates of real models take milliseconds and a few megabytes.
 _CPU_S = 2.0

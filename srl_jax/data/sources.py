@@ -20,10 +20,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
-from srl_jax import storage, textfile
+from srl_jax import storage
 from srl_jax.data import tables, texts
 from srl_jax.data.rows import Row
 from srl_jax.optional import needed_for
+from srl_jax.storage import textfile
 
 
 def _arrow_stream(codec: str) -> Callable[[IO[bytes]], IO[bytes]]:

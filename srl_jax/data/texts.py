@@ -16,8 +16,8 @@ import shlex
 from collections.abc import Iterator
 from typing import IO, Any
 
-from srl_jax import textfile
 from srl_jax.data.rows import Row
+from srl_jax.storage import textfile
 from srl_jax.trajectory import RecordError
 
 # Longer lines are no trajectory. Reading them could take all memory.

@@ -135,7 +135,7 @@ def read(folder: str | pathlib.Path) -> dict[str, list[Trajectory]]:
   root = storage.path(folder)
   found = [
     file.parent
-    for file in storage.files(root)
+    for file in storage.list_files(root)
     if file.name == "features.json"
     # What a command left that was killed.
     and not any(x.startswith(".") for x in file.relative_to(root).parts)

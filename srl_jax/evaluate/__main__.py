@@ -26,21 +26,12 @@ from typing import Any, NoReturn
 import jax
 from absl import logging
 
-from srl_jax import (
-  compilation_cache,
-  evaluation,
-  failures,
-  files,
-  inference,
-  intervening,
-  progress,
-  stopping,
-  storage,
-)
+from srl_jax import compilation_cache, inference, progress, storage
 from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 from srl_jax.data import readers
 from srl_jax.data.readers import DataConfig
+from srl_jax.evaluate import evaluator, interventions
 from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.contamination import contamination
 from srl_jax.evaluate.inspect_log import check_installed, write_inspect_logs
@@ -52,9 +43,11 @@ from srl_jax.evaluate.protocols import (
   find_protocol,
 )
 from srl_jax.main import join, load_config, versions
+from srl_jax.processes import failures, stopping
 from srl_jax.report import suites as tables
+from srl_jax.storage import files
+from srl_jax.storage.workdir import locked
 from srl_jax.train.memory import device_bytes
-from srl_jax.workdir import locked
 
 
 class _Parser(argparse.ArgumentParser):
@@ -191,7 +184,7 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   """
   check_folder(args.out)
   protocol = _protocol(args)
-  problems, domains = evaluation.read_suites(
+  problems, domains = evaluator.read_suites(
     args.suites, args.suites_folder, args.limit
   )
   if args.inspect:
@@ -202,27 +195,27 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   with progress.task("loading the model"):
     model = inference.load(config, (args.weights or "").rstrip("/"))
   window = config.srl.trunks.context_turns
-  plan = evaluation.Plan(
+  plan = evaluator.Plan(
     problems, domains, protocol, args.seed, args.answers_per_batch, window
   )
   if args.interventions:
-    intervening.check(plan)
+    interventions.check(plan)
   with progress.task("reading the problems"):
-    plan = evaluation.fitted(model, plan)
+    plan = evaluator.fitted(model, plan)
   _check_limit(args, model, plan)
-  facts = evaluation.facts(model, plan)
+  facts = evaluator.facts(model, plan)
   _check_base(args.compare, base, facts, plan)
-  before = evaluation.answered(model, plan, args.out)
+  before = evaluator.answered(model, plan, args.out)
   for line in [*_opening(model, plan), *_going_on(before)]:
     progress.say(line)
-  results = evaluation.evaluate_suites(model, plan, args.out)
-  interventions = {}
+  results = evaluator.evaluate_suites(model, plan, args.out)
+  shares = {}
   if args.interventions:
-    interventions = intervening.intervene(
+    shares = interventions.intervene(
       model, plan, results, args.out / "interventions", args.interventions
     )
   if results:
-    found = tables.SuiteTables(results, base, interventions)
+    found = tables.SuiteTables(results, base, shares)
     _write(args, facts, found, text)
 
 
@@ -250,7 +243,7 @@ def _protocol(args: argparse.Namespace) -> Protocol:
 
 
 def _check_limit(
-  args: argparse.Namespace, model: inference.ReadyModel, plan: evaluation.Plan
+  args: argparse.Namespace, model: inference.ReadyModel, plan: evaluator.Plan
 ) -> None:
   """Refuses a limit that was asked for and is not the plan's."""
   fits = plan.protocol.max_new_tokens
@@ -266,7 +259,7 @@ def _check_base(
   folder: pathlib.Path | None,
   base: Sequence[Result],
   facts: Mapping[str, Any],
-  plan: evaluation.Plan,
+  plan: evaluator.Plan,
 ) -> None:
   """Refuses, before hours of sampling, what could not be compared.
 
@@ -299,7 +292,7 @@ def _check_base(
       raise ValueError(f"--compare={folder}: {error}") from error
 
 
-def _opening(model: inference.ReadyModel, plan: evaluation.Plan) -> list[str]:
+def _opening(model: inference.ReadyModel, plan: evaluator.Plan) -> list[str]:
   """The first lines: what is done, by which rules, in how much memory."""
   protocol = plan.protocol
   suites = tables.by_suite(plan.problems)
@@ -320,9 +313,9 @@ def _going_on(answers: int) -> list[str]:
   return [f"going on after {answers} answers"] if answers else []
 
 
-def _memory(model: inference.ReadyModel, plan: evaluation.Plan) -> list[str]:
+def _memory(model: inference.ReadyModel, plan: evaluator.Plan) -> list[str]:
   """Says what the model takes, and what answers take at most."""
-  size, params = evaluation.most_bytes(model, plan), model.param_bytes()
+  size, params = evaluator.most_bytes(model, plan), model.param_bytes()
   there = sum(map(device_bytes, jax.local_devices())) * jax.process_count()
   lines = [
     f"memory: {_size(params)} for the model, and up to {_size(size)} for "

@@ -20,11 +20,11 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from srl_jax import files
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.compare import Result, protocol_differences
 from srl_jax.evaluate.records import Answer
-from srl_jax.mirror import Mirror
+from srl_jax.storage import files
+from srl_jax.storage.mirror import Mirror
 
 FACTS = "evaluation.json"
 PROBLEMS = "problems.jsonl"

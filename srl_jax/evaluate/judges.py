@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Judges answers in worker processes while the devices decode the next ones.
 
-A worker is `python -m srl_jax.evaluate.judges` (see srl_jax.children). It gets
-(judge, text, problem) and answers with the verdict, or with what went wrong as
-text. It imports no JAX, and ends with this process, however that ends.
+A worker is `python -m srl_jax.evaluate.judges`, a child of
+processes/children.py. It gets (judge, text, problem) and answers with the
+verdict, or with what went wrong as text. It imports no JAX, and ends with this
+process, however that ends.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ import queue
 import traceback
 from collections.abc import Callable, Iterator
 
-from srl_jax.children import LazyChild, Pickles, take_streams
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.records import Answer
+from srl_jax.processes.children import LazyChild, Pickles, take_streams
 
 # (text, problem) -> (the final answer that was read, whether it is right).
 JudgeFunction = Callable[[str, Problem], tuple[str, bool]]

@@ -15,11 +15,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from srl_jax import failures, files, storage
+from srl_jax import storage
 from srl_jax.arguments import HelpFormatter
+from srl_jax.processes import failures
 from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
+from srl_jax.storage import files
 
 
 def main(argv: Sequence[str] | None = None) -> None:

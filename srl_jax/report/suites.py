@@ -88,7 +88,7 @@ class SuiteTables:
     Args:
       results: a result for each suite.
       base: results of another evaluation to compare with, one for each suite.
-      interventions: what `intervening.intervene` returned.
+      interventions: what `interventions.intervene` returned.
 
     Raises:
       ValueError: answers are missing, or results are not comparable.

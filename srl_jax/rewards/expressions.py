@@ -14,7 +14,7 @@ import functools
 import re
 from typing import Any
 
-from srl_jax.children import FailedError, LazyChild, Lines
+from srl_jax.processes.children import FailedError, LazyChild, Lines
 
 # The judge ends by itself after some CPU seconds; this is for a machine that
 # is too busy to give it any, and for the start of the process.

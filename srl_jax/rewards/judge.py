@@ -15,8 +15,8 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from srl_jax.children import serve_lines
 from srl_jax.optional import needed_for
+from srl_jax.processes.children import serve_lines
 
 # CPU seconds for one message, after which the system kills this process.
 # Harnesses allow 3 to 5 seconds for each part of their rules.

@@ -6,7 +6,7 @@ It leaves by itself when its parent is gone.
 
 from __future__ import annotations
 
-from srl_jax.children import Pickles, take_streams
+from srl_jax.processes.children import Pickles, take_streams
 from srl_jax.rewards.reward import RewardError, find_function, score_one
 
 

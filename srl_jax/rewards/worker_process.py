@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A reward worker as its parent sees it.
 
-It is `python -m srl_jax.rewards.worker` (see srl_jax.children) and gets first
-the config, then None, which is answered by True when the worker is ready, then
-lists of (completion, target) or (completion, target, context), each answered by
-a list of Scored or by the text of an error.
+It is `python -m srl_jax.rewards.worker`, a child of processes/children.py. It
+gets first the config, then None, which is answered by True when the worker is
+ready, then lists of (completion, target) or (completion, target, context), each
+answered by a list of Scored or by the text of an error.
 """
 
 from __future__ import annotations
 
-from srl_jax.children import Child, Pickles
+from srl_jax.processes.children import Child, Pickles
 from srl_jax.rewards.reward import (
   Completion,
   RewardConfig,

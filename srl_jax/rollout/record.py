@@ -21,12 +21,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from srl_jax import files, storage
+from srl_jax import storage
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.optional import needed_for
 from srl_jax.rewards import FAILURES
 from srl_jax.rollout.episodes import Episode
 from srl_jax.rollout.scoring import completion_texts
+from srl_jax.storage import files
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Trajectory
 from srl_jax.types import Branches, Scores

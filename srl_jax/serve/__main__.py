@@ -21,9 +21,10 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from srl_jax import failures, inference, storage
+from srl_jax import inference, storage
 from srl_jax.arguments import HelpFormatter
 from srl_jax.optional import needed_for
+from srl_jax.processes import failures
 from srl_jax.serve.engine import Engine
 
 # An agent's requests are long; see --context.

@@ -26,15 +26,7 @@ from typing import NoReturn
 import jax
 from absl import logging
 
-from srl_jax import (
-  compilation_cache,
-  evaluation,
-  failures,
-  inference,
-  progress,
-  stopping,
-  storage,
-)
+from srl_jax import compilation_cache, inference, progress, storage
 from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 from srl_jax.data import instances as reading
@@ -42,14 +34,16 @@ from srl_jax.data.suites import find_file
 from srl_jax.domains.software.repositories import Git, make_git, open_clones
 from srl_jax.domains.software.swebench import HARNESS_NAMES
 from srl_jax.domains.suite import Suite
+from srl_jax.evaluate import evaluator
 from srl_jax.evaluate.protocols import Protocol, changed
 from srl_jax.main import join, load_config
+from srl_jax.processes import failures, stopping
+from srl_jax.storage.workdir import locked
 from srl_jax.swebench import asking
 from srl_jax.swebench.harness import Harness
 from srl_jax.swebench.outcomes import outcomes
 from srl_jax.swebench.prompts import PROTOCOLS, Task
 from srl_jax.swebench.results import Results
-from srl_jax.workdir import locked
 
 
 class _Parser(argparse.ArgumentParser):
@@ -195,7 +189,7 @@ def evaluate(args: argparse.Namespace, git: Git) -> None:
   clones = open_clones(args.repositories, git)
   with progress.task("loading the model"):
     model = inference.load(_config(args), (args.weights or "").rstrip("/"))
-  plan = evaluation.Plan(
+  plan = evaluator.Plan(
     instances[: args.limit or None],
     {suite.name: suite.domain},
     _protocol(args),

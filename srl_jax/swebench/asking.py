@@ -12,10 +12,11 @@ from typing import Any
 
 import jax
 
-from srl_jax import evaluation, progress, sharding
+from srl_jax import progress, sharding
 from srl_jax.domains.software import swebench
 from srl_jax.domains.software.swebench import Instance
 from srl_jax.domains.suite import Problem
+from srl_jax.evaluate import evaluator
 from srl_jax.evaluate.answering import Question, answer_questions
 from srl_jax.evaluate.journal import Journal
 from srl_jax.evaluate.judges import JudgeFunction
@@ -118,7 +119,7 @@ def _say_memory(
   if not longest:
     return
   plan = dataclasses.replace(task.plan, longest_tokens=longest)
-  size = evaluation.most_bytes(model, plan)
+  size = evaluator.most_bytes(model, plan)
   progress.say(
     f"memory: {model.param_bytes() / 1e9:.1f} GB for the model, and up to "
     f"{size / 1e9:.1f} GB for {plan.answers_per_batch} answers at once to "
@@ -221,7 +222,7 @@ def _answered(
   """Has questions answered into a journal; returns all that it holds."""
   plan = task.plan
   with contextlib.ExitStack() as stack:
-    stack.enter_context(evaluation.memory_errors(plan.answers_per_batch))
+    stack.enter_context(evaluator.memory_errors(plan.answers_per_batch))
     journal = None
     if jax.process_index() == 0:
       journal = stack.enter_context(
@@ -245,7 +246,7 @@ def _answered(
 
 def _stream_maker(
   model: ReadyModel,
-  plan: evaluation.Plan,
+  plan: evaluator.Plan,
   decoding: Decoding,
   questions: Sequence[Question],
   purpose: str,
@@ -265,7 +266,7 @@ def _stream_maker(
 def facts(model: ReadyModel, task: Task) -> dict[str, Any]:
   """Returns what the answers depend on, as JSON."""
   standard = PROTOCOLS[task.plan.protocol.name]
-  found = evaluation.facts(model, task.plan, standard, has_questions=False)
+  found = evaluator.facts(model, task.plan, standard, has_questions=False)
   found["max_file_tokens"] = task.max_file_tokens
   if task.found_files is not None:
     files = {name: list(x) for name, x in task.found_files.items()}

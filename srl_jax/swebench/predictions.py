@@ -7,7 +7,7 @@ import json
 import pathlib
 from collections.abc import Mapping, Sequence
 
-from srl_jax import files
+from srl_jax.storage import files
 from srl_jax.swebench.outcomes import MAJORITY, Outcome
 
 

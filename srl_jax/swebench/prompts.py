@@ -15,13 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from srl_jax import evaluation, progress
+from srl_jax import progress
 from srl_jax.data.messages import encode_messages
 from srl_jax.data.templates import encode_segment
 from srl_jax.domains.software import swebench
 from srl_jax.domains.software.repositories import CloneError, Clones
 from srl_jax.domains.software.swebench import Files, Instance
 from srl_jax.domains.suite import Problem
+from srl_jax.evaluate import evaluator
 from srl_jax.evaluate.protocols import Decoding, Protocol
 from srl_jax.evaluate.records import Answer
 from srl_jax.inference import ReadyModel
@@ -68,7 +69,7 @@ class Task:
     found_files: files to show, by instance, instead of the gold patch's.
   """
 
-  plan: evaluation.Plan
+  plan: evaluator.Plan
   clones: Clones
   max_file_tokens: int = 60_000
   found_files: Mapping[str, Sequence[str]] | None = None

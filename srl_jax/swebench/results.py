@@ -8,9 +8,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from srl_jax import files, progress
+from srl_jax import progress
 from srl_jax.inference import ReadyModel
 from srl_jax.report.tables import Table
+from srl_jax.storage import files
 from srl_jax.swebench import asking, tables
 from srl_jax.swebench.harness import Harness, Report
 from srl_jax.swebench.outcomes import MAJORITY, Outcome

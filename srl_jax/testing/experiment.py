@@ -29,8 +29,9 @@ import ml_collections
 import numpy as np
 
 from srl_jax import config as config_lib
-from srl_jax import sharding, stopping
+from srl_jax import sharding
 from srl_jax.checkpoint import Checkpointer
+from srl_jax.processes import stopping
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import compilation, tiny
 from srl_jax.train import pieces, sft, stage

@@ -8,7 +8,7 @@ limits.
 
 from __future__ import annotations
 
-from srl_jax.children import LazyChild, Lines
+from srl_jax.processes.children import LazyChild, Lines
 
 _WALL_S = 120.0
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import sentencepiece
 import tokenizers
 
-from srl_jax.children import serve_lines
+from srl_jax.processes.children import serve_lines
 
 # The largest real tokenizers take 2 s and 1 GB.
 _CPU_S = 20.0

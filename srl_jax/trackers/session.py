@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from srl_jax import files
+from srl_jax.storage import files
 
 
 class Connection(Protocol):

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from srl_jax.mirror import Mirror
 from srl_jax.optional import needed_for
+from srl_jax.storage.mirror import Mirror
 from srl_jax.trackers.tracker import binned, markdown
 
 # How long events may wait before who watches the folder sees them.

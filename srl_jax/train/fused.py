@@ -9,7 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from srl_jax import abstract, sharding
+from srl_jax import sharding
+from srl_jax.sharding import abstract
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces
 from srl_jax.train.stage import Dispatched

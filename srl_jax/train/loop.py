@@ -20,10 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, files, mirror, progress, sharding, stopping
+from srl_jax import progress, sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import MetricWriter, Progress
 from srl_jax.models import lora
+from srl_jax.processes import stopping
+from srl_jax.sharding import abstract
+from srl_jax.storage import files, mirror
 from srl_jax.train import memory
 from srl_jax.train.outcomes import rlvr_stage
 from srl_jax.train.piecewise import NothingLeftError

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srl_jax import abstract
 from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.segments import Queue, Settings
+from srl_jax.sharding import abstract
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import Updater
 

@@ -21,12 +21,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from srl_jax import abstract, progress, sharding
+from srl_jax import progress, sharding
 from srl_jax.data.templates import encode_segment
 from srl_jax.domains import domains_of
 from srl_jax.rollout import record
 from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
 from srl_jax.rollout.requests import Request
+from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import RlvrConfig, make_updater

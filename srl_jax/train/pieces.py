@@ -9,12 +9,13 @@ import math
 import operator
 from typing import Any
 
-from srl_jax import abstract, strict
+from srl_jax import strict
 from srl_jax.data.trunks import TrunkConfig, check_solutions
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.sampler import Sampler
+from srl_jax.sharding import abstract
 from srl_jax.train.data import StageData
 from srl_jax.train.rows import update_shape
 from srl_jax.train.stage import (

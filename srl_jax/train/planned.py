@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import abstract, sharding
+from srl_jax import sharding
 from srl_jax.rollout.rounds import QUEUED_PARTS
+from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
 from srl_jax.train.pieces import Pieces

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import jax
 
 from srl_jax import progress, strict
-from srl_jax.mirror import Mirror
+from srl_jax.storage.mirror import Mirror
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,11 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from srl_jax import abstract, sharding, strict
+from srl_jax import sharding, strict
 from srl_jax.data import batching
 from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, check_solutions
 from srl_jax.reductions import reduce_metrics
+from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.data import StageData, load_data
 from srl_jax.train.memory import Program

@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from srl_jax import abstract, sharding
+from srl_jax import sharding
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.rounds import Round, own_scores
 from srl_jax.rollout.shared import SharedSlots
+from srl_jax.sharding import abstract
 from srl_jax.train.ahead import Counts, sample_together
 from srl_jax.train.memory import Program, decoding_programs
 from srl_jax.train.pieces import Pieces

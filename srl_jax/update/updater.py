@@ -24,9 +24,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from srl_jax import abstract, sharding
+from srl_jax import sharding
 from srl_jax.models import lora
 from srl_jax.reductions import metric
+from srl_jax.sharding import abstract
 from srl_jax.types import Array
 from srl_jax.update import optim
 from srl_jax.update.batch import LossFn, MicroBatch

@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from srl_jax import files
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.journal import (
   Journal,
@@ -14,6 +13,7 @@ from srl_jax.evaluate.journal import (
   read_results,
 )
 from srl_jax.evaluate.records import Answer
+from srl_jax.storage import files
 
 PROBLEMS = [
   Problem("p1", "1 + 2?", "3", suite="mine"),

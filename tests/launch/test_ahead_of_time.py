@@ -16,11 +16,11 @@ from launch.tpu import ahead_of_time, chips, evaluation, projection
 from launch.tpu.phases import Phase, Step
 from launch.tpu.work import Work
 from srl_jax import config as config_lib
-from srl_jax import mesh as mesh_lib
 from srl_jax import sharding
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import LanguageModel
 from srl_jax.models.config import LoraConfig
+from srl_jax.sharding import mesh as mesh_lib
 from srl_jax.testing import experiment, tiny
 from srl_jax.train import memory as memory_lib
 from srl_jax.train.memory import Program

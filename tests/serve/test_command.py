@@ -31,7 +31,7 @@ command.main(sys.argv[1:])
 WITHOUT_UVLOOP = """
 import sys
 sys.modules["uvloop"] = None
-from srl_jax import stopping
+from srl_jax.processes import stopping
 stopping.listen()
 from srl_jax.serve import __main__ as command
 command.main(sys.argv[1:])

@@ -10,7 +10,8 @@ import pathlib
 
 import pytest
 
-from srl_jax import inference, progress, stopping
+from srl_jax import inference, progress
+from srl_jax.processes import stopping
 from srl_jax.rewards import Completion
 from srl_jax.swebench import __main__ as command
 from srl_jax.testing import repositories, small_model

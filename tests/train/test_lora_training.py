@@ -13,10 +13,11 @@ import safetensors.numpy
 from flax import linen as nn
 from flax import traverse_util
 
-from srl_jax import abstract, export, loading, sharding
+from srl_jax import export, loading, sharding
 from srl_jax.models import LanguageModel, LoraConfig, lora
 from srl_jax.rollout import decode as rollout
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.sharding import abstract
 from srl_jax.testing import experiment, tiny
 from srl_jax.testing.lanes import branch_logps
 from srl_jax.update import optim

@@ -29,7 +29,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from srl_jax import storage, textfile
+from srl_jax import storage
+from srl_jax.storage import textfile
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 # A file and what is in it, as pytest names tests.

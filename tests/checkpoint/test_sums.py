@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from srl_jax.checkpoint import CheckpointConfig, Checkpointer
-from srl_jax.checkpoint_sums import DamagedError
+from srl_jax.checkpoint.sums import DamagedError
 
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 SHAPE = jax.ShapeDtypeStruct((64,), jnp.float32, sharding=ONE)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import jax
 
 from srl_jax import storage
-from srl_jax.lease import Lease
+from srl_jax.storage.lease import Lease
 
 _FILE = "run.lock"
 # What the folder of a run has and no other.

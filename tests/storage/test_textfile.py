@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from srl_jax import textfile
+from srl_jax.storage import textfile
 
 # What str.splitlines takes for ends of lines, and text files do not.
 INSIDE = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g"

@@ -12,14 +12,14 @@ import pytest
 # Minutes in C, as in a compilation: a handler in Python would not run.
 BUSY = """
 import hashlib
-from srl_jax import stopping
+from srl_jax.processes import stopping
 stopping.listen()
 print("started", flush=True)
 hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)
 """
 SAVES = """
 import sys, time
-from srl_jax import stopping
+from srl_jax.processes import stopping
 stopping.listen()
 with stopping.saving() as is_asked:
   print("started", flush=True)
@@ -100,7 +100,7 @@ def test_a_signal_lets_training_save(start, number, status, end):
 
 COMPILES = """
 import hashlib, sys
-from srl_jax import stopping
+from srl_jax.processes import stopping
 stopping.listen()
 with stopping.interruptible() as is_interrupted:
   print("started", flush=True)
@@ -210,7 +210,7 @@ def test_importing_the_package_takes_no_signal_over(tmp_path, program):
 
 TAKEN = """
 import signal, sys, time
-from srl_jax import stopping
+from srl_jax.processes import stopping
 stopping.listen()
 heard = []
 signal.signal(signal.SIGTERM, lambda *_: heard.append(True))
@@ -244,7 +244,7 @@ def test_a_signal_ends_a_process_that_nobody_reads(start):
 
 FORKS = """
 import os, signal, sys, time
-from srl_jax import stopping
+from srl_jax.processes import stopping
 stopping.listen()
 print("started", flush=True)
 for _ in range(50):

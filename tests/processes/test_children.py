@@ -8,12 +8,12 @@ import time
 
 import pytest
 
-from srl_jax.children import Child, Lines, Pickles
+from srl_jax.processes.children import Child, Lines, Pickles
 
 
 @pytest.fixture
 def child():
-  child = Child("tests.children_for_tests", Lines)
+  child = Child("tests.processes.children_for_tests", Lines)
   yield child
   child.close()
 
@@ -39,11 +39,11 @@ def test_a_child_has_a_limit_of_cpu_time_inside_one_operation(child):
 # A process of its own: it could not be undone in the one of the tests.
 IGNORES = """
 import signal
-from srl_jax.children import Child, Lines
+from srl_jax.processes.children import Child, Lines
 
 signal.signal(signal.SIGPROF, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})
-child = Child("tests.children_for_tests", Lines)
+child = Child("tests.processes.children_for_tests", Lines)
 try:
   child.ask(["power", 9], 60)
 except (EOFError, TimeoutError) as error:
@@ -62,7 +62,7 @@ def test_the_limit_of_cpu_time_holds_where_a_parent_ignores_its_signal():
 def test_signals_of_the_parents_group_never_end_a_child():
   # From its first moment: also before Python has begun, and while it imports.
   for wait_s in (0, 0.01, 0.05, 0.2, 1):
-    child = Child("tests.children_for_tests", Lines)
+    child = Child("tests.processes.children_for_tests", Lines)
     for number in (signal.SIGTERM, signal.SIGINT):
       child._process.send_signal(number)
       time.sleep(wait_s)

@@ -66,7 +66,7 @@ class Mirror:
       return
     with self._lock:
       self._flush()
-      for file in storage.files(self.folder):
+      for file in storage.list_files(self.folder):
         state = file.stat()
         state = state.st_size, state.st_mtime_ns
         if self._copied.get(file) != state:

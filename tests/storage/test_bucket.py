@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from srl_jax import files, metrics, mirror, storage
+from srl_jax import metrics, storage
 from srl_jax.checkpoint import CheckpointConfig, Checkpointer
-from srl_jax.checkpoint_sums import DamagedError
+from srl_jax.checkpoint.sums import DamagedError
 from srl_jax.data import folders, readers, writing
 from srl_jax.data.readers import DataConfig
 from srl_jax.models.hf_remote import RemoteTensors
 from srl_jax.rollout import record
+from srl_jax.storage import files, mirror, paths
 from srl_jax.testing import experiment
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
 from srl_jax.trackers.tensorboard import TensorBoard
@@ -45,7 +46,7 @@ def cache_folder(tmp_path, monkeypatch):
 def test_a_file_is_written_whole_and_read_back(folder):
   files.write_json(folder / "a" / "b.json", {"x": 1})
   assert json.loads((folder / "a" / "b.json").read_text()) == {"x": 1}
-  assert [str(x) for x in storage.files(folder)] == [f"{folder}/a/b.json"]
+  assert [str(x) for x in storage.list_files(folder)] == [f"{folder}/a/b.json"]
   assert storage.size(folder / "a" / "b.json") == len('{\n  "x": 1\n}\n')
 
 
@@ -66,7 +67,7 @@ def test_a_bucket_without_access_is_named_with_what_to_type(error, monkeypatch):
   def call(*_, **__):
     raise error
 
-  monkeypatch.setattr(storage._gcs(), "call", call)
+  monkeypatch.setattr(paths._gcs(), "call", call)
   with pytest.raises(
     ValueError, match="gcloud auth application-default"
   ) as got:
@@ -117,7 +118,7 @@ def test_the_copy_of_a_folder_leaves_its_weights_out(folder):
   for name in ("a.json", "b.safetensors", "chat_templates/c.jinja"):
     (folder / name).write_text(name)
   copy = storage.local_copy(folder)
-  names = {x.relative_to(copy).as_posix() for x in storage.files(copy)}
+  names = {x.relative_to(copy).as_posix() for x in storage.list_files(copy)}
   assert names == {"a.json", "chat_templates/c.jinja"}
 
 
@@ -208,7 +209,7 @@ def test_a_step_without_its_commit_file_is_passed_over(folder):
 
 def test_a_changed_checkpoint_is_set_aside(folder):
   save(folder)
-  parts = storage.files(folder / "steps" / "3" / "state")
+  parts = storage.list_files(folder / "steps" / "3" / "state")
   largest = max(parts, key=storage.size)
   data = bytearray(largest.read_bytes())
   data[len(data) // 2] ^= 1
@@ -324,7 +325,7 @@ def test_the_config_of_a_folder_is_copied_last(folder, tmp_path, monkeypatch):
   order = []
   upload = storage.upload
   monkeypatch.setattr(
-    storage, "upload", lambda a, b: order.append(a.name) or upload(a, b)
+    paths, "upload", lambda a, b: order.append(a.name) or upload(a, b)
   )
   storage.upload_folder(tmp_path, folder)
   assert order == ["a.json", "z.safetensors", "config.json"]

@@ -28,13 +28,15 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from srl_jax import abstract, checkpoint_sums, storage, strict
-from srl_jax.checkpoint_pool import (
+from srl_jax import storage, strict
+from srl_jax.checkpoint import sums
+from srl_jax.checkpoint.pool import (
   PoolHandler,
   PoolRestore,
   PoolSave,
   pack_pool,
 )
+from srl_jax.sharding import abstract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Checkpointer:
         state=ocp.args.StandardSave(state),
         pool=PoolSave(pool_bytes),
         meta=ocp.args.JsonSave({"user": meta}),
-        checksums=checkpoint_sums.SumsSave(),
+        checksums=sums.SumsSave(),
       ),
       force=True,
     )
@@ -148,11 +150,11 @@ class Checkpointer:
         try:
           self._check_files(manager, number)
           break
-        except checkpoint_sums.DamagedError as error:
+        except sums.DamagedError as error:
           damaged.append((manager, number, error))
     steps = [number for manager, number, _ in damaged if manager is self._steps]
     if steps and len(steps) == len(self._steps.all_steps()):
-      raise checkpoint_sums.DamagedError(
+      raise sums.DamagedError(
         f"{damaged[-1][2]}; no checkpoint in {self._directory} is intact: put "
         "a copy in its place, or remove that folder to train the stage again"
       )
@@ -231,7 +233,7 @@ class Checkpointer:
       args=ocp.args.Composite(
         params=ocp.args.StandardSave(params),
         meta=ocp.args.JsonSave({"step": step, "value": float(value)}),
-        checksums=checkpoint_sums.SumsSave(),
+        checksums=sums.SumsSave(),
       ),
     )
 
@@ -310,7 +312,7 @@ class Checkpointer:
   def _check_files(self, manager: ocp.CheckpointManager, number: int) -> None:
     folder = manager.directory / str(number)
     if folder not in self._intact:
-      checkpoint_sums.check(folder)
+      sums.check(folder)
       self._intact.add(folder)
 
   def _set_aside(self, manager, number, error) -> None:
@@ -348,7 +350,7 @@ def _manager(
     | {
       "meta": ocp.JsonCheckpointHandler(),
       # Last, so that all other files are whole by then.
-      checkpoint_sums.NAME: checkpoint_sums.SumsHandler(),
+      sums.NAME: sums.SumsHandler(),
     },
     options=ocp.CheckpointManagerOptions(
       max_to_keep=None if read_only else keep,

@@ -17,8 +17,7 @@ import pytest
 from etils import epath
 from jax.sharding import NamedSharding, PartitionSpec
 
-from srl_jax import checkpoint_sums
-from srl_jax.checkpoint import CheckpointConfig, Checkpointer
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer, sums
 
 
 class Group(NamedTuple):
@@ -203,8 +202,8 @@ def test_a_checkpoint_of_several_processes_of_before_is_read(tmp_path):
     (step / "pool" / "process_0.npz").copy(step / f"pool/process_{index}.npz")
   meta = {"process_count": 4, "user": {"a": 1}}
   (step / "meta" / "metadata").write_text(json.dumps(meta))
-  sums = json.dumps(checkpoint_sums._sums(step))
-  (step / "checksums" / "files.json").write_text(sums)
+  found = json.dumps(sums._sums(step))
+  (step / "checksums" / "files.json").write_text(found)
   with open_at(tmp_path) as checkpointer:
     _, got, meta = checkpointer.restore(1, abstract(state))
   assert (got["rewards"].tolist(), meta) == ([0, 1, 2], {"a": 1})
@@ -266,7 +265,7 @@ WRITER = """
   import asyncio, sys
   import jax.numpy as jnp, numpy as np
   from srl_jax import checkpoint
-  from srl_jax.checkpoint_pool import ocp_future
+  from srl_jax.checkpoint.pool import ocp_future
 
   with checkpoint.Checkpointer(
     sys.argv[1], checkpoint.CheckpointConfig()

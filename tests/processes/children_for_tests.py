@@ -4,7 +4,7 @@
 import os
 import time
 
-from srl_jax.children import serve_lines
+from srl_jax.processes.children import serve_lines
 
 
 def answer(message):

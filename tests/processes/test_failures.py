@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from srl_jax import failures
+from srl_jax.processes import failures
 from srl_jax.testing import experiment
 
 
@@ -41,7 +41,7 @@ def test_other_errors_are_said_as_they_are():
 
 def test_without_gcsfs_no_error_is_of_a_bucket():
   code = (
-    "import sys; from srl_jax import failures; "
+    "import sys; from srl_jax.processes import failures; "
     "assert failures.of_buckets() == (); assert 'gcsfs' not in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
@@ -81,7 +81,7 @@ def test_a_thread_that_ends_by_a_full_disk_leaves_no_traceback(capfd):
   code = """
 import sys, threading
 import absl.logging
-from srl_jax import failures
+from srl_jax.processes import failures
 failures.hush()
 def end(error):
   raise error

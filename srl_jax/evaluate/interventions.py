@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import jax
 
-from srl_jax import evaluation, progress, sharding
+from srl_jax import progress, sharding
+from srl_jax.evaluate import evaluator
 from srl_jax.evaluate.answering import Question, answer_questions
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.estimates import Estimate
@@ -34,7 +35,7 @@ class _Changed(NamedTuple):
   question: Question
 
 
-def check(plan: evaluation.Plan) -> None:
+def check(plan: evaluator.Plan) -> None:
   """Refuses plans whose answers are none of one go.
 
   Raises:
@@ -50,7 +51,7 @@ def check(plan: evaluation.Plan) -> None:
 
 def intervene(
   model: ReadyModel,
-  plan: evaluation.Plan,
+  plan: evaluator.Plan,
   results: Sequence[Result],
   out: pathlib.Path,
   most: int,
@@ -81,10 +82,10 @@ def intervene(
     progress.say("no answer has a think block to change")
     return {}
   with contextlib.ExitStack() as stack:
-    stack.enter_context(evaluation.memory_errors(plan.answers_per_batch))
+    stack.enter_context(evaluator.memory_errors(plan.answers_per_batch))
     journal = None
     if jax.process_index() == 0:
-      facts = evaluation.facts(model, plan) | {"interventions": most}
+      facts = evaluator.facts(model, plan) | {"interventions": most}
       problems = [asked.problem for asked in questions]
       journal = stack.enter_context(Journal(out, facts, problems))
     answer_questions(
@@ -106,7 +107,7 @@ def intervene(
 
 def _questions(
   model: ReadyModel,
-  plan: evaluation.Plan,
+  plan: evaluator.Plan,
   results: Sequence[Result],
   most: int,
 ) -> Iterator[_Changed]:
@@ -115,7 +116,7 @@ def _questions(
     firsts = {a.problem: a for a in reversed(result.answers) if a.sample == 0}
     for problem in result.problems[:most]:
       answer = firsts[problem.id]
-      prompt = evaluation.question(model, plan, problem)
+      prompt = evaluator.question(model, plan, problem)
       asked = []
       for i, change in enumerate(interventions(answer.text, seed=plan.seed)):
         prefix = model.run.tokenizer.encode(change.prefix)

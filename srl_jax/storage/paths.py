@@ -125,7 +125,7 @@ def read_range(path: pathlib.Path, start: int, end: int) -> bytes:
     return file.read(end - start)
 
 
-def files(folder: pathlib.Path) -> list[pathlib.Path]:
+def list_files(folder: pathlib.Path) -> list[pathlib.Path]:
   """Returns all files in a folder and its folders, in no order."""
   if is_remote(folder):
     return [folder / name for name in _objects(folder)]
@@ -195,7 +195,7 @@ def upload_folder(
     to: the remote one.
     last: name of the file that is copied last, if it is there.
   """
-  inside = [file.relative_to(folder) for file in files(folder)]
+  inside = [file.relative_to(folder) for file in list_files(folder)]
   for name in sorted(inside, key=lambda x: (x.name == last, str(x))):
     upload(folder / name, to / name)
 

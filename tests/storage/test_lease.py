@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from srl_jax import lease, storage
-from srl_jax.workdir import locked
+from srl_jax import storage
+from srl_jax.storage import lease
+from srl_jax.storage.workdir import locked
 
 # Sockets of the client are closed at the end.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

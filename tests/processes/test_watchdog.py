@@ -9,16 +9,18 @@ import time
 import pytest
 
 from srl_jax import config as config_lib
-from srl_jax import progress, run, watchdog
+from srl_jax import progress, run
+from srl_jax.processes import watchdog
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 # Three update steps are well; then one process stays on its host, and the other
 # waits for it.
 HANGS = """
 import sys, time
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from srl_jax import main, progress, watchdog
+from srl_jax import main, progress
+from srl_jax.processes import watchdog
 
 def reads_a_dead_disk():
   time.sleep(600)

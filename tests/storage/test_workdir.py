@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from srl_jax.workdir import locked
+from srl_jax.storage.workdir import locked
 
 HOLDER = """
 import pathlib, sys, time
-from srl_jax.workdir import locked
+from srl_jax.storage.workdir import locked
 with locked(pathlib.Path(sys.argv[1])):
   print("locked", flush=True)
   time.sleep(600)

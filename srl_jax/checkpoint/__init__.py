@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints of runs: all that an exact resume needs.
+
+checkpointer.py saves and restores them, pool.py writes the groups that wait for
+an update, and sums.py the checksums by which damage is found.
+"""
+
+from srl_jax.checkpoint.checkpointer import (
+  CheckpointConfig,
+  Checkpointer,
+)
+
+__all__ = [
+  "CheckpointConfig",
+  "Checkpointer",
+]
