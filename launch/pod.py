@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1
   command = [x if x != file else str(path) for x in command]
   print(f"{path}: {pod.kind}", flush=True)
+  if pod.secrets and options.kind == "jobset":
+    print(f"its secret is made by: {jobset.secret_line(pod)}", flush=True)
   if options.go:
     return subprocess.run(command).returncode
   print(f"to run it: {shlex.join(command)}")
@@ -83,6 +85,14 @@ def _parser() -> argparse.ArgumentParser:
   add("--workdir", required=True, help="of the run, as gs://BUCKET/FOLDER")
   add("--name", help="of the pod (default: after the experiment)")
   add("--image", default="", help="container image, for --as=jobset")
+  add(
+    "--env",
+    action="append",
+    default=[],
+    metavar="NAME[=VALUE]",
+    help="a variable of the run, e.g. HF_TOKEN, which without a value is that "
+    "of the shell and is in no file; may be given several times",
+  )
   add("--out", default=".", help="folder to write to (default: this one)")
   add(
     "--on_demand",
@@ -140,6 +150,7 @@ def _pod(options, overrides, arguments) -> pods.Pod:
     is_spot=not options.on_demand,
     image=options.image,
     command_line=shlex.join(["python", "-m", "launch.pod", *words]),
+    environment=pods.parse_environment(options.env),
   )
 
 
@@ -219,12 +230,20 @@ def _written(pod: pods.Pod, kind: str) -> tuple[str, str, list[str]]:
     file = f"{pod.name}.jobset.yaml"
     return jobset.write(pod), file, ["kubectl", "apply", "-f", file]
   file = f"{pod.name}.sky.yaml"
-  return skypilot.write(pod), file, ["sky", "jobs", "launch", "--yes", file]
+  secrets = [word for name in pod.secrets for word in ("--secret", name)]
+  command = ["sky", "jobs", "launch", "--yes", *secrets, file]
+  return skypilot.write(pod), file, command
 
 
 def _check_ready(pod: pods.Pod, kind: str) -> None:
   """Refuses to start what would fail for lack of a tool or a bucket."""
   tool = _TOOLS[kind]
+  unset = [name for name in pod.secrets if not os.environ.get(name)]
+  if unset and kind != "jobset":
+    raise ValueError(
+      f"--env={unset[0]} takes the value of this shell, which has none; type "
+      f"export {unset[0]}=VALUE"
+    )
   if shutil.which(tool) is None:
     raise ValueError(
       f"{tool} is not installed, which --go runs; leave --go out to write the "

@@ -30,14 +30,21 @@ _ENTRY = "-cache"
 _LAST_USE = "-atime"
 
 
-def use_default() -> None:
+def use_default(workdir: pathlib.Path | None = None) -> None:
   """Uses our folder, unless the environment names another or wants none.
 
   JAX_COMPILATION_CACHE_DIR names one; if it is empty, nothing is kept. With
   several processes, process 0 writes and all read. Call this after they have
   joined.
+
+  Args:
+    workdir: of the run. If it is in a bucket, programs are kept in it: the
+      hosts of a pod have no disk in common, and the next pod has new ones.
   """
   if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    return
+  if workdir is not None and storage.is_remote(workdir):
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "compilation"))
     return
   try:
     folder = default_folder()

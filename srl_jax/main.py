@@ -72,7 +72,11 @@ _MULTI_HOST = flags.DEFINE_bool(
 
 
 def command(argv: Sequence[str] | None = None) -> NoReturn:
-  """Runs the command line; exits with status 0, 1, or 143 or 130 if stopped."""
+  """Runs the command line, and exits.
+
+  The status is 0; 2 if something that the user gave is wrong, which would come
+  again; 1 for other errors; 143 or 130 if it was stopped.
+  """
   app.run(main, argv, flags_parser=_parse_flags)
 
 
@@ -113,11 +117,11 @@ def main(argv: Sequence[str]) -> None:
       "asked to stop while nothing was trained, so there is nothing to save. "
       "Run the same command again to go on."
     )
-    compilation_cache.use_default()
     config = load_config(_CONFIG.value, argv[1:])
     workdir = storage.path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
+    compilation_cache.use_default(workdir)
     train_and_evaluate(config, workdir, versions())
     _error_file(workdir).unlink(missing_ok=True)
   except Stopped as stopped:
@@ -244,6 +248,8 @@ def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
 
 def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
   """Exits with the error's message alone; the traceback goes to a file."""
+  is_of_storage = failures.is_of_storage(error)
+  status = 2 if isinstance(error, ValueError) and not is_of_storage else 1
   said = failures.in_one_line(error, resumes=True)
   print(f"error: {said}", file=sys.stderr)
   # The disk may be full, or the bucket away, which was said just now.
@@ -253,16 +259,16 @@ def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
       path = _error_file(workdir)
       path.write_text(traceback.format_exc())
       print(f"(where it happened: {path})", file=sys.stderr)
-  if _COORDINATOR.value or _MULTI_HOST.value or failures.is_of_storage(error):
-    _end_at_once()
-  sys.exit(1)
+  if _COORDINATOR.value or _MULTI_HOST.value or is_of_storage:
+    _end_at_once(status)
+  sys.exit(status)
 
 
 def _error_file(workdir: pathlib.Path) -> pathlib.Path:
   return workdir / f"error_{jax.process_index()}.txt"
 
 
-def _end_at_once() -> NoReturn:
+def _end_at_once(status: int = 1) -> NoReturn:
   """Ends without an orderly exit.
 
   That would wait minutes for the other processes of a run, and libraries would
@@ -270,7 +276,7 @@ def _end_at_once() -> NoReturn:
   """
   sys.stdout.flush()
   sys.stderr.flush()
-  os._exit(1)
+  os._exit(status)
 
 
 def versions() -> dict[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a new user gets wrong ends in one clear message and status 1."""
+"""What a new user gets wrong ends in one clear message and status 2."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def refused(command, runs, tmp_path):
     config = f"--config={experiment.__file__}:{preset}"
     data = f"--config.data.path={runs.data}"
     status, said = command(config, data, f"--workdir={workdir}", *arguments)
-    return error_of(status, said)
+    return error_of(status, said, wanted=2)
 
   return run
 
@@ -73,9 +73,11 @@ def test_a_field_of_a_stage_that_does_not_run_is_refused(refused):
 
 
 def test_a_missing_experiment_says_where_it_was_looked_for(command):
-  said = error_of(*command("--config=experiments/maths.py:srl"))
+  said = error_of(*command("--config=experiments/maths.py:srl"), wanted=2)
   assert said.startswith("--config=experiments/maths.py:srl: there is no file")
-  assert error_of(*command()).startswith("which experiment? For example --con")
+  assert error_of(*command(), wanted=2).startswith(
+    "which experiment? For example --con"
+  )
 
 
 def test_a_mistake_in_an_experiment_file_is_named_by_its_line(
@@ -89,16 +91,16 @@ def test_a_mistake_in_an_experiment_file_is_named_by_its_line(
     "  c.srl.update_stepz = 3\n"
     "  return c\n"
   )
-  said = error_of(*command(f"--config={path}"))
+  said = error_of(*command(f"--config={path}"), wanted=2)
   assert said.startswith(f"{path} line 4: AttributeError: ")
   assert 'Did you mean "update_steps" instead of "update_stepz"?' in said
   path.write_text("def get_config(argument=None):\n  pass\n")
   assert "returned None; end it with 'return c'" in error_of(
-    *command(f"--config={path}")
+    *command(f"--config={path}"), wanted=2
   )
   path.write_text("config = 3\n")
   assert "KeyError: 'get_config'; an experiment file defines" in error_of(
-    *command(f"--config={path}")
+    *command(f"--config={path}"), wanted=2
   )
 
 
@@ -192,7 +194,7 @@ def test_prompts_that_no_other_software_makes_are_warned_of(
     # Ends the run before anything is compiled.
     "--config.model.max_positions=12",
   )
-  assert status == 1
+  assert status == 2
   warning, error = said.splitlines()[:2]
   assert re.match(
     r"warning: srl: (\d+) of \1 prompts have other ids .* because of a control "

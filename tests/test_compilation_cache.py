@@ -8,13 +8,14 @@ import sys
 import pytest
 
 COMPILES = """
+import sys
 import jax, jax.monitoring
 hits = []
 jax.monitoring.register_event_listener(
   lambda event, **_: hits.append(event) if event.endswith("/cache_hits") else 0
 )
-from srl_jax import compilation_cache
-compilation_cache.use_default()
+from srl_jax import compilation_cache, storage
+compilation_cache.use_default(*map(storage.path, sys.argv[1:]))
 print(jax.config.jax_compilation_cache_dir or "none")
 print(jax.config.jax_compilation_cache_max_size)
 jax.jit(lambda x: x + 41)(1.0)
@@ -24,11 +25,11 @@ print(len(hits), "hits")
 
 @pytest.fixture
 def compiles(tmp_path):
-  def call(**environment):
+  def call(*workdir, **environment):
     inherited = dict(os.environ)
     del inherited["JAX_COMPILATION_CACHE_DIR"]
     done = subprocess.run(
-      [sys.executable, "-c", COMPILES],
+      [sys.executable, "-c", COMPILES, *workdir],
       env=inherited
       | {"XDG_CACHE_HOME": str(tmp_path)}
       | {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
@@ -80,3 +81,20 @@ def test_a_home_that_cannot_be_written_gives_one_warning(compiles, tmp_path):
   assert first.startswith("warning: compiled programs are not kept for the")
   assert "set JAX_COMPILATION_CACHE_DIR" in first
   assert rest == ["none", "-1", "0 hits"]
+
+
+def test_programs_of_a_run_in_a_bucket_are_kept_in_it(
+  compiles, tmp_path, bucket
+):
+  folder = f"{bucket}/run/compilation"
+  assert compiles(f"{bucket}/run") == [folder, "-1", "0 hits"]
+  # Another machine, whose home is empty.
+  again = compiles(f"{bucket}/run", XDG_CACHE_HOME=str(tmp_path / "other"))
+  assert again[0] == folder
+  assert int(again[2].split()[0]) > 0
+  assert not (tmp_path / "srl_jax" / "compilation").exists()
+
+
+def test_a_run_on_this_machine_keeps_programs_for_others(compiles, tmp_path):
+  folder = str(tmp_path / "srl_jax" / "compilation")
+  assert compiles(str(tmp_path / "run"))[0] == folder

@@ -197,7 +197,7 @@ def test_processes_need_not_agree_on_rewards(runs, tmp_path):
 def test_an_error_ends_both_processes_with_its_message(runs, tmp_path):
   wrong = "--config.srl.sampling.trunks_per_round=3"
   status, lines = end(launch(runs, tmp_path, "srl", wrong))
-  assert status == 1
+  assert status == 2
   said = [x for x in lines if "c.srl.sampling.trunks_per_round=3 does n" in x]
   assert said
   assert not any("Traceback" in x for x in lines)

@@ -38,11 +38,18 @@ ZONE={zone}
 POLL_S=${{POLL_S:-20}}
 # So long may a pod look well after a preemption has stopped the run.
 STOPPED_S=${{STOPPED_S:-120}}
+# Variables of the run that have the values of this shell.
+SECRETS={secrets}
 INSTALL={install}
 START={start}
 ASK={ask}
 
 say() {{ echo "[pod] $*"; }}
+# Prints the commands that set the secrets; their values are in no file.
+secrets() {{
+  local name
+  for name in $SECRETS; do printf 'export %s=%q; ' "$name" "${{!name}}"; done
+}}
 resource() {{ gcloud compute tpus queued-resources "$@" --zone="$ZONE"; }}
 on() {{
   gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" \
@@ -153,7 +160,7 @@ attempt() {{
       say "installing"
       if install || {{ sleep "$POLL_S"; install; }}; then
         say "starting the run"
-        on all "$START" || return 75
+        on all "$(secrets)$START" || return 75
       else
         [ "$(state)" = ACTIVE ] || return 75
         say "the package could not be installed; the reason is above"
@@ -164,7 +171,10 @@ attempt() {{
 }}
 
 up() {{
-  local status
+  local name status
+  for name in $SECRETS; do
+    [ -n "${{!name:-}}" ] || {{ say "type: export $name=VALUE"; return 2; }}
+  done
   while true; do
     status=0
     attempt || status=$?
@@ -218,6 +228,7 @@ def write(pod: Pod, file: str) -> str:
     type=pod.slice.type,
     runtime=generation.runtime,
     spot=" --spot" if pod.is_spot else "",
+    secrets=shlex.quote(" ".join(pod.secrets)),
     install=shlex.quote(_install(pod)),
     start=shlex.quote(_start(pod)),
     ask=shlex.quote(_ask(pod)),
@@ -248,12 +259,17 @@ def _install(pod: Pod) -> str:
 
 def _start(pod: Pod) -> str:
   run = pod.run_line(".venv/bin/python")
+  exports = "".join(
+    f"export {name}={shlex.quote(value)}; "
+    for name, value in pod.environment.items()
+    if value is not None
+  )
   # In a session of its own, it outlives the connection, and can be stopped
   # with all of its processes. The shell there waits to note the status, so a
   # signal to the session must not end it.
   inner = f"trap : TERM INT; {run}; echo $? > status"
   return (
-    f"cd {pod.name} || exit 1; "
+    f"{exports}cd {pod.name} || exit 1; "
     '[ ! -s pid ] || kill -KILL -- "-$(cat pid)" 2>/dev/null; rm -f status; '
     f"setsid nohup bash -c {shlex.quote(inner)} > log 2>&1 < /dev/null & "
     "echo $! > pid"

@@ -19,6 +19,9 @@ from .pod import Pod
 _MAX_RESTARTS = 100
 # To save when it is deleted by hand. At a preemption GKE gives less.
 _SAVE_S = 120
+_CONTAINER = "srl-jax"
+# The status of `srl_jax.main` for what is wrong in what the user gave.
+MISTAKE = 2
 _LABELS = "cloud.google.com/gke-"
 
 
@@ -61,7 +64,16 @@ def manifest(pod: Pod) -> dict[str, Any]:
       },
     },
     "spec": {
-      "failurePolicy": {"maxRestarts": _MAX_RESTARTS},
+      "failurePolicy": {
+        "maxRestarts": _MAX_RESTARTS,
+        "rules": [
+          {
+            "name": "mistake",
+            "action": "FailJobSet",
+            "onJobFailureReasons": ["PodFailurePolicy"],
+          }
+        ],
+      },
       "replicatedJobs": [
         {
           "name": "slice",
@@ -71,6 +83,19 @@ def manifest(pod: Pod) -> dict[str, Any]:
               "parallelism": nodes,
               "completions": nodes,
               "backoffLimit": 0,
+              # Of all failures, these alone would come again.
+              "podFailurePolicy": {
+                "rules": [
+                  {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                      "containerName": _CONTAINER,
+                      "operator": "In",
+                      "values": [MISTAKE],
+                    },
+                  }
+                ]
+              },
               "template": {"spec": _host(pod)},
             }
           },
@@ -97,6 +122,11 @@ def _host(pod: Pod) -> dict[str, Any]:
       }
     ]
   chips = {"google.com/tpu": pod.slice.node_chips}
+  environment = {}
+  if pod.environment:
+    environment["env"] = [
+      _variable(pod, name, value) for name, value in pod.environment.items()
+    ]
   return {
     "nodeSelector": selector,
     **spot,
@@ -104,13 +134,30 @@ def _host(pod: Pod) -> dict[str, Any]:
     "terminationGracePeriodSeconds": _SAVE_S,
     "containers": [
       {
-        "name": "srl-jax",
+        "name": _CONTAINER,
         "image": pod.image,
         "command": pod.run_words(),
+        **environment,
         "resources": {"requests": chips, "limits": chips},
       }
     ],
   }
+
+
+def _variable(pod: Pod, name: str, value: str | None) -> dict[str, Any]:
+  if value is not None:
+    return {"name": name, "value": value}
+  # The secret of `secret_line`.
+  return {
+    "name": name,
+    "valueFrom": {"secretKeyRef": {"name": pod.name, "key": name}},
+  }
+
+
+def secret_line(pod: Pod) -> str:
+  """What makes the secret that the manifest reads, for a shell."""
+  values = " ".join(f'--from-literal={x}="${x}"' for x in pod.secrets)
+  return f"kubectl create secret generic {pod.name} {values}"
 
 
 def xpk_line(pod: Pod) -> str:
@@ -123,6 +170,10 @@ def xpk_line(pod: Pod) -> str:
       f"--num-slices={pod.slices}",
       f"--zone={pod.zone}",
       f"--docker-image={pod.image}",
+      *(
+        f"--env={name}" if value is None else f"--env={name}={value}"
+        for name, value in pod.environment.items()
+      ),
       f"--command={pod.run_line()}",
     ]
   )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import shlex
+from collections.abc import Mapping, Sequence
 
 from .machines import Slice
 
@@ -27,6 +28,8 @@ class Pod:
     workdir: of the run, in a bucket.
     is_spot: whether it is cheaper and may be taken away at any time.
     image: container image with the package, for Kubernetes.
+    environment: variables of the run; None for a secret, whose value is in no
+      file and comes from where the run is started.
     command_line: what wrote the files, for their first lines.
   """
 
@@ -40,6 +43,14 @@ class Pod:
   is_spot: bool
   image: str
   command_line: str
+  environment: Mapping[str, str | None] = dataclasses.field(
+    default_factory=dict
+  )
+
+  @property
+  def secrets(self) -> list[str]:
+    """Names of the variables whose values are in no file."""
+    return [name for name, value in self.environment.items() if value is None]
 
   @property
   def region(self) -> str:
@@ -88,3 +99,21 @@ def default_name(config: str) -> str:
   stem = path.rpartition("/")[2].removesuffix(".py")
   text = f"srl-{stem}-{argument.partition(',')[0]}".lower()
   return re.sub(r"[^a-z0-9]+", "-", text)[:40].strip("-")
+
+
+def parse_environment(given: Sequence[str]) -> dict[str, str | None]:
+  """Returns the variables of texts NAME=VALUE, or NAME for a secret.
+
+  Raises:
+    ValueError: a text is neither.
+  """
+  found: dict[str, str | None] = {}
+  for text in given:
+    name, equals, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+      raise ValueError(
+        f"--env={text}: {name!r} is no name of a variable; type --env=NAME, "
+        "e.g. --env=HF_TOKEN, or --env=NAME=VALUE"
+      )
+    found[name] = value if equals else None
+  return found

@@ -33,6 +33,13 @@ def write(pod: Pod) -> str:
 
 def task(pod: Pod) -> dict[str, Any]:
   """Returns the task as nested dicts and lists."""
+  values = {k: v for k, v in pod.environment.items() if v is not None}
+  variables: dict[str, Any] = {}
+  if values:
+    variables["envs"] = values
+  if pod.secrets:
+    # SkyPilot takes them from `--secret NAME`.
+    variables["secrets"] = dict.fromkeys(pod.secrets)
   return {
     "name": pod.name,
     "workdir": ".",
@@ -45,6 +52,7 @@ def task(pod: Pod) -> dict[str, Any]:
       },
       "use_spot": pod.is_spot,
     },
+    **variables,
     "setup": (
       "set -e\n"
       'export PATH="$HOME/.local/bin:$PATH"\n'

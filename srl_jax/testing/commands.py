@@ -78,9 +78,15 @@ def serve(
     process.stdin.close()
 
 
-def error_of(status: int, said: str) -> str:
-  """Returns what an error says; nothing else may have been said."""
-  assert status == 1, said
+def error_of(status: int, said: str, wanted: int = 1) -> str:
+  """Returns what an error says; nothing else may have been said.
+
+  Args:
+    status: of the command.
+    said: all that it printed.
+    wanted: the status that it should have.
+  """
+  assert status == wanted, said
   assert "Traceback" not in said, said
   assert said.startswith("error: "), said
   assert len(said.split("error: ")) == 2, said

@@ -183,7 +183,7 @@ def ssh(options):
     subprocess.Popen(
       ["bash", "-c", options.command],
       cwd=home,
-      env=os.environ
+      env={k: v for k, v in os.environ.items() if k != "HF_TOKEN"}
       | {"HOME": str(home), "PATH": f"{home}/bin:{os.environ['PATH']}"},
       stdin=subprocess.DEVNULL,
     )

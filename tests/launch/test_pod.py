@@ -20,6 +20,9 @@ LINE = {
 }
 
 
+VARIABLES = {"HF_TOKEN": None, "NOTE": "it's on"}
+
+
 def line(**changes):
   flags = LINE | {f"--{k.rstrip('_')}": v for k, v in changes.items()}
   return [f"{k}={v}" for k, v in flags.items()]
@@ -93,6 +96,7 @@ def refusal(capsys, *arguments):
     ),
     ({"as": "skypilot"}, "v5p-16 has several hosts"),
     ({"as": "gcloud", "type": "tpu7x-8", "zone": "us-central1-c"}, "=jobset"),
+    ({"env": "HF-TOKEN"}, "'HF-TOKEN' is no name of a variable; type --env="),
     ({"slices": 0}, "--slices=0; use 1 or more"),
     ({"slices": 2}, "--slices=2 goes with --as=jobset, and not with --as=gc"),
     ({"slices": 2, "as": "jobset", "type": "v5p-8"}, "v5p-8 is one; take a"),
@@ -180,6 +184,13 @@ POD_SPEC = {
       "name": str,
       "image": str,
       "command": [str],
+      "env": [
+        {
+          "name": str,
+          "value": str,
+          "valueFrom": {"secretKeyRef": {"name": str, "key": str}},
+        }
+      ],
       "resources": {"requests": {"*": int}, "limits": {"*": int}},
     }
   ],
@@ -188,6 +199,14 @@ JOB_SPEC = {
   "parallelism": int,
   "completions": int,
   "backoffLimit": int,
+  "podFailurePolicy": {
+    "rules": [
+      {
+        "action": str,
+        "onExitCodes": {"containerName": str, "operator": str, "values": [int]},
+      }
+    ]
+  },
   "template": {"spec": POD_SPEC},
 }
 JOBSET = {
@@ -195,7 +214,10 @@ JOBSET = {
   "kind": str,
   "metadata": {"name": str, "annotations": {"*": str}},
   "spec": {
-    "failurePolicy": {"maxRestarts": int},
+    "failurePolicy": {
+      "maxRestarts": int,
+      "rules": [{"name": str, "action": str, "onJobFailureReasons": [str]}],
+    },
     "replicatedJobs": [
       {"name": str, "replicas": int, "template": {"spec": JOB_SPEC}}
     ],
@@ -221,7 +243,7 @@ def faults(schema, value, path="jobset"):
 
 
 def test_the_jobset_has_the_fields_of_the_crd(make):
-  found = jobset.manifest(make())
+  found = jobset.manifest(make(environment=VARIABLES))
   assert not list(faults(JOBSET, found))
   job = found["spec"]["replicatedJobs"][0]["template"]["spec"]
   job["paralelism"] = 1
@@ -281,6 +303,62 @@ def test_several_slices_are_as_many_jobs_of_one_set(capsys, tmp_path):
   found = yaml.safe_load((tmp_path / "x.jobset.yaml").read_text())
   [job] = found["spec"]["replicatedJobs"]
   assert job["replicas"] == 2 and job["template"]["spec"]["parallelism"] == 2
+
+
+def test_a_mistake_ends_a_jobset_and_other_failures_start_it_again(make):
+  spec = jobset.manifest(make())["spec"]
+  [rule] = spec["failurePolicy"]["rules"]
+  assert rule["onJobFailureReasons"] == ["PodFailurePolicy"]
+  job = spec["replicatedJobs"][0]["template"]["spec"]
+  [policy] = job["podFailurePolicy"]["rules"]
+  [container] = job["template"]["spec"]["containers"]
+  codes = policy["onExitCodes"]
+  assert codes["containerName"] == container["name"]
+  # What `srl_jax.main` ends with: see test_the_status_tells_mistakes.
+  assert codes["operator"] == "In" and codes["values"] == [2]
+
+
+def test_secrets_are_named_and_their_values_in_no_file(
+  capsys, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("HF_TOKEN", "hf_secret")
+  given = ["--env=HF_TOKEN", "--env=NOTE=it's on", "--name=x"]
+  single = {"type": "v5e-8", "zone": "us-west4-a", "image": "i"}
+  for kind in ("gcloud", "jobset", "skypilot"):
+    here = line(as_=kind, out=tmp_path, **single)
+    assert launch_pod.main([*here, *given]) == 0
+  said = capsys.readouterr().out
+  assert "sky jobs launch --yes --secret HF_TOKEN " in said
+  make_it = (
+    'kubectl create secret generic x --from-literal=HF_TOKEN="$HF_TOKEN"'
+  )
+  assert make_it in said
+  assert "--env=HF_TOKEN '--env=NOTE=it'\"'\"'s on'" in said  # For xpk.
+  texts = [file.read_text() for file in tmp_path.iterdir()]
+  assert len(texts) == 3
+  assert all("HF_TOKEN" in x and "hf_secret" not in x for x in texts)
+  task = yaml.safe_load((tmp_path / "x.sky.yaml").read_text())
+  assert task["envs"] == {"NOTE": "it's on"}
+  assert task["secrets"] == {"HF_TOKEN": None}
+  manifest = yaml.safe_load((tmp_path / "x.jobset.yaml").read_text())
+  job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+  [container] = job["template"]["spec"]["containers"]
+  reference = {"secretKeyRef": {"name": "x", "key": "HF_TOKEN"}}
+  assert container["env"] == [
+    {"name": "HF_TOKEN", "valueFrom": reference},
+    {"name": "NOTE", "value": "it's on"},
+  ]
+
+
+def test_a_secret_without_a_value_is_said_before_anything_is_written(
+  capsys, tmp_path, monkeypatch
+):
+  (tmp_path / "gcloud").touch(mode=0o755)
+  monkeypatch.setenv("PATH", str(tmp_path))
+  monkeypatch.delenv("HF_TOKEN", raising=False)
+  here = [*line(out=tmp_path / "out"), "--env=HF_TOKEN", "--go"]
+  assert "type export HF_TOKEN=VALUE" in refusal(capsys, *here)
+  assert not (tmp_path / "out").exists()
 
 
 def test_skypilot_loads_the_task(tmp_path, make):

@@ -29,6 +29,8 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 saved = bucket / "steps"
 first = len(saved.read_text().splitlines()) if saved.exists() else 0
 print("note:", flags["config.note"], "from", first, flush=True)
+got = [os.environ.get(name) for name in ("HF_TOKEN", "NOTE")]
+(bucket / f"variables-{me}").write_text(repr(got))
 if os.environ.get("FAKE_RUN") == "error":
   sys.exit(1)
 for step in range(first, 12):
@@ -122,6 +124,24 @@ def test_a_pod_is_made_runs_is_preempted_goes_on_and_is_deleted(
   # Quotes in an override came through two shells.
   [log] = cloud.glob("log-0-*")
   assert "note: it's on from 0" in log.read_text()
+
+
+def test_the_run_gets_its_variables_and_a_missing_secret_is_said(
+  cloud, make, monkeypatch
+):
+  variables = {"HF_TOKEN": None, "NOTE": "it's on"}
+  file = cloud.parent / "pod.sh"
+  file.write_text(gcloud.write(make(environment=variables), "pod.sh"))
+  monkeypatch.delenv("HF_TOKEN", raising=False)
+  status, output = end(start(file))
+  assert status == 2 and "type: export HF_TOKEN=VALUE" in output
+  assert not cloud.exists()
+  monkeypatch.setenv("HF_TOKEN", "a 'quoted' value")
+  status, output = end(start(file))
+  assert status == 0, output
+  got = repr(["a 'quoted' value", "it's on"])
+  for host in range(2):
+    assert (cloud / f"bucket/variables-{host}").read_text() == got
 
 
 def test_a_run_that_fails_ends_with_its_status_and_the_pod_stays(
