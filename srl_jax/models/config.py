@@ -208,6 +208,16 @@ class ModelConfig:
     period = self.window_period or self.n_layers + 1
     return tuple(bool(i % period) for i in range(1, self.n_layers + 1))
 
+  @property
+  def merges_adapters(self) -> bool:
+    """Whether the sampler folds adapters into their matrices.
+
+    It does in float32. Another dtype would round the sum, and with it away what
+    an adapter learns in its first hundred update steps: each changes a weight
+    by far less than the last bit of a bfloat16.
+    """
+    return self.dtype == "float32"
+
 
 # Fields that say how a model is run, not which weights it has.
 RUNTIME_FIELDS = (

@@ -4,8 +4,8 @@
 The adapter of the matrix "q" is "q_lora_a" [inputs, rank] and "q_lora_b"
 [rank, outputs]; the layers add `scale * (x A) B` to x W. If a tree of
 parameters holds adapters, only these are trained. `split` separates them for
-the update and the checkpoints; `merge` folds them into the matrices for
-sampling and export.
+the update and the checkpoints; `merge` folds them into the matrices, for export
+and for sampling in float32.
 """
 
 from __future__ import annotations
@@ -88,10 +88,10 @@ def is_adapter(name: str) -> bool:
   return name.endswith((A, B))
 
 
-def merge(params: Any, config: LoraConfig) -> Any:
+def merge(params: Any, config: LoraConfig, dtype: Any) -> Any:
   """Returns the same model without adapters: W + scale * A B.
 
-  The sum is made in float32 and rounded to the dtype of W.
+  The sum is made in float32 and rounded to `dtype`.
   """
   if not config.rank:
     return params
@@ -103,7 +103,7 @@ def merge(params: Any, config: LoraConfig) -> Any:
     a = flat.get((*path[:-1], path[-1] + A))
     if a is not None:
       b = flat[(*path[:-1], path[-1] + B)]
-      x = _add(x, a, b, scale(config))
+      x = _add(x, a, b, scale(config)).astype(dtype)
     merged[path] = x
   return traverse_util.unflatten_dict(merged)
 
@@ -115,4 +115,4 @@ def _add(w, a, b, factor):
   for _ in range(layers):
     product = jax.vmap(product)
   delta = product(a.astype(jnp.float32), b.astype(jnp.float32))
-  return (w.astype(jnp.float32) + factor * delta).astype(w.dtype)
+  return w.astype(jnp.float32) + factor * delta

@@ -229,13 +229,14 @@ class LanguageModel:
 
   def _apply(self, params, *args, method):
     is_stacked = "blocks" in params
-    # Parameters laid out for decoding have their adapters merged.
-    config = self.config if is_stacked else self._merged().config
+    config = self.config if is_stacked else self._decoding().config
     module = Transformer(config, self.rules, is_stacked)
     return module.apply({"params": params}, *args, method=method)
 
-  def _merged(self) -> LanguageModel:
-    """The model without adapters."""
+  def _decoding(self) -> LanguageModel:
+    """The model whose parameters `for_decoding` returns."""
+    if not self.config.merges_adapters:
+      return self
     config = dataclasses.replace(self.config, lora=LoraConfig())
     return dataclasses.replace(self, config=config)
 
@@ -248,12 +249,14 @@ class LanguageModel:
     """Returns the parameters in the form that suits a decoding loop.
 
     They are in the compute dtype, split as `rules` says, one array per layer,
-    and adapters are merged. So no turn of the loop casts them, sends them or
-    copies a slice of them. The other methods take either form and compute the
-    same numbers, up to the rounding of merged adapters.
+    and in float32 adapters are merged. So no turn of the loop casts them, sends
+    them or copies a slice of them. The other methods take either form and
+    compute the same numbers, up to the rounding of merged adapters.
     """
-    params = lora.merge(params, self.config.lora)
-    boxed = jax.eval_shape(lambda: self._merged().init(jax.random.key(0)))
+    model = self._decoding()
+    if not model.config.lora.rank:
+      params = lora.merge(params, self.config.lora, "float32")
+    boxed = jax.eval_shape(lambda: model.init(jax.random.key(0)))
 
     def of_leaf(box, x):
       return constrain(x.astype(self.config.dtype), box.names, self.rules)

@@ -180,7 +180,7 @@ def save_params(
   """
   folder = storage.path(folder)
   config = to_hf_config(model.config, dtype)
-  params = jax.jit(lambda p: lora.merge(p, model.config.lora))(params)
+  params = jax.jit(lambda p: lora.merge(p, model.config.lora, dtype))(params)
   flat = traverse_util.flatten_dict(params, sep="/")
   places = hf_layout.places(model.config)
   itemsize = jnp.dtype(dtype).itemsize

@@ -10,6 +10,7 @@ stopped.
 from __future__ import annotations
 
 import contextlib
+import json
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -35,6 +36,7 @@ from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import Run, Stage, StageConfig
 from srl_jax.train.update_log import UpdateLog
+from srl_jax.update.updater import TrainState
 
 # (stage, update steps done, parameters) -> metrics; {} where none are due.
 During = Callable[[str, int, Any], dict[str, float]]
@@ -45,6 +47,9 @@ def nothing(stage: str, done: int, params: Any) -> dict[str, float]:
   del stage, done, params
   return {}
 
+
+# The file of a stage that ended early.
+_ENDED = "ended.json"
 
 STAGES = {"sft": SftStage, "srl": RlStage, "rlvr": rlvr_stage}
 
@@ -81,24 +86,22 @@ def train_stage(
   """
   config, name, updater = stage.config, stage.name, stage.updater
   total = config.update_steps
-  state = updater.init(params)
-  del params
-  reference = None
-  if stage.uses_reference:
-    reference = jax.tree.map(jnp.copy, state.trained)
   with contextlib.ExitStack() as stack:
     stack.callback(stage.close)
     saver = stack.enter_context(Checkpointer(directory, run.checkpoint))
     saver.set_damaged_aside()
-    first, ended_of = saver.latest_step() or 0, None
+    first = saver.latest_step() or 0
+    # It may have ended early before the run was killed.
+    is_over = _ended_early(directory) == [first, total]
     if first:
-      saved, pool, meta = saver.restore(
-        first, updater.abstract_state().to_save()
-      )
-      state = state.restored(saved)
-      stage.set_state(meta["data"], pool)
-      ended_of = meta.get("ended_of")
+      state, reference, saved_data = _resumed(stage, params, saver, first)
+      stage.set_state(*saved_data)
       progress.say(f"{name}: resuming after update step {first} of {total}")
+    else:
+      state, reference = updater.init(params), None
+      if stage.uses_reference:
+        reference = jax.tree.map(jnp.copy, state.trained)
+    del params
     if run.recorder:
       run.recorder.drop_from(name, first)
     if stage.description:
@@ -141,19 +144,18 @@ def train_stage(
       # They save together, also where a reward is not the same on all.
       if sharding.gather_objects(is_best)[0]:
         saver.save_best(done, state.trained, value)
-        # A checkpoint of this step must not be complete before: resumed
-        # from it, the run would not validate this step again.
-        saver.wait()
 
-    def save(done: int, **more: Any) -> None:
+    def save(done: int) -> None:
       log.flush()
       # Rows before a checkpoint are not written again.
       mirror.copy_all()
       data, pool = stage.get_state()
-      saver.save(done, state.to_save(), pool, {"data": data, **more})
+      # A checkpoint must not be complete before the best parameters of its
+      # step: resumed from it, the run would not validate this step again.
+      saver.wait()
+      saver.save(done, state.to_save(), pool, {"data": data})
 
-    # It may have ended early before the run was killed.
-    for update_step in range(total if ended_of == total else first, total):
+    for update_step in range(total if is_over else first, total):
       start_s = time.monotonic()
       try:
         with profile.step(update_step + 1):
@@ -165,7 +167,9 @@ def train_stage(
         )
         if not config.validate_every or update_step % config.validate_every:
           validate(update_step)
-        save(update_step, ended_of=total)
+        save(update_step)
+        if jax.process_index() == 0:
+          files.write_json(directory / _ENDED, [update_step, total])
         break
       log.add(update_step, dispatched, start_s)
       done = update_step + 1
@@ -191,6 +195,30 @@ def train_stage(
     best = saver.restore_best(updater.abstract_state().trained)
     progress.say(f"{name}: {_result(saver, total)}")
     return state._replace(trained=best).params
+
+
+def _resumed(
+  stage: Stage, params: Any, saver: Checkpointer, step: int
+) -> tuple[TrainState, Any, tuple[Any, Any]]:
+  """Returns the state of a checkpoint, the reference, and the state of data.
+
+  What the stage started from is the reference, or goes before the checkpoint
+  comes: both together would need more memory than training does.
+  """
+  trained, frozen = lora.split(params)
+  reference = trained if stage.uses_reference else None
+  if reference is None:
+    jax.tree.map(lambda x: x.delete(), trained)
+  wanted = stage.updater.abstract_state().to_save()
+  saved, pool, meta = saver.restore(step, wanted)
+  state = TrainState(saved["params"], frozen, saved["opt_state"])
+  return state, reference, (meta["data"], pool)
+
+
+def _ended_early(directory: pathlib.Path) -> list[int] | None:
+  """Returns after which update step of how many a stage ended, if it did."""
+  file = directory / _ENDED
+  return json.loads(file.read_text()) if file.is_file() else None
 
 
 def _result(saver: Checkpointer, total: int) -> str:

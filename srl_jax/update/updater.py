@@ -55,10 +55,6 @@ class TrainState(NamedTuple):
     """Returns what a checkpoint must hold: all that an update step changes."""
     return {"params": self.trained, "opt_state": self.opt_state}
 
-  def restored(self, saved: dict[str, Any]) -> TrainState:
-    """Returns the state with the values that `to_save` returned."""
-    return TrainState(saved["params"], self.frozen, saved["opt_state"])
-
 
 @flax.struct.dataclass
 class UpdateMetrics:

@@ -204,6 +204,12 @@ def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
   assert work["lay out weights"].flops == 2 * 3 * 2 * (8 * 16 + 10 * 8)
   # Merged adapters cost nothing.
   assert work["decode"] == rollout(ONE, ONE)["decode"]
+  # In bfloat16 they are not merged, and each turn computes them.
+  half = dataclasses.replace(model, dtype="bfloat16")
+  work = phases(Counter(half, ONE).rollout(LOAD, ONE, slots=3, cache=(4,)))
+  assert work["lay out weights"].flops == 0
+  plain = rollout(ONE, ONE)["decode"].flops
+  assert work["decode"].flops - plain == 4 * 2 * 4 * 3 * elements
 
 
 def test_what_is_not_kept_is_computed_twice():

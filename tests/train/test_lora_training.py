@@ -81,8 +81,38 @@ def test_the_sampler_with_merged_weights_stores_what_the_trainer_computes(
   assert np.abs(other - got)[is_drawn].max() > 1
 
 
+@pytest.mark.parametrize("b_scale", [1e-4, 1e-3])
+def test_the_sampler_in_bfloat16_follows_small_adapters(b_scale):
+  # After a few update steps an adapter changes a weight by less than half of
+  # its last bit.
+  config = dataclasses.replace(MODEL.config, dtype="bfloat16")
+  model = dataclasses.replace(MODEL, config=config)
+  flat = traverse_util.flatten_dict(PARAMS)
+
+  def first_keys(scale, for_decoding):
+    params = {
+      path: x * scale if path[-1].endswith(lora.B) else x.astype("bfloat16")
+      for path, x in flat.items()
+    }
+    params = traverse_util.unflatten_dict(params)
+    if for_decoding:
+      params = jax.jit(model.for_decoding)(params)
+    tokens_NS = np.asarray(TRUNKS.tokens_NS)
+    position_NS = np.broadcast_to(
+      np.arange(tokens_NS.shape[1]), tokens_NS.shape
+    )
+    return np.asarray(jax.jit(model.trunk)(params, tokens_NS, position_NS).k[0])
+
+  moved = {
+    form: first_keys(b_scale, form) - first_keys(0.0, form)
+    for form in (False, True)
+  }
+  assert np.any(moved[False])
+  np.testing.assert_array_equal(moved[True], moved[False])
+
+
 def test_merged_is_the_same_model():
-  merged = lora.merge(PARAMS, LORA)
+  merged = lora.merge(PARAMS, LORA, "float32")
   assert not any(
     lora.is_adapter(path[-1]) for path in traverse_util.flatten_dict(merged)
   )
@@ -113,7 +143,7 @@ def gradient(model, params, batch, loss=LossConfig(), reference=None):
 
 
 def test_gradients_of_adapters_follow_from_those_of_their_matrices(batch):
-  merged = lora.merge(PARAMS, LORA)
+  merged = lora.merge(PARAMS, LORA, "float32")
   # The same log-probs: those of the sampler are of the merged model anyway.
   full, _ = gradient(PLAIN, merged, batch)
   got, metrics = gradient(MODEL, PARAMS, batch)

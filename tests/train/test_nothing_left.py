@@ -45,8 +45,10 @@ def test_a_stage_without_groups_that_differ_ends_with_what_it_has(
   assert again.results == found.results
 
 
+# With 2, the update step after which it ended was saved before that.
+@pytest.mark.parametrize("every_update_steps", [100, 2])
 def test_a_stage_that_ended_early_does_not_go_on_when_it_is_resumed(
-  runs, keep_none, monkeypatch, tmp_path, capsys
+  every_update_steps, runs, keep_none, monkeypatch, tmp_path, capsys
 ):
   """Killed after it had ended, before the run knew."""
 
@@ -56,18 +58,17 @@ def test_a_stage_that_ended_early_does_not_go_on_when_it_is_resumed(
   def killed(*_):
     raise KilledError
 
-  # No checkpoint of that update step was saved before.
-  rare = {"checkpoint__every_update_steps": 100}
+  saving = {"checkpoint__every_update_steps": every_update_steps}
 
   def end_and_kill():
     keep_none()
     monkeypatch.setattr(Checkpointer, "restore_best", killed)
 
   with pytest.raises(KilledError):
-    run(runs, tmp_path / "run", **rare, events={("srl", 4): end_and_kill})
+    run(runs, tmp_path / "run", **saving, events={("srl", 4): end_and_kill})
   monkeypatch.undo()
   capsys.readouterr()
-  run(runs, tmp_path / "run", **rare)
+  run(runs, tmp_path / "run", **saving)
   said = capsys.readouterr().out
   # What is left of the data might have groups that differ.
   assert "srl: resuming after update step 4 of 6" in said
