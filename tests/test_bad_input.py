@@ -221,8 +221,6 @@ def test_a_batch_that_does_not_divide_is_refused(refused):
   assert said.startswith(
     "mesh {'data': 3, 'fsdp': 1, 'tensor': 1} does not fit"
   )
-  said = refused("--config.sft.trunks_per_batch=12", preset="sft")
-  assert said.startswith("config.sft: trunks_per_batch=12 is not a multiple of")
   said = refused("--config.srl.sampling.trunks_per_round=64")
   assert said.startswith(
     "c.srl.sampling.trunks_per_round=64 trunks are drawn together, and 48 are "

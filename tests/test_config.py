@@ -226,10 +226,6 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
       "sft.trunks.step_title_hint=True and srl.trunks.step_title_hint=False",
     ),
     (lambda: SftConfig(update_steps=0), "update_steps=0; set it to 1 or more"),
-    (
-      lambda: SftConfig(trunks_per_batch=10, trunks_per_micro_batch=4),
-      "trunks_per_batch=10 is not a multiple of trunks_per_micro_batch=4",
-    ),
     (lambda: RlConfig(trunks_per_micro_batch=0), "trunks_per_micro_batch=0"),
     (
       lambda: RlvrConfig(trunks=TrunkConfig("solve", context_turns=2)),

@@ -33,7 +33,7 @@ from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import RlvrConfig, make_updater
 from srl_jax.train.problems import Problems
 from srl_jax.train.rl import RlStage, check_logp_gap
-from srl_jax.train.rows import micro_batch, update_shape
+from srl_jax.train.rows import micro_batch_trunks, update_shape
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
@@ -136,7 +136,7 @@ class OutcomeStage:
     config = self.config
     return update_shape(
       self._run,
-      micro_batch(self._run, config.trunks_per_micro_batch),
+      micro_batch_trunks(self._run, config.trunks_per_micro_batch),
       config.turns,
       config.lanes_per_branch or _LANES_PER_TURN,
     )

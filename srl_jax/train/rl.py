@@ -24,7 +24,7 @@ from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, RlConfig, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
-from srl_jax.train.rows import check_multiple, micro_batch
+from srl_jax.train.rows import check_sampled, micro_batch_trunks
 from srl_jax.train.stage import (
   Dispatched,
   Run,
@@ -53,17 +53,11 @@ class RlStage:
       ValueError: the settings do not fit data, model or mesh.
     """
     sampling = config.sampling
-    in_parts = "trunks_per_round / parts_per_round"
     parts = sampling.parts_per_round
-    for field, trunks, rules in (
-      (
-        "sampling." + (in_parts if parts > 1 else "trunks_per_round"),
-        sampling.trunks_per_round // parts,
-        run.rollout_rules,
-      ),
-      ("sampling.rows", config.sampling.rows, run.rollout_rules),
-    ):
-      check_multiple(run, f"{name}.{field}", trunks, rules)
+    part = "trunks_per_round" + (" / parts_per_round" if parts > 1 else "")
+    in_part = sampling.trunks_per_round // parts
+    check_sampled(run, f"{name}.sampling.{part}", in_part)
+    check_sampled(run, f"{name}.sampling.rows", sampling.rows)
     reward = scoring.resolve_reward(
       config.reward,
       config.trunks.task,
@@ -73,7 +67,9 @@ class RlStage:
     config = dataclasses.replace(
       config,
       reward=reward,
-      trunks_per_micro_batch=micro_batch(run, config.trunks_per_micro_batch),
+      trunks_per_micro_batch=micro_batch_trunks(
+        run, config.trunks_per_micro_batch
+      ),
     )
     self.name, self.config = name, config
     self.uses_reference = config.loss.kl_coefficient > 0

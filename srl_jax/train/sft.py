@@ -21,12 +21,11 @@ from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.data import StageData, load_data
 from srl_jax.train.memory import Program
-from srl_jax.train.rows import micro_batch, update_shape
+from srl_jax.train.rows import micro_batch_trunks, update_shape
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
   Run,
-  check_divides,
   check_finite,
   update_on,
 )
@@ -87,7 +86,6 @@ class SftConfig:
       validation_trunks="[0, )",
       max_logits="[0, )",
     )
-    check_divides(self, "trunks_per_micro_batch", "trunks_per_batch")
     if self.alternate_solve and self.trunks.task == "solve":
       raise ValueError(
         "sft.alternate_solve=True alternates single steps with whole "
@@ -121,7 +119,9 @@ class SftStage:
     # The batch is a multiple of it.
     config = dataclasses.replace(
       config,
-      trunks_per_micro_batch=micro_batch(run, config.trunks_per_micro_batch),
+      trunks_per_micro_batch=micro_batch_trunks(
+        run, config.trunks_per_micro_batch
+      ),
     )
     self.name, self.config = name, config
     tasks = [config.trunks]

@@ -24,6 +24,21 @@ def test_batches_have_no_more_points_than_any_trajectory_has(runs, tmp_path):
   assert branches[1] == trunks
 
 
+def test_a_batch_need_not_be_whole_micro_batches(runs, tmp_path):
+  # 4 trunks are raised to one for each of 8 devices.
+  config = runs.config(
+    "sft", sft__trunks_per_batch=12, sft__trunks_per_micro_batch=4
+  )
+  mesh = sharding.make_mesh(config.mesh)
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    stage = SftStage(run, "sft", config.sft)
+    steps, solutions = (stage.next_batch(i).micro_batches for i in range(2))
+  assert stage.config.trunks_per_micro_batch == 8
+  assert sum(int(x.branches_N.sum()) for x in solutions) == 12
+  assert sum(int(x.branches_N.sum()) for x in steps) > 12
+
+
 def test_each_of_the_expert_s_branches_has_a_trunk_and_a_lane(runs, tmp_path):
   """Where each has a trunk of its own, long or short."""
   config = runs.config(
