@@ -96,7 +96,7 @@ def layouts(trunks: int, points: int, shape: PackShape) -> dict[str, Layout]:
   return {
     f"rows of {points} points": lambda x: rows_of_points(x, trunks, points),
     "rows of 1 point": lambda x: rows_of_points(x, trunks, 1),
-    f"lanes {tuple(shape)}": lambda x: pack(x, shape, update_step=0),
+    f"lanes {tuple(shape)}": lambda x: list(pack(x, shape, update_step=0)),
   }
 
 

@@ -185,7 +185,7 @@ class OutcomeStage:
     turns = self._turns(problems, update_step)
     packed = self._pack(turns, update_step)
     state, dispatched = update_on(
-      Batch([self._run.put(x) for x in packed], values),
+      Batch(map(self._run.put, packed), values),
       self.updater,
       state,
       update_step=update_step,

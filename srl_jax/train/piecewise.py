@@ -114,7 +114,7 @@ class PiecewiseUpdate:
       update_step=update_step,
       divide_by_std=config.loss.divide_by_group_std,
     )
-    return Batch([pieces.run.put(x) for x in packed], values)
+    return Batch(map(pieces.run.put, packed), values)
 
   def _is_short(self, rounds: int) -> bool:
     """Whether the batch needs another round of sampling."""

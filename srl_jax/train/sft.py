@@ -198,7 +198,7 @@ class SftStage:
 
   def _put(self, number, experience):
     packed = pack_experience(experience, self._shapes[number])
-    return [self._run.put(part) for part in packed]
+    return map(self._run.put, packed)
 
   def _shape(self, data):
     """The shape of micro-batches that packs the expert's steps best.
@@ -296,7 +296,7 @@ def expert_experience(batch: batching.TrunkBatch, width: int) -> Experience:
 
 def pack_experience(
   experience: Experience, shape: PackShape
-) -> list[MicroBatch]:
+) -> Iterator[MicroBatch]:
   """Packs the expert's branches, as `packing.pack` does."""
   trunks, branches, reward_NKG, _ = experience
   groups = make_groups(

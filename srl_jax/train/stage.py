@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -144,9 +144,12 @@ class Run:
 
 
 class Batch(NamedTuple):
-  """The batch of an update step, on the devices, and what is known of it."""
+  """The batch of an update step, and what is known of it.
 
-  micro_batches: list[MicroBatch]
+  Micro-batches are packed, and placed on the devices, as they are taken.
+  """
+
+  micro_batches: Iterable[MicroBatch]
   values: dict[str, float]
 
 
@@ -227,12 +230,14 @@ def update_on(
 ) -> tuple[TrainState, Dispatched]:
   """Starts `passes` update steps, each on the whole batch."""
   parts, of_batches, of_updates = batch.micro_batches, [], []
-  for turn in range(passes):
-    if turn == 1:
+  if passes > 1:
+    parts = list(parts)
+  for number in range(passes):
+    if number == 1:
       # The first pass has moved the parameters away from the sampler's.
       parts = [b._replace(is_fresh_NBW=b.is_fresh_NBW & False) for b in parts]
     state, metrics, of_update = updater.update(
-      state, parts, update_step * passes + turn, reference
+      state, parts, update_step * passes + number, reference
     )
     of_batches += metrics
     of_updates.append(of_update)

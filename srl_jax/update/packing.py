@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import bisect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jax import tree
 
 from srl_jax.ops import advantages
 from srl_jax.update.batch import MicroBatch
@@ -131,8 +130,11 @@ def pack(
   update_step: int,
   divide_by_std: bool = True,
   advantage_PG: np.ndarray | None = None,
-) -> list[MicroBatch]:
+) -> Iterator[MicroBatch]:
   """Packs the branches of groups into micro-batches of one shape.
+
+  Each is filled when it is taken, so that devices work on the first ones while
+  the others are filled.
 
   Example: lanes of 4 slots, and rows of 2 trunks that share 3 lanes. Trunk x
   has branches of 2, 4, 3 and 2 slots (a branch takes a slot less than it has
@@ -174,24 +176,29 @@ def pack(
     advantage_PG = advantages.group_advantages(
       groups.batch.reward_NKG[:, 0], divide_by_std=divide_by_std
     )
-  whole = MicroBatch(
-    **_fill_trunks(groups, of_M[0], spots, shape),
-    **_fill_slots(
-      groups,
-      of_M,
-      spots,
-      shape,
-      completion_tokens_NBW=tokens_PG,
-      advantage_NBW=advantage_PG,
-      is_fresh_NBW=np.broadcast_to(
-        groups.born_P[:, None] == update_step, tokens_PG.shape
-      ),
-    ),
+  is_fresh_PG = np.broadcast_to(
+    groups.born_P[:, None] == update_step, tokens_PG.shape
   )
-  return [
-    tree.map(lambda x, i=i: x[i : i + shape.rows], whole)
-    for i in range(0, spots.rows, shape.rows)
-  ]
+  for first in range(0, spots.rows, shape.rows):
+    is_here_M = spots.row_M // shape.rows == first // shape.rows
+    here = Spots(
+      shape.rows,
+      spots.row_M[is_here_M] - first,
+      *(x[is_here_M] for x in spots[2:]),
+    )
+    of_here = tuple(x[is_here_M] for x in of_M)
+    yield MicroBatch(
+      **_fill_trunks(groups, of_here[0], here, shape),
+      **_fill_slots(
+        groups,
+        of_here,
+        here,
+        shape,
+        completion_tokens_NBW=tokens_PG,
+        advantage_NBW=advantage_PG,
+        is_fresh_NBW=is_fresh_PG,
+      ),
+    )
 
 
 def _fill_trunks(groups, group_M, spots, shape):

@@ -16,7 +16,7 @@ buffers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -218,7 +218,7 @@ class Updater:
   def update(
     self,
     state: TrainState,
-    batches: Sequence[MicroBatch],
+    batches: Iterable[MicroBatch],
     update_step: int,
     reference: Any = None,
   ) -> tuple[TrainState, list[Any], UpdateMetrics]:

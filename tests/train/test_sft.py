@@ -57,7 +57,7 @@ def test_each_of_the_expert_s_branches_has_a_trunk_and_a_lane(runs, tmp_path):
     first = dataclasses.replace(run.train[0], steps=steps)
     run = dataclasses.replace(run, train=[first, *run.train[1:]])
     stage = SftStage(run, "sft", config.sft)
-    parts = stage.next_batch(0).micro_batches
+    parts = list(stage.next_batch(0).micro_batches)
   trunks = config.sft.trunks_per_batch
   assert sum(int(x.branches_N.sum()) for x in parts) == trunks
   assert [x.trunk_length_NU.shape for x in parts] == [(trunks // 2, 2)]

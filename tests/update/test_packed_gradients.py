@@ -229,9 +229,8 @@ def test_lanes_see_through_the_windows_that_the_sampler_sees_through(family):
 def test_the_kernel_does_not_tell_itself_from_matrix_products(family):
   plain = from_hf_config(families.CONFIGS[family])
   params = random_params(LanguageModel(plain))
-  packed = pack(
-    groups_of(random_experience(plain.vocab_size)), SHAPES[0], update_step=3
-  )
+  groups = groups_of(random_experience(plain.vocab_size))
+  packed = list(pack(groups, SHAPES[0], update_step=3))
   found = []
   for kernel in ("tree", "plain"):
     model = LanguageModel(dataclasses.replace(plain, lane_kernel=kernel))

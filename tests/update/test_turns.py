@@ -108,8 +108,9 @@ def alone(turn):
 
 def test_the_gradient_is_that_of_separate_rows():
   def packed(turns):
-    return pack(
-      turns.groups, SHAPE, update_step=4, advantage_PG=turns.advantage_PG
+    advantage_PG = turns.advantage_PG
+    return list(
+      pack(turns.groups, SHAPE, update_step=4, advantage_PG=advantage_PG)
     )
 
   turns = made()
