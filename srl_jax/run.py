@@ -190,7 +190,7 @@ def _claim_workdir(
   if path.exists():
     before = json.loads(path.read_text())
     more_steps = _more_update_steps(config, before)
-    free = _FREE_TO_CHANGE
+    free = _FREE_TO_CHANGE + _of_stages_to_come(config, workdir)
     if more_steps:
       free += (f"{config.stages[-1]}.update_steps",)
     different = [
@@ -218,6 +218,22 @@ def _claim_workdir(
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
   return 0
+
+
+def _of_stages_to_come(
+  config: Config, workdir: pathlib.Path
+) -> tuple[str, ...]:
+  """Settings of stages that have saved nothing, so that none of it changes.
+
+  Those of their trunks are not among them: evaluation has the same contexts.
+  """
+  found: list[str] = []
+  for index, name in enumerate(config.stages):
+    steps = loop.marker(workdir, index, name).parent / "steps"
+    if not (steps.is_dir() and any(steps.iterdir())):
+      fields = dataclasses.fields(getattr(config, name))
+      found += [f"{name}.{x.name}" for x in fields if x.name != "trunks"]
+  return tuple(found)
 
 
 def _resolved(config: Config) -> dict[str, Any]:

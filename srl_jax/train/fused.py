@@ -22,8 +22,6 @@ from srl_jax.update.updater import TrainState
 class FusedUpdate:
   """Samples, scores, filters and updates in one donated program."""
 
-  description = ", one program per update step"
-
   def __init__(self, pieces: Pieces):
     self.pieces = pieces
     # A round is a batch of its own, so nothing ever waits here.

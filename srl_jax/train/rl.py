@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from srl_jax import progress
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.device_rewards import reward as device_reward
 from srl_jax.device_rewards.scorer import DeviceScorer
@@ -19,10 +20,11 @@ from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.rewards import Scorer
 from srl_jax.rollout import record, scoring
+from srl_jax.rollout.batches import rounded_up
 from srl_jax.train.data import StageData, load_data
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
-from srl_jax.train.pieces import Pieces, RlConfig, make_updater
+from srl_jax.train.pieces import Pieces, RlConfig, RoundConfig, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.train.rows import check_sampled, micro_batch_trunks
 from srl_jax.train.stage import (
@@ -82,6 +84,7 @@ class RlStage:
     self._device_scorer, where = _device_scorer(run, name, config, self.data)
     reason = _why_not_fused(config, self._device_scorer)
     self._is_fused = not reason
+    self._has_warned = False
     own = f" by {reward.function}" if ":" in reward.function else ""
     self.description = f"rewards{own} on the {where}"
     if self._is_fused:
@@ -135,15 +138,22 @@ class RlStage:
         record.rows_of(batch, branches, scores, ids, run.tokenizer)
       )
 
+    trunks, slots = validation_batch(
+      config.sampling,
+      self.data.widths.points,
+      self.data.valid_widths.points,
+      self._sampler.batch_devices,
+    )
+    sampling = dataclasses.replace(config.sampling.for_sampler(), slots=slots)
     estimates = evaluate_steps(
-      self._sampler,
+      run.sampler(sampling, config.trunks.task),
       params,
       self.data.valid,
       key=run.key(self.name, "validate"),
       tokenizer=run.tokenizer,
       scorer=self._scorer,
       widths=self.data.valid_widths,
-      trunks_per_batch=self._validation_rows(),
+      trunks_per_batch=trunks,
       watch=keep if ids else None,
     )
     if recorded:
@@ -157,18 +167,17 @@ class RlStage:
     values = {f"validation_{k}": e.value for k, e in estimates.items()}
     return estimates["reward"].value, values
 
-  def _validation_rows(self) -> int:
-    """Trunks decoded together: no more branches than in a part of a round."""
-    sampling = self.config.sampling
-    trunks = sampling.rows or (
-      sampling.trunks_per_round // sampling.parts_per_round
-    )
-    branches = trunks * self.data.widths.points
-    return max(1, branches // self.data.valid_widths.points)
-
   def check(self, values: dict[str, float]) -> None:
     check_finite(values)
     check_logp_gap(self.name, self.config, values)
+    # Piece by piece, the host scores what the device does not.
+    if values.get("unscored", 0) > 0 and not self._has_warned:
+      self._has_warned = True
+      progress.say(
+        f"warning: {self.name}: {values['unscored']:.1%} of the samples are "
+        "too long for the reward on the device, and their groups are left out; "
+        f"set c.{self.name}.fuse=False to have them scored"
+      )
 
   def compiled_count(self) -> int:
     return compiled_count(*self.updates.compiled())
@@ -184,6 +193,30 @@ class RlStage:
 
   def close(self) -> None:
     self._scorer.close()
+
+
+def validation_batch(
+  sampling: RoundConfig, points: int, valid_points: int, devices: int
+) -> tuple[int, int]:
+  """Returns trunks and slots of a batch of a validation.
+
+  It decodes no more branches than a part of a round, for which the memory was
+  planned.
+
+  Args:
+    sampling: of the rounds.
+    points: branch points of a trunk of a round.
+    valid_points: branch points of a trunk of the validation.
+    devices: that the trunks are split over; empty ones fill up the last.
+  """
+  rows = sampling.rows or (
+    sampling.trunks_per_round // sampling.parts_per_round
+  )
+  trunks = max(1, rows * points // valid_points)
+  in_part = rows * sampling.slots_of(points * sampling.samples)
+  most = max(1, in_part // rounded_up(trunks, devices))
+  wanted = sampling.slots or valid_points * sampling.samples
+  return trunks, sampling.slots if wanted <= most else most
 
 
 def check_logp_gap(

@@ -6,7 +6,8 @@ their own (`DynamicSamplingConfig.refill=False`). The pieces are those of the
 sampler and the updater, so the numbers equal those of an update step in
 separate programs; fusing saves the host's work between the programs and the
 copies to and from the host. Nothing is packed: every branch has a lane, and
-groups that the filter drops count nothing.
+groups that the filter drops count nothing. No host scores what is too long for
+the device: a group with such a completion is left out.
 """
 
 from __future__ import annotations

@@ -81,6 +81,25 @@ def test_nothing_to_learn_from_at_first_is_an_error(runs, keep_none, tmp_path):
     run(runs, tmp_path / "run", events={("srl", 0): keep_none})
 
 
+def test_what_the_error_asks_for_can_be_done_in_the_same_folder(
+  runs, keep_none, monkeypatch, tmp_path, capsys
+):
+  with pytest.raises(RuntimeError, match=r"raise c\.srl\.sampling\.samples"):
+    run(runs, tmp_path / "run", events={("srl", 0): keep_none})
+  monkeypatch.undo()
+  # Evaluation has the same contexts, and the first stage is done.
+  for change in (
+    {"srl__trunks__max_trunk_tokens": 99},
+    {"sft__optim__learning_rate": 0.1},
+  ):
+    with pytest.raises(ValueError, match="a run of another configuration"):
+      run(runs, tmp_path / "run", **change)
+  capsys.readouterr()
+  found = run(runs, tmp_path / "run", srl__sampling__samples=6)
+  assert "sft: was finished before" in capsys.readouterr().out
+  assert "after srl" in found.results
+
+
 def test_broken_formats_are_an_error_at_any_time(
   runs, keep_none, monkeypatch, tmp_path
 ):

@@ -202,3 +202,44 @@ def test_groups_that_waited_too_long_are_not_trained_on():
   assert batch.values["groups_carried"] == 1
   is_fresh = [x.is_fresh_NBW.all() for x in batch.micro_batches]
   assert is_fresh == [False, True]
+
+
+@pytest.mark.parametrize(
+  ("sampling", "points", "valid_points", "devices", "trunks", "slots"),
+  [
+    # As a round: all branches of a trunk at a time, by the same program.
+    ({"trunks_per_round": 8}, 4, 4, 1, 8, 0),
+    ({"trunks_per_round": 8}, 4, 16, 1, 2, 0),
+    ({"trunks_per_round": 8, "parts_per_round": 2}, 4, 4, 1, 4, 0),
+    # Rows are rounded up to 8, of 160 branches each: a round has 8 of 32.
+    ({"trunks_per_round": 8}, 4, 20, 8, 1, 32),
+    ({"trunks_per_round": 64}, 1, 44, 64, 1, 8),
+    # Slots of its own, if they fit.
+    ({"trunks_per_round": 8, "slots": 4}, 4, 20, 8, 1, 4),
+    ({"trunks_per_round": 8, "rows": 4, "slots": 16}, 4, 4, 1, 4, 16),
+  ],
+)
+def test_a_validation_decodes_no_more_than_a_part_of_a_round(
+  sampling, points, valid_points, devices, trunks, slots
+):
+  sampling = RoundConfig(samples=8, **sampling)
+  got = rl.validation_batch(sampling, points, valid_points, devices)
+  assert got == (trunks, slots)
+
+
+def test_samples_that_a_fused_step_cannot_score_are_told_once(
+  runs, tmp_path, capsys
+):
+  config = runs.config(
+    "srl",
+    device_reward__on="device",
+    device_reward__max_text_bytes=8,
+    srl__dynamic_sampling__refill=False,
+    srl__passes=1,
+    srl__update_steps=2,
+  )
+  with runs.quickly():
+    train_and_evaluate(config, tmp_path, {})
+  said = capsys.readouterr().out
+  assert said.count("are too long for the reward on the device, and their") == 1
+  assert "set c.srl.fuse=False to have them scored" in said
