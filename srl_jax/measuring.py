@@ -171,7 +171,7 @@ def _measure_steps(
   trunks = build_split(
     run,
     run.test,
-    dataclasses.replace(config.srl.trunks, task="step"),
+    dataclasses.replace(config.srl.trunks, task="step", starts="problem"),
     "test",
   )
   trunks = of_first_trajectories(trunks, settings.step_trunks)

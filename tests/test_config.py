@@ -247,6 +247,10 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
       lambda: LossConfig(divisor_tokens=9),
       "divisor_tokens=9 has no effect with aggregation='sequence_mean'",
     ),
+    (
+      lambda: LossConfig(importance_cap=9.0),
+      "importance_cap=9.0 has no effect with surrogate='clipped'; leave it at",
+    ),
     # The advantage of a group of one is always zero.
     (
       lambda: RoundConfig(samples=1),

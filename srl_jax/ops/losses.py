@@ -27,8 +27,8 @@ def clipped_surrogate(
   """Per-token PPO surrogate, as a loss (Schulman et al. 2017, Eq. 7).
 
   Both log-probs are of the same sampled tokens at the same temperature;
-  `sampler_logp_NBW` comes from the parameters that sampled and gets no
-  gradient. An upper bound above the lower one is DAPO's clip-higher.
+  `sampler_logp_NBW` is of the parameters that sampled and gets no gradient.
+  An upper bound above the lower one is DAPO's clip-higher.
   """
   ratio_NBW = jnp.exp(logp_NBW - jax.lax.stop_gradient(sampler_logp_NBW))
   clipped_NBW = jnp.clip(ratio_NBW, 1 - clip_low, 1 + clip_high)

@@ -104,7 +104,8 @@ class RewardConfig:
       for comparison (see similarity.difflib_ratio).
     check: "step" wants exactly one think block and then the action; "solution"
       allows think blocks anywhere and only wants a complete output; "auto" is
-      "solution" for "answer" and a domain's verdict, else "step".
+      "solution" for "answer", and where a domain's function or your own judges
+      whole solutions, else "step".
     broken_format_reward: the reward where the check "step" fails (paper,
       section 3.3: -1). An output that fails "solution" is simply wrong: 0.
   """

@@ -35,20 +35,24 @@ def resolve_reward(
   domains: Mapping[str, Domain],
   stage: str,
 ) -> RewardConfig:
-  """Replaces the reward function "domain" by the one that the domain names.
+  """Says what function a stage's reward is, and what it wants of the format.
 
   Args:
-    reward: a stage's reward config; returned unchanged if it names a function
-      itself.
-    task: "step" takes the domain's reward, "solve" its verdict.
+    reward: a stage's reward config.
+    task: for the function "domain", "step" takes the domain's reward and
+      "solve" its verdict.
     domains: the domains of the data, by name.
     stage: the stage's section in the config, for the error message.
 
   Raises:
     ValueError: the domains name different rewards.
   """
+  check = reward.check
+  is_own = reward.function == "domain" or ":" in reward.function
+  if task == "solve" and check == "auto" and is_own:
+    check = "solution"
   if reward.function != "domain":
-    return reward
+    return dataclasses.replace(reward, check=check)
   named: dict[str, list[str]] = {}
   for name, domain in domains.items():
     function = domain.reward if task == "step" else domain.verdict
@@ -60,9 +64,6 @@ def resolve_reward(
       f"c.{stage}.reward.function to the one that is meant"
     )
   [function] = named
-  check = reward.check
-  if task == "solve" and check == "auto":
-    check = "solution"
   return dataclasses.replace(reward, function=function, check=check)
 
 

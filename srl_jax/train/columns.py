@@ -36,7 +36,7 @@ _MORE_OF_ALL = (
     "tokens/s",
     "tokens sampled (sft: trained on) per second of the update step",
   ),
-  ("programs", "-", "1", "programs that this process has compiled so far"),
+  ("programs", "-", "1", "programs of training that are compiled so far"),
   (
     "suite_NAME",
     "mean",

@@ -46,7 +46,6 @@ class NothingLeftError(RuntimeError):
 class PiecewiseUpdate:
   """Samples, scores, filters and updates, with the host in between."""
 
-
   def __init__(self, pieces: Pieces):
     self.pieces = pieces
     self.pool = Pool()

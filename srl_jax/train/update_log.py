@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import re
 import time
 from typing import NamedTuple
 
@@ -15,6 +17,9 @@ from srl_jax.reductions import reduce_metrics
 from srl_jax.train.profile import Profile
 from srl_jax.train.stage import Dispatched, Stage
 from srl_jax.update.updater import compiled_count
+
+# Names of metrics that there are for each depth, in the metrics only.
+_OF_DEPTH = re.compile(r"_step_\d+$")
 
 
 class _Pending(NamedTuple):
@@ -51,6 +56,10 @@ class UpdateLog:
     self._clock = concurrent.futures.ThreadPoolExecutor(1)
 
   def close(self) -> None:
+    """Writes the last update step, which may say why the next one failed."""
+    # If the devices have failed, the run ends by their error already.
+    with contextlib.suppress(RuntimeError):
+      self._finish()
     self._clock.shutdown()
 
   def add(self, update_step: int, dispatched: Dispatched, start_s: float):
@@ -60,9 +69,18 @@ class UpdateLog:
     self._pending = _Pending(update_step, dispatched, start_s, end_s)
 
   def flush(self) -> None:
-    """Waits for the last update step and writes it."""
+    """Waits for the last update step, writes it, and looks whether it is well.
+
+    Raises:
+      RuntimeError: it is not; see `Stage.check`.
+    """
+    if values := self._finish():
+      self._stage.check(values)
+
+  def _finish(self) -> dict[str, float]:
+    """Waits for the last update step and writes it; returns its metrics."""
     if self._pending is None:
-      return
+      return {}
     pending, self._pending = self._pending, None
     stage = self._stage
     values = _update_values(pending, self._last_end_s)
@@ -72,16 +90,16 @@ class UpdateLog:
     )
     done = pending.update_step + 1
     self._profile.finished(done)
-    # First, so that the row of a step that is refused says why.
+    # Before it is looked at, so that the row of one that is refused says why.
     self._write(pending.update_step, values)
-    stage.check(values)
     if done % self._every == 0:
       self._console.show(done, values)
+    return values
 
   def measured(self, update_step: int, values: dict[str, float]) -> None:
     """Writes and says what was measured after an update step."""
     self._write(update_step, values)
-    shown = {k: v for k, v in values.items() if "step_" not in k}
+    shown = {k: v for k, v in values.items() if not _OF_DEPTH.search(k)}
     texts = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in shown.items()]
     of = f"{update_step + 1}/{self._stage.config.update_steps}"
     progress.say("  ".join([f"{self._stage.name} {of}", *texts]))

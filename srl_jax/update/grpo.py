@@ -26,6 +26,8 @@ from srl_jax.rollout.decode import Policy, trunk_positions
 from srl_jax.types import Array, Ratio
 from srl_jax.update.batch import LossFn, MicroBatch
 
+_CAP = 2.0
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
@@ -35,7 +37,8 @@ class LossConfig:
     surrogate: "clipped" (PPO), "dual_clipped" (bounded for negative
       advantages too), "truncated" importance weights, or "imitation" of the
       samples that are better than their group's mean.
-    clip_low: the ratio is clipped below at 1 - clip_low.
+    clip_low: the ratio of policy and sampler is clipped below at 1 - clip_low.
+      Of tokens that the parameters of the update have drawn, it is 1.
     clip_high: the ratio is clipped above at 1 + clip_high; a value larger
       than clip_low is DAPO's clip-higher.
     dual_clip: upper bound of the ratio of a "dual_clipped" token with a
@@ -59,7 +62,7 @@ class LossConfig:
   clip_low: float = 0.2
   clip_high: float = 0.2
   dual_clip: float = 3.0
-  importance_cap: float = 2.0
+  importance_cap: float = _CAP
   aggregation: Literal["sequence_mean", "token_mean", "fixed_divisor"] = (
     "sequence_mean"
   )
@@ -84,6 +87,12 @@ class LossConfig:
       raise ValueError(
         f"dual_clip={self.dual_clip} is not above 1 + clip_high="
         f"{1 + self.clip_high:g}; set it to a larger ratio, for example 3"
+      )
+    if self.surrogate != "truncated" and self.importance_cap != _CAP:
+      raise ValueError(
+        f"importance_cap={self.importance_cap} has no effect with surrogate="
+        f"{self.surrogate!r}; leave it at {_CAP}, or set surrogate to "
+        "'truncated'"
       )
     if self.aggregation != "fixed_divisor" and self.divisor_tokens:
       raise ValueError(
@@ -112,7 +121,7 @@ class GrpoMetrics:
     "1",
     "share of tokens with advantage < 0 and a ratio above dual_clip",
   )
-  ratio_max: Array = metric("max", "1", "largest policy/sampler ratio")
+  ratio_max: Array = metric("max", "1", "largest ratio in the surrogate")
   kl_reference: Ratio = metric("ratio", "nats", "k3 KL to the reference")
   logp_gap: Ratio = metric(
     "ratio", "nats", "mean |sampler - trainer log-prob| of fresh tokens"
@@ -216,7 +225,13 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
     only_counted = lambda x: jnp.where(is_counted_NBW, x, 0.0)  # noqa: E731
     scores = logps(params, batch)
     logp_NBW = only_counted(scores.logp)
-    loss_NBW = surrogate(logp_NBW, batch.sampler_logp_NBW, batch.advantage_NBW)
+    old_NBW = batch.sampler_logp_NBW
+    if config.surrogate in ("clipped", "dual_clipped"):
+      # Fresh tokens were drawn by these very parameters. Where the sampler has
+      # rounded otherwise, the clip would take their gradient away.
+      fresh_NBW = jax.lax.stop_gradient(logp_NBW)
+      old_NBW = jnp.where(batch.is_fresh_NBW, fresh_NBW, old_NBW)
+    loss_NBW = surrogate(logp_NBW, old_NBW, batch.advantage_NBW)
     kl_NBW = jnp.zeros_like(loss_NBW)
     if config.kl_coefficient:
       reference_NBW = logps(reference, batch).logp
@@ -224,7 +239,7 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
       loss_NBW = loss_NBW + config.kl_coefficient * kl_NBW
     loss = aggregate(loss_NBW, batch, config)
     metrics = _grpo_metrics(
-      loss, batch, logp_NBW, scores.entropy, kl_NBW, config
+      loss, batch, logp_NBW, old_NBW, scores.entropy, kl_NBW, config
     )
     return loss, jax.lax.stop_gradient(metrics)
 
@@ -257,16 +272,16 @@ def _positions_used(batch: MicroBatch) -> Ratio:
   return Ratio(tokens.astype(jnp.float32), jnp.float32(positions))
 
 
-def _grpo_metrics(loss, batch, logp_NBW, entropy_NBW, kl_NBW, config):
+def _grpo_metrics(loss, batch, logp_NBW, old_NBW, entropy_NBW, kl_NBW, config):
   is_counted_NBW = batch.completion_tokens_NBW > 0
   is_fresh_NBW = is_counted_NBW & batch.is_fresh_NBW
-  gap_NBW = logp_NBW - batch.sampler_logp_NBW
-  ratio_NBW = jnp.exp(gap_NBW)
+  ratio_NBW = jnp.exp(logp_NBW - old_NBW)
   is_outside_NBW = (ratio_NBW < 1 - config.clip_low) | (
     ratio_NBW > 1 + config.clip_high
   )
   is_bounded_NBW = (ratio_NBW > config.dual_clip) & (batch.advantage_NBW < 0)
-  fresh_gap_NBW = jnp.where(is_fresh_NBW, jnp.abs(gap_NBW), 0.0)
+  gap_NBW = jnp.abs(logp_NBW - batch.sampler_logp_NBW)
+  fresh_gap_NBW = jnp.where(is_fresh_NBW, gap_NBW, 0.0)
   return GrpoMetrics(
     loss=loss,
     entropy=losses.token_mean(entropy_NBW, is_counted_NBW),

@@ -45,7 +45,24 @@ def test_built_in_domains_have_the_papers_reward_and_compare_answers():
 
 def test_a_reward_that_the_config_names_stays():
   config = RewardConfig(function="levenshtein")
-  assert resolve_reward(config, "step", {"toy": TOY}, "srl") is config
+  for task in ("step", "solve"):
+    assert resolve_reward(config, task, {"toy": TOY}, "srl") == config
+
+
+@pytest.mark.parametrize(
+  ("task", "check", "wanted"),
+  [
+    ("solve", "auto", "solution"),
+    ("solve", "step", "step"),
+    ("step", "auto", "auto"),
+  ],
+)
+def test_a_verdict_of_ones_own_wants_the_format_of_solutions(
+  task, check, wanted
+):
+  own = RewardConfig(function="mine.rewards:verdict", check=check)
+  found = resolve_reward(own, task, {"toy": TOY}, "rlvr")
+  assert (found.function, found.check) == (own.function, wanted)
 
 
 def test_domains_of_different_rewards_are_an_error():

@@ -30,6 +30,22 @@ def test_no_second_counts_twice(start_s, last_end_s, seconds):
   assert found["rollout_tokens_per_s"] == 15
 
 
+def test_the_row_before_an_error_is_not_lost(runs, tmp_path):
+  def fail():
+    raise ValueError("no data any more")
+
+  with pytest.raises(ValueError, match="no data any more"):
+    runs.run(
+      tmp_path,
+      "sft",
+      sft__validate_every=0,
+      data__test_size=0,
+      events={("sft", 3): fail},
+    )
+  lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+  assert sum("sft/loss" in line for line in lines) == 3
+
+
 @pytest.mark.parametrize("stage", ["sft", "srl"])
 def test_steps_take_as_long_as_the_clock_says(runs, tmp_path, stage):
   begin_s = {}

@@ -97,10 +97,16 @@ def test_aggregations_weigh_tokens_as_their_equations_say(config, weights):
   assert not gradient[1:].any()
 
 
+def stale(batch):
+  """The batch as if parameters of an earlier update step had sampled it."""
+  return batch._replace(is_fresh_NK=np.zeros_like(batch.is_fresh_NK))
+
+
 def off_policy(ratio):
   """Both samples drew token 1, now `ratio` times as likely in the policy."""
   sampler_logp = np.log(0.3 / ratio)
-  return groups([[[[1], [1]]]], [[[1.0, 0.0]]], sampler_logp=sampler_logp)
+  batch = groups([[[[1], [1]]]], [[[1.0, 0.0]]], sampler_logp=sampler_logp)
+  return stale(batch)
 
 
 @pytest.mark.parametrize(
@@ -127,9 +133,25 @@ def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
   np.testing.assert_allclose(metrics["ratio_max"], ratio, **CLOSE)
   is_outside = not 1 - config.clip_low < ratio < 1 + config.clip_high
   assert metrics["clipped_share"] == is_outside
-  np.testing.assert_allclose(
-    metrics["logp_gap_max"], abs(np.log(ratio)), **CLOSE
-  )
+
+
+@pytest.mark.parametrize("surrogate", ["clipped", "dual_clipped"])
+def test_rounding_of_the_sampler_clips_no_fresh_token(surrogate):
+  # Beyond the interval on both sides, with an advantage that would be clipped.
+  batch = groups([[[[1], [2]]]], [[[1.0, 0.0]]])
+  batch.branches.sampler_logp_NRC[...] = np.log([0.3 / 1.5, 0.2 / 0.5])[
+    None, :, None
+  ]
+  config = LossConfig(surrogate=surrogate)
+  _, gradient, metrics = value_and_gradient(batch, config)
+  want = -((np.eye(V)[1] - P) - (np.eye(V)[2] - P)) / 2
+  np.testing.assert_allclose(gradient[0], want, **CLOSE)
+  assert metrics["ratio_max"] == 1 and metrics["clipped_share"] == 0
+  # That the two differ is told.
+  np.testing.assert_allclose(metrics["logp_gap_max"], np.log(2), **CLOSE)
+  # The clip acts where others have sampled.
+  _, gradient, metrics = value_and_gradient(stale(batch), config)
+  assert not gradient.any() and metrics["clipped_share"] == 1
 
 
 def test_the_importance_cap_is_the_configured_one():
@@ -144,8 +166,7 @@ def test_the_importance_cap_is_the_configured_one():
 
 
 def test_the_log_prob_gap_is_of_fresh_groups_only():
-  batch = off_policy(1.5)._replace(is_fresh_NK=np.array([[False]]))
-  _, _, metrics = value_and_gradient(batch)
+  _, _, metrics = value_and_gradient(off_policy(1.5))
   assert metrics["logp_gap_max"] == 0
   assert np.isnan(metrics["logp_gap"])
   np.testing.assert_allclose(metrics["ratio_max"], 1.5, **CLOSE)
@@ -154,7 +175,7 @@ def test_the_log_prob_gap_is_of_fresh_groups_only():
 def test_temperature_is_the_one_that_the_tokens_were_drawn_at():
   # Temperature 1/2 squares probabilities: they are 16, 9, 4 and 1 of 30.
   batch = groups([[[[1], [2]]]], [[[1.0, 0.0]]], sampler_logp=np.log(0.3))
-  _, gradient, metrics = value_and_gradient(batch, temperature=0.5)
+  _, gradient, metrics = value_and_gradient(stale(batch), temperature=0.5)
   np.testing.assert_allclose(metrics["ratio_max"], 1.0, **CLOSE)
   # The second sample's ratio is 4/30 over 9/30, and its advantage is negative:
   # it is clipped. d logp / d logit is also divided by the temperature.

@@ -162,7 +162,8 @@ def test_a_second_pass_over_a_batch_is_clipped():
   updater, state = start(LossConfig(), OptimConfig(learning_rate=1.0))
   state, [first], _ = updater.update(state, [ONE_TOKEN], 0)
   once = table_of(state)
-  state, [second], step = updater.update(state, [ONE_TOKEN], 1)
+  again = ONE_TOKEN._replace(is_fresh_NBW=ONE_TOKEN.is_fresh_NBW & False)
+  state, [second], step = updater.update(state, [again], 1)
   first, second = (reductions.reduce_metrics([m]) for m in (first, second))
   assert first["clipped_share"] == 0
   np.testing.assert_allclose(first["ratio_max"], 1.0, **CLOSE)
