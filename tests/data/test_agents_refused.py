@@ -25,6 +25,10 @@ def broken(**changes):
   return record
 
 
+BOTH = (
+  "<function=execute_bash>\n<parameter=cmd>ls</parameter>\n"
+  "<parameter=command>ls</parameter>\n</function>"
+)
 FIRST_CALL = "trajectory[2].tool_calls[0]"
 BROKEN = [
   ("text", "(record)", "is no object"),
@@ -66,6 +70,16 @@ BROKEN = [
     broken(arguments={"command": "a</parameter></function>"}),
     "trajectory[2]",
     "'bash' hold the tags of this grammar",
+  ),
+  (
+    broken(arguments={"command": "ls", "cmd": "ls"}),
+    "trajectory[2]",
+    "the parameter 'command' is given 2 times",
+  ),
+  (
+    chat("Fix it.", "Look.", "?", BOTH),
+    "messages[3]",
+    "the parameter 'command' is given 2 times",
   ),
   (
     agents.atif() | {"schema_version": "ATIF-v2.0"},

@@ -77,6 +77,19 @@ SHELL = [
       ),
     ),
   ),
+  # As argparse reads it.
+  (
+    "str_replace_editor str_replace /p --old_str=\"a=1\" --new_str ''",
+    Action(
+      "str_replace_editor",
+      (
+        ("command", "str_replace"),
+        ("path", "/p"),
+        ("old_str", "a=1"),
+        ("new_str", ""),
+      ),
+    ),
+  ),
   # The shell of the agent got these as they are, and complained.
   *(
     (line, bash(line))
@@ -85,6 +98,9 @@ SHELL = [
       "str_replace_editor view /a.py 1 20",
       "str_replace_editor view /a.py --view_range 1",
       "str_replace_editor view /a.py --view_range a b",
+      "str_replace_editor view /a.py --view_range=1 20",
+      "str_replace_editor view /a.py -- x",
+      "str_replace_editor view /a.py '--a b' x",
       "str_replace_editor view /a.py --x 1 --x 2",
       "str_replace_editor create /a.py --file_text 'open",
     )

@@ -151,10 +151,13 @@ class _Acts:
     agents = [m.text for m in messages if m.role == "agent" and not m.actions]
     read = foreign.spelling_of(agents)
     for message in messages:
-      if message.role == "agent":
-        self._act(message, read)
-      else:
+      if message.role != "agent":
         self._answer(message)
+        continue
+      try:
+        self._act(message, read)
+      except ActionError as error:
+        raise RecordError(message.where, str(error)) from None
     self._end(messages[0].where)
 
   def _act(

@@ -94,33 +94,27 @@ def from_shell(command: str) -> Action:
   if command.startswith("str_replace_editor "):
     try:
       parameters = _flags(shlex.split(command)[1:])
-    except ValueError:
-      parameters = None  # The shell could not read it either.
-    if parameters is not None:
       return Action("str_replace_editor", parameters)
+    except ValueError:
+      pass  # The tool could not read it either.
   return Action("bash", (("command", command),))
 
 
-def _flags(words: Sequence[str]) -> tuple[tuple[str, str], ...] | None:
-  """Reads `view /a.py --view_range 1 20`; None if it is of another form."""
-  if len(words) < 2:
-    return None
-  parameters = {"command": words[0], "path": words[1]}
-  rest = list(words[2:])
+def _flags(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
+  """Reads `view /a.py --view_range 1 20`; ValueError for another form."""
+  command, path, *rest = words
+  parameters = [("command", command), ("path", path)]
   while rest:
-    flag = rest.pop(0)
-    if not flag.startswith("--") or not rest or flag[2:] in parameters:
-      return None
-    value = rest.pop(0)
+    flag, equals, value = rest.pop(0).partition("=")
+    if not flag.startswith("--") or (equals and flag == "--view_range"):
+      raise ValueError(f"{flag!r} is no flag, or takes two values")
     if flag == "--view_range":
-      if not rest:
-        return None
-      try:
-        value = json.dumps([int(value), int(rest.pop(0))])
-      except ValueError:
-        return None
-    parameters[flag[2:]] = value
-  return tuple(parameters.items())
+      first, last, *rest = rest
+      value = json.dumps([int(first), int(last)])
+    elif not equals:
+      value, *rest = rest
+    parameters.append((flag[2:], value))
+  return tuple(parameters)
 
 
 def spelling_of(texts: Iterable[str]) -> Callable[[str], Spelled]:
