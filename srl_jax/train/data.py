@@ -127,7 +127,11 @@ def build_split(
   trunk_config: TrunkConfig,
   split: str,
 ) -> list[Trunk]:
-  """Tokenises a split; an error says why when nothing is left."""
+  """Tokenises a split and says which branch points are dropped, and why.
+
+  Raises:
+    ValueError: nothing is left.
+  """
   trunks, report = build_trunks(
     trajectories, run.template, run.tokenizer, trunk_config
   )
@@ -138,6 +142,16 @@ def build_split(
       f"trajectories; dropped: {reasons}); raise max_trunk_tokens or "
       f"max_target_tokens, or set c.data.{split}_size"
     )
+  every = report.points + sum(map(len, report.drops.values()))
+  for reason, names in report.drops.items():
+    line = (
+      f"{split}: {len(names):,} of {every:,} branch points are dropped:"
+      f" {reason}; the first is {names[0]}"
+    )
+    # Stages share splits, and the test split is measured at many moments.
+    if jax.process_index() == 0 and line not in run.said:
+      print(line, flush=True)
+    run.said.add(line)
   return trunks
 
 

@@ -61,6 +61,7 @@ class Run:
     recorder: keeps rollouts for people to look at; None keeps none.
     trackers: show metrics and samples to people.
     profile: which update steps are profiled.
+    said: lines about the data that were printed, and are not said again.
   """
 
   seed: int
@@ -83,6 +84,7 @@ class Run:
   recorder: Recorder | None = None
   trackers: Trackers = dataclasses.field(default_factory=Trackers)
   profile: ProfileConfig = ProfileConfig()
+  said: set[str] = dataclasses.field(default_factory=set)
   _samplers: dict[tuple[SamplingConfig, Task], Sampler] = dataclasses.field(
     default_factory=dict
   )
