@@ -14,7 +14,8 @@ those libraries do. Files are not opened here, but for state.json.
 
 Agents leave a folder with a file for each trajectory (`single_files_of`):
 SWE-agent's are NAME/NAME.traj, mini-swe-agent's NAME/NAME.traj.json and
-Harbor's NAME/agent/trajectory.json.
+Harbor's NAME/agent/trajectory.json. Of these only folders such as train or
+test_2 name a split, for words also stand in names of tasks.
 """
 
 from __future__ import annotations
@@ -81,14 +82,8 @@ def parts_of(folder: pathlib.Path) -> tuple[list[Part], tuple[str, ...]]:
   if not files:
     raise ValueError(_no_files(folder))
   found = [_found(file, folder) for file in _without_caches(files)]
-  warnings: tuple[str, ...] = ()
-  unnamed = [f.part.path for f in found if not f.part.split]
-  if 0 < len(unnamed) < len(found):
-    warnings = (
-      f"not read, because the names of other files in {folder} say train,"
-      f" valid, test or pretrain: {_names(unnamed, folder)}",
-    )
-    found = [f for f in found if f.part.split]
+  parts, warnings = _of_splits([f.part for f in found], folder)
+  found = [f for f in found if f.part.split or not warnings]
   for split in dict.fromkeys(f.part.split for f in found):
     same = [f for f in found if f.part.split == split]
     for one in same[1:]:
@@ -99,20 +94,68 @@ def parts_of(folder: pathlib.Path) -> tuple[list[Part], tuple[str, ...]]:
           f" {_names([same[0].part.path, one.part.path], folder)}; give the"
           " folder or file of the one you mean, or move the other away"
         )
-  return [f.part for f in found], warnings
+  return parts, warnings
 
 
-def single_files_of(folder: pathlib.Path) -> list[Part]:
-  """Returns the files of single trajectories in a folder, without splits.
+def single_files_of(
+  folder: pathlib.Path,
+) -> tuple[list[Part], tuple[str, ...]]:
+  """Returns the files of single trajectories, and warnings about the others.
 
   They are in the order of their names; none if there are no such files.
   """
-  files = [
+  data = [
     file
     for file in sorted(storage.list_files(folder), key=_order)
-    if _SINGLE.fullmatch(file.name) and _is_data(file, folder)
+    if _is_data(file, folder)
   ]
-  return [Part(file, "", _single_name(file, folder)) for file in files]
+  files = [file for file in data if _SINGLE.fullmatch(file.name)]
+  beside = [
+    file
+    for file in data
+    if _FORM.search(file.name) and not _SINGLE.fullmatch(file.name)
+  ]
+  parts, warnings = _of_splits(
+    [
+      Part(file, _split_around(file, folder), _single_name(file, folder))
+      for file in files
+    ],
+    folder,
+  )
+  if parts and beside:
+    warnings += (
+      f"not read, because {folder} holds single trajectories such as"
+      f" {files[0].name}: {_names(beside, folder)}; to read them, give the file"
+      " or a folder of their own",
+    )
+  return parts, warnings
+
+
+def _split_around(file: pathlib.Path, folder: pathlib.Path) -> str:
+  """The split of a single trajectory, after the nearest folder such as train.
+
+  Names that say something else too do not count: they are of tasks, such as
+  pytest-dev__pytest-5227.
+  """
+  for name in reversed(file.relative_to(folder).parts[:-1]):
+    words = [word for word in re.split(r"[^a-z]+", name.lower()) if word]
+    if len(words) == 1 and words[0] in SPLIT_OF_WORD:
+      return SPLIT_OF_WORD[words[0]]
+  return ""
+
+
+def _of_splits(
+  parts: list[Part], folder: pathlib.Path
+) -> tuple[list[Part], tuple[str, ...]]:
+  """Leaves out, with a warning, what is of no split where other files are."""
+  unnamed = [part.path for part in parts if not part.split]
+  if not 0 < len(unnamed) < len(parts):
+    return parts, ()
+  warning = (
+    f"not read, because the names of other files in {folder} say train,"
+    f" valid, test or pretrain: {_names(unnamed, folder)}"
+  )
+  return [part for part in parts if part.split], (warning,)
 
 
 def _single_name(file: pathlib.Path, folder: pathlib.Path) -> str:
@@ -209,7 +252,8 @@ def _no_files(folder: pathlib.Path) -> str:
       f"{folder} holds a TFDS dataset; set data.format=tfds to read it (the"
       " command srl_jax.data.prepare writes such folders)"
     )
-  if singles := single_files_of(folder):
+  singles, _ = single_files_of(folder)
+  if singles:
     return (
       f"{folder} holds trajectories of agents such as {singles[0].path.name};"
       " set data.format=agents to read them"

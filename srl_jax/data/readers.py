@@ -262,8 +262,10 @@ def _parts(
   """Returns the files to read, and warnings about others."""
   if not path.is_dir():
     return [folders.Part(path, "", path.stem)], ()
-  if form == "agents" and (files := folders.single_files_of(path)):
-    return files, ()
+  if form == "agents":
+    files, warnings = folders.single_files_of(path)
+    if files:
+      return files, warnings
   return folders.parts_of(path)
 
 

@@ -166,7 +166,7 @@ def _of_path(name: str) -> tuple[list[Episode], list[Reject]]:
     )
   parts = [folders.Part(path, "", path.stem)]
   if path.is_dir():
-    parts = folders.single_files_of(path) or folders.parts_of(path)[0]
+    parts = folders.single_files_of(path)[0] or folders.parts_of(path)[0]
   episodes, rejects, place_of = [], [], {}
   for part in parts:
     read, refused = read_file(

@@ -218,3 +218,33 @@ def test_every_run_of_agents_in_a_folder_is_read(tmp_path):
   one = tmp_path / "run1/a__b-1/a__b-1.traj"
   [alone] = load_trajectories(DataConfig("agents", str(one))).trajectories
   assert alone.steps == report.trajectories[0].steps
+
+
+def write_runs(folder, names):
+  """Writes the same run of an agent under several names."""
+  for name in names:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(agents.traj()), "utf-8")
+
+
+def test_runs_of_agents_in_folders_of_splits_are_of_these(tmp_path):
+  # The names of tasks are no names of splits.
+  names = ["train/a/a.traj", "train/pytest-dev__pytest-1/agent/trajectory.json"]
+  write_runs(tmp_path, [*names, "test/pytest-dev__pytest-2/train.traj"])
+  write_runs(tmp_path, ["d/d.traj"])
+  report = load_trajectories(DataConfig("agents", str(tmp_path)))
+  sizes = {k: len(v) for k, v in report.splits.items() if v}
+  assert sizes == {"train": 2, "test": 1}
+  [warning] = [x for x in report.warnings if "not read" in x]
+  assert warning.endswith("d/d.traj")
+
+
+def test_files_beside_runs_of_agents_are_named(tmp_path):
+  write_runs(tmp_path, ["a/a.traj"])
+  write(tmp_path / "old.jsonl", records(0, 2))
+  (tmp_path / "preds.json").write_text("{}", "utf-8")
+  report = load_trajectories(DataConfig("agents", str(tmp_path)))
+  assert len(report.trajectories) == 1
+  [warning] = report.warnings
+  assert "old.jsonl, preds.json" in warning and "a.traj" in warning

@@ -23,11 +23,11 @@ def test_a_run_says_once_which_branch_points_are_dropped_and_why(capsys):
   )
   of_three = sums(3, "a")
   data = [of_three, dataclasses.replace(sums(2, "bb"), id="other")]
-  # Problems of 12 and 13 tokens, then 10 tokens for each step.
-  config = TrunkConfig(max_trunk_tokens=22)
+  # Contexts of 11, 18 and 28 tokens, and of 12 and 19.
+  config = TrunkConfig(max_trunk_tokens=18)
   for split in ("train", "train", "valid"):
     assert len(build_split(run, data, config, split)) == 2
-  reason = "context over max_trunk_tokens=22"
+  reason = "context over max_trunk_tokens=18"
   assert capsys.readouterr().out.splitlines() == [
     f"{split}: 2 of 5 branch points are dropped: {reason}; the first is"
     f" {of_three.id}/step/2"
