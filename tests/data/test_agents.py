@@ -105,43 +105,6 @@ def test_what_is_done_before_the_submission_is_a_step_of_its_own():
   ]
 
 
-def test_an_action_is_no_thought_however_it_is_spelled_beside_its_command():
-  """As domains/software/agent.py writes runs of the dialect swe-smith."""
-  record = chat("Fix it.", f"I look.\n{LS}", "a.py", LS)
-  record["messages"][1]["extra"] = {"actions": [{"command": "ls"}]}
-  steps = parse(record, "f-1").steps
-  assert [s.thought for s in steps] == ["I look.", None]
-  assert [s.text for s in steps] == [LS, LS]
-
-
-def test_an_action_that_was_refused_is_no_step():
-  refused = "<function=foo>\n</function>"
-  record = chat("Fix it.", refused, "There is no foo.", LS, "a.py", LS)
-  record["messages"][2]["extra"] = {"interrupt_type": "FormatError"}
-  assert [s.text for s in parse(record, "f-1").steps] == [LS, LS]
-
-
-def test_calls_of_two_messages_are_answered_by_their_ids():
-  def call(number):
-    function = {"name": "bash", "arguments": json.dumps({"command": "ls"})}
-    return {
-      "role": "assistant",
-      "content": None,
-      "tool_calls": [
-        {"id": f"c{number}", "type": "function", "function": function}
-      ],
-    }
-
-  def answer(number):
-    text = f"answer {number}"
-    return {"role": "tool", "tool_call_id": f"c{number}", "content": text}
-
-  user = {"role": "user", "content": "Fix it."}
-  record = {"messages": [user, call(0), call(1), answer(0), answer(1), call(2)]}
-  observed = [s.observation for s in parse(record, "f-1").steps]
-  assert observed == ["answer 0", "answer 1", None]
-
-
 @pytest.mark.parametrize(
   ("value", "solved"),
   [
@@ -181,37 +144,6 @@ def test_a_submission_that_nobody_decided_is_left_out():
     assert trajectory.metadata == {"cut_off": "Exit due to cost limit"}
   own = parse(chat("Fix it.", LS, "a.py", f"So: {written}"), "f-1")
   assert len(own.steps) == 2
-
-
-def test_notes_to_oneself_join_the_next_thought():
-  def call(number, name, **arguments):
-    function = {"name": name, "arguments": arguments}
-    return {"id": f"c{number}", "function": function}
-
-  messages = [
-    {"role": "user", "content": "Fix it."},
-    {"role": "assistant", "tool_calls": [call(0, "think", thought="Hm.")]},
-    {"role": "tool", "content": "Logged.", "tool_call_id": "c0"},
-    {"role": "assistant", "content": "Well."},
-    {
-      "role": "assistant",
-      "content": "Now.",
-      "tool_calls": [
-        call(1, "think", thought="Or not?"),
-        call(2, "bash", command="ls"),
-        call(3, "bash", command="pwd"),
-      ],
-    },
-    {"role": "tool", "content": "/", "tool_call_id": "c3"},
-    {"role": "tool", "content": "Logged.", "tool_call_id": "c1"},
-    {"role": "tool", "content": "a.py", "tool_call_id": "c2"},
-  ]
-  trajectory = parse({"messages": messages}, "f-1")
-  assert trajectory.steps == (
-    Step(LS, observation="a.py", thought="Hm.\n\nNow.\n\nOr not?"),
-    Step(LS.replace("ls", "pwd"), observation="/"),
-  )
-  assert trajectory.metadata == {"turns_without_action": "1"}
 
 
 def test_a_thought_keeps_no_tags_that_templates_write():

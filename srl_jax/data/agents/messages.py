@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from srl_jax.data.agents.values import with_line_feeds
 from srl_jax.data.schema import check_characters
 from srl_jax.domains.software import foreign
 from srl_jax.domains.software.actions import Action, ActionError, render
@@ -92,9 +93,7 @@ def to_trajectory(
       "are none of an agent; roles are system, user, assistant, tool",
     )
   asked = "\n\n".join(m.text for m in messages[:begin])
-  problem = issue_of(
-    _with_line_feeds(asked if asked.strip() else facts.problem)
-  )
+  problem = issue_of(with_line_feeds(asked if asked.strip() else facts.problem))
   check_characters(problem, "problem")
   acts = _Acts(messages[begin:])
   metadata = {
@@ -131,6 +130,8 @@ class _Act:
   answers: list[str] = dataclasses.field(default_factory=list)
 
 
+# Parameters in which tools take what the agent says, and what is no action.
+_SAID_BY = {"finish": "message", "think": "thought"}
 _CUT_OFF = re.compile(r"\s*(Exit due to [a-z ]+?)\s*")
 # What SWE-smith writes instead of such a message.
 _WRITTEN_FOR_IT = (
@@ -146,24 +147,27 @@ class _Acts:
     self.cut_off = ""
     self.empty_turns = 0
     self._acts: list[_Act] = []
-    self._latest: list[_Act] = []  # Whose answers may come next.
+    self._turn: list[_Act] = []  # The latest message's calls, notes included.
+    self._without_id: list[str] = []  # What was answered to them.
     self._notes: list[str] = []
+    messages = [m._replace(text=with_line_feeds(m.text)) for m in messages]
     agents = [m.text for m in messages if m.role == "agent" and not m.actions]
     read = foreign.spelling_of(agents)
     for message in messages:
       if message.role != "agent":
         self._answer(message)
         continue
+      self._end_turn()
       try:
         self._act(message, read)
       except ActionError as error:
         raise RecordError(message.where, str(error)) from None
+    self._end_turn()
     self._end(messages[0].where)
 
   def _act(
     self, message: Message, read: Callable[[str], foreign.Spelled]
   ) -> None:
-    self._latest = []
     text, actions = message.text, message.actions
     if not actions:
       text, actions = read(message.text)
@@ -173,23 +177,17 @@ class _Acts:
       self.cut_off = match[1]
       return
     thoughts = [*self._notes, message.reasoning, text]
-    acts = []
     ids = message.call_ids or ("",) * len(actions)
+    if len(set(ids)) < len(ids):
+      ids = ("",) * len(ids)  # They do not tell the calls apart.
     for action, call_id in zip(actions, ids, strict=True):
-      if action.name == "think":
-        thoughts.append(action.values.get("thought", ""))
-        continue
-      if action.name == "finish":
-        thoughts.append(action.values.get("message", ""))
-      acts.append(
-        _Act(
-          foreign.canonical(action),
-          "",
-          message.where,
-          call_id,
-          message.is_target,
-        )
+      said = _SAID_BY.get(action.name, "")
+      thoughts.append(action.values.get(said, ""))
+      action = foreign.canonical(action)
+      self._turn.append(
+        _Act(action, "", message.where, call_id, message.is_target)
       )
+    acts = [act for act in self._turn if act.action.name != "think"]
     if not acts:
       # Notes wait for the next action; words without any are left out.
       if actions:
@@ -200,23 +198,36 @@ class _Acts:
     self._notes = []
     acts[0].thought = thought_of(thoughts)
     self._acts += acts
-    self._latest = acts
 
   def _answer(self, message: Message) -> None:
-    named = [act for act in self._latest if act.call_id in message.answers]
+    text = observation_of(message.text)
+    ids = set(message.answers) - {""}
+    named = [act for act in self._turn if act.call_id in ids]
     if not named:
       # Calls of several messages may be answered after the last of them.
       named = [
-        act
-        for act in self._acts
-        if act.call_id and act.call_id in message.answers and not act.answers
+        act for act in self._acts if act.call_id in ids and not act.answers
       ][-1:]
-    if not named and self._latest:
-      if message.answers and self._latest[-1].call_id:
-        return  # It answers a note.
-      named = self._latest[-1:]
     for act in named:
-      act.answers.append(observation_of(message.text))
+      act.answers.append(text)
+    if not named and not (ids and any(act.call_id for act in self._turn)):
+      self._without_id.append(text)
+
+  def _end_turn(self) -> None:
+    """Gives answers without ids to the calls, in their order.
+
+    All are the last action's if there are fewer of them than calls, and so is
+    what is left over.
+    """
+    left = self._without_id
+    calls = [act for act in self._turn if not act.answers]
+    if len(calls) <= len(left):
+      for act in calls:
+        act.answers.append(left.pop(0))
+    acts = [act for act in self._turn if act.action.name != "think"]
+    if acts:
+      acts[-1].answers += left
+    self._turn, self._without_id = [], []
 
   def _end(self, where: str) -> None:
     last = self._acts[-1] if self._acts else None
@@ -274,7 +285,7 @@ def thought_of(parts: Iterable[str]) -> str:
   """
   cleaned = (_THINK_TAGS.sub("\n\n", part).strip() for part in parts)
   bare = (_LABEL.sub("", part) for part in cleaned)
-  return _with_line_feeds("\n\n".join(filter(None, bare)))
+  return with_line_feeds("\n\n".join(filter(None, bare)))
 
 
 _OBSERVATION = re.compile(
@@ -292,12 +303,8 @@ def observation_of(text: str) -> str:
   Line ends become line feeds, and halves of surrogate pairs, which no
   tokenizer can read, U+FFFD.
   """
-  text = _OBSERVATION.sub("", _with_line_feeds(text))
+  text = _OBSERVATION.sub("", with_line_feeds(text))
   return _SURROGATE.sub("\ufffd", text)
-
-
-def _with_line_feeds(text: str) -> str:
-  return text.replace("\r\n", "\n")
 
 
 # How others mark the issue in the first message, and where the code is.

@@ -35,6 +35,7 @@ from srl_jax.data.agents.values import (
   object_at,
   offered_tools,
   text_at,
+  with_line_feeds,
 )
 from srl_jax.domains.software import foreign
 from srl_jax.domains.software.actions import Action, find
@@ -148,15 +149,19 @@ def _chat(
       )
     extra = object_at(item, "extra")
     known = _ROLES[role.lower()]
-    if extra.get("interrupt_type") == "FormatError" and messages:
-      # What the agent wrote before was refused and not run.
-      if messages[-1].role == "agent":
-        messages.pop()
-      continue
-    # Demonstrations come before the task; interrupts answer what is not here.
-    if known is None or item.get("is_demo") or extra.get("interrupt_type"):
+    # Demonstrations come before the task.
+    if known is None or item.get("is_demo"):
       continue
     text = content_of(item, where)
+    interrupt = extra.get("interrupt_type")
+    is_refusal = interrupt == "FormatError" or (
+      known == "user" and text.startswith(foreign.REFUSED)
+    )
+    if is_refusal and messages and messages[-1].role == "agent":
+      # What the agent wrote before was not run.
+      messages[-1] = Message("agent", "", messages[-1].where)
+    if is_refusal or interrupt:  # Interrupts answer what is not here.
+      continue
     if known == "agent":
       messages.append(_agent(item, extra, text, where, tools))
     else:
@@ -221,8 +226,8 @@ def _log(items: Sequence[dict[str, Any]], name: str) -> list[Message]:
     messages = _chat(asked[:1], f"{name}[0].query", frozenset())
   for number, item in enumerate(items):
     where = f"{name}[{number}]"
-    action = text_at(item, "action")
-    found = tuple(one.action for one in find(action))
+    action = with_line_feeds(text_at(item, "action"))
+    found = tuple(one.action for one in find(action))[:1]
     if not found and (line := _flattened(action)) is not None:
       found = (line,)
     thought = text_at(item, "thought", "response")

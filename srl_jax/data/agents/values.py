@@ -20,6 +20,11 @@ def text_at(record: Mapping[str, Any], *names: str) -> str:
   return next((v for v in values if isinstance(v, str) and v.strip()), "")
 
 
+def with_line_feeds(text: str) -> str:
+  """Returns a text whose lines end in line feeds alone."""
+  return text.replace("\r\n", "\n")
+
+
 def object_at(record: Any, name: str) -> dict[str, Any]:
   """Returns the object in a field; an empty one if there is none."""
   value = record.get(name) if isinstance(record, dict) else None

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Actions as other agents write them, read into the form of actions.py.
 
-  spelling   an action in the text of a message    used by
-  function   <function=NAME>..</function>          SWE-smith, OpenHands
-  command    <command>ls</command>                 SWE-agent 0.7
-  fence      the last block between lines of ```   SWE-agent, mini-swe-agent
+  spelling   an action in the text of a message      used by
+  function   the first <function=NAME>..</function>  SWE-smith, R2E-Gym
+  command    the last <command>ls</command>          SWE-agent 0.7
+  fence      the last block between lines of ```     SWE-agent, mini-swe-agent
 
-An agent keeps to one spelling, so that a block of code in its thoughts is no
-action. Tools that do the same under other names get one name (`canonical`).
+Where a text spells several, the agents named here ran that one. One keeps to
+one spelling, so that a block of code in its thoughts is no action, and neither
+is what stands in a think block.
+
+Tools that do the same under other names get one name (`canonical`).
 """
 
 from __future__ import annotations
@@ -117,6 +120,10 @@ def _flags(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
   return tuple(parameters)
 
 
+# How mini-swe-agent answers texts with several actions or none; it ran nothing.
+REFUSED = "Please always provide EXACTLY ONE action"
+
+
 def spelling_of(texts: Iterable[str]) -> Callable[[str], Spelled]:
   """Returns how the actions in an agent's messages are read.
 
@@ -132,17 +139,17 @@ def _function(text: str) -> Spelled:
   found = list(find(text))
   for one in reversed(found):
     text = text[: one.start] + text[one.end :]
-  return Spelled(text, tuple(one.action for one in found))
+  return Spelled(text, tuple(one.action for one in found[:1]))
 
 
 def _command(text: str) -> Spelled:
   actions = [from_shell(match[2]) for match in _COMMAND.finditer(text)]
-  return Spelled(_COMMAND.sub("", text), tuple(actions))
+  return Spelled(_COMMAND.sub("", text), tuple(actions[-1:]))
 
 
 def without_commands(text: str) -> str:
   """Returns a text without the actions that it spells, in whatever form."""
-  for read in (_function, _command, _fence):
+  for read in _SPELLINGS:
     spelled = read(text)
     if spelled.actions:
       return spelled.text
@@ -169,4 +176,18 @@ def _fence(text: str) -> Spelled:
   return Spelled(rest, (from_shell(command),) if command.strip() else ())
 
 
-_SPELLINGS = (_function, _command, _fence)
+def _after_thought(read: Callable[[str], Spelled]) -> Callable[[str], Spelled]:
+  """Reads what follows the think block in which a text begins."""
+
+  def read_after(text: str) -> Spelled:
+    thought, tag, rest = text.partition("</think>")
+    spelled = read(rest)
+    # Some prompts open the block. Without, the tag may be part of an action.
+    if tag and (spelled.actions or thought.lstrip().startswith("<think>")):
+      return Spelled(thought + tag + spelled.text, spelled.actions)
+    return read(text)
+
+  return read_after
+
+
+_SPELLINGS = tuple(map(_after_thought, (_function, _command, _fence)))
