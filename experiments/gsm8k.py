@@ -9,6 +9,9 @@ model of this size solves next to none of them.
   python -m srl_jax.main --config=experiments/gsm8k.py \
     --config.data.path=PATH/gsm8k_train.jsonl
 
+The hub's folder has a test split of its own: with its path, also give
+--config.data.test_size=0.
+
 Presets: small (default; 35 minutes on one core).
 """
 

@@ -20,7 +20,7 @@ from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.joining import join_steps
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import Outcomes, check_used, select
-from srl_jax.data.splits import SPLITS, shared_problems, split_by_problem
+from srl_jax.data.splits import SPLITS, deal_missing, shared_problems
 from srl_jax.domains import DOMAINS, Domain, find_domain, lookup, registers
 from srl_jax.domains.drawn import draw_splits
 from srl_jax.trajectory import Trajectory
@@ -87,7 +87,8 @@ class DataConfig:
       solution (the paper's ablation of how dense rewards are). Not for steps
       that an environment answers, nor for data that are prepared already.
     train_size: number of trajectories to train on; 0 for all that the other
-      splits leave.
+      splits leave. The other sizes are for splits that the data lack, and are
+      taken from their split "train".
     valid_size: number of trajectories held out to choose checkpoints and
       settings with.
     test_size: number of trajectories held out for the final number.
@@ -230,12 +231,9 @@ def _load(config: DataConfig) -> LoadReport:
     parts, warnings = _parts(path, config.format)
     splits, rejects = _read_parts(parts, config, outcomes)
   splits, left_out = _chosen(splits, config, outcomes)
-  if config.format != "tfds" and splits.keys() <= {"", "train"}:
-    [trajectories] = splits.values()
-    splits = split_by_problem(trajectories, sizes)
-  else:
-    _check_own_splits(path, sizes)
-    warnings = (*warnings, *shared_problems(splits))
+  own = {name or "train": split for name, split in splits.items()}
+  splits = deal_missing(own, sizes, path)
+  warnings = (*warnings, *shared_problems(splits))
   every = {name: splits.get(name, []) for name in SPLITS}
   return LoadReport(every, tuple(rejects), warnings, left_out)
 
@@ -292,14 +290,6 @@ def _chosen(
       " data.resolved_only=False, or change data.target_tools"
     )
   return chosen, left_out
-
-
-def _check_own_splits(path: pathlib.Path, sizes: Mapping[str, int]) -> None:
-  if any(sizes.values()):
-    raise ValueError(
-      f"{path} is prepared data with splits of its own; leave data.*_size"
-      f" at 0 (got {sizes}) or prepare it again with other sizes"
-    )
 
 
 def _read_parts(

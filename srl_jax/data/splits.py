@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deals trajectories to splits, so that copies of a problem stay together."""
+"""Deals trajectories to splits, so that those of a problem stay together.
+
+A problem may be told in several ways: trajectories that name the same task in
+their metadata are of one problem, and so are those with the same text.
+"""
 
 from __future__ import annotations
 
 import bisect
 import hashlib
 import itertools
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
 from srl_jax.trajectory import Trajectory
@@ -14,10 +19,46 @@ SPLITS = ("train", "valid", "test", "pretrain")
 _DEALT = ("test", "valid", "pretrain", "train")  # In this order.
 
 
+def deal_missing(
+  own: Mapping[str, Sequence[Trajectory]],
+  sizes: Mapping[str, int],
+  path: pathlib.Path,
+) -> dict[str, Sequence[Trajectory]]:
+  """Deals the splits that data have a size for, but not, from their "train".
+
+  Args:
+    own: the splits that the data come in.
+    sizes: as for `split_by_problem`.
+    path: where the data come from, for messages.
+
+  Raises:
+    ValueError: there is nothing to deal from, too little, or the data have a
+      split already that they are to deal.
+  """
+  own = {name: split for name, split in own.items() if split}
+  asked = [name for name in SPLITS if sizes.get(name)]
+  for name in asked:
+    if name in own and name != "train":
+      raise ValueError(
+        f"{path} has a split {name!r} of its own, of {len(own[name]):,}"
+        f" trajectories, and data.{name}_size={sizes[name]} asks for another;"
+        f" set data.{name}_size=0"
+      )
+  if not asked:
+    return own
+  if "train" not in own:
+    raise ValueError(
+      f"{path} has no split 'train' to take others from; set"
+      f" {' and '.join(f'data.{name}_size=0' for name in asked)}"
+    )
+  dealt = split_by_problem(own["train"], sizes)
+  return {**own, **{name: split for name, split in dealt.items() if split}}
+
+
 def split_by_problem(
   trajectories: Sequence[Trajectory], sizes: Mapping[str, int]
 ) -> dict[str, list[Trajectory]]:
-  """Splits trajectories by a hash of the problem, ignoring case and spacing.
+  """Splits trajectories by a hash of the problem.
 
   Problems are dealt in the order of their hashes: first to "test", then to
   "valid", "pretrain" and "train", each until it has its size. With size 0,
@@ -28,8 +69,8 @@ def split_by_problem(
     ValueError: there are too few trajectories for these sizes.
   """
   groups: dict[bytes, list[int]] = {}
-  for index, trajectory in enumerate(trajectories):
-    groups.setdefault(_key(trajectory), []).append(index)
+  for index, key in enumerate(_keys(trajectories)):
+    groups.setdefault(key, []).append(index)
   queue = sorted(groups)
   counts = [len(groups[key]) for key in queue]
   ends = _ends(counts, sizes)
@@ -93,11 +134,9 @@ def shared_problems(
 
   "pretrain" and "train" may: both are trained on.
   """
-  ids = {
-    name: {_key(trajectory): trajectory.id for trajectory in splits[name]}
-    for name in SPLITS
-    if splits.get(name)
-  }
+  names = [name for name in SPLITS if splits.get(name)]
+  keys = iter(_keys([x for name in names for x in splits[name]]))
+  ids = {name: {next(keys): x.id for x in splits[name]} for name in names}
   for a, b in itertools.combinations(ids, 2):
     common = ids[a].keys() & ids[b].keys()
     if common and {a, b} != {"train", "pretrain"}:
@@ -110,7 +149,26 @@ def shared_problems(
       )
 
 
-def _key(trajectory: Trajectory) -> bytes:
-  """A hash of the problem, ignoring case and spacing."""
-  text = " ".join(trajectory.problem.casefold().split())
+def _keys(trajectories: Sequence[Trajectory]) -> list[bytes]:
+  """A hash of each trajectory's problem; the least of all ways to tell it."""
+  same: dict[bytes, bytes] = {}  # A text's hash -> a lower one, or itself.
+  of_task: dict[str, bytes] = {}
+
+  def least(key: bytes) -> bytes:
+    while same.setdefault(key, key) != key:
+      key = same[key]
+    return key
+
+  texts = [_hash(trajectory.problem) for trajectory in trajectories]
+  for text, trajectory in zip(texts, trajectories, strict=True):
+    task = trajectory.metadata.get("task")
+    if task:
+      keys = least(text), least(of_task.setdefault(task, text))
+      same[max(keys)] = min(keys)
+  return [least(text) for text in texts]
+
+
+def _hash(problem: str) -> bytes:
+  """A hash of a text, ignoring case and spacing."""
+  text = " ".join(problem.casefold().split())
   return hashlib.blake2b(text.encode("utf-8"), digest_size=16).digest()

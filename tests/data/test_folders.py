@@ -88,8 +88,11 @@ def test_names_of_files_and_folders_say_the_splits(tmp_path, names):
   report = load(tmp_path)
   assert numbers(report) == {"test": [0, 1], "train": [2, 3, 4, 5]}
   assert len({t.id for t in report.trajectories}) == 6
-  with pytest.raises(ValueError, match=r"splits of its own; leave data.\*_siz"):
-    load(tmp_path, valid_size=1)
+  dealt = load(tmp_path, valid_size=1, train_size=2).splits
+  assert [len(dealt[x]) for x in ("train", "valid", "test")] == [2, 1, 2]
+  words = r"'test' of its own, .* data.test_size=1 .* set data.test_size=0"
+  with pytest.raises(ValueError, match=words):
+    load(tmp_path, test_size=1)
 
 
 def test_a_dataset_saved_to_disk_is_read_without_its_caches(tmp_path):
@@ -130,6 +133,14 @@ def test_a_folder_of_train_only_can_be_split(tmp_path):
   write(tmp_path / "train.parquet", records(0, 6))
   assert numbers(load(tmp_path)) == {"train": [0, 1, 2, 3, 4, 5]}
   assert len(numbers(load(tmp_path, valid_size=2))["valid"]) == 2
+
+
+def test_a_folder_without_train_cannot_be_split(tmp_path):
+  write(tmp_path / "test.jsonl", records(0, 6))
+  assert numbers(load(tmp_path)) == {"test": [0, 1, 2, 3, 4, 5]}
+  words = r"no split 'train' to take others from; set data.valid_size=0"
+  with pytest.raises(ValueError, match=words):
+    load(tmp_path, valid_size=2)
 
 
 def test_an_id_is_taken_in_all_shards_of_a_split(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Good records are read, bad ones named, and splits share no problem."""
 
+import collections
 import dataclasses
 import json
 import re
@@ -9,7 +10,7 @@ import pytest
 
 from srl_jax.data import records, schema
 from srl_jax.data.readers import DataConfig, load_trajectories
-from srl_jax.data.splits import split_by_problem
+from srl_jax.data.splits import shared_problems, split_by_problem
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.trajectory import Step
 
@@ -252,8 +253,29 @@ def test_a_folder_of_jsonl_keeps_its_splits(tmp_path):
     "test": [AGENT],
     "pretrain": [],
   }
-  with pytest.raises(ValueError, match=r"splits of its own; leave data.\*_siz"):
-    load_trajectories(DataConfig("jsonl", str(tmp_path), valid_size=1))
+
+
+def test_copies_and_other_wordings_of_a_task_land_in_one_split():
+  def one(number, problem, **metadata):
+    return dataclasses.replace(
+      sums(1), id=str(number), problem=problem, metadata=metadata
+    )
+
+  # The issue of each task is told in two ways, and one of them without its id.
+  data = [
+    one(3 * k + i, f"issue {k}{'!' * (i == 1)}", **task)
+    for k in range(20)
+    for i, task in enumerate(({"task": f"t{k}"}, {"task": f"t{k}"}, {}))
+  ]
+  splits = split_by_problem(data, {"valid": 15, "test": 15})
+  assert not list(shared_problems(splits))
+  for split in splits.values():
+    of_task = collections.Counter(int(t.id) // 3 for t in split)
+    assert set(of_task.values()) <= {3}
+  assert [len(splits[x]) for x in ("train", "valid", "test")] == [30, 15, 15]
+  # What is known of the tasks of other splits counts too.
+  splits = {"train": [data[0]], "valid": [data[2]], "test": [data[1]]}
+  assert len(list(shared_problems(splits))) == 3
 
 
 def test_splits_of_ones_own_that_share_problems_are_told(tmp_path):
