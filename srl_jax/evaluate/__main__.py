@@ -374,12 +374,13 @@ def _write(
 def _contamination(
   args: argparse.Namespace, suites: Mapping[str, Sequence[Any]]
 ) -> str:
-  """Which problems stand in the training data; "" if nobody asked."""
+  """Which problems stand in what is trained on; "" if nobody asked."""
   if not args.train_data:
     return ""
   with progress.task(f"looking for the problems in {args.train_data}"):
     config = DataConfig(args.train_format or "jsonl", args.train_data)
-    trajectories = readers.load_trajectories(config).trajectories
+    splits = readers.load_trajectories(config).splits
+    trajectories = [*splits["train"], *splits["pretrain"]]
     return tables.contamination_markdown(
       {
         suite: contamination(problems, trajectories)

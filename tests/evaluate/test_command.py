@@ -195,14 +195,15 @@ def test_two_evaluations_are_compared_problem_by_problem(
 
 def test_problems_in_the_training_data_are_named(command, folder, exam):
   problem = json.loads(exam.read_text().splitlines()[3])["problem"]
-  data = folder / "train.jsonl"
-  data.write_text(
-    "".join(
+  data = folder / "data"
+  data.mkdir()
+  held_out = json.loads(exam.read_text().splitlines()[4])["problem"]
+  for split, texts in (("train", ["another", problem]), ("test", [held_out])):
+    lines = (
       json.dumps({"id": f"t{i}", "problem": text, "steps": [{"text": "1"}]})
-      + "\n"
-      for i, text in enumerate(["another", problem])
+      for i, text in enumerate(texts)
     )
-  )
+    (data / f"{split}.jsonl").write_text("\n".join(lines))
   out = folder / "contaminated"
   command(
     *(f"--suites={exam}", "--samples=0", f"--out={out}"),
