@@ -149,11 +149,12 @@ def _renamed(trunk: Trunk) -> Trunk:
 
 
 def _fingerprint(trunks: Sequence[Trunk]) -> int:
-  """crc32 of all tokens and point ids, to tell whether data have changed."""
+  """crc32 of what is learnt from trunks, to tell whether data have changed."""
   crc = 0
   for trunk in trunks:
     crc = zlib.crc32(trunk.tokens, crc)
     for point in trunk.points:
       crc = zlib.crc32(point.target_tokens, crc)
+      crc = zlib.crc32(point.target.encode("utf-8"), crc)
       crc = zlib.crc32(point.point_id.to_bytes(4, "little"), crc)
   return crc

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A seed gives one stream, for any number of processes and restarts."""
 
+import dataclasses
 import itertools
 import json
 
@@ -79,6 +80,11 @@ def test_restored_stream_goes_on_bit_for_bit():
     assert_equal(next(stream), next(restored))
 
 
+def with_target(trunk, target):
+  points = [dataclasses.replace(p, target=target) for p in trunk.points]
+  return dataclasses.replace(trunk, points=tuple(points))
+
+
 @pytest.mark.parametrize(
   ("other", "name"),
   [
@@ -87,6 +93,8 @@ def test_restored_stream_goes_on_bit_for_bit():
     ({"batch_size": 2}, "batch_size"),
     ({"trunks": TRUNKS[1:]}, "trunks"),
     ({"trunks": TRUNKS[::-1]}, "trunks_crc32"),
+    # What rewards compare with, as reference answers.
+    ({"trunks": [*TRUNKS[:-1], with_target(TRUNKS[-1], "8")]}, "trunks_crc32"),
   ],
 )
 def test_state_of_another_stream_is_refused(other, name):
