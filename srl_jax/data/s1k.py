@@ -25,12 +25,14 @@ import textwrap
 from typing import Any
 
 from srl_jax.data import markdown
-from srl_jax.data.schema import get
+from srl_jax.data.schema import bare_thought, get
 from srl_jax.rewards.answers import last_boxed
+from srl_jax.rewards.format import THINK_TAG
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 _FIELD = "deepseek_attempt"
 _REASONING = "deepseek_thinking_trajectory"
+_THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 # The colon may be inside or outside of the bold title.
 _HEAD = re.compile(
   r"([ \t]*)([0-9]{1,9})([.)])[ \t]+\*\*(?!\s)(.+?)\*\*[ \t]*:?[ \t]*(.*)"
@@ -45,6 +47,8 @@ def parse(
   With `reasoning`, what DeepSeek-R1 thought before it wrote the solution is the
   thought before the first step (the paper's "R1 reasoning").
 
+  A think block in which the attempt begins is left out.
+
   The answer is the first of these that exists: the last \\boxed{} of
   `solution`; a `solution` of one short line; the last \\boxed{} of an attempt
   that was graded right; None.
@@ -55,7 +59,7 @@ def parse(
   """
   if not isinstance(record, dict):
     raise RecordError("(record)", "is no object; write one per line")
-  attempt = get(record, _FIELD, str, required=True)
+  attempt = _without_thought(get(record, _FIELD, str, required=True))
   solution = (get(record, "solution", str) or "").strip()
   grade = get(record, "deepseek_grade", str) or ""
   right = grade.strip().lower() == "yes"
@@ -67,6 +71,7 @@ def parse(
   steps = split_steps(attempt)
   if reasoning:
     thought = get(record, _REASONING, str, required=True).strip()
+    thought = bare_thought(thought, _REASONING)
     steps = (dataclasses.replace(steps[0], thought=thought), *steps[1:])
   metadata = {"source_type": get(record, "source_type", str), "grade": grade}
   return Trajectory(
@@ -77,6 +82,18 @@ def parse(
     answer=answer,
     metadata={name: value for name, value in metadata.items() if value},
   )
+
+
+def _without_thought(attempt: str) -> str:
+  """What a teacher wrote after the think block in which its answer begins."""
+  attempt = _THOUGHT.sub("", attempt, count=1)
+  if tag := THINK_TAG.search(attempt):
+    raise RecordError(
+      _FIELD,
+      f"has a {tag[0]} that is no part of a block at its start; leave thoughts"
+      " out",
+    )
+  return attempt
 
 
 def _boxed(text: str) -> str | None:

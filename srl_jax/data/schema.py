@@ -191,21 +191,23 @@ def _step(value: Any, where: str) -> Step:
     title=title,
     # "" means that the environment answered nothing; None, that there is none.
     observation=get(value, "observation", str, where=where),
-    thought=_thought(value, where),
+    thought=bare_thought(
+      get(value, "thought", str, where=where) or "", f"{where}.thought"
+    ),
     is_target=get(value, "is_target", bool, where=where) is not False,
   )
 
 
-def _thought(value: dict, where: str) -> str | None:
-  """A thought without the tags around it, which teachers write."""
-  text = get(value, "thought", str, where=where) or ""
+def bare_thought(text: str, path: str) -> str | None:
+  """Returns a thought without the tags around it, which teachers write.
+
+  None for a blank one. Raises RecordError if there are tags inside of it.
+  """
   bare = text.strip()
   if bare.startswith(THINK_OPEN) and bare.endswith(THINK_CLOSE):
     text = bare.removeprefix(THINK_OPEN).removesuffix(THINK_CLOSE).strip("\n")
   if THINK_TAG.search(text):
-    raise RecordError(
-      f"{where}.thought", "holds a think tag; leave the tags out"
-    )
+    raise RecordError(path, "holds a think tag; leave the tags out")
   return text if text.strip() else None
 
 

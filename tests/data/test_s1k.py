@@ -235,6 +235,9 @@ RECORD = {
   "deepseek_attempt": "Intro.\n1. **Count**: so \\boxed{7}",
   "deepseek_grade": "Yes",
 }
+THOUGHT = (
+  f"\n<think>1. **Guess** \\boxed{{8}}</think>\n\n{RECORD['deepseek_attempt']}"
+)
 
 
 @pytest.mark.parametrize(
@@ -246,12 +249,15 @@ RECORD = {
     ({"solution": "x" * 41}, "7"),
     ({"solution": "x" * 41, "deepseek_grade": "No"}, None),
     ({"solution": None}, "7"),
+    # A teacher's own thought is no part of its answer.
+    ({"solution": None, "deepseek_attempt": THOUGHT}, "7"),
   ],
 )
 def test_the_answer_comes_from_the_best_source(change, answer):
   trajectory = s1k.parse({**RECORD, **change}, "s-1")
   assert trajectory.answer == answer
-  assert trajectory.steps[0].title == "Count"
+  [step] = trajectory.steps
+  assert step == Step("Intro.\n\nso \\boxed{7}", title="Count")
 
 
 def test_columns_become_fields():
@@ -268,18 +274,19 @@ def test_reasoning_is_thought_before_the_first_step(tmp_path):
   path = tmp_path / "s.jsonl"
   two = "1. **Count** a\n2. **Sum** b"
   record = RECORD | {"deepseek_attempt": two}
-  thinking = {"deepseek_thinking_trajectory": " Hmm.\nSo 7. \n"}
-  lines = [record, record | thinking]
+  thoughts = (" Hmm.\nSo 7. \n", "<think>\nHmm.\n</think>", "a</think>b")
+  lines = [record]
+  lines += [record | {"deepseek_thinking_trajectory": x} for x in thoughts]
   path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
   config = DataConfig("s1k", str(path), reasoning_thoughts=True)
   report = load_trajectories(config)
-  [trajectory] = report.trajectories
-  assert [s.thought for s in trajectory.steps] == ["Hmm.\nSo 7.", None]
+  found = [[s.thought for s in t.steps] for t in report.trajectories]
+  assert found == [["Hmm.\nSo 7.", None], ["Hmm.", None]]
   fields = [(r.line, r.field) for r in report.rejects]
-  assert fields == [(1, "deepseek_thinking_trajectory")]
+  assert fields == [(n, "deepseek_thinking_trajectory") for n in (1, 4)]
   # Nobody reads it unless it is asked for.
   others = load_trajectories(DataConfig("s1k", str(path))).trajectories
-  assert [s.thought for t in others for s in t.steps] == [None] * 4
+  assert [s.thought for t in others for s in t.steps] == [None] * 8
 
 
 @pytest.mark.parametrize(
@@ -288,6 +295,9 @@ def test_reasoning_is_thought_before_the_first_step(tmp_path):
     ({"deepseek_attempt": None}, "deepseek_attempt"),
     ({"deepseek_attempt": ["1."]}, "deepseek_attempt"),
     ({"deepseek_attempt": "plain"}, "deepseek_attempt"),
+    ({"deepseek_attempt": "<think>1. **A**: a"}, "deepseek_attempt"),
+    ({"deepseek_attempt": "1. **A**: <think>a</think>"}, "deepseek_attempt"),
+    ({"deepseek_attempt": "1. **<think>** a"}, "deepseek_attempt"),
     ({"question": None}, "question"),
     ({"question": 3}, "question"),
     ({"question": ""}, "question"),
