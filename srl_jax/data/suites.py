@@ -180,6 +180,9 @@ def read_problems(
 def _problem(
   suite: Suite, record: Mapping[str, Any], where: str, number: str
 ) -> Problem:
+  # Some write Problem; where both are there, the name in small letters counts.
+  names = sorted(record, key=lambda name: name == name.lower())
+  record = {name.lower(): record[name] for name in names}
   for field, other in suite.foreign:
     if record.get(field) is not None:
       raise ValueError(
@@ -192,7 +195,8 @@ def _problem(
   if not isinstance(text, str) or not text.strip():
     raise ValueError(
       f"{where}: no question in the field {' or '.join(suite.problem)} (it has "
-      f"{', '.join(record) or 'no fields'})"
+      f"{', '.join(record) or 'no fields'}); rename the one with it to "
+      f"{suite.problem[0]}"
     )
   identity = _first(record, suite.id)
   return Problem(
@@ -224,7 +228,8 @@ def _reference(suite: Suite, record: Mapping[str, Any], where: str) -> str:
   names = " or ".join(field for field, _ in suite.references)
   raise ValueError(
     f"{where}: no reference answer in the field {names} (it has "
-    f"{', '.join(record)}); a suite without answers cannot be judged"
+    f"{', '.join(record)}), and without answers nothing can be judged; rename "
+    f"the field that has it to {suite.references[0][0]}"
   )
 
 
@@ -257,13 +262,16 @@ def _read(value: Any, reading: Reading) -> str | None:
     return (bare if _NUMBER.fullmatch(bare) else answer) if mark else None
   text = _plain(value)
   if reading == "integer":
-    text = text.strip().strip("$").replace(",", "")
+    text = (last_boxed(text) or text).strip().strip("$").replace(",", "")
+    text = _DEGREES.sub("", text)
     whole = _WHOLE.fullmatch(text)
     return str(int(whole[1])) if whole else None
-  return hash_mark(text) or text
+  # A whole solution, or the answer alone.
+  return hash_mark(text) or last_boxed(text) or text
 
 
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
+_DEGREES = re.compile(r"\^(?:\\circ|\{\\circ\})\s*$")
 _WHOLE = re.compile(r"([-+]?\d+)(?:\.0*)?")
 
 

@@ -13,9 +13,9 @@ from typing import Literal
 from srl_jax.trajectory import Step, Trajectory
 
 # How a field of a record gives the reference answer: "text" as it stands, or
-# after #### if its last line has that; "integer" as a whole number, which may
-# be written 27.0, "025" or "1,000"; "boxed" in its last box; "marked" after
-# its last ####.
+# after #### if its last line has that, or in its last box; "integer" as a whole
+# number, which may be written 27.0, "025", "1,000", in a box or with a degree
+# sign; "boxed" in its last box; "marked" after its last ####.
 Reading = Literal["text", "integer", "boxed", "marked"]
 
 
@@ -62,7 +62,7 @@ class Suite:
   """A set of problems: where its file is, and what the records hold.
 
   Of the names of fields that a file may have, the first that a record has is
-  read.
+  read, in small letters or not.
 
   Attributes:
     name: name on the command line and in tables.

@@ -63,6 +63,11 @@ def test_every_format_gives_the_same_problems(tmp_path, form):
     (AIME24, {"problem": "?", "answer": 25}, "25"),
     (AIME24, {"problem": "?", "answer": "025"}, "25"),
     (AMC23, {"problem": "?", "answer": "$3,159$"}, "3159"),
+    (AIME24, {"problem": "?", "answer": "$336^\\circ$"}, "336"),
+    (AIME24, {"problem": "?", "answer": "336^{\\circ}"}, "336"),
+    (AIME24, {"problem": "?", "answer": "\\boxed{204}"}, "204"),
+    (AIME24, {"ID": "2024-I-1", "Problem": "?", "Answer": 33}, "33"),
+    (AIME24, {"Problem": "", "problem": "?", "Answer": 1, "answer": 2}, "2"),
     (AIME24, {"problem": "?", "solution": "\\boxed{007}"}, "007"),
     (MINERVA, {"problem": "?", "solution": BOXED, "idx": 0}, "\\frac{3}{4}"),
     (MINERVA, {"question": "?", "answer": "1.6"}, "1.6"),
@@ -115,10 +120,18 @@ GOOD = {"id": 1, "problem": "?", "answer": "1"}
   [
     (AIME24, [], "holds no problems; the suite is AIME 2024 I and II"),
     (AIME24, [GOOD, GOOD], "record 2: the id '1' is taken by record 1"),
-    (AIME24, [{"id": 1, "problem": "?"}], "no reference answer in .*answer"),
+    (
+      AIME24,
+      [{"id": 1, "problem": "?"}],
+      "no reference answer in .* to answer",
+    ),
     (AIME24, [GOOD | {"answer": "3/4"}], "'answer' is no whole number"),
     (AIME24, [GOOD | {"problem": " "}], "no question in the field problem or"),
-    (AIME24, [{"prompt": "?"}], r"no question .*\(it has prompt\)"),
+    (
+      AIME24,
+      [{"Prompt": "?"}],
+      r"no question .*\(it has prompt\); rename the one with it to problem",
+    ),
     (AIME24, [7], "record 1: is no object"),
     (MINERVA, [GOOD | {"level": "Level 5"}], "'level' is one of MATH"),
     (MINERVA, [{"problem": "?", "solution": "1"}], r"has no \\boxed"),
@@ -151,7 +164,11 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
 def test_names_paths_and_own_files_are_told_apart(tmp_path):
   own = write(
     tmp_path / "exam",
-    [{"question": "?", "answer": 3.0}, {"question": "??", "answer": GSM}],
+    [
+      {"question": "?", "answer": 3.0},
+      {"question": "??", "answer": GSM},
+      {"question": "!", "answer": "1 + 2 = 3. So \\boxed{3}."},
+    ],
   )
   found = suites.parse_suites(f"aime24, amc23=/data/a.jsonl,{own}")
   assert [(suite.name, path) for suite, path in found] == [
@@ -163,6 +180,7 @@ def test_names_paths_and_own_files_are_told_apart(tmp_path):
   assert [(p.id, p.answer, p.suite) for p in problems] == [
     ("0", "3", "exam"),
     ("1", "1,024", "exam"),
+    ("2", "3", "exam"),
   ]
 
 
