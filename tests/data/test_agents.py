@@ -156,6 +156,31 @@ def test_a_thought_keeps_no_tags_that_templates_write():
   assert parse(record, "f-1").steps[0].thought == "Look.\n\nThen ls."
 
 
+def test_thoughts_and_results_in_parts_are_read():
+  result = [{"type": "text", "text": "a.py"}, {"type": "image"}]
+  messages = [
+    {"role": "user", "content": "Fix it."},
+    {
+      "role": "assistant",
+      "content": [
+        {"type": "thinking", "thinking": "Hm.", "signature": "x"},
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "text", "text": f"I look.\n{LS}"},
+      ],
+    },
+    {"role": "user", "content": [{"type": "tool_result", "content": result}]},
+    {"role": "assistant", "content": LS},
+    {"role": "user", "content": [{"type": "tool_result", "content": "b.py"}]},
+  ]
+  assert parse({"messages": messages}, "f-1").steps == (
+    Step(LS, observation="a.py\n[image left out]", thought="Hm.\n\nI look."),
+    Step(LS, observation="b.py"),
+  )
+  document = agents.atif()
+  document["steps"][3]["message"] = messages[1]["content"]
+  assert parse(document, "f-1").steps[1].thought.startswith("Hm.\n\nI look.")
+
+
 def test_an_observation_loses_its_label_and_what_no_tokenizer_reads():
   for label in (
     "OBSERVATION:\n",
@@ -206,6 +231,12 @@ ISSUES = [
   ("<github_issue>\nA </issue> b\n</github_issue>", "A </issue> b"),
   ("Solve this.\nISSUE:\nIt fails.\n\nINSTRUCTIONS:\nUse ls.", "It fails."),
   ("It writes <issue>1</issue> only.", "It writes <issue>1</issue> only."),
+  # XML of the issue itself.
+  ("It writes\n<issue>\n1\n</issue>", "It writes\n<issue>\n1\n</issue>"),
+  (
+    "ISSUE:\nIt has\n<github_issue>\n1\n</github_issue>\n\nINSTRUCTIONS:\nGo.",
+    "It has\n<github_issue>\n1\n</github_issue>",
+  ),
   (
     "ISSUE:\nIt fails.\n\nINSTRUCTIONS:\nUse ls.\n(Open file: n/a)\n"
     "(Current directory: /repo)\nbash-$",

@@ -22,6 +22,7 @@ from srl_jax.data.agents.values import (
   object_at,
   offered_tools,
   text_at,
+  thinking_of,
 )
 from srl_jax.domains.software.actions import ActionError, parse
 from srl_jax.trajectory import RecordError, Step, Trajectory
@@ -98,7 +99,8 @@ def _messages(
         "agent",
         text,
         where,
-        reasoning=text_at(step, "reasoning_content"),
+        reasoning=text_at(step, "reasoning_content")
+        or thinking_of(step.get("message")),
         actions=tuple(action for action, _ in named),
         call_ids=tuple(call_id for _, call_id in named),
         is_target=not (

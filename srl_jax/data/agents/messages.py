@@ -310,8 +310,7 @@ def observation_of(text: str) -> str:
 # How others mark the issue in the first message, and where the code is.
 _ISSUES = (
   re.compile(
-    r"^<(pr_description|issue_description|github_issue|issue)>(?P<issue>.*)"
-    r"</\1>$",
+    r"^<(pr_description|issue_description|github_issue)>(?P<issue>.*)</\1>$",
     re.DOTALL | re.MULTILINE,
   ),
   re.compile(r"\bISSUE:\n(?P<issue>.*)\n\s*INSTRUCTIONS:\n", re.DOTALL),
@@ -333,9 +332,10 @@ def issue_of(text: str) -> str:
 
   The message as a whole, if it marks no issue.
   """
-  found = next(filter(None, (p.search(text) for p in _ISSUES)), None)
-  if found is None:
+  marked = list(filter(None, (p.search(text) for p in _ISSUES)))
+  if not marked:
     return text.strip()
+  found = min(marked, key=re.Match.start)  # Others stand in the issue itself.
   issue = _LEAD.sub("", found["issue"]).strip()
   folder = next(filter(None, (p.search(text) for p in _FOLDERS)), None)
   if folder is None:

@@ -35,6 +35,7 @@ from srl_jax.data.agents.values import (
   object_at,
   offered_tools,
   text_at,
+  thinking_of,
   with_line_feeds,
 )
 from srl_jax.domains.software import foreign
@@ -200,7 +201,8 @@ def _agent(
     "agent",
     text,
     where,
-    reasoning=text_at(item, "reasoning_content", "reasoning"),
+    reasoning=text_at(item, "reasoning_content", "reasoning")
+    or thinking_of(item.get("content")),
     actions=actions,
     call_ids=ids,
     fallback=_flattened(item.get("action")),

@@ -68,6 +68,7 @@ def content_of(item: Mapping[str, Any], where: str) -> str:
   """Returns the text of a message: `content`, `text` or `value`.
 
   Parts of a list follow each other; one that is no text is named in brackets.
+  Thoughts are left out (`thinking_of`).
 
   Raises:
     RecordError: the content is neither a text nor a list of parts.
@@ -84,9 +85,23 @@ def content_of(item: Mapping[str, Any], where: str) -> str:
         f"is {_short(value)}; write a text or a list of parts",
       )
     return "\n".join(
-      _part(x, f"{where}.{name}[{i}]") for i, x in enumerate(value)
+      _part(x, f"{where}.{name}[{i}]")
+      for i, x in enumerate(value)
+      if not (isinstance(x, dict) and x.get("type") in _THINKING)
     )
   return ""
+
+
+_THINKING = ("thinking", "redacted_thinking")
+
+
+def thinking_of(content: Any) -> str:
+  """Returns what parts of the type "thinking" hold."""
+  parts = content if isinstance(content, list) else ()
+  thoughts = (
+    text_at(part, "thinking") for part in parts if isinstance(part, dict)
+  )
+  return "\n\n".join(filter(None, thoughts))
 
 
 def _part(part: Any, where: str) -> str:
@@ -98,6 +113,8 @@ def _part(part: Any, where: str) -> str:
     )
   if isinstance(part.get("text"), str):
     return part["text"]
+  if part.get("type") == "tool_result":
+    return content_of(part, where)
   return f"[{part.get('type', 'something')} left out]"
 
 
