@@ -16,7 +16,7 @@ from srl_jax.domains.software.actions import Action
 from srl_jax.domains.software.actions import parse as parse_action
 from srl_jax.testing import agents
 from srl_jax.testing.agents import chat
-from srl_jax.trajectory import Step
+from srl_jax.trajectory import RecordError, Step, Trajectory
 
 REAL = pathlib.Path(os.environ.get("SRL_JAX_SUITES", ""))
 LS = "<function=bash>\n<parameter=command>ls</parameter>\n</function>"
@@ -265,6 +265,33 @@ def test_what_is_written_as_atif_is_read_again(shape):
   trajectory = parse(getattr(agents, shape)(), "f-1")
   document = json.loads(json.dumps(to_atif(trajectory)))
   assert parse(document, "g-7") == trajectory
+
+
+def test_atif_keeps_what_is_said_in_the_words_of_other_agents():
+  """What `read` takes from the records of others is here to the letter."""
+  submit = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+  own = Trajectory(
+    "a",
+    "bugs_of_mine",
+    " ISSUE:\nIt fails.\n\nINSTRUCTIONS:\nRepair it. ",
+    (
+      Step(LS, observation="OBSERVATION:\r\na.py", thought="THOUGHT: Look. "),
+      Step(LS.replace("bash", "execute_bash"), observation=None),
+      Step(LS.replace("bash", "think"), thought="Hm.", is_target=False),
+      Step("No action.", observation=""),
+      Step(LS.replace("ls", submit)),
+    ),
+    answer="42",
+    metadata={"resolved": "maybe", "task": "", "model": "m", "note": ""},
+  )
+  document = json.loads(json.dumps(to_atif(own)))
+  assert parse(document, "f-1") == own
+  document["steps"][1]["tool_calls"] *= 2
+  with pytest.raises(RecordError, match="calls 2 tools"):
+    parse(document, "f-1")
+  del document["steps"][1:]
+  with pytest.raises(RecordError, match="hold no step of an agent"):
+    parse(document, "f-1")
 
 
 def test_atif_keeps_what_was_counted():

@@ -9,9 +9,10 @@ subagents inside of a document are not read.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srl_jax.data.agents.messages import Facts, Message, is_solved
@@ -24,7 +25,8 @@ from srl_jax.data.agents.values import (
   text_at,
   thinking_of,
 )
-from srl_jax.domains.software.actions import ActionError, parse
+from srl_jax.data.schema import check_characters
+from srl_jax.domains.software.actions import ActionError, parse, render
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
 VERSION = "ATIF-v1.8"
@@ -74,6 +76,59 @@ def read(record: Mapping[str, Any]) -> tuple[list[Message], Facts]:
       for key, value in object_at(extra, "metadata").items()
       if isinstance(value, str)
     },
+    domain=text_at(extra, "domain"),
+    answer=text_at(extra, "answer") or None,
+  )
+
+
+def as_written(
+  messages: Sequence[Message], facts: Facts, default_id: str
+) -> Trajectory:
+  """Returns the trajectory of which `to_atif` wrote a document, as it was.
+
+  Nothing is taken for the words of another agent's harness.
+
+  Raises:
+    RecordError: the document does not have the form in which it was written.
+  """
+  steps: list[Step] = []
+  for message in messages[1:]:
+    text = message.text
+    check_characters(text + message.reasoning, message.where)
+    if message.role != "agent" and steps:
+      seen = filter(None, (steps[-1].observation, text))
+      observation = "\n\n".join(seen)
+      steps[-1] = dataclasses.replace(steps[-1], observation=observation)
+      continue
+    if len(message.actions) > 1:
+      raise RecordError(
+        message.where,
+        f"calls {len(message.actions)} tools; with extra.domain, as here, a"
+        " step calls one: split it, or leave extra.domain out",
+      )
+    try:
+      text = render(message.actions[0]) if message.actions else text
+    except ActionError as error:
+      raise RecordError(message.where, str(error)) from None
+    thought = message.reasoning or None
+    steps.append(Step(text, thought=thought, is_target=message.is_target))
+  if not steps or messages[0].role != "user":
+    raise RecordError(
+      "steps", "hold no step of an agent after the user's; write it there"
+    )
+  check_characters(messages[0].text, "steps[0].message")
+  known = {
+    "task": facts.task,
+    "resolved": "" if facts.resolved is None else str(facts.resolved).lower(),
+    "model": facts.model,
+  }
+  return Trajectory(
+    facts.id or default_id,
+    facts.domain,
+    messages[0].text,
+    tuple(steps),
+    facts.answer,
+    {**facts.metadata, **{k: v for k, v in known.items() if v}},
   )
 
 
@@ -129,17 +184,19 @@ def _messages(
 def to_atif(trajectory: Trajectory) -> dict[str, Any]:
   """Returns a trajectory as an ATIF document, which `read` takes back.
 
-  Thoughts become reasoning_content. A step whose text is no action becomes the
-  message of a step without calls. Steps that are no targets are marked as
-  copied context, as the format has no other word for them.
+  Thoughts become reasoning_content; titles are lost. A step whose text is no
+  action becomes the message of a step without calls. Steps that are no targets
+  are marked as copied context, as the format has no other word for them.
   """
   metadata = dict(trajectory.metadata)
-  model = metadata.pop("model", "")
   extra: dict[str, Any] = {"domain": trajectory.domain}
-  if "resolved" in metadata:
+  if trajectory.answer is not None:
+    extra["answer"] = trajectory.answer
+  if metadata.get("resolved") in ("true", "false"):
     extra["resolved"] = metadata.pop("resolved") == "true"
-  if "task" in metadata:
+  if metadata.get("task"):
     extra["instance_id"] = metadata.pop("task")
+  model = metadata.pop("model") if metadata.get("model") else ""
   if metadata:
     extra["metadata"] = metadata
   agent = {"name": "unknown", "version": "unknown"}

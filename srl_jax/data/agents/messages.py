@@ -61,6 +61,8 @@ class Facts(NamedTuple):
     resolved: whether the tests pass in the end; None if unknown.
     model: the expert.
     metadata: other facts to keep.
+    domain: the domain, if `to_atif` wrote the record; otherwise "".
+    answer: the reference answer that it wrote.
   """
 
   id: str = ""
@@ -69,6 +71,8 @@ class Facts(NamedTuple):
   resolved: bool | None = None
   model: str = ""
   metadata: Mapping[str, str] = types.MappingProxyType({})
+  domain: str = ""
+  answer: str | None = None
 
 
 def to_trajectory(
