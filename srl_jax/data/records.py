@@ -61,8 +61,9 @@ def read_file(
   """
   prefix, place_of = prefix or path.stem, {} if place_of is None else place_of
   read = functools.partial(_read, path, parse, prefix, place_of, keep)
+  before = len(place_of)
   trajectories, rejects = read(sources.rows(path))
-  if rejects and not trajectories:
+  if rejects and len(place_of) == before:
     # No line is a record; the text may be JSON as a whole.
     whole = sources.document_rows(path)
     again = read(whole) if whole else ([], [])

@@ -12,6 +12,7 @@ from srl_jax.data.agents import to_atif
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.data.selection import check_used, select, tools_of
 from srl_jax.domains.software.actions import Action, render
+from srl_jax.testing.agents import chat
 from srl_jax.trajectory import Step, Trajectory
 
 VIEW = render(
@@ -124,6 +125,15 @@ def test_if_nothing_is_left_the_error_counts_why(tmp_path):
     match=r"runs.jsonl is left \(does not say whether it is resolved: 1; not"
     r" resolved: 1\); set data.resolved_only=False",
   ):
+    load_trajectories(config)
+
+
+def test_a_file_of_failures_is_read_and_counted_once(tmp_path):
+  path = tmp_path / "runs.jsonl"
+  line = json.dumps(chat("Fix it.", LS, resolved=False))
+  path.write_text(f"{line}\n\n{line}\n{{}}\n", "utf-8")
+  config = DataConfig("agents", str(path), resolved_only=True)
+  with pytest.raises(ValueError, match=r"left \(not resolved: 2\)"):
     load_trajectories(config)
 
 
