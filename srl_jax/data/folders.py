@@ -40,7 +40,8 @@ SPLIT_OF_WORD = {
   "pretrain": "pretrain",
 }
 _FORM = re.compile(
-  r"\.(jsonl|ndjson|json|parquet|arrow)(\.(?:gz|bz2|xz|zstd?|lz4))?$", re.I
+  r"\.(jsonl|ndjson|json|parquet|arrow|feather)(\.(?:gz|bz2|xz|zstd?|lz4))?$",
+  re.I,
 )
 # What the libraries write beside the records, and srl_jax.data.prepare.
 _BESIDE = re.compile(
@@ -260,6 +261,6 @@ def _no_files(folder: pathlib.Path) -> str:
     )
   return (
     f"{folder} holds none of train.jsonl, valid.jsonl, test.jsonl or"
-    " pretrain.jsonl, nor other files of .jsonl, .json, .parquet or .arrow;"
-    " give a file or another folder"
+    " pretrain.jsonl, nor other files of .jsonl, .json, .parquet, .arrow or"
+    " .feather; give a file or another folder"
   )

@@ -5,6 +5,7 @@ import gzip
 import json
 
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
@@ -25,6 +26,8 @@ def write(path, rows):
   schema = pa.schema({"problem": pa.string(), "steps": pa.list_(pa.string())})
   if path.suffix == ".parquet":
     pa.parquet.write_table(pa.Table.from_pylist(rows, schema), path)
+  elif path.suffix == ".feather":
+    pa.feather.write_feather(pa.Table.from_pylist(rows, schema), path)
   elif path.suffix == ".arrow":
     with pa.ipc.new_stream(str(path), schema) as writer:
       writer.write_table(pa.Table.from_pylist(rows, schema))
@@ -68,6 +71,7 @@ NAMED = {
     "train/data-00000-of-00002.arrow",
     "train/data-00001-of-00002.arrow",
   ),
+  "Feather": ("test.feather", "train-1.feather", "train-2.feather"),
   "partitions": (
     "split=test/part-0.parquet",
     "split=train/part-0.parquet",
