@@ -127,10 +127,7 @@ def main() -> None:
   except ImportError as error:
     report(problem=f"the sandbox's Python cannot import pytest: {error}")
     os._exit(0)
-  hidden = _hidden_module(request["new_modules"])
-  if hidden:
-    report(problem=f"the repair adds a module {hidden!r}; there is one already")
-    os._exit(0)
+  report(taken=_take_away(request["root"], {*request["modules"]}))
   checked = _make_checked(request["root"])
   setattr(builtins, _CHECKED, checked)
   _check_arguments_of_equal(checked)
@@ -291,16 +288,44 @@ def _check_arguments_of_equal(checked: Callable[[Any], Any]) -> None:
   unittest.TestCase.assertEqual = assert_equal
 
 
-def _hidden_module(names: list[str]) -> str:
-  """Returns the first name that is already a module without the repository."""
-  for name in names:
-    # `-I` has left the current folder out of sys.path.
-    if (
-      name in sys.builtin_module_names
-      or importlib.machinery.PathFinder.find_spec(name) is not None
-    ):
-      return name
-  return ""
+def module_of(path: str) -> str:
+  """The module that a file makes importable from a folder that has it."""
+  return path.partition("/")[0].partition(".")[0]
+
+
+def _take_away(root: str, own: set[str]) -> list[str]:
+  """Removes code by which a repair would hide a module of the environment.
+
+  Mostly it is what agents leave behind, such as code.py. Names in `own` are the
+  repository's, whatever else is called so.
+  """
+  taken = []
+  for folder in (root, f"{root}/src"):
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
+      if module_of(name) not in own and _is_known(module_of(name)):
+        taken += _remove_code(f"{folder}/{name}")
+  return [os.path.relpath(path, root) for path in taken]
+
+
+def _is_known(name: str) -> bool:
+  """Whether a module can be imported without the repository."""
+  # `-I` has left the current folder out of sys.path.
+  return name in sys.builtin_module_names or (
+    name.isidentifier()
+    and importlib.machinery.PathFinder.find_spec(name) is not None
+  )
+
+
+def _remove_code(path: str) -> list[str]:
+  """Removes a file or all files of a folder that can be imported."""
+  if os.path.isdir(path) and not os.path.islink(path):
+    entries = sorted(os.listdir(path))
+    return [x for name in entries for x in _remove_code(f"{path}/{name}")]
+  suffixes = tuple(importlib.machinery.all_suffixes())
+  if not os.path.isdir(path) and not path.endswith(suffixes):
+    return []
+  os.remove(path)
+  return [path]
 
 
 if __name__ == "__main__":

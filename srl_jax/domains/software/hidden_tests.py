@@ -16,7 +16,11 @@ import pathlib
 import secrets
 from collections.abc import Mapping
 
-from srl_jax.domains.software.examiner import CONTROLS, belongs_to_tests
+from srl_jax.domains.software.examiner import (
+  CONTROLS,
+  belongs_to_tests,
+  module_of,
+)
 from srl_jax.domains.software.launchers import (
   WORK,
   SandboxConfig,
@@ -57,7 +61,8 @@ git add --all --force
 _HIDE = "xargs --null --no-run-if-empty rm -f --"
 _CHANGED = "git diff --cached --name-status --no-renames -z HEAD"
 _TOUCHED = "git apply --numstat -z"
-_TOPS = "git ls-tree --name-only -z HEAD; git ls-tree --name-only -z HEAD:src"
+_FILES = "git ls-tree -r -z HEAD"
+_LINK = "120000"
 _REMOVE = (
   "git rm -q -f --ignore-unmatch --pathspec-from-file=- --pathspec-file-nul"
 )
@@ -74,11 +79,14 @@ class Verdict:
     problem: why nothing counts: a patch that does not apply, tests that do not
       end, cheating; "" if the outcomes count.
     log: the end of what pytest printed, for people.
+    undone: files that the repair changed and that count as they were: those
+      that belong to tests, and code that would hide another module.
   """
 
   outcomes: Mapping[str, bool]
   problem: str = ""
   log: str = ""
+  undone: tuple[str, ...] = ()
 
   @property
   def is_solved(self) -> bool:
@@ -119,9 +127,12 @@ def judge(
         if not ran.succeeded:
           problem = f"the patch does not apply: {complaint(ran)}"
           return Verdict(nothing, problem)
-      new_modules = _put_tests_back(sandbox, task)
+      ours = _files_of_tests(sandbox, task)
+      put_back = _put_tests_back(sandbox, ours)
       _write_hidden_tests(sandbox, task)
-      return _run_tests(sandbox, config, task, new_modules, wall_s)
+      modules = _modules(sandbox, ours)
+      judged = _run_tests(sandbox, config, task, modules, wall_s)
+      return dataclasses.replace(judged, undone=put_back + judged.undone)
     except SandboxError as error:
       return Verdict(nothing, str(error))
 
@@ -164,16 +175,21 @@ def _done(ran: Ran, what: str) -> bytes:
   return ran.output
 
 
-def _put_tests_back(sandbox: Sandbox, task: RepairTask) -> list[str]:
-  """Undoes what a patch did to tests; returns names of modules that it adds."""
-  listed = _done(_git(sandbox, _CHANGED), "the patch cannot be listed")
-  fields = listed.decode(errors="surrogateescape").split("\0")[:-1]
-  changed = dict(zip(fields[1::2], fields[::2], strict=True))
-  ours = {*task.test_paths, *task.hidden_paths, *dict(task.test_files)}
+def _files_of_tests(sandbox: Sandbox, task: RepairTask) -> set[str]:
+  """The files that the task itself brings or names."""
+  files = {*task.test_paths, *task.hidden_paths, *dict(task.test_files)}
   if task.test_patch:
     ran = _git(sandbox, _TOUCHED, task.test_patch.encode())
     lines = _done(ran, "the task's test_patch cannot be read").split(b"\0")
-    ours |= {line.rpartition(b"\t")[2].decode() for line in lines}
+    files |= {line.rpartition(b"\t")[2].decode() for line in lines}
+  return files
+
+
+def _put_tests_back(sandbox: Sandbox, ours: set[str]) -> tuple[str, ...]:
+  """Undoes what a patch did to tests; returns the files."""
+  listed = _done(_git(sandbox, _CHANGED), "the patch cannot be listed")
+  fields = listed.decode(errors="surrogateescape").split("\0")[:-1]
+  changed = dict(zip(fields[1::2], fields[::2], strict=True))
   tests = {x for x in changed if x in ours or belongs_to_tests(x)}
   added = {x for x in changed if changed[x] == "A"}
   for command, paths in (
@@ -183,17 +199,18 @@ def _put_tests_back(sandbox: Sandbox, task: RepairTask) -> list[str]:
     if paths:
       names = "\0".join(sorted(paths)).encode(errors="surrogateescape")
       _done(_git(sandbox, command, names), "tests cannot be put back")
-  listed = _git(sandbox, _TOPS).output.decode(errors="surrogateescape")
-  old = {x.removesuffix(".py") for x in listed.split("\0")}
-  return sorted({_module_of(x) for x in added - tests} - old - {""})
+  return tuple(sorted(tests))
 
 
-def _module_of(path: str) -> str:
-  """The module that a file makes importable from the repository's root."""
-  top, slash, _ = path.removeprefix("src/").partition("/")
-  if slash:
-    return top
-  return top.removesuffix(".py") if top.endswith(".py") else ""
+def _modules(sandbox: Sandbox, ours: set[str]) -> list[str]:
+  """Modules that the task's own code makes importable, as `module_of` says."""
+  listed = _done(_git(sandbox, _FILES), "the repository cannot be listed")
+  paths = {*ours}
+  for line in listed.decode(errors="surrogateescape").split("\0"):
+    about, _, path = line.partition("\t")
+    if about.startswith(_LINK) or path.endswith((".py", ".so")):
+      paths.add(path)
+  return sorted({module_of(path.removeprefix("src/")) for path in paths})
 
 
 def _write_hidden_tests(sandbox: Sandbox, task: RepairTask) -> None:
@@ -211,7 +228,7 @@ def _run_tests(
   sandbox: Sandbox,
   config: SandboxConfig,
   task: RepairTask,
-  new_modules: list[str],
+  modules: list[str],
   wall_s: float,
 ) -> Verdict:
   mark = secrets.token_hex(16)
@@ -219,7 +236,7 @@ def _run_tests(
     "mark": mark,
     "root": WORK,
     "files": task.test_paths,
-    "new_modules": new_modules,
+    "modules": modules,
     "arguments": task.pytest_arguments,
     "controls": f"/tmp/{secrets.token_hex(8)}",
   }
@@ -250,11 +267,13 @@ def _read_reports(
     return Verdict(nothing, problem, log)
   if not reports or "is_end" not in reports[-1]:
     return Verdict(nothing, "the tests ended before pytest did", log)
-  controls = [x for x in reports[:-1] if x["is_control"]]
+  tests = [x for x in reports if "name" in x]
+  controls = [x for x in tests if x["is_control"]]
   if len(controls) != CONTROLS or any(x["is_passed"] for x in controls):
     problem = "tests that must fail did not, so no outcome counts"
     return Verdict(nothing, problem, log)
-  counts = collections.Counter(x["name"] for x in reports[:-1])
-  passed = {x["name"] for x in reports[:-1] if x["is_passed"]}
+  counts = collections.Counter(x["name"] for x in tests)
+  passed = {x["name"] for x in tests if x["is_passed"]}
   outcomes = {name: name in passed and counts[name] == 1 for name in task.tests}
-  return Verdict(outcomes, "", log)
+  taken = (path for x in reports for path in x.get("taken", ()))
+  return Verdict(outcomes, "", log, undone=tuple(taken))
