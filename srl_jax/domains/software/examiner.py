@@ -184,9 +184,15 @@ class _Plugin:
       self._of_controls.add(item.nodeid)
 
   def pytest_runtest_logreport(self, report: Any) -> None:
-    """Notes the outcome of a phase, and reports after the last one."""
+    """Notes the outcome of a phase; of subtests, only what is no pass."""
     phases = self._phases.setdefault(report.nodeid, [])
-    phases.append(report.outcome == "passed")
+    is_passed = report.outcome == "passed"
+    # Only reports of subtests have a context. Each comes after a call of
+    # pytest_runtest_makereport, like those of phases.
+    if hasattr(report, "context") and phases[-1:] == [True] and is_passed:
+      phases.pop()
+    else:
+      phases.append(is_passed)
 
   def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
     """Reports a test: three phases, each without exception and passed."""

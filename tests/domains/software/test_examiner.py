@@ -74,3 +74,41 @@ def test_a_repository_may_be_named_like_a_module_of_the_environment(tmp_path):
   judged = verdict(make_task(tmp_path), calc_DOT_py=USES)
   assert judged.is_solved, judged
   assert judged.undone == ()
+
+
+SUBTESTS = """import unittest
+
+from calc import add
+
+
+def test_add(subtests):
+  for a in (1, 2):
+    with subtests.test(a=a):
+      assert add(a, 2) == a + 2
+
+
+class TestAdd(unittest.TestCase):
+  def test_zero(self):
+    for b in (5, 6):
+      with self.subTest(b=b):
+        self.assertEqual(add(0, b), b)
+"""
+NAMES = ("tests/test_sub.py::test_add", "tests/test_sub.py::TestAdd::test_zero")
+
+
+@pytest.mark.parametrize(
+  ("repair", "passes"),
+  [
+    (FIXED, True),
+    # Only the last of the subtests fails, or only the first.
+    (FIXED.replace("a + b", "a + b + (a == 2) + (b == 6)"), False),
+    (FIXED.replace("a + b", "a + b + (a == 1) + (b == 5)"), False),
+  ],
+)
+def test_a_test_passes_if_all_of_its_subtests_do(folder, repair, passes):
+  hidden = (("tests/test_sub.py", SUBTESTS),)
+  task = make_task(
+    folder, fail_to_pass=NAMES, pass_to_pass=(), test_files=hidden
+  )
+  judged = verdict(task, calc_DOT_py=repair)
+  assert judged.outcomes == dict.fromkeys(NAMES, passes), judged
