@@ -157,8 +157,10 @@ class RepairEnvironment:
     self.stop("LimitsExceeded")
     if self.verdict is None:
       self.verdict = self._judge()
-      if self.verdict.problem:
-        _LOG.warning("%s: %s", self._task.id, self.verdict.problem)
+      is_odd = self.verdict.problem or self.verdict.missing
+      if not self.verdict.is_solved:
+        level = logging.WARNING if is_odd else logging.INFO
+        _LOG.log(level, "%s: %s", self._task.id, self.verdict.reason)
     return self.verdict.is_solved
 
   def close(self) -> None:

@@ -14,7 +14,7 @@ import dataclasses
 import json
 import pathlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from srl_jax.domains.software.examiner import (
   CONTROLS,
@@ -61,6 +61,12 @@ git add --all --force
 _HIDE = "xargs --null --no-run-if-empty rm -f --"
 _CHANGED = "git diff --cached --name-status --no-renames -z HEAD"
 _TOUCHED = "git apply --numstat -z"
+_TAKE_BACK = """
+set -e
+git apply --reverse --whitespace=nowarn -
+git add --all --force
+git diff --cached --binary --full-index --no-renames HEAD
+"""
 _FILES = "git ls-tree -r -z HEAD"
 _LINK = "120000"
 _REMOVE = (
@@ -81,17 +87,33 @@ class Verdict:
     log: the end of what pytest printed, for people.
     undone: files that the repair changed and that count as they were: those
       that belong to tests, and code that would hide another module.
+    missing: tests of the task that pytest has not found, though it has found
+      others in their files.
   """
 
   outcomes: Mapping[str, bool]
   problem: str = ""
   log: str = ""
   undone: tuple[str, ...] = ()
+  missing: tuple[str, ...] = ()
 
   @property
   def is_solved(self) -> bool:
     """Whether all tests of the task passed."""
     return not self.problem and all(self.outcomes.values())
+
+  @property
+  def reason(self) -> str:
+    """In one line, why the task is not solved; "" if it is."""
+    if self.is_solved:
+      return ""
+    failed = [name for name in self.outcomes if not self.outcomes[name]]
+    text = self.problem or f"{_some(failed)} did not pass"
+    if self.missing:
+      text += f"; its file has no test {_some(self.missing)}"
+    if self.undone:
+      text += f"; put back as it was: {_some(self.undone)}"
+    return text
 
 
 def judge(
@@ -137,11 +159,19 @@ def judge(
       return Verdict(nothing, str(error))
 
 
-def check_task(task: RepairTask, config: SandboxConfig) -> str:
+def check_task(
+  task: RepairTask, config: SandboxConfig, solution: bytes = b""
+) -> str:
   """Returns what is wrong with a task's tests; "" if nothing is.
 
-  Before the repair, the tests that it must make pass fail, and those that must
-  go on passing pass.
+  There are tests of all names. Before the repair, those that it must make pass
+  fail, and those that must go on passing pass. With the solution all pass.
+
+  Args:
+    task: the task.
+    config: how sandboxes are made.
+    solution: a patch that is a right repair; without one it is what takes the
+      task's bug_patch back, if there is one.
 
   Raises:
     TaskError: the repository or the hidden tests cannot be prepared.
@@ -150,13 +180,31 @@ def check_task(task: RepairTask, config: SandboxConfig) -> str:
   verdict = judge(task, config, b"")
   if verdict.problem:
     return verdict.problem
+  if verdict.missing:
+    return f"its file has no test {_some(verdict.missing)}; correct the name"
   for name in task.fail_to_pass:
     if verdict.outcomes[name]:
       return f"{name} passes without a repair"
   for name in task.pass_to_pass:
     if not verdict.outcomes[name]:
       return f"{name} fails without a repair, though it is to pass"
-  return ""
+  solution = solution or _reverse_of_bug(task, config)
+  reason = judge(task, config, solution).reason if solution else ""
+  return f"the solution does not solve it: {reason}" if reason else ""
+
+
+def _some(names: Sequence[str]) -> str:
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return ", ".join(names[:3]) + more
+
+
+def _reverse_of_bug(task: RepairTask, config: SandboxConfig) -> bytes:
+  """The patch that takes the task's bug_patch back; b"" if there is none."""
+  if not task.bug_patch:
+    return b""
+  with open_workspace(task, config, is_for_agent=False) as sandbox:
+    ran = _git(sandbox, _TAKE_BACK, task.bug_patch.encode())
+    return _done(ran, "the task's bug_patch cannot be taken back")
 
 
 def _git(sandbox: Sandbox, command: str, payload: bytes = b"") -> Ran:
@@ -276,4 +324,8 @@ def _read_reports(
   passed = {x["name"] for x in tests if x["is_passed"]}
   outcomes = {name: name in passed and counts[name] == 1 for name in task.tests}
   taken = (path for x in reports for path in x.get("taken", ()))
-  return Verdict(outcomes, "", log, undone=tuple(taken))
+  files = {name.partition("::")[0] for name in counts}
+  missing = (
+    x for x in task.tests if x not in counts and x.partition("::")[0] in files
+  )
+  return Verdict(outcomes, "", log, tuple(taken), tuple(missing))

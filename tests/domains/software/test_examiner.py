@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the examiner takes away, and what it counts as passed."""
 
+import dataclasses
+
 import pytest
 
-from srl_jax.domains.software.hidden_tests import judge
+from srl_jax.domains.software.hidden_tests import check_task, judge
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
   CONFIG,
@@ -112,3 +114,43 @@ def test_a_test_passes_if_all_of_its_subtests_do(folder, repair, passes):
   )
   judged = verdict(task, calc_DOT_py=repair)
   assert judged.outcomes == dict.fromkeys(NAMES, passes), judged
+
+
+def change(path, old, new):
+  """A patch to the second line of a copy of the toy's module."""
+  return (
+    f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n"
+    f"@@ -1,3 +1,3 @@\n def add(a, b):\n-  return {old}\n+  return {new}\n \n"
+  )
+
+
+def test_a_repair_within_a_folder_of_tests_is_named_as_undone(tmp_path):
+  moved = "helpers/test/calc.py"
+  (tmp_path / moved).parent.mkdir(parents=True)
+  write_repository(tmp_path)
+  (tmp_path / "calc.py").write_text("from helpers.test.calc import *\n")
+  (tmp_path / moved).write_text(FIXED)
+  task = make_task(tmp_path, bug_patch=change(moved, "a + b", "a - b"))
+  solution = change(moved, "a - b", "a + b").encode()
+  judged = judge(task, CONFIG, solution)
+  assert not judged.is_solved
+  assert judged.undone == (moved,)
+  assert judged.reason.endswith(f"did not pass; put back as it was: {moved}")
+  # What takes the bug's patch back should be a solution.
+  assert check_task(task, CONFIG).startswith("the solution does not solve it: ")
+  task = dataclasses.replace(task, bug_patch="")
+  (tmp_path / moved).write_text(FIXED.replace("a + b", "a - b"))
+  assert check_task(task, CONFIG) == ""
+  assert moved in check_task(task, CONFIG, solution)
+
+
+def test_names_that_no_test_has_are_reported(folder):
+  cut, wrong = "tests/test_calc.py::test_add[a", "tests/test_calc.py::test_no"
+  task = make_task(folder, pass_to_pass=(cut, wrong))
+  judged = verdict(task, calc_DOT_py=FIXED)
+  assert judged.missing == (cut, wrong)
+  assert judged.reason.endswith(f"its file has no test {cut}, {wrong}")
+  assert f"no test {cut}, {wrong}" in check_task(task, CONFIG)
+  # Where a file cannot be imported, nobody knows which tests it has.
+  broken = verdict(task, calc_DOT_py="1 / 0\n")
+  assert broken.missing == ()

@@ -342,7 +342,7 @@ def test_settings_that_the_tests_need_are_given(folder):
 def test_tests_that_prove_nothing_are_named(task):
   missing = "tests/test_calc.py::test_nothing"
   wrong = dataclasses.replace(task, pass_to_pass=(missing,))
-  assert check_task(wrong, CONFIG).startswith(f"{missing} fails without")
+  assert f"no test {missing}" in check_task(wrong, CONFIG)
   wrong = dataclasses.replace(
     task, fail_to_pass=task.pass_to_pass, pass_to_pass=()
   )
