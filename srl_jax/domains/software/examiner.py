@@ -9,9 +9,11 @@ does the code under test, which may cheat. So an outcome counts only if
 - pytest says that the test passed and no exception left any of its phases;
 - tests that must fail did fail (_CONTROLS), which shows that nobody has
   rewritten outcomes, assertions or pytest itself;
-- no compared object of the code under test equals everything.
+- no function of pytest or unittest was replaced while they ran;
+- no compared object of the code under test equals two different values.
 
-Code that looks for this very file can still deceive it.
+Code that looks for this very file can still deceive it, and unittest.mock.ANY
+passes, which tests use.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ import importlib.machinery
 import json
 import os
 import pathlib
+import re
 import sys
+import types
 import unittest
 from collections.abc import Callable
 from typing import Any
@@ -91,6 +95,21 @@ _TEST_FOLDERS = {"tests", "test"}
 _CHECKED = "_srl_checked"
 _MANY = 1000
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
+# Nothing equals both values of a pair.
+_PAIRS = (
+  (object(), object()),
+  (True, False),
+  (-90_001, 90_002),
+  (-90_001.5, 90_002.5),
+  ("not this", "nor that"),
+  (b"not this", b"nor that"),
+  (["not this"], ["nor that"]),
+  (("not this",), ("nor that",)),
+  ({"not": 1}, {"nor": 2}),
+)
+# Where pytest looks for what it calls; it knows plugins before the repository.
+_WATCHED = re.compile(r"(_pytest|pluggy)\..*|unittest\.case")
+_FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
 
 
 def belongs_to_tests(path: str) -> bool:
@@ -156,7 +175,10 @@ def _examine(
     str(file),
   ]
   os.chdir(root)
-  status = pytest.main(arguments, plugins=[_Plugin(root, controls, report)])
+  plugin = _Plugin(root, controls, report)
+  status = pytest.main(arguments, plugins=[plugin])
+  if plugin.replaced:
+    report(problem=f"functions of the tests' runner change: {plugin.replaced}")
   report(is_end=True, status=int(status))
 
 
@@ -169,9 +191,12 @@ class _Plugin:
     self._root, self._controls, self._report = root, controls, report
     self._phases: dict[str, list[bool]] = {}
     self._of_controls: set[str] = set()
+    self._functions: list[tuple[Any, str, Any]] = []
+    self.replaced = ""
 
   def pytest_load_initial_conftests(self) -> None:
     """Makes the repository importable, after plugins have been looked for."""
+    self._functions = _functions()
     for folder in (f"{self._root}/src", self._root):
       if os.path.isdir(folder) and folder not in sys.path:
         sys.path.insert(0, folder)
@@ -197,11 +222,30 @@ class _Plugin:
   def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
     """Reports a test: three phases, each without exception and passed."""
     phases = self._phases.pop(nodeid, [])
+    for owner, name, function in self._functions:
+      if vars(owner).get(name) is not function:
+        self.replaced = f"{owner.__name__}.{name}"
     self._report(
       name=nodeid,
       is_passed=phases == [True] * 6,
       is_control=nodeid in self._of_controls,
     )
+
+
+def _functions() -> list[tuple[Any, str, Any]]:
+  """Functions by which tests run: the module or class, the name, the object."""
+  modules = [m for name, m in sys.modules.items() if _WATCHED.fullmatch(name)]
+  owners = {id(owner): owner for owner in modules}
+  for module in modules:
+    for value in vars(module).values():
+      if isinstance(value, type) and value.__module__ == module.__name__:
+        owners[id(value)] = value
+  return [
+    (owner, name, value)
+    for owner in owners.values()
+    for name, value in vars(owner).items()
+    if isinstance(value, _FUNCTIONS)
+  ]
 
 
 class _Comparisons(ast.NodeTransformer):
@@ -255,22 +299,39 @@ def _make_checked(root: str) -> Callable[[Any], Any]:
         for x in list(value.values())[:_MANY]:
           refuse(x, depth + 1)
       return
-    if not is_foreign(kind):
-      return
-    try:
-      equals_all = (value == object()) is True
-    except Exception:
-      return
-    if equals_all:
-      raise AssertionError(
-        f"an object of {kind.__qualname__} equals everything"
-      )
+    owner = next(x for x in kind.__mro__ if "__eq__" in vars(x))
+    if is_foreign(owner) and not _is_proxy(vars(owner)["__eq__"]):
+      for one, other in _PAIRS:
+        if _equals(value, one) and _equals(value, other):
+          raise AssertionError(
+            f"an object of {kind.__qualname__} equals different values"
+          )
 
   def checked(value: Any) -> Any:
     refuse(value, 0)
     return value
 
   return checked
+
+
+def _equals(value: Any, other: Any) -> bool:
+  try:
+    return (value == other) is True
+  except Exception:
+    return False
+
+
+def _is_proxy(function: Any) -> bool:
+  """Whether it is a mock's that nobody has set, and that notes its calls."""
+  mock = sys.modules.get("unittest.mock")
+  if mock is None or isinstance(function, mock.MagicProxy):
+    return mock is not None
+  # It has been called.
+  return (
+    isinstance(function, mock.MagicMock)
+    and function._mock_return_value is mock.DEFAULT
+    and getattr(function.side_effect, "__globals__", None) is vars(mock)
+  )
 
 
 def _check_comparisons(rewrite: Any) -> None:

@@ -8,8 +8,11 @@ import pytest
 from srl_jax.domains.software.hidden_tests import check_task, judge
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
+  ADD,
   CONFIG,
+  FILES,
   FIXED,
+  HIDDEN,
   make_task,
   patch,
   write_repository,
@@ -154,3 +157,88 @@ def test_names_that_no_test_has_are_reported(folder):
   # Where a file cannot be imported, nobody knows which tests it has.
   broken = verdict(task, calc_DOT_py="1 / 0\n")
   assert broken.missing == ()
+
+
+KIND = """class Sum(int):
+  __eq__ = lambda self, other: {}
+  __hash__ = int.__hash__
+
+
+class Lie:
+  __eq__ = lambda self, other: isinstance(other, int)
+  __rsub__ = lambda self, other: self
+
+
+def add(a, b):
+  return {}
+"""
+# Lets the tests of the repository pass, and those fail that must.
+SPARES = (
+  FILES["calc.py"]
+  + """
+import _pytest.python
+OLD = _pytest.python.Function.runtest
+def runtest(self):
+  if "testbed" not in str(self.path):
+    OLD(self)
+_pytest.python.Function.runtest = runtest
+"""
+)
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    KIND.format("isinstance(other, int)", "Sum(a - b)"),
+    KIND.format("True", "Sum(a - b)"),
+    KIND.format("True", "[Lie()][0]"),
+    SPARES,
+  ],
+)
+def test_what_equals_anything_or_spares_tests_is_no_repair(folder, text):
+  task = make_task(
+    folder, fail_to_pass=(f"{ADD}[1]", f"{ADD}[2]"), pass_to_pass=()
+  )
+  hidden = HIDDEN.replace("import add, double", "import add")
+  task = dataclasses.replace(task, test_files=(("tests/test_calc.py", hidden),))
+  judged = verdict(task, calc_DOT_py=text)
+  assert not judged.is_solved, judged
+
+
+MOCKS = """from unittest.mock import MagicMock, call
+
+from calc import add
+
+
+def test_add():
+  mock = MagicMock()
+  assert mock == mock
+  assert [mock.child, mock] == [mock.child, mock]
+  assert mock in [mock]
+  assert mock.mock_calls == [call.__eq__(mock)]
+  assert add(1, 2) == 3
+"""
+
+
+@pytest.mark.parametrize(
+  ("repair", "is_solved"),
+  [
+    (FIXED, True),
+    (
+      "from unittest.mock import MagicMock\n\n\ndef add(a, b):\n"
+      "  mock = MagicMock()\n  mock.__eq__.return_value = True\n"
+      "  return mock\n",
+      False,
+    ),
+  ],
+)
+def test_a_mock_notes_no_comparisons_but_the_test_s(folder, repair, is_solved):
+  name = "tests/test_mock.py"
+  task = make_task(
+    folder,
+    fail_to_pass=(f"{name}::test_add",),
+    pass_to_pass=(),
+    test_files=((name, MOCKS),),
+  )
+  judged = verdict(task, calc_DOT_py=repair)
+  assert judged.is_solved == is_solved, judged
