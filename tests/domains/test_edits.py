@@ -74,6 +74,18 @@ def test_several_edits_may_stand_in_a_block_and_several_files_be_changed():
   assert failures(answer) == ("", "not complete")
 
 
+@pytest.mark.parametrize(
+  "line",
+  ["  =======", "  ```", "  ```python", "  >>>>>>> REPLACE", "\t======="],
+)
+def test_an_indented_marker_is_text_of_the_edit(line):
+  search, replace = f"Usage\n{line}", f"Use\n{line}\nx"
+  assert edits.parse(block(search, replace)) == [Edit("a.py", search, replace)]
+  # Space behind a marker is not seen, and no text.
+  answer = block("a", "b").replace("=======", "======= ")
+  assert edits.parse(answer) == [Edit("a.py", "a", "b")]
+
+
 def test_lines_may_be_removed_and_blank_ones_be_part_of_an_edit():
   answer = block("\nb = 2\n", "").replace("=======\n\n", "=======\n")
   assert edits.parse(answer) == [Edit("a.py", "\nb = 2\n", "")]

@@ -165,7 +165,9 @@ class _Reader:
 
   def take(self, line: str) -> None:
     """Reads the next line."""
-    mark = line.strip()
+    # Within an edit what is indented is text: headings of docstrings are
+    # underlined by =======, and Markdown in them has fences.
+    mark = line.rstrip() if self._parts else line.strip()
     if mark.startswith(_FENCE):
       self.end()
       language = mark.removeprefix(_FENCE).strip()
