@@ -314,7 +314,8 @@ def _read_reports(
   for problem in (x["problem"] for x in reports if "problem" in x):
     return Verdict(nothing, problem, log)
   if not reports or "is_end" not in reports[-1]:
-    return Verdict(nothing, "the tests ended before pytest did", log)
+    problem = "the tests ended before pytest did"
+    return Verdict(nothing, problem + (ran.signal and f": {ran.signal}"), log)
   tests = [x for x in reports if "name" in x]
   controls = [x for x in tests if x["is_control"]]
   if len(controls) != CONTROLS or any(x["is_passed"] for x in controls):

@@ -50,7 +50,8 @@ class Limits:
 
   Attributes:
     wall_s: seconds for one command, unless it is given others.
-    cpu_s: seconds of CPU for one process of a command.
+    cpu_s: seconds of CPU for one process of a command; in proportion more for
+      a command that is given more than wall_s, as hidden tests are.
     memory_bytes: memory of all processes together. With a cgroup the kernel
       keeps it, files in the sandbox included. Without one it is also the limit
       of each process's address space, and a command over it is ended within a

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import resource
 import signal
@@ -63,6 +64,18 @@ class Ran(NamedTuple):
   def succeeded(self) -> bool:
     """Whether it ended by itself with exit code 0."""
     return self.status == 0 and not self.cause
+
+  @property
+  def signal(self) -> str:
+    """Names the signal that ended it and why it may have; "" if none did."""
+    if self.cause or self.status >= 0:
+      return ""
+    number = -self.status
+    is_named = number in list(signal.Signals)
+    text = signal.Signals(number).name if is_named else str(number)
+    is_limit = number in (signal.SIGKILL, signal.SIGXCPU)
+    why = ", as at the limit of CPU time or memory" if is_limit else ""
+    return f"the signal {text}{why}"
 
 
 class Sandbox:
@@ -139,7 +152,7 @@ class Sandbox:
         "sampled_bytes": 0
         if self._has_group or self.config.image
         else limits.memory_bytes,
-        "resources": self._resources(),
+        "resources": self._resources(wall_s),
       },
     }
     kills = self._group.memory_kills() if self._group else 0
@@ -226,10 +239,11 @@ class Sandbox:
       self._process.wait(_END_S)
     self._process.kill()
 
-  def _resources(self) -> dict[str, int]:
+  def _resources(self, wall_s: float) -> dict[str, int]:
     limits = self.config.limits
     resources = {
-      "RLIMIT_CPU": limits.cpu_s,
+      # More time is of no use without more CPU.
+      "RLIMIT_CPU": math.ceil(limits.cpu_s * max(1, wall_s / limits.wall_s)),
       "RLIMIT_FSIZE": limits.file_bytes,
       "RLIMIT_NOFILE": _OPEN_FILES,
       "RLIMIT_CORE": 0,

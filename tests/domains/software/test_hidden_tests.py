@@ -215,7 +215,10 @@ def test_cheats_beside_a_repair_are_undone(task):
       patch(calc_DOT_py="while True: print('x' * 1000)\n"),
       "over the limit of output",
     ),
-    (patch(calc_DOT_py="import os\nos.abort()\n"), "ended before pytest"),
+    (
+      patch(calc_DOT_py="import os\nos.abort()\n"),
+      "pytest did: the signal SIGABRT",
+    ),
   ],
 )
 def test_what_cannot_be_judged_is_no_solution_and_says_why(task, text, problem):
