@@ -41,7 +41,8 @@ def _start() -> None:
 
 
 def _repair(task: RepairTask) -> None:
-  environment = RepairEnvironment({task.id: task}, _CONFIG, AgentConfig())
+  agent = AgentConfig("swe-smith-once")
+  environment = RepairEnvironment({task.id: task}, _CONFIG, agent)
   environment.reset(task.trajectory("software"))
   environment.step(_EDIT)
   environment.step("submit")

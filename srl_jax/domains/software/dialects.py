@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How agents write actions and what they are answered: two public dialects.
+"""How agents write actions and what they are answered, in public dialects.
 
-swe-smith   tools bash, str_replace_editor and submit, in the grammar of
-            actions.py; the shell keeps its state; no label before
-            observations, as in the trajectories that are read
-mini        mini-swe-agent's: one block of bash, no state between blocks, the
-            exit code in the observation; the agent prints its patch itself
+swe-smith       tools bash, str_replace_editor and submit, in the grammar of
+                actions.py; the shell keeps its state; no label before
+                observations, as in the trajectories that are read. The first
+                submit is answered by a review, the second one ends the work
+swe-smith-once  the same, and the first submit ends the work
+mini            mini-swe-agent's: one block of bash, no state between blocks,
+                the exit code in the observation; the agent prints its patch
+                itself
 """
 
 from __future__ import annotations
@@ -23,19 +26,48 @@ _SWE_SMITH_CHARACTERS = 70_000
 _MINI_CHARACTERS = 10_000
 _MARK = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 _BLOCKS = re.compile(
-  r"```mswea_bash_command\s*\n(.*?)\n?```"
+  r"```mswea_bash_command\s*\n(.*?)\n```"
   r"|<mswea_bash_command>(.*?)</mswea_bash_command>",
   re.DOTALL,
 )
 
-# A shell that begins where the one before has ended.
-_SHELL = """
+# A shell that begins where the one before has ended. It keeps its state also
+# where a command exits, or sets a trap of its own.
+_KEEP = """(declare -p; declare -f; alias -p; printf "cd -- %q\\n" "$PWD") \
+  > /tmp/.shell 2> /dev/null"""
+_SHELL = f"""
 shopt -s expand_aliases
 if [ -r /tmp/.shell ]; then . /tmp/.shell 2> /dev/null; fi
-trap '(declare -p; declare -f; alias -p; printf "cd -- %q\\n" "$PWD") \
-  > /tmp/.shell 2> /dev/null' EXIT
+trap '{_KEEP}' EXIT
 eval "$(cat)"
+set -- $?
+{_KEEP}
+exit $1
 """
+# What SWE-smith's agents were answered, word for word: models know it from
+# their training.
+_CHANGES = "git add --all && git diff --cached"
+_REVIEW = """\
+Thank you for your work on this issue. Please carefully follow the steps below \
+to help review your changes.
+
+1. If you made any changes to your code after running the reproduction script, \
+please run the reproduction script again.
+  If the reproduction script is failing, please revisit your changes and make \
+sure they are correct.
+  If you have already removed your reproduction script, please ignore this step.
+2. Remove your reproduction script (if you haven't done so already).
+3. If you have modified any TEST files, please revert them to the state they \
+had before you started fixing the issue.
+  You can do this with `git checkout -- /path/to/test/file.py`. Use below \
+<diff> to find the files you need to revert.
+4. Run the submit command again to confirm.
+
+Here is a list of all of your changes:
+
+<diff>
+{changes}
+</diff>"""
 
 
 class Outcome(NamedTuple):
@@ -78,8 +110,8 @@ class Dialect(Protocol):
     """
 
 
-class SweSmith:
-  """The tools of SWE-smith's agent."""
+class SweSmithOnce:
+  """The tools of SWE-smith's agent, for agents that submit once."""
 
   instructions = """\
 The repository is in /testbed. An action is one call of a tool, written as
@@ -113,7 +145,7 @@ submit: ends the work; the state of the files is what counts."""
       )
     action = actions[0]
     if action.name == "submit":
-      return Outcome("", submits=True)
+      return self._submit()
     if action.name == "str_replace_editor":
       return Outcome(_cut(self._editor.run(action.values)))
     if action.name != "bash":
@@ -127,12 +159,32 @@ submit: ends the work; the state of the files is what counts."""
       )
     return self._bash(action.values["command"])
 
+  def _submit(self) -> Outcome:
+    return Outcome("", submits=True)
+
   def _bash(self, command: str) -> Outcome:
     ran = _run(self._sandbox, _SHELL, command, self._wall_s)
     text = ran.output.decode(errors="replace")
-    if ran.cause:
-      text += f"\n{_why_ended(ran, self._wall_s)}"
+    if why := _why_ended(ran, self._wall_s):
+      text += f"\n{why}"
     return Outcome(_cut(text) or NO_OUTPUT, command, ran)
+
+
+class SweSmith(SweSmithOnce):
+  """The tools of SWE-smith's agent, which has it review its changes."""
+
+  instructions = SweSmithOnce.instructions.replace(
+    "submit: ends the work", "submit: shows your changes; again, ends the work"
+  )
+  _is_reviewed = False
+
+  def _submit(self) -> Outcome:
+    if self._is_reviewed:
+      return super()._submit()
+    self._is_reviewed = True
+    ran = _run(self._sandbox, 'eval "$(cat)"', _CHANGES, self._wall_s)
+    changes = ran.output.decode(errors="replace")
+    return Outcome(_cut(_REVIEW.format(changes=changes)))
 
 
 class Mini:
@@ -173,7 +225,11 @@ echo {_MARK} && cat patch.txt
     return Outcome(_tagged(output, ran, self._wall_s), command, ran)
 
 
-DIALECTS: dict[str, type[Dialect]] = {"swe-smith": SweSmith, "mini": Mini}
+DIALECTS: dict[str, type[Dialect]] = {
+  "swe-smith": SweSmith,
+  "swe-smith-once": SweSmithOnce,
+  "mini": Mini,
+}
 
 
 def _run(sandbox: Sandbox, script: str, command: str, wall_s: float) -> Ran:
@@ -184,6 +240,9 @@ def _run(sandbox: Sandbox, script: str, command: str, wall_s: float) -> Ran:
 
 
 def _why_ended(ran: Ran, wall_s: float) -> str:
+  """Says to an agent what has ended its command; "" if it ended by itself."""
+  if not ran.cause:
+    return f"The command was ended by {ran.signal}." if ran.signal else ""
   limits = {
     "wall time": f"it took more than {wall_s:g} seconds. Nobody can type here,"
     " so do not run what waits for input",
@@ -206,12 +265,10 @@ def _cut(text: str) -> str:
 
 def _tagged(output: str, ran: Ran, wall_s: float) -> str:
   """An observation in mini-swe-agent's tags."""
-  head = f"<returncode>{ran.status}</returncode>\n"
-  if ran.cause:
-    head = (
-      f"<exception>{_why_ended(ran, wall_s)}</exception>\n"
-      "<returncode>-1</returncode>\n"
-    )
+  status = -1 if ran.cause else ran.status
+  head = f"<returncode>{status}</returncode>\n"
+  if why := _why_ended(ran, wall_s):
+    head = f"<exception>{why}</exception>\n{head}"
   if len(output) < _MINI_CHARACTERS:
     return f"{head}<output>\n{output}</output>"
   half = _MINI_CHARACTERS // 2

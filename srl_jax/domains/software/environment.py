@@ -37,7 +37,8 @@ class AgentConfig:
   """How an agent acts, and when it is stopped.
 
   Attributes:
-    dialect: how it writes actions: swe-smith or mini; see dialects.py.
+    dialect: how it writes actions: swe-smith, swe-smith-once or mini; see
+      dialects.py.
     turns: number of actions; 0 for any. SWE-smith's agents get 75,
       mini-swe-agent's 250.
     wall_s: seconds for the whole episode, of which no more are begun; 0 for
@@ -57,7 +58,8 @@ class AgentConfig:
   def __post_init__(self):
     if self.dialect not in DIALECTS:
       raise ValueError(
-        f"there is no dialect {self.dialect!r}; use {' or '.join(DIALECTS)}"
+        f"there is no dialect {self.dialect!r}; use one of"
+        f" {', '.join(DIALECTS)}"
       )
     for name in ("turns", "wall_s", "action_s"):
       if getattr(self, name) < 0:

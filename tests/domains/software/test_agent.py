@@ -79,7 +79,7 @@ def test_a_model_sees_what_its_actions_led_to(mini, task):
 
 
 def test_tools_answer_with_their_label(task):
-  run, asked = play(task, TOOLS, "swe-smith")
+  run, asked = play(task, TOOLS, "swe-smith-once")
   assert asked[1][-1]["content"] == (
     "Your command ran successfully and did not produce any output."
   )
@@ -88,13 +88,13 @@ def test_tools_answer_with_their_label(task):
     "<function=str_replace_editor>\n<parameter=command>view</parameter>\n"
     "<parameter=path>/testbed</parameter>\n</function>"
   )
-  _, asked = play(task, (view, *TOOLS[1:]), "swe-smith")
+  _, asked = play(task, (view, *TOOLS[1:]), "swe-smith-once")
   assert asked[1][-1]["content"].startswith("OBSERVATION:\nHere's the files")
 
 
 def test_a_thought_may_quote_an_action(task):
   quoted = f"<think>Not {TOOLS[0]}, but:</think>{TOOLS[0]}"
-  run, _ = play(task, (quoted, *TOOLS[1:]), "swe-smith")
+  run, _ = play(task, (quoted, *TOOLS[1:]), "swe-smith-once")
   assert run.format_errors == 0 and run.verdict.is_solved
 
 

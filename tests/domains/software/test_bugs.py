@@ -255,7 +255,7 @@ def test_the_sandbox_answers_what_experts_have_seen_and_they_repair(
   # Validity, found again by pytest: without a repair, tests fail and pass.
   assert task.pass_to_pass
   assert not check_task(task, CONFIG)
-  environment = RepairEnvironment(tasks, CONFIG, AgentConfig())
+  environment = RepairEnvironment(tasks, CONFIG, AgentConfig("swe-smith-once"))
   environment.reset(expert)
   for step in expert.steps:
     observation, is_over = environment.step(step.text)
@@ -268,7 +268,7 @@ def test_the_sandbox_answers_what_experts_have_seen_and_they_repair(
 def test_no_edit_repairs_nothing(written):
   _, tasks, experts = written
   idle = dataclasses.replace(experts[0], steps=experts[0].steps[-1:])
-  environment = RepairEnvironment(tasks, CONFIG, AgentConfig())
+  environment = RepairEnvironment(tasks, CONFIG, AgentConfig("swe-smith-once"))
   environment.reset(idle)
   assert environment.step(idle.steps[0].text)[1]
   assert not environment.solved()

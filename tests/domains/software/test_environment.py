@@ -85,7 +85,9 @@ def test_an_agent_with_tools_repairs_and_is_judged_by_hidden_tests(begin):
     "The file /testbed/calc.py has been edited. Here's the result of running"
     " `cat -n` on a snippet of /testbed/calc.py:\n     1\tdef add(a, b):\n"
   )
-  assert environment.step("I am done.\n" + call("submit")) == ("", True)
+  [review] = observe(environment, "I am done.\n" + call("submit"))
+  assert "-  return a - b\n+  return a + b" in review
+  assert environment.step(call("submit")) == ("", True)
   assert environment.ending == "Submitted"
   assert environment.solved()
   assert b"+  return a + b" in environment.patch
@@ -294,7 +296,7 @@ def test_a_domain_reads_its_tasks_and_tells_the_model_its_dialect(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "said"),
   [
-    ({"dialect": "xml"}, "use swe-smith or mini"),
+    ({"dialect": "xml"}, "use one of swe-smith, swe-smith-once, mini"),
     ({"turns": -1}, "turns is -1"),
     ({"format_errors": 0}, "format_errors is 0"),
   ],

@@ -48,7 +48,7 @@ def tasks(tmp_path):
 @needs_sandbox
 def test_a_sampler_repairs_a_repository_turn_by_turn(tasks, monkeypatch):
   name = "my_repairs:REPAIRS"
-  agent = AgentConfig(format_errors=1)
+  agent = AgentConfig("swe-smith-once", format_errors=1)
   domain = repair_domain(tasks, sandbox=CONFIG, agent=agent)
   monkeypatch.setitem(domains._IMPORTED, name, domain)
   [task] = read_tasks(tasks).values()
