@@ -14,7 +14,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 WORK = "/testbed"
@@ -31,6 +31,13 @@ _ETC = (
   "localtime",
   "mime.types",
 )
+# What tests of software find on any machine, under the sandbox's own user.
+ETC_TEXTS = {
+  "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+  "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+  "passwd": "agent:x:1000:1000::/tmp:/bin/bash\n",
+  "group": "agent:x:1000:\n",
+}
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _INSTALL = {
   "bubblewrap": "install bubblewrap (apt-get install bubblewrap)",
@@ -144,7 +151,11 @@ def find_program(config: SandboxConfig) -> str:
 
 
 def command_line(
-  config: SandboxConfig, mounts: Sequence[str], parent: int, info: int
+  config: SandboxConfig,
+  mounts: Sequence[str],
+  parent: int,
+  info: int,
+  texts: Mapping[str, int],
 ) -> list[str]:
   """Returns the command that starts a sandbox.
 
@@ -153,6 +164,7 @@ def command_line(
     mounts: further files or folders to be readable, "PATH" or "PATH:INSIDE".
     parent: open file of the process with which the sandbox ends.
     info: open file to which bubblewrap writes what it has started.
+    texts: open files with ETC_TEXTS, by name, which bubblewrap reads.
 
   Raises:
     SandboxError: the program is not installed.
@@ -173,13 +185,16 @@ def command_line(
       settings["user"] = _NOBODY
     # A virtual environment's own interpreter would need its site packages.
     python = os.path.realpath(config.interpreter)
-    launch = [*_bubblewrap(config, pairs, info), python]
+    launch = [*_bubblewrap(config, pairs, info, texts), python]
   arguments = ["-I", "-S", _SUPERVISOR_INSIDE, json.dumps(settings)]
   return [program, *launch, *arguments]
 
 
 def _bubblewrap(
-  config: SandboxConfig, mounts: Sequence[tuple[str, str]], info: int
+  config: SandboxConfig,
+  mounts: Sequence[tuple[str, str]],
+  info: int,
+  texts: Mapping[str, int],
 ) -> list[str]:
   """Arguments of bubblewrap.
 
@@ -204,6 +219,14 @@ def _bubblewrap(
   arguments += ["--dir", "/etc"]
   for name in _ETC:
     arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+  for name, file in texts.items():
+    arguments += [
+      "--perms",
+      "0644",
+      "--ro-bind-data",
+      str(file),
+      f"/etc/{name}",
+    ]
   arguments += ["--proc", "/proc", "--dev", "/dev"]
   for path, size in (
     ("/dev/shm", disk // 4),

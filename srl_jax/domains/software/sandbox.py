@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from srl_jax.domains.software import cgroups
 from srl_jax.domains.software.launchers import (
+  ETC_TEXTS,
   WORK,
   SandboxConfig,
   SandboxError,
@@ -198,9 +199,15 @@ class Sandbox:
     info_read, info_write = os.pipe()
     with contextlib.ExitStack() as stack:
       stack.callback(os.close, parent)
+      texts = {}
+      for name, text in ETC_TEXTS.items():
+        file = stack.enter_context(os.fdopen(os.memfd_create(name), "w+b"))
+        file.write(text.encode())
+        file.seek(0)
+        texts[name] = file.fileno()
       info = stack.enter_context(os.fdopen(info_read, "rb"))
       with os.fdopen(info_write, "wb"):
-        line = command_line(self.config, mounts, parent, info_write)
+        line = command_line(self.config, mounts, parent, info_write, texts)
         if self._has_group:
           limits = self.config.limits
           # Some processes are the sandbox's own.
@@ -213,7 +220,9 @@ class Sandbox:
           stderr=self._complaints,
           # Process 1 of the sandbox must not know this process's variables.
           env=None if self.config.image else {"PATH": os.defpath},
-          pass_fds=() if self.config.image else (parent, info_write),
+          pass_fds=()
+          if self.config.image
+          else (parent, info_write, *texts.values()),
           start_new_session=True,
         )
       if self._group is not None:

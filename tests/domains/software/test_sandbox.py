@@ -312,7 +312,7 @@ def test_a_container_gets_the_same_limits(monkeypatch):
   monkeypatch.setattr(launchers, "find_program", lambda _: "podman")
   limits = Limits(memory_bytes=1000, processes=7, disk_bytes=4000)
   config = SandboxConfig(kind="podman", image="image", limits=limits)
-  line = launchers.command_line(config, ["/:/repository"], 3, 4)
+  line = launchers.command_line(config, ["/:/repository"], 3, 4, {})
   for argument in (
     "--network=none",
     "--read-only",
@@ -360,3 +360,18 @@ def test_an_interpreter_is_found_behind_links(tmp_path):
   check_sandbox(config)
   with Sandbox(config) as sandbox:
     assert not sandbox.run(["cat", str(tmp_path / "home/secret")]).succeeded
+
+
+@needs_sandbox
+def test_the_sandbox_has_a_user_and_a_localhost(sandbox):
+  code = """
+import getpass, os, pwd, socket
+del os.environ["USER"]
+print(getpass.getuser(), os.path.expanduser("~agent"), pwd.getpwuid(1000)[0])
+server = socket.create_server(("localhost", 0))
+socket.create_connection(("localhost", server.getsockname()[1]))
+print("connected")
+"""
+  ran = drill.python(sandbox, code)
+  assert ran.output == "agent /tmp agent\nconnected\n"
+  assert not drill.bash(sandbox, "echo >> /etc/hosts").succeeded
