@@ -164,7 +164,7 @@ submit: ends the work; the state of the files is what counts."""
 
   def _bash(self, command: str) -> Outcome:
     ran = _run(self._sandbox, _SHELL, command, self._wall_s)
-    text = ran.output.decode(errors="replace")
+    text = _shown(ran)
     if why := _why_ended(ran, self._wall_s):
       text += f"\n{why}"
     return Outcome(_cut(text) or NO_OUTPUT, command, ran)
@@ -183,8 +183,7 @@ class SweSmith(SweSmithOnce):
       return super()._submit()
     self._is_reviewed = True
     ran = _run(self._sandbox, 'eval "$(cat)"', _CHANGES, self._wall_s)
-    changes = ran.output.decode(errors="replace")
-    return Outcome(_cut(_REVIEW.format(changes=changes)))
+    return Outcome(_cut(_REVIEW.format(changes=_shown(ran))))
 
 
 class Mini:
@@ -217,7 +216,7 @@ echo {_MARK} && cat patch.txt
       )
     command = blocks[0].strip()
     ran = _run(self._sandbox, 'eval "$(cat)"', command, self._wall_s)
-    output = ran.output.decode(errors="replace")
+    output = _shown(ran)
     first = output.lstrip().partition("\n")[0]
     if first.strip() == _MARK and ran.succeeded:
       patch = ran.output.lstrip().partition(b"\n")[2]
@@ -237,6 +236,11 @@ def _run(sandbox: Sandbox, script: str, command: str, wall_s: float) -> Ran:
   # complains about.
   text = command.replace("\0", "").encode(errors="replace")
   return sandbox.run(["bash", "-c", script], text, wall_s=wall_s)
+
+
+def _shown(ran: Ran) -> str:
+  """What a command wrote, with line feeds, as models know it from training."""
+  return ran.output.decode(errors="replace").replace("\r\n", "\n")
 
 
 def _why_ended(ran: Ran, wall_s: float) -> str:

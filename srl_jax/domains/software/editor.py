@@ -4,7 +4,8 @@
 What it answers after success is what SWE-agent's tool of this name answers, as
 models have seen it in training. The texts of errors are our own. Unlike that
 tool it keeps tabs, where the text to be replaced stands in the file with them,
-and it shows no binary file.
+and it shows no binary file. A file all of whose lines end in CRLF is shown and
+searched with LF, and keeps its line ends.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import collections
 import json
 from collections.abc import Mapping
 
+from srl_jax.domains.software import edits
 from srl_jax.domains.software.sandbox import Sandbox
 
 COMMANDS = ("view", "create", "str_replace", "insert", "undo_edit")
@@ -93,7 +95,7 @@ class Editor:
         raise _RefusedError(f"{path} is a directory; it can only be viewed.")
       return self._list(path)
     if command == "view":
-      return _view(path, text, parameters.get("view_range"))
+      return _view(path, edits.as_shown(text), parameters.get("view_range"))
     if command == "str_replace":
       old = _needed(parameters, "old_str", command)
       return self._replace(path, text, old, parameters.get("new_str", ""))
@@ -130,6 +132,11 @@ class Editor:
       problem = ran.cause or ran.output.decode(errors="replace").strip()
       raise _RefusedError(f"{path} cannot be written: {problem}")
 
+  def _save(self, path: str, before: str, after: str) -> None:
+    """Writes a text with the line ends of the one before, for `undo_edit`."""
+    self._write(path, edits.as_stored(after, before))
+    self._history[path].append(before)
+
   def _create(self, path: str, kind: str, text: str) -> str:
     if kind == "nowhere":
       raise _RefusedError(f"The directory of {path} does not exist; create it.")
@@ -150,7 +157,7 @@ class Editor:
     )
 
   def _replace(self, path: str, text: str, old: str, new: str) -> str:
-    as_read = text
+    before_edit, text = text, edits.as_shown(text)
     if not text.count(old):
       # What `view` shows has no tabs.
       text, old, new = text.expandtabs(), old.expandtabs(), new.expandtabs()
@@ -172,8 +179,7 @@ class Editor:
       )
     before, _, after = text.partition(old)
     edited = before + new + after
-    self._write(path, edited)
-    self._history[path].append(as_read)
+    self._save(path, before_edit, edited)
     line = before.count("\n")
     first = max(1, line - _SNIPPET_LINES)
     last = line + _SNIPPET_LINES + new.count("\n")
@@ -188,15 +194,15 @@ class Editor:
     )
 
   def _insert(self, path: str, text: str, line: str, new: str) -> str:
-    lines = text.split("\n")
+    lines = edits.as_shown(text).split("\n")
     number = _integer(line, "insert_line")
     if not 0 <= number <= len(lines):
       raise _RefusedError(
         f"insert_line is {number}, but {path} has lines 0 to {len(lines)}."
       )
     middle = new.split("\n")
-    self._write(path, "\n".join([*lines[:number], *middle, *lines[number:]]))
-    self._history[path].append(text)
+    edited = "\n".join([*lines[:number], *middle, *lines[number:]])
+    self._save(path, text, edited)
     first = max(0, number - _SNIPPET_LINES)
     after = lines[number : number + _SNIPPET_LINES]
     snippet = "\n".join([*lines[first:number], *middle, *after])
@@ -213,7 +219,8 @@ class Editor:
       raise _RefusedError(f"There is no edit of {path} to undo.")
     text = self._history[path].pop()
     self._write(path, text)
-    return f"Last edit to {path} undone successfully. {_numbered(text, path)}"
+    shown = _numbered(edits.as_shown(text), path)
+    return f"Last edit to {path} undone successfully. {shown}"
 
 
 def _view(path: str, text: str, asked: str | None) -> str:

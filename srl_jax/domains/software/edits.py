@@ -103,7 +103,7 @@ def apply(
   before = dict(texts)
   failures = tuple(_apply(edit, texts, tree) for edit in edits)
   changed = {
-    path: text.replace("\n", "\r\n") if _is_crlf(shown[path]) else text
+    path: as_stored(text, shown[path])
     for path, text in texts.items()
     if text != before[path]
   }
@@ -113,6 +113,13 @@ def apply(
 def as_shown(text: str) -> str:
   """Returns a file's text as the model sees it: with LF, if all is CRLF."""
   return text.replace("\r\n", "\n") if _is_crlf(text) else text
+
+
+def as_stored(text: str, before: str) -> str:
+  """Returns a file's new text with the line ends of the one before."""
+  if not _is_crlf(before):
+    return text
+  return text.replace("\r\n", "\n").replace("\n", "\r\n")
 
 
 def _is_crlf(text: str) -> bool:

@@ -57,6 +57,12 @@ def test_a_command_with_more_time_has_more_cpu_in_proportion(wall_s, status):
   assert ran.status == status
 
 
+def test_output_is_shown_with_plain_line_ends(sandbox):
+  command = "printf 'a\\r\\nb\\r\\n'"
+  assert SweSmith(sandbox, 10).act(shell(command)).observation == "a\nb\n"
+  assert "\r" not in Mini(sandbox, 10).act(mini(command)).observation
+
+
 def test_a_trap_does_not_keep_the_shell_from_keeping_its_state(sandbox):
   dialect = SweSmith(sandbox, 10)
   trapped = dialect.act(shell("trap 'echo bye' EXIT; cd /tmp; A=1; false"))

@@ -240,3 +240,23 @@ def test_files_outside_can_be_read_and_not_written(edit):
 )
 def test_a_call_that_lacks_something_is_explained(editor, parameters, said):
   assert said in editor.run(parameters)
+
+
+def test_lines_that_end_in_crlf_are_shown_and_edited_as_others_are(
+  edit, sandbox
+):
+  dos = TEN.replace("\n", "\r\n")
+  assert sandbox.run(["bash", "-c", "cat > a.txt"], dos.encode()).succeeded
+  assert "\r" not in edit("view") + edit("view", view_range="[2, 3]")
+  edited = edit("str_replace", old_str="line 2\nline 3", new_str="new\nlines")
+  assert edited.startswith("The file /testbed/a.txt has been edited")
+  assert "\r" not in edited + edit("insert", insert_line="1", new_str="a\nb")
+  changed = TEN.replace("line 2\nline 3", "a\nb\nnew\nlines")
+  assert text_of(sandbox) == changed.replace("\n", "\r\n")
+  assert "\r" not in edit("undo_edit") + edit("undo_edit")
+  assert text_of(sandbox) == dos
+  # Where lines end in both, no line changes but those of the edit.
+  mixed = b"a\r\nb\nc\r\n"
+  assert sandbox.run(["bash", "-c", "cat > a.txt"], mixed).succeeded
+  edit("str_replace", old_str="b\nc", new_str="d\nc")
+  assert text_of(sandbox) == "a\r\nd\nc\r\n"
