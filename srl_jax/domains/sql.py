@@ -101,7 +101,9 @@ class Tables:
 def same_effect(action: str, target: str, *, context: RewardContext) -> float:
   """Returns 1 if the action gives the rows that the expert's gives, else 0."""
   with contextlib.closing(connect(context.metadata["script"])) as database:
-    return float(act(database, action) == act(database, target))
+    results = [act(database, text) for text in (action, target)]
+  ours, wanted = [(collections.Counter(rows), end) for rows, end in results]
+  return float(ours == wanted)
 
 
 def draw(draws: Draws, name: str) -> Trajectory | None:

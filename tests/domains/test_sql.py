@@ -133,6 +133,8 @@ def test_a_query_has_the_effect_of_the_experts_if_it_gives_its_rows():
     return sql.same_effect(action, target, context=context)
 
   assert reward(0, "SELECT kind FROM pets GROUP BY kind ORDER BY id") == 1
+  # As in `solved`, the order of rows does not count, but how often one comes.
+  assert reward(0, "SELECT DISTINCT kind FROM pets ORDER BY kind") == 1
   assert reward(0, "SELECT kind FROM pets") == 0
   assert reward(0, "answer:SELECT DISTINCT kind FROM pets") == 0
   assert reward(1, "answer: SELECT id FROM pets WHERE id != 2") == 1
