@@ -40,11 +40,13 @@ class AgentConfig:
     dialect: how it writes actions: swe-smith, swe-smith-once or mini; see
       dialects.py.
     turns: number of actions; 0 for any. SWE-smith's agents get 75,
-      mini-swe-agent's 250.
+      mini-swe-agent's 250. Evaluation and RLVR also have limits of their own:
+      c.evaluate.max_turns and c.rlvr.turns.
     wall_s: seconds for the whole episode, of which no more are begun; 0 for
       any.
     action_s: seconds for one command; 0 for those of the sandbox's limits.
     format_errors: so many texts in a row without an action end the episode.
+      A sampler ends it at the first text that holds nothing but a thought.
     tests_s: seconds for the hidden tests.
   """
 
