@@ -142,6 +142,20 @@ def test_what_a_model_writes_is_not_run_as_python(tmp_path):
   assert not trace.exists()
 
 
+@pytest.mark.parametrize(
+  ("suite", "is_correct"),
+  # lighteval takes thoughts away for all its metrics but AIME's avg_at_n.
+  [("math500", False), ("gsm8k", False), ("aime24", True)],
+)
+def test_lighteval_reads_thoughts_of_aime_only(suite, is_correct):
+  judge = find_protocol("lighteval").judge
+  problem = Problem("1", "?", "3", suite=suite)
+  thought = "<think>I try $\\boxed{3}$.</think>"
+  assert judge(f"{thought} It is $4$.", problem)[1] == is_correct
+  # A thought that does not close stays.
+  assert judge("<think>I try $\\boxed{3}$.", problem)[1]
+
+
 def test_an_unknown_task_of_a_harness_is_refused():
   with pytest.raises(ValueError, match="no task 'chess' of 'lm_eval'"):
     harnesses.verdict("lm_eval", "chess", "1", "1")

@@ -2,8 +2,11 @@
 """The rules of lighteval 0.13.0 (github.com/huggingface), by math-verify.
 
   aime    aime24_avg, aime25_avg: the metric avg_at_n_math
-  math    math_500: the same, and the reference is read from the solution
-  gsm8k   gsm8k: the metric expr_gold_metric
+  math    math_500: pass_at_k_math; the reference is read from the solution
+  gsm8k   gsm8k: expr_gold_metric
+
+avg_at_n_math judges the whole text. The other two judge what is left without
+closed think blocks.
 
 lighteval extracts and compares by code of its own, from which math-verify
 derives; math-verify takes its place here.
@@ -11,7 +14,11 @@ derives; math-verify takes its place here.
 
 from __future__ import annotations
 
+import re
+
 from srl_jax.rewards.harnesses import parsers
+
+_THOUGHT = re.compile("<think>.*?</think>", re.DOTALL)
 
 
 def judge(task: str, text: str, answer: str, solution: str) -> tuple[str, bool]:
@@ -31,6 +38,8 @@ def judge(task: str, text: str, answer: str, solution: str) -> tuple[str, bool]:
     gold_by, digits = (expression,), 5
     first = math_verify.LatexExtractionConfig(boxed_match_priority=0)
     ours_by = (expression, first)
+  if task != "aime":
+    text = _THOUGHT.sub("", text)
   ours = math_verify.parse(text, ours_by, parsing_timeout=None)
   gold = math_verify.parse(reference, gold_by, parsing_timeout=None)
   is_same = math_verify.verify(
