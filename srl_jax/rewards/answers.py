@@ -51,6 +51,13 @@ _TERM = re.compile(
   r"\s*[-+/^_=<>{(\[!\\]|\s*\*(?!\*)|[a-z]|\s[A-Za-z](?![\w'])"
 )
 _OPERAND = re.compile(r"(?:[A-Za-z)\]}]|[-+*/^=_(\[{<>\\]\s*[$€£]?\s*)$")
+# What makes a last number part of a term. A capital may touch it, as in G0531,
+# and what is equal to it or leads to it is none.
+_PART = re.compile(
+  r"(?:[a-z)\]}^_(\[{\\,]|[-+/<^_(\[{\\]\s*[$€£]?\s*|(?<![-=>])>\s*"
+  r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|[(\[{][^()\[\]{}]*,\s*"
+  r"|\\(?:sqrt|frac|times|cdot|div|pm|mp|leq|geq|neq|log|ln|sin|cos|tan)\s*)$"
+)
 _HEDGE = re.compile(
   r"\b(?:or|either|between|maybe|perhaps|possibly|not|isn't|neither|nor)\b"
   r"|\d[^.;]{0,30}\band\s+[-$\\]*\d",
@@ -116,9 +123,17 @@ def extract_answers(text: str) -> list[str]:
     if numbers:
       hedged = len(numbers) > 1 and _HEDGE.search(line)
       hedged = hedged and not _is_result(tidy(line), numbers)
+      hedged = hedged or _is_part(tidy(line), numbers[-1])
       number = [] if hedged else _with_unit(tidy(line), numbers[-1])
       return [lines[-1], *number]
   return lines[-1:]
+
+
+def _is_part(line: str, number: re.Match[str]) -> bool:
+  """Whether what stands before a last number makes it part of a term."""
+  before = line[: number.start()]
+  is_subtracted = re.match(r"-\s", number[0]) and re.search(r"\w\s*$", before)
+  return bool(is_subtracted or _PART.search(before))
 
 
 def _is_result(line: str, numbers: list[re.Match[str]]) -> bool:

@@ -200,8 +200,13 @@ def test_explicit_answers_are_the_only_candidates(text, answer):
     ("The answer is:\n-42", "-42"),
     ("In all:\n> * 42 apples", "42"),
     ("The answer is 12 because 12 > 3", "12"),
-    ("we get 10-5", "5"),
+    ("we get 2*3 => 6", "6"),
     ("It is -5", "-5"),
+    ("In total, 5 apples", "5"),
+    ("We get **5** apples", "5"),
+    ("so <<2+3=5>>5 apples", "5"),
+    ("Total (in dollars): \\$5", "5"),
+    ("so $x \\Rightarrow 5$", "5"),
     ("so it must be\nx + 1\n", "x+1"),
     ("D8631\nE0042\nG0531", "0531"),  # the embedded task
     ("5\n3/4\ncups", "3/4"),  # not 5 3/4
@@ -232,6 +237,22 @@ def test_unmarked_answers_are_found(text, reference):
     ("Of 8 and 6 it isn't 2+3 = 5", "5"),
     ("8 and 6 give 2+3 = 5x", "5"),
     ("8 and 6 give x = 5", "5"),
+    # Parts of terms, also of such as were cut.
+    ("Therefore the length is $3\\sqrt{5}$.", "5"),
+    ("So it is $\\sqrt 5$", "5"),
+    ("So $x = \\frac{7}{2", "2"),
+    ("Hence \\boxed{5", "5"),
+    ("we look at $a_{5}", "5"),
+    ("we look at $a_5", "5"),
+    ("We get (x-2)^2", "2"),
+    ("We get x - 5", "-5"),
+    ("We get $7-5$", "5"),
+    ("We get $3 \\times 5$", "5"),
+    ("We get 3 x 5", "5"),
+    ("the point (3,5)", "5"),
+    ("the point (3, 5)", "5"),
+    ("It is $[3, 5)$", "5"),
+    ("so x > 5", "5"),
   ],
 )
 def test_other_numbers_do_not_count(text, reference):
