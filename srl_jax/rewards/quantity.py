@@ -110,6 +110,7 @@ _UNITS = {
   "atm": "",
   "bar": "",
   "T": "tesla",
+  "unit": "",
   "Angstrom": "angstrom",
 }
 _SPELLING = {

@@ -65,6 +65,10 @@ B | B. 31
 8 | ８
 2,000,000 | 2\,000\,000
 \{1,2\} | \lbrace 2,1 \rbrace
+3\sqrt{13} | 3\sqrt{13}\text{ units}
+-\sqrt{3} | -\sqrt{3}\text{ units}
+12 | 12\text{ units}^2
+12\pi | 12\pi\text{ units}^2
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -109,6 +113,8 @@ i | -i
 2i | 2
 1+i | 1-i
 7 | 7 \text{ more or less}
+12\pi | 13\pi\text{ units}
+12\pi | 12\text{ units}
 """
 
 
