@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from fractions import Fraction
 
 from srl_jax.rewards.expressions import same_expression
 from srl_jax.rewards.parts import (
@@ -161,6 +162,37 @@ def _equation(a: str, b: str) -> bool | None:
   if not _NAME.fullmatch(sides_b[0]) or _has_letters(sides_b[-1]):
     return False
   return _same(a, sides_b[-1])
+
+
+_ABOUT = re.compile(r"\\(?:approx|simeq|sim)(?![A-Za-z])|≈")
+# Relative; what two numbers may differ by of which one is about the other.
+_MAX_ROUNDING = Fraction(1, 10)
+
+
+def _approximation(a: str, b: str) -> bool | None:
+  """Compares x \\approx y as x, and as the equation x = y."""
+  forms_a, forms_b = _forms(a), _forms(b)
+  if forms_a == [a] and forms_b == [b]:
+    return None
+  return any(_same(x, y) for x in forms_a for y in forms_b)
+
+
+def _forms(text: str) -> list[str]:
+  sides = [side.strip() for side in split_outside(text, _ABOUT)]
+  if len(sides) != 2 or not sides[1] or _has_letters(sides[1]):
+    return [text]
+  if len(parts_of(text)) > 1:
+    return [text]
+  exact, rounded = sides
+  if not exact:
+    return [rounded]
+  number, other = parse_quantity(exact), parse_quantity(rounded)
+  if number and other:
+    error = abs(number.value - other.value)
+    if error > _MAX_ROUNDING * abs(number.value):
+      return [exact]
+  equation = f"{exact} = {rounded}"
+  return [equation] if _NAME.fullmatch(exact) else [exact, equation]
 
 
 def _plain(*texts: str) -> bool:
@@ -336,6 +368,7 @@ _Rule = Callable[[str, str], bool | None]
 _RULES: tuple[_Rule, ...] = (
   _choice,
   _matrices,
+  _approximation,
   _member,
   _equation,
   _union,

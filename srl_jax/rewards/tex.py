@@ -15,9 +15,10 @@ _SPACING = re.compile(r"(?<!\\)\\(?:[,;:!> ]|q?quad(?![A-Za-z]))|~")
 _DIGIT_GROUP = re.compile(
   r"(?<=\d)(?:\\[,!; ]|\{,\}|\{\\,\}|[\u2009\u202f\u00a0])(?=\d{3}(?!\d))"
 )
+# The argument may hold groups, as m/s^{2} does.
 _TEXT = re.compile(
   r"\\(?:text|text(?:bf|it|rm|sf|tt|normal)|math(?:rm|bf|it|sf|normal)|bm"
-  r"|boldsymbol|mbox|hbox|operatorname\*?)\s*\{([^{}]*)\}"
+  r"|boldsymbol|mbox|hbox|operatorname\*?)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
 _UNICODE = {
   "−": "-",

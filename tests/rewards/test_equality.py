@@ -69,6 +69,18 @@ B | B. 31
 -\sqrt{3} | -\sqrt{3}\text{ units}
 12 | 12\text{ units}^2
 12\pi | 12\pi\text{ units}^2
+1.6 | \approx 1.6\text{ cm}
+1.6 | ≈ 1.6
+8 | x \approx 8
+900 | T_e \simeq 900\text{ K}
+3\sqrt{13} | 3\sqrt{13} \approx 10.82
+3\sqrt{13} | x = 3\sqrt{13} \approx 10.82
+10.82 | 3\sqrt{13} \approx 10.82
+\frac13 | \frac13 \approx 0.333
+1.2, 3.4 | x \approx 1.2, y \approx 3.4
+9.8 | 9.8\ \mathrm{m/s^{2}}
+15\mbox{ cm}^2 | 15\ \mathrm{cm^{2}}
+\frac12 | \mathbf{\frac{1}{2}}
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -77,7 +89,14 @@ k=4 n-1 | 4
 8 | 2x=8
 8 | 8 \text{ or } 9
 8 | x > 8
-8 | x \approx 8
+8 | x \approx 8.1
+8 | 2x \approx 8
+8 | 3 \approx 8
+8 | 6 \approx 7 \approx 8
+x=8 | y \approx 8
+B | A \sim B
+9.8 | 9.7\ \mathrm{m/s^{2}}
+15\mbox{ cm}^2 | 15\ \mathrm{cm^{3}}
 50^\circ + 180^\circ k | 50
 80^\circ, 10^\circ | 80
 \frac{1}{7n} | \frac{1}{7}n
