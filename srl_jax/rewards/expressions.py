@@ -25,9 +25,9 @@ _MAX_CHARS = 400
 _TOO_BIG = re.compile(
   r"\^\{?[^{}]*\^\{?[^{}]*\^|\^\s*\{?\s*[-+]?\d{4}|\d{60}|\d{4}\s*!|!\s*!"
 )
-# Signs whose meaning math-verify guesses: ratios, bases, quotes, text.
+# Signs whose meaning math-verify guesses or drops: ratios, bases, primes, text.
 _NOT_JUDGED = re.compile(
-  r"[:;?\"@#`]|\d\s*[_']|\^\s*\{?T\b|\\(?:text|mbox|begin|ldots|dots|pm|mp"
+  r"[:;?\"@#`']|\d\s*_|\^\s*\{?T\b|\\(?:text|mbox|prime|begin|ldots|dots|pm|mp"
   r"|approx|sim|simeq|cong|equiv|propto|[bp]?mod|to|rightarrow|implies"
   r"|Rightarrow|neg|lnot)(?![A-Za-z])"
 )

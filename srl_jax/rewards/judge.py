@@ -26,6 +26,7 @@ _MAX_BYTES = 4 << 30
 _POINTS = ((31, 17), (43, 29), (59, 23))
 # Relative; equal expressions differ by rounding of 30 digits only.
 _TOLERANCE = 1e-15
+_INDEXED_E = re.compile(r"\\[A-Za-z]+|[Ee](?=\s*_)")
 
 
 def main() -> None:
@@ -67,6 +68,8 @@ def same(candidate: str, reference: str) -> bool:
   """Returns whether math-verify and a check by numbers both say so."""
   import math_verify
 
+  _keep_capitals()
+  candidate, reference = _without_indexed_e(candidate, reference)
   try:
     gold, ours = _parse(reference), _parse(candidate)
     if gold is None or ours is None:
@@ -77,6 +80,27 @@ def same(candidate: str, reference: str) -> bool:
     )
   except (Exception, RecursionError):
     return False
+
+
+@functools.cache
+def _keep_capitals() -> None:
+  """Lets math-verify tell R from r, for which it has no option."""
+  from latex2sympy2_extended import latex2sympy2
+  from math_verify import parser
+
+  parser.latex2sympy = functools.partial(
+    latex2sympy2.latex2sympy,
+    conversion_config=latex2sympy2.ConversionConfig(lowercase_symbols=False),
+  )
+
+
+def _without_indexed_e(*texts: str) -> list[str]:
+  """Gives E_1 and e_1 letters of their own: the parser takes both for 2.718."""
+  free = [c for c in "WZKHYVUBLMJDwzkhyvu" if c not in "".join(texts)]
+  letters = dict(zip("Ee", free, strict=False))
+  return [
+    _INDEXED_E.sub(lambda m: letters.get(m[0], m[0]), text) for text in texts
+  ]
 
 
 def _parse(text: str) -> Any:

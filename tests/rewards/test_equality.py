@@ -81,6 +81,13 @@ B | B. 31
 9.8 | 9.8\ \mathrm{m/s^{2}}
 15\mbox{ cm}^2 | 15\ \mathrm{cm^{2}}
 \frac12 | \mathbf{\frac{1}{2}}
+3R^2+R | R(3R+1)
+AB+BC | B(A+C)
+f'(x) | f^{\prime}(x)
+\frac{E_1+2E_2}{3} | \frac{1}{3} E_{1}+\frac{2}{3} E_{2}
+E_0(1+x) | E_{0} + x E_0
+e_1+e_2 | e_{2}+e_{1}
+e^{E_1} | e^{E_{1}}
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -97,6 +104,14 @@ x=8 | y \approx 8
 B | A \sim B
 9.8 | 9.7\ \mathrm{m/s^{2}}
 15\mbox{ cm}^2 | 15\ \mathrm{cm^{3}}
+A+a | 2a
+3R^2 | 3r^2
+f(x)+2 | 2+f'(x)
+y+2 | 2+y^{\prime}
+2E_1 | 2E_2
+E_1+1 | e_1+1
+e_1+1 | e+1
+E_1+G | E_1+F
 50^\circ + 180^\circ k | 50
 80^\circ, 10^\circ | 80
 \frac{1}{7n} | \frac{1}{7}n
