@@ -68,6 +68,16 @@ def test_our_verdict_reads_what_stands_outside_of_thoughts(text, verdict):
     assert find_protocol(name).judge(text, PROBLEM) == verdict
 
 
+@pytest.mark.parametrize(
+  "text",
+  ["The answer is 31 apples in all.", "So they have 31 apples", "\\boxed{31}"],
+)
+def test_a_wrong_answer_is_named_without_its_words(text):
+  # Otherwise the same wrong answer in other words would be two votes.
+  final, is_correct = find_protocol("paper").judge(text, PROBLEM)
+  assert final.removesuffix(" apples") == "31" and not is_correct
+
+
 def test_a_named_protocol_differs_from_itself_in_nothing():
   for protocol in PROTOCOLS.values():
     assert protocol.differences() == ()
