@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import progress
+from srl_jax import progress, rewards
 from srl_jax.data.messages import encode_messages
 from srl_jax.data.suites import find_file, parse_suites, read_problems
 from srl_jax.data.templates import encode_segment
@@ -231,11 +231,14 @@ def facts(
     model: the model.
     plan: the plan.
     standard: the unchanged protocol; by default the one of the plan's name.
-    has_questions: whether `question` words the problems.
+    has_questions: whether `question` words the problems, and the package
+      rewards judges the answers.
   """
   protocol = dataclasses.asdict(plan.protocol)
   for name in ("wording", "verdict", "notes"):
     del protocol[name]
+  if has_questions:
+    protocol["rules_sha256"] = _checksum_of_rules()
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
   prompts = hashlib.sha256(repr(model.stop_ids).encode())
   for problem in plan.problems if has_questions else ():
@@ -260,6 +263,15 @@ def facts(
     found["context_turns"] = plan.context_turns
   # As it will be read again: lists for tuples.
   return json.loads(json.dumps(found))
+
+
+def _checksum_of_rules() -> str:
+  """Names the rules that judge answers, by their source."""
+  found = hashlib.sha256()
+  folder = pathlib.Path(rewards.__file__).parent
+  for path in sorted(folder.rglob("*.py")):
+    found.update(path.read_bytes())
+  return found.hexdigest()[:16]
 
 
 def question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:

@@ -153,6 +153,16 @@ def test_a_folder_of_another_or_damaged_evaluation_is_refused(
   answers.write_text(whole.replace("{", "", 1))
   assert f"{answers} line 1 is damaged" in refused()
   answers.write_text(whole)
+  facts = out / "evaluation.json"
+  as_written = facts.read_text()
+  rules = json.loads(as_written)["protocol"]["rules_sha256"]
+  facts.write_text(as_written.replace(rules, "of an older version"))
+  assert refused().startswith(
+    f"{holds}(rules_sha256 is 'of an older version' and '{rules}')"
+  )
+  assert (
+    "were not measured alike: rules_sha256 is 'of an older version' and "
+  ) in refused(compare=out, out=out.with_name("new"))
   (out / "evaluation.json").write_text("{")
   assert f"{out / 'evaluation.json'} is damaged" in refused()
 
