@@ -15,7 +15,12 @@ import re
 
 from srl_jax.rewards.equality import same_answer
 from srl_jax.rewards.format import split_lenient
-from srl_jax.rewards.quantity import NUMBER, is_unit, parse_quantity
+from srl_jax.rewards.quantity import (
+  MAGNITUDE,
+  NUMBER,
+  is_unit,
+  parse_quantity,
+)
 from srl_jax.rewards.tex import normalise, tidy
 
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
@@ -31,9 +36,10 @@ _HEADING = re.compile(
 _MAX_MARK_WORDS = 4
 _ANSWER_IS = re.compile(
   r"\b(?:answer|(?:correct|right|best) (?:option|choice))\b"
-  r"[\s:*]{0,9}(?:is|=|:)[\s:*]{0,9}(?=\S)",
+  r"[\s:*]{0,9}(?:is(?![a-z'’])|=|:)[\s:*]{0,9}(?=\S)",
   re.IGNORECASE,
 )
+_WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _ANSWER_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 # A line with nothing but a fence of mathematics or code.
 _FENCE = re.compile(
@@ -43,9 +49,13 @@ _FENCE = re.compile(
 _LIST_MARK = re.compile(r"^\s*(?:[-*+•>]\s+)+")
 _SENTENCE_END = re.compile(r"[.;](?:\s|$)")
 # What follows says why, and is not the answer.
-_REASON = re.compile(
-  r",?\s*\b(?:because|since|so that|so|which|as)\b|\(", re.IGNORECASE
+_WHY = re.compile(
+  r",?\s*\b(?:because|since|so that|so|which|as)\b"
+  r"|(?:(?<=yes)|(?<=no)|(?<=true)|(?<=false)),"
+  r"\s+(?=(?:it|they|he|she|we|this|that|there)\b)",
+  re.IGNORECASE,
 )
+_BRACKET = re.compile(r"\(")
 # What makes a number before it part of a term, and a number after it.
 _TERM = re.compile(
   r"\s*[-+/^_=<>{(\[!\\]|\s*\*(?!\*)|[a-z]|\s[A-Za-z](?![\w'])"
@@ -55,8 +65,25 @@ _OPERAND = re.compile(r"(?:[A-Za-z)\]}]|[-+*/^=_(\[{<>\\]\s*[$€£]?\s*)$")
 # and what is equal to it or leads to it is none.
 _PART = re.compile(
   r"(?:[a-z)\]}^_(\[{\\,]|[-+/<^_(\[{\\]\s*[$€£]?\s*|(?<![-=>])>\s*"
-  r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|[(\[{][^()\[\]{}]*,\s*"
+  r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|\d\s*,\s*|[(\[{][^()\[\]{}]*,\s*"
   r"|\\(?:sqrt|frac|times|cdot|div|pm|mp|leq|geq|neq|log|ln|sin|cos|tan)\s*)$"
+)
+# Words around a number that make another one of it, or of its sign.
+_NEGATIVE = re.compile(r"(?:\bnegative|(?:^|\bis|\bbe|=)\s*minus)\s+$", re.I)
+_CHANGED_BEFORE = re.compile(
+  r"(?:\b(?:minus|plus|times|twice|thrice|double|triple|half|least|most|than"
+  r"|over|under|above|below|exceeds|mod|modulo|not|nor|square root|cube root"
+  r"|(?:root|square|cube|half|third|quarter|multiple|power|logarithm"
+  r"|reciprocal|inverse|opposite|double|triple)s? of)|n['’]t)"
+  r"(?:\s+(?:the|an?|about|exactly|only))?\s*[$€£(*]*\s*$",
+  re.IGNORECASE,
+)
+_CHANGED_AFTER = re.compile(
+  r"\s*(?:squared|cubed|factorial|hal(?:f|ves)|thirds?|fourths?|fifths?|sixths?"
+  r"|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?|millionths?"
+  r"|plus|minus|times\s+[\d\\$]|divided|over\s+\d|choose|modulo|mod|base"
+  r"|below zero|degrees? below)\b|\.{3}",
+  re.IGNORECASE,
 )
 _HEDGE = re.compile(
   r"\b(?:or|either|between|maybe|perhaps|possibly|not|isn't|neither|nor)\b"
@@ -93,18 +120,26 @@ def answer_reward(text: str, reference: str) -> float:
 def extract_answers(text: str) -> list[str]:
   """Returns what may be the final answer, by the first rule that applies.
 
-  1. what stands in \\boxed{..}, as a list if boxes differ; 2. in the last
-  <answer> block; 3. "#### .." in the last line; 4. after the last "answer is",
-  "answer:" or "answer =": the line, its first sentence, or its only number; 5.
-  the last line or the last number. Fences of blocks are no lines, and marks of
+  1. what stands in \\boxed{..}, as a list if boxes differ; 2. the last <answer>
+  block, and what the rules below find in it if it has words; 3. "#### .." in
+  the last line; 4. after the last "answer is", "answer:" or "answer =": the
+  line, its first sentence, that without its reason, or its only number; 5. the
+  last line or the last number. Fences of blocks are no lines, and marks of
   lists and quotes belong to none.
   """
   boxes = all_boxed(text)
   if boxes:
     return [_join(boxes)]
   blocks = _ANSWER_BLOCK.findall(text)
-  if blocks:
-    return [blocks[-1].strip()]
+  if not blocks:
+    return _without_box(text)
+  block = blocks[-1].strip()
+  found = _without_box(block) if _WORDS.search(block) else []
+  return list(dict.fromkeys([block, *found]))
+
+
+def _without_box(text: str) -> list[str]:
+  """Returns what rules 3 to 5 of `extract_answers` find."""
   marked = hash_mark(text)
   if marked is not None:
     return [marked]
@@ -117,7 +152,9 @@ def extract_answers(text: str) -> list[str]:
     if line.count("**") % 2:  # The mark took the other half.
       line = line.replace("**", "", 1)
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
-    return list(dict.fromkeys([line, sentence, *_only_number(sentence)]))
+    clause = _WHY.split(sentence, maxsplit=1)[0]
+    found = [line, sentence, clause, *_only_number(clause)]
+    return [x for x in dict.fromkeys(found) if x]
   for line in reversed(lines):
     numbers = list(NUMBER.finditer(tidy(line)))
     if numbers:
@@ -150,9 +187,9 @@ def _is_result(line: str, numbers: list[re.Match[str]]) -> bool:
   return found is not None and not _LISTS_NEXT.search(before[: found.start()])
 
 
-def _only_number(sentence: str) -> list[str]:
-  """Returns the number of a sentence if it has one before its reasons."""
-  clause = _REASON.split(sentence, maxsplit=1)[0]
+def _only_number(clause: str) -> list[str]:
+  """Returns the number of a clause if it has one before a bracket."""
+  clause = _BRACKET.split(clause, maxsplit=1)[0]
   numbers = list(NUMBER.finditer(clause))
   if len(numbers) != 1 or _HEDGE.search(clause):
     return []
@@ -162,14 +199,26 @@ def _only_number(sentence: str) -> list[str]:
 
 
 def _with_unit(line: str, number: re.Match[str]) -> list[str]:
-  """Returns a number in prose with its unit; [] if it is part of a term."""
-  rest = line[number.end() :]
-  if _TERM.match(rest):
+  """Returns a number in prose with sign, magnitude and unit.
+
+  It is [] if the number is part of a term, or words make another one of it.
+  """
+  before, rest = line[: number.start()], line[number.end() :]
+  if _TERM.match(rest) or _CHANGED_AFTER.match(rest):
     return []
+  found = number[0]
+  if _NEGATIVE.search(before) and found[0] != "-":
+    found = "-" + found
+  elif _CHANGED_BEFORE.search(before):
+    return []
+  magnitude = MAGNITUDE.match(rest)
+  if magnitude:
+    found += magnitude[0]
+    rest = rest[magnitude.end() :]
   word = re.match(r"\s*[^\s,;:!?*]+", rest)
   if word is None or not is_unit(word[0].strip(" .")):
-    return [number[0]]
-  return [number[0] + word[0].rstrip(" .")]
+    return [found]
+  return [found + word[0].rstrip(" .")]
 
 
 def hash_mark(text: str) -> str | None:

@@ -39,6 +39,18 @@ _UNSIGNED = (
 # subtraction, not a sign.
 NUMBER = re.compile(rf"(?:(?<![\w.)\]}}])-\s?)?{_UNSIGNED}(?:\s?%)?")
 
+_MAGNITUDES = {
+  "dozen": 12,
+  "hundred": 100,
+  "thousand": 1000,
+  "million": 10**6,
+  "billion": 10**9,
+  "trillion": 10**12,
+}
+MAGNITUDE = re.compile(
+  rf"\s*({'|'.join(_MAGNITUDES)})s?(?![A-Za-z])", re.IGNORECASE
+)
+
 _QUANTITY = re.compile(
   rf"(?P<sign>[-+]?)\s*(?P<currency>[€$£]?)\s*(?P<sign2>[-+]?)(?P<number>{_UNSIGNED})"
   r"(?P<rest>.*)",
@@ -142,10 +154,14 @@ def parse_quantity(text: str) -> Quantity | None:
   match = _QUANTITY.fullmatch(text.strip())
   if match is None or len(match["number"]) > _MAX_CHARS:
     return None
-  unit = _unit(match["rest"])
+  value, rest = _value(match["number"]), match["rest"]
+  magnitude = MAGNITUDE.match(rest)
+  if magnitude and value is not None:
+    value *= _MAGNITUDES[magnitude[1].lower()]
+    rest = rest[magnitude.end() :]
+  unit = _unit(rest)
   if match["currency"] and unit == "":
     unit = _SPELLING[match["currency"]]
-  value = _value(match["number"])
   if unit is None or value is None or (match["sign"] and match["sign2"]):
     return None
   if "-" in (match["sign"], match["sign2"]):
