@@ -82,7 +82,7 @@ _CHANGED_AFTER = re.compile(
   r"\s*(?:squared|cubed|factorial|hal(?:f|ves)|thirds?|fourths?|fifths?|sixths?"
   r"|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?|millionths?"
   r"|plus|minus|times\s+[\d\\$]|divided|over\s+\d|choose|modulo|mod|base"
-  r"|below zero|degrees? below)\b|\.{3}",
+  r"|below zero|degrees? below)\b|\.\.",
   re.IGNORECASE,
 )
 _HEDGE = re.compile(

@@ -79,6 +79,8 @@ def _unwrap(text: str) -> str:
     text = text.replace(" ", "")
   while True:
     bare = text.rstrip(".,;: \n\t")
+    if ".." in text[len(bare) :]:  # They stand for more digits or elements.
+      bare = text
     for mark in ("**", "__", "*", "`"):
       inner = bare.removeprefix(mark).removesuffix(mark)
       if inner and len(bare) - len(inner) == 2 * len(mark):
@@ -99,7 +101,8 @@ def _is_group(text: str) -> bool:
 
 
 _CHOICE = re.compile(
-  r"(?:(?:option|choice)\s*)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])\s*(.*)",
+  r"(?:(?i:option|choice)\s*)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])\s*(.*)"
+  r"|(?i:option|choice)\s+([A-J])",
   re.DOTALL,
 )
 _OTHER_CHOICE = re.compile(
@@ -131,10 +134,10 @@ def _letter(text: str) -> tuple[str, str] | None:
   match = _CHOICE.fullmatch(text)
   if match is None:
     return None
-  rest = match[3].strip()
+  rest = (match[3] or "").strip()
   if rest and _OTHER_CHOICE.match(rest):
     return None
-  return match[1] or match[2], rest
+  return match[1] or match[2] or match[4], rest
 
 
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
@@ -237,10 +240,19 @@ def _has_letters(text: str) -> bool:
 _MEMBER = re.compile(
   r"(?:\\?[A-Za-z]\w*|\([A-Za-z, ]+\))\s*\\in(?![A-Za-z])\s*"
 )
+_BUILDER = re.compile(
+  r"\\\{\s*\\?[A-Za-z]\w*\s*(?:\\in\s*(?:\\mathbb\s*)?(?:\{R\}|R)\s*)?"
+  r"[|:]\s*(.*)\\\}",
+  re.DOTALL,
+)
 
 
 def _member(a: str, b: str) -> bool | None:
-  """Compares sets of which an answer says "x in"."""
+  """Compares sets of which an answer says "x in", or what holds in them."""
+  built_a, built_b = _BUILDER.fullmatch(a), _BUILDER.fullmatch(b)
+  if built_a or built_b:
+    a, b = (m[1].strip() if m else x for m, x in ((built_a, a), (built_b, b)))
+    return _same(a, b)
   bare_a, bare_b = _MEMBER.sub("", a, count=1), _MEMBER.sub("", b, count=1)
   if bare_a == a and bare_b == b:
     return None
@@ -251,7 +263,8 @@ def _member(a: str, b: str) -> bool | None:
   return _same(bare_a, bare_b)
 
 
-_UNION = re.compile(r"\\cup(?![A-Za-z])|(?<=[)\]}])\s*U\s*(?=[(\[\\{])")
+_UNION = re.compile(r"\\(?:big)?cup(?![A-Za-z])|(?<=[)\]}])\s*U\s*(?=[(\[\\{])")
+_MAY_BE_UNION = re.compile(rf"{_RELATION.pattern}|[)\]}}]\s*or\b")
 
 
 def _union(a: str, b: str) -> bool | None:
@@ -260,9 +273,9 @@ def _union(a: str, b: str) -> bool | None:
   if len(parts_a) == len(parts_b) == 1:
     return None
   # The other may be "x < 2 or x > 3".
-  if len(parts_a) == 1 and _RELATION.search(a):
+  if len(parts_a) == 1 and _MAY_BE_UNION.search(a):
     parts_a = parts_of(a)
-  if len(parts_b) == 1 and _RELATION.search(b):
+  if len(parts_b) == 1 and _MAY_BE_UNION.search(b):
     parts_b = parts_of(b)
   if len(parts_a) == len(parts_b):
     return _same_bag([p.strip() for p in parts_a], [p.strip() for p in parts_b])

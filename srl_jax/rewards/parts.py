@@ -91,6 +91,8 @@ _MATRIX = re.compile(
   r"\\end\{\1\}",
   re.DOTALL,
 )
+# A row may end with the space below it, as in \\[0.5em].
+_ROW_END = re.compile(r"\\\\(?:\[\s*-?[\d.]*\s*[a-z]{2}\s*\])?|\\cr\b")
 _BRACKETED_MATRIX = re.compile(
   r"[(\[]\s*(\\begin\{(matrix|array)\}.*\})\s*[)\]]", re.DOTALL
 )
@@ -103,7 +105,7 @@ def matrix_of(text: str) -> tuple[str, list[list[str]]] | None:
   if match is None:
     return None
   kind = match[1][0].lower() if match[1][0] in "vV" else ""
-  rows = re.split(r"\\\\(?:\[\w+\])?|\\cr\b", match[2])
+  rows = _ROW_END.split(match[2])
   return kind, [
     [entry.strip() for entry in row.split("&")] for row in rows if row.strip()
   ]

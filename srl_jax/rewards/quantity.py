@@ -3,8 +3,8 @@
 
 Understood are 1,234.5 and .5, signs, 3/4, \\frac{3}{4} and \\frac34, mixed
 numbers (1 1/2, 1\\frac12), 4.5e-3, 4.5 \\times 10^{-3}, 10^5, a currency sign,
-a percent sign, degrees, and unit words after the number. Not understood, on
-purpose: letters that touch a number (5x, 2pi), and arithmetic.
+a percent sign, degrees, and "million" and unit words after the number. Not
+understood, on purpose: letters that touch a number (5x, 2pi), and arithmetic.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d*)?|\.\d+)"
 _GROUP = rf"(?:\{{\s*-?{_DECIMAL}\s*\}}|\d)"
 _FRACTION = rf"\\frac\s*{_GROUP}\s*{_GROUP}"
-_POWER = r"10\s*\^\s*(?:\{\s*[-+]?\d+\s*\}|[-+]?\d+)"
-_TIMES = r"\s*(?:\\times|\\cdot|\*|×)\s*"
+_POWER = r"(?:10|\{10\})\s*\^\s*(?:\{\s*[-+]?\d+\s*\}|[-+]?\d+)"
+_TIMES = r"\s*(?:\\times|\\cdot|\*|×|x)\s*"
+_SCIENTIFIC = re.compile(
+  rf"(.*?)(?:{_TIMES})?(?:10|\{{10\}})\s*\^\s*\{{?(.*?)\}}?"
+)
 _UNSIGNED = (
   rf"(?:(?:{_INTEGER}\s*)?{_FRACTION}"
   rf"|{_INTEGER}\s+\d+/\d+"
@@ -123,14 +126,23 @@ _UNITS = {
   "bar": "",
   "T": "tesla",
   "unit": "",
-  "Angstrom": "angstrom",
+  "Angstrom": "angstrom Å",
+  "Ω": "ohm",
+  "μm": "micrometer micrometre micron",
+  "μs": "microsecond",
+  "μg": "microgram",
+  **{
+    f"μ{unit}": "" for unit in ("A", "C", "F", "J", "L", "N", "V", "W", "mol")
+  },
 }
 _SPELLING = {
   other: unit
   for unit, others in _UNITS.items()
   for other in (unit, *others.split())
 }
-_UNIT_WORD = re.compile(r"(?:\\?([A-Za-zµμΩ]+)|([$€£]))(?:\^(-?\d)|(\d))?")
+_UNIT_WORD = re.compile(r"(?:\\?([A-Za-zμΩÅ]+)|([$€£]))(?:\^(-?\d)|(\d))?")
+# Upright letters, around which `tidy` leaves spaces: others are variables.
+_RATIO = re.compile(r"\\frac\s*\{\s+([^{}]*)\}\s*\{\s+([^{}]*)\}")
 _POWERS = re.compile(r"\s*\^\s*(?:\{\s*(-?\d)\s*\}|(-?\d))")
 # A lone "T" is more often a variable.
 _SINGLE_LETTER_UNITS = frozenset("mghsLJNVWKACF")
@@ -141,7 +153,9 @@ _NOT_UNITS = re.compile(
   "phi|chi|psi|omega|hbar|odot|leq|geq|neq|not|nor|but|plus|minus|"
   "than|between|either|maybe|perhaps|possibly|about|if|when|where|for|from|"
   "then|is|was|be|through|until|versus|vs|with|without|half|dozen|hundred|"
-  "thousand|million|billion|trillion|factorial|squared|cubed|quad|begin|end",
+  "thousand|million|billion|trillion|factorial|squared|cubed|quad|begin|end|"
+  "halve|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth|hundredth|"
+  "thousandth|millionth|base|choose|below|above|zero",
   re.IGNORECASE,
 )
 # Beyond these a number is not an answer but an attack on the checker.
@@ -176,11 +190,15 @@ def same_quantity(a: Quantity, b: Quantity) -> bool:
   mean a hundredth or nothing: 50% is 1/2, and is 50 where percent is asked.
   """
   if a.unit and b.unit:
-    return a == b
+    return _in_cents(a) == _in_cents(b)
   if a.value == b.value:
     return True
   hundredths = [q.value / 100 if q.unit == "%" else q.value for q in (a, b)]
   return hundredths[0] == hundredths[1]
+
+
+def _in_cents(a: Quantity) -> Quantity:
+  return Quantity(100 * a.value, "cent") if a.unit == "dollar" else a
 
 
 def is_unit(text: str) -> bool:
@@ -203,7 +221,7 @@ def _value(number: str) -> Fraction | None:
     if mixed:
       whole, top, bottom = map(int, mixed.groups())
       return whole + Fraction(top, bottom)
-    power = re.fullmatch(rf"(.*?)(?:{_TIMES})?10\s*\^\s*\{{?(.*?)\}}?", number)
+    power = _SCIENTIFIC.fullmatch(number)
     if power:
       return _scaled(power[1] or "1", power[2])
     mantissa, e, exponent = number.lower().partition("e")
@@ -239,6 +257,9 @@ def _unit(rest: str) -> str | None:
     scale = text[1:].strip()
     return "°" + scale if scale in ("", "C", "F", "K") else None
   joined = _POWERS.sub(r"^\1\2", text)
+  joined = _RATIO.sub(
+    lambda m: f"{m[1].strip()}/{'/'.join(m[2].split())}", joined
+  )
   words = re.split(r"\s*(/|\\cdot\b|\*|\\times\b)\s*|\s+", joined)
   if not rest[0].isspace() and not _may_touch(words[0]):
     return None
@@ -269,7 +290,7 @@ def _one_unit(word: str) -> tuple[str, int]:
   if match is None:
     return "", 0
   name, power = match[1] or match[2], match[3] or match[4]
-  if len(name) == 1 and name not in _SINGLE_LETTER_UNITS | {*"$€£µμΩ"}:
+  if len(name) == 1 and name not in _SINGLE_LETTER_UNITS | {*"$€£ΩÅ"}:
     return "", 0
   singular = _singular(name)
   unit = _SPELLING.get(name) or _SPELLING.get(singular)
@@ -277,7 +298,9 @@ def _one_unit(word: str) -> tuple[str, int]:
     unit = _SPELLING.get(singular.lower())
   if unit is None:
     # Counted things: apples, but neither variables nor words of mathematics.
-    is_word = len(name) > 2 and not _NOT_UNITS.fullmatch(name)
+    is_word = len(name) > 2 and not any(
+      _NOT_UNITS.fullmatch(x) for x in (name, singular)
+    )
     if not is_word or power or word.startswith("\\"):
       return "", 0
     unit = singular.lower()

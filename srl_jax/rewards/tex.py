@@ -20,6 +20,8 @@ _TEXT = re.compile(
   r"\\(?:text|text(?:bf|it|rm|sf|tt|normal)|math(?:rm|bf|it|sf|normal)|bm"
   r"|boldsymbol|mbox|hbox|operatorname\*?)\s*\{((?:[^{}]|\{[^{}]*\})*)\}"
 )
+# The sign of a millionth, before the upright name of a unit.
+_MICRO = re.compile(r"\\mu\s*(\\(?:text|mathrm)\s*\{)\s*")
 _UNICODE = {
   "−": "-",
   "–": "-",
@@ -39,6 +41,11 @@ _UNICODE = {
   "±": "\\pm ",
   "∅": "\\emptyset ",
   "º": "°",
+  "℃": "°C",
+  "℉": "°F",
+  "µ": "μ",
+  "\u2126": "Ω",
+  "\u212b": "Å",
   "\u00a0": " ",
   "\u2009": " ",
   "\u202f": " ",
@@ -74,6 +81,7 @@ _TIDY = (
   (_word("lor|vee"), r" or "),
   (re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![A-Za-z]))"), "°"),
   (_word("degree|textdegree"), "°"),
+  (_word("AA|angstrom"), "Å"),
   (re.compile(r"\\\$"), "\0"),
   (re.compile(r"\$|\\[()]|(?<!\\)\\[\[\]]"), ""),
   (re.compile("\0"), "$"),
@@ -92,6 +100,7 @@ def tidy(text: str) -> str:
     text = re.sub(r",\\!\s*", ",", text)
     text = _DIGIT_GROUP.sub("", text)
     text = _SPACING.sub(" ", text)
+    text = _MICRO.sub(r"\1μ", text)
     text = _TEXT.sub(r" \1 ", text)
     for pattern, replacement in _TIDY:
       text = pattern.sub(replacement, text)

@@ -278,6 +278,8 @@ def test_unmarked_answers_are_found(text, reference):
     ("They earned 5 million dollars.", "5"),
     ("The answer is 5 squared.", "5"),
     ("The answer is 5 factorial.", "5"),
+    ("The answer is 5 tenths.", "5"),
+    ("The answer is 0.333...", "0.333"),
     ("The answer is 5 dozen.", "5"),
     ("The answer is the square root of 5.", "5"),
     ("The answer is half of 5.", "5"),

@@ -88,6 +88,35 @@ f'(x) | f^{\prime}(x)
 E_0(1+x) | E_{0} + x E_0
 e_1+e_2 | e_{2}+e_{1}
 e^{E_1} | e^{E_{1}}
+\text{(E)} | \text{Option E}
+\text{(C)} | \text{Choice (C)}
+A | \text{OPTION A}
+5000 | 5 \text{ thousand}
+2.5 \text{ million} | 2{,}500{,}000
+\begin{pmatrix} 6 \\ 1 \end{pmatrix} | \begin{pmatrix}6\\[0.5em]1\end{pmatrix}
+\begin{pmatrix} 6 \\ 1 \end{pmatrix} | \begin{pmatrix}6\\[ -2pt ]1\end{pmatrix}
+x \in [-2,7] | \{x \mid -2 \le x \le 7\}
+[-2,7] | \{x \in \mathbb{R} : -2 \le x \le 7\}
+x > 6 | \{ x \mid x > 6 \}
+(-\infty,1)\cup(6,\infty) | (-\infty,1) \text{ or } (6,\infty)
+(-\infty,1)\cup(6,\infty) | (-\infty,1) \bigcup (6,\infty)
+(-\infty,1)\cup(6,\infty) | \{x \mid x<1 \text{ or } x>6\}
+(1,2),(3,4) | (3,4) \text{ or } (1,2)
+1.5 | 1.5\ \mu\mathrm{m}
+1.5\text{ micrometers} | 1.5 µm
+3.3 | 3.3\text{ \AA}
+3.3 Å | 3.3\ \mathrm{\AA}
+25 | 25 Ω
+25\text{ ohms} | 25 Ω
+2.19\times10^6 | 2.19\times10^6 \frac{\text{m}}{\text{s}}
+9.8\text{ m/s}^2 | 9.8\ \frac{\mathrm{m}}{\mathrm{s}^{2}}
+8.3\text{ J/mol/K} | 8.3 \frac{\text{J}}{\text{mol K}}
+7 | 7℃
+7^\circ C | 7℃
+0.0015 | 1.5 x 10^-3
+4.5e33 | 4.5 \times {10}^{33}
+\$0.054 | 5.4\text{ cents}
+5 | 5.
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -112,6 +141,33 @@ y+2 | 2+y^{\prime}
 E_1+1 | e_1+1
 e_1+1 | e+1
 E_1+G | E_1+F
+\text{(E)} | \text{Option A}
+\text{(E)} | \text{Options E and A}
+A | \text{option A is wrong}
+5 | 5\text{ thousands}
+5 | 5 millions
+3 | 3\text{ tenths}
+2 | 2\text{ thirds}
+12 | 12 base seven
+4 | 4 choose two
+10 | 10 below zero
+\begin{pmatrix} 6 \\ 1 \end{pmatrix} | \begin{pmatrix}6\\[0.5em]2\end{pmatrix}
+x \in [-2,7] | \{x \mid -2 < x \le 7\}
+x > 6 | \{x \in \mathbb{Z} \mid x > 6\}
+(-\infty,1)\cup(6,\infty) | (-\infty,1) \text{ or } [6,\infty)
+1.5\text{ mm} | 1.5\ \mu\mathrm{m}
+1.5 | 1.5\ \mu
+1.5 | 1.5\ \mu m g
+25 | 25\Omega
+9.8\text{ m/s} | 9.8\ \frac{\text{m}}{\text{s}^2}
+9.8 | 9.8 \frac{m}{s}
+9.8 | 9.8 \frac{x}{s}
+9.8 | 9.8\frac{m}{s}
+0.0015 | 1.5 x 10^3
+\$0.054 | 0.054\text{ cents}
+\$5.4 | 5.4\text{ cents}
+0.333 | 0.333...
+0.333 | 0.333…
 50^\circ + 180^\circ k | 50
 80^\circ, 10^\circ | 80
 \frac{1}{7n} | \frac{1}{7}n
