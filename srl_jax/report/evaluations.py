@@ -16,7 +16,7 @@ import numpy as np
 
 from srl_jax import storage
 from srl_jax.evaluate.estimates import Estimate, share
-from srl_jax.evaluate.journal import read_answers, read_facts, read_results
+from srl_jax.evaluate.journal import read_results
 from srl_jax.evaluate.records import Answer
 from srl_jax.report.suites import difference_cells, differences
 
@@ -31,6 +31,8 @@ class SuiteRow:
     decoding: "greedy" or "sampled".
     problems: number of problems with an answer.
     answers: number of answers.
+    of_problems: number of problems of the suite.
+    of_answers: number of answers when the evaluation is finished.
     accuracy: share of right answers, with its interval over problems.
     stopped: share of answers that the model ended itself.
     tokens: mean length of an answer.
@@ -41,9 +43,15 @@ class SuiteRow:
   decoding: str
   problems: int
   answers: int
+  of_problems: int
+  of_answers: int
   accuracy: Estimate
   stopped: float
   tokens: float
+
+  @property
+  def is_finished(self) -> bool:
+    return self.answers >= self.of_answers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,23 +103,26 @@ def compare_evaluations(
 
 
 def _rows(folder: pathlib.Path) -> Iterator[SuiteRow]:
-  read_facts(folder)
-  parts: dict[tuple[str, str], dict[str, list[Answer]]] = {}
-  for answer in read_answers(folder):
-    part = parts.setdefault((answer.suite, answer.decoding), {})
-    part.setdefault(answer.problem, []).append(answer)
-  for (suite, decoding), by_problem in sorted(parts.items()):
-    answers = [x for of_problem in by_problem.values() for x in of_problem]
-    yield SuiteRow(
-      folder=str(folder),
-      suite=suite,
-      decoding=decoding,
-      problems=len(by_problem),
-      answers=len(answers),
-      accuracy=share(
-        [sum(x.is_correct for x in xs) for xs in by_problem.values()],
-        [len(xs) for xs in by_problem.values()],
-      ),
-      stopped=float(np.mean([x.is_stopped for x in answers])),
-      tokens=float(np.mean([x.tokens for x in answers])),
-    )
+  for result in sorted(read_results(folder), key=lambda x: x.suite):
+    samples = {x["name"]: x["samples"] for x in result.protocol["decodings"]}
+    parts: dict[str, dict[str, list[Answer]]] = {}
+    for answer in result.answers:
+      part = parts.setdefault(answer.decoding, {})
+      part.setdefault(answer.problem, []).append(answer)
+    for decoding, by_problem in sorted(parts.items()):
+      answers = [x for of_problem in by_problem.values() for x in of_problem]
+      yield SuiteRow(
+        folder=str(folder),
+        suite=result.suite,
+        decoding=decoding,
+        problems=len(by_problem),
+        answers=len(answers),
+        of_problems=len(result.problems),
+        of_answers=len(result.problems) * samples[decoding],
+        accuracy=share(
+          [sum(x.is_correct for x in xs) for xs in by_problem.values()],
+          [len(xs) for xs in by_problem.values()],
+        ),
+        stopped=float(np.mean([x.is_stopped for x in answers])),
+        tokens=float(np.mean([x.tokens for x in answers])),
+      )

@@ -132,6 +132,10 @@ ANSWERS = (
 
 
 def write_evaluation(folder, answers, **protocol):
+  protocol["decodings"] = [
+    {"name": "greedy", "samples": 1},
+    {"name": "sampled", "samples": 2},
+  ]
   names = dict.fromkeys((suite, problem) for suite, _, problem, _ in answers)
   problems = [
     Problem(problem, "?", "1", suite=suite) for suite, problem in names
@@ -175,6 +179,9 @@ def test_evaluations_are_counted_by_suite_and_decoding(tmp_path, capsys):
   page = Page(out.read_text("utf-8"))
   assert f"{folder}<b>greedy11" in page.text
   assert f"{folder}amcsampled240.750[" in page.text
+  # The greedy answer to p1 is missing.
+  assert f"{folder} under wayamcgreedy1 of 21 of 20.000[" in page.text
+  assert page.text.count("under way") == 1
 
 
 def test_evaluations_are_compared_with_the_first(tmp_path, capsys):
