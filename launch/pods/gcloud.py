@@ -51,10 +51,9 @@ secrets() {{
   for name in $SECRETS; do printf 'export %s=%q; ' "$name" "${{!name}}"; done
 }}
 resource() {{ gcloud compute tpus queued-resources "$@" --zone="$ZONE"; }}
-on() {{
-  gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worker="$1" \
-    --command="$2"
-}}
+# With several hosts, gcloud refuses an ssh-agent that lacks its key: so without.
+vm() {{ SSH_AUTH_SOCK="" gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }}
+on() {{ vm ssh "$NAME" --worker="$1" --command="$2"; }}
 
 # Prints the state of the pod, NONE, or UNKNOWN if gcloud does not say.
 state() {{
@@ -69,7 +68,8 @@ state() {{
   fi
 }}
 
-# Prints the exit status of the run, "running", or "gone" without one.
+# Prints the exit status of the run, "running", "gone" without one, or nothing
+# if the host does not answer.
 ask() {{ on 0 "$ASK" 2>/dev/null | tail -n 1 || true; }}
 
 create() {{
@@ -109,8 +109,7 @@ install() {{
   local pack
   pack=$(mktemp -d)
   tar -czf "$pack/$NAME.tgz" --exclude=__pycache__ {packed} &&
-    gcloud compute tpus tpu-vm scp "$pack/$NAME.tgz" "$NAME:" \
-      --zone="$ZONE" --worker=all --quiet &&
+    vm scp "$pack/$NAME.tgz" "$NAME:" --worker=all --quiet &&
     on all "$INSTALL" || {{ rm -r "$pack"; return 1; }}
   rm -r "$pack"
 }}
@@ -152,10 +151,17 @@ delete() {{
 
 # Once from the pod to the end of the run, with the status of `follow`.
 attempt() {{
+  local answer="" tries=0
   create || return 1
   wait_until_active || return $?
-  case "$(ask)" in
+  # A run that is there must not be started over because of a lost question.
+  while answer=$(ask); [ -z "$answer" ] && [ "$tries" -lt 10 ]; do
+    tries=$((tries + 1))
+    sleep "$POLL_S"
+  done
+  case "$answer" in
     running | 0) ;;
+    "") say "there is no answer"; return 1 ;;
     *)
       say "installing"
       if install || {{ sleep "$POLL_S"; install; }}; then

@@ -168,6 +168,9 @@ def xpk_line(pod: Pod) -> str:
       f"--workload={pod.name}",
       f"--tpu-type={pod.slice.type}",
       f"--num-slices={pod.slices}",
+      f"--max-restarts={_MAX_RESTARTS}",
+      # Not of a mistake; by default, only signals are.
+      "--restart-on-exit-codes=1",
       f"--zone={pod.zone}",
       f"--docker-image={pod.image}",
       *(

@@ -49,4 +49,6 @@ def fake_cloud(tmp_path, monkeypatch):
   monkeypatch.setenv("FAKE_GCLOUD", str(tmp_path / "cloud"))
   monkeypatch.setenv("PYTHONPATH", str(ROOT))
   monkeypatch.setenv("POLL_S", "0.2")
+  # With keys of others in it.
+  monkeypatch.setenv("SSH_AUTH_SOCK", "/tmp/agent")
   return tmp_path / "cloud"

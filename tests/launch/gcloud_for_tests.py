@@ -179,6 +179,12 @@ def chosen(node, worker):
 
 
 def ssh(options):
+  lost = ROOT / "lost"
+  if os.environ.get("FAKE_LOST") and not lost.exists():
+    lost.touch()
+    sys.exit(255)
+  if os.environ.get("SSH_AUTH_SOCK"):
+    fail("SSHKeyNotInAgent: the agent lacks the key of gcloud")
   started = [
     subprocess.Popen(
       ["bash", "-c", options.command],

@@ -158,12 +158,18 @@ def test_a_run_that_fails_ends_with_its_status_and_the_pod_stays(
   assert not list((cloud / "resources").glob("*.json"))
 
 
-@pytest.mark.slow
-def test_a_script_that_was_killed_takes_up_the_run_where_it_is(cloud, script):
+@pytest.mark.parametrize(
+  "lost", ["one question", pytest.param("", marks=pytest.mark.slow)]
+)
+def test_a_script_that_was_killed_takes_up_the_run_where_it_is(
+  lost, cloud, script, monkeypatch
+):
   process = start(script)
   wait_for(cloud / "bucket/steps", 2)
   process.kill()
   process.communicate()
+  # A run whose host does not answer once is not started over.
+  monkeypatch.setenv("FAKE_LOST", lost)
   status, output = end(start(script))
   assert status == 0, output
   steps = (cloud / "bucket/steps").read_text().splitlines()
