@@ -32,8 +32,8 @@ import jax
 import numpy as np
 
 from benchmarks import measuring
+from srl_jax import config as config_lib
 from srl_jax import loading, sharding
-from srl_jax import main as main_lib
 from srl_jax.config import RlConfig
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train.rl import RlStage
@@ -170,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("--steps", type=int, default=3, help="per turn")
   parser.add_argument("--repeats", type=int, default=3, help="turns timed")
   args = parser.parse_args(argv)
-  config = main_lib.load_config(args.config)
+  config = config_lib.load(args.config)
   print(f"{args.config}\n{measuring.describe_machine()}", flush=True)
   mesh = sharding.make_mesh(config.mesh)
   with tempfile.TemporaryDirectory() as folder, jax.set_mesh(mesh):

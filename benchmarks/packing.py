@@ -30,8 +30,8 @@ import optax
 
 from benchmarks import measuring
 from benchmarks.models import MODELS
+from srl_jax import config as config_lib
 from srl_jax import loading, sharding
-from srl_jax.main import load_config
 from srl_jax.models import LanguageModel
 from srl_jax.testing.tiny import make_trunk, make_trunks, small_mesh
 from srl_jax.train.rl import RlStage
@@ -199,7 +199,7 @@ class _Watched(Pool):
 
 def embedded(args: argparse.Namespace) -> dict[str, dict[str, float]]:
   """Update steps of experiments/registers.py."""
-  config = load_config("experiments/registers.py", args.overrides)
+  config = config_lib.load("experiments/registers.py", args.overrides)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
     run = loading.load_run(config, mesh, pathlib.Path(folder))

@@ -18,7 +18,8 @@ from collections.abc import Sequence
 
 import jax
 
-from srl_jax import main as srl_main
+from srl_jax import config as config_lib
+from srl_jax.arguments import HelpFormatter
 
 from .tpu import projection
 
@@ -28,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m srl_jax compile",
     description="Compiles an experiment's stages for a TPU topology.",
-    # No abbreviations: load_config refuses every flag that is not known.
+    formatter_class=HelpFormatter,
+    # No abbreviations: config.load refuses every flag that is not known.
     allow_abbrev=False,
   )
   parser.add_argument(
@@ -43,28 +45,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     "--slices",
     type=int,
     default=1,
-    help="slices of that topology, joined by a slower network (default: "
-    "%(default)s)",
+    help="slices of that topology, joined by a slower network",
   )
   parser.add_argument(
     "--stem_tokens",
     type=int,
     default=16,
-    help="given tokens at the head of a branch (default: %(default)s)",
+    help="given tokens at the head of a branch",
   )
   parser.add_argument(
     "--target_characters",
     type=int,
     default=1024,
-    help="longest expert step, for rewards on the device (default: "
-    "%(default)s)",
+    help="longest expert step, for rewards on the device",
   )
   parser.add_argument(
     "--kept",
     type=float,
     default=1.0,
-    help="share of the sampled groups whose rewards differ, from 0 to 1 "
-    "(default: %(default)s)",
+    help="share of the sampled groups whose rewards differ, from 0 to 1",
   )
   parser.add_argument(
     "--mean_tokens",
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   # Any arrays go to the CPU, so that JAX does not look for a TPU.
   jax.config.update("jax_platforms", "cpu")
   try:
-    config = srl_main.load_config(options.config, overrides)
+    config = config_lib.load(options.config, overrides)
     sampling = [stage for stage in config.stages if stage != "sft"]
     stages = sampling or config.stages
     fits = [

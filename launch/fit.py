@@ -22,7 +22,8 @@ from typing import Any
 
 import jax
 
-from srl_jax import main as srl_main
+from srl_jax import config as config_lib
+from srl_jax.arguments import HelpFormatter
 
 from .pods import machines
 from .tpu import ahead_of_time, fitting
@@ -72,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m srl_jax fit",
     description="Which presets fit my chips, how long, at what price?",
+    formatter_class=HelpFormatter,
   )
   parser.add_argument(
     "--type",
@@ -151,7 +153,7 @@ def _described(slice_: machines.Slice) -> str:
 
 def _layouts(path: str) -> dict[str, Any]:
   try:
-    return runpy.run_path(srl_main.find_experiment(path) or path)["LAYOUTS"]
+    return runpy.run_path(config_lib.find_experiment(path) or path)["LAYOUTS"]
   except (OSError, KeyError) as error:
     raise ValueError(
       f"--config={path} is no experiment with LAYOUTS ({error}); give the path "
@@ -195,7 +197,7 @@ def _choose(
 
   def need_of(source: str) -> fitting.Need:
     return fitting.need(
-      srl_main.load_config(source),
+      config_lib.load(source),
       "srl",
       machine.devices,
       machine.chip,
@@ -204,7 +206,7 @@ def _choose(
     )
 
   need = source = None
-  sampling = srl_main.load_config(f"{path}:{name}").srl.sampling
+  sampling = config_lib.load(f"{path}:{name}").srl.sampling
   for spread in spreads(
     layout, len(machine.devices), sampling.trunks_per_round
   ):
@@ -244,7 +246,7 @@ def _say(
   if need.memory_bytes > has:
     print(f"{name:16} {of}: does not fit", flush=True)
     return False
-  steps = srl_main.load_config(source).srl.update_steps
+  steps = config_lib.load(source).srl.update_steps
   hours = need.step_s * steps / 3600
   cost = ""
   if price is not None:

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 import jax
 
 from srl_jax import config as config_lib
-from srl_jax import main as srl_main
 from srl_jax import storage
+from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 
 from .pods import gcloud, jobset, machines, skypilot
@@ -67,13 +67,16 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m srl_jax pod",
     description="Writes what brings up a pod and runs an experiment on it.",
-    # No abbreviations: load_config refuses every flag that is not known.
+    formatter_class=HelpFormatter,
+    # No abbreviations: config.load refuses every flag that is not known.
     allow_abbrev=False,
   )
   add = parser.add_argument
   add("--type", required=True, help="such as v5litepod-8, v6e-64 or v5p-128")
   add("--zone", required=True, help="such as us-east5-a")
-  add("--slices", type=int, default=1, help="so many, for --as=jobset")
+  add(
+    "--slices", type=int, default=1, help="number of slices (only --as=jobset)"
+  )
   add(
     "--as",
     dest="kind",
@@ -93,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     help="a variable of the run, e.g. HF_TOKEN, which without a value is that "
     "of the shell and is in no file; may be given several times",
   )
-  add("--out", default=".", help="folder to write to (default: this one)")
+  add("--out", default=".", help="folder to write to")
   add(
     "--on_demand",
     action="store_true",
@@ -194,7 +197,7 @@ def _check_config(source: str, overrides: Sequence[str]) -> Config:
       f"--config={source}: the hosts get a copy of this folder, so give the "
       "experiment by its path in it, with a folder: experiments/NAME.py"
     )
-  config = srl_main.load_config(source, overrides)
+  config = config_lib.load(source, overrides)
   paths = {"data.path": config.data.path}
   if not config.data.needs_path:
     paths.clear()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the commands print their help."""
+"""What the commands' flags have in common."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     if is_told or action.default in (None, "", False, argparse.SUPPRESS):
       return text
     return f"{text} (default: %(default)s)"
+
+
+def check_least(args: argparse.Namespace, **least: int) -> None:
+  """Refuses numbers that are too low; flags that were not given pass.
+
+  Raises:
+    ValueError: one is lower than the value of its name in `least`.
+  """
+  for name, lowest in least.items():
+    value = getattr(args, name)
+    if value is not None and value < lowest:
+      raise ValueError(f"--{name}={value} is too low; give {lowest} or more")

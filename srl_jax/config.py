@@ -12,7 +12,8 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import runpy
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import jax
@@ -301,3 +302,76 @@ def check_overridden(config: Config, names: Iterable[str]) -> None:
 def to_config(config_dict: ml_collections.ConfigDict) -> Config:
   """Converts strictly; raises ValueError naming the nearest known field."""
   return strict.to_dataclass(Config, config_dict, "config")
+
+
+def load(source: str | None, overrides: Sequence[str] = ()) -> Config:
+  """Loads an experiment file and converts its config strictly.
+
+  Args:
+    source: experiment, as file.py[:argument], or name[:argument] for one that
+      ships with the package.
+    overrides: texts --config.key=value, as on the command line.
+
+  Raises:
+    ValueError: there is no such file, or the file or an override has an error.
+  """
+  if not source:
+    raise ValueError(
+      "which experiment? For example --config=experiments/math.py"
+    )
+  path, colon, argument = source.partition(":")
+  file = find_experiment(path)
+  if file is None:
+    raise ValueError(
+      f"--config={source}: there is no file {path!r} (from "
+      f"{pathlib.Path.cwd()}) and no experiment of that name; give a file, or "
+      f"one of {', '.join(sorted(shipped_experiments()))}"
+    )
+  config = _get_config(file, *([argument] if colon else []))
+  fields = {}
+  for text in overrides:
+    key, equals, value = text.partition("=")
+    if not equals or not key.startswith(("--config.", "-config.")):
+      raise ValueError(
+        f"{text!r} is not understood; options are of the form --name=value"
+      )
+    fields[key.partition(".")[2]] = value
+  override(config, fields)
+  converted = to_config(config)
+  names = [*overrides_lib.names_in(argument), *fields]
+  check_overridden(converted, names)
+  return converted
+
+
+def find_experiment(path: str) -> str | None:
+  """Returns the file of an experiment: the user's, or else the package's."""
+  if pathlib.Path(path).is_file():
+    return path
+  name = path.removeprefix("experiments/").removesuffix(".py")
+  return shipped_experiments().get(name)
+
+
+def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
+  try:
+    config = runpy.run_path(path)["get_config"](*argument)
+  except ValueError:
+    # `config.parse_argument` and the like have a message for the user.
+    raise
+  except Exception as error:
+    lines = [
+      frame.lineno
+      for frame in traceback.extract_tb(error.__traceback__)
+      if frame.filename == path
+    ]
+    where = f" line {lines[-1]}" if lines else ""
+    raise ValueError(
+      f"{path}{where}: {type(error).__name__}: {error}; an experiment file "
+      "defines get_config(argument=None), which returns the changed "
+      "config.default_config()"
+    ) from error
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ValueError(
+      f"get_config() of {path} returned {config!r}; end it with 'return c', "
+      "where c = config.default_config()"
+    )
+  return config

@@ -11,25 +11,21 @@ The same command resumes a run that was interrupted.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import pathlib
-import platform
 import re
-import runpy
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 import jax
-import ml_collections
 from absl import app, flags, logging
 
 from srl_jax import compilation_cache, storage
 from srl_jax import config as config_lib
-from srl_jax import overrides as overrides_lib
 from srl_jax.processes import failures, stopping
+from srl_jax.processes.joining import join
 from srl_jax.run import train_and_evaluate
 from srl_jax.storage.workdir import RefusedError
 from srl_jax.train.loop import Stopped
@@ -117,12 +113,12 @@ def main(argv: Sequence[str]) -> None:
       "asked to stop while nothing was trained, so there is nothing to save. "
       "Run the same command again to go on."
     )
-    config = load_config(_CONFIG.value, argv[1:])
+    config = config_lib.load(_CONFIG.value, argv[1:])
     workdir = storage.path(
       _WORKDIR.value or pathlib.Path("runs") / config.name.replace(":", "_")
     )
     compilation_cache.use_default(workdir)
-    train_and_evaluate(config, workdir, versions())
+    train_and_evaluate(config, workdir)
     _error_file(workdir).unlink(missing_ok=True)
   except Stopped as stopped:
     print(stopped, flush=True)
@@ -139,111 +135,6 @@ def main(argv: Sequence[str]) -> None:
       raise
     traceback.print_exc()
     _end_at_once()
-
-
-def join(
-  address: str | None,
-  processes: int | None,
-  process: int | None,
-  *,
-  join_s: int = 300,
-  lost_host_s: int = 30,
-) -> None:
-  """Joins the other processes of a run; all on one machine stay in it.
-
-  Args:
-    address: host:port of process 0.
-    processes: number of processes.
-    process: number of this process.
-    join_s: seconds to wait for the others. JAX then aborts this process.
-    lost_host_s: seconds without a heartbeat after which a process counts as
-      lost. JAX then aborts the others, which may wait in a collective.
-  """
-  is_local = (address or "").startswith(("localhost:", "127.0.0.1:"))
-  jax.distributed.initialize(
-    address,
-    processes,
-    process,
-    # By default the coordinator listens to all networks, and trusts them.
-    coordinator_bind_address=address if is_local else None,
-    initialization_timeout=join_s,
-    heartbeat_timeout_seconds=lost_host_s,
-  )
-
-
-def load_config(
-  source: str | None, overrides: Sequence[str] = ()
-) -> config_lib.Config:
-  """Loads an experiment file and converts its config strictly.
-
-  Args:
-    source: experiment, as file.py[:argument], or name[:argument] for one that
-      ships with the package.
-    overrides: texts --config.key=value, as on the command line.
-
-  Raises:
-    ValueError: there is no such file, or the file or an override has an error.
-  """
-  if not source:
-    raise ValueError(
-      "which experiment? For example --config=experiments/math.py"
-    )
-  path, colon, argument = source.partition(":")
-  file = find_experiment(path)
-  if file is None:
-    raise ValueError(
-      f"--config={source}: there is no file {path!r} (from "
-      f"{pathlib.Path.cwd()}) and no experiment of that name; give a file, or "
-      f"one of {', '.join(sorted(config_lib.shipped_experiments()))}"
-    )
-  config = _get_config(file, *([argument] if colon else []))
-  fields = {}
-  for text in overrides:
-    key, equals, value = text.partition("=")
-    if not equals or not key.startswith(("--config.", "-config.")):
-      raise ValueError(
-        f"{text!r} is not understood; options are of the form --name=value"
-      )
-    fields[key.partition(".")[2]] = value
-  config_lib.override(config, fields)
-  converted = config_lib.to_config(config)
-  names = [*overrides_lib.names_in(argument), *fields]
-  config_lib.check_overridden(converted, names)
-  return converted
-
-
-def find_experiment(path: str) -> str | None:
-  """Returns the file of an experiment: the user's, or else the package's."""
-  if pathlib.Path(path).is_file():
-    return path
-  name = path.removeprefix("experiments/").removesuffix(".py")
-  return config_lib.shipped_experiments().get(name)
-
-
-def _get_config(path: str, *argument: str) -> ml_collections.ConfigDict:
-  try:
-    config = runpy.run_path(path)["get_config"](*argument)
-  except ValueError:
-    # `config.parse_argument` and the like have a message for the user.
-    raise
-  except Exception as error:
-    lines = [
-      frame.lineno
-      for frame in traceback.extract_tb(error.__traceback__)
-      if frame.filename == path
-    ]
-    where = f" line {lines[-1]}" if lines else ""
-    raise ValueError(
-      f"{path}{where}: {type(error).__name__}: {error}; an experiment file "
-      "defines get_config(argument=None), which returns the changed "
-      "config.default_config()"
-    ) from error
-  if not isinstance(config, ml_collections.ConfigDict):
-    raise ValueError(
-      f"get_config() of {path} returned {config!r}; end it with 'return c', "
-      "where c = config.default_config()"
-    )
-  return config
 
 
 def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
@@ -277,18 +168,6 @@ def _end_at_once(status: int = 1) -> NoReturn:
   sys.stdout.flush()
   sys.stderr.flush()
   os._exit(status)
-
-
-def versions() -> dict[str, str]:
-  """Returns the versions of the packages that a run's numbers depend on."""
-  names = ("srl_jax", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
-  found = {"python": platform.python_version()}
-  for name in names:
-    try:
-      found[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      found[name] = "not installed"
-  return found
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ import dataclasses
 import json
 import pathlib
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -43,7 +42,7 @@ from srl_jax.models import weights
 from srl_jax.processes import watchdog
 from srl_jax.report.table import table
 from srl_jax.storage import files
-from srl_jax.storage.workdir import VERSIONS, RefusedError, locked
+from srl_jax.storage.workdir import VERSIONS, RefusedError, locked, versions
 from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
@@ -79,9 +78,7 @@ _FREE_TO_CHANGE = (
 )
 
 
-def train_and_evaluate(
-  config: Config, workdir: pathlib.Path, versions: Mapping[str, str]
-) -> dict[str, Any]:
+def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   """Carries out a run, from wherever an earlier attempt left it.
 
   Returns:
@@ -100,7 +97,7 @@ def train_and_evaluate(
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     stack.enter_context(locked(workdir))
     stack.enter_context(watchdog.watching(config.watchdog))
-    had_update_steps = _claim_workdir(config, workdir, versions)
+    had_update_steps = _claim_workdir(config, workdir)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
     shown = dataclasses.asdict(config)
@@ -176,9 +173,7 @@ def print_summary(config: Config, run: Run, params: Any) -> None:
     )
 
 
-def _claim_workdir(
-  config: Config, workdir: pathlib.Path, versions: Mapping[str, str]
-) -> int:
+def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   """Writes the config, or checks that the folder belongs to the same run.
 
   Returns:
@@ -214,7 +209,7 @@ def _claim_workdir(
     if more_steps and has_begun:
       return more_steps
   files.write_json(path, resolved)
-  files.write_json(workdir / VERSIONS, dict(versions))
+  files.write_json(workdir / VERSIONS, versions())
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
   return 0

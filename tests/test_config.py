@@ -10,7 +10,6 @@ import jax
 import pytest
 
 from srl_jax import config as config_lib
-from srl_jax import main
 from srl_jax.config import Config, RlConfig, SftConfig
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.trunks import ExpertTrunkConfig, TrunkConfig
@@ -169,7 +168,7 @@ def test_a_wrong_override_is_refused_by_its_path(overrides, message):
 def test_an_override_that_something_reads_is_allowed(stages, argument, flag):
   source = f"{ROOT / 'experiments' / 'registers.py'}:srl,{argument}"
   flags = [f"--config.stages={stages}", f"--config.{flag}"]
-  config = main.load_config(source, flags)
+  config = config_lib.load(source, flags)
   assert config.stages == tuple(stages.split(","))
 
 

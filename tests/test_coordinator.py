@@ -11,8 +11,8 @@ import pytest
 
 JOIN = """
 import sys
-from srl_jax import main
-main.join(sys.argv[1], 1, 0)
+from srl_jax.processes import joining
+joining.join(sys.argv[1], 1, 0)
 print("joined", flush=True)
 sys.stdin.readline()
 """
@@ -26,7 +26,7 @@ def load_config(*_):
     time.sleep(600)
   raise {error}("only here")
 
-main.load_config = load_config
+main.config_lib.load = load_config
 main.command()
 """
 _LISTENS = "0A"
@@ -93,7 +93,7 @@ def load_config(*_):
   print("joined", flush=True)
   time.sleep(600)
 
-main.load_config = load_config
+main.config_lib.load = load_config
 main.command()
 """
 

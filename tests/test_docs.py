@@ -12,7 +12,6 @@ import sys
 import pytest
 
 from srl_jax import config as config_lib
-from srl_jax import main as srl_main
 from srl_jax.train import columns
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -112,7 +111,7 @@ def test_an_experiment_that_is_named_can_be_loaded(monkeypatch):
       continue
     fields = [a for a in arguments if a.startswith("--config.")]
     try:
-      srl_main.load_config(flags["--config"], fields)
+      config_lib.load(flags["--config"], fields)
     except ValueError as error:
       raise AssertionError(f"{page}: {module} {arguments}: {error}") from error
     loaded.add(flags["--config"].partition(",")[0])
@@ -147,8 +146,8 @@ def test_every_config_field_that_is_named_exists():
 
 
 def files(text):
-  """Yields paths with a folder, in code font."""
-  yield from re.findall(r"`([\w./-]+/[\w.-]*\.\w+)`", text)
+  """Yields paths of the repository with a folder, in code font."""
+  yield from re.findall(r"`([\w.-][\w./-]*/[\w.-]*\.\w+)`", text)
 
 
 def metric_names(text):

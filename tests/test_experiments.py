@@ -8,7 +8,6 @@ import jax
 import pytest
 
 from srl_jax import config as config_lib
-from srl_jax import main
 
 ROOT = pathlib.Path(__file__).parents[1]
 MATH = ROOT / "experiments" / "math.py"
@@ -44,10 +43,10 @@ def test_the_bare_recipe_suits_the_machine_and_a_preset_pins_it(
 @pytest.mark.parametrize("preset", ["registers", "qwen2_5_7b", "qwen2_5_0_5b"])
 def test_a_method_says_what_is_trained(preset):
   of = {
-    method: main.load_config(f"{MATH}:{preset},method={method}")
+    method: config_lib.load(f"{MATH}:{preset},method={method}")
     for method in ("srl", "srl_rlvr", "rlvr", "r3", "sft")
   }
-  assert of["srl"] == main.load_config(f"{MATH}:{preset}")
+  assert of["srl"] == config_lib.load(f"{MATH}:{preset}")
   assert {method: config.stages for method, config in of.items()} == {
     "srl": ("srl",),
     "srl_rlvr": ("srl", "rlvr"),
@@ -58,12 +57,12 @@ def test_a_method_says_what_is_trained(preset):
   assert of["r3"].rlvr.trunks.starts == "every_step"
   assert of["rlvr"].rlvr.trunks.starts == "problem"
   with pytest.raises(ValueError, match=r"no (method|preset) 'srlv'"):
-    main.load_config(f"{MATH}:{preset},method=srlv")
+    config_lib.load(f"{MATH}:{preset},method=srlv")
 
 
 def test_long_reasoning_is_trained_on_and_judged_to_its_end():
   short, long = (
-    main.load_config(f"{MATH}:qwen2_5_7b,method={method}")
+    config_lib.load(f"{MATH}:qwen2_5_7b,method={method}")
     for method in ("sft", "sft_reasoning")
   )
   assert long.data.reasoning_thoughts
@@ -86,7 +85,7 @@ def test_one_experiment_starts_from_another_in_whatever_folder(monkeypatch):
     "srl"
   )
   monkeypatch.chdir(ROOT / "tests")
-  found = main.load_config("../experiments/math.py:registers")
+  found = config_lib.load("../experiments/math.py:registers")
   assert found == config_lib.to_config(expected)
 
 
@@ -98,7 +97,7 @@ def test_an_experiment_of_ones_own_starts_from_one_that_ships(tmp_path):
     "  return config.base_config(__file__, NAME, argument)\n"
   )
   path.write_text(text.replace("NAME", "'registers'"))
-  assert main.load_config(str(path)) == main.load_config("registers")
+  assert config_lib.load(str(path)) == config_lib.load("registers")
   path.write_text(text.replace("NAME", "'register'"))
   with pytest.raises(ValueError, match=r"'register': neither .* registers"):
-    main.load_config(str(path))
+    config_lib.load(str(path))

@@ -23,7 +23,7 @@ def test_processes_join_before_an_experiment_asks_for_devices(monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", join)
   # One of several processes ends at once, without any clean-up.
   monkeypatch.setattr(main, "_end_at_once", sys.exit)
-  monkeypatch.setattr(main, "load_config", load_config)
+  monkeypatch.setattr(main.config_lib, "load", load_config)
   flags.FLAGS.mark_as_parsed()
   with flagsaver.flagsaver(multi_host=True), pytest.raises(SystemExit):
     main.main(["main"])
@@ -47,7 +47,7 @@ def test_the_status_tells_mistakes_from_what_may_pass(
     raise error
 
   monkeypatch.setattr(main, "_end_at_once", sys.exit)
-  monkeypatch.setattr(main, "load_config", load_config)
+  monkeypatch.setattr(main.config_lib, "load", load_config)
   flags.FLAGS.mark_as_parsed()
   with pytest.raises(SystemExit) as ended:
     main.main(["main"])

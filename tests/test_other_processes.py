@@ -19,7 +19,8 @@ ROOT = pathlib.Path(__file__).parents[1]
 RUN = """
 import sys
 import jax, jax.numpy as jnp, numpy as np
-from srl_jax import main, sharding
+from srl_jax import sharding
+from srl_jax.processes import joining
 from srl_jax.checkpoint import CheckpointConfig, Checkpointer
 from srl_jax.data.batching import widths
 from srl_jax.data.pipeline import make_batches
@@ -32,7 +33,7 @@ from srl_jax.update.groups import Pool, make_groups
 
 workdir, last, *flags = sys.argv[1:]
 address, count, index = (flag.partition("=")[2] for flag in flags)
-main.join(address, int(count), int(index))
+joining.join(address, int(count), int(index))
 trunks, _ = build_trunks(
   [sums(1 + i % 5, f"r{i}") for i in range(10)],
   PlainTemplate(), ByteTokenizer(), TrunkConfig(),

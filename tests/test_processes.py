@@ -213,7 +213,7 @@ def test_eight_devices_give_the_numbers_of_one(runs, whole, tmp_path):
     mesh__data=2,
     mesh__fsdp=4,
   )
-  run_lib.train_and_evaluate(config, tmp_path, {})
+  run_lib.train_and_evaluate(config, tmp_path)
   assert_close(rows_of(tmp_path), rows_of(whole.workdir))
 
 

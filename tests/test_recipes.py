@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
+from srl_jax import config as config_lib
 from srl_jax import export, sharding
-from srl_jax import main as srl_main
 from srl_jax import run as run_lib
 from srl_jax.data import prepare
 from srl_jax.models import LanguageModel, hf_files, weights, zoo
@@ -51,9 +51,9 @@ def run_recipe(runs, workdir, preset, stages, **changes):
     short = SHORT_SFT if stage == "sft" else SHORT_RL
     fields |= {f"{stage}.{name}": value for name, value in short.items()}
   flags = [f"--config.{k}={v}" for k, v in (fields | changes).items()]
-  config = srl_main.load_config(f"{RECIPES}:{preset}", flags)
+  config = config_lib.load(f"{RECIPES}:{preset}", flags)
   with runs.quickly():
-    results = run_lib.train_and_evaluate(config, workdir, {})
+    results = run_lib.train_and_evaluate(config, workdir)
   values = {}
   for row in experiment.metric_rows(workdir):
     values |= row

@@ -22,6 +22,7 @@ FLOORS = {
   "reference": 9,
   "show": 9,
   "run": 8,
+  "evaluate.command": 8,
   "evaluate.evaluator": 8,
   "evaluate.interventions": 8,
   "measuring": 8,
@@ -208,9 +209,9 @@ def test_modules_import_each_other_in_no_circle():
 # launch/tpu compiles a run's programs for machines that are not here, so it
 # may know all of them; other launchers only compose command lines.
 LAUNCHERS_IMPORT = {
-  "compile.py": {"main"},
-  "fit.py": {"main"},
-  "pod.py": {"config", "main", "storage"},
+  "compile.py": {"arguments", "config"},
+  "fit.py": {"arguments", "config"},
+  "pod.py": {"arguments", "config", "storage"},
 }
 
 

@@ -197,7 +197,7 @@ def test_what_is_wrong_with_the_last_stage_shows_before_anything_is_measured(
 def test_a_round_that_does_not_divide_over_the_mesh_is_refused(runs, tmp_path):
   config = runs.config("srl", srl__sampling__trunks_per_round=12)
   with pytest.raises(ValueError) as caught:
-    run_lib.train_and_evaluate(config, tmp_path, {})
+    run_lib.train_and_evaluate(config, tmp_path)
   assert str(caught.value) == (
     "c.srl.sampling.trunks_per_round=12 does not divide over 8 devices (mesh "
     "{'data': 8, 'fsdp': 1, 'tensor': 1}); make it a multiple of 8, or change "

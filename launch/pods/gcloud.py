@@ -51,7 +51,7 @@ secrets() {{
   for name in $SECRETS; do printf 'export %s=%q; ' "$name" "${{!name}}"; done
 }}
 resource() {{ gcloud compute tpus queued-resources "$@" --zone="$ZONE"; }}
-# With several hosts, gcloud refuses an ssh-agent that lacks its key: so without.
+# Without an ssh-agent: gcloud refuses one that lacks its key, of several hosts.
 vm() {{ SSH_AUTH_SOCK="" gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }}
 on() {{ vm ssh "$NAME" --worker="$1" --command="$2"; }}
 

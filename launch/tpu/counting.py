@@ -52,7 +52,6 @@ class Counter:
     model = LanguageModel(config)
     boxed = jax.eval_shape(lambda: model.init(jax.random.key(0)))
     named = traverse_util.flatten_dict(boxed, sep="/")
-    self._is_merged = config.merges_adapters
     adapters = {k: x for k, x in named.items() if lora.is_adapter(k)}
     self._boxes = [x for k, x in named.items() if k not in adapters]
     self._adapters = list(adapters.values())
@@ -101,11 +100,7 @@ class Counter:
     turn = self.turn(load, slots, width, is_ragged=read > 0)
     return {
       "lay out weights": self._lay_out(at_rest),
-      "trunks, layers": self._stream(tokens).plus(
-        self._lookup(tokens, self._size),
-        self._gather(self._blocks),
-        self._adapt_sampler(tokens),
-      ),
+      "trunks, layers": self._layers(tokens),
       "trunks, attention": self._trunk_attention(tokens, load.trunk),
       **{f"decode, {name}": work.times(turns) for name, work in turn.items()},
     }
@@ -133,11 +128,7 @@ class Counter:
     wide = wide if is_ragged else 1.0
     # The draw needs all logits.
     return {
-      "layers": self._stream(rows).plus(
-        self._lookup(rows, self._size),
-        self._gather(self._blocks),
-        self._adapt_sampler(rows),
-      ),
+      "layers": self._layers(rows),
       "attention": attend(rows, load.trunk, wide * trunks * load.trunk).plus(
         attend(rows, width, wide * rows * width)
       ),
@@ -299,9 +290,14 @@ class Counter:
     # The traffic of inputs and outputs is counted with the full matrices.
     return Work(2.0 * tokens * elements, elements * self._size)
 
-  def _adapt_sampler(self, tokens: float) -> Work:
-    """Work of adapters that the sampler does not merge."""
-    return Work() if self._is_merged else self._adapt(tokens)
+  def _layers(self, tokens: float) -> Work:
+    """Work of the sampler's layers on `tokens` tokens, without attention."""
+    is_merged = self._config.merges_adapters
+    return self._stream(tokens).plus(
+      self._lookup(tokens, self._size),
+      self._gather(self._blocks),
+      Work() if is_merged else self._adapt(tokens),
+    )
 
   def _lookup(self, tokens: float, size: int) -> Work:
     """Work of `sharding.lookup` in a table of `size` bytes an element."""
@@ -380,9 +376,11 @@ class Counter:
     here = sum(map(self._layout.stored, self._boxes))
     there = sum(map(at_rest.stored, self._boxes))
     received = max(here - there, 0.0) * self._size
-    # Merging adapters takes a product over the rank for each element.
-    adapted = sum(map(at_rest.stored, self._adapted)) * self._is_merged
-    merged = 2.0 * self._config.lora.rank * adapted
+    merged = 0.0
+    if self._config.merges_adapters:
+      # It takes a product over the rank for each element.
+      adapted = sum(map(at_rest.stored, self._adapted))
+      merged = 2.0 * self._config.lora.rank * adapted
     return Work(merged, there * self._stored_size + here * self._size, received)
 
 

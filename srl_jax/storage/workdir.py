@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.metadata
 import os
 import pathlib
+import platform
 import socket
 from collections.abc import Iterator
 
@@ -87,3 +89,15 @@ def _refusal(workdir: pathlib.Path, option: str, owner: str) -> RefusedError:
     f"wait for its end, stop it there (kill {process}), or give this run "
     f"a {option} of its own"
   )
+
+
+def versions() -> dict[str, str]:
+  """Returns the versions of the packages that a run's numbers depend on."""
+  names = ("srl_jax", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
+  found = {"python": platform.python_version()}
+  for name in names:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      found[name] = "not installed"
+  return found

@@ -200,7 +200,7 @@ class Runs:
     outcome = outcome or Outcome(workdir)
     config = self.config(preset, **changes)
     with self.quickly(), _watched(outcome, events or {}):
-      outcome.results = train_and_evaluate(config, workdir, {})
+      outcome.results = train_and_evaluate(config, workdir)
     return outcome
 
   def command(self, workdir: pathlib.Path, preset: str) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks import smollm2
 from srl_jax import config as config_lib
-from srl_jax import main, sharding
+from srl_jax import sharding
 from srl_jax.data import prepare, prompts
 from srl_jax.data.templates import make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
@@ -163,14 +163,14 @@ def test_it_takes_an_update_step_of_srl(folder, tmp_path):
   # It has not been taught to think, so the format check would fail it.
   c.srl.reward.check = "solution"
   with mock.patch.object(sharding, "make_mesh", lambda _: small_mesh()):
-    train_and_evaluate(config_lib.to_config(c), tmp_path / "run", {})
+    train_and_evaluate(config_lib.to_config(c), tmp_path / "run")
   [row] = [r for r in metric_rows(tmp_path / "run") if "srl/loss" in str(r)]
   assert all(np.isfinite(x) for x in row.values() if isinstance(x, float))
 
 
 def test_it_takes_steps_of_the_recipe_of_agents(folder, tmp_path):
   bugs.main(["--count=8", f"--out={tmp_path}"])
-  config = main.load_config(
+  config = config_lib.load(
     f"experiments/software.py:checkpoint,weights={folder}",
     [
       f"--config.{field}"
@@ -188,7 +188,7 @@ def test_it_takes_steps_of_the_recipe_of_agents(folder, tmp_path):
     ],
   )
   with mock.patch.object(sharding, "make_mesh", lambda _: small_mesh()):
-    train_and_evaluate(config, tmp_path / "run", {})
+    train_and_evaluate(config, tmp_path / "run")
   rows = [r for r in metric_rows(tmp_path / "run") if "srl/loss" in r]
   assert len(rows) == 2
   for row in rows:

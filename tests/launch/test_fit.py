@@ -9,7 +9,7 @@ import pytest
 
 from launch import fit
 from launch.tpu import fitting
-from srl_jax import main as srl_main
+from srl_jax import config as config_lib
 
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
@@ -35,7 +35,7 @@ def test_counts_are_near_what_the_compiler_found(
   preset, name, compiled_gib, step_s
 ):
   machine = fit.find(name)
-  config = srl_main.load_config(f"experiments/math.py:{preset}")
+  config = config_lib.load(f"experiments/math.py:{preset}")
   need = fitting.need(
     config,
     "srl",
@@ -76,7 +76,7 @@ def test_spreads_end_with_one_row_and_one_trunk_for_each_device():
 def test_what_is_to_be_typed_can_be_loaded():
   for devices in (1, 4, 8, 128):
     for spread in fit.spreads(LAYOUT, devices, 256):
-      srl_main.load_config(f"experiments/math.py:qwen2_5_7b{spread}")
+      config_lib.load(f"experiments/math.py:qwen2_5_7b{spread}")
 
 
 def said(capsys, *arguments):

@@ -19,14 +19,14 @@ HANGS = """
 import sys, time
 import jax, numpy as np
 from jax.experimental import multihost_utils
-from srl_jax import main, progress
-from srl_jax.processes import watchdog
+from srl_jax import progress
+from srl_jax.processes import joining, watchdog
 
 def reads_a_dead_disk():
   time.sleep(600)
 
 address, count, index = (flag.partition("=")[2] for flag in sys.argv[1:])
-main.join(address, int(count), int(index))
+joining.join(address, int(count), int(index))
 with watchdog.watching(watchdog.WatchdogConfig(limit_s=4)):
   with progress.task("srl: update steps"):
     for step in range(4):
@@ -115,7 +115,7 @@ def test_a_run_is_watched_with_its_limit(monkeypatch, tmp_path):
   monkeypatch.setattr(run.watchdog, "watching", watching)
   config = config_lib.to_config(config_lib.default_config())
   with pytest.raises(Seen, match="3600"):
-    run.train_and_evaluate(config, tmp_path, {})
+    run.train_and_evaluate(config, tmp_path)
 
 
 def test_a_limit_below_zero_is_refused():

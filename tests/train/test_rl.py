@@ -54,7 +54,7 @@ def test_a_part_of_a_round_that_does_not_divide_is_refused(runs, tmp_path):
   changes = {f"srl__sampling__{k}": v for k, v in sampling.items()}
   config = runs.config("srl", **changes)
   with pytest.raises(ValueError, match=r"parts_per_round=4 does not divide ov"):
-    train_and_evaluate(config, tmp_path, {})
+    train_and_evaluate(config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_samples_that_a_fused_step_cannot_score_are_told_once(
     srl__update_steps=2,
   )
   with runs.quickly():
-    train_and_evaluate(config, tmp_path, {})
+    train_and_evaluate(config, tmp_path)
   said = capsys.readouterr().out
   assert said.count("are too long for the reward on the device, and their") == 1
   assert "set c.srl.fuse=False to have them scored" in said
