@@ -183,7 +183,9 @@ def with_weights(
     srl=dataclasses.replace(
       config.srl,
       trunks=dataclasses.replace(
-        config.srl.trunks, context_turns=mine.srl.trunks.context_turns
+        config.srl.trunks,
+        context_turns=mine.srl.trunks.context_turns,
+        points_per_trunk=0,  # Only training draws points.
       ),
     ),
   )

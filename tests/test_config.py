@@ -231,6 +231,10 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
       "rlvr.trunks.context_turns=2 has no effect with rlvr.trunks.task='solve'",
     ),
     (
+      lambda: RlvrConfig(trunks=TrunkConfig("solve", points_per_trunk=2)),
+      "rlvr.trunks.points_per_trunk=2 has no effect with rlvr.trunks.task=",
+    ),
+    (
       lambda: SftConfig(
         trunks=ExpertTrunkConfig(task="solve", last_step="exclude")
       ),

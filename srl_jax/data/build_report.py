@@ -8,6 +8,7 @@ prompt of its own, "shared" as they are processed.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
@@ -27,6 +28,20 @@ class LengthStats:
       lengths or [0], [0, 0.5, 0.95, 1], method="inverted_cdf"
     )
     return cls(*map(int, quantiles))
+
+
+def expected_trunk_tokens(at: list[int], drawn: int) -> float:
+  """Expected trunk tokens to visit each of K points once, n at a time.
+
+  A visit runs the trunk up to the last point drawn. The j-th point (from 0)
+  is the last of the n drawn with probability C(j, n-1) / C(K, n). Seeing every
+  point once takes K / n visits.
+  """
+  if not drawn or drawn >= len(at):
+    return at[-1]
+  ways = math.comb(len(at), drawn)
+  last = sum(a * math.comb(j, drawn - 1) for j, a in enumerate(at)) / ways
+  return last * len(at) / drawn
 
 
 @dataclasses.dataclass(frozen=True)

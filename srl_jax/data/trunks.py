@@ -16,7 +16,6 @@ of a prompt that ends there. Padding and batches are in batching.py.
 from __future__ import annotations
 
 import dataclasses
-import math
 import warnings
 import zlib
 from collections.abc import Iterable, Sequence
@@ -24,7 +23,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from srl_jax.data.build_report import BuildReport, LengthStats
+from srl_jax.data.build_report import (
+  BuildReport,
+  LengthStats,
+  expected_trunk_tokens,
+)
 from srl_jax.data.templates import (
   Segment,
   Task,
@@ -64,7 +67,8 @@ class TrunkConfig:
       branch points with a longer one are dropped. 0 drops none.
     points_per_trunk: how many steps of one trajectory share a batch, drawn
       anew at each visit; 0 for all. Fewer steps mix trajectories better but
-      share less computation (see BuildReport.prompt_tokens).
+      share less computation (see BuildReport.prompt_tokens). Trunks with
+      context_turns, and of whole solutions, have one point in any case.
   """
 
   # Targets of SFT may begin with thoughts: see ExpertTrunkConfig.
@@ -92,6 +96,11 @@ class TrunkConfig:
         f"starts={self.starts!r} is for solutions; set task='solve', or starts "
         "to 'problem'"
       )
+    if self.context_turns and self.points_per_trunk > 1:
+      raise ValueError(
+        f"points_per_trunk={self.points_per_trunk} has no effect: with "
+        "context_turns each branch point has its own trunk; set it to 0"
+      )
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if field.type == "int" and value < 0:
@@ -110,7 +119,7 @@ def check_solutions(config: TrunkConfig, stage: str) -> None:
   """
   names = ["last_step", "step_title_hint"]
   if config.starts == "problem":
-    names.append("context_turns")
+    names += ["context_turns", "points_per_trunk"]
   for name in names:
     value, default = getattr(config, name), getattr(TrunkConfig(), name)
     if value != default:
@@ -227,27 +236,13 @@ def build_trunks(
     points_per_trunk=config.points_per_trunk,
     context_tokens=sum(point.at for point in points),
     trunk_tokens=sum(
-      _trunk_tokens([p.at for p in r.points], config.points_per_trunk)
+      expected_trunk_tokens([p.at for p in r.points], config.points_per_trunk)
       for r in trunks
     ),
     stem_tokens=sum(len(point.stem) for point in points),
     segments=tuple(builder.segments),
   )
   return trunks, report
-
-
-def _trunk_tokens(at: list[int], drawn: int) -> float:
-  """Expected trunk tokens to visit each of K points once, n at a time.
-
-  A visit runs the trunk up to the last point drawn. The j-th point (from 0)
-  is the last of the n drawn with probability C(j, n-1) / C(K, n). Seeing every
-  point once takes K / n visits.
-  """
-  if not drawn or drawn >= len(at):
-    return at[-1]
-  ways = math.comb(len(at), drawn)
-  last = sum(a * math.comb(j, drawn - 1) for j, a in enumerate(at)) / ways
-  return last * len(at) / drawn
 
 
 class _Builder:
@@ -273,8 +268,18 @@ class _Builder:
           f"{trajectory.id} and every trajectory like it is dropped: {error}",
           stacklevel=3,
         )
-      self._drop(reason, trajectory, 0)
+      for index in range(self._points_of(trajectory)):
+        if self._config.task == "solve" or trajectory.steps[index].is_target:
+          self._drop(reason, trajectory, index)
       return []
+
+  def _points_of(self, trajectory: Trajectory) -> int:
+    """How many branch points a trajectory has before any is dropped."""
+    config = self._config
+    if config.task == "solve" and config.starts == "problem":
+      return 1
+    is_short = config.last_step == "exclude" and config.task == "step"
+    return len(trajectory.steps) - is_short
 
   def _trunks(self, trajectory: Trajectory) -> list[Trunk]:
     config, template = self._config, self._template
@@ -282,8 +287,7 @@ class _Builder:
     is_solving = config.task == "solve"
     if is_solving and config.starts == "problem":
       return self._make(trajectory, [head], [self._solve(trajectory, 0)])
-    is_short = config.last_step == "exclude" and not is_solving
-    end = len(trajectory.steps) - is_short
+    end = self._points_of(trajectory)
     if not end:
       self._drop("no step is left by last_step='exclude'", trajectory, 0)
     segments = [

@@ -234,7 +234,14 @@ def test_length_statistics_are_actual_lengths():
 
 
 @pytest.mark.parametrize(
-  "bad", [{"task": "all"}, {"last_step": "no"}, {"context_turns": -1}]
+  "bad",
+  [
+    {"task": "all"},
+    {"last_step": "no"},
+    {"context_turns": -1},
+    # Each branch point has a trunk of its own then.
+    {"points_per_trunk": 2, "context_turns": 1},
+  ],
 )
 def test_impossible_config_is_refused(bad):
   with pytest.raises(ValueError, match=next(iter(bad))):
@@ -248,10 +255,23 @@ def test_a_trajectory_that_the_tokenizer_cannot_spell_is_dropped_and_named():
         raise UnspellableError("no token for the byte 0xC3 of 'é'")
       return super().encode(text)
 
+  first, last = TITLED.steps
   bad = dataclasses.replace(TITLED, id="bad", problem="Qué?")
-  with pytest.warns(UserWarning, match=r"bad and every .* byte 0xC3 of 'é'"):
-    trunks, report = build_trunks(
-      [TITLED, bad], PlainTemplate(), Ascii(), TrunkConfig()
-    )
-  assert [trunk.trajectory.id for trunk in trunks] == [TITLED.id]
-  assert list(report.drops.values()) == [("bad/step/0",)]
+  steps = (dataclasses.replace(first, is_target=False), Step("é"), last)
+  late = dataclasses.replace(TITLED, id="late", steps=steps)
+
+  def dropped(**config):
+    with pytest.warns(UserWarning, match=r"bad and every .* byte 0xC3 of 'é'"):
+      trunks, report = build_trunks(
+        [TITLED, bad, late], PlainTemplate(), Ascii(), TrunkConfig(**config)
+      )
+    assert {trunk.trajectory.id for trunk in trunks} == {TITLED.id}
+    return [name for names in report.drops.values() for name in names]
+
+  # All branch points that are lost are counted.
+  of_late = ["late/step/1", "late/step/2"]
+  assert dropped() == ["bad/step/0", "bad/step/1", *of_late]
+  # The one for the context only has a reason of its own.
+  of_late = ["late/step/1", "late/step/0"]
+  assert dropped(last_step="exclude") == ["bad/step/0", *of_late]
+  assert dropped(task="solve") == ["bad/solve/0", "late/solve/0"]
