@@ -54,6 +54,20 @@ def test_values_come_back_as_they_were(name):
     assert parse(f"\n{render(action)} ") == action
 
 
+def test_one_line_break_on_each_side_of_a_value_is_not_its_own():
+  """As SWE-agent reads every value, and models write them."""
+  text = (
+    "<function=str_replace_editor>\n<parameter=command>\nview\n</parameter>\n"
+    "<parameter=path>/a\n\n</parameter>\n</function>"
+  )
+  action = parse(text)
+  assert action.values == {"command": "view", "path": "/a\n"}
+  assert render(action) == (
+    "<function=str_replace_editor>\n<parameter=command>view</parameter>\n"
+    "<parameter=path>\n/a\n\n</parameter>\n</function>"
+  )
+
+
 def test_a_value_that_would_end_too_early_is_refused():
   for value in ("a</parameter>\n</function>", "</parameter><parameter=b>"):
     with pytest.raises(ActionError, match="'bash' hold the tags"):

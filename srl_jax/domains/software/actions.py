@@ -13,9 +13,11 @@
   </function>
 
 This is the form of SWE-smith's expert actions (paper section 4). A value stands
-between its tags as it is. Those of BLOCKS have a line break on both sides,
-which is not theirs. Nothing is escaped: the first `</parameter>` that a
-parameter or `</function>` follows ends a value, so few texts cannot be written.
+between its tags as it is, but for one line break on each side that is not its
+own: SWE-agent reads every value so. These breaks are written around the values
+of BLOCKS, and around a value that begins or ends in a line break itself.
+Nothing is escaped: the first `</parameter>` that a parameter or `</function>`
+follows ends a value, so few texts cannot be written.
 
 Which tools exist, and what they do, is not known here.
 """
@@ -28,7 +30,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-# Parameters whose values stand between line breaks.
+# Parameters whose values are written between line breaks.
 BLOCKS = frozenset({"file_text", "new_str", "old_str"})
 
 _NAME = r"[^<>=\s]+"
@@ -112,7 +114,8 @@ def render(action: Action) -> str:
   """
   lines = [f"<function={action.name}>"]
   for name, value in action.parameters:
-    inside = f"\n{value}\n" if name in BLOCKS else value
+    is_block = name in BLOCKS or value[:1] == "\n" or value[-1:] == "\n"
+    inside = f"\n{value}\n" if is_block else value
     lines.append(f"<parameter={name}>{inside}</parameter>")
   text = "\n".join([*lines, "</function>"])
   if next(find(text), None) != (0, len(text), action):
@@ -179,8 +182,7 @@ def _read(
         ),
       )
     value = text[begin.end() : finish.start()]
-    if name in BLOCKS:
-      value = value.removeprefix("\n").removesuffix("\n")
+    value = value.removeprefix("\n").removesuffix("\n")
     parameters.append((name, value))
     at = finish.end()
   end = _END.match(text, at)
