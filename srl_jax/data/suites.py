@@ -228,8 +228,8 @@ def _reference(suite: Suite, record: Mapping[str, Any], where: str) -> str:
   names = " or ".join(field for field, _ in suite.references)
   raise ValueError(
     f"{where}: no reference answer in the field {names} (it has "
-    f"{', '.join(record)}), and without answers nothing can be judged; rename "
-    f"the field that has it to {suite.references[0][0]}"
+    f"{', '.join(record)}); rename the one with it to "
+    f"{suite.references[0][0]}: a suite without answers cannot be judged"
   )
 
 

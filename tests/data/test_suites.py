@@ -123,7 +123,7 @@ GOOD = {"id": 1, "problem": "?", "answer": "1"}
     (
       AIME24,
       [{"id": 1, "problem": "?"}],
-      "no reference answer in .* to answer",
+      "no reference answer in .* to answer:",
     ),
     (AIME24, [GOOD | {"answer": "3/4"}], "'answer' is no whole number"),
     (AIME24, [GOOD | {"problem": " "}], "no question in the field problem or"),
