@@ -92,7 +92,7 @@ class SandboxConfig:
   Attributes:
     kind: the program that makes them.
     image: name of the image, for podman and docker. It must have python3 (3.9
-      or later), bash, git and tar, and pytest for hidden tests.
+      or later), bash, git, tar and patch, and pytest for hidden tests.
     python: for bubblewrap, the Python interpreter of the repository's
       environment, with pytest. Its folder is readable in the sandbox. "" for
       the one that runs this.

@@ -324,7 +324,7 @@ def check_sandbox(config: SandboxConfig) -> None:
   """
   try:
     with Sandbox(config) as sandbox:
-      tools = "git --version && tar --version"
+      tools = "git --version && tar --version && patch --version"
       command = f"{tools} && exec \"$0\" -c 'import json'"
       ran = sandbox.run(["bash", "-c", command, config.interpreter])
   except SandboxError as error:
@@ -338,7 +338,7 @@ def check_sandbox(config: SandboxConfig) -> None:
   if not ran.succeeded:
     text = ran.output.decode(errors="replace").strip()
     raise SandboxError(
-      "commands in the sandbox need bash, git, tar and Python "
+      "commands in the sandbox need bash, git, tar, patch and Python "
       f"({config.interpreter}), but got: {text}"
     )
 

@@ -15,6 +15,7 @@ import time
 import pytest
 
 from srl_jax.domains.software import cgroups, launchers
+from srl_jax.domains.software import sandbox as sandbox_module
 from srl_jax.domains.software.launchers import (
   Limits,
   SandboxConfig,
@@ -252,6 +253,20 @@ def test_a_system_without_namespaces_is_told_so(monkeypatch, tmp_path):
   monkeypatch.setattr(launchers, "find_program", lambda _: str(program))
   with pytest.raises(SandboxError, match=r"create new namespace\. The kernel"):
     check_sandbox(SandboxConfig())
+
+
+@needs_sandbox
+@pytest.mark.parametrize("missing", ["git", "tar", "patch"])
+def test_a_program_that_is_missing_in_the_sandbox_is_named(
+  monkeypatch, tmp_path, missing
+):
+  for name in {"bash", "git", "tar", "patch"} - {missing}:
+    (tmp_path / name).symlink_to(f"/usr/bin/{name}")
+  tmp_path.chmod(0o755)
+  variables = {"PATH": str(tmp_path)}
+  monkeypatch.setattr(sandbox_module, "_variables", lambda _: variables)
+  with pytest.raises(SandboxError, match=f"{missing}: .*not found"):
+    check_sandbox(SandboxConfig(readable=(str(tmp_path),)))
 
 
 def test_groups_of_version_2_are_made_beside_processes(monkeypatch, tmp_path):
