@@ -10,6 +10,7 @@ dialects      how agents write actions and what they are answered
 editor        the tool that edits files
 workspace     the agent's copy of a repository, and its changes as a patch
 hidden_tests  judges a patch by tests that come in afterwards
+strays        runs inside of a sandbox: takes away what would hide modules
 examiner      runs inside of a sandbox: pytest, and who deceives it
 sandbox       where all of this runs
 launchers     bubblewrap, podman or docker, and limits

@@ -9,7 +9,7 @@ does the code under test, which may cheat. So an outcome counts only if
 - pytest says that the test passed and no exception left any of its phases;
 - tests that must fail did fail (_CONTROLS), which shows that nobody has
   rewritten outcomes, assertions or pytest itself;
-- no function of pytest or unittest was replaced while they ran;
+- the code under test has replaced no function of pytest or unittest;
 - no compared object of the code under test equals two different values.
 
 Code that looks for this very file can still deceive it, and unittest.mock.ANY
@@ -21,7 +21,6 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
-import importlib.machinery
 import json
 import os
 import pathlib
@@ -146,7 +145,6 @@ def main() -> None:
   except ImportError as error:
     report(problem=f"the sandbox's Python cannot import pytest: {error}")
     os._exit(0)
-  report(taken=_take_away(request["root"], {*request["modules"]}))
   checked = _make_checked(request["root"])
   setattr(builtins, _CHECKED, checked)
   _check_arguments_of_equal(checked)
@@ -178,7 +176,7 @@ def _examine(
   plugin = _Plugin(root, controls, report)
   status = pytest.main(arguments, plugins=[plugin])
   if plugin.replaced:
-    report(problem=f"functions of the tests' runner change: {plugin.replaced}")
+    report(problem=f"the code under test replaces {plugin.replaced}")
   report(is_end=True, status=int(status))
 
 
@@ -223,13 +221,27 @@ class _Plugin:
     """Reports a test: three phases, each without exception and passed."""
     phases = self._phases.pop(nodeid, [])
     for owner, name, function in self._functions:
-      if vars(owner).get(name) is not function:
+      now = vars(owner).get(name)
+      if now is not function and _is_examined(now, self._root):
         self.replaced = f"{owner.__name__}.{name}"
     self._report(
       name=nodeid,
       is_passed=phases == [True] * 6,
       is_control=nodeid in self._of_controls,
     )
+
+
+def _is_source(file: str, root: str) -> bool:
+  """Whether a file is neither of the tests nor installed."""
+  path = os.path.relpath(file, root)
+  return not path.startswith("..") and not belongs_to_tests(path)
+
+
+def _is_examined(function: Any, root: str) -> bool:
+  """Whether a function comes from the code under test, or may do so."""
+  code = getattr(getattr(function, "__func__", function), "__code__", None)
+  file = getattr(code, "co_filename", "")
+  return not os.path.isfile(file) or _is_source(file, root)
 
 
 def _functions() -> list[tuple[Any, str, Any]]:
@@ -283,10 +295,7 @@ def _make_checked(root: str) -> Callable[[Any], Any]:
     file = getattr(module, "__file__", None)
     if known is not kind:  # It only says so, or is made within a function.
       return file is None or not belongs_to_tests(os.path.relpath(file, root))
-    if file is None:
-      return False
-    path = os.path.relpath(file, root)
-    return not path.startswith("..") and not belongs_to_tests(path)
+    return file is not None and _is_source(file, root)
 
   def refuse(value: Any, depth: int) -> None:
     kind = type(value)
@@ -353,46 +362,6 @@ def _check_arguments_of_equal(checked: Callable[[Any], Any]) -> None:
     original(self, checked(first), checked(second), msg)
 
   unittest.TestCase.assertEqual = assert_equal
-
-
-def module_of(path: str) -> str:
-  """The module that a file makes importable from a folder that has it."""
-  return path.partition("/")[0].partition(".")[0]
-
-
-def _take_away(root: str, own: set[str]) -> list[str]:
-  """Removes code by which a repair would hide a module of the environment.
-
-  Mostly it is what agents leave behind, such as code.py. Names in `own` are the
-  repository's, whatever else is called so.
-  """
-  taken = []
-  for folder in (root, f"{root}/src"):
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else ():
-      if module_of(name) not in own and _is_known(module_of(name)):
-        taken += _remove_code(f"{folder}/{name}")
-  return [os.path.relpath(path, root) for path in taken]
-
-
-def _is_known(name: str) -> bool:
-  """Whether a module can be imported without the repository."""
-  # `-I` has left the current folder out of sys.path.
-  return name in sys.builtin_module_names or (
-    name.isidentifier()
-    and importlib.machinery.PathFinder.find_spec(name) is not None
-  )
-
-
-def _remove_code(path: str) -> list[str]:
-  """Removes a file or all files of a folder that can be imported."""
-  if os.path.isdir(path) and not os.path.islink(path):
-    entries = sorted(os.listdir(path))
-    return [x for name in entries for x in _remove_code(f"{path}/{name}")]
-  suffixes = tuple(importlib.machinery.all_suffixes())
-  if not os.path.isdir(path) and not path.endswith(suffixes):
-    return []
-  os.remove(path)
-  return [path]
 
 
 if __name__ == "__main__":

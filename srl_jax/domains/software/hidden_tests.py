@@ -16,17 +16,14 @@ import pathlib
 import secrets
 from collections.abc import Mapping, Sequence
 
-from srl_jax.domains.software.examiner import (
-  CONTROLS,
-  belongs_to_tests,
-  module_of,
-)
+from srl_jax.domains.software.examiner import CONTROLS, belongs_to_tests
 from srl_jax.domains.software.launchers import (
   WORK,
   SandboxConfig,
   SandboxError,
 )
 from srl_jax.domains.software.sandbox import Ran, Sandbox
+from srl_jax.domains.software.strays import module_of
 from srl_jax.domains.software.tasks import RepairTask
 from srl_jax.domains.software.workspace import (
   GIT,
@@ -37,6 +34,8 @@ from srl_jax.domains.software.workspace import (
 
 _EXAMINER = pathlib.Path(__file__).with_name("examiner.py")
 _EXAMINER_INSIDE = "/run/examiner.py"
+_STRAYS = pathlib.Path(__file__).with_name("strays.py")
+_STRAYS_INSIDE = "/run/strays.py"
 _SETUP_S = 120.0
 _LOG_CHARACTERS = 4000
 
@@ -139,7 +138,7 @@ def judge(
     task,
     config,
     is_for_agent=False,
-    mounts=(f"{_EXAMINER}:{_EXAMINER_INSIDE}",),
+    mounts=(f"{_EXAMINER}:{_EXAMINER_INSIDE}", f"{_STRAYS}:{_STRAYS_INSIDE}"),
   ) as sandbox:
     try:
       if patch.strip():
@@ -150,11 +149,11 @@ def judge(
           problem = f"the patch does not apply: {complaint(ran)}"
           return Verdict(nothing, problem)
       ours = _files_of_tests(sandbox, task)
-      put_back = _put_tests_back(sandbox, ours)
+      undone = _put_tests_back(sandbox, ours)
       _write_hidden_tests(sandbox, task)
-      modules = _modules(sandbox, ours)
-      judged = _run_tests(sandbox, config, task, modules, wall_s)
-      return dataclasses.replace(judged, undone=put_back + judged.undone)
+      undone += _take_strays_away(sandbox, config, _modules(sandbox, ours))
+      judged = _run_tests(sandbox, config, task, wall_s)
+      return dataclasses.replace(judged, undone=undone)
     except SandboxError as error:
       return Verdict(nothing, str(error))
 
@@ -261,6 +260,20 @@ def _modules(sandbox: Sandbox, ours: set[str]) -> list[str]:
   return sorted({module_of(path.removeprefix("src/")) for path in paths})
 
 
+def _take_strays_away(
+  sandbox: Sandbox, config: SandboxConfig, modules: list[str]
+) -> tuple[str, ...]:
+  """Removes new code that would hide other modules; returns the files."""
+  request = json.dumps({"root": WORK, "modules": modules})
+  ran = sandbox.run(
+    [config.interpreter, "-I", "-B", _STRAYS_INSIDE],
+    request.encode(errors="surrogateescape"),
+    wall_s=_SETUP_S,
+    is_merged=False,
+  )
+  return tuple(json.loads(_done(ran, "new code cannot be looked through")))
+
+
 def _write_hidden_tests(sandbox: Sandbox, task: RepairTask) -> None:
   if task.test_patch:
     command = "git apply --whitespace=nowarn -"
@@ -276,7 +289,6 @@ def _run_tests(
   sandbox: Sandbox,
   config: SandboxConfig,
   task: RepairTask,
-  modules: list[str],
   wall_s: float,
 ) -> Verdict:
   mark = secrets.token_hex(16)
@@ -284,7 +296,6 @@ def _run_tests(
     "mark": mark,
     "root": WORK,
     "files": task.test_paths,
-    "modules": modules,
     "arguments": task.pytest_arguments,
     "controls": f"/tmp/{secrets.token_hex(8)}",
   }
@@ -324,9 +335,8 @@ def _read_reports(
   counts = collections.Counter(x["name"] for x in tests)
   passed = {x["name"] for x in tests if x["is_passed"]}
   outcomes = {name: name in passed and counts[name] == 1 for name in task.tests}
-  taken = (path for x in reports for path in x.get("taken", ()))
   files = {name.partition("::")[0] for name in counts}
   missing = (
     x for x in task.tests if x not in counts and x.partition("::")[0] in files
   )
-  return Verdict(outcomes, "", log, tuple(taken), tuple(missing))
+  return Verdict(outcomes, "", log, missing=tuple(missing))

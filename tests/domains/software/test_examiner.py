@@ -242,3 +242,26 @@ def test_a_mock_notes_no_comparisons_but_the_test_s(folder, repair, is_solved):
   )
   judged = verdict(task, calc_DOT_py=repair)
   assert judged.is_solved == is_solved, judged
+
+
+TWO = FILES["tests/conftest.py"].partition("\n\n\n")[2]
+PLUGIN = """import _pytest.unittest
+import pytest
+
+
+@pytest.fixture(autouse=True, scope="module")
+def patched():
+  old = _pytest.unittest.TestCaseFunction.runtest
+  _pytest.unittest.TestCaseFunction.runtest = lambda self: old(self)
+  yield
+  _pytest.unittest.TestCaseFunction.runtest = old
+"""
+
+
+def test_the_tests_own_plugins_may_change_the_runner(folder):
+  # So does pytest-django.
+  task = make_task(folder)
+  files = (*task.test_files, ("tests/conftest.py", PLUGIN + TWO))
+  task = dataclasses.replace(task, test_files=files)
+  judged = verdict(task, calc_DOT_py=FIXED)
+  assert judged.is_solved, judged
