@@ -265,6 +265,10 @@ def _maker(
 def _maker_by_turns(
   problem: Problem, decoding: str, episode: Episode
 ) -> Callable[..., Answer]:
+  # By the limit of turns, of the context, or of the tokens of a turn.
+  is_cut = episode.ending in ("turn limit", "context full") or not all(
+    sampled.is_stopped for sampled in episode.drawn[-1:]
+  )
   return functools.partial(
     Answer,
     suite=problem.suite,
@@ -273,7 +277,7 @@ def _maker_by_turns(
     sample=episode.sample,
     text="\n\n".join(episode.texts),
     tokens=episode.tokens,
-    is_stopped=episode.ending == "answered",
+    is_stopped=not is_cut,
     turns=episode.texts,
     observations=episode.observations,
   )

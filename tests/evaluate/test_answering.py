@@ -155,11 +155,13 @@ TURNS = {
 }
 
 
-def run_by_turns(journal, answer=TURNS.__getitem__, domain="math"):
+def run_by_turns(
+  journal, answer=TURNS.__getitem__, domain="math", is_stopped=True
+):
   """Answers turn by turn, one episode at a time; returns the prompts."""
   stream = ScriptedStream(
     TOKENIZER,
-    lambda prompt: Completion(answer(prompt), True),
+    lambda prompt: Completion(answer(prompt), is_stopped),
     stop_id=TOKENIZER.special_id("</s>"),
     places=1,
   )
@@ -198,7 +200,14 @@ def test_turns_are_judged_together_by_what_was_done(tmp_path):
   assert first.is_stopped and first.final == "}"
   assert second.turns == ("\\boxed{de}",)
   assert third.text == "<think>v</think>" and third.final == ""
-  assert not third.is_stopped
+  assert third.is_stopped  # It wrote no action, but no limit cut it.
+
+
+def test_turns_that_a_limit_cut_are_not_stopped(tmp_path):
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
+    run_by_turns(journal, is_stopped=False)
+  assert len(journal.answers) == 9
+  assert not any(a.is_stopped for a in journal.answers)
 
 
 def test_episodes_are_journalled_as_they_end(tmp_path):
@@ -256,11 +265,15 @@ def test_an_environment_decides_what_is_right(tmp_path, monkeypatch):
   with Journal(tmp_path, {}, PROBLEMS) as journal:
     run_by_turns(journal, answer, name)
   # The judge would take none but the first for right.
-  found = {a.problem: (a.turns, a.final, a.is_correct) for a in journal.answers}
+  found = {
+    a.problem: (a.turns, a.final, a.is_correct, a.is_stopped)
+    for a in journal.answers
+  }
+  # The last one was ended by the limit of turns.
   assert found == {
-    "0": (("f",), "f", True),
-    "1": (("d", "f"), "f", True),
-    "2": (("d", "d"), "d", False),
+    "0": (("f",), "f", True, True),
+    "1": (("d", "f"), "f", True, True),
+    "2": (("d", "d"), "d", False, False),
   }
   seen = {a.problem: a.observations for a in journal.answers}
   assert seen == {"0": ("seen",), "1": ("seen",) * 2, "2": ("seen",) * 2}
