@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN
+from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, THINK_TAG
 
 _TAGS = (THINK_OPEN, THINK_CLOSE)
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -26,16 +26,25 @@ class Thoughts:
     """
     self._is_shown, self._is_terminal = is_shown, is_terminal
     self._is_inside, self._held = False, ""
+    # What comes before a lone </think> is a thought, which is known only then.
+    self._may_be_thought = not is_shown
 
   def add(self, text: str, is_last: bool = False) -> str:
     """Takes text; returns what to print now."""
     text = self._held + text
     self._held = ""
+    tag = THINK_TAG.search(text) if self._may_be_thought else None
+    if tag:
+      self._may_be_thought = False
+      self._is_inside = tag[0] == THINK_CLOSE
+    elif self._may_be_thought and not is_last:
+      self._held = text
+      return ""
     if not is_last:
       at = text.rfind("<")
       if at >= 0 and any(tag.startswith(text[at:]) for tag in _TAGS):
         text, self._held = text[:at], text[at:]
-    parts = re.split(f"({'|'.join(_TAGS)})", text)
+    parts = re.split(f"({THINK_TAG.pattern})", text)
     return "".join(map(self._part, parts))
 
   def _part(self, part: str) -> str:

@@ -17,7 +17,6 @@ from srl_jax import inference
 from srl_jax.chat import __main__ as chat
 from srl_jax.chat.answers import Answer, Drawing, drive
 from srl_jax.chat.prompts import read_prompts
-from srl_jax.chat.thoughts import Thoughts
 from srl_jax.data.messages import encode_messages
 from srl_jax.domains import registers
 from srl_jax.rollout.completions import complete
@@ -348,31 +347,3 @@ def test_numbers_of_a_pipe_are_those_of_its_lines(monkeypatch, capsys, folder):
   long, latin = said.err.splitlines()
   assert long.startswith("error: line 3: the prompt has 9")
   assert latin.startswith(r"error: line 4: the prompt holds '\udce9'")
-
-
-TEXT = "<think>a < b</think> x <b> </think>y"
-
-
-@pytest.mark.parametrize("size", [1, 3, 7, 100])
-def test_thoughts_are_hidden_or_dimmed_however_the_text_is_cut(size):
-  pieces = [TEXT[at : at + size] for at in range(0, len(TEXT), size)]
-
-  def printed(*settings):
-    thoughts = Thoughts(*settings)
-    return "".join(map(thoughts.add, pieces)) + thoughts.add("", is_last=True)
-
-  assert printed(True, False) == TEXT
-  assert printed(False, False) == " x <b> y"
-  dimmed = printed(True, True)
-  assert dimmed.replace("\x1b[2m", "").replace("\x1b[0m", "") == TEXT
-  is_dim, plain = False, ""
-  for part in dimmed.replace("\x1b[", "\x00\x1b[").split("\x00"):
-    is_dim = part.startswith("\x1b[2m") or (
-      is_dim and not part.startswith("\x1b[0m")
-    )
-    plain += "" if is_dim else part.replace("\x1b[0m", "")
-  assert plain == " x <b> y"
-
-
-def test_what_a_model_writes_cannot_steer_the_terminal():
-  assert Thoughts(True, True).add("a\x1b[2Jb\n\x07") == "a\\x1b[2Jb\n\\x07"
