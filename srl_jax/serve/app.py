@@ -152,7 +152,7 @@ class _Endpoints:
     return JSONResponse({"status": "ok", "model": self._settings.name})
 
   async def metrics(self, request: Request) -> Response:
-    lines = [f"srl_jax_{k} {v:g}" for k, v in self._engine.gauges().items()]
+    lines = [f"srl_jax_{k} {v}" for k, v in self._engine.gauges().items()]
     return PlainTextResponse("\n".join(lines) + "\n")
 
 
