@@ -66,16 +66,18 @@ _OPERAND = re.compile(r"(?:[A-Za-z)\]}]|[-+*/^=_(\[{<>\\]\s*[$€£]?\s*)$")
 _PART = re.compile(
   r"(?:[a-z)\]}^_(\[{\\,]|[-+/<^_(\[{\\]\s*[$€£]?\s*|(?<![-=>])>\s*"
   r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|\d\s*,\s*|[(\[{][^()\[\]{}]*,\s*"
-  r"|\\(?:sqrt|frac|times|cdot|div|pm|mp|leq|geq|neq|log|ln|sin|cos|tan)\s*)$"
+  r"|\\(?:sqrt|frac|times|cdot|div|pm|mp|leq|geq|neq|sin|cos|tan)\s*"
+  r"|\b(?:log|ln)\s*(?:_\s*(?:\w|\{[^{}]*\})\s*)?)$"
 )
 # Words around a number that make another one of it, or of its sign.
 _NEGATIVE = re.compile(r"(?:\bnegative|(?:^|\bis|\bbe|=)\s*minus)\s+$", re.I)
 _CHANGED_BEFORE = re.compile(
   r"(?:\b(?:minus|plus|times|twice|thrice|double|triple|half|least|most|than"
-  r"|over|under|above|below|exceeds|mod|modulo|not|nor|square root|cube root"
+  r"|over|under|above|below|exceeds|mod|modulo|not|cannot|nor"
+  r"|(?:square|cube) root"
   r"|(?:root|square|cube|half|third|quarter|multiple|power|logarithm"
   r"|reciprocal|inverse|opposite|double|triple)s? of)|n['’]t)"
-  r"(?:\s+(?:the|an?|about|exactly|only))?\s*[$€£(*]*\s*$",
+  r"(?:\s+(?:the|an?|be|about|exactly|only))?\s*[$€£(*]*\s*$",
   re.IGNORECASE,
 )
 _CHANGED_AFTER = re.compile(

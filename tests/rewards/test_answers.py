@@ -288,6 +288,8 @@ def test_unmarked_answers_are_found(text, reference):
     ("The answer is more than 5.", "5"),
     ("The answer isn't 5.", "5"),
     ("The answer is not 5.", "5"),
+    ("The answer cannot be 5.", "5"),
+    ("It is $\\log_{2} 5$", "5"),
     ("The answer is a multiple of 5.", "5"),
     ("The answer is reduced mod 5.", "5"),
     ("<answer>3, 5</answer>", "5"),
