@@ -292,11 +292,9 @@ class Counter:
 
   def _layers(self, tokens: float) -> Work:
     """Work of the sampler's layers on `tokens` tokens, without attention."""
-    is_merged = self._config.merges_adapters
+    adapters = Work() if self._config.merges_adapters else self._adapt(tokens)
     return self._stream(tokens).plus(
-      self._lookup(tokens, self._size),
-      self._gather(self._blocks),
-      Work() if is_merged else self._adapt(tokens),
+      self._lookup(tokens, self._size), self._gather(self._blocks), adapters
     )
 
   def _lookup(self, tokens: float, size: int) -> Work:
