@@ -14,7 +14,6 @@ import dataclasses
 import difflib
 import functools
 import inspect
-import json
 import math
 import re
 import types
@@ -82,11 +81,6 @@ def to_config_dict(instance: Any) -> ml_collections.ConfigDict:
   for field in dataclasses.fields(instance):
     config[field.name] = _to_config_value(getattr(instance, field.name))
   return config.lock()
-
-
-def to_json(instance: Any) -> str:
-  """Returns a dataclass instance as indented JSON (tuples become lists)."""
-  return json.dumps(dataclasses.asdict(instance), indent=2) + "\n"
 
 
 def field_texts(cls: type) -> dict[str, str]:

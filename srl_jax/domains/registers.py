@@ -213,14 +213,6 @@ class PretrainingConfig:
         f"stop_after is {self.stop_after}; give 1, 2 or both, as a tuple."
       )
 
-  def step_accuracy(self) -> float:
-    """Returns the expected share of right steps in hard examples."""
-    # One line left out reads a zero once in ten. Two lines read the same
-    # register with probability 2/9: 2/9 * 1/10 + 7/9 * 1/100 = 3/100.
-    luck = [{1: 0.03, 2: 0.1}[n] for n in self.stop_after]
-    missed = (1 - self.finish_probability) * sum(luck) / len(luck)
-    return self.finish_probability + missed
-
 
 def pretraining_examples(
   count: int, seed: int = 0, config: PretrainingConfig | None = None

@@ -45,8 +45,6 @@ class SamplingConfig:
     max_new_tokens: limit of each completion in tokens, stop token included
       and stem tokens excluded.
     temperature: divisor of the logits; 0 takes the most likely token.
-    top_k: number of most likely tokens to keep; 0 keeps all.
-    top_p: probability mass of the most likely tokens to keep; 1.0 keeps all.
     slots: branches of a trunk that are decoded at a time; the others wait for
       a free slot. 0 decodes all at once, which is best where completions run
       to their limit. Where most end far below the limit (metric
@@ -63,8 +61,6 @@ class SamplingConfig:
   samples: int = 8
   max_new_tokens: int = 256
   temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
   slots: int = 0
   cache_start: int = 512
 
@@ -73,8 +69,6 @@ class SamplingConfig:
       ("samples", self.samples >= 1, "1 or more"),
       ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
       ("temperature", self.temperature >= 0, "0 (greedy) or more"),
-      ("top_k", self.top_k >= 0, "0 (off) or more"),
-      ("top_p", 0 < self.top_p <= 1, "above 0, up to 1 (off)"),
       ("slots", self.slots >= 0, "0 (all at once) or more"),
       ("cache_start", self.cache_start >= 0, "0 (all the room) or more"),
     ):
@@ -284,10 +278,7 @@ def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
 def _draw(config, logits_NRV, key_NR, position_NR):
   """Draws a token for every branch; returns tokens and their log-probs."""
   logp_NRV = sampling.distribution(
-    logits_NRV,
-    temperature=config.temperature or 1.0,
-    top_k=config.top_k,
-    top_p=config.top_p,
+    logits_NRV, temperature=config.temperature or 1.0, top_k=0, top_p=1.0
   )
   n, r, vocab = logp_NRV.shape
   logp_BV = logp_NRV.reshape(n * r, vocab)

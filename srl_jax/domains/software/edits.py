@@ -61,11 +61,6 @@ class Outcome(NamedTuple):
   texts: dict[str, str]
   failures: tuple[str, ...]
 
-  @property
-  def applied(self) -> int:
-    """Number of edits that had an effect."""
-    return self.failures.count("")
-
 
 def parse(text: str) -> list[Edit]:
   """Returns the edits in an answer, in order.
