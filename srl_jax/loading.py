@@ -20,7 +20,7 @@ import jax
 from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from srl_jax import sharding, storage, strict
+from srl_jax import progress, sharding, storage, strict
 from srl_jax.config import Config
 from srl_jax.data import readers, records, schema
 from srl_jax.data.templates import PlainTemplate, Special, make_template
@@ -103,12 +103,11 @@ def load_run(
   if loaded.rejects and jax.process_index() == 0:
     path = workdir / "rejects.jsonl"
     records.write_rejects(loaded.rejects, path)
-    print(f"{len(loaded.rejects)} records were refused; see {path}")
-  if jax.process_index() == 0:
-    for reason, ids in loaded.left_out.items():
-      print(f"{len(ids):,} trajectories are left out: {reason}", flush=True)
-    for warning in loaded.warnings:
-      print(f"warning: {warning}", flush=True)
+    progress.say(f"{len(loaded.rejects)} records were refused; see {path}")
+  for reason, ids in loaded.left_out.items():
+    progress.say(f"{len(ids):,} trajectories are left out: {reason}")
+  for warning in loaded.warnings:
+    progress.warn(warning)
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
   run = load_model(config, mesh, texts)

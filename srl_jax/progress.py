@@ -80,6 +80,11 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
+def warn(text: str) -> None:
+  """Prints a warning at once (process 0)."""
+  say(f"warning: {text}")
+
+
 @contextlib.contextmanager
 def task(what: str, done: int = 0, total: int = 0) -> Iterator[None]:
   """Names what is under way within, for the lines of long silences.

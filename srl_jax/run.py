@@ -165,11 +165,10 @@ def print_summary(config: Config, run: Run, params: Any) -> None:
     flush=True,
   )
   if not run.test and not config.evaluate.suites:
-    print(
-      "warning: there are no suites and no test split (c.data.test_size=0), so "
-      "nothing is measured before and after training and no table comes at the "
-      "end; set c.data.test_size to hold problems out",
-      flush=True,
+    progress.warn(
+      "there are no suites and no test split (c.data.test_size=0), so nothing "
+      "is measured before and after training and no table comes at the end; "
+      "set c.data.test_size to hold problems out"
     )
 
 

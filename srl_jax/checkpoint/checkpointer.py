@@ -28,7 +28,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 
-from srl_jax import storage, strict
+from srl_jax import progress, storage, strict
 from srl_jax.checkpoint import sums
 from srl_jax.checkpoint.pool import (
   PoolHandler,
@@ -322,7 +322,7 @@ class Checkpointer:
       if (aside / str(number)).exists():
         (aside / str(number)).rmtree()
       storage.move(manager.directory / str(number), aside / str(number))
-      print(f"warning: {error}; it is set aside in {aside}", flush=True)
+      progress.warn(f"{error}; it is set aside in {aside}")
     if jax.process_count() > 1:
       multihost_utils.sync_global_devices("set aside")
     manager.reload()

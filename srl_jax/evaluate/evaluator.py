@@ -84,7 +84,7 @@ def read_suites(
   for suite, path in parse_suites(names):
     with progress.task(f"looking for the suite {suite.name}"):
       file = find_file(suite, path, folder)
-    found = read_problems(suite, file, lambda x: progress.say(f"warning: {x}"))
+    found = read_problems(suite, file, progress.warn)
     problems += found[: limit or None]
     domains[suite.name] = suite.domain
   return problems, domains

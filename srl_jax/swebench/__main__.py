@@ -100,8 +100,7 @@ def evaluate(
   """
   suite, path = reading.parse_suite(args.suite)
   path = find_file(suite, path, args.suites_folder)
-  warn = lambda line: progress.say(f"warning: {line}")  # noqa: E731
-  instances = reading.read_instances(suite, path, warn)
+  instances = reading.read_instances(suite, path, progress.warn)
   harness = _harness(args, suite, path)
   if args.harness:
     harness.check()

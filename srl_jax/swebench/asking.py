@@ -63,7 +63,7 @@ def prompts_for_edits(
     for (decoding, sample), prompt in of_name.items()
   ]
   for line in _refusals(task, places, "answers", "asked for edits"):
-    progress.say(f"warning: {line}")
+    progress.warn(line)
   _say_memory(model, task, places)
   return found
 
@@ -78,7 +78,7 @@ def _check_some(task: Task, asked: Sequence[tuple[str, Prompt]]) -> None:
   if all(prompt.refusal for _, prompt in asked):
     raise ValueError("\n".join(lines))
   for line in lines:
-    progress.say(f"warning: {line}")
+    progress.warn(line)
 
 
 def _refusals(

@@ -76,8 +76,8 @@ class Results:
     for way, of_way in reports.items():
       for number, report in enumerate(of_way):
         if report.errors:
-          progress.say(
-            f"warning: the harness could not run {len(report.errors)} "
+          progress.warn(
+            f"the harness could not run {len(report.errors)} "
             f"instances ({way} {number}), which count as not resolved: "
             f"{', '.join(sorted(report.errors)[:5])}; see {harness.folder}, "
             "and remove its report to run them again"

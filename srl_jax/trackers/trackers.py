@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import strict
+from srl_jax import progress, strict
 from srl_jax.trackers.session import Session
 from srl_jax.trackers.tensorboard import TensorBoard
 from srl_jax.trackers.tracker import Tracker, spread
@@ -200,10 +200,8 @@ def _survives(name: str, act: Callable[[], None]) -> bool:
     act()
   except Exception as error:  # Whatever it is, the run goes on.
     text = " ".join(str(error).split()) or type(error).__name__
-    print(
-      f"warning: {name} shows nothing more of this run: {text}; "
-      f"{_REMEDIES[name]}",
-      flush=True,
+    progress.warn(
+      f"{name} shows nothing more of this run: {text}; {_REMEDIES[name]}"
     )
     return False
   return True

@@ -6,8 +6,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-import jax
-
+from srl_jax import progress
 from srl_jax.data import batching, pipeline, prompts
 from srl_jax.data.templates import Task
 from srl_jax.data.trunks import (
@@ -149,8 +148,8 @@ def build_split(
       f" {reason}; the first is {names[0]}"
     )
     # Stages share splits, and the test split is measured at many moments.
-    if jax.process_index() == 0 and line not in run.said:
-      print(line, flush=True)
+    if line not in run.said:
+      progress.say(line)
     run.said.add(line)
   return trunks
 
@@ -161,9 +160,8 @@ def _check_prompts(
   compared = prompts.compare(
     trunks, run.template, run.tokenizer, task, limit=_PROMPTS_COMPARED
   )
-  if jax.process_index() == 0:
-    for warning in compared.warnings():
-      print(f"warning: {name}: {warning}", flush=True)
+  for warning in compared.warnings():
+    progress.warn(f"{name}: {warning}")
 
 
 def _check_context(run: Run, name: str, tokens: int) -> None:

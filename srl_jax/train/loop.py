@@ -161,8 +161,8 @@ def train_stage(
         with profile.step(update_step + 1):
           state, dispatched = stage.take_update(state, update_step, reference)
       except NothingLeftError as error:
-        progress.say(
-          f"warning: {error}. {name} ends here, after {update_step} of its "
+        progress.warn(
+          f"{error}. {name} ends here, after {update_step} of its "
           f"{total} update steps"
         )
         if not config.validate_every or update_step % config.validate_every:

@@ -8,11 +8,9 @@ wait for the next batch. fused.py does all of this in one program where it can.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from srl_jax import progress
@@ -242,16 +240,13 @@ class PiecewiseUpdate:
     return values
 
   def _warn(self, update_step: int, share: float) -> None:
-    if jax.process_index() == 0:
-      name = self.pieces.name
-      print(
-        f"warning: {share:.0%} of the samples of {name} update step "
-        f"{update_step + 1} break the format; most often: "
-        f"{self._worst_failure}. Raise c.{name}.sampling.max_new_tokens if "
-        "thoughts are cut off, or warm the model up with an sft stage",
-        file=sys.stderr,
-        flush=True,
-      )
+    name = self.pieces.name
+    progress.warn(
+      f"{share:.0%} of the samples of {name} update step {update_step + 1} "
+      f"break the format; most often: {self._worst_failure}. Raise "
+      f"c.{name}.sampling.max_new_tokens if thoughts are cut off, or warm the "
+      "model up with an sft stage"
+    )
 
   def _accept_fewer(self, values: dict[str, float], update_step: int) -> None:
     """Warns that a batch is not full; raises if it is not even half full."""
@@ -260,12 +255,7 @@ class PiecewiseUpdate:
       if update_step and values["format_failure"] < 0.5:
         raise NothingLeftError(text)
       raise RuntimeError(text)
-    if jax.process_index() == 0:
-      print(
-        f"warning: this update step trains on fewer groups. {text}",
-        file=sys.stderr,
-        flush=True,
-      )
+    progress.warn(f"this update step trains on fewer groups. {text}")
 
   def _starved(self, values: dict[str, float]) -> str:
     name, c = self.pieces.name, self.pieces.config

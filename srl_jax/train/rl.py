@@ -173,8 +173,8 @@ class RlStage:
     # Piece by piece, the host scores what the device does not.
     if values.get("unscored", 0) > 0 and not self._has_warned:
       self._has_warned = True
-      progress.say(
-        f"warning: {self.name}: {values['unscored']:.1%} of the samples are "
+      progress.warn(
+        f"{self.name}: {values['unscored']:.1%} of the samples are "
         "too long for the reward on the device, and their groups are left out; "
         f"set c.{self.name}.fuse=False to have them scored"
       )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from srl_jax import sharding, strict
+from srl_jax import progress, sharding, strict
 from srl_jax.data import batching
 from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, check_solutions
 from srl_jax.reductions import reduce_metrics
@@ -316,7 +316,7 @@ def _warn_of_no_thought(
   name: str, config: ExpertTrunkConfig, trunks: Sequence[Trunk]
 ) -> None:
   """Says how many targets teach to answer without a thought."""
-  if not config.include_thoughts or jax.process_index():
+  if not config.include_thoughts:
     return
   has_thought = [
     any(step.thought for step in trunk.trajectory.steps)
@@ -327,10 +327,9 @@ def _warn_of_no_thought(
   ]
   missing = has_thought.count(False)
   if missing:
-    print(
-      f"warning: {name}: {missing} of {len(has_thought)} targets have no "
-      f"thought, though c.{name}.trunks.include_thoughts is True: they teach "
-      "an answer without a think block, which SRL's format refuses; add "
-      "thoughts, or set include_thoughts=False",
-      flush=True,
+    progress.warn(
+      f"{name}: {missing} of {len(has_thought)} targets have no thought, "
+      f"though c.{name}.trunks.include_thoughts is True: they teach an answer "
+      "without a think block, which SRL's format refuses; add thoughts, or set "
+      "include_thoughts=False"
     )

@@ -305,9 +305,9 @@ def test_half_a_batch_is_trained_on(runs, whole, tmp_path, capsys):
 
     found = branches(12, refill=False)
     kept = found // configs["srl"].sampling.samples
-    assert kept > 1 and "warning" not in capsys.readouterr().err
+    assert kept > 1 and "warning" not in capsys.readouterr().out
     assert branches(2 * kept) == found
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert said.startswith("warning: this update step trains on fewer groups. ")
     assert f"sampling only {kept} of {2 * kept} groups have rewards" in said
     with pytest.raises(RuntimeError, match=f"only {kept} of {2 * kept + 1} "):
@@ -319,11 +319,11 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
   with started(runs, whole, tmp_path, "srl") as (run, configs, params):
     updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
     updates.next_batch(params, 4)
-    assert "warning" not in capsys.readouterr().err
+    assert "warning" not in capsys.readouterr().out
     random = nn.unbox(run.policy.init(jax.random.key(0)))
     updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
     updates.next_batch(random, 4)
-  [line] = capsys.readouterr().err.splitlines()
+  [line] = capsys.readouterr().out.splitlines()
   assert line.startswith(
     "warning: 100% of the samples of srl update step 5 break the format; most "
     "often: not_stopped. Raise c.srl.sampling.max_new_tokens"
