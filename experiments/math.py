@@ -158,10 +158,7 @@ def set_method(c, method):
 def choose():
   """The preset that suits this machine, and why, in two sentences."""
   devices = config.tpu_devices()
-  pins = (
-    "A preset pins what runs: experiments/math.py:qwen2_5_7b, "
-    "experiments/math.py:registers."
-  )
+  pins = "To choose: --config=experiments/math.py:qwen2_5_7b, or :registers."
   for preset in ("qwen2_5_7b", "qwen2_5_0_5b"):
     if devices >= LAYOUTS[preset].chips:
       return preset, (
@@ -170,7 +167,7 @@ def choose():
       )
   return "registers", (
     f"math: there are {devices} TPU devices, too few for the paper's recipe, "
-    f"so these are the register programs. {pins}"
+    f"so this trains a small built-in task, register programs. {pins}"
   )
 
 

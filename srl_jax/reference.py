@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints the reference page of the configuration, as Markdown.
+"""Writes the reference pages of the configuration and of the metrics.
 
-  python -m srl_jax.reference > docs/reference/configuration.md
+  python -m srl_jax.reference docs/reference
 
 Names, types and defaults come from the dataclasses and descriptions from their
-docstrings, so the page always agrees with the code.
+docstrings, so the pages always agree with the code.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+import sys
 import typing
 from collections.abc import Iterator
 from typing import Any
 
 from srl_jax import strict
 from srl_jax.config import Config
+from srl_jax.train import columns
 
 _INTRODUCTION = """\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
-<!-- Made by: python -m srl_jax.reference > docs/reference/configuration.md -->
+<!-- Made by: python -m srl_jax.reference docs/reference -->
 # Configuration
 
 Every field of a run's configuration. An experiment file sets fields of
@@ -32,8 +35,34 @@ other defaults than those shown.
 """
 
 
-def markdown() -> str:
-  """Returns the whole page."""
+_METRICS = """\
+<!-- SPDX-License-Identifier: Apache-2.0 -->
+<!-- Made by: python -m srl_jax.reference docs/reference -->
+# Metrics
+
+"""
+
+
+def pages() -> dict[str, str]:
+  """Returns the texts of the pages by the names of their files."""
+  return {"configuration.md": configuration(), "metrics.md": metrics()}
+
+
+def metrics() -> str:
+  """Returns the page of the metrics."""
+  parts = [f"{_METRICS}{columns.HEAD}"]
+  for title, rows in columns.sections().items():
+    parts.append(f"## {title[:1].upper()}{title[1:]}\n")
+    table = ["| metric | parts | unit | meaning |", "|---|---|---|---|"]
+    for name, combined, unit, meaning in rows:
+      text = _escaped(meaning[:1].upper() + meaning[1:])
+      table.append(f"| `{name}` | {combined} | {unit} | {text} |")
+    parts.append("\n".join(table) + "\n")
+  return "\n".join(parts)
+
+
+def configuration() -> str:
+  """Returns the page of the configuration."""
   parts = [_INTRODUCTION]
   first: dict[type, tuple[str, Any]] = {}
   for path, section in _sections(Config(), ""):
@@ -109,4 +138,5 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
-  print(markdown(), end="")
+  for name, text in pages().items():
+    (pathlib.Path(sys.argv[1]) / name).write_text(text, encoding="utf-8")

@@ -1,20 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference of the configuration is complete, and what the code says."""
+"""The reference pages are complete, and what the code says."""
 
 import dataclasses
 import pathlib
 import re
 
+import pytest
+
 from srl_jax import config as config_lib
 from srl_jax import reference, strict
 
-PAGE = pathlib.Path(__file__).parents[1] / "docs/reference/configuration.md"
+FOLDER = pathlib.Path(__file__).parents[1] / "docs/reference"
 
 
-def test_the_page_is_what_the_code_says():
-  assert PAGE.read_text(encoding="utf-8") == reference.markdown(), (
-    f"run: python -m srl_jax.reference > {PAGE}"
+@pytest.mark.parametrize("name", reference.pages())
+def test_the_page_is_what_the_code_says(name):
+  page = (FOLDER / name).read_text(encoding="utf-8")
+  assert page == reference.pages()[name], (
+    f"run: python -m srl_jax.reference {FOLDER}"
   )
+
+
+def test_every_metric_has_a_row():
+  rows = reference.metrics().splitlines()
+  assert (
+    "| `reward_well_formed` | ratio | 1 | Mean reward of completions whose "
+    "format is whole |" in rows
+  )
+  assert sum(row.startswith("| `") for row in rows) > 50
 
 
 def sections(section, path=""):
@@ -33,7 +46,7 @@ def test_every_field_is_described_where_it_is_declared():
 
 
 def test_every_section_has_a_heading_and_every_link_leads_to_one():
-  page = reference.markdown()
+  page = reference.configuration()
   headings = re.findall(r"^## (.*)$", page, re.MULTILINE)
   assert headings == [
     path or "The run" for path, _ in sections(config_lib.Config())
@@ -45,7 +58,7 @@ def test_every_section_has_a_heading_and_every_link_leads_to_one():
 
 
 def test_a_row_holds_type_default_and_description():
-  rows = reference.markdown().splitlines()
+  rows = reference.configuration().splitlines()
   [row] = [x for x in rows if x.startswith("| `learning_rate` |")]
   assert row == "| `learning_rate` | float | `5e-06` | Peak learning rate. |"
   # Of a dataclass that is used again only what differs is listed.

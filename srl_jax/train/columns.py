@@ -130,7 +130,7 @@ _SECTIONS = (
   ("srl and rlvr", _OF_RL, _MORE_OF_RL),
   ("sft", _OF_SFT, _MORE_OF_SFT),
 )
-_HEAD = """\
+HEAD = """\
 Columns of metrics.csv, metrics.jsonl and all trackers. Their names begin with
 the stage, as in srl/reward. update_step counts over all stages, from 0.
 Each line: name, how parts combine, unit, meaning. A ratio is of
@@ -138,12 +138,21 @@ sums; "-" is measured once, by process 0.
 """
 
 
+def sections() -> dict[str, list[tuple[str, ...]]]:
+  """Returns the columns by the stages that have them.
+
+  Each is (name, how parts combine, unit, meaning).
+  """
+  return {
+    title: [*explanations(*classes), *more]
+    for title, classes, more in _SECTIONS
+  }
+
+
 def describe_columns() -> str:
   """Returns the text of metrics.txt."""
-  parts = [_HEAD]
-  for title, classes, more in _SECTIONS:
-    parts.append(f"{title}\n{_table([*explanations(*classes), *more])}\n")
-  return "\n".join(parts)
+  parts = [f"{title}\n{_table(rows)}\n" for title, rows in sections().items()]
+  return "\n".join([HEAD, *parts])
 
 
 def explained(column: str) -> str | None:

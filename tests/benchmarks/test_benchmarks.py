@@ -144,7 +144,8 @@ def test_the_loss_with_given_advantages_is_the_loss_of_the_package(bench):
       trunks._replace(branch_at_NK=points(trunks.branch_at_NK)),
       Branches(*(x[rows.branch_NR] for x in samples)),
       reward_NKG=reward_NKG,
-      is_fresh_NK=np.ones(reward_NKG.shape[:2], bool),
+      # Their log-probs are random numbers.
+      is_fresh_NK=np.zeros(reward_NKG.shape[:2], bool),
     )
   )
   config = LossConfig()
