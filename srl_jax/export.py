@@ -24,10 +24,10 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, loading, sharding, storage
+from srl_jax import compilation_cache, loading, saving, sharding, storage
 from srl_jax.arguments import HelpFormatter
 from srl_jax.checkpoint import Checkpointer
-from srl_jax.models import lora, peft, weights
+from srl_jax.models import lora, peft
 from srl_jax.processes import failures
 from srl_jax.train.stage import Run
 
@@ -80,14 +80,8 @@ def export(
       # A checkpoint holds the adapters alone.
       base = loading.initial_params(loading.base_weights(run, config))
       params = lora.with_trained(base, params)
-    weights.save_params(
-      out,
-      params,
-      run.policy,
-      dtype=dtype or run.policy.config.dtype,
-      files=run.files,
-      texts=loading.prompts_of(config),
-    )
+    dtype = dtype or run.policy.config.dtype
+    saving.save_model(out, params, run, config, dtype)
 
 
 def _trained(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:

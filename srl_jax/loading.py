@@ -52,8 +52,10 @@ PROMPTS = "srl_jax.json"
 # Folder there for the tokenizer of others.
 KEPT_TOKENIZER = "tokenizer"
 _HELD_OUT = ("valid", "test")
-# Files of a checkpoint folder other than the weights and config.json.
+# Files of a checkpoint folder that say what its tokens are and mean. In older
+# checkpoints only config.json names the tokens at which generation stops.
 _BESIDE = (
+  "config.json",
   "tokenizer.json",
   "tokenizer.model",
   "tokenizer_config.json",
@@ -114,16 +116,6 @@ def load_run(
   _keep(run, config, workdir)
   recorder = Recorder(workdir / "rollouts", config.rollouts)
   return dataclasses.replace(run, **splits, recorder=recorder)
-
-
-def prompts_of(config: Config) -> dict[str, str]:
-  """The file that says, beside a model, how it was shown its problems."""
-  found = {
-    "template": config.template,
-    "observation_tokens": config.observation_tokens,
-    "context_turns": config.srl.trunks.context_turns,
-  }
-  return {PROMPTS: json.dumps(found, indent=2) + "\n"}
 
 
 def compute_exactly(dtype: str, platform: str) -> None:

@@ -35,10 +35,9 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from srl_jax import loading, progress, sharding, storage
+from srl_jax import loading, progress, saving, sharding, storage
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
-from srl_jax.models import weights
 from srl_jax.processes import watchdog
 from srl_jax.report.table import table
 from srl_jax.storage import files
@@ -137,14 +136,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       lambda stage, params: measure(f"after {stage}", params),
       measuring.during,
     )
-    weights.save_params(
-      workdir / "model",
-      params,
-      run.policy,
-      dtype=run.policy.config.param_dtype,
-      files=run.files,
-      texts=loading.prompts_of(config),
-    )
+    dtype = run.policy.config.param_dtype
+    saving.save_model(workdir / "model", params, run, config, dtype)
     if any(results.values()) and jax.process_index() == 0:
       print(table(results), flush=True)
   return results

@@ -65,6 +65,16 @@ class ChatFormat:
     except _RaisedError:
       self._takes_system = False
 
+  @property
+  def source(self) -> str:
+    """The template in Jinja; it writes the same prompts by itself."""
+    variables = "".join(
+      f"{{% set {name} = {str(value).lower()} %}}"
+      for name, value in self._variables.items()
+    )
+    # Jinja drops a line break after a block.
+    return f"{variables}\n{self._source}" if variables else self._source
+
   def leave_thinking_to_the_model(self) -> None:
     """Sees to it that prompts end before the think block.
 

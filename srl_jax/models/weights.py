@@ -156,6 +156,7 @@ def save_params(
   dtype: str,
   files: Sequence[pathlib.Path] = (),
   texts: Mapping[str, str] = types.MappingProxyType({}),
+  token_ids: Mapping[str, Any] = types.MappingProxyType({}),
   max_file_bytes: int = 5 * 10**9,
 ) -> None:
   """Writes a checkpoint folder that transformers loads; adapters are merged.
@@ -169,9 +170,9 @@ def save_params(
     params: parameters of the model, on its mesh.
     model: the model.
     dtype: "float32" or "bfloat16", of the weights in the files.
-    files: files to copy beside the weights (the tokenizer's,
-      generation_config.json).
-    texts: names and contents of further files.
+    files: files to copy beside the weights (the tokenizer's).
+    texts: names and contents of further files; they replace those of `files`.
+    token_ids: the fields of config.json that name tokens.
     max_file_bytes: upper bound of the size of a file; a new one is begun
       before it is passed.
 
@@ -179,7 +180,7 @@ def save_params(
     ValueError: no architecture of Hugging Face has this shape.
   """
   folder = storage.path(folder)
-  config = to_hf_config(model.config, dtype)
+  config = to_hf_config(model.config, dtype) | token_ids
   params = jax.jit(lambda p: lora.merge(p, model.config.lora, dtype))(params)
   flat = traverse_util.flatten_dict(params, sep="/")
   places = hf_layout.places(model.config)
@@ -200,7 +201,7 @@ def save_params(
       for file in files:
         (unfinished / file.name).write_bytes(file.read_bytes())
       for name, text in texts.items():
-        (unfinished / name).write_text(text)
+        (unfinished / name).write_bytes(text.encode())
       # Last: in a bucket, it says that the folder is complete.
       text = json.dumps(config, indent=2) + "\n"
       (unfinished / "config.json").write_text(text)
