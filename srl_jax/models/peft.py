@@ -17,7 +17,8 @@ import safetensors.numpy
 from flax import traverse_util
 
 from srl_jax import storage
-from srl_jax.models import hf_layout, lora
+from srl_jax.models import hf_fields, hf_files, hf_layout, lora
+from srl_jax.models.hf_config import to_hf_config
 from srl_jax.models.transformer import LanguageModel
 from srl_jax.models.weights import finished_folder, hf_tensors
 
@@ -36,10 +37,11 @@ def save_adapters(
     folder: where to write; a folder that is there is replaced.
     params: parameters of the model, on its mesh.
     model: the model.
-    base: the checkpoint that the adapters belong to; noted in the folder.
+    base: the checkpoint that the adapters belong to; noted in the folder. Of
+      Gemma 3 it must be there, as its config.json decides the names.
 
   Raises:
-    ValueError: the model has no adapters.
+    ValueError: the model has no adapters, or the base is needed and gone.
   """
   config = model.config.lora
   if not config.rank:
@@ -47,6 +49,7 @@ def save_adapters(
       "the run trained all parameters (c.model.lora.rank=0), so there are no "
       "adapters; export the whole model, without --adapter"
     )
+  sees_images = _sees_images(model, base)
   places = hf_layout.places(model.config)
   tensors = {}
   flat = traverse_util.flatten_dict(params, sep="/")
@@ -56,6 +59,8 @@ def save_adapters(
     for part, name in ((lora.A, "lora_A"), (lora.B, "lora_B")):
       for tensor, array in hf_tensors(flat[path + part], place):
         module = tensor.removesuffix(".weight")
+        if sees_images:
+          module = module.replace("model.", "model.language_model.", 1)
         # From [inputs.., rank] to [rank, inputs], and from [rank, outputs..]
         # to [outputs, rank].
         rank_last = part == lora.A
@@ -69,7 +74,7 @@ def save_adapters(
         )
   if jax.process_index() != 0:
     return
-  modules = {name.rsplit(".", 3)[1] for name in tensors}
+  targets = sorted({name.rsplit(".", 3)[1] for name in tensors})
   written = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -78,7 +83,12 @@ def save_adapters(
     "lora_alpha": config.alpha,
     "lora_dropout": 0.0,
     "bias": "none",
-    "target_modules": sorted(modules),
+    # The part that sees images has projections of the same names.
+    "target_modules": (
+      rf"model\.language_model\.layers\..*\.({'|'.join(targets)})"
+      if sees_images
+      else targets
+    ),
   }
   with finished_folder(storage.path(folder)) as unfinished:
     with storage.written(unfinished / "adapter_model.safetensors") as path:
@@ -87,3 +97,14 @@ def save_adapters(
     # Last: in a bucket, it says that the folder is complete.
     text = json.dumps(written, indent=2) + "\n"
     (unfinished / "adapter_config.json").write_text(text)
+
+
+def _sees_images(model: LanguageModel, base: str) -> bool:
+  """Whether transformers loads the base as a Gemma 3 that sees images."""
+  kind = to_hf_config(model.config, model.config.dtype)["model_type"]
+  if kind != "gemma3_text" or base == "random":
+    return False
+  folder = hf_files.fetch(base, ("config.json",))
+  return hf_fields.read_object(folder / "config.json").get("model_type") == (
+    "gemma3"
+  )
