@@ -73,6 +73,8 @@ HARMLESS_VALUES: dict[str, tuple[Any, ...]] = {
   "is_causal": (True,),
   "is_decoder": (True, False),
 }
+# Second names, which transformers leaves out of account.
+_SAME = {"sliding_window_size": "sliding_window"}
 _QUANTISED = (
   "the weights are quantised: use the checkpoint that they were made from, or "
   "write them out in bfloat16 (transformers: model.dequantize(), then "
@@ -260,6 +262,7 @@ def unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
   """Returns the fields that could change a number and are not understood.
 
   A field that is off (null, false, 0) changes nothing, whatever it is for.
+  Neither does what a known field says too.
   """
   return [
     field
@@ -267,6 +270,7 @@ def unknown(given: Mapping[str, Any], known: Mapping[str, Any]) -> list[str]:
     if field not in known
     and field not in IGNORED
     and not _is_harmless(field, value)
+    and not (field in _SAME and value == given[_SAME[field]])
   ]
 
 

@@ -43,6 +43,16 @@ def test_a_wrong_entry_is_one_error_that_names_it(tmp_path, family):
   assert time.monotonic() - start < 60
 
 
+def test_a_second_name_of_the_sliding_window_must_say_the_same():
+  # google/gemma-2-9b has both.
+  config = CONFIGS["gemma2"] | {"sliding_window": 7}
+  again = from_hf_config(config | {"sliding_window_size": 7})
+  assert again == from_hf_config(config)
+  for family, size in (("gemma2", 8), ("llama", 7)):
+    with pytest.raises(ValueError, match=f"sliding_window_size={size}, which"):
+      from_hf_config(CONFIGS[family] | {"sliding_window_size": size})
+
+
 def test_a_missing_entry_is_named_or_has_its_default():
   for config in CONFIGS.values():
     for field in config:
