@@ -35,6 +35,8 @@ _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.")
 _CONSTANTS = ("rotary_emb.inv_freq",)
 # Files to fetch from the hub.
 _PATTERNS = (*storage.SMALL_FILES, "*.safetensors")
+# Mistral's weights a second time, in the form of its own software.
+_TWICE = "consolidated*"
 
 
 class HfCheckpoint:
@@ -184,7 +186,9 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
     )
   try:
     return pathlib.Path(
-      huggingface_hub.snapshot_download(source, allow_patterns=list(patterns))
+      huggingface_hub.snapshot_download(
+        source, allow_patterns=list(patterns), ignore_patterns=[_TWICE]
+      )
     )
   # The hub's errors (no network, no such name, no access) share no base class.
   except Exception as error:
