@@ -27,6 +27,7 @@ from srl_jax.data.templates import PlainTemplate, Special, make_template
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
+from srl_jax.rewards.format import think_block
 from srl_jax.rollout.record import Recorder
 from srl_jax.sharding import abstract
 from srl_jax.storage import files
@@ -308,7 +309,7 @@ def _texts(trajectories: Sequence[Trajectory]) -> Iterator[str]:
     for number, step in enumerate(trajectory.steps, start=1):
       segments.append(template.step(step, number))
       if step.thought:
-        segments.append((f"<think>{step.thought}</think>",))
+        segments.append((think_block(step.thought),))
     for segment in segments:
       yield from (part for part in segment if not isinstance(part, Special))
 

@@ -33,6 +33,7 @@ from srl_jax.data.templates import (
   Task,
   Template,
   encode_segment,
+  to_segment,
 )
 from srl_jax.rewards import format
 from srl_jax.tokenizers import UnspellableError
@@ -205,7 +206,7 @@ def build_trunks(
   Args:
     trajectories: any iterable; it is read once.
     template: the wording of the prompts (templates.py).
-    tokenizer: an object with encode(text) and special_id(name).
+    tokenizer: an object with encode(text), special_id(name) and control_names.
     config: which branch points to make.
 
   Returns:
@@ -252,6 +253,9 @@ class _Builder:
     self._template = template
     self._tokenizer = tokenizer
     self._config = config
+    # Some models have control tokens for think tags, and write those.
+    tags = {format.THINK_OPEN, format.THINK_CLOSE}
+    self._tags = tags & tokenizer.control_names
     self._stems: dict[Segment, np.ndarray] = {}
     self._end = self._encode(template.end())
     self.drops: dict[str, list[str]] = {}
@@ -334,8 +338,8 @@ class _Builder:
       return None
     title = step.title if self._config.step_title_hint else None
     action = self._template.action(step, number, hinted=title is not None)
-    tokens = self._encode((self._thought(step) + action,))
-    return self._point(trajectory, index, title, action, tokens)
+    text = self._thought(step) + action
+    return self._point(trajectory, index, title, action, text)
 
   def _solve(self, trajectory: Trajectory, index: int) -> BranchPoint:
     # A solution in one go cannot contain what an environment would answer, and
@@ -344,9 +348,8 @@ class _Builder:
       self._thought(step) + self._template.action(step, number)
       for number, step in enumerate(trajectory.steps[index:], index + 1)
     ]
-    tokens = self._encode((self._template.gap.join(steps).rstrip(),))
-    answer = trajectory.answer or ""
-    return self._point(trajectory, index, None, answer, tokens)
+    text = self._template.gap.join(steps).rstrip()
+    return self._point(trajectory, index, None, trajectory.answer or "", text)
 
   def _point(
     self,
@@ -354,8 +357,9 @@ class _Builder:
     index: int,
     title: str | None,
     target: str,
-    tokens: list[int],
+    text: str,
   ) -> BranchPoint:
+    tokens = self._encode(to_segment(text, self._tags))
     stem = self._template.stem(self._config.task, index + 1, title)
     if stem not in self._stems:
       self._stems[stem] = np.asarray(self._encode(stem), np.int32)
@@ -394,7 +398,7 @@ class _Builder:
   def _thought(self, step: Step) -> str:
     if not (self._config.include_thoughts and step.thought):
       return ""
-    return f"<think>{step.thought}</think>"
+    return format.think_block(step.thought)
 
   def _encode(self, segment: Segment) -> list[int]:
     return encode_segment(self._tokenizer, segment)

@@ -31,6 +31,11 @@ FAILURES = (
 )
 
 
+def think_block(thought: str) -> str:
+  """Returns a thought as the model should write it."""
+  return f"{THINK_OPEN}{thought}{THINK_CLOSE}"
+
+
 class Parsed(NamedTuple):
   """The parts of a completion, trimmed; failure is "" or one of FAILURES."""
 
@@ -72,7 +77,7 @@ def _strict(text: str, stopped: bool) -> tuple[str, str, str]:
   return ("" if action else "empty_action"), thought, action
 
 
-_THINK_TAG = re.compile("(</?think>)")
+_AT_TAGS = re.compile(f"({THINK_TAG.pattern})")
 
 
 def split_lenient(text: str) -> Parsed:
@@ -88,7 +93,7 @@ def split_lenient(text: str) -> Parsed:
   thoughts: list[str] = []
   actions: list[str] = []
   inside = seen = False
-  for part in _THINK_TAG.split(text):
+  for part in _AT_TAGS.split(text):
     if part == THINK_OPEN:
       inside = seen = True
     elif part == THINK_CLOSE:

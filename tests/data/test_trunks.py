@@ -14,8 +14,10 @@ from srl_jax.data.trunks import (
   TrunkConfig,
   build_trunks,
 )
+from srl_jax.rewards import format
 from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer, UnspellableError
+from srl_jax.tokenizers.byte import BYTE_SPECIALS
 from srl_jax.trajectory import Step
 
 TOKENIZER = ByteTokenizer()
@@ -62,6 +64,28 @@ def test_targets_end_in_the_stop_token_and_may_begin_with_the_thought():
     == "<think>thought 1</think>step 1 +1</s>"
   )
   assert thought.points[1].target == "step 1 +1"
+
+
+@pytest.mark.parametrize("task", ["step", "solve"])
+@pytest.mark.parametrize("are_control", [True, False])
+def test_think_tags_of_targets_are_the_tokens_the_model_has_for_them(
+  task, are_control
+):
+  tags = ("<think>", "</think>") if are_control else ()
+  tokenizer = ByteTokenizer((*BYTE_SPECIALS, *tags))
+  config = ExpertTrunkConfig(task=task, include_thoughts=True)
+  [trunk], _ = build_trunks([sums(2)], PlainTemplate(), tokenizer, config)
+  target = trunk.points[0].target_tokens.tolist()
+  assert tokenizer.decode(target).startswith("<think>thought 0</think>step 0")
+  start = [tokenizer.special_id(tag) for tag in tags[:1]] or [*b"<think>"]
+  assert target[: len(start)] == start
+  for tag in tags:
+    blocks = 1 if task == "step" else 2
+    assert target.count(tokenizer.special_id(tag)) == blocks
+  # Rewards read either spelling alike.
+  parsed = format.split_lenient(tokenizer.decode(target[:-1]))
+  assert parsed.thought.startswith("thought 0")
+  assert parsed.action.startswith("step 0")
 
 
 def test_solve_is_one_branch_at_the_problem_with_the_whole_solution():
