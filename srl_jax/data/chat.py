@@ -11,12 +11,12 @@ render.py renders.
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from srl_jax.data.render import render
+from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, THINK_TAG
 
 # The probe holds what a template might escape, merge or take for markup. Its
 # ends have no white space: many templates trim it, and no text of ours has it.
@@ -99,7 +99,7 @@ class ChatFormat:
       return
     self._variables = {}
     what = "tells the model not to think"
-    if without.rfind("<think>") > without.rfind("</think>"):
+    if without.rfind(THINK_OPEN) > without.rfind(THINK_CLOSE):
       what = "opens the think block itself"
     raise self.error(
       f"{what} (its prompts end in {without!r})",
@@ -111,7 +111,7 @@ class ChatFormat:
   def _tags(self) -> str:
     """The end of a prompt, from its first think tag on; "" without one."""
     _, tail = self.cut(_SYSTEM)
-    tag = re.search("</?think>", tail)
+    tag = THINK_TAG.search(tail)
     return tail[tag.start() :] if tag else ""
 
   def prompt(self, system: str, user: str) -> str:
