@@ -42,7 +42,11 @@ class ChatFormat:
   """A chat template with the variables that it needs."""
 
   def __init__(
-    self, source: str, special_tokens: Mapping[str, str], origin: str
+    self,
+    source: str,
+    special_tokens: Mapping[str, str],
+    origin: str,
+    others: str = "'text'",
   ):
     """Compiles a template and finds out whether it takes a system message.
 
@@ -50,12 +54,13 @@ class ChatFormat:
       source: the template, in Jinja.
       special_tokens: variables of the template, such as "bos_token".
       origin: where the template comes from, for messages.
+      others: names of templates to use in its place, for messages.
 
     Raises:
       ValueError: the template is not valid Jinja.
     """
     self.special_tokens = dict(special_tokens)
-    self._origin, self._source = origin, source
+    self._origin, self._source, self._others = origin, source, others
     self._variables: dict[str, Any] = {}
     self._takes_system = True
     try:
@@ -187,7 +192,7 @@ class ChatFormat:
     return ValueError(
       f"{self._origin}: the chat template {problem}, so that {consequence}; "
       f"write {cure} to chat_template.jinja in that folder, where it comes "
-      "first, or set c.template='chatml' or 'text'"
+      f"first, or set c.template={self._others}"
     )
 
   def _render(

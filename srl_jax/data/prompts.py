@@ -22,7 +22,13 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from srl_jax.data.templates import Task, Template, encode_segment, to_segment
+from srl_jax.data.templates import (
+  Task,
+  Template,
+  encode_segment,
+  other_names,
+  to_segment,
+)
 from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.tokenizers import Tokenizer
 
@@ -92,7 +98,8 @@ def compare(
     text = tokenizer.decode(ids)
     whole = template.whole(trunk.trajectory, task, text)
     if whole != text:
-      raise ValueError(_changed(name, text, whole))
+      others = other_names(tokenizer.control_names)
+      raise ValueError(_changed(name, text, whole, others))
     report.checked += 1
     whole_ids = tokenizer.encode_rendered(whole)
     if whole_ids != ids:
@@ -104,14 +111,13 @@ def compare(
   return report
 
 
-def _changed(name: str, text: str, whole: str) -> str:
+def _changed(name: str, text: str, whole: str, others: str) -> str:
   at = _first_difference(text, whole)
   part = slice(max(0, at - 20), at + 20)
   return (
     f"the chat template changes the text of {name}: where the prompt is "
     f"{text[part]!r} it writes {whole[part]!r}; take this trajectory out, "
-    "write another template to chat_template.jinja, or set "
-    "c.template='chatml' or 'text'"
+    f"write another template to chat_template.jinja, or set c.template={others}"
   )
 
 

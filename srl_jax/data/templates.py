@@ -306,8 +306,16 @@ def make_template(
       "tokenizer_config.json, or chat_template.jinja), as base models have "
       "none; set c.template='text'"
     )
-  chat = ChatFormat(source, special_tokens, str(checkpoint.folder))
-  return ChatTemplate(chat, tokenizer.control_names, stops, cut, shorten)
+  control = tokenizer.control_names
+  origin = str(checkpoint.folder)
+  chat = ChatFormat(source, special_tokens, origin, other_names(control))
+  return ChatTemplate(chat, control, stops, cut, shorten)
+
+
+def other_names(control: Collection[str]) -> str:
+  """Returns what c.template could be in place of "chat", for messages."""
+  has_chatml = set(_CHATML_CONTROL) <= set(control)
+  return "'chatml' or 'text'" if has_chatml else "'text'"
 
 
 def system_prompt(domain: Domain, task: Task) -> str:

@@ -126,6 +126,7 @@ def test_a_template_that_changes_the_text_of_a_prompt_is_an_error(
     "the chat template changes the text of titled/1: where the prompt is "
   )
   assert words in str(caught.value)
+  assert str(caught.value).endswith("set c.template='chatml' or 'text'")
 
 
 def test_a_sample_is_spread_over_all_prompts(families):

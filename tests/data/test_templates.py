@@ -232,6 +232,21 @@ def test_a_template_that_branches_cannot_use_is_refused(
     of_checkpoint(folder)
 
 
+@pytest.mark.parametrize(
+  ("family", "others"),
+  [("qwen2_5", "'chatml' or 'text'"), ("llama3_1", "'text'")],
+)
+def test_only_templates_that_the_tokenizer_has_tokens_for_are_offered(
+  tmp_path, family, others
+):
+  opens = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
+  folder = checkpoints.write(tmp_path, family, chat_template=opens)
+  with pytest.raises(ValueError, match=f"or set c.template={others}$"):
+    of_checkpoint(folder)
+  # The offer is good.
+  of_checkpoint(folder, others.split("'")[1])
+
+
 def test_a_checkpoint_without_a_template_is_told_the_one_for_base_models(
   tmp_path,
 ):
