@@ -145,6 +145,8 @@ def load_model(
   """
   tokenizer = _load_tokenizer(config.tokenizer, trajectories)
   check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
+  model_config = _model_config(config, tokenizer)
+  tokenizer = tokenizer.limited(model_config.vocab_size)
   template = make_template(
     config.template,
     tokenizer,
@@ -154,7 +156,6 @@ def load_model(
   for task in ("step", "solve"):
     for name in template.stop(task):
       tokenizer.special_id(name)
-  model_config = _model_config(config, tokenizer)
   compute_exactly(model_config.dtype, mesh.devices.flat[0].platform)
   return Run(
     seed=config.seed,
@@ -319,13 +320,6 @@ def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
   if not model_config.vocab_size:
     model_config = dataclasses.replace(
       model_config, vocab_size=tokenizer.vocab_size
-    )
-  if model_config.vocab_size < tokenizer.vocab_size:
-    raise ValueError(
-      f"the tokenizer has {tokenizer.vocab_size} tokens and the model only "
-      f"{model_config.vocab_size} (c.model.vocab_size); they do not belong "
-      "together: set c.model.vocab_size=0 for a new model, or the tokenizer "
-      "that the weights were trained with"
     )
   # Refuses now a model that could not be written after training.
   to_hf_config(model_config, model_config.param_dtype)

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The parts of a run are made as its config says."""
 
+import dataclasses
+import json
+import shutil
+
 import jax
 import pytest
 
 from srl_jax import loading
 from srl_jax.config import Config
+from srl_jax.testing import checkpoints
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trajectory import Step
@@ -34,6 +39,57 @@ def test_of_a_tokenizer_file_all_that_is_beside_it_is_kept(families):
   assert of_file == of_folder
   names = {path.name for path in of_file}
   assert {"tokenizer.json", "tokenizer_config.json"} <= names
+
+
+def run_of(folder, tokens):
+  """A run with a checkpoint's tokenizer, and a model of so many tokens."""
+  config = Config(
+    template="chat",
+    tokenizer=TokenizerConfig("huggingface", str(folder)),
+    model=dataclasses.replace(Config().model, vocab_size=tokens),
+  )
+  return loading.load_model(config, small_mesh())
+
+
+def test_control_tokens_that_nothing_uses_may_lie_beyond_the_model(
+  tmp_path, families
+):
+  # As <image_soft_token> does in the text-only Gemma 3, and in fine-tunes of
+  # Llama 2 a token for padding.
+  folder = shutil.copytree(families("gemma3"), tmp_path / "more")
+  path = folder / "tokenizer_config.json"
+  settings = json.loads(path.read_text("utf-8"))
+  tokens = json.loads((folder / "config.json").read_text())["vocab_size"]
+  settings["added_tokens_decoder"] |= {
+    str(tokens + i): {"content": name, "special": True}
+    for i, name in enumerate(("<image_soft_token>", "<more_pad>"))
+  }
+  settings["pad_token"] = "<more_pad>"
+  checkpoints.write_json(path, settings)
+  tokenizer = run_of(folder, tokens).tokenizer
+  assert tokenizer.vocab_size == tokens
+  assert tokenizer.pad_id < tokens
+  text = "a<image_soft_token><more_pad>"
+  assert max(tokenizer.encode(text)) < tokens
+  assert tokenizer.decode(tokenizer.encode(text)) == text
+  with pytest.raises(
+    ValueError, match=rf"'<more_pad>' is {tokens + 1}, .* only {tokens} "
+  ):
+    tokenizer.special_id("<more_pad>")
+  # Where the model has them, they are what they were.
+  tokenizer = run_of(folder, tokens + 2).tokenizer
+  assert tokenizer.special_id("<more_pad>") == tokenizer.pad_id == tokens + 1
+  with pytest.raises(
+    ValueError, match=f"the model only {tokens - 1} .* is {tokens - 1}; "
+  ):
+    run_of(folder, tokens - 1)
+
+
+def test_stops_beyond_the_model_are_refused(families):
+  folder = families("llama3_1")
+  stop = run_of(folder, 0).tokenizer.special_id("<|eot_id|>")
+  with pytest.raises(ValueError, match=rf"<\|eot_id\|>' is {stop}, "):
+    run_of(folder, stop)
 
 
 @pytest.mark.parametrize(

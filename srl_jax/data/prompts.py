@@ -127,8 +127,10 @@ def _first_difference(a: Sequence[Any], b: Sequence[Any]) -> int:
 
 
 def _cause(tokenizer, text, ids, whole_ids):
-  control = {tokenizer.special_id(name) for name in tokenizer.control_names}
-  if sum(i in control for i in whole_ids) > sum(i in control for i in ids):
+  def controls(tokens):
+    return sum(tokenizer.decode([i]) in tokenizer.control_names for i in tokens)
+
+  if controls(whole_ids) > controls(ids):
     return "control"
   segment = to_segment(text, tokenizer.control_names)
   is_rewritten = encode_segment(tokenizer, segment) != whole_ids

@@ -11,6 +11,7 @@ srl_jax.data.templates.
 
 from __future__ import annotations
 
+import copy
 import os
 import pathlib
 import re
@@ -40,6 +41,17 @@ class Tokenizer(Protocol):
 
     Raises:
       ValueError: there is no such control token; the message lists them.
+    """
+    ...
+
+  def limited(self, size: int) -> Tokenizer:
+    """Returns the tokenizer for a model that has only ids below `size`.
+
+    Control tokens may lie beyond, such as a text model's <image_soft_token>;
+    `special_id` refuses them.
+
+    Raises:
+      ValueError: a token of plain text lies beyond.
     """
     ...
 
@@ -212,7 +224,31 @@ class TableTokenizer:
         "Choose a template whose control tokens the tokenizer has, or a "
         "tokenizer made for that template."
       )
-    return self._specials[name]
+    token = self._specials[name]
+    if token >= self.vocab_size:
+      raise ValueError(
+        f"the control token {name!r} is {token}, and the model has only "
+        f"{self.vocab_size} tokens (c.model.vocab_size); choose a template "
+        "without it, or the tokenizer that the weights were trained with"
+      )
+    return token
+
+  def limited(self, size: int) -> TableTokenizer:
+    """Returns the tokenizer for a model that has only ids below `size`."""
+    for token, spelt in enumerate(self._table[size:], start=size):
+      if spelt and token not in self._control:
+        raise ValueError(
+          f"the tokenizer has {self.vocab_size} tokens and the model only "
+          f"{size} (c.model.vocab_size), so that there is none for "
+          f"{spelt.decode('utf-8', 'replace')!r}, which is {token}; they do "
+          "not belong together: set c.model.vocab_size=0 for a new model, or "
+          "the tokenizer that the weights were trained with"
+        )
+    limited = copy.copy(self)
+    limited.vocab_size = min(size, self.vocab_size)
+    # Masks hide padding, so that any id will do.
+    limited.pad_id = self.pad_id if self.pad_id < size else 0
+    return limited
 
   def token_bytes(self, token: int) -> bytes:
     """Returns the bytes of a token; b"" for ids beyond the vocabulary."""
