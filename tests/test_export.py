@@ -41,6 +41,10 @@ def test_an_exported_model_is_asked_as_it_was_trained(whole, tmp_path):
   trained = {"template": "plain", "observation_tokens": 0, "context_turns": 0}
   assert json.loads(beside.read_text()) == trained
   assert (whole.workdir / "model" / loading.PROMPTS).is_file()
+  # The template "plain" ends in </s>, the third token of the run's tokenizer.
+  for folder in (out, whole.workdir / "model"):
+    for name in ("generation_config.json", "config.json"):
+      assert json.loads((folder / name).read_text())["eos_token_id"] == 2
   # As of a run of agents, with the words of ChatML.
   other = {"template": "chatml", "observation_tokens": 7, "context_turns": 2}
   beside.write_text(json.dumps(other))
