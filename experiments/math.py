@@ -158,7 +158,10 @@ def set_method(c, method):
 def choose():
   """The preset that suits this machine, and why, in two sentences."""
   devices = config.tpu_devices()
-  pins = "To choose: --config=experiments/math.py:qwen2_5_7b, or :registers."
+  pins = (
+    "To choose: --config=experiments/math.py:qwen2_5_7b, or "
+    "--config=experiments/math.py:registers."
+  )
   for preset in ("qwen2_5_7b", "qwen2_5_0_5b"):
     if devices >= LAYOUTS[preset].chips:
       return preset, (

@@ -183,16 +183,9 @@ def of_first_trajectories(trunks: Sequence[Trunk], most: int) -> list[Trunk]:
 
   With context_turns a trajectory has a trunk for each of its steps.
   """
-  row_of = rows_of_trajectories(trunks)
-  return [
-    trunk for trunk in trunks if not most or row_of[trunk.trajectory.id] < most
-  ]
-
-
-def rows_of_trajectories(trunks: Iterable[Trunk]) -> dict[str, int]:
-  """Numbers the trajectories of trunks by id, in order."""
-  ids = dict.fromkeys(trunk.trajectory.id for trunk in trunks)
-  return {name: row for row, name in enumerate(ids)}
+  ids = list(dict.fromkeys(trunk.trajectory.id for trunk in trunks))
+  first = set(ids[: most or None])
+  return [trunk for trunk in trunks if trunk.trajectory.id in first]
 
 
 def build_trunks(
@@ -374,17 +367,21 @@ class _Builder:
 
   def _fits(self, trajectory: Trajectory, point: BranchPoint, at: int) -> bool:
     """Whether the point can be trained on; otherwise records the reason."""
-    config = self._config
+    is_step = self._config.task == "step"
+    trunk, target = (
+      self._config.max_trunk_tokens,
+      self._config.max_target_tokens,
+    )
     reason = None
-    if config.task == "step" and not point.target:
+    if is_step and not point.target:
       reason = "nothing to predict beyond the title"
-    elif config.task == "step" and format.THINK_TAG.search(point.target):
+    elif is_step and format.THINK_TAG.search(point.target):
       # The format takes it for a thought: no completion could be right.
       reason = "a think tag in the target"
-    elif config.max_trunk_tokens and at > config.max_trunk_tokens:
-      reason = f"context over max_trunk_tokens={config.max_trunk_tokens}"
-    elif 0 < config.max_target_tokens < len(point.target_tokens):
-      reason = f"target over max_target_tokens={config.max_target_tokens}"
+    elif 0 < trunk < at:
+      reason = f"context over max_trunk_tokens={trunk}"
+    elif 0 < target < len(point.target_tokens):
+      reason = f"target over max_target_tokens={target}"
     if reason:
       self._drop(reason, trajectory, point.step)
     return reason is None
@@ -396,9 +393,8 @@ class _Builder:
     return f"{trajectory.id}/{self._config.task}/{index}"
 
   def _thought(self, step: Step) -> str:
-    if not (self._config.include_thoughts and step.thought):
-      return ""
-    return format.think_block(step.thought)
+    is_shown = self._config.include_thoughts and step.thought
+    return format.think_block(step.thought) if is_shown else ""
 
   def _encode(self, segment: Segment) -> list[int]:
     return encode_segment(self._tokenizer, segment)

@@ -11,7 +11,7 @@ import numpy as np
 
 from srl_jax import progress, sharding
 from srl_jax.data.batching import TrunkBatch, Widths
-from srl_jax.data.trunks import Trunk, rows_of_trajectories
+from srl_jax.data.trunks import Trunk
 from srl_jax.evaluate.estimates import Estimate, bootstrap, share
 from srl_jax.rewards import Scorer, format
 from srl_jax.rollout import batches, rounds, scoring
@@ -54,7 +54,8 @@ def evaluate_steps(
   """
   kind = "similarity" if scorer.is_similarity else "value"
   sums: dict[str, np.ndarray] = {}
-  row_of = rows_of_trajectories(trunks)
+  ids = dict.fromkeys(trunk.trajectory.id for trunk in trunks)
+  row_of = {name: row for row, name in enumerate(ids)}
 
   def add(name, row, value):
     terms = sums.setdefault(name, np.zeros((2, len(row_of))))
