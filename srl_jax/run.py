@@ -39,7 +39,7 @@ from srl_jax import loading, progress, saving, sharding, storage
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.processes import watchdog
-from srl_jax.report.table import table
+from srl_jax.report.results_table import results_table
 from srl_jax.storage import files
 from srl_jax.storage.workdir import VERSIONS, RefusedError, locked, versions
 from srl_jax.trackers.trackers import open_trackers
@@ -139,7 +139,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     dtype = run.policy.config.param_dtype
     saving.save_model(workdir / "model", params, run, config, dtype)
     if any(results.values()) and jax.process_index() == 0:
-      print(table(results), flush=True)
+      print(results_table(results), flush=True)
   return results
 
 

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Protocol
 
-from srl_jax.domains.draws import Draws
+from srl_jax.domains.randomness import Draws
 from srl_jax.domains.suite import Suite
 from srl_jax.rewards.answers import hash_mark, last_boxed
 from srl_jax.trajectory import Trajectory

@@ -10,8 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 
 from srl_jax.domains.domain import Domain
-from srl_jax.domains.draws import Draws
-from srl_jax.domains.registers import split_of
+from srl_jax.domains.randomness import Draws
+from srl_jax.domains.splits import split_of
 from srl_jax.trajectory import Trajectory
 
 # So many draws in a row without a problem of the split are a mistake.

@@ -24,40 +24,20 @@ SHA-512, so the data are the same on every machine and Python version.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 from srl_jax.domains import general
-from srl_jax.domains.draws import Draws
+from srl_jax.domains.randomness import Draws
+from srl_jax.domains.splits import SHARES, Split, split_of
 from srl_jax.trajectory import Step, Trajectory
 
 REGISTERS = general.of_subject("registers", "programs of four registers")
 
-Split = Literal["pretrain", "train", "valid", "test"]
 
 REGISTER_NAMES = "wxyz"
 HARD_BLOCKS = 4
 HARD_LINES = 3  # Lines of each block.
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-# Percent of all problems that belong to each split.
-_SHARES: dict[Split, int] = {
-  "pretrain": 40,
-  "train": 40,
-  "valid": 10,
-  "test": 10,
-}
-
-
-def split_of(problem: str) -> Split:
-  """Returns the only split in which a problem may appear."""
-  digest = hashlib.sha256(problem.encode()).digest()
-  place = int.from_bytes(digest[:8], "big") % 100
-  for split, share in _SHARES.items():
-    if place < share:
-      return split
-    place -= share
-  raise AssertionError("the shares add up to 100")
 
 
 def parse_problem(problem: str) -> tuple[str, list[list[str]]]:
@@ -144,9 +124,9 @@ def generate(
   Raises:
     ValueError: the split, the count or the shape is not possible.
   """
-  if split not in _SHARES:
+  if split not in SHARES:
     raise ValueError(
-      f"split {split!r} is unknown; it must be one of: {', '.join(_SHARES)}."
+      f"split {split!r} is unknown; it must be one of: {', '.join(SHARES)}."
     )
   if count < 0:
     raise ValueError(f"count is {count}; it must be 0 or more.")

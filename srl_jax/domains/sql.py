@@ -19,7 +19,7 @@ import dataclasses
 import sqlite3
 
 from srl_jax.domains import general
-from srl_jax.domains.draws import Draws
+from srl_jax.domains.randomness import Draws
 from srl_jax.rewards import RewardContext
 from srl_jax.trajectory import Step, Trajectory
 

@@ -31,7 +31,7 @@ from srl_jax.evaluate.contamination import contamination
 from srl_jax.evaluate.inspect_log import check_installed, write_inspect_logs
 from srl_jax.evaluate.journal import check_folder, read_results
 from srl_jax.evaluate.protocols import PROTOCOLS, find_protocol
-from srl_jax.report import suites as tables
+from srl_jax.report import suite_tables as tables
 from srl_jax.storage import files
 from srl_jax.storage.workdir import versions
 from srl_jax.train.memory import device_bytes, readable

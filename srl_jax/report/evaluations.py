@@ -18,7 +18,7 @@ from srl_jax import storage
 from srl_jax.evaluate.estimates import Estimate, share
 from srl_jax.evaluate.journal import read_results
 from srl_jax.evaluate.records import Answer
-from srl_jax.report.suites import difference_cells, differences
+from srl_jax.report.suite_tables import difference_cells, differences
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from srl_jax import storage
 from srl_jax.report import charts, series
 from srl_jax.report.episodes import read_episodes
 from srl_jax.report.evaluations import Comparison, SuiteRow
+from srl_jax.report.results_table import label
 from srl_jax.report.runs import RunFiles, paired_differences
 from srl_jax.report.viewer import MOST_CHARS, read_rollouts
 
@@ -111,7 +112,7 @@ def _summary(run: RunFiles) -> dict[str, Any]:
     "moments": list(run.results),
     "rows": [
       (
-        metric,
+        label(metric),
         [_cell(of_moment.get(metric)) for of_moment in run.results.values()],
       )
       for metric in metrics

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interpreter of the embedded task agrees with Python itself."""
 
-from srl_jax.domains.draws import Draws
 from srl_jax.domains.lookup.experts import HARD_BUGS, HARD_CALL
 from srl_jax.domains.lookup.repository import (
   KEYS,
@@ -10,6 +9,7 @@ from srl_jax.domains.lookup.repository import (
   draw,
   files,
 )
+from srl_jax.domains.randomness import Draws
 from srl_jax.domains.software.sandbox import Sandbox
 from srl_jax.domains.software.workspace import archive
 from tests.domains.software.marks_for_tests import needs_sandbox

@@ -13,7 +13,7 @@ import pytest
 from srl_jax import domains
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.domains import drawn, sql
-from srl_jax.domains.registers import split_of
+from srl_jax.domains.splits import split_of
 from srl_jax.rollout.scoring import reward_context
 from srl_jax.trajectory import Step, Trajectory
 

@@ -114,7 +114,7 @@ def test_a_page_says_how_much_it_leaves_out(tmp_path):
 
 def test_the_table_has_the_intervals_of_the_results(tmp_path):
   page = page_of(write_run(tmp_path / "run"))
-  assert "turns accuracy, greedy0.250[0.010, 0.810]0.750" in page.text
+  assert "solved in turns, greedy0.250[0.010, 0.810]0.750" in page.text
   rows = page.data["charts"]["results"]["data"]["values"]
   assert {(x["moment"], x["low"]) for x in rows} == {
     ("before", 0.01),

@@ -12,8 +12,8 @@ import sys
 import pytest
 
 from srl_jax.report.curves import plot_metrics
+from srl_jax.report.results_table import label, results_table
 from srl_jax.report.samples import Sample, samples_html, samples_text
-from srl_jax.report.table import label, table
 
 SAMPLE = Sample(
   heading="p-17, step 2",
@@ -205,7 +205,7 @@ def test_matplotlib_is_loaded_by_plots_only():
 
 def test_a_table_has_a_row_per_metric_and_a_column_per_moment():
   results = {"before": {"a": [0.5, 0.25, 0.75]}, "after": {"b": [1, 1, 1]}}
-  assert table(results).splitlines()[2:] == [
+  assert results_table(results).splitlines()[2:] == [
     "a                  0.500 [0.250, 0.750]  -",
     "b                  -                     1.000 [1.000, 1.000]",
   ]
@@ -218,8 +218,11 @@ def test_a_table_has_a_row_per_metric_and_a_column_per_moment():
     ("step reward, sampled", "step reward by similarity, sampled"),
     ("step format_failure, greedy", "step format failure, greedy"),
     ("turns avg@4", "turns avg@4"),
+    ("turns accuracy, greedy", "solved in turns, greedy"),
+    ("solve accuracy, greedy", "solved in one go, greedy"),
   ],
 )
 def test_labels_of_the_table_read_as_english(metric, read):
   assert label(metric) == read
-  assert table({"before": {metric: [0, 0, 0]}}).splitlines()[2].startswith(read)
+  *_, row = results_table({"before": {metric: [0, 0, 0]}}).splitlines()
+  assert row.startswith(read)

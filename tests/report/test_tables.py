@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from srl_jax.report import suites
+from srl_jax.report import suite_tables
 from srl_jax.report.tables import Table
 
 TABLE = Table(
@@ -83,7 +83,7 @@ def test_a_page_shows_the_largest_of_each_kind_and_files_show_all():
   metrics = ["greedy", "avg@4", "pass@1", "pass@2", "pass@4", "maj@4"]
   shapes = ["cut", "tokens", "words", "cut, greedy", "tokens, greedy"]
   kept = ["greedy", "avg@4", "pass@4", "maj@4", "cut", "tokens"]
-  assert suites.short(metrics + shapes) == kept
+  assert suite_tables.short(metrics + shapes) == kept
   # One sample: pass@1 is avg@1.
-  assert suites.short(["avg@1", "pass@1", "cut"]) == ["avg@1", "cut"]
-  assert suites.short(["greedy", *shapes[3:]]) == ["greedy", *shapes[3:]]
+  assert suite_tables.short(["avg@1", "pass@1", "cut"]) == ["avg@1", "cut"]
+  assert suite_tables.short(["greedy", *shapes[3:]]) == ["greedy", *shapes[3:]]

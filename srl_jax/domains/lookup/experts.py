@@ -7,14 +7,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
-from srl_jax.domains.draws import Draws
 from srl_jax.domains.lookup.repository import (
   Interpreter,
   Repository,
   draw,
   found,
 )
-from srl_jax.domains.registers import Split
+from srl_jax.domains.randomness import Draws
+from srl_jax.domains.splits import Split
 from srl_jax.trajectory import Step, Trajectory
 
 HARD_CALL = 5  # Functions that the call of a hard issue passes through.

@@ -7,8 +7,8 @@ import dataclasses
 import json
 from collections.abc import Mapping
 
-from srl_jax.domains.draws import Draws
-from srl_jax.domains.registers import Split, split_of
+from srl_jax.domains.randomness import Draws
+from srl_jax.domains.splits import Split, split_of
 
 VALUES = "wxyz"
 KEYS = VALUES.upper()  # A value as an argument, or in front of its entry.

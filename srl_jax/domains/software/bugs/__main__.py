@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from srl_jax.data import schema
-from srl_jax.domains.draws import Draws
+from srl_jax.domains.randomness import Draws
 from srl_jax.domains.software.bugs import sources
 from srl_jax.domains.software.bugs.experts import STYLES, solve
 from srl_jax.domains.software.bugs.planted import Planted, Planter

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from srl_jax.domains.draws import Draws
+from srl_jax.domains.randomness import Draws
 from srl_jax.domains.software.bugs import sources
 from srl_jax.domains.software.bugs.module import Module
 from srl_jax.domains.software.bugs.mutators import Mutant, mutants

@@ -6,10 +6,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+# Beginnings of names, and how they are read.
+_READ = {
+  "step reward": "step reward by similarity",
+  "turns accuracy": "solved in turns",
+  "solve accuracy": "solved in one go",
+}
 Results = Mapping[str, Mapping[str, Sequence[float]]]
 
 
-def table(results: Results) -> str:
+def results_table(results: Results) -> str:
   """Returns results as a table: a row per metric, a column per moment.
 
   Args:
@@ -46,8 +52,9 @@ def label(metric: str) -> str:
   depth = re.fullmatch(r"(.*)_step_(\d+)(.*)", metric)
   if depth:
     metric = f"{depth[1]}{depth[3]}, at depth {depth[2]}"
-  if metric.startswith("step reward"):
-    metric = metric.replace("step reward", "step reward by similarity")
+  for name, read in _READ.items():
+    if metric.startswith(name):
+      metric = metric.replace(name, read)
   return metric.replace("_", " ")
 
 
