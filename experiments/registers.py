@@ -2,7 +2,7 @@
 """Register programs: does SRL lift a model off problems that it cannot solve?
 
 Everything ships with the package: expert trajectories, tokenizer, and a
-student of 0.28M parameters with planted weaknesses (README.md says which). No
+student of 0.28M parameters with planted weaknesses (docs/embedded.md). No
 preset needs a file or an accelerator; one CPU core and 1.2 GB of memory do.
 
 Presets (`--config=experiments/registers.py:NAME`), with what to expect on the

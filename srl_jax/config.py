@@ -35,8 +35,8 @@ from srl_jax.rollout.record import RolloutsConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trackers.trackers import TrackersConfig
-from srl_jax.train.pieces import RlConfig, RlvrConfig
 from srl_jax.train.profile import ProfileConfig
+from srl_jax.train.rl_config import RlConfig, RlvrConfig
 from srl_jax.train.sft import SftConfig
 
 StageName = Literal["sft", "srl", "rlvr"]
@@ -295,7 +295,7 @@ def check_overridden(config: Config, names: Iterable[str]) -> None:
       raise ValueError(
         f"config.{name} is set, but the stage {stage!r} does not run: "
         f"config.stages is {config.stages}; set a field of "
-        f"{' or '.join(config.stages)}, or config.stages to what shall run"
+        f"{' or '.join(config.stages)}, or add the stage to config.stages"
       )
 
 

@@ -50,7 +50,7 @@ EMBEDDED = {
 TOKENIZER = "tokenizer.model"
 # Beside a model: how it was shown its problems.
 PROMPTS = "srl_jax.json"
-# Folder there for the tokenizer of others.
+# Folder in the workdir for a copy of a tokenizer that the run did not train.
 KEPT_TOKENIZER = "tokenizer"
 _HELD_OUT = ("valid", "test")
 # Files of a checkpoint folder that say what its tokens are and mean. In older

@@ -91,7 +91,7 @@ class Measuring:
     )
     name = f"{stage}_{done}"
     folder = self._workdir / "suites" / name
-    # Of an attempt that was killed, whose parameters need not be these.
+    # A killed attempt may have left answers of other parameters.
     if jax.process_index() == 0 and folder.exists():
       storage.remove(folder)
     results = self._on_suites(name, params, plan)

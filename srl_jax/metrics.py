@@ -134,7 +134,7 @@ class MetricWriter:
     return self._csv_path.open("a", encoding="utf-8", newline="")
 
 
-class Progress:
+class Console:
   """Prints a console line per logged update step of a stage (process 0)."""
 
   def __init__(

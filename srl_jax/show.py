@@ -35,7 +35,7 @@ from srl_jax.rollout import scoring
 from srl_jax.rollout.batches import sample_all
 from srl_jax.storage import files
 from srl_jax.train.data import build_split
-from srl_jax.train.pieces import RlConfig
+from srl_jax.train.rl_config import RlConfig
 from srl_jax.train.stage import Run
 
 Moment = Literal["before", "after"]

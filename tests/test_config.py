@@ -17,7 +17,7 @@ from srl_jax.models import LanguageModel
 from srl_jax.rewards import RewardConfig
 from srl_jax.sharding import ShardingRules
 from srl_jax.testing import families
-from srl_jax.train.pieces import RlvrConfig, RoundConfig
+from srl_jax.train.rl_config import RlvrConfig, RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
 

@@ -62,7 +62,7 @@ def test_an_exported_model_is_asked_as_it_was_trained(whole, tmp_path):
 
 
 def test_a_step_of_an_unfinished_run_is_exported(runs, tmp_path):
-  outcome = experiment.Outcome(tmp_path / "run")
+  outcome = experiment.RunOutcome(tmp_path / "run")
 
   def cut():
     raise KeyboardInterrupt

@@ -85,7 +85,7 @@ def test_metrics_have_a_part_of_the_suites_meanwhile(measured):
 
 @pytest.mark.slow
 def test_a_run_that_is_resumed_measures_the_same(runs, changes, measured):
-  outcome = experiment.Outcome(runs.folder / "measured_in_pieces")
+  outcome = experiment.RunOutcome(runs.folder / "measured_in_pieces")
   for step in (7, 9):
     with pytest.raises(PowerCutError):
       runs.run(

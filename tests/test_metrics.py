@@ -94,7 +94,7 @@ def test_a_damaged_file_is_an_error_with_the_line(tmp_path):
 
 def test_a_console_line_shows_what_is_there_and_the_time_left(capsys):
   columns = ("reward {reward:.3f}", "kept {kept:.0%}", "{rate:,.0f} tok/s")
-  progress = metrics.Progress("srl", total_steps=100, columns=columns)
+  progress = metrics.Console("srl", total_steps=100, columns=columns)
   progress.show(1, {"reward": 0.5, "rate": 12345.6})
   shown = capsys.readouterr().out
   assert shown.startswith("srl   1/100  reward 0.500  12,346 tok/s  ")
@@ -102,7 +102,7 @@ def test_a_console_line_shows_what_is_there_and_the_time_left(capsys):
 
 
 def test_time_left_forgets_the_compilation_of_the_first_step():
-  progress = metrics.Progress("srl", total_steps=10)
+  progress = metrics.Console("srl", total_steps=10)
   progress.line(1, {}, now_s=1000.0)  # the first step compiled
   # Two steps in 20 s since then: seven more take 70 s.
   assert progress.line(3, {}, now_s=1020.0) == "srl  3/10  1m10s left"

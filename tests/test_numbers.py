@@ -10,7 +10,7 @@ import pytest
 
 from srl_jax import sharding, strict
 from srl_jax.config import Config
-from srl_jax.train.pieces import RoundConfig
+from srl_jax.train.rl_config import RoundConfig
 
 # -1 is a documented value of these; of the mesh's axes, of one at a time.
 NEGATIVE = {"evaluate.suite_samples", "mesh.data", "reward_workers.count"}

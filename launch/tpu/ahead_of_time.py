@@ -27,8 +27,8 @@ from srl_jax.rollout import scoring
 from srl_jax.sharding import abstract
 from srl_jax.train.data import StageData
 from srl_jax.train.memory import bytes_per_device
-from srl_jax.train.pieces import RlConfig
 from srl_jax.train.rl import RlStage
+from srl_jax.train.rl_config import RlConfig
 from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import Run
 

@@ -20,7 +20,7 @@ from srl_jax.rollout import layout
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.slots import cache_widths
 from srl_jax.train.data import StageData
-from srl_jax.train.pieces import RlConfig
+from srl_jax.train.rl_config import RlConfig
 from srl_jax.update.packing import PackShape
 
 from . import counting, drawn

@@ -29,7 +29,7 @@ from absl import logging
 
 from srl_jax import inference
 from srl_jax.arguments import HelpFormatter
-from srl_jax.chat.answers import Answer, Drawing, Prompt, after, drive
+from srl_jax.chat.answers import ChatAnswer, Drawing, Prompt, after, drive
 from srl_jax.chat.prompts import read_prompts
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.domains import find_domain
@@ -155,10 +155,10 @@ class _Chat:
       turns=8,
     )
 
-  def answers(self, prompt: Prompt, number: int) -> list[Answer]:
+  def answers(self, prompt: Prompt, number: int) -> list[ChatAnswer]:
     """The answers to a prompt, not begun."""
     return [
-      Answer(self._model, self._drawing, prompt, number, sample)
+      ChatAnswer(self._model, self._drawing, prompt, number, sample)
       for sample in range(self._args.n)
     ]
 
@@ -175,7 +175,7 @@ class _Chat:
       return prompt
     return ({"role": "system", "content": self._args.system}, *prompt)
 
-  def run(self, stream: Stream, answers: Sequence[Answer]) -> bool:
+  def run(self, stream: Stream, answers: Sequence[ChatAnswer]) -> bool:
     """Samples answers and prints them in order, as they come.
 
     Returns:
@@ -262,10 +262,10 @@ class _Printer:
     self._args, self._drawing = args, drawing
     self._names = collections.deque(names)
     # Answers that have begun, with their text that is not printed yet.
-    self._open: dict[tuple[int, int], tuple[Answer, list[str]]] = {}
+    self._open: dict[tuple[int, int], tuple[ChatAnswer, list[str]]] = {}
     self._thoughts: Thoughts | None = None
 
-  def add(self, answer: Answer, new: str) -> None:
+  def add(self, answer: ChatAnswer, new: str) -> None:
     """Takes new text of an answer; prints it if its turn has come."""
     name = answer.number, answer.sample
     self._open.setdefault(name, (answer, []))[1].append(new)
@@ -285,7 +285,7 @@ class _Printer:
     for answer, _ in list(self._open.values()):
       self.add(answer, "")
 
-  def _print_text(self, answer: Answer, texts: list[str]) -> None:
+  def _print_text(self, answer: ChatAnswer, texts: list[str]) -> None:
     if self._thoughts is None:
       self._thoughts = Thoughts(
         self._args.thoughts == "show",
@@ -301,7 +301,7 @@ class _Printer:
       print(note, end="\n" if self._args.n == 1 else "\n\n", flush=True)
       self._thoughts = None
 
-  def _record(self, answer: Answer) -> dict:
+  def _record(self, answer: ChatAnswer) -> dict:
     parts = [
       {"thought": thought, "action": action}
       for thought, action in answer.parts()
@@ -345,7 +345,7 @@ def _chat(args: argparse.Namespace) -> None:
     if not is_good:
       sys.exit(1)
     return
-  every: list[Answer] = []
+  every: list[ChatAnswer] = []
   for number, prompt in prompts.items():
     try:
       every += chat.answers(chat.messages(prompt), number)

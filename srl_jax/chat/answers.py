@@ -56,7 +56,7 @@ class Drawing:
   seed: int = 0
 
 
-class Answer:
+class ChatAnswer:
   """One answer to one prompt.
 
   Attributes:
@@ -196,9 +196,9 @@ class Answer:
 
 def drive(
   stream: Stream,
-  answers: Iterable[Answer],
+  answers: Iterable[ChatAnswer],
   is_stopped: Callable[[], bool] = lambda: False,
-) -> Iterator[tuple[Answer, str]]:
+) -> Iterator[tuple[ChatAnswer, str]]:
   """Samples answers; yields each with its new text as it comes.
 
   Args:
@@ -207,10 +207,10 @@ def drive(
     is_stopped: asked after each segment; True gives up what is under way.
   """
   answers = iter(answers)
-  under_way: dict[int, Answer] = {}
+  under_way: dict[int, ChatAnswer] = {}
   is_over = False
 
-  def begin(answer: Answer) -> None:
+  def begin(answer: ChatAnswer) -> None:
     under_way[stream.submit(answer.request())] = answer
 
   while True:
@@ -236,7 +236,7 @@ def drive(
       return
 
 
-def _give_up(stream: Stream, under_way: Mapping[int, Answer]) -> None:
+def _give_up(stream: Stream, under_way: Mapping[int, ChatAnswer]) -> None:
   for ticket, answer in under_way.items():
     stream.cancel(ticket)
     answer.ending = "interrupted"
@@ -244,7 +244,7 @@ def _give_up(stream: Stream, under_way: Mapping[int, Answer]) -> None:
     stream.advance()
 
 
-def after(messages: Sequence[Mapping[str, str]], answer: Answer):
+def after(messages: Sequence[Mapping[str, str]], answer: ChatAnswer):
   """Messages of a conversation after an answer; the thought is dropped."""
   [(_, action)] = answer.parts()
   return (*messages, {"role": "assistant", "content": action})

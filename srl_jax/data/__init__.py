@@ -1,17 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """Turns expert trajectories into batches of trunks, with numpy, without JAX.
 
+From files to trajectories:
+
 schema         the JSON form of a Trajectory and its Steps
-readers        files -> trajectories, with rejects and splits
-s1k            the parser of s1K-1.1's numbered, bold-titled steps
-chat           chat templates, cut around the user's text
-render         renders them, in a process with limits
-seams          where segments meet, so that no token spans two
+sources, rows  files -> rows: JSON lines, JSON, Parquet, Arrow, compressed
+tables, texts  values of tables; text that is no UTF-8
+folders        which files of a folder belong together, and to which split
+records        rows -> trajectories; what is wrong with one costs no other
+readers        the whole of it, with rejects and splits
+splits, selection, joining   who goes where; which are left out; longer steps
+s1k, markdown, gsm8k         formats with steps of their own
+agents/        trajectories of software agents; observations cuts what they saw
+checks, build_report         what is told of records and of branch points
+
+From trajectories to batches:
+
 templates      trajectories -> segments of text and control tokens
-trunks         segments -> tokenised trunks with their branch points
+messages, chat, render       chat templates, rendered in a process with limits
+seams          where segments meet, so that no token spans two
 prompts        compares prompts with their text tokenised in one piece
+trunks         segments -> tokenised trunks with their branch points
 batching       trunks -> padded arrays
 pipeline       an endless, shuffled, resumable stream of batches
-tfds_builders  trajectories <-> TFDS datasets (array_record)
-prepare        the command that prepares and shows a dataset
+
+Else:
+
+suites, instances            problems of suites; instances of SWE-bench
+prepare, writing, tfds_builders   the command that prepares a dataset
 """

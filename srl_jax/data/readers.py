@@ -19,7 +19,7 @@ from srl_jax import storage, strict
 from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.joining import join_steps
 from srl_jax.data.records import Place, Reject, read_file
-from srl_jax.data.selection import Outcomes, check_used, select
+from srl_jax.data.selection import ResolvedFilter, check_used, select
 from srl_jax.data.splits import SPLITS, deal_missing, shared_problems
 from srl_jax.domains import DOMAINS, Domain, find_domain, lookup, registers
 from srl_jax.domains.drawn import draw_splits
@@ -212,8 +212,8 @@ def _load(config: DataConfig) -> LoadReport:
   if config.format in _WITHOUT_FILE:
     if not any(sizes.values()):
       raise ValueError(
-        "embedded data are made on demand; set data.train_size (and"
-        " valid_size, test_size) to how many trajectories you want"
+        f"data.format={config.format!r} is made on demand; set data.train_size "
+        "(and valid_size, test_size) to how many trajectories you want"
       )
     if config.format == "drawn":
       return LoadReport(draw_splits(_drawing(config), sizes, config.seed), ())
@@ -224,7 +224,7 @@ def _load(config: DataConfig) -> LoadReport:
       f"data.path={config.path!r} does not exist; data.format="
       f"{config.format!r} needs the path of its file or folder"
     )
-  rejects, warnings, outcomes = [], (), Outcomes()
+  rejects, warnings, outcomes = [], (), ResolvedFilter()
   if config.format == "tfds":
     splits = _read_tfds(path)
   else:
@@ -270,7 +270,7 @@ def _parts(
 def _chosen(
   splits: Mapping[str, list[Trajectory]],
   config: DataConfig,
-  outcomes: Outcomes,
+  outcomes: ResolvedFilter,
 ) -> tuple[dict[str, list[Trajectory]], dict[str, tuple[str, ...]]]:
   """Returns what is chosen of the splits, and reason -> ids of the others."""
   left_out = {reason: tuple(ids) for reason, ids in outcomes.left_out.items()}
@@ -293,7 +293,7 @@ def _chosen(
 
 
 def _read_parts(
-  parts: Sequence[folders.Part], config: DataConfig, outcomes: Outcomes
+  parts: Sequence[folders.Part], config: DataConfig, outcomes: ResolvedFilter
 ) -> tuple[dict[str, list[Trajectory]], list[Reject]]:
   """Returns the trajectories by split, and the rejects of all files.
 

@@ -56,7 +56,7 @@ def select(trajectories: Sequence[Trajectory], choice: Choice) -> Selected:
     kept = list(chosen)
 
   if choice.resolved_only:
-    outcomes = Outcomes()
+    outcomes = ResolvedFilter()
     kept = list(filter(outcomes, kept))
     left_out |= {k: tuple(ids) for k, ids in outcomes.left_out.items()}
   if choice.per_task:
@@ -92,7 +92,7 @@ def _names(tools: str) -> set[str]:
   return {name.strip() for name in tools.split(",")}
 
 
-class Outcomes:
+class ResolvedFilter:
   """A filter for resolved trajectories that remembers the others by reason.
 
   Readers use it record by record: most agents fail, and all of them

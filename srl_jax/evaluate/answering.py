@@ -22,7 +22,7 @@ from srl_jax.evaluate.judges import JudgeFunction, Judges
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
 from srl_jax.rollout.completions import complete
-from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
+from srl_jax.rollout.episodes import Episode, EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request, Sampled
 from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
@@ -101,7 +101,7 @@ def answer_by_turns(
   trajectories: Sequence[Trajectory],
   decoding: Decoding,
   *,
-  rules: Rules,
+  rules: EpisodeRules,
   journal: Journal | None,
   judge: JudgeFunction,
 ) -> None:

@@ -35,7 +35,7 @@ from srl_jax.evaluate.journal import Journal, group
 from srl_jax.evaluate.protocols import Decoding, Protocol
 from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
-from srl_jax.rollout.episodes import Rules
+from srl_jax.rollout.episodes import EpisodeRules
 from srl_jax.rollout.requests import Request
 
 
@@ -346,7 +346,7 @@ def _answer_by_turns(
       for problem in plan.problems
     ],
     decoding,
-    rules=Rules(
+    rules=EpisodeRules(
       task="step",
       turns=protocol.max_turns,
       context_turns=plan.context_turns,

@@ -26,7 +26,7 @@ from srl_jax.data.templates import Template, encode_segment
 from srl_jax.evaluate.estimates import Estimate, share
 from srl_jax.evaluate.protocols import Protocol, changed, find_protocol
 from srl_jax.evaluate.summary import estimates, solve_rates
-from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
+from srl_jax.rollout.episodes import Episode, EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
@@ -180,7 +180,7 @@ def solve_problems(
       f"context of {max_positions} tokens (c.model.max_positions); lower "
       f"c.evaluate.{name}, or leave {mode!r} out of c.evaluate.modes"
     )
-  rules = Rules(
+  rules = EpisodeRules(
     task=task,
     turns=turns,
     context_turns=context_turns,

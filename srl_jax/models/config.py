@@ -101,8 +101,8 @@ class ModelConfig:
     logit_softcap: the same for the logits of tokens (Gemma 2); 0: off.
     sliding_window: how many positions a token sees in a local layer, its own
       included; 0 for all.
-    window_period: one layer in so many is global, the last of them; the
-      others are local. 0 makes all local.
+    window_period: every window_period-th layer is global, the others are
+      local; 0 makes all local.
     scale_embeddings: embeddings are multiplied by the root of d_model (Gemma).
     tie_embeddings: the output head is the embedding.
     max_positions: longest context that the model was made for, in tokens.

@@ -181,7 +181,7 @@ def _read_run(workdir, config, label, group) -> RunFiles:
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference:
+class MomentDifference:
   """How much more of the same problems is solved at a later moment.
 
   Attributes:
@@ -201,7 +201,7 @@ class Difference:
   estimate: seeds.Difference
 
 
-def paired_differences(run: RunFiles) -> Iterator[Difference]:
+def paired_differences(run: RunFiles) -> Iterator[MomentDifference]:
   """Yields the differences of each moment from "before", problem by problem."""
   before = _shares(run, "before")
   for moment in run.results:
@@ -212,7 +212,7 @@ def paired_differences(run: RunFiles) -> Iterator[Difference]:
         base, other = (
           np.array([x[how][name] for name in common]) for x in (before, after)
         )
-        yield Difference(
+        yield MomentDifference(
           moment=moment,
           how=how,
           problems=len(common),

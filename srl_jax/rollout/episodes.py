@@ -79,7 +79,7 @@ class Episode:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rules:
+class EpisodeRules:
   """How episodes go.
 
   Attributes:
@@ -114,7 +114,7 @@ def sample_episodes(
   stream: Stream,
   trajectories: Sequence[Trajectory],
   wanted: Iterable[tuple[int, int]],
-  rules: Rules,
+  rules: EpisodeRules,
 ) -> Iterator[Episode]:
   """Lets the model solve problems; yields episodes as they end.
 
@@ -221,7 +221,7 @@ class _Open:
     """The domain of its problem."""
     return self.posed.domain
 
-  def ask(self, rules: Rules) -> Request | None:
+  def ask(self, rules: EpisodeRules) -> Request | None:
     """Returns the request for the next turn; None if it has no room."""
     turn = len(self.texts)
     tokens = list(self.posed.head)
@@ -238,7 +238,7 @@ class _Open:
     limit = min(request.max_new_tokens, room)
     return dataclasses.replace(request, max_new_tokens=limit)
 
-  def read(self, sampled: Sampled, rules: Rules) -> None:
+  def read(self, sampled: Sampled, rules: EpisodeRules) -> None:
     """Takes what the model wrote, and the action in it."""
     text = rules.tokenizer.decode(sampled.written)
     self.texts.append(text)
@@ -250,7 +250,7 @@ class _Open:
     else:
       self.ending = "no action"
 
-  def go_on(self, rules: Rules) -> None:
+  def go_on(self, rules: EpisodeRules) -> None:
     """Ends after a final action or the last turn, or extends the context."""
     action = self.actions[-1]
     if rules.task == "solve" or self.domain.is_final(action):
@@ -331,7 +331,7 @@ class _Open:
     )
 
 
-def _pose(trajectory: Trajectory, rules: Rules) -> _Posed:
+def _pose(trajectory: Trajectory, rules: EpisodeRules) -> _Posed:
   domain = domain_of(trajectory)
   verdict = None
   if domain.environment is None and rules.has_verdicts:
@@ -341,7 +341,7 @@ def _pose(trajectory: Trajectory, rules: Rules) -> _Posed:
   return _Posed(trajectory, domain, verdict, head)
 
 
-def _act(episodes: Sequence[_Open], rules: Rules) -> None:
+def _act(episodes: Sequence[_Open], rules: EpisodeRules) -> None:
   """Executes the last actions; afterwards each episode has ended or goes on."""
   acting = [episode for episode in episodes if not episode.ending]
   executed = [episode for episode in acting if episode.domain.environment]

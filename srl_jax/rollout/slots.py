@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from srl_jax.types import Branches, Trunks, completion_mask, make_branches
 
 
-class Queue(NamedTuple):
+class TrunkQueue(NamedTuple):
   """The branches of each trunk, and the order in which slots take them.
 
   The first `length_N` entries of `order_NR` are the branches of real points.
@@ -74,11 +74,11 @@ class State:
   cache: Any
 
 
-def make_queue(trunks: Trunks, key: jax.Array, samples: int) -> Queue:
+def make_queue(trunks: Trunks, key: jax.Array, samples: int) -> TrunkQueue:
   """Queues `samples` branches of every branch point, real points first."""
   repeat = functools.partial(jnp.repeat, repeats=samples, axis=1)
   is_real_NR = repeat(trunks.is_real_NK)
-  return Queue(
+  return TrunkQueue(
     repeat(trunks.branch_at_NK),
     repeat(trunks.stem_NKC),
     repeat(trunks.stem_length_NK),
@@ -111,7 +111,7 @@ def cache_widths(start: int, turns: int) -> list[int]:
   return widths
 
 
-def first_state(queue: Queue, cache: Any, longest: int) -> State:
+def first_state(queue: TrunkQueue, cache: Any, longest: int) -> State:
   """Returns the first state; a branch takes at most `longest` turns."""
   n, r = queue.order_NR.shape
   slots = cache.position.shape[1]
@@ -140,7 +140,7 @@ def of_slots(x_NR: jax.Array, slots: Slots) -> jax.Array:
   return jax.vmap(take)(x_NR, slots.branch_NB)
 
 
-def given(queue: Queue, slots: Slots) -> jax.Array:
+def given(queue: TrunkQueue, slots: Slots) -> jax.Array:
   """Returns the stem token that follows the one each slot now runs."""
   stem_NBC = of_slots(queue.stem_NRC, slots)
   next_NB = jnp.minimum(slots.age_NB + 1, stem_NBC.shape[2] - 1)
@@ -186,7 +186,7 @@ def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
   )
 
 
-def refill(state: State, queue: Queue) -> State:
+def refill(state: State, queue: TrunkQueue) -> State:
   """Gives each trunk's idle slots the next branches of its queue."""
   slots, r = state.slots, queue.order_NR.shape[1]
   is_idle_NB = slots.branch_NB == r
@@ -215,7 +215,7 @@ def grow(state: State, width: int) -> State:
 
 
 def assemble(
-  state: State, queue: Queue, max_new_tokens: int, pad_id: int
+  state: State, queue: TrunkQueue, max_new_tokens: int, pad_id: int
 ) -> Branches:
   """Collects the tokens and log-probs of each branch from the tapes."""
   ended = state.ended

@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     "--max_stem",
     type=int,
     default=32,
-    help="a prompt shares another's trunk up to so many last tokens",
+    help="number of last tokens that a prompt may have for itself and still "
+    "share another's trunk",
   )
   add(
     "--max_queue",

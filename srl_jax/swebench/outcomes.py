@@ -19,7 +19,7 @@ NO_CHANGE = "no edit has an effect"
 MAJORITY = "majority"
 
 
-class Outcome(NamedTuple):
+class SampleOutcome(NamedTuple):
   """What became of a sample.
 
   Attributes:
@@ -75,7 +75,7 @@ def outcomes(
   task: Task,
   prompts: Mapping[str, Mapping[Place, Prompt]],
   answers: Iterable[Answer],
-) -> dict[str, list[list[Outcome]]]:
+) -> dict[str, list[list[SampleOutcome]]]:
   """Returns what became of all samples.
 
   Args:
@@ -89,11 +89,11 @@ def outcomes(
   """
   by_sample = {(a.problem, (a.decoding, a.sample)): a for a in answers}
   names = [decoding.name for decoding in task.plan.protocol.decodings]
-  found: dict[str, list[list[Outcome]]] = {name: [] for name in names}
+  found: dict[str, list[list[SampleOutcome]]] = {name: [] for name in names}
   count = len(task.instances)
   with progress.task("reading the edits", total=count):
     for number, instance in enumerate(task.instances, 1):
-      rows: dict[str, list[Outcome]] = {name: [] for name in names}
+      rows: dict[str, list[SampleOutcome]] = {name: [] for name in names}
       for place in places(task.plan.protocol):
         prompt = prompts[instance.id][place]
         answer = by_sample.get((instance.id, place))
@@ -113,9 +113,9 @@ def _outcome(
   place: Place,
   prompt: Prompt,
   answer: Answer | None,
-) -> Outcome:
+) -> SampleOutcome:
   decoding, sample = place
-  known = Outcome(
+  known = SampleOutcome(
     instance.id,
     decoding,
     sample,
@@ -154,7 +154,7 @@ def _why_none(made: swebench.Attempt) -> str:
   return made.objection or NO_CHANGE
 
 
-def majority(row: Sequence[Outcome]) -> Outcome:
+def majority(row: Sequence[SampleOutcome]) -> SampleOutcome:
   """Returns the first sample whose patch most samples have.
 
   Patches are the same if their code is (`patches.code_key`). One that changes
@@ -163,7 +163,7 @@ def majority(row: Sequence[Outcome]) -> Outcome:
   """
   votes = collections.Counter(x.key for x in row if x.key)
   if not votes:
-    return Outcome(
+    return SampleOutcome(
       row[0].instance, MAJORITY, 0, without="no sample has a patch of code"
     )
   most = max(votes.values())

@@ -8,12 +8,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 from srl_jax.storage import files
-from srl_jax.swebench.outcomes import MAJORITY, Outcome
+from srl_jax.swebench.outcomes import MAJORITY, SampleOutcome
 
 
 def write_predictions(
   folder: pathlib.Path,
-  found: Mapping[str, Sequence[Sequence[Outcome]]],
+  found: Mapping[str, Sequence[Sequence[SampleOutcome]]],
   model: str,
 ) -> dict[str, list[pathlib.Path]]:
   """Writes greedy.jsonl, sample_0.jsonl, ... and majority.jsonl.
@@ -39,7 +39,7 @@ def write_predictions(
   return paths
 
 
-def _line(outcome: Outcome, model: str) -> str:
+def _line(outcome: SampleOutcome, model: str) -> str:
   record = {
     "instance_id": outcome.instance,
     "model_name_or_path": model,
@@ -49,7 +49,7 @@ def _line(outcome: Outcome, model: str) -> str:
 
 
 def write_found_files(
-  folder: pathlib.Path, found: Mapping[str, Sequence[Sequence[Outcome]]]
+  folder: pathlib.Path, found: Mapping[str, Sequence[Sequence[SampleOutcome]]]
 ) -> None:
   """Writes which files each sample was to see, as `--found_files` reads it."""
   for name, rows in found.items():

@@ -14,7 +14,7 @@ from srl_jax.report.tables import Table
 from srl_jax.storage import files
 from srl_jax.swebench import asking, tables
 from srl_jax.swebench.harness import Harness, Report
-from srl_jax.swebench.outcomes import MAJORITY, Outcome
+from srl_jax.swebench.outcomes import MAJORITY, SampleOutcome
 from srl_jax.swebench.predictions import write_found_files, write_predictions
 from srl_jax.swebench.prompts import Task
 
@@ -26,7 +26,7 @@ class Results:
     self,
     model: ReadyModel,
     task: Task,
-    found: Mapping[str, Sequence[Sequence[Outcome]]],
+    found: Mapping[str, Sequence[Sequence[SampleOutcome]]],
   ):
     """Keeps what is given.
 

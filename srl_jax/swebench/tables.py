@@ -11,10 +11,10 @@ from srl_jax.domains.software import swebench
 from srl_jax.domains.software.swebench import Instance
 from srl_jax.evaluate.estimates import Estimate, bootstrap, share
 from srl_jax.report.tables import Table
-from srl_jax.swebench.outcomes import MAJORITY, Outcome
+from srl_jax.swebench.outcomes import MAJORITY, SampleOutcome
 
 # {"greedy", "sampled" or MAJORITY: a row of samples for each instance}
-Outcomes = Mapping[str, Sequence[Sequence[Outcome]]]
+Outcomes = Mapping[str, Sequence[Sequence[SampleOutcome]]]
 _UNITS = {"edits": "", "different patches": "", "tokens": "tokens"}
 
 
@@ -75,17 +75,17 @@ def main_table(
   return _table("answers", rows)
 
 
-def _title(name: str, rows: Sequence[Sequence[Outcome]]) -> str:
+def _title(name: str, rows: Sequence[Sequence[SampleOutcome]]) -> str:
   return f"{len(rows[0])} sampled" if name == "sampled" else name
 
 
 def _metrics(
-  instances: Sequence[Instance], rows: Sequence[Sequence[Outcome]]
+  instances: Sequence[Instance], rows: Sequence[Sequence[SampleOutcome]]
 ) -> dict[str, Estimate]:
   gold = [set(swebench.gold_files(instance)) for instance in instances]
   asked = [[x for x in row if x.is_asked] for row in rows]
 
-  def mean(measure: Callable[[Outcome], float]) -> Estimate:
+  def mean(measure: Callable[[SampleOutcome], float]) -> Estimate:
     # Instances that were not asked have no answers to measure.
     rows = [row for row in asked if row]
     sums = [sum(map(measure, row)) for row in rows]

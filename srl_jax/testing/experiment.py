@@ -128,7 +128,7 @@ def uneven(action: str, target: str) -> float:
 
 
 @dataclasses.dataclass
-class Outcome:
+class RunOutcome:
   """Results of a run, or of several attempts at one.
 
   Attributes:
@@ -185,9 +185,9 @@ class Runs:
     preset: str,
     *,
     events: Events | None = None,
-    outcome: Outcome | None = None,
+    outcome: RunOutcome | None = None,
     **changes: Any,
-  ) -> Outcome:
+  ) -> RunOutcome:
     """Runs to the end, or until something raises.
 
     Args:
@@ -197,7 +197,7 @@ class Runs:
       outcome: gets the results; needed for attempts that do not return.
       **changes: see `config`.
     """
-    outcome = outcome or Outcome(workdir)
+    outcome = outcome or RunOutcome(workdir)
     config = self.config(preset, **changes)
     with self.quickly(), _watched(outcome, events or {}):
       outcome.results = train_and_evaluate(config, workdir)
@@ -317,7 +317,7 @@ def terminate() -> None:
 
 
 @contextlib.contextmanager
-def _watched(outcome: Outcome, events: Events) -> Iterator[None]:
+def _watched(outcome: RunOutcome, events: Events) -> Iterator[None]:
   first = compilation.counts().programs
   save = Checkpointer.save
 

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from srl_jax import progress, sharding
 from srl_jax.checkpoint import Checkpointer
-from srl_jax.metrics import MetricWriter, Progress
+from srl_jax.metrics import Console, MetricWriter
 from srl_jax.models import lora
 from srl_jax.processes import stopping
 from srl_jax.sharding import abstract
@@ -118,7 +118,7 @@ def train_stage(
     profile = stack.enter_context(
       Profile(run.profile, workdir / "profile" / name, name)
     )
-    console = Progress(
+    console = Console(
       name, total_steps=total, first_step=first, columns=stage.columns
     )
     stack.enter_context(

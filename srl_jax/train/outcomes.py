@@ -25,21 +25,22 @@ from srl_jax import progress, sharding
 from srl_jax.data.templates import encode_segment
 from srl_jax.domains import domains_of
 from srl_jax.rollout import record
-from srl_jax.rollout.episodes import Episode, Rules, sample_episodes
+from srl_jax.rollout.episodes import Episode, EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program
-from srl_jax.train.pieces import RlvrConfig, make_updater
+from srl_jax.train.pieces import make_updater
 from srl_jax.train.problems import Problems
 from srl_jax.train.rl import RlStage, check_logp_gap
+from srl_jax.train.rl_config import RlvrConfig
 from srl_jax.train.rows import micro_batch_trunks, update_shape
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
 from srl_jax.update.groups import is_kept
 from srl_jax.update.packing import pack
-from srl_jax.update.turns import Outcome, Turn, Turns
+from srl_jax.update.turns import RewardedEpisode, Turn, Turns
 from srl_jax.update.updater import TrainState
 
 # Lanes for each turn that an episode can have: half of them, half as long.
@@ -92,7 +93,7 @@ class OutcomeStage:
     self._rules, self._widths = self._make_rules()
     self._problems = Problems(self._train, run.seed, name)
 
-  def _make_rules(self) -> tuple[Rules, tuple[int, int]]:
+  def _make_rules(self) -> tuple[EpisodeRules, tuple[int, int]]:
     """How episodes go, and the widths of contexts and of branches."""
     run, config = self._run, self.config
     new = config.sampling.max_new_tokens
@@ -111,7 +112,7 @@ class OutcomeStage:
         f"max_trunk_tokens, lower c.{self.name}.sampling.max_new_tokens, or "
         "raise c.model.max_positions"
       )
-    rules = Rules(
+    rules = EpisodeRules(
       task="step",
       turns=config.turns,
       context_turns=config.trunks.context_turns,
@@ -198,10 +199,10 @@ class OutcomeStage:
 
   def _sampled(
     self, params: Any, update_step: int
-  ) -> tuple[list[list[Outcome]], dict[str, float]]:
+  ) -> tuple[list[list[RewardedEpisode]], dict[str, float]]:
     """Samples rounds until enough problems are kept; consumes problems."""
     config, dynamic = self.config, self.config.dynamic_sampling
-    kept: list[list[Outcome]] = []
+    kept: list[list[RewardedEpisode]] = []
     rounds: list[_Round] = []
     most = dynamic.max_rounds if dynamic.refill else 1
     while len(rounds) < most and len(kept) < config.groups_per_batch:
@@ -284,7 +285,7 @@ class OutcomeStage:
         episodes[episode.problem][episode.sample % samples] = episode
     return episodes
 
-  def _outcome(self, episode: Episode) -> Outcome:
+  def _outcome(self, episode: Episode) -> RewardedEpisode:
     turns = []
     for number, drawn in enumerate(episode.drawn):
       stem = self._stem(number)
@@ -292,10 +293,10 @@ class OutcomeStage:
       turns.append(
         Turn(context, stem, drawn.tokens, drawn.logps, drawn.is_stopped)
       )
-    return Outcome(tuple(turns), float(episode.is_correct))
+    return RewardedEpisode(tuple(turns), float(episode.is_correct))
 
   def _turns(
-    self, problems: Sequence[Sequence[Outcome]], update_step: int
+    self, problems: Sequence[Sequence[RewardedEpisode]], update_step: int
   ) -> Turns:
     trunk_width, branch_width = self._widths
     return turns_lib.make_turns(

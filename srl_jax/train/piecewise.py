@@ -29,7 +29,7 @@ from srl_jax.train.stage import (
   Dispatched,
   update_on,
 )
-from srl_jax.train.together import Drawn, Together
+from srl_jax.train.together import ScoredRound, Together
 from srl_jax.types import Scores
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.groups import Groups, Pool
@@ -49,7 +49,8 @@ class PiecewiseUpdate:
     self.pool = Pool()
     self._together = Together(pieces) if pieces.config.sampling.rows else None
     self._worst_failure = ""
-    # Of each round of the update step, values of its samples by metric.
+    # Values of single samples by metric; a dict for each round of this update
+    # step.
     self._drawn: list[dict[str, np.ndarray]] = []
 
   def take(
@@ -78,9 +79,9 @@ class PiecewiseUpdate:
     expired = self.pool.drop_born_before(
       update_step - config.dynamic_sampling.max_age
     )
-    rounds, self._drawn = [], []
+    rounds, shared, self._drawn = [], {}, []
     if self._together and self._is_short(0):
-      rounds = self._rounds_together(params, update_step)
+      rounds, shared = self._rounds_together(params, update_step)
     most = len(rounds) or config.dynamic_sampling.max_rounds
     while self._is_short(len(rounds)):
       if len(rounds) == most:
@@ -100,7 +101,7 @@ class PiecewiseUpdate:
     groups = self.pool.take(count)
     # All groups may have waited in the pool.
     values = reduce_metrics(rounds) if rounds else {"tokens_sampled": 0.0}
-    values |= {"groups_expired": expired}
+    values |= shared | {"groups_expired": expired}
     values |= self._batch_values(groups, update_step)
     if values.get("format_failure", 0) > 0.9:
       self._warn(update_step, values["format_failure"])
@@ -121,8 +122,12 @@ class PiecewiseUpdate:
 
   def _rounds_together(
     self, params: Any, update_step: int
-  ) -> list[rollout_metrics.RolloutMetrics]:
-    """Samples rounds in shared slots: until the batch is full, or all."""
+  ) -> tuple[list[rollout_metrics.RolloutMetrics], dict[str, float]]:
+    """Samples rounds in shared slots: until the batch is full, or all.
+
+    Returns:
+      The metrics of each round, and those that they have in common.
+    """
     config = self.pieces.config
     need = config.groups_per_batch - len(self.pool)
     what = (
@@ -130,10 +135,11 @@ class PiecewiseUpdate:
       f"together, {need} of {config.groups_per_batch} groups to keep"
     )
     with progress.task(what):
-      found = self._together.sample(params, update_step, need)
-    return [
+      found, shared = self._together.sample(params, update_step, need)
+    rounds = [
       self._judge(one, update_step, index) for index, one in enumerate(found)
     ]
+    return rounds, shared
 
   def _round(
     self, params: Any, update_step: int, round_index: int
@@ -152,10 +158,10 @@ class PiecewiseUpdate:
       device_scorer=pieces.device_scorer,
       parts=config.sampling.parts_per_round,
     )
-    return self._judge(Drawn(batch, found), update_step, round_index)
+    return self._judge(ScoredRound(batch, found), update_step, round_index)
 
   def _judge(
-    self, drawn: Drawn, update_step: int, round_index: int
+    self, drawn: ScoredRound, update_step: int, round_index: int
   ) -> rollout_metrics.RolloutMetrics:
     """Pools what is kept of a round, and measures it."""
     batch, found = drawn

@@ -58,7 +58,7 @@ class Profile:
 
   @contextlib.contextmanager
   def step(self, done: int) -> Iterator[None]:
-    """Within, the update step after which so many are done is dispatched."""
+    """Traces its block, if update step `done` (from 1) is to be traced."""
     config = self._config
     if jax.process_index() or not config.first <= done <= config.last:
       yield

@@ -24,8 +24,9 @@ from srl_jax.rollout.batches import rounded_up
 from srl_jax.train.data import StageData, load_data
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
-from srl_jax.train.pieces import Pieces, RlConfig, RoundConfig, make_updater
+from srl_jax.train.pieces import Pieces, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
+from srl_jax.train.rl_config import RlConfig, RoundConfig
 from srl_jax.train.rows import check_sampled, micro_batch_trunks
 from srl_jax.train.stage import (
   Dispatched,

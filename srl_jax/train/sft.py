@@ -54,8 +54,8 @@ class SftConfig:
     validate_every: update steps between validations (cross-entropy), the best
       of which gives the stage's result; 0 validates at the end only.
     validation_trunks: trajectories per validation; 0 for all.
-    max_logits: about so many logits of the vocabulary are held by a device at
-      a time; 0 for all at once. The result is the same.
+    max_logits: approximate number of logits that a device holds at a time; 0
+      holds all at once. The result is the same.
     trunks: which branch points are made of a trajectory.
     split: "pretrain" keeps the trajectories of "train" for the RL stages.
     alternate_solve: every other update step trains on whole solutions (task

@@ -35,7 +35,7 @@ from srl_jax.update.groups import is_kept
 _TURNS = (8, 64)
 
 
-class Drawn(NamedTuple):
+class ScoredRound(NamedTuple):
   """A batch of trunks, and the round that was sampled and scored for them."""
 
   batch: TrunkBatch
@@ -68,23 +68,28 @@ class Together:
       mesh=run.mesh,
       **self.layout.sizes,
     )
-    # Of the update step before: what decides how many rounds begin at once.
+    # Groups judged and kept in the update step before; they decide how many
+    # rounds begin at once.
     self.counts = Counts()
-    # Of the rows and the parameters laid out for decoding; known when planned.
+    # Bytes per device of the rows and of the parameters laid out for decoding;
+    # `plan` sets it.
     self.at_rest_bytes = 0
 
-  def sample(self, params: Any, update_step: int, need: int) -> list[Drawn]:
+  def sample(
+    self, params: Any, update_step: int, need: int
+  ) -> tuple[list[ScoredRound], dict[str, float]]:
     """Samples until `need` groups are kept, or too many rounds have begun.
 
     Returns:
-      All rounds, in the order in which they were drawn.
+      All rounds, in the order in which they were drawn, and the metrics that
+      they have in common.
     """
     pieces = self._pieces
     # As in rollout/rounds.py.
     jax.block_until_ready(params)
     begin_s = time.monotonic()
     batches: list[TrunkBatch] = []
-    drawn: dict[int, Drawn] = {}
+    drawn: dict[int, ScoredRound] = {}
 
     def draw() -> Trunks:
       batches.append(next(pieces.data.batches))
@@ -116,16 +121,14 @@ class Together:
     )
     # Their memory is for the update.
     self._programs.stop()
-    ordered = [drawn[number] for number in range(len(drawn))]
-    # Rounds that share slots have no use of slots and no time of their own:
-    # the first one stands for all.
-    use = ordered[0].found.slot_use
-    use.busy_N[0], use.slot_turns_N[0] = slots.use.busy, slots.use.slot_turns
-    seconds = time.monotonic() - begin_s
-    found = ordered[0].found._replace(rollout_s=seconds)
-    return [ordered[0]._replace(found=found), *ordered[1:]]
+    # Rounds that share slots have no use of slots and no time of their own.
+    shared = {
+      "slot_occupancy": slots.use.busy / slots.use.slot_turns,
+      "rollout_s": time.monotonic() - begin_s,
+    }
+    return [drawn[number] for number in range(len(drawn))], shared
 
-  def _score(self, batch: TrunkBatch, branches: Branches) -> Drawn:
+  def _score(self, batch: TrunkBatch, branches: Branches) -> ScoredRound:
     """Scores a round."""
     pieces, run = self._pieces, self._pieces.run
     scored = None
@@ -142,7 +145,7 @@ class Together:
     scores = sharding.gather_rows(own, len(batch.sources))
     slot_use = SlotUse(*np.zeros((2, len(batch.sources)), np.int64))
     found = Round(branches, scores, slot_use, 0.0, reward_s)
-    return Drawn(batch, found)
+    return ScoredRound(batch, found)
 
   def compiled(self) -> list[Any]:
     """The jitted functions of sampling."""

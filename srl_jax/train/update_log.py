@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 
 from srl_jax import progress
-from srl_jax.metrics import MetricWriter, Progress
+from srl_jax.metrics import Console, MetricWriter
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train.profile import Profile
 from srl_jax.train.stage import Dispatched, Stage
@@ -42,7 +42,7 @@ class UpdateLog:
     stage: Stage,
     writer: MetricWriter,
     profile: Profile,
-    console: Progress,
+    console: Console,
     *,
     first_global_step: int,
     every: int,

@@ -39,7 +39,7 @@ class Turn(NamedTuple):
   is_stopped: bool
 
 
-class Outcome(NamedTuple):
+class RewardedEpisode(NamedTuple):
   """An episode that is trained on: its turns and the reward of all of them."""
 
   turns: tuple[Turn, ...]
@@ -54,7 +54,7 @@ class Turns(NamedTuple):
 
 
 def make_turns(
-  problems: Sequence[Sequence[Outcome]],
+  problems: Sequence[Sequence[RewardedEpisode]],
   *,
   trunk_width: int,
   branch_width: int,

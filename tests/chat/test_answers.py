@@ -15,7 +15,7 @@ import pytest
 
 from srl_jax import inference
 from srl_jax.chat import __main__ as chat
-from srl_jax.chat.answers import Answer, Drawing, drive
+from srl_jax.chat.answers import ChatAnswer, Drawing, drive
 from srl_jax.chat.prompts import read_prompts
 from srl_jax.data.messages import encode_messages
 from srl_jax.domains import registers
@@ -52,7 +52,7 @@ def piece_of(model, text, ending="stop"):
 
 def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
   drawing = Drawing("turns", domain="registers", max_steps=3)
-  answer = Answer(embedded, drawing, "^Dz+x;?8652", 0, 0)
+  answer = ChatAnswer(embedded, drawing, "^Dz+x;?8652", 0, 0)
   decode = embedded.run.tokenizer.decode
   first = decode(answer.request().tokens)
   assert first == "^Dz+x;?8652\n<step>"
@@ -68,7 +68,7 @@ def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
 
 def test_the_next_step_sees_as_many_steps_as_in_training(embedded):
   drawing = Drawing("turns", context_turns=1)
-  answer = Answer(embedded, drawing, "^Dz+x;?8652", 0, 0)
+  answer = ChatAnswer(embedded, drawing, "^Dz+x;?8652", 0, 0)
   for action in ("A1", "B2"):
     answer.request()
     answer.take(piece_of(embedded, f"<think>t</think>{action}"))
@@ -81,7 +81,9 @@ def test_the_next_step_sees_as_many_steps_as_in_training(embedded):
   [("<think>x</think>", "no step"), ("<think>x</think>A1", "step limit")],
 )
 def test_steps_end_for_a_reason(embedded, text, ending):
-  answer = Answer(embedded, Drawing("turns", max_steps=1), "^Dz+x;?8652", 0, 0)
+  answer = ChatAnswer(
+    embedded, Drawing("turns", max_steps=1), "^Dz+x;?8652", 0, 0
+  )
   answer.request()
   answer.take(piece_of(embedded, text))
   assert answer.ending == ending
@@ -91,7 +93,7 @@ def test_the_embedded_model_solves_an_easy_problem_step_by_step(embedded):
   [problem] = registers.generate("test", 1, blocks=2, lines=1)
   drawing = Drawing("turns", domain="registers", max_steps=2, temperature=0.0)
   stream = embedded.stream(rows=1, slots=1, key=jax.random.key(0))
-  answer = Answer(embedded, drawing, problem.problem, 0, 0)
+  answer = ChatAnswer(embedded, drawing, problem.problem, 0, 0)
   told = "".join(new for _, new in drive(stream, [answer]))
   assert [action for _, action in answer.parts()] == [
     step.text for step in problem.steps
@@ -102,7 +104,9 @@ def test_the_embedded_model_solves_an_easy_problem_step_by_step(embedded):
 
 def test_an_answer_is_what_the_sampler_draws(tiny, stream):
   drawing = Drawing("chat", max_new_tokens=20, seed=4)
-  answers = [Answer(tiny, drawing, "What is 2+3*4?", 0, g) for g in range(2)]
+  answers = [
+    ChatAnswer(tiny, drawing, "What is 2+3*4?", 0, g) for g in range(2)
+  ]
   tokens = encode_messages(
     tiny.chat,
     tiny.run.tokenizer,
@@ -126,7 +130,7 @@ def test_an_answer_is_what_the_sampler_draws(tiny, stream):
 
 def test_an_interrupted_answer_leaves_the_sampler_as_it_was(tiny, stream):
   drawing = Drawing("chat", max_new_tokens=400, seed=0)
-  answers = [Answer(tiny, drawing, "Hi", 0, g) for g in range(5)]
+  answers = [ChatAnswer(tiny, drawing, "Hi", 0, g) for g in range(5)]
   ended = list(drive(stream, answers, lambda: True))
   assert all(a.ending for a, _ in ended[-2:])
   assert "interrupted" in {answer.ending for answer in answers}

@@ -19,7 +19,7 @@ from srl_jax.evaluate.journal import Journal
 from srl_jax.evaluate.judges import JudgeError
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.rewards import Completion
-from srl_jax.rollout.episodes import Rules
+from srl_jax.rollout.episodes import EpisodeRules
 from srl_jax.rollout.requests import Request
 from srl_jax.rollout.stream import Stream
 from srl_jax.testing import scripted
@@ -170,7 +170,7 @@ def run_by_turns(
     PROBLEMS,
     [problem.trajectory(domain) for problem in PROBLEMS],
     DECODING,
-    rules=Rules(
+    rules=EpisodeRules(
       task="step",
       turns=2,
       context_turns=0,

@@ -10,7 +10,7 @@ from srl_jax import domains
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains import DOMAINS
 from srl_jax.rewards import Completion
-from srl_jax.rollout.episodes import Rules, sample_episodes
+from srl_jax.rollout.episodes import EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.testing.scripted import ScriptedStream
 from srl_jax.tokenizers import ByteTokenizer
@@ -53,7 +53,7 @@ def test_environments_act_at_the_same_time_each_in_a_thread(monkeypatch):
     DOMAINS["software"], name="meetings", environment=Meeting
   )
   monkeypatch.setitem(domains._IMPORTED, NAME, domain)
-  rules = Rules(
+  rules = EpisodeRules(
     task="step",
     turns=2,
     context_turns=0,

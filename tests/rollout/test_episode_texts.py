@@ -15,7 +15,7 @@ from srl_jax.models import LanguageModel
 from srl_jax.rewards import format
 from srl_jax.rollout import scoring
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.episodes import Rules, sample_episodes
+from srl_jax.rollout.episodes import EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.rollout.stream import Stream
@@ -43,7 +43,7 @@ PAIR = [
 
 
 def rules_of(temperature):
-  return Rules(
+  return EpisodeRules(
     task="step",
     turns=3,
     context_turns=0,

@@ -15,7 +15,7 @@ from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains import DOMAINS
 from srl_jax.rewards import Completion
-from srl_jax.rollout.episodes import Rules, sample_episodes
+from srl_jax.rollout.episodes import EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.testing.scripted import ScriptedStream
 from srl_jax.testing.trajectories import AGENT, TITLED
@@ -78,7 +78,7 @@ def by_name(episodes):
 
 def rules_of(template=None, *, max_new_tokens=20, temperature=1.0, **changes):
   settings = {"task": "step", "turns": 3, "context_turns": 0}
-  return Rules(
+  return EpisodeRules(
     request=functools.partial(
       Request, max_new_tokens=max_new_tokens, temperature=temperature
     ),

@@ -34,7 +34,7 @@ def tracked(request, runs, tmp_path):
   """
 
   def make(name):
-    outcome = experiment.Outcome(tmp_path / "run")
+    outcome = experiment.RunOutcome(tmp_path / "run")
     changes = {f"trackers__{name}": True, "srl__update_steps": 4}
     if request.param == "resumed":
       with pytest.raises(PowerCutError):

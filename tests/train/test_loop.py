@@ -38,7 +38,7 @@ def cut():
 @pytest.fixture(scope="module")
 def pieces(runs):
   """The run `whole` once more, interrupted wherever that may matter."""
-  outcome = experiment.Outcome(runs.folder / "pieces")
+  outcome = experiment.RunOutcome(runs.folder / "pieces")
   said = []
   for stage, step, event, error in (
     # Saved at 8; goes on from there.

@@ -264,7 +264,7 @@ def whole(runs, changes):
 def test_a_run_on_adapters_stops_anywhere_and_ends_with_the_same_bits(
   runs, whole, changes
 ):
-  outcome = experiment.Outcome(runs.folder / "lora_pieces")
+  outcome = experiment.RunOutcome(runs.folder / "lora_pieces")
   for event in (("sft", 3), ("srl", 3)):
     with pytest.raises(KeyboardInterrupt):
       runs.run(

@@ -9,8 +9,8 @@ from srl_jax import config as config_lib
 from srl_jax.rollout import episodes, record
 from srl_jax.testing import experiment
 from srl_jax.train import loop, outcomes, stage
-from srl_jax.train.pieces import RlvrConfig
 from srl_jax.train.problems import Problems
+from srl_jax.train.rl_config import RlvrConfig
 
 CHANGES = {
   "rlvr__turns": 3,
@@ -100,7 +100,7 @@ def test_the_memory_of_sampling_and_update_is_planned(
 def test_stopped_and_resumed_it_ends_with_the_same_bits(
   runs, whole, through, tmp_path
 ):
-  outcome = experiment.Outcome(tmp_path / "pieces")
+  outcome = experiment.RunOutcome(tmp_path / "pieces")
   with pytest.raises(loop.Stopped):
     train(
       runs,

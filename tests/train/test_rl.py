@@ -14,8 +14,9 @@ from srl_jax.evaluate.estimates import Estimate
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import tiny
 from srl_jax.train import rl
-from srl_jax.train.pieces import Pieces, RlConfig, RoundConfig
+from srl_jax.train.pieces import Pieces
 from srl_jax.train.piecewise import PiecewiseUpdate
+from srl_jax.train.rl_config import RlConfig, RoundConfig
 from srl_jax.train.sft import SftStage
 from srl_jax.types import make_branches
 from srl_jax.update.groups import DynamicSamplingConfig, make_groups

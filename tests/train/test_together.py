@@ -7,7 +7,7 @@ import pytest
 
 from srl_jax.testing import experiment
 from srl_jax.train import loop as train
-from srl_jax.train.pieces import RlConfig, RoundConfig
+from srl_jax.train.rl_config import RlConfig, RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
 
 
@@ -62,7 +62,7 @@ def test_rounds_are_sampled_together_and_groups_carried_over(together):
 def test_stopped_anywhere_such_a_run_ends_with_the_same_bits(
   runs, changes, together
 ):
-  outcome = experiment.Outcome(runs.folder / "together_pieces")
+  outcome = experiment.RunOutcome(runs.folder / "together_pieces")
   for step, event, error in (
     # Saved at 2 and 3; goes on from there.
     (2, experiment.terminate, train.Stopped),

@@ -9,7 +9,7 @@ from srl_jax.ops.advantages import group_advantages
 from srl_jax.testing.tiny import TINY, random_params
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.packing import PackShape, pack
-from srl_jax.update.turns import Outcome, Turn, make_turns, share_trunks
+from srl_jax.update.turns import RewardedEpisode, Turn, make_turns, share_trunks
 
 STEM = (3,)
 SHAPE = PackShape(rows=2, trunks=2, lanes=3)
@@ -23,7 +23,7 @@ def episode(reward, *actions, head=(5, 6), seen=7):
     logps = [-0.5 - 0.1 * number] * len(action)
     turns.append(Turn(context, STEM, action, logps, True))
     context += (*action, seen)
-  return Outcome(tuple(turns), reward)
+  return RewardedEpisode(tuple(turns), reward)
 
 
 PROBLEMS = (

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from srl_jax import storage
-from srl_jax.domains.software.dialects import DIALECTS, NO_OUTPUT, Outcome
+from srl_jax.domains.software.dialects import DIALECTS, NO_OUTPUT, ActionResult
 from srl_jax.domains.software.environment import (
   AgentConfig,
   RepairEnvironment,
@@ -66,7 +66,7 @@ class AgentRun:
 
   task: str
   messages: tuple[Mapping[str, str], ...]
-  outcomes: tuple[Outcome, ...]
+  outcomes: tuple[ActionResult, ...]
   ending: str
   patch: bytes
   verdict: Verdict
@@ -141,7 +141,7 @@ def to_mini(run: AgentRun, model: str) -> dict[str, Any]:
   submission = run.patch.decode(errors="replace")
   messages: list[dict[str, Any]] = []
   outcomes = iter(run.outcomes)
-  outcome = Outcome("")
+  outcome = ActionResult("")
   for message in run.messages:
     extra: dict[str, Any] = {}
     if message["role"] == "assistant":

@@ -70,7 +70,7 @@ Here is a list of all of your changes:
 </diff>"""
 
 
-class Outcome(NamedTuple):
+class ActionResult(NamedTuple):
   """What an action has led to.
 
   Attributes:
@@ -102,7 +102,7 @@ class Dialect(Protocol):
   def __init__(self, sandbox: Sandbox, wall_s: float) -> None:
     """Carries actions out in a sandbox, each within a limit of time."""
 
-  def act(self, text: str) -> Outcome:
+  def act(self, text: str) -> ActionResult:
     """Carries out the one action in a text.
 
     Raises:
@@ -132,13 +132,13 @@ submit: ends the work; the state of the files is what counts."""
     self._sandbox, self._wall_s = sandbox, wall_s
     self._editor = Editor(sandbox)
 
-  def act(self, text: str) -> Outcome:
+  def act(self, text: str) -> ActionResult:
     """See Dialect. Words around the action are the agent's own business."""
     actions = [found.action for found in find(text)]
     if text.strip() == "submit":
       actions = [Action("submit")]
     if len(actions) != 1:
-      return Outcome(
+      return ActionResult(
         f"There are {len(actions)} actions in your answer; write exactly one."
         f"\n{self.instructions}",
         is_format_error=True,
@@ -147,27 +147,27 @@ submit: ends the work; the state of the files is what counts."""
     if action.name == "submit":
       return self._submit()
     if action.name == "str_replace_editor":
-      return Outcome(_cut(self._editor.run(action.values)))
+      return ActionResult(_cut(self._editor.run(action.values)))
     if action.name != "bash":
-      return Outcome(
+      return ActionResult(
         f"There is no tool {action.name!r}; use one of {', '.join(TOOLS)}.",
         is_format_error=True,
       )
     if "command" not in action.values:
-      return Outcome(
+      return ActionResult(
         "The tool bash needs the parameter `command`.", is_format_error=True
       )
     return self._bash(action.values["command"])
 
-  def _submit(self) -> Outcome:
-    return Outcome("", submits=True)
+  def _submit(self) -> ActionResult:
+    return ActionResult("", submits=True)
 
-  def _bash(self, command: str) -> Outcome:
+  def _bash(self, command: str) -> ActionResult:
     ran = _run(self._sandbox, _SHELL, command, self._wall_s)
     text = _shown(ran)
     if why := _why_ended(ran, self._wall_s):
       text += f"\n{why}"
-    return Outcome(_cut(text) or NO_OUTPUT, command, ran)
+    return ActionResult(_cut(text) or NO_OUTPUT, command, ran)
 
 
 class SweSmith(SweSmithOnce):
@@ -178,12 +178,12 @@ class SweSmith(SweSmithOnce):
   )
   _is_reviewed = False
 
-  def _submit(self) -> Outcome:
+  def _submit(self) -> ActionResult:
     if self._is_reviewed:
       return super()._submit()
     self._is_reviewed = True
     ran = _run(self._sandbox, 'eval "$(cat)"', _CHANGES, self._wall_s)
-    return Outcome(_cut(_REVIEW.format(changes=_shown(ran))))
+    return ActionResult(_cut(_REVIEW.format(changes=_shown(ran))))
 
 
 class Mini:
@@ -205,11 +205,11 @@ echo {_MARK} && cat patch.txt
     """See Dialect."""
     self._sandbox, self._wall_s = sandbox, wall_s
 
-  def act(self, text: str) -> Outcome:
+  def act(self, text: str) -> ActionResult:
     """See Dialect."""
     blocks = [a or b for a, b in _BLOCKS.findall(text)]
     if len(blocks) != 1:
-      return Outcome(
+      return ActionResult(
         "Format error:\n\n<error>\nExpected exactly 1 action, found"
         f" {len(blocks)}.\n</error>\n\n{self.instructions}",
         is_format_error=True,
@@ -220,8 +220,8 @@ echo {_MARK} && cat patch.txt
     first = output.lstrip().partition("\n")[0]
     if first.strip() == _MARK and ran.succeeded:
       patch = ran.output.lstrip().partition(b"\n")[2]
-      return Outcome("", command, ran, submits=True, patch=patch)
-    return Outcome(_tagged(output, ran, self._wall_s), command, ran)
+      return ActionResult("", command, ran, submits=True, patch=patch)
+    return ActionResult(_tagged(output, ran, self._wall_s), command, ran)
 
 
 DIALECTS: dict[str, type[Dialect]] = {

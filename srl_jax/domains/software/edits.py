@@ -50,7 +50,7 @@ class Edit(NamedTuple):
   failure: str = ""
 
 
-class Outcome(NamedTuple):
+class EditedFiles(NamedTuple):
   """What edits have made of files.
 
   Attributes:
@@ -83,7 +83,7 @@ def apply(
   edits: Sequence[Edit],
   shown: Mapping[str, str],
   tree: Mapping[str, Entry],
-) -> Outcome:
+) -> EditedFiles:
   """Applies edits to texts, one after the other.
 
   A file all of whose lines end in CRLF is searched as it is shown, with LF, and
@@ -102,7 +102,7 @@ def apply(
     for path, text in texts.items()
     if text != before[path]
   }
-  return Outcome(changed, failures)
+  return EditedFiles(changed, failures)
 
 
 def as_shown(text: str) -> str:

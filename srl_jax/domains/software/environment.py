@@ -17,7 +17,7 @@ from typing import Any
 
 from srl_jax.domains.domain import Domain
 from srl_jax.domains.software import SOFTWARE
-from srl_jax.domains.software.dialects import DIALECTS, Dialect, Outcome
+from srl_jax.domains.software.dialects import DIALECTS, ActionResult, Dialect
 from srl_jax.domains.software.hidden_tests import Verdict, judge
 from srl_jax.domains.software.launchers import SandboxConfig, SandboxError
 from srl_jax.domains.software.sandbox import Sandbox, check_sandbox
@@ -105,7 +105,7 @@ class RepairEnvironment:
     self._dialect: Dialect | None = None
     self._problem = ""
     self._errors_in_a_row = 0
-    self.outcomes: list[Outcome] = []
+    self.outcomes: list[ActionResult] = []
     self.format_errors = 0
     self.ending = ""
     self.patch = b""
@@ -145,7 +145,7 @@ class RepairEnvironment:
       if outcome.submits:
         self._end("Submitted", outcome.patch)
     except SandboxError as error:
-      outcome = Outcome("")
+      outcome = ActionResult("")
       self._fail(error)
     self.outcomes.append(outcome)
     self.format_errors += outcome.is_format_error

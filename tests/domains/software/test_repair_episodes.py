@@ -11,7 +11,7 @@ from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains.software.environment import AgentConfig, repair_domain
 from srl_jax.domains.software.tasks import read_tasks
 from srl_jax.rewards import Completion
-from srl_jax.rollout.episodes import Rules, sample_episodes
+from srl_jax.rollout.episodes import EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.testing.scripted import ScriptedStream
 from srl_jax.tokenizers import ByteTokenizer
@@ -59,7 +59,7 @@ def test_a_sampler_repairs_a_repository_turn_by_turn(tasks, monkeypatch):
     lambda _: Completion(next(texts), True),
     stop_id=TOKENIZER.special_id("</s>"),
   )
-  rules = Rules(
+  rules = EpisodeRules(
     task="step",
     turns=3,
     context_turns=0,

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of the RL stages: SRL on steps, RLVR on solutions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+
+from srl_jax import strict
+from srl_jax.data.trunks import TrunkConfig, check_solutions
+from srl_jax.rewards import RewardConfig
+from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.train.stage import check_divides
+from srl_jax.update.groups import DynamicSamplingConfig
+from srl_jax.update.grpo import LossConfig
+from srl_jax.update.optim import OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundConfig:
+  """How an RL stage samples, round by round.
+
+  Attributes:
+    samples: completions per branch point (the group size G).
+    max_new_tokens: limit of each completion, its stop token included; stem
+      tokens do not count.
+    temperature: divides the logits.
+    slots: how many branches of a trunk are decoded at a time; the others wait
+      for a free slot. 0 decodes all at once. Where completions stay far below
+      the limit (metric `slot_occupancy`), few slots take no more turns than
+      many; see docs/performance.md.
+    trunks_per_round: trajectories sampled at a time, by all processes together.
+    parts_per_round: number of parts that a round is sampled in, so that the
+      host scores one while the device decodes the next; divides
+      trunks_per_round.
+    rows: rows of `slots` that all rounds of an update step share, so that a
+      round begins while the last branches of others are decoded; by all
+      devices together. A row has room for several trunks. 0 samples round by
+      round. Where the filter drops groups, this saves turns of the decoding
+      loop; small rounds waste few groups. See docs/performance.md.
+  """
+
+  samples: int = 8
+  max_new_tokens: int = 256
+  temperature: float = 1.0
+  slots: int = 0
+  trunks_per_round: int = 64
+  parts_per_round: int = 1
+  rows: int = 0
+
+  def __post_init__(self):
+    strict.check_numbers(
+      self,
+      max_new_tokens="[1, )",
+      slots="[0, )",
+      trunks_per_round="[1, )",
+      parts_per_round="[1, )",
+      rows="[0, )",
+    )
+    check_divides(self, "parts_per_round", "trunks_per_round")
+    if self.rows and self.parts_per_round > 1:
+      raise ValueError(
+        f"sampling.parts_per_round={self.parts_per_round} cuts a round into "
+        f"parts, and with sampling.rows={self.rows} rounds share their slots; "
+        "set parts_per_round=1 and lower trunks_per_round instead, or rows=0"
+      )
+    if self.samples < 2:
+      raise ValueError(
+        f"sampling.samples={self.samples}: the advantage compares the samples "
+        "of a group, so a group needs at least 2; set sampling.samples=8, as "
+        "the paper does"
+      )
+    if not 0 < self.temperature < math.inf:
+      raise ValueError(
+        f"sampling.temperature={self.temperature} draws from another "
+        "distribution than the loss scores, so their ratio means nothing; for "
+        "training set a temperature above 0"
+      )
+
+  def slots_of(self, branches: int) -> int:
+    """Branches of a row that are decoded at a time.
+
+    Args:
+      branches: of a trunk. If rounds share slots, a row has several trunks.
+    """
+    slots = self.slots or branches
+    return slots if self.rows else min(slots, branches)
+
+  def for_sampler(self) -> SamplingConfig:
+    """The sampler's part; RL samples from the whole vocabulary."""
+    return SamplingConfig(
+      samples=self.samples,
+      max_new_tokens=self.max_new_tokens,
+      temperature=self.temperature,
+      slots=self.slots,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig:
+  """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
+
+  Attributes:
+    update_steps: number of batches that are sampled and trained on.
+    groups_per_batch: kept groups per batch (the paper's batch size B).
+    passes: how many times the optimizer steps on each batch, each time on the
+      whole of it.
+    trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
+      processes together; raised to a multiple of the devices. Two share a row
+      if there are two per device.
+    lanes_per_branch: lanes of a micro-batch for each branch that its trunks can
+      have. Branches lie in them back to back. With too few lanes, trunks are
+      computed in several rows; with too many, lanes are empty. Nothing else
+      depends on it. 0 takes what is best if half the groups are kept (all,
+      without dynamic sampling) and completions fill 40% of their limit; for
+      episodes, a quarter of a lane for each turn that they can have.
+    fuse: sample, score and update in one program where that is possible:
+      reward on the device, dynamic_sampling.refill=False, one pass,
+      sampling.parts_per_round=1, whole micro-batches in a round.
+    validate_every: update steps between validations (mean reward, at the
+      sampling temperature), the best of which gives the stage's result; 0
+      validates at the end only.
+    validation_trunks: trajectories per validation; 0 for all.
+    max_logp_gap: the run stops when sampler and trainer disagree about a
+      fresh token's log-prob by more than this many nats: they then compute
+      different things, and no result would mean anything.
+    trunks: task "step" is SRL, task "solve" is RLVR on whole solutions.
+    sampling: how completions are drawn.
+    reward: how they are rewarded: by the domain's reward of single steps, or
+      its verdict on whole solutions, if nothing else is set.
+    dynamic_sampling: which groups are kept.
+    loss: the objective.
+    optim: the optimizer.
+  """
+
+  update_steps: int = 100
+  groups_per_batch: int = 512
+  passes: int = 1
+  trunks_per_micro_batch: int = 16
+  lanes_per_branch: float = 0.0
+  validate_every: int = 0
+  validation_trunks: int = 64
+  max_logp_gap: float = 1.0
+  fuse: bool = True
+  trunks: TrunkConfig = TrunkConfig()
+  sampling: RoundConfig = RoundConfig()
+  reward: RewardConfig = RewardConfig(function="domain")
+  dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+  loss: LossConfig = LossConfig()
+  optim: OptimConfig = OptimConfig()
+
+  def __post_init__(self):
+    strict.check_numbers(
+      self,
+      update_steps="[1, )",
+      groups_per_batch="[1, )",
+      passes="[1, )",
+      trunks_per_micro_batch="[1, )",
+      lanes_per_branch="[0, 1]",
+      validate_every="[0, )",
+      validation_trunks="[0, )",
+      max_logp_gap="(0, )",
+    )
+    if self.sampling.rows and not self.dynamic_sampling.refill:
+      raise ValueError(
+        f"sampling.rows={self.sampling.rows} samples several rounds together, "
+        "and with dynamic_sampling.refill=False a batch is one round; set "
+        "refill=True or rows=0"
+      )
+
+
+_NOT_OF_EPISODES = (
+  "fuse",
+  "reward.check",
+  "sampling.slots",
+  "sampling.parts_per_round",
+  "sampling.rows",
+  "reward.function",
+  "reward.autojunk",
+  "reward.broken_format_reward",
+  "dynamic_sampling.max_age",
+  "trunks.max_target_tokens",
+  "trunks.last_step",
+  "trunks.step_title_hint",
+  "trunks.points_per_trunk",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RlvrConfig(RlConfig):
+  """A stage of RL on outcomes: of whole solutions, or of episodes of an agent.
+
+  With `turns`, a problem is solved turn by turn as in evaluation, and its
+  environment, or the domain's verdict, says whether it is solved. Then
+  trunks.max_trunk_tokens limits the context of a turn, and a batch is of all
+  problems whose episodes do not all end alike, of as many rounds as give
+  groups_per_batch of them or more, but at most dynamic_sampling.max_rounds;
+  without any, the update step is skipped.
+
+  Attributes:
+    turns: most turns of an episode; 0 for whole solutions in one go.
+  """
+
+  turns: int = 0
+
+  def __post_init__(self):
+    super().__post_init__()
+    strict.check_numbers(self, turns="[0, )")
+    task = "step" if self.turns else "solve"
+    if self.trunks.task != task:
+      raise ValueError(
+        f"rlvr.turns={self.turns} goes with rlvr.trunks.task={task!r}, not "
+        f"{self.trunks.task!r}; set both"
+      )
+    if self.turns:
+      self._check_episodes()
+    else:
+      check_solutions(self.trunks, "rlvr")
+
+  def _check_episodes(self) -> None:
+    """Refuses settings that only rounds of branch points have."""
+    for name in _NOT_OF_EPISODES:
+      read = operator.attrgetter(name)
+      value, default = read(self), read(RlConfig())
+      if value != default:
+        raise ValueError(
+          f"rlvr.{name}={value!r} has no effect with rlvr.turns={self.turns}: "
+          "episodes are sampled whole, and their outcome is the reward; leave "
+          f"it at {default!r}"
+        )
