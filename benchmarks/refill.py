@@ -99,7 +99,7 @@ class Clockwork:
     length_NQ = self._shape.lengths(queue.point_id_NQ, queue.sample_NQ)
     made = []
     self._refill(waiting_NQ, length_NQ)
-    while len(made) < settings.turns:
+    while len(made) < settings.segment_turns:
       is_live_NB = self._entry_NB < entries
       idle = (~(is_live_NB.any(1) | waiting_NQ.any(1))).sum()
       if not is_live_NB.any() or idle >= enough:
@@ -161,7 +161,7 @@ def shared(
     trunk_width=1,
     stem_width=1,
     max_new_tokens=shape.limit,
-    turns=turns,
+    segment_turns=turns,
     room=rows,
   )
   draws, pool, counts, total = Draws(shape, trunks), 0, Counts(), Use()

@@ -202,7 +202,7 @@ def _config_of_run(workdir: pathlib.Path) -> Config:
   # The folder holds the adapters merged.
   model = dataclasses.replace(config.model, lora=LoraConfig())
   config = loading.with_kept_tokenizer(config, workdir)
-  config = loading.resolved(
+  config = loading.with_paths(
     dataclasses.replace(config, weights=str(workdir / "model"), model=model),
     workdir,
   )
@@ -236,7 +236,7 @@ def load(config: Config, name: str = "") -> ReadyModel:
   """
   mesh = sharding.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
-    config = loading.resolved(config, pathlib.Path(os.devnull))
+    config = loading.with_paths(config, pathlib.Path(os.devnull))
     run = loading.load_model(config, mesh)
     params = loading.initial_params(run)
   chat = chat_format(config.template, run.template)

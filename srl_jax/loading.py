@@ -101,7 +101,7 @@ def load_run(
   Raises:
     ValueError: a part cannot be used, or the parts do not belong together.
   """
-  config = resolved(config, workdir)
+  config = with_paths(config, workdir)
   loaded = readers.load_trajectories(config.data)
   if loaded.rejects and jax.process_index() == 0:
     path = workdir / "rejects.jsonl"
@@ -210,7 +210,7 @@ def load_saved(
   """
   config = with_kept_tokenizer(config, workdir)
   config = dataclasses.replace(config, weights="random")
-  run = load_model(resolved(config, workdir), mesh)
+  run = load_model(with_paths(config, workdir), mesh)
   return dataclasses.replace(run, **_read_held_out(workdir))
 
 
@@ -267,7 +267,7 @@ def abstract_params(run: Run) -> Any:
   return abstract.with_shardings(nn.unbox(boxed), shardings)
 
 
-def resolved(config: Config, workdir: pathlib.Path) -> Config:
+def with_paths(config: Config, workdir: pathlib.Path) -> Config:
   """Returns the config with paths for names of packaged and hub files."""
   tokenizer, source = config.tokenizer, config.weights
   path = tokenizer.path

@@ -22,7 +22,7 @@ FLOORS = {
   "reference": 9,
   "show": 9,
   "run": 8,
-  "evaluate.command": 8,
+  "evaluate.command_line": 8,
   "evaluate.evaluator": 8,
   "evaluate.interventions": 8,
   "measuring": 8,

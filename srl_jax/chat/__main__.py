@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     type=int,
     help=f"per completion or step; default: {Drawing.max_new_tokens}",
   )
-  add("--max_steps", type=int, help=f"for turns; default: {Drawing.max_steps}")
+  add("--max_turns", type=int, help=f"for turns; default: {Drawing.max_turns}")
   add("--seed", type=int, help="default: a new one each time")
   add("--json", action="store_true", help="print a JSON object per completion")
   return parser
@@ -87,7 +87,7 @@ def _limits(args: argparse.Namespace, context: int) -> dict[str, int]:
   Raises:
     ValueError: one is too low, or too high for a context of so many tokens.
   """
-  names = ("max_new_tokens", "max_steps")
+  names = ("max_new_tokens", "max_turns")
   found = {x: n for x in names if (n := getattr(args, x)) is not None}
   for name, value in {"n": args.n, **found}.items():
     if value < 1:
@@ -127,9 +127,9 @@ class _Chat:
         f"--top_p={args.top_p} is for samples, and --temperature=0 is greedy; "
         "leave one of them out"
       )
-    if args.max_steps is not None and mode != "turns":
+    if args.max_turns is not None and mode != "turns":
       raise ValueError(
-        f"--max_steps is for --mode=turns, and --mode={mode} writes in one go; "
+        f"--max_turns is for --mode=turns, and --mode={mode} writes in one go; "
         "leave it out, or take --mode=turns"
       )
     domain = args.domain or "general"
@@ -152,7 +152,7 @@ class _Chat:
       rows=min(prompts, _ROWS),
       slots=min(self._args.n, 8),
       key=jax.random.key(0),
-      turns=8,
+      segment_turns=8,
     )
 
   def answers(self, prompt: Prompt, number: int) -> list[ChatAnswer]:

@@ -40,7 +40,7 @@ class Drawing:
     max_new_tokens: limit of each completion in tokens.
     temperature: divisor of the logits; 0 takes the most likely token.
     top_p: probability mass of the most likely tokens to keep.
-    max_steps: maximal number of steps in the mode "turns".
+    max_turns: maximal number of turns in the mode "turns".
     context_turns: how many of the last steps the model sees then, as in its
       training; 0 for all.
     seed: seed of the random numbers.
@@ -51,7 +51,7 @@ class Drawing:
   max_new_tokens: int = 1024
   temperature: float = 0.7
   top_p: float = 1.0
-  max_steps: int = 16
+  max_turns: int = 16
   context_turns: int = 0
   seed: int = 0
 
@@ -64,7 +64,7 @@ class ChatAnswer:
     sample: number of the sample.
     prompt: what was asked.
     texts: the completions so far, thoughts included; one per step.
-    ending: "stop", "length", "answered", "no step", "step limit", "context
+    ending: "stop", "length", "answered", "no action", "turn limit", "context
       full" or "interrupted" at the end, else "".
     tokens: number of tokens drawn.
     logp: sum of their log-probs, in nats.
@@ -175,11 +175,11 @@ class ChatAnswer:
       return
     action = format.split_lenient(self.texts[-1]).action
     if not action:
-      self.ending = "no step"
+      self.ending = "no action"
     elif domain_of(self._trajectory).is_final(action):
       self.ending = "answered"
-    elif len(self.texts) == self._drawing.max_steps:
-      self.ending = "step limit"
+    elif len(self.texts) == self._drawing.max_turns:
+      self.ending = "turn limit"
     else:
       run = self._model.run
       step = run.template.step(Step(action), len(self.texts))

@@ -25,7 +25,7 @@ import jax
 from srl_jax import inference, progress, storage
 from srl_jax.data import readers
 from srl_jax.data.readers import DataConfig
-from srl_jax.evaluate import command, evaluator, interventions
+from srl_jax.evaluate import command_line, evaluator, interventions
 from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.contamination import contamination
 from srl_jax.evaluate.inspect_log import check_installed, write_inspect_logs
@@ -39,14 +39,14 @@ from srl_jax.train.memory import device_bytes, readable
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message and status 1 on bad input."""
-  command.run(lambda: _parse(argv), evaluate)
+  command_line.run(lambda: _parse(argv), evaluate)
 
 
 def _parse(
   argv: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, list[str]]:
   """Returns the flags, and the overrides of the experiment's fields."""
-  parser = command.Parser("python -m srl_jax.evaluate", __doc__, 64)
+  parser = command_line.Parser("python -m srl_jax.evaluate", __doc__, 64)
   add = parser.add_argument
   add("--suites", required=True, help="names, NAME=PATH, or paths, by commas")
   add("--protocol", default="paper", help=", ".join(PROTOCOLS))
@@ -87,7 +87,7 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   check_folder(args.out)
   standard = find_protocol(args.protocol)
   limits = ("max_new_tokens", "max_turns")
-  protocol = command.protocol_of(args, standard, *limits)
+  protocol = command_line.protocol_of(args, standard, *limits)
   problems, domains = evaluator.read_suites(
     args.suites, args.suites_folder, args.limit
   )
@@ -95,7 +95,7 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     check_installed()
   base = read_results(args.compare) if args.compare else []
   text = _contamination(args, tables.by_suite(problems))
-  config = command.config_of(args, overrides)
+  config = command_line.config_of(args, overrides)
   with progress.task("loading the model"):
     model = inference.load(config, (args.weights or "").rstrip("/"))
   window = config.srl.trunks.context_turns
@@ -177,7 +177,7 @@ def _opening(model: inference.ReadyModel, plan: evaluator.Plan) -> list[str]:
   """The first lines: what is done, by which rules, in how much memory."""
   suites = tables.by_suite(plan.problems)
   counts = ", ".join(f"{name} ({len(suites[name])})" for name in suites)
-  lines = command.opening(model, plan.protocol, counts)
+  lines = command_line.opening(model, plan.protocol, counts)
   if plan.protocol.mode == "solve":
     lines += _memory(model, plan)
   return lines

@@ -172,7 +172,7 @@ class Settings(NamedTuple):
   """What is fixed when a segment is compiled.
 
   Attributes:
-    turns: maximal number of turns.
+    segment_turns: maximal number of turns.
     stop_ids: token ids that end a completion and belong to it.
     likely: number A of most likely tokens to report.
     is_truncated: whether any branch uses top_k or top_p.
@@ -182,7 +182,7 @@ class Settings(NamedTuple):
       of the queue's entries, in order.
   """
 
-  turns: int
+  segment_turns: int
   stop_ids: tuple[int, ...]
   likely: int = 0
   is_truncated: bool = True
@@ -225,7 +225,9 @@ def segment(
     rows, waiting_NQ, tape = carry
     is_live_N = (rows.entry_NB < entries).any(1)
     idle = (~(is_live_N | waiting_NQ.any(1))).sum()
-    return (tape.turns < settings.turns) & is_live_N.any() & (idle < enough)
+    return (
+      (tape.turns < settings.segment_turns) & is_live_N.any() & (idle < enough)
+    )
 
   def advance(carry):
     rows, waiting_NQ, tape = carry
@@ -372,7 +374,7 @@ def _of_policy(logits_NBV, drawn_NB, count):
 
 
 def _empty_tape(rows: Rows, settings: Settings) -> Tape:
-  shape = (settings.turns, *rows.entry_NB.shape)
+  shape = (settings.segment_turns, *rows.entry_NB.shape)
   return Tape(
     turns=jnp.int32(0),
     oldest=jnp.int32(0),

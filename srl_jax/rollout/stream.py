@@ -59,7 +59,7 @@ class Stream:
     key: jax.Array,
     trunk_width: int = 0,
     max_stem: int = 1,
-    turns: int = 16,
+    segment_turns: int = 16,
     likely: int = 0,
   ):
     """Makes the empty rows; keys and values take most of their memory.
@@ -79,14 +79,14 @@ class Stream:
       max_stem: a prompt shares a trunk with another if it differs from it in
         no more than this many of its last tokens, and in no more than half
         of them.
-      turns: turns of the loop between two looks of the host.
+      segment_turns: turns of the loop between two looks of the host.
       likely: number of most likely tokens to report of each draw; see the
         attribute.
     """
     self._policy, self._mesh = policy, mesh
     self._batch = sharding.batch_devices(mesh, rules)
     self._key = key
-    self._settings = Settings(turns, tuple(stop_ids), likely)
+    self._settings = Settings(segment_turns, tuple(stop_ids), likely)
     n = rounded_up(max(rows, 1), self._batch)
     self._entries = 2 * slots
     self._rows = [Row([None] * self._entries) for _ in range(n)]
@@ -330,7 +330,7 @@ class Stream:
 
     Every turn reads the whole ring, so a narrow one is fast.
     """
-    need = max(self._oldest + self._settings.turns, _RING)
+    need = max(self._oldest + self._settings.segment_turns, _RING)
     longest = max(
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--rows", type=int, default=32, help="different prompts decoded together")
   add("--slots", type=int, default=1, help="completions of a prompt at a time")
   add(
-    "--turns",
+    "--segment_turns",
     type=int,
     default=8,
     help="tokens of each completion between checks for new requests",
@@ -91,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
   for name, least in (
     ("rows", 1),
     ("slots", 1),
-    ("turns", 1),
+    ("segment_turns", 1),
     ("max_stem", 1),
     ("max_queue", 0),
     ("context", 0),
@@ -163,7 +163,7 @@ def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
     model,
     rows=args.rows,
     slots=args.slots,
-    turns=args.turns,
+    segment_turns=args.segment_turns,
     max_stem=args.max_stem,
     max_queue=args.max_queue,
     on_failure=fail,

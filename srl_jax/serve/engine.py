@@ -84,7 +84,7 @@ class Engine:
     *,
     rows: int = 32,
     slots: int = 1,
-    turns: int = 8,
+    segment_turns: int = 8,
     max_stem: int = 32,
     max_queue: int = 256,
     on_failure: Callable[[BaseException], None] = lambda error: None,
@@ -95,7 +95,8 @@ class Engine:
       model: the model.
       rows: different prompts that are decoded together.
       slots: completions of a prompt that are decoded together.
-      turns: tokens between two looks at what has come in.
+      segment_turns: tokens of each completion between two looks at what has
+        come in.
       max_stem: see `Stream`.
       max_queue: completions that may wait when all slots are busy.
       on_failure: is called in the event loop after a failure of the thread.
@@ -107,7 +108,7 @@ class Engine:
       rows=rows,
       slots=slots,
       key=jax.random.key(0),
-      turns=turns,
+      segment_turns=segment_turns,
       max_stem=max_stem,
     )
     self._scorer = TextScorer(

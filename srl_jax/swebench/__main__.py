@@ -27,7 +27,7 @@ from srl_jax.data.suites import find_file
 from srl_jax.domains.software.repositories import Git, make_git, open_clones
 from srl_jax.domains.software.swebench import HARNESS_NAMES
 from srl_jax.domains.suite import Suite
-from srl_jax.evaluate import command, evaluator
+from srl_jax.evaluate import command_line, evaluator
 from srl_jax.swebench import asking
 from srl_jax.swebench.harness import Harness
 from srl_jax.swebench.outcomes import outcomes
@@ -37,7 +37,7 @@ from srl_jax.swebench.results import Results
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message and status 1 on bad input."""
-  command.run(lambda: _parse(argv), _evaluate)
+  command_line.run(lambda: _parse(argv), _evaluate)
 
 
 def _evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -49,7 +49,7 @@ def _parse(
   argv: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, list[str]]:
   """Returns the flags, and the overrides of the experiment's fields."""
-  parser = command.Parser("python -m srl_jax.swebench", __doc__, 4)
+  parser = command_line.Parser("python -m srl_jax.swebench", __doc__, 4)
   add = parser.add_argument
   add("--suite", required=True, help="swebench_verified, NAME=PATH, or a path")
   add("--repositories", required=True, help="folder of git clones")
@@ -106,12 +106,12 @@ def evaluate(
     harness.check()
   clones = open_clones(args.repositories, git)
   with progress.task("loading the model"):
-    config = command.config_of(args, overrides)
+    config = command_line.config_of(args, overrides)
     model = inference.load(config, (args.weights or "").rstrip("/"))
   plan = evaluator.Plan(
     instances[: args.limit or None],
     {suite.name: suite.domain},
-    command.protocol_of(args, PROTOCOLS[args.protocol], "max_new_tokens"),
+    command_line.protocol_of(args, PROTOCOLS[args.protocol], "max_new_tokens"),
     args.seed,
     args.answers_per_batch,
   )
@@ -121,7 +121,7 @@ def evaluate(
   task = Task(plan, clones, args.max_file_tokens, shown)
   count = f"{suite.name} ({len(task.instances)})"
   standard = PROTOCOLS[args.protocol]
-  for line in command.opening(model, plan.protocol, count, standard):
+  for line in command_line.opening(model, plan.protocol, count, standard):
     progress.say(line)
   asked = asking.prompts_for_edits(model, task, args.out / "files")
   answers = asking.ask_for_edits(model, task, asked, args.out / "edits")

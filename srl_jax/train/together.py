@@ -59,7 +59,7 @@ class Together:
       trunk_width=widths.trunk,
       stem_width=widths.stem,
       max_new_tokens=sampling.max_new_tokens,
-      turns=min(longest, max(shortest, sampling.max_new_tokens // 16)),
+      segment_turns=min(longest, max(shortest, sampling.max_new_tokens // 16)),
       room=sharding.batch_devices(run.mesh, run.rollout_rules),
     )
     self._stop_ids = run.stop_ids(pieces.config.trunks.task)

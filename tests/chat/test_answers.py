@@ -36,7 +36,7 @@ def tiny(folder):
 
 @pytest.fixture(scope="module")
 def stream(tiny):
-  return tiny.stream(rows=1, slots=2, key=jax.random.key(0), turns=8)
+  return tiny.stream(rows=1, slots=2, key=jax.random.key(0), segment_turns=8)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def piece_of(model, text, ending="stop"):
 
 
 def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
-  drawing = Drawing("turns", domain="registers", max_steps=3)
+  drawing = Drawing("turns", domain="registers", max_turns=3)
   answer = ChatAnswer(embedded, drawing, "^Dz+x;?8652", 0, 0)
   decode = embedded.run.tokenizer.decode
   first = decode(answer.request().tokens)
@@ -78,11 +78,11 @@ def test_the_next_step_sees_as_many_steps_as_in_training(embedded):
 
 @pytest.mark.parametrize(
   ("text", "ending"),
-  [("<think>x</think>", "no step"), ("<think>x</think>A1", "step limit")],
+  [("<think>x</think>", "no action"), ("<think>x</think>A1", "turn limit")],
 )
 def test_steps_end_for_a_reason(embedded, text, ending):
   answer = ChatAnswer(
-    embedded, Drawing("turns", max_steps=1), "^Dz+x;?8652", 0, 0
+    embedded, Drawing("turns", max_turns=1), "^Dz+x;?8652", 0, 0
   )
   answer.request()
   answer.take(piece_of(embedded, text))
@@ -91,7 +91,7 @@ def test_steps_end_for_a_reason(embedded, text, ending):
 
 def test_the_embedded_model_solves_an_easy_problem_step_by_step(embedded):
   [problem] = registers.generate("test", 1, blocks=2, lines=1)
-  drawing = Drawing("turns", domain="registers", max_steps=2, temperature=0.0)
+  drawing = Drawing("turns", domain="registers", max_turns=2, temperature=0.0)
   stream = embedded.stream(rows=1, slots=1, key=jax.random.key(0))
   answer = ChatAnswer(embedded, drawing, problem.problem, 0, 0)
   told = "".join(new for _, new in drive(stream, [answer]))
@@ -99,7 +99,7 @@ def test_the_embedded_model_solves_an_easy_problem_step_by_step(embedded):
     step.text for step in problem.steps
   ]
   assert told == "\n\n".join(answer.texts)
-  assert answer.ending == "step limit"
+  assert answer.ending == "turn limit"
 
 
 def test_an_answer_is_what_the_sampler_draws(tiny, stream):
@@ -271,8 +271,8 @@ def test_a_signal_between_two_lines_of_a_pipe_ends_the_program(
     (["--n=0", "a"], "--n=0 is too low; give 1 or more"),
     (["--max_new_tokens=0", "a"], "--max_new_tokens=0 is too low"),
     (["--max_new_tokens=4096", "a"], "of 4096 tokens, .* give 4095 or less"),
-    (["--mode=turns", "--max_steps=0", "a"], "--max_steps=0 is too low"),
-    (["--mode=solve", "--max_steps=3", "a"], "--max_steps is for --mode=turns"),
+    (["--mode=turns", "--max_turns=0", "a"], "--max_turns=0 is too low"),
+    (["--mode=solve", "--max_turns=3", "a"], "--max_turns is for --mode=turns"),
     ([" "], "the prompt is empty"),
     (["a\udcffb"], r"the prompt holds '\\udcff', which is no character"),
   ],
