@@ -20,7 +20,7 @@ Presets (`--config=experiments/math.py:NAME`):
   qwen2_5_3b       The paper's smaller model. 64 chips: 9.3 GiB, 24 s, 2
                    hours.
   qwen2_5_0_5b     8 chips: 8.3 GiB, 49 s, 4 hours.
-  qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.5 GiB, 269 s, 22 hours.
+  qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.3 GiB, 272 s, 23 hours.
   checkpoint       From any checkpoint that fits the devices as they are:
                    checkpoint,weights=PATH. What it needs depends on it.
 
