@@ -65,8 +65,8 @@ def test_a_value_of_the_wrong_type_says_what_is_allowed(refused):
 def test_a_field_of_a_stage_that_does_not_run_is_refused(refused):
   wrong = (
     "config.rlvr.optim.beta1 is set, but the stage 'rlvr' does not run: "
-    "config.stages is ('srl',); set a field of srl, or config.stages to what "
-    "shall run"
+    "config.stages is ('srl',); set a field of srl, or add the stage to "
+    "config.stages"
   )
   assert refused("--config.rlvr.optim.beta1=0.8") == wrong
   assert refused(preset="srl,rlvr.optim.beta1=0.8") == wrong
