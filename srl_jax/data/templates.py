@@ -25,6 +25,7 @@ from srl_jax.data.observations import shortened
 from srl_jax.data.seams import first_part
 from srl_jax.domains import Domain, domain_of
 from srl_jax.domains.general import GENERAL
+from srl_jax.rewards import format
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerFolder,
@@ -327,6 +328,16 @@ def to_segment(text: str, control: Collection[str]) -> Segment:
   """Splits a rendered prompt at the names of its control tokens."""
   parts = enumerate(split_control(text, control))
   return tuple(Special(part) if i % 2 else part for i, part in parts if part)
+
+
+def encode_written(tokenizer, text: str) -> list[int]:
+  """Returns the token ids of what a model writes, or should write.
+
+  Think tags are control tokens where the model has them as such; other names
+  of control tokens are text.
+  """
+  tags = {format.THINK_OPEN, format.THINK_CLOSE} & tokenizer.control_names
+  return encode_segment(tokenizer, to_segment(text, tags))
 
 
 def encode_segment(tokenizer, segment: Segment) -> list[int]:

@@ -33,7 +33,7 @@ from srl_jax.data.templates import (
   Task,
   Template,
   encode_segment,
-  to_segment,
+  encode_written,
 )
 from srl_jax.rewards import format
 from srl_jax.tokenizers import UnspellableError
@@ -247,8 +247,6 @@ class _Builder:
     self._tokenizer = tokenizer
     self._config = config
     # Some models have control tokens for think tags, and write those.
-    tags = {format.THINK_OPEN, format.THINK_CLOSE}
-    self._tags = tags & tokenizer.control_names
     self._stems: dict[Segment, np.ndarray] = {}
     self._end = self._encode(template.end())
     self.drops: dict[str, list[str]] = {}
@@ -352,7 +350,7 @@ class _Builder:
     target: str,
     text: str,
   ) -> BranchPoint:
-    tokens = self._encode(to_segment(text, self._tags))
+    tokens = encode_written(self._tokenizer, text)
     stem = self._template.stem(self._config.task, index + 1, title)
     if stem not in self._stems:
       self._stems[stem] = np.asarray(self._encode(stem), np.int32)

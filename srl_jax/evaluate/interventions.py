@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 
 from srl_jax import progress, sharding
+from srl_jax.data.templates import encode_written
 from srl_jax.evaluate import evaluator
 from srl_jax.evaluate.answering import Question, answer_questions
 from srl_jax.evaluate.compare import Result
@@ -119,7 +120,7 @@ def _questions(
       prompt = evaluator.question(model, plan, problem)
       asked = []
       for i, change in enumerate(interventions(answer.text, seed=plan.seed)):
-        prefix = model.run.tokenizer.encode(change.prefix)
+        prefix = encode_written(model.run.tokenizer, change.prefix)
         named = dataclasses.replace(problem, id=f"{problem.id}/{i}")
         # The limit is that of the whole answer, as it was before.
         limit = plan.protocol.max_new_tokens - len(prefix)

@@ -7,6 +7,7 @@ from srl_jax.data.templates import (
   PlainTemplate,
   Special,
   encode_segment,
+  encode_written,
   make_template,
   system_prompt,
 )
@@ -260,3 +261,17 @@ def test_a_checkpoint_without_a_template_is_told_the_one_for_base_models(
 def test_a_tokenizer_without_a_checkpoint_has_no_template_of_its_own(name):
   with pytest.raises(ValueError, match=r"c\.tokenizer\.kind='huggingface'"):
     make_template(name, ByteTokenizer())
+
+
+def test_what_a_model_writes_has_its_think_tokens_and_no_other_control():
+  text = "<think>a</think>b<eos>"
+  plain = ByteTokenizer(("<eos>",))
+  assert encode_written(plain, text) == plain.encode(text)
+  flagged = ByteTokenizer(("<eos>", "<think>", "</think>"))
+  opening, closing = map(flagged.special_id, ("<think>", "</think>"))
+  assert encode_written(flagged, text) == [
+    opening,
+    *b"a",
+    closing,
+    *b"b<eos>",
+  ]
