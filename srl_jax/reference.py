@@ -9,9 +9,9 @@ docstrings, so the pages always agree with the code.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import pathlib
-import sys
 import typing
 from collections.abc import Iterator
 from typing import Any
@@ -138,5 +138,12 @@ def _escaped(text: str) -> str:
 
 
 if __name__ == "__main__":
+  parser = argparse.ArgumentParser(
+    prog="python -m srl_jax.reference",
+    description="Writes the reference pages of configuration and metrics.",
+  )
+  parser.add_argument(
+    "folder", type=pathlib.Path, help="such as docs/reference"
+  )
   for name, text in pages().items():
-    (pathlib.Path(sys.argv[1]) / name).write_text(text, encoding="utf-8")
+    (parser.parse_args().folder / name).write_text(text, encoding="utf-8")
