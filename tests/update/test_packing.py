@@ -14,6 +14,7 @@ from srl_jax.testing.tiny import (
   make_trunk,
   make_trunks,
 )
+from srl_jax.update import packing
 from srl_jax.update.grpo import (
   sft_loss,
 )
@@ -251,3 +252,18 @@ def test_positions_used_counts_tokens_of_trunks_and_lanes():
   got = reductions.reduce_metrics([metrics])["positions_used"]
   # Trunks of 4, 1 and 3 tokens in 4 places of 4; 17 slots of 24.
   assert got == (8 + 17) / (16 + 24)
+
+
+def test_a_micro_batch_is_filled_when_it_is_taken(monkeypatch):
+  filled = []
+  fill = packing._fill_slots
+
+  def note(*args, **kwargs):
+    filled.append(len(filled))
+    return fill(*args, **kwargs)
+
+  monkeypatch.setattr(packing, "_fill_slots", note)
+  batches = pack(the_docstrings_example(), PackShape(1, 1, 2), update_step=3)
+  next(batches)
+  assert filled == [0]
+  assert len(list(batches)) + 1 == len(filled) > 1
