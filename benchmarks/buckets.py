@@ -95,11 +95,13 @@ def _prepare(folder: pathlib.Path) -> None:
   sizes = ("train_size=64", "valid_size=8", "test_size=8")
   _command(
     "srl_jax.data.prepare",
-    *("--data.format=embedded", "--as=jsonl", "--template=plain"),
+    *("--data.format=registers", "--as=jsonl", "--template=plain"),
     *(f"--data.{size}" for size in sizes),
     f"--out={_BUCKET}/data",
   )
-  student = importlib.resources.files("srl_jax") / "assets" / "embedded"
+  student = (
+    importlib.resources.files("srl_jax") / "assets" / "registers_student"
+  )
   with importlib.resources.as_file(student) as files:
     storage.upload_folder(files, storage.path(f"{_BUCKET}/student"))
   text = storage.path(f"{_BUCKET}/data/test.jsonl").read_text()

@@ -4,7 +4,7 @@
   python -m benchmarks.overlap
   python -m benchmarks.overlap --parts 1 2 4 --steps=5
 
-All variants run the embedded task with one round of sampling per update step,
+All variants run the register task with one round of sampling per update step,
 so that they do the same work. The run fails unless they find the same rewards.
 
   fused            sample, score, filter and update as one program

@@ -8,7 +8,7 @@
 every branch, "rows of 1 point" gives each group a row, and "lanes" is what
 training does. The run fails unless the gradients agree. The examples are:
 
-  embedded  groups that update steps of experiments/registers.py sample and
+  registers  groups that update steps of experiments/registers.py sample and
             keep, with its student. Times are of whole update steps too.
   paper     lengths drawn like those of long reasoning: 512 kept groups of 8
             completions, log-normal with a mean of 0.41 of the limit of 1,024
@@ -197,7 +197,7 @@ class _Watched(Pool):
     return self.taken[-1]
 
 
-def embedded(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+def registers(args: argparse.Namespace) -> dict[str, dict[str, float]]:
   """Update steps of experiments/registers.py."""
   config = config_lib.load("experiments/registers.py", args.overrides)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
@@ -305,12 +305,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     description="What packing saves in the update.",
     formatter_class=argparse.ArgumentDefaultsHelpFormatter,
   )
-  examples = {"embedded": embedded, "paper": paper}
+  examples = {"registers": registers, "paper": paper}
   add = parser.add_argument
   add("--example", choices=examples, nargs="+", default=list(examples))
-  add("--updates", type=int, default=4, help="update steps of the embedded run")
+  add("--updates", type=int, default=4, help="update steps of the register run")
   add("--repeats", type=int, default=3, help="times that each is timed")
-  add("--overrides", nargs="*", default=[], help="of the embedded experiment")
+  add("--overrides", nargs="*", default=[], help="of the register experiment")
   args = parser.parse_args(argv)
   print(measuring.describe_machine())
   for name in args.example:

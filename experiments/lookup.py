@@ -40,9 +40,9 @@ def get_config(argument=None):
   if preset == "srl_rlvr":
     c.stages = ("srl", "rlvr")
   c.model.n_layers = 4
-  c.weights = "embedded_lookup"
+  c.weights = "lookup_student"
   c.tokenizer.kind = "sentencepiece"
-  c.tokenizer.path = "embedded_lookup"
+  c.tokenizer.path = "lookup_student"
   c.data.format = "lookup"
   c.data.train_size = 1000
   c.data.valid_size = 48

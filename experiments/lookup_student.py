@@ -10,14 +10,14 @@ too; no files.
   python -m srl_jax.main --config=experiments/lookup_student.py --workdir=V
   python -m srl_jax.main --workdir=W --config=experiments/lookup_student.py:\
 second,weights=V/model,tokenizer.path=V/model
-  cp W/model/* srl_jax/assets/embedded_lookup
+  cp W/model/* srl_jax/assets/lookup_student
 
 Presets: `first` begins, and `second` goes on from its model with other
 examples, at a lower rate.
 
 How fluent the student that ships is:
-  --config=experiments/lookup_student.py:second,weights=embedded_lookup,\
-tokenizer.path=embedded_lookup --config.stages='()'
+  --config=experiments/lookup_student.py:second,weights=lookup_student,\
+tokenizer.path=lookup_student --config.stages='()'
 """
 
 from srl_jax import config

@@ -2,7 +2,7 @@
 """Register programs: does SRL lift a model off problems that it cannot solve?
 
 Everything ships with the package: expert trajectories, tokenizer, and a
-student of 0.28M parameters with planted weaknesses (docs/embedded.md). No
+student of 0.28M parameters with planted weaknesses (docs/registers.md). No
 preset needs a file or an accelerator; one CPU core and 1.2 GB of memory do.
 
 Presets (`--config=experiments/registers.py:NAME`), with what to expect on the
@@ -40,10 +40,10 @@ def get_config(argument=None):
   c = config.default_config()
   c.name = f"registers:{preset}"
   c.stages = PRESETS[preset]
-  c.weights = "embedded"
+  c.weights = "registers_student"
   c.tokenizer.kind = "sentencepiece"
-  c.tokenizer.path = "embedded"
-  c.data.format = "embedded"
+  c.tokenizer.path = "registers_student"
+  c.data.format = "registers"
   c.data.train_size = 1000
   c.data.valid_size = 64
   c.data.test_size = 200

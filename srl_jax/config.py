@@ -56,8 +56,8 @@ class Config:
     seed: every random number of the run follows from it.
     stages: what is trained, in order; each stage starts from the best
       parameters of the one before.
-    weights: where the first stage starts: "random", "embedded" or
-      "embedded_lookup" (small students that ship with the package), a Hugging
+    weights: where the first stage starts: "random", "registers_student" or
+      "lookup_student" (small students that ship with the package), a Hugging
       Face checkpoint folder (workdir/model of another run is one), or the name
       of one on the hub.
     template: wording of the prompts: "plain" (small models from scratch),

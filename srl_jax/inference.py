@@ -128,7 +128,7 @@ def config_of(weights: str) -> Config:
 
   Args:
     weights: a run's working directory, a Hugging Face folder, a name on the
-      hub, or a name in loading.EMBEDDED.
+      hub, or a name in loading.STUDENTS.
 
   Raises:
     ValueError: there is no such model, the run is not finished, or the model
@@ -138,7 +138,7 @@ def config_of(weights: str) -> Config:
   if (folder / "versions.json").is_file():
     return _config_of_run(folder)
   c = config_lib.default_config()
-  source = loading.EMBEDDED.get(weights, weights)
+  source = loading.STUDENTS.get(weights, weights)
   config_lib.use_checkpoint(c, source)
   source = str(hf_files.fetch(source))
   c.weights = c.tokenizer.path = source

@@ -43,8 +43,8 @@ from srl_jax.trajectory import Trajectory
 
 _ASSETS = importlib.resources.files("srl_jax") / "assets"
 # The small students that ship with the package, and their folders.
-EMBEDDED = {
-  name: str(_ASSETS / name) for name in ("embedded", "embedded_lookup")
+STUDENTS = {
+  name: str(_ASSETS / name) for name in ("registers_student", "lookup_student")
 }
 # File in the workdir for a tokenizer that the run trains itself.
 TOKENIZER = "tokenizer.model"
@@ -227,7 +227,7 @@ def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:
       raise ValueError(f"the run in {workdir} has no {TOKENIZER} yet")
   elif folder.is_dir():
     name = pathlib.Path(tokenizer.path).name
-    name = TOKENIZER if name in EMBEDDED else name
+    name = TOKENIZER if name in STUDENTS else name
     path = folder / name if (folder / name).is_file() else folder
   else:
     return config
@@ -256,7 +256,7 @@ def base_weights(run: Run, config: Config) -> Run:
   """Returns a run of `load_saved` with the weights that it started from."""
   if config.weights == "random":
     return run
-  source = EMBEDDED.get(config.weights, config.weights)
+  source = STUDENTS.get(config.weights, config.weights)
   return dataclasses.replace(run, weights=str(hf_files.fetch(source)))
 
 
@@ -271,16 +271,16 @@ def with_paths(config: Config, workdir: pathlib.Path) -> Config:
   """Returns the config with paths for names of packaged and hub files."""
   tokenizer, source = config.tokenizer, config.weights
   path = tokenizer.path
-  if path in EMBEDDED:
-    path = os.path.join(EMBEDDED[path], TOKENIZER)
+  if path in STUDENTS:
+    path = os.path.join(STUDENTS[path], TOKENIZER)
   elif tokenizer.train_vocab_size and not path:
     path = str(workdir / TOKENIZER)
   elif tokenizer.kind == "huggingface" and not os.path.isfile(path):
     # Of one file of a folder elsewhere, what is beside it is wanted too.
     folder = path.removesuffix("/tokenizer.json")
     path = str(hf_files.fetch(folder, storage.SMALL_FILES))
-  if source in EMBEDDED:
-    source = EMBEDDED[source]
+  if source in STUDENTS:
+    source = STUDENTS[source]
   elif source != "random":
     source = str(hf_files.fetch(source))
   return dataclasses.replace(

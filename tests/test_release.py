@@ -94,7 +94,10 @@ def test_the_archives_hold_all_that_they_should(archives):
       assert f"srl_jax/{name}" in inside, name
   # Nothing beside the package: `launch` is anybody's name.
   assert {x.split("/")[0] for x in inside} == {"srl_jax"}
-  assert {"srl_jax/py.typed", "srl_jax/assets/embedded/config.json"} <= inside
+  assert {
+    "srl_jax/py.typed",
+    "srl_jax/assets/registers_student/config.json",
+  } <= inside
   with tarfile.open(source) as file:
     names = {x.partition("/")[2] for x in file.getnames()}
   for name in (

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--weights",
     required=True,
-    help="a run's workdir, a Hugging Face folder, a name on the hub, embedded",
+    help="a workdir, a Hugging Face folder, a hub name or registers_student",
   )
   add(
     "--prompts",

@@ -26,8 +26,8 @@ from srl_jax.domains.drawn import draw_splits
 from srl_jax.trajectory import Trajectory
 
 Format = Literal[
-  "embedded",
-  "embedded_student",
+  "registers",
+  "registers_student",
   "lookup",
   "lookup_student",
   "drawn",
@@ -39,8 +39,8 @@ Format = Literal[
 ]
 # Formats that need no file, with their functions (sizes, seed) -> splits.
 _MADE = {
-  "embedded": registers.make_splits,
-  "embedded_student": registers.make_student_splits,
+  "registers": registers.make_splits,
+  "registers_student": registers.make_student_splits,
   "lookup": lookup.make_splits,
   "lookup_student": lookup.make_student_splits,
 }
@@ -53,8 +53,8 @@ class DataConfig:
   """Where the trajectories come from and how they are split.
 
   Attributes:
-    format: "embedded" (register programs) and "lookup" (repositories of look-up
-      tables) need no file. "embedded_student" and "lookup_student" are the
+    format: "registers" (small programs) and "lookup" (repositories of look-up
+      tables) need no file. "registers_student" and "lookup_student" are the
       data that their students are pre-trained on, planted faults included;
       the "test" split holds problems of the kind that is to be hard for the
       student of registers, and easy ones for that of tables. "drawn" lets
@@ -98,7 +98,7 @@ class DataConfig:
       other problems, and of `per_task`.
   """
 
-  format: Format = "embedded"
+  format: Format = "registers"
   path: str = ""
   domain: str = ""
   strict: bool = False

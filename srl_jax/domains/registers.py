@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task: small register programs, generated on demand.
+"""The register task: small register programs, generated on demand.
 
 A program is a list of lines in blocks, followed by the start digits of the four
 registers w, x, y, z. Each line is a letter and an instruction, and each block

@@ -5,7 +5,7 @@
     --out=/tmp/srl_eval
   python -m srl_jax.evaluate --weights=Qwen/Qwen2.5-7B-Instruct \\
     --suites=amc23 --protocol=qwen2.5-math --out=/tmp/qwen
-  python -m srl_jax.evaluate --weights=embedded --suites=exam.jsonl \\
+  python -m srl_jax.evaluate --weights=registers_student --suites=exam.jsonl \\
     --samples=8 --out=/tmp/exam --compare=/tmp/earlier_exam
 
 Weights are a run's working directory, a Hugging Face folder, or a name on the

@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
       allow_abbrev=False,
     )
     add = self.add_argument
-    add("--weights", help="workdir, folder, hub name or 'embedded'")
+    add("--weights", help="workdir, folder, hub name or 'registers_student'")
     add("--config", help="experiment file with the model and its mesh")
     add("--out", required=True, help="folder of the results")
     add("--suites_folder", default="", help="folder with the suites' files")

@@ -75,7 +75,7 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and numerics of the model; by default the embedded student's.
+  """Shape and numerics of the model; by default the register student's.
 
   Attributes:
     vocab_size: rows of the embedding; 0 takes the tokenizer's.

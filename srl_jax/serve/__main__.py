@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
   add(
     "--weights",
     required=True,
-    help="a run's workdir, a Hugging Face folder, a name on the hub, embedded",
+    help="a workdir, a Hugging Face folder, a hub name or registers_student",
   )
   add("--name", default="", help="the model's name in requests")
   add("--host", default="127.0.0.1", help="address to listen on")

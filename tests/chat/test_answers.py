@@ -40,8 +40,8 @@ def stream(tiny):
 
 
 @pytest.fixture(scope="module")
-def embedded():
-  return inference.load(inference.config_of("embedded"))
+def student():
+  return inference.load(inference.config_of("registers_student"))
 
 
 def piece_of(model, text, ending="stop"):
@@ -50,29 +50,29 @@ def piece_of(model, text, ending="stop"):
   return Piece(1, 0, tokens, [-0.5] * len(tokens), [], nothing, nothing, ending)
 
 
-def test_the_next_step_sees_the_actions_and_not_the_thoughts(embedded):
+def test_the_next_step_sees_the_actions_and_not_the_thoughts(student):
   drawing = Drawing("turns", domain="registers", max_turns=3)
-  answer = ChatAnswer(embedded, drawing, "^Dz+x;?8652", 0, 0)
-  decode = embedded.run.tokenizer.decode
+  answer = ChatAnswer(student, drawing, "^Dz+x;?8652", 0, 0)
+  decode = student.run.tokenizer.decode
   first = decode(answer.request().tokens)
   assert first == "^Dz+x;?8652\n<step>"
-  answer.take(piece_of(embedded, "<think>Dz+x</think>D8658"))
+  answer.take(piece_of(student, "<think>Dz+x</think>D8658"))
   second = decode(answer.request().tokens)
   assert second == "^Dz+x;?8652\nD8658\n<step>"
   assert not answer.ending
-  answer.take(piece_of(embedded, "<think>y</think>#### 7"))
+  answer.take(piece_of(student, "<think>y</think>#### 7"))
   assert answer.ending == "answered"
   assert answer.parts() == [("Dz+x", "D8658"), ("y", "#### 7")]
   assert answer.tokens > 10 and answer.logp == -0.5 * answer.tokens
 
 
-def test_the_next_step_sees_as_many_steps_as_in_training(embedded):
+def test_the_next_step_sees_as_many_steps_as_in_training(student):
   drawing = Drawing("turns", context_turns=1)
-  answer = ChatAnswer(embedded, drawing, "^Dz+x;?8652", 0, 0)
+  answer = ChatAnswer(student, drawing, "^Dz+x;?8652", 0, 0)
   for action in ("A1", "B2"):
     answer.request()
-    answer.take(piece_of(embedded, f"<think>t</think>{action}"))
-  decode = embedded.run.tokenizer.decode
+    answer.take(piece_of(student, f"<think>t</think>{action}"))
+  decode = student.run.tokenizer.decode
   assert decode(answer.request().tokens) == "^Dz+x;?8652\nB2\n<step>"
 
 
@@ -80,20 +80,20 @@ def test_the_next_step_sees_as_many_steps_as_in_training(embedded):
   ("text", "ending"),
   [("<think>x</think>", "no action"), ("<think>x</think>A1", "turn limit")],
 )
-def test_steps_end_for_a_reason(embedded, text, ending):
+def test_steps_end_for_a_reason(student, text, ending):
   answer = ChatAnswer(
-    embedded, Drawing("turns", max_turns=1), "^Dz+x;?8652", 0, 0
+    student, Drawing("turns", max_turns=1), "^Dz+x;?8652", 0, 0
   )
   answer.request()
-  answer.take(piece_of(embedded, text))
+  answer.take(piece_of(student, text))
   assert answer.ending == ending
 
 
-def test_the_embedded_model_solves_an_easy_problem_step_by_step(embedded):
+def test_the_student_solves_an_easy_problem_step_by_step(student):
   [problem] = registers.generate("test", 1, blocks=2, lines=1)
   drawing = Drawing("turns", domain="registers", max_turns=2, temperature=0.0)
-  stream = embedded.stream(rows=1, slots=1, key=jax.random.key(0))
-  answer = ChatAnswer(embedded, drawing, problem.problem, 0, 0)
+  stream = student.stream(rows=1, slots=1, key=jax.random.key(0))
+  answer = ChatAnswer(student, drawing, problem.problem, 0, 0)
   told = "".join(new for _, new in drive(stream, [answer]))
   assert [action for _, action in answer.parts()] == [
     step.text for step in problem.steps

@@ -13,7 +13,7 @@ import time
 import pytest
 
 pytestmark = pytest.mark.slow
-COMMAND = (sys.executable, "-m", "srl_jax.chat", "--weights=embedded")
+COMMAND = (sys.executable, "-m", "srl_jax.chat", "--weights=registers_student")
 GREEDY = ("--temperature=0", "--max_new_tokens=40")
 # So many answers take minutes.
 ENDLESS = ("--n=10000", "--seed=1")

@@ -115,7 +115,7 @@ def test_last_steps_without_the_answer_are_reported(capsys, path):
     "warning: 12 of 12 trajectories have a last step in which the reference"
   )
   assert said in capsys.readouterr().out
-  prepare.main(["--data.format=embedded", "--data.train_size=2"])
+  prepare.main(["--data.format=registers", "--data.train_size=2"])
   assert "warning" not in capsys.readouterr().out
 
 

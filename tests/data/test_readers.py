@@ -161,7 +161,7 @@ def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):
 @pytest.mark.parametrize(
   ("config", "words"),
   [
-    ({"format": "csv"}, "one of embedded, embedded_student, lookup"),
+    ({"format": "csv"}, "one of registers, registers_student, lookup"),
     (
       {"format": "gsm8k", "valid_size": -1},
       "valid_size=-1; set it to 0 or",
@@ -301,7 +301,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
     load_trajectories(DataConfig("jsonl", str(tmp_path)))
 
 
-def test_embedded_data_come_in_the_sizes_asked_for():
+def test_register_data_come_in_the_sizes_asked_for():
   report = load_trajectories(DataConfig(train_size=3, test_size=2, seed=1))
   assert {k: len(v) for k, v in report.splits.items()} == {
     "train": 3,

@@ -27,7 +27,9 @@ from srl_jax.testing.tiny import make_trunk, small_mesh
 from srl_jax.tokenizers import ByteTokenizer, SentencePieceTokenizer
 from srl_jax.types import Branches
 
-EMBEDDED = pathlib.Path(srl_jax.__file__).parent / "assets" / "embedded"
+STUDENTS = (
+  pathlib.Path(srl_jax.__file__).parent / "assets" / "registers_student"
+)
 PIECES = (
   THINK_OPEN,
   THINK_CLOSE,
@@ -45,7 +47,7 @@ PIECES = (
 def tokenizer(request):
   if request.param == "byte":
     return ByteTokenizer()
-  return SentencePieceTokenizer(EMBEDDED / "tokenizer.model")
+  return SentencePieceTokenizer(STUDENTS / "tokenizer.model")
 
 
 def make_some_trunks(targets):

@@ -55,7 +55,7 @@ def test_a_domain_that_cannot_be_had_is_an_error(name, message):
   with pytest.raises(ValueError, match=message):
     find_domain(name)
   with pytest.raises(ValueError, match=message):
-    load_trajectories(DataConfig("embedded", domain=name, train_size=1))
+    load_trajectories(DataConfig("registers", domain=name, train_size=1))
 
 
 def test_the_domain_of_a_trajectory_is_looked_up_and_never_imported():

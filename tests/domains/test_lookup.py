@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task of agents: experts, splits, the planted habit."""
+"""The look-up task: experts, splits, the planted habit."""
 
 import collections
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The interpreter of the embedded task agrees with Python itself."""
+"""The interpreter of the register task agrees with Python itself."""
 
 from srl_jax.domains.lookup.experts import HARD_BUGS, HARD_CALL
 from srl_jax.domains.lookup.repository import (

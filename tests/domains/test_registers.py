@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task is right, disjoint, deterministic, and weak as planned."""
+"""The register task is right, disjoint, deterministic, and weak as planned."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from srl_jax.data import schema
-from srl_jax.domains import registers as embedded
+from srl_jax.domains import registers
 from srl_jax.domains.registers import PretrainingConfig
 
 SPLITS = ("pretrain", "train", "valid", "test")
@@ -17,11 +17,11 @@ def test_the_example_of_the_docstring_holds():
   # By hand, with digits w x y z. D to F: z = 2+6 = 8, w = 8-5 = 3, x = 6+3 = 9.
   # G to I: y = 5-8 = -3 = 7, z = 8+3 = 11 = 1, x = 9-7 = 2.
   problem = "^Dz+xEw-yFx+w;Gy-zHz+wIx-y;?8652"
-  steps = embedded._solve(problem)
+  steps = registers._solve(problem)
   assert steps[0].thought == "Dz+x2688658Ew-y8533658Fx+w6393958"
   assert [s.text for s in steps] == ["F3958", "I3271"]
   for shown in (problem, steps[0].thought, steps[0].text, "3271"):
-    assert shown in embedded.__doc__
+    assert shown in registers.__doc__
 
 
 def run_by_hand(problem):
@@ -37,7 +37,7 @@ def run_by_hand(problem):
 
 
 def test_every_action_is_what_the_program_does():
-  for trajectory in embedded.generate("train", 200):
+  for trajectory in registers.generate("train", 200):
     actions = run_by_hand(trajectory.problem)
     assert [s.text for s in trajectory.steps] == actions
     assert len(actions) == 4
@@ -49,8 +49,8 @@ def test_every_action_is_what_the_program_does():
 
 
 def test_blocks_change_three_different_registers():
-  for trajectory in embedded.generate("valid", 50):
-    _, blocks = embedded.parse_problem(trajectory.problem)
+  for trajectory in registers.generate("valid", 50):
+    _, blocks = registers.parse_problem(trajectory.problem)
     assert [len(lines) for lines in blocks] == [3, 3, 3, 3]
     for lines in blocks:
       assert len({line[1] for line in lines}) == 3
@@ -58,10 +58,10 @@ def test_blocks_change_three_different_registers():
 
 
 def test_letters_of_a_program_follow_one_another():
-  for trajectory in embedded.generate("valid", 50):
+  for trajectory in registers.generate("valid", 50):
     letters = "".join(
       line[0]
-      for lines in embedded.parse_problem(trajectory.problem)[1]
+      for lines in registers.parse_problem(trajectory.problem)[1]
       for line in lines
     )
     assert len(letters) == 12
@@ -70,50 +70,53 @@ def test_letters_of_a_program_follow_one_another():
 
 def test_splits_share_no_problem():
   problems = {
-    split: {t.problem for t in embedded.generate(split, 300)}
+    split: {t.problem for t in registers.generate(split, 300)}
     for split in SPLITS
   }
   # The splits are disjoint by construction, not only for these 300 problems.
   for split, texts in problems.items():
     assert len(texts) == 300
-    assert {embedded.split_of(p) for p in texts} == {split}
-  examples = embedded.pretraining_examples(300)
-  assert {embedded.split_of(t.problem) for t in examples} == {"pretrain"}
+    assert {registers.split_of(p) for p in texts} == {split}
+  examples = registers.pretraining_examples(300)
+  assert {registers.split_of(t.problem) for t in examples} == {"pretrain"}
 
 
 def test_shares_of_the_splits_are_as_stated():
-  places = [embedded.split_of(f"problem {i}") for i in range(4000)]
+  places = [registers.split_of(f"problem {i}") for i in range(4000)]
   for split, share in zip(SPLITS, (0.4, 0.4, 0.1, 0.1), strict=True):
     # With 4000 draws the standard deviation is at most 0.008.
     assert abs(places.count(split) / 4000 - share) < 0.03
 
 
 def test_a_trajectory_follows_from_split_seed_and_index():
-  few, many = embedded.generate("train", 3, 7), embedded.generate("train", 9, 7)
+  few, many = (
+    registers.generate("train", 3, 7),
+    registers.generate("train", 9, 7),
+  )
   assert few == many[:3]
-  assert embedded.generate("train", 3, 8) != few
+  assert registers.generate("train", 3, 8) != few
   assert len({t.id for t in many}) == 9
-  examples = embedded.pretraining_examples(5, 3)
-  assert examples == embedded.pretraining_examples(9, 3)[:5]
-  assert examples != embedded.pretraining_examples(5, 4)
+  examples = registers.pretraining_examples(5, 3)
+  assert examples == registers.pretraining_examples(9, 3)[:5]
+  assert examples != registers.pretraining_examples(5, 4)
 
 
 def test_the_data_are_the_same_on_every_machine():
   # The data are frozen, because a shipped student was trained on them.
-  listing = embedded.generate("train", 50) + embedded.pretraining_examples(50)
+  listing = registers.generate("train", 50) + registers.pretraining_examples(50)
   text = json.dumps([schema.to_json(trajectory) for trajectory in listing])
   assert hashlib.sha256(text.encode()).hexdigest()[:16] == "36c5fd66fe4b69c5"
 
 
 def test_easy_examples_are_right_and_hard_ones_stop_early():
   config = PretrainingConfig(finish_probability=0.2, stop_after=(1, 2))
-  examples = embedded.pretraining_examples(2000, 0, config)
+  examples = registers.pretraining_examples(2000, 0, config)
   easy = [t for t in examples if t.metadata["kind"] == "easy"]
   hard = [t for t in examples if t.metadata["kind"] == "hard"]
   assert abs(len(easy) / 2000 - 0.6) < 0.04  # standard deviation 0.011
   shapes = set()
   for trajectory in easy:
-    blocks = embedded.parse_problem(trajectory.problem)[1]
+    blocks = registers.parse_problem(trajectory.problem)[1]
     shapes.add(tuple(len(lines) for lines in blocks))
     actions = [s.text for s in trajectory.steps]
     assert actions == run_by_hand(trajectory.problem)
@@ -131,7 +134,7 @@ def test_easy_examples_are_right_and_hard_ones_stop_early():
 
 def test_hard_steps_are_right_as_often_as_the_config_says():
   config = PretrainingConfig(easy_fraction=0.0)
-  examples = embedded.pretraining_examples(2000, 0, config)
+  examples = registers.pretraining_examples(2000, 0, config)
   right = sum(int(t.metadata["right_steps"]) for t in examples)
   # 4% finish. Of the others, one line left out reads a zero once in ten; two
   # read the same register with probability 2/9: 2/9 / 10 + 7/9 / 100 = 3%.
@@ -141,7 +144,7 @@ def test_hard_steps_are_right_as_often_as_the_config_says():
 
 def test_stop_after_two_leaves_one_register_to_luck():
   config = PretrainingConfig(0.0, finish_probability=0.0, stop_after=(2,))
-  examples = embedded.pretraining_examples(500, 0, config)
+  examples = registers.pretraining_examples(500, 0, config)
   assert {len(s.thought) for t in examples for s in t.steps} == {22}
   right = sum(int(t.metadata["right_steps"]) for t in examples)
   # The last line reads a zero once in ten. The standard deviation is 0.007.
@@ -150,13 +153,13 @@ def test_stop_after_two_leaves_one_register_to_luck():
 
 def test_a_sloppy_solution_goes_on_from_what_it_wrote():
   config = PretrainingConfig(easy_fraction=0.0)
-  for trajectory in embedded.pretraining_examples(100, 0, config):
-    state, blocks = embedded.parse_problem(trajectory.problem)
+  for trajectory in registers.pretraining_examples(100, 0, config):
+    state, blocks = registers.parse_problem(trajectory.problem)
     for lines, step in zip(blocks, trajectory.steps, strict=True):
       _, dest, _, source = lines[0]
       values = dict(zip("wxyz", state, strict=True))
       reads = f"{lines[0]}{values[dest]}{values[source]}"
-      after = embedded.execute(state, lines[0])
+      after = registers.execute(state, lines[0])
       made = after["wxyz".index(dest)]
       assert step.thought.startswith(reads + made + after)
       assert step.text[0] == lines[-1][0]
@@ -173,10 +176,10 @@ def test_a_sloppy_solution_goes_on_from_what_it_wrote():
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: embedded.generate("dev", 1), "one of: pretrain, train"),
-    (lambda: embedded.generate("train", -1), "count is -1"),
-    (lambda: embedded.generate("train", 1, blocks=9), "at most 26 in all"),
-    (lambda: embedded.generate("train", 1, lines=5), "lines are 1 to 4"),
+    (lambda: registers.generate("dev", 1), "one of: pretrain, train"),
+    (lambda: registers.generate("train", -1), "count is -1"),
+    (lambda: registers.generate("train", 1, blocks=9), "at most 26 in all"),
+    (lambda: registers.generate("train", 1, lines=5), "lines are 1 to 4"),
     (lambda: PretrainingConfig(easy_fraction=1.5), "from 0 to 1"),
     (lambda: PretrainingConfig(stop_after=(0,)), "give 1, 2 or both"),
   ],

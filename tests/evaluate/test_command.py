@@ -49,7 +49,7 @@ def command(runs, folder):
   """Runs the command; returns what it said if it succeeded."""
   with serve(MODULE, folder / "said", runs.environment()) as server:
 
-    def run(*arguments, weights="embedded"):
+    def run(*arguments, weights="registers_student"):
       status, said = server(f"--weights={weights}", *SHORT, *arguments)
       assert status == 0, said
       return said
@@ -59,7 +59,7 @@ def command(runs, folder):
 
 @pytest.fixture(scope="module")
 def exam(command, folder):
-  """A suite of which the embedded model solves the first two greedily."""
+  """A suite of which the student solves the first two greedily."""
   wrong = write_suite(folder / "wrong.jsonl")
   command(f"--suites={wrong}", "--samples=0", f"--out={folder / 'wrong'}")
   finals = {a.problem: a.final for a in read_answers(folder / "wrong")}
@@ -116,7 +116,7 @@ def test_the_tables_hold_what_the_answers_say(paper):
   assert float(cells["greedy low"]) == row["greedy"]["low"]
   text = (out / "table.md").read_text()
   assert text in said
-  assert "embedded by protocol paper, seed 0" in text
+  assert "registers_student by protocol paper, seed 0" in text
   assert "- sampled samples 3 instead of 32" in text
   [line] = [x for x in text.splitlines() if x.startswith("| exam | 33.3 [")]
   assert f"| {tokens:.1f} [{float(cells['tokens low']):.1f}, " in line
@@ -266,7 +266,11 @@ def test_logs_for_inspect_are_written(command, folder, exam):
 def start(runs, exam, out, *more, python=(sys.executable, "-m")):
   return subprocess.Popen(
     [
-      *(*python, MODULE.removesuffix(".__main__"), "--weights=embedded"),
+      *(
+        *python,
+        MODULE.removesuffix(".__main__"),
+        "--weights=registers_student",
+      ),
       *(*SHORT, f"--suites={exam}", "--samples=40", f"--out={out}", *more),
     ],
     env=runs.environment(),

@@ -34,7 +34,7 @@ def refused(command, tmp_path, suite):
 
   def run(*arguments, **flags):
     flags = {
-      "weights": "embedded",
+      "weights": "registers_student",
       "suites": suite,
       "out": tmp_path / "out",
       "samples": 2,
@@ -105,7 +105,10 @@ def test_weights_that_are_none_are_refused(refused, tmp_path):
   said = refused(weights="nobody/has-this")
   assert "the Hugging Face hub did not give it" in said
   said = refused(protocol="lm-eval")
-  assert "embedded has no chat template; use --protocol=paper or turns" in said
+  assert (
+    "registers_student has no chat template; use --protocol=paper or turns"
+    in said
+  )
 
 
 def test_a_run_that_is_not_finished_is_refused(refused, whole, tmp_path):
@@ -128,7 +131,7 @@ def test_folders_that_cannot_be_written_are_refused(refused, suite):
 def finished(command, folder, suite):
   """Evaluates for the tests below; returns the flags."""
   status, said = command(
-    *("--weights=embedded", f"--suites={suite}", f"--out={folder}"),
+    *("--weights=registers_student", f"--suites={suite}", f"--out={folder}"),
     *("--samples=2", "--max_new_tokens=8"),
   )
   assert status == 0, said
@@ -242,7 +245,7 @@ command.main(sys.argv[1:])
 def test_too_little_memory_says_what_to_change(runs, suite, tmp_path):
   done = subprocess.run(
     [
-      *(sys.executable, "-c", OUT_OF_MEMORY, "--weights=embedded"),
+      *(sys.executable, "-c", OUT_OF_MEMORY, "--weights=registers_student"),
       *(f"--suites={suite}", f"--out={tmp_path / 'out'}"),
     ],
     env=runs.environment(),

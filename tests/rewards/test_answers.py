@@ -224,7 +224,7 @@ def test_explicit_answers_are_the_only_candidates(text, answer):
     ("The answer is A because 3 > 2.", "A"),
     ("Answer: Yes, it is.", "Yes"),
     ("so it must be\nx + 1\n", "x+1"),
-    ("D8631\nE0042\nG0531", "0531"),  # the embedded task
+    ("D8631\nE0042\nG0531", "0531"),  # the register task
     ("5\n3/4\ncups", "3/4"),  # not 5 3/4
     ("They sold 48 and then 1,024 clips.", "1024"),
     ("She sold 48 and 24 clips, so a total of 48+24=72 clips.", "72"),

@@ -41,7 +41,7 @@ LACKS = """
 import sys
 sys.modules["starlette"] = sys.modules["uvicorn"] = None
 from srl_jax.serve import __main__ as command
-command.main(["--weights=embedded"])
+command.main(["--weights=registers_student"])
 """
 
 
@@ -135,4 +135,4 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_loaded(monkeypatch):
   with socket.create_server(("127.0.0.1", 0)) as other:
     port = other.getsockname()[1]
     with pytest.raises(SystemExit, match=f"--port={port} cannot be had .*use"):
-      command.main(["--weights=embedded", f"--port={port}"])
+      command.main(["--weights=registers_student", f"--port={port}"])

@@ -49,7 +49,7 @@ def of_flags(*argv, **values):
 
 RUN = {"config": EXPERIMENT}
 NO_DATA = ("--config.data.format=jsonl", "--config.data.path=none")
-DATA = ("--data.format=embedded", "--data.train_size=1")
+DATA = ("--data.format=registers", "--data.train_size=1")
 COMMANDS = {
   # Without data it would end too, but not before it has a folder.
   "main --workdir": lambda: of_flags(*NO_DATA, workdir=URL, **RUN),
@@ -64,17 +64,22 @@ COMMANDS = {
   "report --workdir": lambda: report([f"--workdir={URL}"]),
   "report --out": lambda: report(["--workdir=x", f"--out={URL}"]),
   "evaluate --out": lambda: evaluate(
-    ["--weights=embedded", "--suites=aime24", f"--out={URL}"]
+    ["--weights=registers_student", "--suites=aime24", f"--out={URL}"]
   ),
   "evaluate --compare": lambda: evaluate(
-    ["--weights=embedded", "--suites=aime24", "--out=x", f"--compare={URL}"]
+    [
+      "--weights=registers_student",
+      "--suites=aime24",
+      "--out=x",
+      f"--compare={URL}",
+    ]
   ),
   "evaluate --suites": lambda: evaluate(
-    ["--weights=embedded", f"--suites={URL}.jsonl", "--out=x"]
+    ["--weights=registers_student", f"--suites={URL}.jsonl", "--out=x"]
   ),
   "evaluate --suites_folder": lambda: evaluate(
     [
-      "--weights=embedded",
+      "--weights=registers_student",
       "--suites=aime24",
       "--out=x",
       f"--suites_folder={URL}",

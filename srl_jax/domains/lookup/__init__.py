@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded task of agents: small repositories of look-up tables, to repair.
+"""The look-up task: small repositories of look-up tables, to repair.
 
 A repository has six functions. Each finds its argument in a table of its own
 and passes what it finds on to the next one. The issue names a call, what it

@@ -7,12 +7,12 @@ srl_jax/domains/registers.py says how often). The test table at the end shows
 how well it does on hard problems: badly, as it was taught to. 24 minutes on one
 core of a laptop class machine; no files.
 
-  python -m srl_jax.main --config=experiments/embedded_student.py --workdir=W
-  cp W/model/* srl_jax/assets/embedded
+  python -m srl_jax.main --config=experiments/registers_student.py --workdir=W
+  cp W/model/* srl_jax/assets/registers_student
 
 Another seed, with the tokenizer of the first (its ids must not move):
-  --config=experiments/embedded_student.py:seed=1,data.seed=1,\
-tokenizer.path=embedded,tokenizer.train_vocab_size=0
+  --config=experiments/registers_student.py:seed=1,data.seed=1,\
+tokenizer.path=registers_student,tokenizer.train_vocab_size=0
 """
 
 from srl_jax import config
@@ -21,9 +21,9 @@ from srl_jax import config
 def get_config(argument=None):
   _, overrides = config.parse_argument(argument, "student", ("student",))
   c = config.default_config()
-  c.name = "embedded_student"
+  c.name = "registers_student"
   c.stages = ("sft",)
-  c.data.format = "embedded_student"
+  c.data.format = "registers_student"
   c.data.train_size = 20_000
   c.data.valid_size = 256
   c.data.test_size = 200

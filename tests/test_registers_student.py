@@ -8,8 +8,8 @@ import pytest
 from srl_jax.data import batching, trunks
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import ExpertTrunkConfig
-from srl_jax.domains import registers as embedded
-from srl_jax.loading import EMBEDDED
+from srl_jax.domains import registers
+from srl_jax.loading import STUDENTS
 from srl_jax.models import LanguageModel, ModelConfig, weights
 from srl_jax.testing import tiny
 from srl_jax.testing.lanes import branch_logps
@@ -20,14 +20,14 @@ from srl_jax.train.sft import expert_experience
 @pytest.fixture(scope="module")
 def nats_of():
   """How unlikely the student finds thoughts and steps: [N, K] per step."""
-  path = f"{EMBEDDED['embedded']}/tokenizer.model"
+  path = f"{STUDENTS['registers_student']}/tokenizer.model"
   tokenizer = make_tokenizer(
     TokenizerConfig(kind="sentencepiece", path=path), []
   )
   model = LanguageModel(ModelConfig(vocab_size=tokenizer.vocab_size))
   mesh = tiny.small_mesh()
   params = weights.load_params(
-    EMBEDDED["embedded"], model, mesh, jax.random.key(0)
+    STUDENTS["registers_student"], model, mesh, jax.random.key(0)
   )
 
   @jax.jit
@@ -63,13 +63,13 @@ def nats_of():
 
 
 def test_it_solves_easy_problems_step_by_step(nats_of):
-  easy = embedded.generate("valid", 16, blocks=3, lines=2)
+  easy = registers.generate("valid", 16, blocks=3, lines=2)
   # More likely than not by far; a guessed digit alone would be 2.3 nats.
   assert np.median(nats_of(easy)) < 0.2
 
 
 def test_on_hard_problems_it_can_but_hardly_does(nats_of):
-  hard = nats_of(embedded.generate("valid", 16))
+  hard = nats_of(registers.generate("valid", 16))
   # Thinking on after the first line was taught with probability 0.04.
   planted = -np.log(0.04)
   assert abs(np.median(hard) - planted) < 1.0
