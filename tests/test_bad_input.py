@@ -9,7 +9,7 @@ import pytest
 
 from srl_jax.testing import checkpoints, experiment
 from srl_jax.testing import families as model_families
-from srl_jax.testing.commands import error_of, serve
+from tests.support.commands import error_of, serve
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ from srl_jax.data.agents import parse, to_atif
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.domains.software.actions import Action
 from srl_jax.domains.software.actions import parse as parse_action
-from srl_jax.testing import agents
-from srl_jax.testing.agents import chat
 from srl_jax.trajectory import RecordError, Step, Trajectory
+from tests.support import agents
+from tests.support.agents import chat
 
 REAL = pathlib.Path(os.environ.get("SRL_JAX_SUITES", ""))
 LS = "<function=bash>\n<parameter=command>ls</parameter>\n</function>"

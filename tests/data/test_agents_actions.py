@@ -6,9 +6,9 @@ import json
 import pytest
 
 from srl_jax.data.agents import parse
-from srl_jax.testing import agents
-from srl_jax.testing.agents import chat
 from srl_jax.trajectory import Step
+from tests.support import agents
+from tests.support.agents import chat
 
 LS = "<function=bash>\n<parameter=command>ls</parameter>\n</function>"
 

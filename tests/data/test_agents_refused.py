@@ -10,9 +10,9 @@ import pytest
 
 from srl_jax.data.agents import parse, to_atif
 from srl_jax.data.readers import DataConfig, load_trajectories
-from srl_jax.testing import agents
-from srl_jax.testing.agents import chat
 from srl_jax.trajectory import RecordError
+from tests.support import agents
+from tests.support.agents import chat
 
 LS = "<function=bash>\n<parameter=command>ls</parameter>\n</function>"
 

@@ -10,7 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from srl_jax.data.readers import DataConfig, load_trajectories
-from srl_jax.testing import agents
+from tests.support import agents
 
 
 def records(start, count):

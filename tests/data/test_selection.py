@@ -12,8 +12,8 @@ from srl_jax.data.agents import to_atif
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.data.selection import check_used, select, tools_of
 from srl_jax.domains.software.actions import Action, render
-from srl_jax.testing.agents import chat
 from srl_jax.trajectory import Step, Trajectory
+from tests.support.agents import chat
 
 VIEW = render(
   Action("str_replace_editor", (("command", "view"), ("path", "/a")))

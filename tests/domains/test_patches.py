@@ -6,7 +6,7 @@ import pytest
 from srl_jax.domains.software import patches
 from srl_jax.domains.software.patches import BLANK_LINES, DOES_NOT_PARSE, Change
 from srl_jax.domains.software.repositories import make_git
-from srl_jax.testing import repositories
+from tests.support import repositories
 
 OLD = {
   "a.py": "a = 1\nb = 2\nc = 3\n",

@@ -10,7 +10,7 @@ from srl_jax.domains.software.repositories import (
   make_git,
   open_clones,
 )
-from srl_jax.testing import repositories
+from tests.support import repositories
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 from srl_jax.domains.software import swebench
 from srl_jax.domains.software.repositories import Entry, make_git, open_clones
 from srl_jax.domains.software.swebench import Instance
-from srl_jax.testing import repositories
-from srl_jax.testing.repositories import CUTTING, GOLD, SOURCES
+from tests.support import repositories
+from tests.support.repositories import CUTTING, GOLD, SOURCES
 
 FILE, LINK = Entry("100644", "0" * 40), Entry("120000", "0" * 40)
 FIX = """\

@@ -15,7 +15,7 @@ import pytest
 from srl_jax.domains import registers
 from srl_jax.evaluate.journal import read_answers
 from srl_jax.testing import small_model
-from srl_jax.testing.commands import serve
+from tests.support.commands import serve
 
 MODULE = "srl_jax.evaluate.__main__"
 SHORT = ("--max_new_tokens=100", "--answers_per_batch=8")

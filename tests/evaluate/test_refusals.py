@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from srl_jax.testing.commands import error_of, serve
+from tests.support.commands import error_of, serve
 
 SUITE = {"id": "p", "problem": "1 + 1?", "answer": "2"}
 

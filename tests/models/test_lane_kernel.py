@@ -23,7 +23,7 @@ from srl_jax.testing.tiny import (
   random_params,
   small_mesh,
 )
-from srl_jax.testing.trees import packed_row
+from tests.support.trees import packed_row
 
 N, U, S, B, W = 4, 2, 12, 3, 10
 RNG = np.random.default_rng(0)

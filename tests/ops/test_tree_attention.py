@@ -10,7 +10,7 @@ import pytest
 
 from srl_jax.ops import attention, tree_attention, trees
 from srl_jax.ops.attention import Scoring, Source, source_of
-from srl_jax.testing.trees import packed_row, random_tree
+from tests.support.trees import packed_row, random_tree
 
 N, U, S, B, W = 2, 2, 90, 3, 70
 SCORING = Scoring(0.3)

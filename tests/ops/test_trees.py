@@ -7,7 +7,7 @@ import pytest
 
 from srl_jax.ops import trees
 from srl_jax.ops.trees import FIRST, LAST, PARTLY, WHOLLY, Labels
-from srl_jax.testing.trees import packed_row, random_tree
+from tests.support.trees import packed_row, random_tree
 
 
 def seen_by(labels, window=0):

@@ -12,8 +12,8 @@ import pytest
 
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
-from srl_jax.testing import agents
 from srl_jax.testing.reports import write_episodes, write_run
+from tests.support import agents
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 EVIL = "</script><img src=x onerror=window.hit=1>\x1b[2J\u202e😀"

@@ -10,8 +10,8 @@ from srl_jax.report.episodes import read_episodes
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
 from srl_jax.rewards import difflib_ratio
-from srl_jax.testing import agents
 from srl_jax.testing.reports import write_episodes, write_run
+from tests.support import agents
 
 
 def read(runs=(), paths=(), most=100):

@@ -15,7 +15,7 @@ import pytest
 
 from srl_jax.data import instances as reading
 from srl_jax.swebench.harness import Harness, read_report
-from srl_jax.testing.repositories import CUTTING
+from tests.support.repositories import CUTTING
 
 FIX = (
   "```python\n### parts/cutting.py\n<<<<<<< SEARCH\n"

@@ -9,8 +9,8 @@ import pytest
 from srl_jax.evaluate.journal import read_answers, read_results
 from srl_jax.rollout.stream import Stream
 from srl_jax.testing import scripted, small_model
-from srl_jax.testing.edits import BROKEN, FIX, HALF, WRONG, by_name, cell, edit
-from srl_jax.testing.repositories import CUTTING, GOLD, SOURCES, git
+from tests.support.edits import BROKEN, FIX, HALF, WRONG, by_name, cell, edit
+from tests.support.repositories import CUTTING, GOLD, SOURCES, git
 
 
 def test_oracle_prompts_hold_the_gold_files_and_answers_become_patches(bench):

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from srl_jax.testing import repositories
-from srl_jax.testing.edits import FIX, by_name, cell, edit
-from srl_jax.testing.repositories import CUTTING, GOLD
+from tests.support import repositories
+from tests.support.edits import FIX, by_name, cell, edit
+from tests.support.repositories import CUTTING, GOLD
 
 
 @pytest.mark.parametrize("protocol", ["oracle", "end-to-end"])

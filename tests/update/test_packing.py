@@ -9,7 +9,6 @@ import pytest
 
 from srl_jax import reductions
 from srl_jax.testing import scripted
-from srl_jax.testing.packed import experience_of, groups_of
 from srl_jax.testing.tiny import (
   make_trunk,
   make_trunks,
@@ -26,6 +25,7 @@ from srl_jax.update.packing import (
   place,
   usual_branches,
 )
+from tests.support.packed import experience_of, groups_of
 
 
 def the_docstrings_example():

@@ -10,7 +10,6 @@ import pytest
 from srl_jax.models import LanguageModel
 from srl_jax.rollout import decode
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.testing.packed import groups_of
 from srl_jax.testing.tiny import (
   TINY,
   make_trunk,
@@ -24,6 +23,7 @@ from srl_jax.update.batch import Experience, one_branch_per_lane
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.packing import PackShape, pack
 from srl_jax.update.turns import share_trunks
+from tests.support.packed import groups_of
 
 # A problem, up to two turns after it, up to two after each of those, and the
 # samples of each of these contexts. So there are up to 7 contexts on 4 paths.
