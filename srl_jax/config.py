@@ -328,7 +328,9 @@ def load(source: str | None, overrides: Sequence[str] = ()) -> Config:
       f"one of {', '.join(sorted(shipped_experiments()))}"
     )
   config = _get_config(file, *([argument] if colon else []))
-  fields = {}
+  # Again, for a file that sets a field after it has read its argument: what a
+  # user types wins.
+  fields = overrides_lib.fields_in(argument, config)
   for text in overrides:
     key, equals, value = text.partition("=")
     if not equals or not key.startswith(("--config.", "-config.")):
@@ -338,8 +340,7 @@ def load(source: str | None, overrides: Sequence[str] = ()) -> Config:
     fields[key.partition(".")[2]] = value
   override(config, fields)
   converted = to_config(config)
-  names = [*overrides_lib.names_in(argument), *fields]
-  check_overridden(converted, names)
+  check_overridden(converted, fields)
   return converted
 
 

@@ -55,10 +55,25 @@ def parse_argument(
   return preset, overrides
 
 
-def names_in(argument: str) -> list[str]:
-  """Returns the dotted names of the fields that such an argument sets."""
+def fields_in(
+  argument: str, config: ml_collections.ConfigDict
+) -> dict[str, str]:
+  """Returns what an argument sets of a config, as texts by dotted name.
+
+  An experiment may know more names than a config has fields, such as `method`.
+  """
   parts = (part.partition("=") for part in argument.split(","))
-  return [key.strip() for key, equals, _ in parts if equals]
+  texts = {key.strip(): text.strip() for key, equals, text in parts if equals}
+  return {key: text for key, text in texts.items() if _has(config, key)}
+
+
+def _has(config: ml_collections.ConfigDict, path: str) -> bool:
+  *parents, last = path.split(".")
+  for parent in parents:
+    config = config.get(parent)
+    if not isinstance(config, ml_collections.ConfigDict):
+      return False
+  return last in config
 
 
 def apply(

@@ -182,6 +182,19 @@ def test_an_override_that_nothing_reads_is_refused(name):
     config_lib.check_overridden(Config(stages=("sft",)), ["seed", name])
 
 
+def test_what_is_typed_wins_over_what_a_file_sets_afterwards(tmp_path):
+  file = tmp_path / "seven.py"
+  file.write_text(
+    "from srl_jax import config\n\n\n"
+    "def get_config(argument=None):\n"
+    "  c = config.base_config(__file__, 'registers', argument)\n"
+    "  c.srl.update_steps, c.seed = 7, 7\n"
+    "  return c\n"
+  )
+  config = config_lib.load(f"{file}:srl,srl.update_steps=3")
+  assert (config.srl.update_steps, config.seed) == (3, 7)
+
+
 def test_a_misspelt_field_cannot_be_set_in_an_experiment_file():
   config = config_lib.default_config()
   with pytest.raises(AttributeError, match="stepz"):
