@@ -198,6 +198,11 @@ def _check_config(source: str, overrides: Sequence[str]) -> Config:
       "experiment by its path in it, with a folder: experiments/NAME.py"
     )
   config = config_lib.load(source, overrides)
+  if config.note:
+    raise ValueError(
+      f"--config={source} chooses by the machine that it runs on, and here it "
+      f"chose {config.name}; name the preset, as in --config={path}:PRESET"
+    )
   paths = {"data.path": config.data.path}
   if not config.data.needs_path:
     paths.clear()

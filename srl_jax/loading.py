@@ -101,8 +101,9 @@ def load_run(
   Raises:
     ValueError: a part cannot be used, or the parts do not belong together.
   """
-  config = with_paths(config, workdir)
+  # Before the weights are fetched, which may take long.
   loaded = readers.load_trajectories(config.data)
+  config = with_paths(config, workdir)
   if loaded.rejects and jax.process_index() == 0:
     path = workdir / "rejects.jsonl"
     records.write_rejects(loaded.rejects, path)

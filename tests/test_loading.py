@@ -10,6 +10,8 @@ import pytest
 
 from srl_jax import loading
 from srl_jax.config import Config
+from srl_jax.data.readers import DataConfig
+from srl_jax.models import hf_files
 from srl_jax.testing import checkpoints
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import TokenizerConfig
@@ -106,3 +108,18 @@ def test_a_tpu_multiplies_float32_in_float32(dtype, platform, precision):
     assert jax.config.jax_default_matmul_precision == precision
   finally:
     jax.config.update("jax_default_matmul_precision", None)
+
+
+def test_missing_data_are_told_before_weights_are_fetched(
+  tmp_path, monkeypatch
+):
+  fetched = []
+  monkeypatch.setattr(hf_files, "fetch", lambda *names: fetched.append(names))
+  config = dataclasses.replace(
+    Config(),
+    weights="Qwen/Qwen2.5-7B",
+    data=DataConfig(format="s1k", path=str(tmp_path / "s1K")),
+  )
+  with pytest.raises(ValueError, match="does not exist.*hf download simples"):
+    loading.load_run(config, small_mesh(), tmp_path)
+  assert not fetched

@@ -44,6 +44,7 @@ _MADE = {
   "lookup": lookup.make_splits,
   "lookup_student": lookup.make_student_splits,
 }
+_ON_THE_HUB = {"gsm8k": "openai/gsm8k", "s1k": "simplescaling/s1K-1.1"}
 _WITHOUT_FILE = (*_MADE, "drawn")
 _CHOICES = ("resolved_only", "per_task", "target_tools")
 
@@ -220,9 +221,15 @@ def _load(config: DataConfig) -> LoadReport:
     return LoadReport(_MADE[config.format](sizes, config.seed), ())
   path = storage.path(config.path).expanduser()
   if not config.path or not path.exists():
+    fetch = (
+      f"; type: hf download {_ON_THE_HUB[config.format]} --repo-type dataset "
+      f"--local-dir {config.path or 'data'}"
+      if config.format in _ON_THE_HUB
+      else ""
+    )
     raise ValueError(
       f"data.path={config.path!r} does not exist; data.format="
-      f"{config.format!r} needs the path of its file or folder"
+      f"{config.format!r} needs the path of its file or folder{fetch}"
     )
   rejects, warnings, outcomes = [], (), ResolvedFilter()
   if config.format == "tfds":
