@@ -11,6 +11,7 @@ if a folder on this machine is called like the bucket.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import importlib.resources
 import json
@@ -160,4 +161,5 @@ def _command(module: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
+  argparse.ArgumentParser(description=__doc__).parse_args()
   main()

@@ -120,6 +120,6 @@ def test_missing_data_are_told_before_weights_are_fetched(
     weights="Qwen/Qwen2.5-7B",
     data=DataConfig(format="s1k", path=str(tmp_path / "s1K")),
   )
-  with pytest.raises(ValueError, match="does not exist.*hf download simples"):
+  with pytest.raises(ValueError, match=r"does not exist.*hf download simples"):
     loading.load_run(config, small_mesh(), tmp_path)
   assert not fetched

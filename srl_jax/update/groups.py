@@ -38,8 +38,8 @@ class DynamicSamplingConfig:
       rewards is greater than this. The paper gives no number. If one sample
       of 8 has one more character in common with the expert's step, the
       deviation is 0.66 / T, where T is the characters of both texts: the
-      default keeps any difference in texts of up to 660 characters, and drops
-      noise in longer texts.
+      default keeps any difference in texts of up to 660 characters together,
+      and drops noise in longer texts.
     max_rounds: rounds of sampling for one batch. If it is at least half full
       then, the update step trains on that, with a warning. If not, the stage
       ends early, and its result is the best validated; in the first update
