@@ -3,6 +3,10 @@
 
   python -m launch.fit --type=v5litepod-8
   python -m launch.fit --type=v5p-128 --price=1.68
+  python -m launch.fit --type=v5e-64 --config=experiments/software.py:srl
+
+An experiment with LAYOUTS, as experiments/math.py, is spread over the chips,
+preset by preset. Any other is counted as it is.
 
 All numbers are bounds from below, by counting: memory per device, and time at
 the chips' peak rates. What does not fit by them does not fit. What "may fit"
@@ -81,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     help="a TPU type such as v5litepod-8 or v5p-128, or h100 or t4",
   )
   parser.add_argument(
-    "--config", default="experiments/math.py", help="experiment with LAYOUTS"
+    "--config",
+    default="experiments/math.py",
+    help="as of srl_jax.main: file.py[:preset]",
   )
   parser.add_argument(
     "--price", type=float, help="USD per chip and hour (default: list price)"
@@ -91,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     machine = find(options.type)
     layouts = _layouts(options.config)
+    if not layouts:
+      config = config_lib.load(options.config)
+      need = _need(options.config, machine)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
@@ -102,10 +111,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if price is not None
     else "no list price is known; give one with --price=USD"
   )
-  fits = [
-    _say(options.config, name, layout, machine, price)
-    for name, layout in layouts.items()
-  ]
+  if layouts:
+    path = options.config
+    fits = [
+      _say(name, _choose(path, name, layout, machine), machine, price)
+      for name, layout in layouts.items()
+    ]
+  else:
+    fits = [_say(config.name, (need, options.config), machine, price)]
   return 0 if any(fits) else 1
 
 
@@ -151,14 +164,10 @@ def _described(slice_: machines.Slice) -> str:
   return f"{slice_.generation.name}:{shape}"
 
 
-def _layouts(path: str) -> dict[str, Any]:
-  try:
-    return runpy.run_path(config_lib.find_experiment(path) or path)["LAYOUTS"]
-  except (OSError, KeyError) as error:
-    raise ValueError(
-      f"--config={path} is no experiment with LAYOUTS ({error}); give the path "
-      "of one, such as experiments/math.py"
-    ) from error
+def _layouts(source: str) -> dict[str, Any]:
+  """Returns what a file says of spreading its presets, which may be nothing."""
+  path = config_lib.find_experiment(source)  # None where a preset is named.
+  return runpy.run_path(path).get("LAYOUTS", {}) if path else {}
 
 
 def spreads(layout: Any, devices: int, trunks_per_round: int) -> Iterator[str]:
@@ -186,6 +195,29 @@ def spreads(layout: Any, devices: int, trunks_per_round: int) -> Iterator[str]:
     rows, parts = max(1, rows // 2), parts * 2
 
 
+def _stage(config: config_lib.Config) -> str:
+  """Returns the first stage of RL, which is the one that is counted."""
+  for stage in config.stages:
+    if stage != "sft":
+      return stage
+  raise ValueError(
+    f"{config.name} has no stage of RL (c.stages={config.stages}), and only "
+    "such are counted; python -m launch.compile takes all"
+  )
+
+
+def _need(source: str, machine: Machine) -> fitting.Need:
+  config = config_lib.load(source)
+  return fitting.need(
+    config,
+    _stage(config),
+    machine.devices,
+    machine.chip,
+    machine.link_bytes_per_s,
+    lanes=machine.lanes,
+  )
+
+
 def _choose(
   path: str, name: str, layout: Any, machine: Machine
 ) -> tuple[fitting.Need, str] | None:
@@ -194,17 +226,6 @@ def _choose(
   None if it cannot be spread over the devices.
   """
   has = machine.chip.memory_bytes
-
-  def need_of(source: str) -> fitting.Need:
-    return fitting.need(
-      config_lib.load(source),
-      "srl",
-      machine.devices,
-      machine.chip,
-      machine.link_bytes_per_s,
-      lanes=machine.lanes,
-    )
-
   need = source = None
   sampling = config_lib.load(f"{path}:{name}").srl.sampling
   for spread in spreads(
@@ -212,7 +233,7 @@ def _choose(
   ):
     tried = f"{path}:{name}{spread}"
     try:
-      found = need_of(tried)
+      found = _need(tried, machine)
     except ValueError:
       break  # A round cannot be cut into as many parts.
     is_first = need is None or need.memory_bytes > has >= found.memory_bytes
@@ -226,18 +247,20 @@ def _choose(
   # Where there is room, products are not computed again.
   tried = f"{source},model.remat=dots"
   if need.memory_bytes * _COMPILED <= has:
-    found = need_of(tried)
+    found = _need(tried, machine)
     if found.memory_bytes * _COMPILED <= has and found.step_s < need.step_s:
       need, source = found, tried
   return need, source
 
 
 def _say(
-  path: str, name: str, layout: Any, machine: Machine, price: float | None
+  name: str,
+  chosen: tuple[fitting.Need, str] | None,
+  machine: Machine,
+  price: float | None,
 ) -> bool:
-  """Says whether a preset fits, and how; returns whether it does."""
+  """Says whether an experiment fits, and how; returns whether it does."""
   has = machine.chip.memory_bytes
-  chosen = _choose(path, name, layout, machine)
   if chosen is None:
     print(f"{name:16} cannot be spread over {len(machine.devices)} devices")
     return False
@@ -246,7 +269,8 @@ def _say(
   if need.memory_bytes > has:
     print(f"{name:16} {of}: does not fit", flush=True)
     return False
-  steps = config_lib.load(source).srl.update_steps
+  config = config_lib.load(source)
+  steps = getattr(config, _stage(config)).update_steps
   hours = need.step_s * steps / 3600
   cost = ""
   if price is not None:

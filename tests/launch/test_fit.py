@@ -141,10 +141,27 @@ def test_the_list_price_is_said_with_its_date(capsys, monkeypatch):
   assert "300 steps in 3.0 h, 29 USD" in out
 
 
-def test_an_experiment_without_layouts_is_refused(capsys):
-  for config in ("experiments/none.py", "experiments/gsm8k.py"):
-    status, _, err = said(capsys, "--type=t4", f"--config={config}")
-    assert status == 1 and "is no experiment with LAYOUTS" in err
+def test_an_experiment_without_layouts_is_counted_as_it_is(capsys):
+  source = "experiments/own_solutions.py:qwen2_5_0_5b,srl.update_steps=7"
+  status, out, _ = said(capsys, "--type=h100", f"--config={source}")
+  assert (status, out.count("GiB:")) == (0, 1)
+  assert "own_solutions:qwen2_5_0_5b " in out and " 7 steps in " in out
+  assert out.endswith(f"\n  --config={source}\n")
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ("experiments/none.py", "there is no file"),
+    ("experiments/gsm8k.py", "c.model.vocab_size is 0"),
+    ("experiments/math.py:qwen2_5_0_5b,method=sft", "has no stage of RL"),
+  ],
+)
+def test_an_experiment_that_cannot_be_counted_is_refused(
+  config, message, capsys
+):
+  status, _, err = said(capsys, "--type=t4", f"--config={config}")
+  assert status == 1 and message in err and err.count("\n") == 1
 
 
 def test_a_type_that_is_unknown_is_refused_with_the_nearest(capsys):
