@@ -26,6 +26,7 @@ def warnings(trajectories: Sequence[Trajectory]) -> list[str]:
   """Returns lines about final answers and steps that may be lost."""
   return [
     *_final_answers(trajectories),
+    *_some_titles(trajectories),
     *_lost_steps(trajectories),
     *_agents(trajectories),
   ]
@@ -96,6 +97,17 @@ def _is_right(last: str, answer: str) -> bool:
 
 def _has_answer(trajectory: Trajectory) -> bool:
   return _is_right(_last(trajectory), trajectory.answer or "")
+
+
+def _some_titles(trajectories: Sequence[Trajectory]) -> Iterable[str]:
+  """Says that some steps have titles; the reward compares them, too."""
+  untitled = [t for t in trajectories if any(not s.title for s in t.steps)]
+  if untitled and any(s.title for t in trajectories for s in t.steps):
+    yield (
+      f"{len(untitled):,} of {len(trajectories):,} trajectories have steps"
+      " without a title, and other steps have one. A title is part of what the"
+      f" model must write. The first without: {untitled[0].id!r}"
+    )
 
 
 def _lost_steps(trajectories: Sequence[Trajectory]) -> Iterable[str]:

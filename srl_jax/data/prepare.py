@@ -101,6 +101,8 @@ def _run(args: argparse.Namespace) -> None:
     if args.show is not None and split == args.split:
       print(show(trunks, tokenizer, args.show))
   print(summary(reports, compared, args.group_size))
+  if configs["tokenizer"].kind == "byte":
+    print("tokens are bytes; --tokenizer.kind and .path name a model's")
   print(actions_summary(loaded.trajectories), end="")
   for reason, ids in loaded.left_out.items():
     print(f"{len(ids):,} trajectories left out, the first {ids[0]!r}: {reason}")

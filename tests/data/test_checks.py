@@ -23,6 +23,14 @@ def test_nothing_is_said_of_good_data():
   assert checks.warnings([GOOD, *map(ending, fine)]) == []
 
 
+def test_titles_of_some_steps_are_named():
+  plain = dataclasses.replace(GOOD, id="p", steps=(Step(GOOD.steps[0].text),))
+  [line] = checks.warnings([GOOD, plain])
+  assert line.startswith("1 of 2 trajectories have steps without a title")
+  assert line.endswith("'p'")
+  assert checks.warnings([plain]) == []
+
+
 @pytest.mark.parametrize(
   ("bad", "words"),
   [
@@ -61,7 +69,7 @@ def test_domains_that_judge_otherwise_need_no_answer():
 )
 def test_a_title_inside_a_step_is_named_at_any_depth(inside):
   steps = s1k.split_steps(f"1. **A**\n```\n{inside}\n```\n")
-  steps += (Step(r"\boxed{2}"),)
+  steps += (Step(r"\boxed{2}", title="End"),)
   [warning] = checks.warnings(
     [TITLED, dataclasses.replace(TITLED, steps=steps)]
   )
