@@ -121,6 +121,7 @@ class Config:
   evaluate: EvalConfig = EvalConfig()
 
   def __post_init__(self):
+    strict.check_literals(self)
     strict.check_numbers(
       self,
       seed="[0, 4294967295]",

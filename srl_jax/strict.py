@@ -75,6 +75,20 @@ def check_numbers(instance: Any, **intervals: str) -> None:
       raise ValueError(f"{name}={value}; set it to {', '.join(words)}")
 
 
+def check_literals(instance: Any) -> None:
+  """Refuses values of a dataclass instance that its Literals do not allow.
+
+  Raises:
+    ValueError: a field declared as a Literal holds something else.
+  """
+  for name, annotation in _hints(type(instance)).items():
+    options, value = _options(annotation), getattr(instance, name)
+    if any(
+      typing.get_origin(option) is typing.Literal for option in options
+    ) and not any(_is_exact(option, value) for option in options):
+      raise ValueError(_wrong_type(name, value, annotation))
+
+
 def to_config_dict(instance: Any) -> ml_collections.ConfigDict:
   """Returns the fields of a dataclass instance as a locked ConfigDict."""
   config = ml_collections.ConfigDict()

@@ -13,7 +13,7 @@ import functools
 import pathlib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from srl_jax import storage, strict
 from srl_jax.data import agents, folders, gsm8k, s1k, schema
@@ -117,6 +117,7 @@ class DataConfig:
 
   def __post_init__(self):
     sizes = dict.fromkeys([f"{x}_size" for x in SPLITS], "[0, )")
+    strict.check_literals(self)
     strict.check_numbers(
       self,
       seed="[0, 4294967295]",
@@ -124,11 +125,6 @@ class DataConfig:
       steps_per_action="[0, )",
       **sizes,
     )
-    if self.format not in get_args(Format):
-      raise ValueError(
-        f"data.format={self.format!r} is unknown; choose one of"
-        f" {', '.join(get_args(Format))}"
-      )
     if self.format in _WITHOUT_FILE and self.path:
       raise ValueError(
         f"data.path={self.path!r} is not read with data.format={self.format!r};"

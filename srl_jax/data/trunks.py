@@ -23,6 +23,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from srl_jax import strict
 from srl_jax.data.build_report import (
   BuildReport,
   LengthStats,
@@ -85,13 +86,14 @@ class TrunkConfig:
   points_per_trunk: int = 0
 
   def __post_init__(self):
-    for name, allowed in (
-      ("task", ("step", "solve")),
-      ("starts", ("problem", "every_step")),
-      ("last_step", ("include", "exclude")),
-    ):
-      if getattr(self, name) not in allowed:
-        raise ValueError(f"{name}={getattr(self, name)!r} is none of {allowed}")
+    strict.check_literals(self)
+    strict.check_numbers(
+      self,
+      context_turns="[0, )",
+      max_trunk_tokens="[0, )",
+      max_target_tokens="[0, )",
+      points_per_trunk="[0, )",
+    )
     if self.starts != "problem" and self.task != "solve":
       raise ValueError(
         f"starts={self.starts!r} is for solutions; set task='solve', or starts "
@@ -102,10 +104,6 @@ class TrunkConfig:
         f"points_per_trunk={self.points_per_trunk} has no effect: with "
         "context_turns each branch point has its own trunk; set it to 0"
       )
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if field.type == "int" and value < 0:
-        raise ValueError(f"{field.name}={value} is negative; 0 means no limit")
 
 
 def check_solutions(config: TrunkConfig, stage: str) -> None:

@@ -67,6 +67,7 @@ class DeviceRewardConfig:
   chunk_cells: int = 0
 
   def __post_init__(self) -> None:
+    strict.check_literals(self)
     strict.check_numbers(self, max_text_bytes="[1, )", chunk_cells="[0, )")
     is_increasing = all(a < b for a, b in itertools.pairwise((0, *self.sizes)))
     allowed = similarity.MAX_CHARS

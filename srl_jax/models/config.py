@@ -33,6 +33,7 @@ class RopeScaling:
   original_positions: int = 8192
 
   def __post_init__(self):
+    strict.check_literals(self)
     strict.check_numbers(
       self,
       factor="[1, )",
@@ -163,6 +164,7 @@ class ModelConfig:
   lora: LoraConfig = LoraConfig()
 
   def __post_init__(self):
+    strict.check_literals(self)
     strict.check_numbers(
       self,
       vocab_size="[0, )",

@@ -116,6 +116,7 @@ class RewardConfig:
   broken_format_reward: float = -1.0
 
   def __post_init__(self) -> None:
+    strict.check_literals(self)
     strict.check_numbers(self, broken_format_reward="[-1e6, 1e6]")
     known = (*_BUILT_IN, "domain")
     if self.function not in known and ":" not in self.function:
@@ -127,11 +128,6 @@ class RewardConfig:
       raise ValueError(
         f"reward.autojunk is on but reward.function is {self.function!r}; "
         "only difflib has it. Set reward.autojunk to False."
-      )
-    if self.check not in ("auto", "step", "solution"):
-      raise ValueError(
-        f"reward.check is {self.check!r}; it must be one of: auto, step, "
-        "solution."
       )
 
 

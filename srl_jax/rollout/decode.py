@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from srl_jax import strict
 from srl_jax.ops import sampling
 from srl_jax.rollout.slots import (
   State,
@@ -65,18 +66,14 @@ class SamplingConfig:
   cache_start: int = 512
 
   def __post_init__(self):
-    for name, is_allowed, allowed in (
-      ("samples", self.samples >= 1, "1 or more"),
-      ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-      ("temperature", self.temperature >= 0, "0 (greedy) or more"),
-      ("slots", self.slots >= 0, "0 (all at once) or more"),
-      ("cache_start", self.cache_start >= 0, "0 (all the room) or more"),
-    ):
-      if not is_allowed:
-        raise ValueError(
-          f"sampling {name}={getattr(self, name)} is not allowed; set it to "
-          f"{allowed}"
-        )
+    strict.check_numbers(
+      self,
+      samples="[1, )",
+      max_new_tokens="[1, )",
+      temperature="[0, )",
+      slots="[0, )",
+      cache_start="[0, )",
+    )
 
 
 class Policy(Protocol):

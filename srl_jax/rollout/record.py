@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from srl_jax import storage
+from srl_jax import storage, strict
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.optional import needed_for
 from srl_jax.rewards import FAILURES
@@ -73,17 +73,9 @@ class RolloutsConfig:
   max_files: int = 100
 
   def __post_init__(self):
-    if self.every_update_steps < 0:
-      raise ValueError(
-        f"rollouts.every_update_steps={self.every_update_steps}; set it to 1 "
-        "or more, or to 0 to keep no rollouts"
-      )
-    for name in ("trajectories", "max_files"):
-      if getattr(self, name) < 1:
-        raise ValueError(
-          f"rollouts.{name}={getattr(self, name)}; set it to 1 or more; "
-          "rollouts.every_update_steps=0 keeps no rollouts"
-        )
+    strict.check_numbers(
+      self, every_update_steps="[0, )", trajectories="[1, )", max_files="[1, )"
+    )
 
 
 class File(NamedTuple):

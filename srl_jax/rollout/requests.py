@@ -9,6 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from srl_jax import strict
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Request:
@@ -34,19 +36,16 @@ class Request:
   top_p: float = 1.0
 
   def __post_init__(self):
-    for name, is_allowed, allowed in (
-      ("tokens", len(self.tokens) >= 1, "one token or more"),
-      ("samples", len(self.samples) >= 1, "one index or more"),
-      ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-      ("temperature", self.temperature >= 0, "0 (greedy) or more"),
-      ("top_k", self.top_k >= 0, "0 (off) or more"),
-      ("top_p", 0 < self.top_p <= 1, "above 0, up to 1 (off)"),
-    ):
-      if not is_allowed:
-        raise ValueError(
-          f"{name}={getattr(self, name)!r} of a request is not allowed; give "
-          f"{allowed}"
-        )
+    for name in ("tokens", "samples"):
+      if not len(getattr(self, name)):
+        raise ValueError(f"a request has no {name}; give one or more")
+    strict.check_numbers(
+      self,
+      max_new_tokens="[1, )",
+      temperature="[0, )",
+      top_k="[0, )",
+      top_p="(0, 1]",
+    )
 
 
 class Piece(NamedTuple):

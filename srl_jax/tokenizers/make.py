@@ -7,7 +7,7 @@ import dataclasses
 import filecmp
 import os
 from collections.abc import Iterable
-from typing import Literal, get_args
+from typing import Literal
 
 from srl_jax import storage, strict
 from srl_jax.tokenizers.byte import ByteTokenizer
@@ -24,8 +24,6 @@ from srl_jax.tokenizers.sentencepiece_tokenizer import (
   SentencePieceTokenizer,
   train_sentencepiece,
 )
-
-Kind = Literal["byte", "sentencepiece", "huggingface"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +43,16 @@ class TokenizerConfig:
       per character.
   """
 
-  kind: Kind = "byte"
+  kind: Literal["byte", "sentencepiece", "huggingface"] = "byte"
   path: str = ""
   train_vocab_size: int = 0
   max_piece_chars: int = 16
 
   def __post_init__(self) -> None:
+    strict.check_literals(self)
     strict.check_numbers(
       self, train_vocab_size="[0, )", max_piece_chars="[1, )"
     )
-    if self.kind not in get_args(Kind):
-      raise ValueError(
-        f"tokenizer.kind is {self.kind!r}; it must be one of: "
-        f"{', '.join(get_args(Kind))}."
-      )
     if self.kind == "byte" and self.path:
       raise ValueError(
         f'tokenizer.kind is "byte", which reads no file, but tokenizer.path '

@@ -77,6 +77,7 @@ class SftConfig:
   )
 
   def __post_init__(self):
+    strict.check_literals(self)
     strict.check_numbers(
       self,
       update_steps="[1, )",

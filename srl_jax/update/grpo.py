@@ -72,6 +72,7 @@ class LossConfig:
   max_logits: int = 1 << 26
 
   def __post_init__(self):
+    strict.check_literals(self)
     strict.check_numbers(
       self,
       clip_low="[0, 1]",

@@ -44,6 +44,7 @@ class OptimConfig:
   moment_dtype: Literal["float32", "bfloat16"] = "float32"
 
   def __post_init__(self):
+    strict.check_literals(self)
     strict.check_numbers(
       self,
       learning_rate="(0, 1]",

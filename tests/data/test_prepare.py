@@ -156,7 +156,7 @@ def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
     (["--data.valid_size=99"], "too few"),
     (["--group_size=0"], "--group_size=0 is too low; give 1 or more"),
     (["--observation_tokens=-4"], "tokens=-4 is too low; give 0 or more"),
-    (["--trunks.context_turns=-1"], "context_turns=-1 is negative"),
+    (["--trunks.context_turns=-1"], "context_turns=-1; set it to 0"),
     (["--tokenizer.kind=huggingface"], "set tokenizer.path to a"),
     (["--template=chat"], "set c.tokenizer.kind='huggingface' and"),
   ],

@@ -161,7 +161,6 @@ def test_a_file_without_a_good_record_is_an_error(tmp_path, content, words):
 @pytest.mark.parametrize(
   ("config", "words"),
   [
-    ({"format": "csv"}, "one of registers, registers_student, lookup"),
     (
       {"format": "gsm8k", "valid_size": -1},
       "valid_size=-1; set it to 0 or",

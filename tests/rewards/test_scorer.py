@@ -367,7 +367,6 @@ def is_running(process):
     ),
     ({"function": "domain"}, "only where there are data; name the function"),
     ({"function": "answer", "autojunk": True}, "only difflib has it"),
-    ({"check": "strict"}, "one of: auto, step, solution"),
     ({"function": "no_such_module:f"}, "No module named 'no_such_module'"),
     ({"function": USER + "nope"}, "has no attribute 'nope'"),
     ({"function": USER + "NOT_A_FUNCTION"}, "is a int, not a function"),

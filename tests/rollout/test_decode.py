@@ -3,6 +3,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import numpy as np
@@ -347,11 +348,12 @@ def test_trunk_positions_mark_padding():
 @pytest.mark.parametrize(
   ("fields", "message"),
   [
-    ({"samples": 0}, "samples=0 is not allowed; set it to 1 or more"),
-    ({"max_new_tokens": 0}, "max_new_tokens=0 is not allowed"),
-    ({"temperature": -1.0}, "temperature=-1.0 is not allowed"),
-    ({"slots": -1}, "slots=-1 is not allowed; set it to 0 .all at once"),
-    ({"cache_start": -1}, "cache_start=-1 is not allowed"),
+    ({"samples": 0}, "samples=0; set it to 1 or more"),
+    ({"max_new_tokens": 0}, "max_new_tokens=0; set it to 1 or more"),
+    ({"temperature": -1.0}, "temperature=-1.0; set it to 0 or more"),
+    ({"temperature": math.inf}, "temperature=inf; set it to 0 or more"),
+    ({"slots": -1}, "slots=-1; set it to 0 or more"),
+    ({"cache_start": -1}, "cache_start=-1; set it to 0 or more"),
   ],
 )
 def test_an_impossible_sampling_config_is_refused(fields, message):

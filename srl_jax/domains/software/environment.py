@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from srl_jax import strict
 from srl_jax.domains.domain import Domain
 from srl_jax.domains.software import SOFTWARE
 from srl_jax.domains.software.dialects import DIALECTS, ActionResult, Dialect
@@ -63,12 +64,14 @@ class AgentConfig:
         f"there is no dialect {self.dialect!r}; use one of"
         f" {', '.join(DIALECTS)}"
       )
-    for name in ("turns", "wall_s", "action_s"):
-      if getattr(self, name) < 0:
-        raise ValueError(f"{name} is {getattr(self, name)}; use 0 or more")
-    for name in ("format_errors", "tests_s"):
-      if getattr(self, name) <= 0:
-        raise ValueError(f"{name} is {getattr(self, name)}; use more than 0")
+    strict.check_numbers(
+      self,
+      turns="[0, )",
+      wall_s="[0, )",
+      action_s="[0, )",
+      format_errors="[1, )",
+      tests_s="(0, )",
+    )
 
 
 class RepairEnvironment:

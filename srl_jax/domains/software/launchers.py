@@ -17,6 +17,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from srl_jax import strict
+
 WORK = "/testbed"
 _SUPERVISOR = pathlib.Path(__file__).with_name("supervisor.py")
 _SUPERVISOR_INSIDE = "/run/supervisor.py"
@@ -79,10 +81,9 @@ class Limits:
   output_bytes: int = 16 << 20
 
   def __post_init__(self):
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not value > 0:
-        raise ValueError(f"{field.name} is {value}; use more than 0")
+    strict.check_numbers(
+      self, **{field.name: "(0, )" for field in dataclasses.fields(self)}
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,11 +109,7 @@ class SandboxConfig:
   limits: Limits = Limits()
 
   def __post_init__(self):
-    if self.kind not in _PROGRAMS:
-      raise ValueError(
-        f"there is no sandbox of kind {self.kind!r}; set kind to "
-        f"{', '.join(_PROGRAMS)}"
-      )
+    strict.check_literals(self)
     if bool(self.image) == (self.kind == "bubblewrap"):
       raise ValueError(
         f"kind={self.kind!r} with image={self.image!r}: podman and docker need "

@@ -2,6 +2,7 @@
 """Agents act in a sandbox; what goes wrong is observed and never raised."""
 
 import logging
+import math
 
 import pytest
 
@@ -297,8 +298,9 @@ def test_a_domain_reads_its_tasks_and_tells_the_model_its_dialect(tmp_path):
   ("changes", "said"),
   [
     ({"dialect": "xml"}, "use one of swe-smith, swe-smith-once, mini"),
-    ({"turns": -1}, "turns is -1"),
-    ({"format_errors": 0}, "format_errors is 0"),
+    ({"turns": -1}, "turns=-1; set it to 0 or more"),
+    ({"format_errors": 0}, "format_errors=0; set it to 1 or more"),
+    ({"wall_s": math.nan}, "wall_s=nan"),
   ],
 )
 def test_an_agent_config_that_cannot_be_meant_is_refused(changes, said):

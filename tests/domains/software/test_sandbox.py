@@ -2,6 +2,7 @@
 """Nothing gets out of a sandbox, and nothing of it is left."""
 
 import contextlib
+import math
 import os
 import pathlib
 import shutil
@@ -304,15 +305,22 @@ def test_groups_of_version_2_are_made_beside_processes(monkeypatch, tmp_path):
   assert find() == ()
 
 
-def test_a_limit_of_nothing_is_refused():
-  with pytest.raises(ValueError, match="processes is 0; use more than 0"):
-    Limits(processes=0)
+@pytest.mark.parametrize(
+  ("limits", "message"),
+  [
+    ({"processes": 0}, "processes=0; set it to above 0"),
+    ({"wall_s": math.inf}, "wall_s=inf; set it to above 0"),
+  ],
+)
+def test_a_limit_of_nothing_or_of_infinity_is_refused(limits, message):
+  with pytest.raises(ValueError, match=message):
+    Limits(**limits)
 
 
 @pytest.mark.parametrize(
   ("changes", "said"),
   [
-    ({"kind": "chroot"}, "set kind to bubblewrap, podman, docker"),
+    ({"kind": "chroot"}, "allowed is 'bubblewrap' or 'podman'"),
     ({"kind": "docker"}, "need an image"),
     ({"image": "x"}, "bubblewrap has none"),
     ({"kind": "podman", "image": "x", "python": "/p"}, "leave python"),
