@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if not 0 < options.kept <= 1:
     parser.error(f"--kept is {options.kept}; use a share such as 0.4")
   if options.mean_tokens < 0:
-    parser.error(f"--mean_tokens is {options.mean_tokens}; use 1 or more")
+    parser.error(f"--mean_tokens is {options.mean_tokens}; use 0 or more")
   # Any arrays go to the CPU, so that JAX does not look for a TPU.
   jax.config.update("jax_platforms", "cpu")
   try:

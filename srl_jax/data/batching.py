@@ -121,6 +121,6 @@ def _check(got: int, allowed: int, what: str, name: str, trunk: Trunk):
   if got > allowed:
     raise ValueError(
       f"trajectory {trunk.trajectory.id!r} has {got} {what}, more than"
-      f" {name}={allowed}; raise {name} to {got}, or drop long instances with"
-      " max_trunk_tokens / max_target_tokens when building the trunks"
+      f" {name}={allowed}; raise {name} to {got}, or drop long branch points"
+      " with max_trunk_tokens / max_target_tokens when building the trunks"
     )

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tokenises trajectories into trunks and marks their branch points.
 
-Each expert step gives one training instance (paper section 3). Its context is
-the problem and the steps before it; its target is the step itself. All
-instances of a trajectory share one trunk, each as a branch point. Branch
-point k leaves the trunk after step k-1:
+Each expert step gives one branch point (paper section 3). Its context is the
+problem and the steps before it; its target is the step itself. All branch
+points of a trajectory share one trunk. Branch point k leaves it after step k-1:
 
   trunk    problem | step 1 | step 2          (step 3 is only a target)
            ^at[0]    ^at[1]   ^at[2]

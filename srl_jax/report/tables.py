@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tables of estimates as Markdown, CSV and JSON, to paste into a paper.
 
-A row for each suite (or level, or model), a column for each metric. table.py
-prints the moments of a run instead.
+A row for each suite (or level, or model), a column for each metric.
+results_table.py prints the moments of a run instead.
 """
 
 from __future__ import annotations
