@@ -19,6 +19,7 @@ from typing import Any
 import jax
 
 from srl_jax import progress, storage
+from srl_jax.storage import files
 from srl_jax.storage.mirror import Mirror
 from srl_jax.trackers.trackers import Trackers
 
@@ -66,7 +67,7 @@ class MetricWriter:
       for row in read_rows(directory / "metrics.jsonl")
       if row["update_step"] < first_step
     ]
-    _replace(self._jsonl_path, "".join(map(_json_line, kept)))
+    files.write_text(self._jsonl_path, "".join(map(_json_line, kept)))
     self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
     self._columns = ["update_step"]
     for row in kept:
@@ -215,12 +216,6 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
         " mend or remove that line, or choose another --workdir"
       ) from error
   return rows
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  temporary = path.with_suffix(".tmp")
-  temporary.write_text(text, encoding="utf-8")
-  os.replace(temporary, path)
 
 
 def _json_line(row: Mapping[str, Any]) -> str:

@@ -136,7 +136,7 @@ def _rollout(counter, section, data, shape, layouts, rounds, lengths, read):
     Load(per_part, shape.trunk, branches, shape.slots + 1),
     at_rest,
     slots=min(sampling.slots_of(branches), branches),
-    cache=cache_widths(SamplingConfig().cache_start, shape.slots),
+    cache=cache_widths(SamplingConfig.cache_start, shape.slots),
     mean=mean,
     read=read,
   )

@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -67,12 +66,3 @@ def _make(url: str, name: str) -> None:
     method="POST",
   )
   urllib.request.urlopen(request).close()
-
-
-def is_installed() -> bool:
-  """Whether `emulated` can be used."""
-  try:
-    with emulated():
-      return True
-  except (ValueError, OSError, RuntimeError, subprocess.SubprocessError):
-    return False

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import math
-
 from srl_jax import sharding
+from srl_jax.rollout.batches import rounded_up
 from srl_jax.train.stage import Run
 from srl_jax.update.packing import PackShape, pack_shape
 
@@ -27,7 +26,7 @@ def micro_batch_trunks(run: Run, trunks: int) -> int:
   More trunks to a micro-batch change no result, only time and memory.
   """
   devices = sharding.batch_devices(run.mesh, run.rules)
-  return math.ceil(trunks / devices) * devices
+  return rounded_up(trunks, devices)
 
 
 def update_shape(

@@ -183,7 +183,8 @@ class Updater:
     self.shardings = TrainState(trained, frozen, moments)
     self._sums_shardings = (trained, whole)
     self._abstract = jax.eval_shape(self.functions.init, params)
-    self._init = jax.jit(
+    # The state before the first update step; consumes the parameters.
+    self.init = jax.jit(
       self.functions.init, out_shardings=self.shardings, donate_argnums=0
     )
     self.zeros = jax.jit(
@@ -200,10 +201,6 @@ class Updater:
       donate_argnums=0,
       out_shardings=(self.shardings, whole),
     )
-
-  def init(self, params: Any) -> TrainState:
-    """Returns the state before the first update step; consumes `params`."""
-    return self._init(params)
 
   def abstract_state(self) -> TrainState:
     """Returns the shapes, dtypes and shardings of the state."""
