@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from srl_jax import config as config_lib
-from srl_jax.train import columns
+from tests.support.columns import explained
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -159,9 +159,9 @@ def metric_names(text):
 def test_every_metric_that_is_named_is_a_column():
   named = set(pages(metric_names))
   assert len(named) > 25
-  wrong = [x for x in named if not columns.explained(x[1])]
+  wrong = [x for x in named if not explained(x[1])]
   assert not wrong
-  assert not columns.explained("srl/rewards")
+  assert not explained("srl/rewards")
 
 
 def test_every_file_that_is_named_exists():

@@ -7,7 +7,6 @@ others are computed by the loop and the stages, and explained here.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from srl_jax.reductions import explanations
@@ -153,30 +152,6 @@ def describe_columns() -> str:
   """Returns the text of metrics.txt."""
   parts = [f"{title}\n{_table(rows)}\n" for title, rows in sections().items()]
   return "\n".join([HEAD, *parts])
-
-
-def explained(column: str) -> str | None:
-  """Returns the pattern in metrics.txt that explains a column, or None."""
-  stage, _, name = column.rpartition("/")
-  sections = (0, 2) if stage == "sft" else (0, 1)
-  for number in sections:
-    _, classes, more = _SECTIONS[number]
-    for pattern, *_ in (*explanations(*classes), *more):
-      regex = pattern.replace("*", r"\d+").replace("NAME", r"[\w.-]+")
-      if re.fullmatch(regex, name):
-        return f"{'sft' if stage == 'sft' else 'rl'}/{pattern}"
-  return None
-
-
-def patterns() -> set[str]:
-  """Returns all patterns, as `explained` returns them."""
-  of = {"all stages": ("sft", "rl"), "srl and rlvr": ("rl",), "sft": ("sft",)}
-  return {
-    f"{stage}/{row[0]}"
-    for title, classes, more in _SECTIONS
-    for row in (*explanations(*classes), *more)
-    for stage in of[title]
-  }
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -4,6 +4,7 @@
 import csv
 
 from srl_jax.train import columns
+from tests.support.columns import explained, patterns
 
 
 def written(workdir):
@@ -41,16 +42,16 @@ def test_every_column_is_explained_and_every_explanation_has_its_column(
   assert {"rlvr/turns", "rlvr/skipped_updates"} <= outcomes
   found = written(whole.workdir) | written(tmp_path / "run") | outcomes
   assert {"srl/validation_value", "srl/suite_exam"} <= found
-  matched = {column: columns.explained(column) for column in found}
+  matched = {column: explained(column) for column in found}
   assert not [column for column, by in matched.items() if by is None]
-  assert set(matched.values()) == columns.patterns()
+  assert set(matched.values()) == patterns()
 
 
 def test_the_file_has_a_line_with_unit_and_meaning_per_column(whole):
   text = (whole.workdir / "metrics.txt").read_text()
   assert text == columns.describe_columns()
   lines = text.splitlines()
-  for pattern in columns.patterns():
+  for pattern in patterns():
     name = pattern.partition("/")[2]
     found = [line.split() for line in lines if line.split()[:1] == [name]]
     assert found and all(len(words) > 4 for words in found), name

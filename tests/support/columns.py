@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which explanation in metrics.txt a column of a run has."""
+
+import re
+
+from srl_jax.train import columns
+
+
+def patterns():
+  """Returns the explained columns; those of srl and rlvr begin with "rl/"."""
+  of = {"all stages": ("sft", "rl"), "srl and rlvr": ("rl",), "sft": ("sft",)}
+  return {
+    f"{stage}/{row[0]}"
+    for title, rows in columns.sections().items()
+    for row in rows
+    for stage in of[title]
+  }
+
+
+def explained(column):
+  """Returns the one of `patterns` that explains a column, or None."""
+  stage, _, name = column.rpartition("/")
+  column = f"{'sft' if stage == 'sft' else 'rl'}/{name}"
+  for pattern in patterns():
+    regex = pattern.replace("*", r"\d+").replace("NAME", r"[\w.-]+")
+    if re.fullmatch(regex, column):
+      return pattern
+  return None
