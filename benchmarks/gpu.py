@@ -14,7 +14,7 @@ It installs nothing and needs no network; weights are random. The parts are:
            decoding loop against the copy), then the gradient of a micro-batch
            and an update step (operations against the product)
 
-Bytes and operations are counted by hand; see counts.py. A failed part reports
+Bytes and operations are counted by hand; see floor.py. A failed part reports
 its error, and the others go on. The exit status is 0 if no part failed, 1 if
 one did, and 2 without a GPU.
 """
@@ -39,8 +39,8 @@ import optax
 
 from benchmarks import gpu_checks, gpu_parts, measuring, models
 from benchmarks.gpu_parts import OPTIMIZERS, Peaks
-from benchmarks.layouts import Workload
 from benchmarks.one_device import Engine
+from benchmarks.workload import Workload
 from srl_jax.models import zoo
 from srl_jax.types import Branches
 from srl_jax.update.grpo import LossConfig

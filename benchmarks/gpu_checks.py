@@ -18,8 +18,8 @@ import numpy as np
 import optax
 
 from benchmarks import one_device
-from benchmarks.layouts import Workload
 from benchmarks.one_device import Engine
+from benchmarks.workload import Workload
 from srl_jax.device_rewards import similarity, text
 from srl_jax.models import ModelConfig
 from srl_jax.rollout.decode import SamplingConfig

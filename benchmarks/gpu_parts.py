@@ -2,11 +2,12 @@
 """Measures one device: peaks, rollout, gradient, update step.
 
 Each `measure_*` returns {quantity: value}. gpu.py decides which of them run,
-and on which sizes; bytes and operations are those of counts.py.
+and on which sizes; bytes and operations are those of floor.py.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import statistics
 import time
@@ -17,9 +18,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from benchmarks import counts, one_device
-from benchmarks.layouts import Workload
+from benchmarks import floor, one_device
+from benchmarks.measuring import compiled_bytes
 from benchmarks.one_device import Engine
+from benchmarks.workload import Workload
 from srl_jax.models import ModelConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.types import Branches
@@ -106,14 +108,14 @@ def measure_rollout(
   prefill_time = timed(lambda: prefill(engine.params, trunks), repeats)
   decode_time = timed(lambda: program(*arguments), repeats)
   sampled.append(jax.device_get(program(*arguments)[0]))
-  turn_s = decode_time.median_s / counts.turns(work)
-  read = counts.turn_bytes(model, work)
-  flops = sum(counts.prefill_flops(model, work, work.trajectories))
-  prompt_tokens = work.trajectories * counts.trunk_tokens(work)
+  turn_s = decode_time.median_s / floor.turns(work)
+  read = floor.turn_bytes(model, work)
+  flops = sum(floor.prefill_flops(model, work))
+  prompt_tokens = work.trajectories * floor.trunk_tokens(work)
   return {
-    "parameters, M": counts.parameters(model) / 1e6,
+    "parameters, M": floor.parameters(model) / 1e6,
     "compilation of the rollout, s": compile_s,
-    "program, GB": program_bytes(program) / 1e9,
+    "program, GB": compiled_bytes(program) / 1e9,
     "prefill, s": prefill_time.median_s,
     "prefill, tokens/s": prompt_tokens / prefill_time.median_s,
     "prefill, share of product": _share(
@@ -141,7 +143,7 @@ def measure_update(
   repeats: int,
   sampled: Sequence[Branches],
 ) -> dict[str, float]:
-  """Measures the gradient of a micro-batch; see `counts.update_flops`.
+  """Measures the gradient of a micro-batch; see `floor.update_flops`.
 
   With samples of the rollout instead of random ones, it also reports the
   difference between the log-probs of trainer and sampler.
@@ -152,15 +154,16 @@ def measure_update(
   compile_s = time.perf_counter() - start_s
   metrics = jax.device_get(call()[1])
   once = timed(call, repeats)
-  needed, executed = counts.update_flops(model, work, trunks)
+  batch = dataclasses.replace(work, trajectories=trunks)
+  needed, executed = floor.update_flops(model, batch)
   tokens = trunks * (
-    counts.trunk_tokens(work) + work.steps * work.samples * counts.turns(work)
+    floor.trunk_tokens(work) + work.steps * work.samples * floor.turns(work)
   )
   rate = needed / once.median_s, executed / once.median_s
   found = {
     "tokens": tokens,
     "compilation, s": compile_s,
-    "program, GB": program_bytes(program) / 1e9,
+    "program, GB": compiled_bytes(program) / 1e9,
     "gradient, s": once.median_s,
     "gradient, spread": once.spread,
     "tokens/s": tokens / once.median_s,
@@ -244,7 +247,7 @@ def measure_optimizer(
 
 def fitting_optimizers(model: ModelConfig, limit_bytes: float) -> list[int]:
   """Returns the OPTIMIZERS that may fit beside parameters and sums."""
-  size = counts.parameters(model)
+  size = floor.parameters(model)
   # A bfloat16 parameter has a float32 copy beside it.
   of_parameter = 2 + 4 if model.param_dtype == "bfloat16" else 4
   return [
@@ -252,17 +255,6 @@ def fitting_optimizers(model: ModelConfig, limit_bytes: float) -> list[int]:
     for i, (_, _, state) in enumerate(OPTIMIZERS)
     if size * (of_parameter + 4 + state) < limit_bytes
   ]
-
-
-def program_bytes(program: jax.stages.Compiled) -> int:
-  """Returns bytes of arguments, outputs and temporaries, donated ones once."""
-  found = program.memory_analysis()
-  return (
-    found.argument_size_in_bytes
-    + found.output_size_in_bytes
-    + found.temp_size_in_bytes
-    - found.alias_size_in_bytes
-  )
 
 
 def _share(rate: float, peak: float) -> float:

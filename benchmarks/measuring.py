@@ -38,9 +38,9 @@ def timed(call: Callable[[], Any]) -> Cost:
   return Cost(wall_s, cpu_s, memory.peak_rss() - before_bytes)
 
 
-def compiled_bytes(lowered: jax.stages.Lowered) -> int:
+def compiled_bytes(program: jax.stages.Compiled) -> int:
   """Returns bytes of arguments, outputs and temporaries, donated ones once."""
-  found = lowered.compile().memory_analysis()
+  found = program.memory_analysis()
   return (
     found.argument_size_in_bytes
     + found.output_size_in_bytes

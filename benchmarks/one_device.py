@@ -16,8 +16,8 @@ import jax
 import numpy as np
 import optax
 
-from benchmarks import counts
-from benchmarks.layouts import Workload
+from benchmarks import floor
+from benchmarks.workload import Workload
 from srl_jax import sharding
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.rollout.decode import SamplingConfig
@@ -37,12 +37,7 @@ class Engine:
     """Makes the programs; parameters are random unless given (on the host)."""
     self.device = device
     self.rules = sharding.ShardingRules()
-    self.mesh = jax.make_mesh(
-      (1,) * len(sharding.MESH_AXES),
-      sharding.MESH_AXES,
-      axis_types=(jax.sharding.AxisType.Auto,) * len(sharding.MESH_AXES),
-      devices=[device],
-    )
+    self.mesh = sharding.make_mesh(sharding.MeshConfig(), [device])
     self.policy = LanguageModel(model, self.rules)
     with self.placed():
       self.params = (
@@ -94,7 +89,7 @@ def make_trunks(work: Workload, vocab_size: int) -> Trunks:
   """Returns random trunks; branches of a step see the steps before it."""
   rng = np.random.default_rng(work.seed)
   n, k = work.trajectories, work.steps
-  width = counts.trunk_tokens(work)
+  width = floor.trunk_tokens(work)
   draw = lambda *shape: rng.integers(1, vocab_size, shape, np.int32)  # noqa: E731
   return Trunks(
     tokens_NS=draw(n, width),

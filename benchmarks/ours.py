@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import layouts, prefix_sharing
+from benchmarks import prefix_sharing
 from benchmarks.workload import PAD_ID, STOP_ID, Workload, given, words
 from srl_jax import sharding
 from srl_jax.data import batching
@@ -355,10 +355,3 @@ class Ours:
 
   def _put(self, batch):
     return sharding.put_batch(batch, self.mesh, self.rules)
-
-
-def multiply_adds(model: ModelConfig, work: Workload, layout: str) -> int:
-  """Counts a forward pass as it runs, padding and masked pairs included."""
-  return layouts.multiply_adds(
-    model, work, layouts.layouts(work)[layout].updating
-  )

@@ -230,7 +230,7 @@ class Bench:
           jax.eval_shape(self.sampler.prefill, self.params, trunks),
           trunks,
           self.key,
-        )
+        ).compile()
       )
       for trunks in _distinct(self.sampling[name])
     )
@@ -240,10 +240,9 @@ class Bench:
     return max(map(self._update_bytes, _distinct(self.updating[name])))
 
   def _update_bytes(self, batch):
-    program = self.updater.accumulate
-    return measuring.compiled_bytes(
-      program.lower(self.params, {}, self.updater.zeros(), batch, None)
-    )
+    sums = self.updater.zeros()
+    lowered = self.updater.accumulate.lower(self.params, {}, sums, batch, None)
+    return measuring.compiled_bytes(lowered.compile())
 
 
 def _distinct(batches: Sequence[Any]) -> list[Any]:

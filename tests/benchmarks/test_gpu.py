@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The GPU benchmark counts right, notices what is wrong, and runs on CPU."""
 
+import dataclasses
 import json
 import re
 
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from benchmarks import counts, gpu, gpu_checks, gpu_parts, one_device
-from benchmarks.layouts import Workload
+from benchmarks import floor, gpu, gpu_checks, gpu_parts, one_device
+from benchmarks.workload import Workload
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.types import Branches
 
@@ -40,7 +41,7 @@ WEIGHTS = 2 * (2 * 256 + 2 * 128 + 3 * 512)
 
 def test_the_parameters_of_qwen_are_as_many_as_published():
   # In millions, by the model cards: 494, 1,544 and 7,616.
-  found = {name: counts.parameters(x) for name, x in gpu.MODELS.items()}
+  found = {name: floor.parameters(x) for name, x in gpu.MODELS.items()}
   assert found["0.5b"] == 494_032_768
   assert found["1.5b"] == 1_543_714_304
   assert found["7b"] == 7_615_616_512
@@ -53,7 +54,7 @@ def test_the_parameters_of_qwen_are_as_many_as_published():
 
 
 def test_the_bytes_of_a_turn_are_those_computed_by_hand():
-  found = counts.turn_bytes(MODEL, WORK)
+  found = floor.turn_bytes(MODEL, WORK)
   # Beside the matrices: biases 16 + 8 + 8 and two norms of 16 per layer, the
   # last norm, the embedding of 40 x 16, which is the head too. Float32.
   assert found.weights == 4 * (WEIGHTS + 2 * (32 + 32) + 16 + 640)
@@ -68,22 +69,23 @@ def test_the_bytes_of_a_turn_are_those_computed_by_hand():
 def test_an_embedding_that_is_not_the_head_is_not_read():
   tied = ModelConfig(vocab_size=40, d_model=16)
   untied = ModelConfig(vocab_size=40, d_model=16, tie_embeddings=False)
-  assert counts.parameters(untied) - counts.parameters(tied) == 640
-  assert counts.turn_bytes(untied, WORK) == counts.turn_bytes(tied, WORK)
+  assert floor.parameters(untied) - floor.parameters(tied) == 640
+  assert floor.turn_bytes(untied, WORK) == floor.turn_bytes(tied, WORK)
 
 
 def test_the_operations_of_a_pass_are_those_computed_by_hand():
-  found = counts.forward_flops(MODEL, WORK, trunks=1)
+  one = dataclasses.replace(WORK, trajectories=1)
+  found = floor.forward_flops(MODEL, one)
   # One trunk of 8 and 6 branches of 4 tokens.
   assert found.layers == 2 * WEIGHTS * (8 + 6 * 4)
   # Pairs: 8 * 9 / 2 in the trunk; a branch has 4 * 5 / 2 of its own and sees
   # 3 or 8 trunk tokens from each of 4. A pair costs 2 x 16 multiply-adds.
   pairs = 36 + 3 * (10 + 12) + 3 * (10 + 32)
   assert found.attention == 2 * pairs * 2 * 32
-  assert found.head == 2 * 24 * 40 * 16
-  two = counts.forward_flops(MODEL, WORK, trunks=2)
-  assert sum(two) == 2 * sum(found)
-  prefill = counts.prefill_flops(MODEL, WORK, trunks=1)
+  # A branch predicts its 3 new tokens.
+  assert found.head == 2 * 18 * 40 * 16
+  assert sum(floor.forward_flops(MODEL, WORK)) == 2 * sum(found)
+  prefill = floor.prefill_flops(MODEL, one)
   assert prefill == (2 * WEIGHTS * 8, 2 * 36 * 2 * 32, 0)
 
 
@@ -97,8 +99,8 @@ def test_the_operations_of_a_pass_are_those_computed_by_hand():
 )
 def test_what_is_computed_again_is_counted_apart(remat, again):
   model = ModelConfig(vocab_size=40, remat=remat)
-  forward = counts.forward_flops(model, WORK, 1)
-  needed, executed = counts.update_flops(model, WORK, 1)
+  forward = floor.forward_flops(model, WORK)
+  needed, executed = floor.update_flops(model, WORK)
   assert needed == 3 * sum(forward)
   assert executed - needed == sum(getattr(forward, name) for name in again)
 
