@@ -24,14 +24,14 @@ class Rows(NamedTuple):
   width: int
 
 
-class Layout(NamedTuple):
+class Batches(NamedTuple):
   """The batches of a rollout and the micro-batches of an update."""
 
   sampling: list[Rows]
   updating: list[Rows]
 
 
-def layouts(work: Workload) -> dict[str, Layout]:
+def layouts(work: Workload) -> dict[str, Batches]:
   """Returns three layouts of the same branches."""
   shape = (work.trajectories, work.steps, work.samples)
   all_NKG = np.arange(work.branches).reshape(shape)
@@ -42,9 +42,9 @@ def layouts(work: Workload) -> dict[str, Layout]:
     Rows(b, int(w)) for b, w in zip(of_step, work.prompt_tokens, strict=True)
   ]
   return {
-    "shared": Layout([shared], [shared]),
-    "flat": Layout(flat, flat),
-    "flat padded": Layout(
+    "shared": Batches([shared], [shared]),
+    "flat": Batches(flat, flat),
+    "flat padded": Batches(
       [Rows(all_NKG.reshape(-1, 1), longest)],
       [Rows(branch_N1, longest) for branch_N1 in of_step],
     ),

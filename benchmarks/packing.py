@@ -42,7 +42,7 @@ from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.packing import PackShape, pack, pack_shape
 from srl_jax.update.updater import Updater
 
-Layout = Callable[[Groups], list[MicroBatch]]
+Packer = Callable[[Groups], list[MicroBatch]]
 
 
 def rows_of_points(
@@ -91,7 +91,7 @@ def rows_of_points(
   ]
 
 
-def layouts(trunks: int, points: int, shape: PackShape) -> dict[str, Layout]:
+def layouts(trunks: int, points: int, shape: PackShape) -> dict[str, Packer]:
   """Returns the three layouts, in micro-batches of so many trunks."""
   return {
     f"rows of {points} points": lambda x: rows_of_points(x, trunks, points),
@@ -155,7 +155,7 @@ class Bench:
 
 def compare(
   bench: Bench,
-  choices: dict[str, Layout],
+  choices: dict[str, Packer],
   updates: Sequence[Groups],
   repeats: int,
   rest_s: float,

@@ -30,7 +30,7 @@ from flax import traverse_util
 from srl_jax.models import LanguageModel, ModelConfig, lora
 from srl_jax.ops import sampling, tree_kernels
 
-from .work import InKernel, Layout, Load, Work, product
+from .work import InKernel, Load, Split, Work, product
 
 # Passes over a float32 array of logits: one writes it; three read it for the
 # maximum, the sum and the log-probs; two write and draw from the log-probs.
@@ -38,14 +38,14 @@ _PASSES_OF_A_DRAW = 6
 
 
 class Counter:
-  """Counts the work of a model under one layout.
+  """Counts the work of a model under one split.
 
   `on_chip` is how many bytes of float32 logits stay on the chip between the
   operations of a turn.
   """
 
-  def __init__(self, config: ModelConfig, layout: Layout, on_chip: float = 0):
-    self._config, self._layout = config, layout
+  def __init__(self, config: ModelConfig, split: Split, on_chip: float = 0):
+    self._config, self._split = config, split
     self._on_chip = on_chip
     self._size = jnp.dtype(config.dtype).itemsize
     self._stored_size = jnp.dtype(config.param_dtype).itemsize
@@ -64,7 +64,7 @@ class Counter:
   def rollout(
     self,
     load: Load,
-    at_rest: Layout,
+    at_rest: Split,
     *,
     slots: int,
     cache: Sequence[int],
@@ -79,7 +79,7 @@ class Counter:
 
     Args:
       load: shape of the batch.
-      at_rest: layout in which the weights are stored.
+      at_rest: split in which the weights are stored.
       slots: number of branches of a trunk that are decoded at a time.
       cache: widths of the branch cache in the order of their use, in tokens.
       mean: mean length of a branch in tokens; 0 for the last of `cache`.
@@ -95,7 +95,7 @@ class Counter:
     width = (held + before * cache[-1]) / turns
     if read:
       width = read * takes * (mean or cache[-1]) / turns
-    trunks = load.trunks / self._layout.batch
+    trunks = load.trunks / self._split.batch
     tokens = trunks * load.trunk
     turn = self.turn(load, slots, width, is_ragged=read > 0)
     return {
@@ -117,9 +117,9 @@ class Counter:
       is_ragged: whether the kernel of decoding attends, whose logits never
         reach memory.
     """
-    trunks = load.trunks / self._layout.batch
+    trunks = load.trunks / self._split.batch
     rows = trunks * slots
-    heads = self._config.n_heads / self._layout.parts("kv_heads")
+    heads = self._config.n_heads / self._split.parts("kv_heads")
     is_held = 4 * rows * (load.trunk + width) * heads <= self._on_chip
     attend = self._in_kernel if is_ragged or is_held else self._attention
     # The kernel reads heads in whole registers.
@@ -163,7 +163,7 @@ class Counter:
       kernel: what the kernels for trees compute; None if branches attend by
         matrix products.
     """
-    trunks = load.trunks / self._layout.batch
+    trunks = load.trunks / self._split.batch
     rows = trunks * load.branches * (load.width - 1)
     trunk = trunks * load.trunk
     # A product has two in the backward pass, and one more in the forward pass
@@ -174,7 +174,7 @@ class Counter:
     is_full = not self._adapters
     tokens = trunk + rows
     if kernel is not None:
-      tokens = kernel.tokens / self._layout.batch
+      tokens = kernel.tokens / self._split.batch
     streams = self._stream(tokens)
     layers = streams.times(2 + is_full + twice)
     # Of the two products only that for the input has partial sums.
@@ -205,7 +205,7 @@ class Counter:
     """Work of attention in a loss and its gradient."""
     remat = self._config.remat
     if kernel is not None:
-      parts = self._layout.batch
+      parts = self._split.batch
       forward = self._in_kernel(
         kernel.tokens / parts,
         kernel.pairs / kernel.tokens,
@@ -216,7 +216,7 @@ class Counter:
       return forward.times(1 + 2.5 + (remat == "full")).plus(
         sent.times(2 + (remat == "full"))
       )
-    trunks = load.trunks / self._layout.batch
+    trunks = load.trunks / self._split.batch
     rows = trunks * load.branches * (load.width - 1)
     trunk = trunks * load.trunk
     attention = self._trunk_attention(trunk, load.trunk).plus(
@@ -231,7 +231,7 @@ class Counter:
     `tokens` are a device's own of the row.
     """
     c = self._config
-    others = tokens * (self._layout.row - 1)
+    others = tokens * (self._split.row - 1)
     received = others * 2 * c.n_kv_heads * c.head_width * self._size
     return Work(0, 2 * received, received).times(c.n_layers)
 
@@ -243,7 +243,7 @@ class Counter:
       param_bytes: bytes of a parameter element.
     """
     trained = self._adapters or self._boxes
-    stored = sum(map(self._layout.stored, trained))
+    stored = sum(map(self._split.stored, trained))
     # Gradients are read twice: for their norm and for the update.
     per_element = 2 * 4 + 2 * (moment_bytes + param_bytes)
     return Work(15 * stored, stored * per_element)
@@ -253,12 +253,12 @@ class Counter:
 
     The data axis goes over the slices, so each holds whole gradients.
     """
-    stored = sum(map(self._layout.stored, self._adapters or self._boxes))
+    stored = sum(map(self._split.stored, self._adapters or self._boxes))
     return 2 * (slices - 1) / slices * stored * self._size
 
   def _drawn_from_others(self) -> float:
     """Numbers per row that a device receives to draw (`sampling.draw`)."""
-    vocab, parts = self._config.vocab_size, self._layout.parts("vocab")
+    vocab, parts = self._config.vocab_size, self._split.parts("vocab")
     blocks = sampling.blocks_of(vocab)
     if blocks % parts:
       return vocab - self._vocab
@@ -268,14 +268,14 @@ class Counter:
 
   @property
   def _vocab(self) -> float:
-    return self._config.vocab_size / self._layout.parts("vocab")
+    return self._config.vocab_size / self._split.parts("vocab")
 
   def _stream(self, tokens: float) -> Work:
     """Work of all blocks on `tokens` tokens, without attention."""
     c = self._config
-    heads = (c.n_heads * c.head_width) / self._layout.parts("kv_heads")
-    kv = 2 * c.n_kv_heads * c.head_width / self._layout.parts("kv_heads")
-    hidden = c.d_mlp / self._layout.parts("mlp")
+    heads = (c.n_heads * c.head_width) / self._split.parts("kv_heads")
+    kv = 2 * c.n_kv_heads * c.head_width / self._split.parts("kv_heads")
+    hidden = c.d_mlp / self._split.parts("mlp")
     block = product(tokens, c.d_model, heads + kv, self._size).plus(
       product(tokens, heads, c.d_model, self._size),
       product(tokens, c.d_model, hidden, self._size).times(3),
@@ -286,7 +286,7 @@ class Counter:
 
   def _adapt(self, tokens: float) -> Work:
     """Work of all adapters on `tokens` tokens."""
-    elements = sum(map(self._layout.used, self._adapters))
+    elements = sum(map(self._split.used, self._adapters))
     # The traffic of inputs and outputs is counted with the full matrices.
     return Work(2.0 * tokens * elements, elements * self._size)
 
@@ -299,11 +299,11 @@ class Counter:
 
   def _lookup(self, tokens: float, size: int) -> Work:
     """Work of `sharding.lookup` in a table of `size` bytes an element."""
-    rules = self._layout.rules
+    rules = self._split.rules
     vocab, embed = rules.mesh_axes("vocab"), rules.mesh_axes("embed")
-    of_rows, of_columns = self._layout.size(vocab), self._layout.size(embed)
+    of_rows, of_columns = self._split.size(vocab), self._split.size(embed)
     shared = {*vocab, *embed} & set(rules.token_axes())
-    found = tokens * self._layout.size(shared) * self._config.d_model * size
+    found = tokens * self._split.size(shared) * self._config.d_model * size
     found /= of_columns
     # Every part of the table yields zeros for rows that it does not have.
     summed = 2 * (of_rows - 1) / of_rows * found
@@ -313,7 +313,7 @@ class Counter:
   def _attention(self, queries: float, keys: float, stored: float) -> Work:
     """Work of `queries` queries against `keys` keys each, `stored` in all."""
     c = self._config
-    logits = queries * keys * c.n_heads / self._layout.parts("kv_heads")
+    logits = queries * keys * c.n_heads / self._split.parts("kv_heads")
     # Logits are written and read in float32, weights in the compute dtype.
     traffic = logits * 2 * (4 + self._size) * c.n_layers
     return self._in_kernel(queries, keys, stored).plus(Work(0, traffic))
@@ -328,7 +328,7 @@ class Counter:
   def _in_kernel(self, queries: float, keys: float, stored: float) -> Work:
     """Work of `_attention` whose logits and weights never leave the chip."""
     c = self._config
-    parts = self._layout.parts("kv_heads")
+    parts = self._split.parts("kv_heads")
     heads, kv_heads = c.n_heads / parts, c.n_kv_heads / parts
     traffic = (
       self._size * c.head_width * (2 * queries * heads + 2 * stored * kv_heads)
@@ -345,13 +345,13 @@ class Counter:
 
   def _sum(self, tokens: float, name: str) -> Work:
     """Work of adding partial sums [tokens, D] between the parts of an axis."""
-    parts = self._layout.parts(name)
+    parts = self._split.parts(name)
     received = 2 * (parts - 1) / parts * tokens * self._config.d_model
     return Work(0, 0, received * self._size)
 
   def _gather(self, weights: Sequence[nn.LogicallyPartitioned]) -> Work:
     """Work of gathering weights for their use."""
-    used, stored = self._layout.used, self._layout.stored
+    used, stored = self._split.used, self._split.stored
     boxes = [box for box in weights if used(box) > stored(box)]
     gathered, held = sum(map(used, boxes)), sum(map(stored, boxes))
     return Work(0, gathered * self._size, (gathered - held) * self._size)
@@ -360,18 +360,18 @@ class Counter:
     """Work of scattering gradients and adding them to the sums."""
     link, memory = 0.0, 0.0
     for box in weights:
-      used, stored = self._layout.used(box), self._layout.stored(box)
-      copies = self._layout.copies(box)
+      used, stored = self._split.used(box), self._split.stored(box)
+      copies = self._split.copies(box)
       # The compiler can scatter along one axis only. A gradient that is split
       # along two is summed up whole and then cut.
-      whole = 1 + (self._layout.gathered_axes(box) > 1)
+      whole = 1 + (self._split.gathered_axes(box) > 1)
       link += whole * (used - stored) + 2 * (copies - 1) / copies * stored
       memory += stored * (self._size + 4 + 4)
     return Work(0, memory, link * self._size)
 
-  def _lay_out(self, at_rest: Layout) -> Work:
-    """Work of moving weights from the update's to the rollout's layout."""
-    here = sum(map(self._layout.stored, self._boxes))
+  def _lay_out(self, at_rest: Split) -> Work:
+    """Work of moving weights from the update's to the rollout's split."""
+    here = sum(map(self._split.stored, self._boxes))
     there = sum(map(at_rest.stored, self._boxes))
     received = max(here - there, 0.0) * self._size
     merged = 0.0

@@ -19,7 +19,7 @@ from srl_jax.models import LanguageModel
 
 from . import ahead_of_time, phases, projection
 from .chips import Chip
-from .work import Layout
+from .work import Split
 
 
 class Need(NamedTuple):
@@ -87,29 +87,29 @@ def need(
 
 def _sampling(config, section, mesh, widths, width, lanes) -> int:
   """Bytes of the weights, keys and values of one part of a round."""
-  layout = Layout(dict(mesh.shape), config.rollout_rules)
+  split = Split(dict(mesh.shape), config.rollout_rules)
   model = config.model
   boxed = jax.eval_shape(lambda: LanguageModel(model).init(jax.random.key(0)))
   is_box = lambda x: hasattr(x, "names")  # noqa: E731
   weights = sum(
-    layout.stored(box) for box in jax.tree.leaves(boxed, is_leaf=is_box)
+    split.stored(box) for box in jax.tree.leaves(boxed, is_leaf=is_box)
   )
   sampling = section.sampling
-  trunks = sampling.trunks_per_round // sampling.parts_per_round / layout.batch
+  trunks = sampling.trunks_per_round // sampling.parts_per_round / split.batch
   branches = widths.points * sampling.samples
   live = sampling.slots_of(branches)
   tokens = trunks * (widths.trunk + live * width)
   head = math.ceil(model.head_width / lanes) * lanes
-  heads = model.n_kv_heads * head / layout.parts("kv_heads")
+  heads = model.n_kv_heads * head / split.parts("kv_heads")
   size = jnp.dtype(model.dtype).itemsize
   return int(size * (weights + tokens * 2 * model.n_layers * heads))
 
 
 def _updating(config, mesh, trunk: int, width: int, shape) -> int:
   """Bytes of what the backward pass keeps of a micro-batch, layer by layer."""
-  layout = Layout(dict(mesh.shape), config.rules)
+  split = Split(dict(mesh.shape), config.rules)
   rows, trunks_of_row, lanes = shape
-  tokens = rows / layout.batch * (trunks_of_row * trunk + lanes * width)
+  tokens = rows / split.batch * (trunks_of_row * trunk + lanes * width)
   model = config.model
   kept = model.d_model
   if model.remat != "full":

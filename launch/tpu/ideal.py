@@ -14,16 +14,16 @@ import jax.numpy as jnp
 from srl_jax.models import ModelConfig
 
 from .drawn import Batch
-from .work import Layout, Work
+from .work import Split, Work
 
 
 class Ideal:
   """Counts the least work of a model, per device."""
 
-  def __init__(self, config: ModelConfig, layout: Layout):
+  def __init__(self, config: ModelConfig, split: Split):
     c = self._config = config
-    self._layout = layout
-    self._devices = layout.size(layout.mesh)
+    self._split = split
+    self._devices = split.size(split.mesh)
     self._size = jnp.dtype(c.dtype).itemsize
     self._heads = c.n_heads * c.head_width
     # Keys and values of a token.
@@ -75,4 +75,4 @@ class Ideal:
 
   def _weights(self, elements: float) -> float:
     """Bytes of weights that a device reads."""
-    return elements * self._size / self._layout.parts("mlp")
+    return elements * self._size / self._split.parts("mlp")

@@ -27,7 +27,7 @@ from . import counting, drawn
 from .counting import Counter
 from .drawn import Batch, Lengths
 from .ideal import Ideal
-from .work import Layout, Load, Work
+from .work import Load, Split, Work
 
 
 class Phase(NamedTuple):
@@ -96,18 +96,18 @@ def step_of(
   )
   batch = drawn.draw(shape, lengths)
   rounds = drawn.rounds(shape, sampling.trunks_per_round, lengths)
-  layouts = [
-    Layout(dict(mesh.shape), x) for x in (config.rules, config.rollout_rules)
+  splits = [
+    Split(dict(mesh.shape), x) for x in (config.rules, config.rollout_rules)
   ]
   device = mesh.devices.flat[0].device_kind
-  counter = Counter(config.model, layouts[1], on_chip)
+  counter = Counter(config.model, splits[1], on_chip)
   read = 0.0
   model = config.model
   if decode_attention.is_chosen(model.decode_kernel, device, model.head_width):
     read = drawn.entries_read(batch)
   phases = [
-    *_rollout(counter, section, data, shape, layouts, rounds, lengths, read),
-    *_update(config, section, batch, layouts[0], device),
+    *_rollout(counter, section, data, shape, splits, rounds, lengths, read),
+    *_update(config, section, batch, splits[0], device),
   ]
   branches = sizes.points * sampling.samples
   trunks = rounds * sampling.trunks_per_round
@@ -116,7 +116,7 @@ def step_of(
   )
   live = rows * sampling.slots_of(branches)
   completions, mean = trunks * branches, lengths.mean
-  at_rest, in_rollout = (Ideal(config.model, x) for x in layouts)
+  at_rest, in_rollout = (Ideal(config.model, x) for x in splits)
   ideal = {
     "rollout: trunks": in_rollout.trunks(trunks, sizes.trunk),
     "rollout: decode": in_rollout.decode(batch, completions, mean, live),
@@ -125,10 +125,10 @@ def step_of(
   return Step(phases, ideal, batch, rounds, completions * mean)
 
 
-def _rollout(counter, section, data, shape, layouts, rounds, lengths, read):
+def _rollout(counter, section, data, shape, splits, rounds, lengths, read):
   """The phases of all rounds."""
   sampling = section.sampling
-  at_rest, in_rollout = layouts
+  at_rest, in_rollout = splits
   per_part = sampling.trunks_per_round // sampling.parts_per_round
   branches = shape.points * shape.samples
   mean = shape.stem + lengths.mean - 1
@@ -179,19 +179,19 @@ def _in_shared_slots(counter, sampling, shape, phases, mean, read):
   return [lay_out, *phases[1:]]
 
 
-def _update(config, section, batch: Batch, layout, device: str):
+def _update(config, section, batch: Batch, split, device: str):
   """The phases of all passes over the batch."""
   rows, trunks_of_row, lanes = batch.shape.pack
-  counter = Counter(config.model, layout)
+  counter = Counter(config.model, split)
   kernel = None
   if tree_attention.is_chosen(config.model.lane_kernel, device):
-    kernel = drawn.in_kernel(batch, config.model, layout.row)
+    kernel = drawn.in_kernel(batch, config.model, split.row)
   slots = batch.shape.slots
   trunks = rows * trunks_of_row
   accumulate = counter.accumulate(
     Load(trunks, batch.shape.trunk, lanes / trunks_of_row, slots + 1),
     kernel=kernel,
-    **_pieces(config, section, layout, rows * lanes, slots),
+    **_pieces(config, section, split, rows * lanes, slots),
   )
   finish = counter.finish(
     jnp.dtype(section.optim.moment_dtype).itemsize + 4,
@@ -217,13 +217,13 @@ def _trained_bytes(model: ModelConfig) -> int:
 def _pieces(
   config: Config,
   section: RlConfig,
-  layout: Layout,
+  split: Split,
   branches: int,
   positions: int,
 ) -> dict[str, int | bool]:
   """Returns the pieces in which `logprobs.token_logps` makes logits."""
-  vocab_parts = layout.parts("vocab")
-  limit = section.loss.max_logits * layout.batch * vocab_parts
+  vocab_parts = split.parts("vocab")
+  limit = section.loss.max_logits * split.batch * vocab_parts
   vocab = config.model.vocab_size
   if not limit or branches * positions * vocab <= limit:
     return {"chunks": 1, "is_blocked": False}

@@ -26,7 +26,7 @@ from .chips import Chip, parse_topology
 from .counting import Counter
 from .drawn import Lengths
 from .phases import Phase, Step, step_of
-from .work import Layout, Work
+from .work import Split, Work
 
 
 def report(
@@ -148,11 +148,11 @@ def _drawn(section, lengths: Lengths, step: Step) -> str:
 
 
 def _between_slices(config, phases, mesh, slices: int) -> str:
-  layout = Layout(dict(mesh.shape), config.rules)
+  split = Split(dict(mesh.shape), config.rules)
   batches = next(
     x.count for x in phases if x.name.startswith("update: accumulate")
   )
-  received = batches * Counter(config.model, layout).between_slices(slices)
+  received = batches * Counter(config.model, split).between_slices(slices)
   return (
     f"between the {slices} slices: {received / 1e9:.3g} GB per chip and step, "
     f"the gradients of {batches} micro-batch(es); counted above as if its "

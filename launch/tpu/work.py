@@ -69,7 +69,7 @@ def product(rows: float, inner: float, columns: float, size: int) -> Work:
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Split:
   """How rules split arrays over a mesh while a program computes.
 
   Weights that are split over an axis that splits tokens, or along `embed`, are

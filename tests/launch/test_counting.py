@@ -8,7 +8,7 @@ import pytest
 
 from launch.tpu import counting
 from launch.tpu.counting import Counter
-from launch.tpu.work import InKernel, Layout, Load, Work, product
+from launch.tpu.work import InKernel, Load, Split, Work, product
 from srl_jax.models import LoraConfig, ModelConfig
 from srl_jax.sharding import ShardingRules
 
@@ -33,11 +33,11 @@ SMALL = 2 * (16 + 32) + 8
 LOAD = Load(trunks=4, trunk=6, branches=3, width=5)
 
 
-def layout(rules=ShardingRules(), data=1, fsdp=1, tensor=1):
-  return Layout({"data": data, "fsdp": fsdp, "tensor": tensor}, rules)
+def split_over(rules=ShardingRules(), data=1, fsdp=1, tensor=1):
+  return Split({"data": data, "fsdp": fsdp, "tensor": tensor}, rules)
 
 
-ONE = layout()
+ONE = split_over()
 
 
 def phases(parts):
@@ -225,13 +225,13 @@ def test_what_is_not_kept_is_computed_twice():
 
 
 def test_every_chunk_of_positions_scatters_the_gradient_of_the_head():
-  one, three = (accumulate(layout(fsdp=4), n).link_bytes for n in (1, 3))
+  one, three = (accumulate(split_over(fsdp=4), n).link_bytes for n in (1, 3))
   assert three - one == 2 * 0.75 * TABLE * 4
 
 
 def test_the_batch_divides_everything_but_the_weights():
   one = accumulate(ONE)
-  four = accumulate(layout(data=4))
+  four = accumulate(split_over(data=4))
   assert four.flops == one.flops / 4
   assert four.memory_bytes > one.memory_bytes / 4
   # Gradients are summed whole: 2 * 3/4 of all parameters are received.
@@ -240,7 +240,7 @@ def test_the_batch_divides_everything_but_the_weights():
 
 
 def test_weights_split_over_the_batch_are_gathered_and_scattered():
-  work = accumulate(layout(fsdp=4))
+  work = accumulate(split_over(fsdp=4))
   matrices = 2 * BLOCK + TABLE
   # Weights are gathered forward and backward (the head once for both), and
   # gradients scattered. Norms and biases are not split and so are summed whole.
@@ -251,8 +251,8 @@ def test_weights_split_over_the_batch_are_gathered_and_scattered():
 
 
 def test_decoding_with_weights_split_over_the_batch_gathers_every_turn():
-  split = layout(fsdp=4)
-  whole = layout(ShardingRules(embed=None), fsdp=4)
+  split = split_over(fsdp=4)
+  whole = split_over(ShardingRules(embed=None), fsdp=4)
   matrices = 2 * BLOCK + TABLE
   ruinous = rollout(split, split)
   # Each turn gathers the weights, and 3/4 of the rows of 3 tokens.
@@ -263,7 +263,7 @@ def test_decoding_with_weights_split_over_the_batch_gathers_every_turn():
 
 
 def test_tensor_parallelism_sums_activations():
-  work = rollout(layout(tensor=2), ONE)
+  work = rollout(split_over(tensor=2), ONE)
   # [12, 8] is summed after the embedding and twice in each of 2 layers; an
   # all-reduce of 2 devices receives all of it. A device also receives the other
   # half of the logits.
@@ -292,7 +292,7 @@ def test_logits_that_stay_on_the_chip_take_no_memory_traffic():
 
 def test_a_draw_receives_masses_of_blocks_and_one_block():
   model = dataclasses.replace(MODEL, vocab_size=1024)
-  turn = Counter(model, layout(tensor=4)).turn(LOAD, 3, 4)
+  turn = Counter(model, split_over(tensor=4)).turn(LOAD, 3, 4)
   # 12 rows; 512 blocks of 2 tokens.
   masses, block = 512 * 0.75, 2 * 2 * 0.75
   assert turn["logits and draw"].link_bytes == 4 * 12 * (masses + block)
@@ -300,7 +300,7 @@ def test_a_draw_receives_masses_of_blocks_and_one_block():
 
 def test_a_tensor_axis_of_the_batch_is_gathered_over():
   rules = ShardingRules(batch=("data", "fsdp", "tensor"))
-  both = Counter(MODEL, layout(rules, fsdp=2, tensor=2))
+  both = Counter(MODEL, split_over(rules, fsdp=2, tensor=2))
   parts = both.accumulate(LOAD, chunks=1, is_blocked=False)
   work = Work().plus(*parts.values())
   alone = accumulate(ONE)
@@ -322,7 +322,7 @@ def test_a_tensor_axis_of_the_batch_is_gathered_over():
 def test_the_devices_of_a_row_gather_its_keys_and_scatter_their_gradients():
   kernel = InKernel(tokens=80, pairs=900, fetched=240)
   of_rows, of_tokens = (
-    layout(rules, fsdp=2, tensor=2)
+    split_over(rules, fsdp=2, tensor=2)
     for rules in (
       ShardingRules(batch=("data", "fsdp", "tensor")),
       ShardingRules(tokens="tensor"),
@@ -345,7 +345,7 @@ def test_the_optimizer_reads_and_writes_what_a_device_stores():
   work = Counter(MODEL, ONE).finish(moment_bytes=8, param_bytes=4)
   # The gradient is read twice; parameter and moments are read and written.
   assert work.memory_bytes == elements * (2 * 4 + 2 * 12)
-  assert Counter(MODEL, layout(tensor=2)).finish(8, 4).flops < work.flops
+  assert Counter(MODEL, split_over(tensor=2)).finish(8, 4).flops < work.flops
 
 
 def test_rewards_read_their_grids():

@@ -9,7 +9,7 @@ import pytest
 from launch.tpu import drawn
 from launch.tpu.drawn import Lengths, Shape
 from launch.tpu.ideal import Ideal
-from launch.tpu.work import Layout
+from launch.tpu.work import Split
 from srl_jax.models import LoraConfig, ModelConfig
 from srl_jax.ops import decode_plan, trees
 from srl_jax.sharding import ShardingRules
@@ -29,7 +29,7 @@ FULL = Lengths(1.0, 10)
 MODEL = ModelConfig(
   vocab_size=20, d_model=8, n_layers=2, n_heads=4, n_kv_heads=2, head_width=4
 )
-ONE = Layout({"data": 1, "fsdp": 1, "tensor": 1}, ShardingRules())
+ONE = Split({"data": 1, "fsdp": 1, "tensor": 1}, ShardingRules())
 
 
 @pytest.mark.parametrize(
