@@ -40,7 +40,7 @@ from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.rounds import Round, sample_and_score
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
-from srl_jax.tokenizers.protocol import TableTokenizer
+from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Step, Trajectory
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.batch import MicroBatch
@@ -73,7 +73,7 @@ class Settings:
   trains: bool = True
 
 
-class Words(TableTokenizer):
+class Words(Tokenizer):
   """Decodes ids as words, each with a space after it; cannot encode."""
 
   def __init__(self, vocab_size: int):

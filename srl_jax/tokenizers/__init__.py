@@ -11,14 +11,14 @@ from srl_jax.tokenizers.make import (
   make_tokenizer,
   tokenizer_folder,
 )
-from srl_jax.tokenizers.protocol import (
-  Tokenizer,
-  UnspellableError,
-  split_control,
-)
 from srl_jax.tokenizers.sentencepiece_tokenizer import (
   SentencePieceTokenizer,
   train_sentencepiece,
+)
+from srl_jax.tokenizers.tokenizer import (
+  Tokenizer,
+  UnspellableError,
+  split_control,
 )
 
 __all__ = [

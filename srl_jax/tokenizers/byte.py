@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from srl_jax.tokenizers.protocol import TableTokenizer
+from srl_jax.tokenizers.tokenizer import Tokenizer
 
 # Control tokens of the templates "plain" and "chatml" (srl_jax.data.templates).
 BYTE_SPECIALS = (
@@ -20,7 +20,7 @@ BYTE_SPECIALS = (
 )
 
 
-class ByteTokenizer(TableTokenizer):
+class ByteTokenizer(Tokenizer):
   """Ids 0 to 255 are the bytes; the control tokens follow in order."""
 
   def __init__(self, specials: Sequence[str] = BYTE_SPECIALS) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from srl_jax import storage
-from srl_jax.tokenizers.protocol import Tokenizer, read_file
+from srl_jax.tokenizers.tokenizer import Tokenizer, read_file
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 

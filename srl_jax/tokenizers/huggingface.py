@@ -20,8 +20,8 @@ from typing import Any
 import tokenizers
 
 from srl_jax.tokenizers.probe import check_file
-from srl_jax.tokenizers.protocol import (
-  TableTokenizer,
+from srl_jax.tokenizers.tokenizer import (
+  Tokenizer,
   UnspellableError,
   check_exact,
   read_file,
@@ -45,7 +45,7 @@ _PAD_NAMES = (
 )
 
 
-class HuggingFaceTokenizer(TableTokenizer):
+class HuggingFaceTokenizer(Tokenizer):
   """A tokenizer.json whose tokens give back the text exactly.
 
   The parts of a file that would change the text are left out: those that

@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Sequence
 
-from srl_jax.tokenizers.protocol import Tokenizer
+from srl_jax.tokenizers.tokenizer import Tokenizer
 
 
 class TextStream:

@@ -18,12 +18,12 @@ from srl_jax.tokenizers.folder import (
   read_tokenizer_folder,
 )
 from srl_jax.tokenizers.huggingface import HuggingFaceTokenizer
-from srl_jax.tokenizers.protocol import Tokenizer
 from srl_jax.tokenizers.sentencepiece_tokenizer import (
   PLAIN_SPECIALS,
   SentencePieceTokenizer,
   train_sentencepiece,
 )
+from srl_jax.tokenizers.tokenizer import Tokenizer
 
 
 @dataclasses.dataclass(frozen=True)

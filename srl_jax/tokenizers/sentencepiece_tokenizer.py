@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 import sentencepiece as spm
 
 from srl_jax.tokenizers.probe import check_file
-from srl_jax.tokenizers.protocol import (
-  TableTokenizer,
+from srl_jax.tokenizers.tokenizer import (
+  Tokenizer,
   check_exact,
   read_file,
 )
@@ -48,7 +48,7 @@ _TRAINER = {
 }
 
 
-class SentencePieceTokenizer(TableTokenizer):
+class SentencePieceTokenizer(Tokenizer):
   """A SentencePiece model with byte fallback, such as Gemma's or our own.
 
   The dummy space that some models put before a text (Llama 2) and the

@@ -11,7 +11,6 @@ from srl_jax.tokenizers import (
   SentencePieceTokenizer,
   UnspellableError,
   probe,
-  protocol,
 )
 
 
@@ -107,7 +106,7 @@ def test_a_broken_sentencepiece_model_is_refused(tmp_path, data):
 
 
 def test_a_file_that_is_too_large_is_not_read(tmp_path, monkeypatch):
-  monkeypatch.setattr(protocol, "_MAX_FILE_BYTES", 10)
+  monkeypatch.setattr("srl_jax.tokenizers.tokenizer._MAX_FILE_BYTES", 10)
   path = tmp_path / "tokenizer.json"
   path.write_bytes(b"{" * 11)
   with pytest.raises(ValueError, match="has 11 bytes, and no real one has mor"):

@@ -17,9 +17,9 @@ from srl_jax.tokenizers import (
   TokenizerConfig,
   huggingface,
   make_tokenizer,
-  protocol,
   train_sentencepiece,
 )
+from srl_jax.tokenizers.tokenizer import check_exact
 
 CORPUS = [
   "The quick brown fox jumps over the lazy dog 1234567890.",
@@ -341,4 +341,4 @@ def test_probe_refuses_a_tokenizer_that_trims():
       return super().encode(text.strip())
 
   with pytest.raises(ValueError, match="changes text"):
-    protocol.check_exact(Trimming(), "x")
+    check_exact(Trimming(), "x")

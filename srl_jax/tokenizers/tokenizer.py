@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the rest of the package may ask of a tokenizer, and the shared part.
+"""What the rest of the package may ask of a tokenizer.
 
 Every tokenizer here is *exact*: the bytes of the tokens of a text, joined,
 are the UTF-8 of that text. Rewards compare characters, so a tokenizer that
@@ -16,65 +16,6 @@ import os
 import pathlib
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Protocol
-
-
-class Tokenizer(Protocol):
-  """Text to token ids and back, exactly.
-
-  Attributes:
-    vocab_size: ids are in [0, vocab_size). A model may have more rows.
-    pad_id: id that fills up rows; masks hide it, so any valid id would do.
-    control_names: names that `special_id` knows.
-  """
-
-  vocab_size: int
-  pad_id: int
-  control_names: frozenset[str]
-
-  def encode(self, text: str) -> list[int]:
-    """Returns the ids of plain text, never a control token."""
-    ...
-
-  def special_id(self, name: str) -> int:
-    """Returns the id of a control token such as "</s>" or "<|im_end|>".
-
-    Raises:
-      ValueError: there is no such control token; the message lists them.
-    """
-    ...
-
-  def limited(self, size: int) -> Tokenizer:
-    """Returns the tokenizer for a model that has only ids below `size`.
-
-    Control tokens may lie beyond, such as a text model's <image_soft_token>;
-    `special_id` refuses them.
-
-    Raises:
-      ValueError: a token of plain text lies beyond.
-    """
-    ...
-
-  def token_bytes(self, token: int) -> bytes:
-    """Returns the bytes of a token.
-
-    Those of a control token are its name. An id without a token decodes to no
-    bytes: models pad their vocabulary, so they can sample such an id.
-    """
-    ...
-
-  def decode(self, tokens: Iterable[int]) -> str:
-    """Returns the joined bytes as text, bad UTF-8 replaced by U+FFFD."""
-    ...
-
-  def encode_rendered(self, text: str) -> list[int]:
-    """Returns the ids of a prompt in which control tokens are spelt out.
-
-    They are the ids that the software of the checkpoint gives for a rendered
-    prompt, and serve for comparison only. It is not safe: a control token's
-    name that a user typed becomes that control token.
-    """
-    ...
 
 
 class UnspellableError(ValueError):
@@ -114,12 +55,18 @@ def split_control(text: str, names: Collection[str]) -> list[str]:
   return re.split(f"({pattern})", text)
 
 
-class TableTokenizer:
-  """A tokenizer that is an encoder plus a table of bytes per id.
+class Tokenizer:
+  """Text to token ids and back, exactly: an encoder, and a table of bytes.
 
   Subclasses implement `_encode_plain`. It never gets a text that contains
   `space_mark`, the character that some models write for a space: where a text
   contains that character itself, it is spelt with byte tokens.
+
+  Attributes:
+    vocab_size: ids are in [0, vocab_size). A model may have more rows.
+    pad_id: id that fills up rows; masks hide it, so any valid id would do.
+    control_names: names that `special_id` knows.
+    missing_bytes: bytes that have no token.
   """
 
   def __init__(
@@ -137,7 +84,7 @@ class TableTokenizer:
       specials: id of each control token.
       byte_ids: byte -> id of its token. A byte may be missing: then `encode`
         refuses the texts that cannot be spelt without it.
-      pad_id: see Tokenizer.
+      pad_id: see the class.
       space_mark: character that the model writes for a space.
     """
     self.vocab_size = len(table)
@@ -216,7 +163,12 @@ class TableTokenizer:
     return out
 
   def special_id(self, name: str) -> int:
-    """Returns the id of a control token; ValueError lists the known ones."""
+    """Returns the id of a control token such as "</s>" or "<|im_end|>".
+
+    Raises:
+      ValueError: there is no such control token, and the message lists them;
+        or the model has no such id.
+    """
     if name not in self._specials:
       known = " ".join(sorted(self._specials)) or "(none)"
       raise ValueError(
@@ -233,8 +185,15 @@ class TableTokenizer:
       )
     return token
 
-  def limited(self, size: int) -> TableTokenizer:
-    """Returns the tokenizer for a model that has only ids below `size`."""
+  def limited(self, size: int) -> Tokenizer:
+    """Returns the tokenizer for a model that has only ids below `size`.
+
+    Control tokens may lie beyond, such as a text model's <image_soft_token>;
+    `special_id` refuses them.
+
+    Raises:
+      ValueError: a token of plain text lies beyond.
+    """
     for token, spelt in enumerate(self._table[size:], start=size):
       if spelt and token not in self._control:
         raise ValueError(
@@ -251,7 +210,14 @@ class TableTokenizer:
     return limited
 
   def token_bytes(self, token: int) -> bytes:
-    """Returns the bytes of a token; b"" for ids beyond the vocabulary."""
+    """Returns the bytes of a token.
+
+    Those of a control token are its name. An id without a token decodes to no
+    bytes: models pad their vocabulary, so they can sample such an id.
+
+    Raises:
+      ValueError: the id is negative.
+    """
     if token < 0:
       raise ValueError(f"token id {token} is negative; ids start at 0.")
     return self._table[token] if token < len(self._table) else b""
@@ -262,7 +228,12 @@ class TableTokenizer:
     return data.decode("utf-8", "replace")
 
   def encode_rendered(self, text: str) -> list[int]:
-    """Returns the ids of a prompt in which control tokens are spelt out."""
+    """Returns the ids of a prompt in which control tokens are spelt out.
+
+    They are the ids that the software of the checkpoint gives for a rendered
+    prompt, and serve for comparison only. It is not safe: a control token's
+    name that a user typed becomes that control token.
+    """
     ids: list[int] = []
     for i, part in enumerate(split_control(text, self.control_names)):
       ids += [self._specials[part]] if i % 2 else self._encode_unchanged(part)
@@ -277,7 +248,7 @@ _PROBE = (
 )
 
 
-def check_exact(tokenizer: TableTokenizer, path: str) -> None:
+def check_exact(tokenizer: Tokenizer, path: str) -> None:
   """Raises ValueError if the bytes of a text's tokens are not the text."""
   missing = tokenizer.missing_bytes
   probe = "".join(c for c in _PROBE if missing.isdisjoint(c.encode()))
