@@ -163,20 +163,20 @@ def given_lengths(work: Workload) -> Iterator[None]:
   if work.fill == 1:
     yield
     return
-  draw = decode._draw
+  draw = decode.draw
   length_NR = jnp.asarray(work.lengths.reshape(work.trajectories, -1))
 
-  def draw_until(config, logits_NRV, key_NR, position_NR):
+  def draw_until(logits_NRV, key_NR, place_NR, **settings):
     stop_logp_NR = jax.nn.log_softmax(logits_NRV)[..., STOP_ID]
     without_stop = logits_NRV.at[..., STOP_ID].set(-jnp.inf)
-    token_NR, logp_NR = draw(config, without_stop, key_NR, position_NR)
-    is_last_NR = position_NR + 1 >= length_NR
+    token_NR, logp_NR = draw(without_stop, key_NR, place_NR, **settings)
+    is_last_NR = place_NR + 1 >= length_NR
     return (
       jnp.where(is_last_NR, STOP_ID, token_NR),
       jnp.where(is_last_NR, stop_logp_NR, logp_NR),
     )
 
-  with mock.patch.object(decode, "_draw", draw_until):
+  with mock.patch.object(decode, "draw", draw_until):
     yield
 
 

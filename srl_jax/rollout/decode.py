@@ -214,13 +214,13 @@ def decode(
   stops = jnp.asarray(stop_ids, jnp.int32)
 
   def advance(state: State) -> State:
-    slots = state.slots
-    branch_at_NB = of_slots(queue.branch_at_NR, slots)
-    is_live_NB = slots.branch_NB < r
-    position_NB = jnp.where(is_live_NB, branch_at_NB + slots.age_NB, -1)
+    branch_NB, age_NB, token_NB = state.slots
+    branch_at_NB = of_slots(queue.branch_at_NR, branch_NB)
+    is_live_NB = branch_NB < r
+    position_NB = jnp.where(is_live_NB, branch_at_NB + age_NB, -1)
     hidden_NBTD, cache = policy.branch(
       prefilled.params,
-      slots.token_NB[..., None],
+      token_NB[..., None],
       position_NB[..., None],
       branch_at_NB,
       prefilled.trunk,
@@ -228,22 +228,24 @@ def decode(
       state.column,
     )
     logits_NBV = policy.logits(prefilled.params, hidden_NBTD[:, :, 0])
-    place_NB = slots.age_NB + 1 - of_slots(queue.stem_length_NR, slots)
-    drawn_NB, logp_NB = _draw(
-      config,
+    place_NB = age_NB + 1 - of_slots(queue.stem_length_NR, branch_NB)
+    drawn_NB, logp_NB = draw(
       logits_NBV,
-      of_slots(queue.key_NR, slots),
+      of_slots(queue.key_NR, branch_NB),
       place_NB,
+      temperature=config.temperature,
+      is_greedy=config.temperature == 0,
+      is_random=config.temperature > 0,
     )
     is_drawn_NB = is_live_NB & (place_NB >= 0)
-    token_NB = jnp.where(is_drawn_NB, drawn_NB, given(queue, slots))
+    given_NB = given(queue.stem_NRC, branch_NB, age_NB)
+    token_NB = jnp.where(is_drawn_NB, drawn_NB, given_NB)
     is_stop_NB = is_drawn_NB & (token_NB[..., None] == stops).any(-1)
     is_full_NB = is_drawn_NB & (place_NB + 1 >= config.max_new_tokens)
+    is_done_NB = is_stop_NB | is_full_NB
     state = state.replace(cache=cache)
-    state = record(
-      state, token_NB, logp_NB, is_stop_NB | is_full_NB, is_stop_NB
-    )
-    return state if slots.age_NB.shape[1] == r else refill(state, queue)
+    state = record(state, token_NB, logp_NB, is_done_NB, is_stop_NB)
+    return state if age_NB.shape[1] == r else refill(state, queue)
 
   for i, width in enumerate(widths):
     if i:
@@ -272,19 +274,46 @@ def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
 
 
 @jax.named_scope("draw")
-def _draw(config, logits_NRV, key_NR, position_NR):
-  """Draws a token for every branch; returns tokens and their log-probs."""
-  logp_NRV = sampling.distribution(
-    logits_NRV, temperature=config.temperature or 1.0, top_k=0, top_p=1.0
+def draw(
+  logits_NBV: jax.Array,
+  key_NB: jax.Array,
+  place_NB: jax.Array,
+  *,
+  temperature: float | jax.Array,
+  top_k: int | jax.Array = 0,
+  top_p: float | jax.Array = 1.0,
+  is_greedy: bool,
+  is_random: bool,
+) -> tuple[jax.Array, jax.Array]:
+  """Draws a token in every slot; returns tokens and their log-probs.
+
+  Args:
+    logits_NBV: of the model.
+    key_NB: the key of each slot's branch.
+    place_NB: position of the token in its completion.
+    temperature: of all slots, or of each [N, B, 1]; 0 takes the most likely.
+    top_k: see `sampling.distribution`.
+    top_p: see `sampling.distribution`.
+    is_greedy: whether any temperature may be 0.
+    is_random: whether any temperature may be above 0.
+  """
+  logp_NBV = sampling.distribution(
+    logits_NBV,
+    temperature=jnp.where(temperature == 0, 1.0, temperature),
+    top_k=top_k,
+    top_p=top_p,
   )
-  n, r, vocab = logp_NRV.shape
-  logp_BV = logp_NRV.reshape(n * r, vocab)
-  if config.temperature == 0:
+  logp_BV = logp_NBV.reshape(place_NB.size, -1)
+  if is_greedy:
     token_B = sampling.draw_greedy(logp_BV)
-  else:
+  if is_random:
     key_B = jax.vmap(jax.random.fold_in)(
-      key_NR.reshape(-1), position_NR.reshape(-1)
+      key_NB.reshape(-1), place_NB.reshape(-1)
     )
-    token_B = sampling.draw(key_B, logp_BV)
+    drawn_B = sampling.draw(key_B, logp_BV)
+    if is_greedy:
+      token_B = jnp.where((temperature == 0).reshape(-1), token_B, drawn_B)
+    else:
+      token_B = drawn_B
   chosen_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
-  return token_B.reshape(n, r), chosen_B.reshape(n, r)
+  return token_B.reshape(place_NB.shape), chosen_B.reshape(place_NB.shape)

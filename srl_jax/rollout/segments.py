@@ -18,8 +18,8 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from srl_jax.ops import sampling
-from srl_jax.rollout.decode import Policy
+from srl_jax.rollout.decode import Policy, draw, trunk_positions
+from srl_jax.rollout.slots import branch_keys, given, of_slots, take_branches
 from srl_jax.types import Array
 
 # What a tape says of a slot in a turn: nothing was drawn (idle, or a token of
@@ -144,8 +144,7 @@ def admit(
   With several places in a row, the trunks are as wide as a place, and `place_M`
   says which one each gets.
   """
-  place_S = jnp.arange(tokens_MS.shape[1])
-  position_MS = jnp.where(place_S < length_M[:, None], place_S, -1)
+  position_MS = trunk_positions(length_M, tokens_MS.shape[1])
   trunk = policy.trunk(params, tokens_MS, position_MS)
   return rows.replace(trunk=rows.trunk.replace_rows(row_M, trunk, place_M))
 
@@ -219,7 +218,8 @@ def segment(
   Returns:
     The state, what was made, and which branches still wait [N, Q].
   """
-  entries, key_NQ = queue.waiting_NQ.shape[1], _branch_keys(queue, key)
+  entries = queue.waiting_NQ.shape[1]
+  key_NQ = branch_keys(key, queue.point_id_NQ, queue.sample_NQ)
 
   def goes_on(carry):
     rows, waiting_NQ, tape = carry
@@ -234,7 +234,8 @@ def segment(
     rows, made = _turn(policy, params, rows, queue, key_NQ, settings)
     return (*_refill(rows, queue, waiting_NQ), _write(tape, made))
 
-  is_dropped_NB = (rows.entry_NB < entries) & _of(queue.dropped_NQ, rows)
+  is_dropped_NB = of_slots(queue.dropped_NQ, rows.entry_NB)
+  is_dropped_NB &= rows.entry_NB < entries
   rows = rows.replace(
     entry_NB=jnp.where(is_dropped_NB, entries, rows.entry_NB),
     age_NB=jnp.where(is_dropped_NB, 0, rows.age_NB),
@@ -246,43 +247,26 @@ def segment(
   return rows, tape._replace(oldest=rows.age_NB.max()), waiting_NQ
 
 
-def _branch_keys(queue: Queue, key: jax.Array) -> jax.Array:
-  """Returns a key per branch [N, Q]; each draw folds its position in."""
-  fold = jax.vmap(jax.vmap(jax.random.fold_in))
-  key_NQ = jnp.broadcast_to(key, queue.sample_NQ.shape)
-  return fold(fold(key_NQ, queue.point_id_NQ), queue.sample_NQ)
-
-
-def _of(x_NQ: jax.Array, rows: Rows) -> jax.Array:
-  """Returns the entries [N, B, ...] of the branches that the slots hold."""
-  take = lambda x_Q, entry_B: x_Q.at[entry_B].get(mode="clip")  # noqa: E731
-  return jax.vmap(take)(x_NQ, rows.entry_NB)
-
-
 def _refill(
   rows: Rows, queue: Queue, waiting_NQ: jax.Array
 ) -> tuple[Rows, jax.Array]:
-  """Gives idle slots waiting branches: the i-th of a row takes the i-th."""
-  is_idle_NB = rows.entry_NB == waiting_NQ.shape[1]
-  rank_NB1 = jnp.cumsum(is_idle_NB, axis=1)[..., None]
-  rank_N1Q = jnp.cumsum(waiting_NQ, axis=1)[:, None]
-  can_NBQ = is_idle_NB[..., None] & waiting_NQ[:, None]
-  takes_NBQ = can_NBQ & (rank_NB1 == rank_N1Q)
-  is_taken_NB = takes_NBQ.any(2)
+  """Gives idle slots the branches that wait; returns what still waits."""
+  entry_NB, is_taken_NB, waiting_NQ = take_branches(rows.entry_NB, waiting_NQ)
+  first_NB = of_slots(queue.stem_NQC[..., 0], entry_NB)
   rows = rows.replace(
-    entry_NB=jnp.where(is_taken_NB, takes_NBQ.argmax(2), rows.entry_NB),
+    entry_NB=entry_NB,
+    token_NB=jnp.where(is_taken_NB, first_NB, rows.token_NB),
     cache=rows.cache.forget(is_taken_NB),
   )
-  first_NB = _of(queue.stem_NQC[..., 0], rows)
-  token_NB = jnp.where(is_taken_NB, first_NB, rows.token_NB)
-  return rows.replace(token_NB=token_NB), waiting_NQ & ~takes_NBQ.any(1)
+  return rows, waiting_NQ
 
 
 def _turn(policy, params, rows, queue, key_NQ, settings):
   """Runs a token in every slot; returns the rows and what the tape gets."""
   entries = queue.waiting_NQ.shape[1]
   age_NB, is_live_NB = rows.age_NB, rows.entry_NB < entries
-  branch_at_NB = _of(queue.branch_at_NQ, rows)
+  of = lambda x_NQ: of_slots(x_NQ, rows.entry_NB)  # noqa: E731
+  branch_at_NB = of(queue.branch_at_NQ)
   position_NB = jnp.where(is_live_NB, branch_at_NB + age_NB, -1)
   hidden_NBTD, cache = policy.branch(
     params,
@@ -295,12 +279,21 @@ def _turn(policy, params, rows, queue, key_NQ, settings):
     _start(rows, entries, settings.places),
   )
   logits_NBV = policy.logits(params, hidden_NBTD[:, :, 0])
-  place_NB = age_NB + 1 - _of(queue.stem_length_NQ, rows)
-  drawn_NB, logp_NB = _draw(logits_NBV, rows, queue, key_NQ, place_NB, settings)
+  place_NB = age_NB + 1 - of(queue.stem_length_NQ)
+  drawn_NB, logp_NB = draw(
+    logits_NBV,
+    of(key_NQ),
+    place_NB,
+    temperature=of(queue.temperature_NQ)[..., None],
+    top_k=of(queue.top_k_NQ)[..., None] if settings.is_truncated else 0,
+    top_p=of(queue.top_p_NQ)[..., None] if settings.is_truncated else 1.0,
+    is_greedy=settings.is_greedy,
+    is_random=settings.is_random,
+  )
   is_drawn_NB = is_live_NB & (place_NB >= 0)
   stops = jnp.asarray(settings.stop_ids, jnp.int32)
   is_stop_NB = is_drawn_NB & (drawn_NB[..., None] == stops).any(-1)
-  is_full_NB = is_drawn_NB & (place_NB + 1 >= _of(queue.max_new_NQ, rows))
+  is_full_NB = is_drawn_NB & (place_NB + 1 >= of(queue.max_new_NQ))
   kind_NB = jnp.where(is_stop_NB, STOPPED, jnp.where(is_full_NB, FULL, DRAWN))
   made = (
     rows.entry_NB,
@@ -309,11 +302,7 @@ def _turn(policy, params, rows, queue, key_NQ, settings):
     logp_NB,
     *_of_policy(logits_NBV, drawn_NB, settings.likely),
   )
-  # The token that follows in a stem, where none was drawn.
-  next_NB = jnp.minimum(age_NB + 1, queue.stem_NQC.shape[2] - 1)
-  given_NB = jnp.take_along_axis(
-    _of(queue.stem_NQC, rows), next_NB[..., None], axis=2
-  )[..., 0]
+  given_NB = given(queue.stem_NQC, rows.entry_NB, age_NB)
   token_NB = jnp.where(is_drawn_NB, drawn_NB, given_NB)
   goes_on_NB = is_live_NB & ~(is_stop_NB | is_full_NB)
   rows = rows.replace(
@@ -332,31 +321,6 @@ def _start(rows: Rows, entries: int, places: int) -> jax.Array | None:
     return None
   place_NB = rows.entry_NB // (entries // places)
   return place_NB * (rows.trunk.position.shape[1] // places)
-
-
-def _draw(logits_NBV, rows, queue, key_NQ, place_NB, settings):
-  """Draws a token in every slot; returns tokens and their log-probs."""
-  is_cut = settings.is_truncated
-  temperature_NB1 = _of(queue.temperature_NQ, rows)[..., None]
-  logp_NBV = sampling.distribution(
-    logits_NBV,
-    temperature=jnp.where(temperature_NB1 == 0, 1.0, temperature_NB1),
-    top_k=_of(queue.top_k_NQ, rows)[..., None] if is_cut else 0,
-    top_p=_of(queue.top_p_NQ, rows)[..., None] if is_cut else 1.0,
-  )
-  logp_BV = logp_NBV.reshape(place_NB.size, -1)
-  if settings.is_greedy:
-    token_B = sampling.draw_greedy(logp_BV)
-  if settings.is_random:
-    key_B = jax.vmap(jax.random.fold_in)(
-      _of(key_NQ, rows).reshape(-1), place_NB.reshape(-1)
-    )
-    drawn_B = sampling.draw(key_B, logp_BV)
-    is_greedy_B = (temperature_NB1 == 0).reshape(-1)
-    is_mixed = settings.is_greedy
-    token_B = jnp.where(is_greedy_B, token_B, drawn_B) if is_mixed else drawn_B
-  chosen_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
-  return token_B.reshape(place_NB.shape), chosen_B.reshape(place_NB.shape)
 
 
 def _of_policy(logits_NBV, drawn_NB, count):

@@ -22,17 +22,13 @@ from srl_jax.types import Branches, Trunks, completion_mask, make_branches
 
 
 class TrunkQueue(NamedTuple):
-  """The branches of each trunk, and the order in which slots take them.
+  """The branches of each trunk, in the order in which slots take them."""
 
-  The first `length_N` entries of `order_NR` are the branches of real points.
-  """
-
+  is_real_NR: jax.Array
   branch_at_NR: jax.Array
   stem_NRC: jax.Array
   stem_length_NR: jax.Array
   key_NR: jax.Array
-  order_NR: jax.Array
-  length_N: jax.Array
 
 
 class Slots(NamedTuple):
@@ -60,12 +56,13 @@ class Ended(NamedTuple):
 class State:
   """State of the decoding loop.
 
-  The tapes `token_TNB` and `logp_TNB` hold what each slot made in each turn.
+  No slot has taken the branches `waiting_NR` yet. The tapes `token_TNB` and
+  `logp_TNB` hold what each slot made in each turn.
   """
 
   turn: jax.Array
   column: jax.Array
-  taken_N: jax.Array
+  waiting_NR: jax.Array
   busy_N: jax.Array
   slots: Slots
   ended: Ended
@@ -75,29 +72,28 @@ class State:
 
 
 def make_queue(trunks: Trunks, key: jax.Array, samples: int) -> TrunkQueue:
-  """Queues `samples` branches of every branch point, real points first."""
+  """Queues `samples` branches of every branch point."""
   repeat = functools.partial(jnp.repeat, repeats=samples, axis=1)
-  is_real_NR = repeat(trunks.is_real_NK)
+  point_id_NR = repeat(trunks.point_id_NK)
+  sample_R = jnp.tile(jnp.arange(samples), trunks.point_id_NK.shape[1])
   return TrunkQueue(
+    repeat(trunks.is_real_NK),
     repeat(trunks.branch_at_NK),
     repeat(trunks.stem_NKC),
     repeat(trunks.stem_length_NK),
-    _branch_keys(key, trunks.point_id_NK, samples),
-    jnp.argsort(~is_real_NR, axis=1, stable=True),
-    is_real_NR.sum(1),
+    branch_keys(
+      key, point_id_NR, jnp.broadcast_to(sample_R, point_id_NR.shape)
+    ),
   )
 
 
-def _branch_keys(key, point_id_NK, samples):
+def branch_keys(
+  key: jax.Array, point_id_NR: jax.Array, sample_NR: jax.Array
+) -> jax.Array:
   """Returns a key per branch [N, R]; each draw folds its position in."""
-
-  def of_point(point_id):
-    point_key = jax.random.fold_in(key, point_id)
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return fold(point_key, jnp.arange(samples))
-
-  key_NKG = jax.vmap(jax.vmap(of_point))(point_id_NK)
-  return key_NKG.reshape(point_id_NK.shape[0], -1)
+  fold = jax.vmap(jax.vmap(jax.random.fold_in))
+  key_NR = jnp.broadcast_to(key, sample_NR.shape)
+  return fold(fold(key_NR, point_id_NR), sample_NR)
 
 
 def cache_widths(start: int, turns: int) -> list[int]:
@@ -113,7 +109,7 @@ def cache_widths(start: int, turns: int) -> list[int]:
 
 def first_state(queue: TrunkQueue, cache: Any, longest: int) -> State:
   """Returns the first state; a branch takes at most `longest` turns."""
-  n, r = queue.order_NR.shape
+  n, r = queue.is_real_NR.shape
   slots = cache.position.shape[1]
   # No slot is idle while a branch waits. So the last branch begins, at the
   # latest, after the turns of all others, spread evenly over the slots.
@@ -123,7 +119,7 @@ def first_state(queue: TrunkQueue, cache: Any, longest: int) -> State:
   state = State(
     turn=jnp.int32(0),
     column=jnp.int32(0),
-    taken_N=zeros_NB[:, 0],
+    waiting_NR=queue.is_real_NR,
     busy_N=zeros_NB[:, 0],
     slots=Slots(zeros_NB + r, zeros_NB, zeros_NB),
     ended=Ended(zeros_NR, zeros_NR, zeros_NR, zeros_NR > 0),
@@ -134,16 +130,18 @@ def first_state(queue: TrunkQueue, cache: Any, longest: int) -> State:
   return refill(state, queue)
 
 
-def of_slots(x_NR: jax.Array, slots: Slots) -> jax.Array:
+def of_slots(x_NR: jax.Array, branch_NB: jax.Array) -> jax.Array:
   """Returns the entries [N, B, ...] of the branches that the slots hold."""
   take = lambda x_R, branch_B: x_R.at[branch_B].get(mode="clip")  # noqa: E731
-  return jax.vmap(take)(x_NR, slots.branch_NB)
+  return jax.vmap(take)(x_NR, branch_NB)
 
 
-def given(queue: TrunkQueue, slots: Slots) -> jax.Array:
+def given(
+  stem_NRC: jax.Array, branch_NB: jax.Array, age_NB: jax.Array
+) -> jax.Array:
   """Returns the stem token that follows the one each slot now runs."""
-  stem_NBC = of_slots(queue.stem_NRC, slots)
-  next_NB = jnp.minimum(slots.age_NB + 1, stem_NBC.shape[2] - 1)
+  stem_NBC = of_slots(stem_NRC, branch_NB)
+  next_NB = jnp.minimum(age_NB + 1, stem_NBC.shape[2] - 1)
   return jnp.take_along_axis(stem_NBC, next_NB[..., None], axis=2)[..., 0]
 
 
@@ -187,23 +185,35 @@ def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
 
 
 def refill(state: State, queue: TrunkQueue) -> State:
-  """Gives each trunk's idle slots the next branches of its queue."""
-  slots, r = state.slots, queue.order_NR.shape[1]
-  is_idle_NB = slots.branch_NB == r
-  place_NB = state.taken_N[:, None] + jnp.cumsum(is_idle_NB, axis=1) - 1
-  is_taken_NB = is_idle_NB & (place_NB < queue.length_N[:, None])
-  at_NB = jnp.minimum(place_NB, r - 1)
-  next_NB = jnp.take_along_axis(queue.order_NR, at_NB, axis=1)
-  branch_NB = jnp.where(is_taken_NB, next_NB, slots.branch_NB)
-  slots = slots._replace(branch_NB=branch_NB)
-  first_NB = of_slots(queue.stem_NRC[..., 0], slots)
+  """Gives each trunk's idle slots the branches that wait."""
+  branch_NB, age_NB, token_NB = state.slots
+  branch_NB, is_taken_NB, waiting_NR = take_branches(
+    branch_NB, state.waiting_NR
+  )
+  first_NB = of_slots(queue.stem_NRC[..., 0], branch_NB)
   return state.replace(
-    taken_N=state.taken_N + is_taken_NB.sum(1),
-    slots=slots._replace(
-      token_NB=jnp.where(is_taken_NB, first_NB, slots.token_NB)
-    ),
+    waiting_NR=waiting_NR,
+    slots=Slots(branch_NB, age_NB, jnp.where(is_taken_NB, first_NB, token_NB)),
     cache=state.cache.forget(is_taken_NB),
   )
+
+
+def take_branches(
+  branch_NB: jax.Array, waiting_NR: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Gives idle slots waiting branches: the i-th of a row takes the i-th.
+
+  Returns:
+    The branch of each slot, which slots have taken one, and what still waits.
+  """
+  is_idle_NB = branch_NB == waiting_NR.shape[1]
+  rank_NB1 = jnp.cumsum(is_idle_NB, axis=1)[..., None]
+  rank_N1R = jnp.cumsum(waiting_NR, axis=1)[:, None]
+  can_NBR = is_idle_NB[..., None] & waiting_NR[:, None]
+  takes_NBR = can_NBR & (rank_NB1 == rank_N1R)
+  is_taken_NB = takes_NBR.any(2)
+  branch_NB = jnp.where(is_taken_NB, takes_NBR.argmax(2), branch_NB)
+  return branch_NB, is_taken_NB, waiting_NR & ~takes_NBR.any(1)
 
 
 def grow(state: State, width: int) -> State:
