@@ -149,7 +149,8 @@ def sample_episodes(
   open_: set[_Open] = set()
   try:
     while True:
-      for number, name in itertools.islice(waiting, stream.places - len(open_)):
+      free = stream.capacity - len(open_)
+      for number, name in itertools.islice(waiting, free):
         place, owner = divmod(number, jax.process_count())
         thread = threads[place % len(threads)]
         ready.append(_Open(*name, posed[name[0]], owner, thread))

@@ -174,7 +174,7 @@ class Stream:
     return len(self._rows)
 
   @property
-  def places(self) -> int:
+  def capacity(self) -> int:
     """Number of branches that are decoded together."""
     return len(self._rows) * self._entries // 2
 

@@ -228,7 +228,7 @@ class ScriptedStream:
 
   Attributes:
     stop_ids: the stop token.
-    places: number of answers that are given together.
+    capacity: number of answers that are given together.
     rows: the same, as every request may take them all.
     requests: all requests so far.
     prompts: text of each answer's prompt.
@@ -240,12 +240,12 @@ class ScriptedStream:
     answer: Callable[[str], Completion],
     *,
     stop_id: int,
-    places: int = 8,
+    capacity: int = 8,
     turns: int = 1000,
   ):
     """Makes an idle stream, whose segments have so many turns."""
     self._tokenizer, self._answer, self._turns = tokenizer, answer, turns
-    self.stop_ids, self.places, self.rows = (stop_id,), places, places
+    self.stop_ids, self.capacity, self.rows = (stop_id,), capacity, capacity
     self.requests: list[Request] = []
     self.prompts: list[str] = []
     # What is to be answered: tickets with the index of the sample.
@@ -275,7 +275,7 @@ class ScriptedStream:
 
   def advance(self, *, more_follow: bool = False) -> list[Piece]:
     """Answers the oldest requests, each up to so many tokens as turns."""
-    while self._waiting and len(self._left) < self.places:
+    while self._waiting and len(self._left) < self.capacity:
       place = ticket, sample = self._waiting.pop(0)
       request = self.requests[ticket - 1]
       prompt = self._tokenizer.decode(np.asarray(request.tokens).tolist())

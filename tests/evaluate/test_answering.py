@@ -163,7 +163,7 @@ def run_by_turns(
     TOKENIZER,
     lambda prompt: Completion(answer(prompt), is_stopped),
     stop_id=TOKENIZER.special_id("</s>"),
-    places=1,
+    capacity=1,
   )
   answer_by_turns(
     lambda: stream,

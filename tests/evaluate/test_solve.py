@@ -240,7 +240,7 @@ def solve(mode, table, *, samples=1, template=TEMPLATE, **limits):
       TOKENIZER,
       lambda prompt: Completion(*table[prompt]),
       stop_id=STOP,
-      places=sizes["rows"] * sizes["slots"],
+      capacity=sizes["rows"] * sizes["slots"],
     )
     made.append((task, sizes, stream))
     return stream

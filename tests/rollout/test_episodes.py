@@ -183,8 +183,8 @@ def test_the_name_of_a_completion_is_problem_task_turn_and_sample():
 
 
 def test_short_episodes_wait_for_no_long_ones():
-  # Two places; a segment is of two tokens. The first problem's only turn takes
-  # ten segments, and meanwhile the others take two turns of one segment each.
+  # Two at a time; a segment is of two tokens. The first problem's only turn
+  # takes ten segments, and meanwhile the others take two turns of one each.
   problems = [
     dataclasses.replace(TITLED, id=x, problem=x) for x in ("a", "b", "c", "d")
   ]
@@ -192,7 +192,7 @@ def test_short_episodes_wait_for_no_long_ones():
     TOKENIZER,
     lambda prompt: Completion("long " * 4 if prompt[0] == "a" else "x", True),
     stop_id=STOP,
-    places=2,
+    capacity=2,
     turns=2,
   )
   wanted = [(n, 0) for n in range(4)]
