@@ -49,6 +49,15 @@ def whole(runs):
   return runs.run(runs.folder / "whole", "sft_srl")
 
 
+@pytest.fixture
+def imported_domains(monkeypatch):
+  """Users' domains by their import names: none, and what a test adds."""
+  from srl_jax import domains
+
+  monkeypatch.setattr(domains, "_IMPORTED", {})
+  return domains._IMPORTED
+
+
 @pytest.fixture(scope="session")
 def families(tmp_path_factory):
   """Gives the checkpoint folder of a family; not to be changed."""

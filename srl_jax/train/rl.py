@@ -83,7 +83,7 @@ class RlStage:
     )
     self._scorer = Scorer(config.reward, run.reward_workers)
     self._device_scorer, where = _device_scorer(run, name, config, self.data)
-    reason = _why_not_fused(config, self._device_scorer)
+    reason = why_not_fused(config, self._device_scorer)
     self._is_fused = not reason
     self._has_warned = False
     own = f" by {reward.function}" if ":" in reward.function else ""
@@ -289,8 +289,8 @@ def _device_scorer(
   return scorer, "device"
 
 
-def _why_not_fused(config: RlConfig, scorer: DeviceScorer | None) -> str:
-  """Why an update step cannot be one program; "" if it can."""
+def why_not_fused(config: RlConfig, scorer: DeviceScorer | None) -> str:
+  """Returns why an update step cannot be one program; "" if it can."""
   if not config.fuse:
     return "as configured"
   if scorer is None:

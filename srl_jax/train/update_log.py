@@ -83,8 +83,9 @@ class UpdateLog:
       return {}
     pending, self._pending = self._pending, None
     stage = self._stage
-    values = _update_values(pending, self._last_end_s)
-    self._last_end_s = pending.end_s.result()
+    start_s, end_s = pending.start_s, pending.end_s.result()
+    values = update_values(pending.dispatched, start_s, self._last_end_s, end_s)
+    self._last_end_s = end_s
     values["programs"] = stage.compiled_count() + compiled_count(
       stage.updater.accumulate, stage.updater.finish
     )
@@ -115,13 +116,22 @@ def _end_of(dispatched: Dispatched) -> float:
   return time.monotonic()
 
 
-def _update_values(pending: _Pending, last_end_s: float) -> dict[str, float]:
-  values = dict(pending.dispatched.values)
-  for metrics in pending.dispatched.metrics:
+def update_values(
+  dispatched: Dispatched, start_s: float, last_end_s: float, end_s: float
+) -> dict[str, float]:
+  """Returns the metrics of an update step, its time and speed among them.
+
+  Args:
+    dispatched: the update step.
+    start_s: when it was begun, in seconds of a clock.
+    last_end_s: when the devices were done with the one before.
+    end_s: when the devices were done with it.
+  """
+  values = dict(dispatched.values)
+  for metrics in dispatched.metrics:
     values.update(reduce_metrics(metrics))
-  # It began while the devices were still busy with the one before.
-  start_s = max(pending.start_s, last_end_s)
-  values["update_step_s"] = pending.end_s.result() - start_s
+  # It may have begun while the devices were still busy with the one before.
+  values["update_step_s"] = end_s - max(start_s, last_end_s)
   # An update step that was skipped has trained on none.
   tokens = values.get("tokens_sampled", values.get("tokens_trained"))
   values["tokens_per_s"] = tokens / values["update_step_s"]

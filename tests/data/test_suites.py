@@ -199,11 +199,9 @@ def test_a_wrong_list_of_suites_is_refused(text, message):
     suites.parse_suites(text)
 
 
-def test_a_users_domain_brings_its_suites(monkeypatch):
+def test_a_users_domain_brings_its_suites(imported_domains):
   mine = Suite("mine", "My exam")
-  monkeypatch.setattr(
-    domains, "_IMPORTED", {"m:D": Domain("d", "", "", suites=(mine,))}
-  )
+  imported_domains["m:D"] = Domain("d", "", "", suites=(mine,))
   assert find_suite("mine") is mine
 
 

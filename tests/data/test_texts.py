@@ -149,12 +149,6 @@ def test_a_bad_element_of_a_list_costs_no_other(tmp_path, bad):
   assert [reject.line for reject in report.rejects] == [3]
 
 
-def test_one_object_over_several_lines_is_one_record(tmp_path):
-  text = json.dumps(json.loads(GOOD[0]), indent=2).encode()
-  [trajectory] = load(tmp_path / "d.json", text).trajectories
-  assert trajectory.problem == "0 + 1?"
-
-
 @pytest.mark.parametrize(
   "text",
   [

@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from srl_jax import domains
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.data.templates import Special, make_template
 from srl_jax.domains import DOMAINS, domain_of, find_domain
@@ -21,9 +20,8 @@ MOVE = Trajectory("move", TOY, "from 1 to 0", (Step("-", observation="0"),))
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_imported(monkeypatch):
+def nothing_is_imported(monkeypatch, imported_domains):
   monkeypatch.syspath_prepend(HERE)
-  monkeypatch.setattr(domains, "_IMPORTED", {})
   monkeypatch.delitem(sys.modules, "toy_domain_for_tests", raising=False)
 
 

@@ -221,11 +221,11 @@ def test_data_are_drawn_by_the_domain_that_the_config_names():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("imported_domains")
 def test_the_module_is_a_domain_wherever_it_lies(runs, tmp_path, monkeypatch):
   """A copy outside of the package trains and is evaluated, unregistered."""
   shutil.copy(sql.__file__, tmp_path / "my_tables.py")
   monkeypatch.syspath_prepend(str(tmp_path))
-  monkeypatch.setattr(domains, "_IMPORTED", {})
   outcome = runs.run(
     tmp_path / "run",
     "srl",

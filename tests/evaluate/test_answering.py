@@ -252,12 +252,12 @@ class Counter:
     pass
 
 
-def test_an_environment_decides_what_is_right(tmp_path, monkeypatch):
+def test_an_environment_decides_what_is_right(tmp_path, imported_domains):
   name = "some.module:COUNTED"
   domain = dataclasses.replace(
     domains.DOMAINS["software"], name="counted", environment=Counter
   )
-  monkeypatch.setitem(domains._IMPORTED, name, domain)
+  imported_domains[name] = domain
 
   def answer(prompt):
     return "f" if prompt.startswith(("a", "bc\nd")) else "d"

@@ -31,11 +31,6 @@ HERE = str(pathlib.Path(__file__).parent)
 USER = "reward_functions_for_tests:"
 
 
-@pytest.fixture(autouse=True)
-def user_module_is_importable(monkeypatch):
-  monkeypatch.syspath_prepend(HERE)
-
-
 def completion(action, thought="t"):
   return Completion(f"<think>{thought}</think>{action}", True)
 

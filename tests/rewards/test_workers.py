@@ -2,7 +2,6 @@
 """Where a user's reward function runs, and how its end is reported."""
 
 import os
-import pathlib
 
 import pytest
 
@@ -14,13 +13,7 @@ from srl_jax.rewards import (
   WorkersConfig,
 )
 
-HERE = str(pathlib.Path(__file__).parent)
 USER = "reward_functions_for_tests:"
-
-
-@pytest.fixture(autouse=True)
-def user_module_is_importable(monkeypatch):
-  monkeypatch.syspath_prepend(HERE)
 
 
 def score(config, workers=WorkersConfig()):

@@ -6,7 +6,6 @@ import functools
 import os
 import threading
 
-from srl_jax import domains
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains import DOMAINS
 from srl_jax.rewards import Completion
@@ -46,13 +45,15 @@ class Meeting:
     self.threads.add(threading.get_ident())
 
 
-def test_environments_act_at_the_same_time_each_in_a_thread(monkeypatch):
+def test_environments_act_at_the_same_time_each_in_a_thread(
+  monkeypatch, imported_domains
+):
   monkeypatch.setattr(Meeting, "made", [])
   monkeypatch.setattr(os, "cpu_count", lambda: 2)
   domain = dataclasses.replace(
     DOMAINS["software"], name="meetings", environment=Meeting
   )
-  monkeypatch.setitem(domains._IMPORTED, NAME, domain)
+  imported_domains[NAME] = domain
   rules = EpisodeRules(
     task="step",
     turns=2,

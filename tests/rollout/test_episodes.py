@@ -10,7 +10,6 @@ import zlib
 
 import pytest
 
-from srl_jax import domains
 from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains import DOMAINS
@@ -54,14 +53,14 @@ class Replay:
 
 
 @pytest.fixture
-def use(monkeypatch):
+def use(monkeypatch, imported_domains):
   """Makes AGENTS a domain with the environment Replay and other changes."""
   monkeypatch.setattr(Replay, "made", [])
 
   def of(**changes):
     changes = {"environment": Replay, **changes}
     domain = dataclasses.replace(DOMAINS["software"], name="agents", **changes)
-    monkeypatch.setitem(domains._IMPORTED, AGENTS, domain)
+    imported_domains[AGENTS] = domain
 
   of()
   return of

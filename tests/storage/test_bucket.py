@@ -33,11 +33,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def folder(bucket, request):
-  return storage.path(f"{bucket}/{request.node.name}")
-
-
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -18,11 +18,6 @@ from srl_jax.storage.workdir import locked
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
-@pytest.fixture
-def folder(bucket, request):
-  return storage.path(f"{bucket}/{request.node.name}")
-
-
 def test_a_second_run_is_refused_while_the_first_renews_its_lock(
   folder, monkeypatch
 ):

@@ -130,14 +130,14 @@ def test_what_lives_beside_a_program_counts():
 def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
   runs, start, tmp_path, capsys, monkeypatch
 ):
-  compile_it = Program._outcome.func
+  compile_it = jax.stages.Lowered.compile
 
-  def outcome(self):
-    if self.name == "rollout: prefill":
-      return memory.DoesNotFitError("no room"), 0.0
-    return compile_it(self)
+  def refuse_prefill(lowered):
+    if lowered.as_text().startswith("module @jit_prefill"):
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no room")
+    return compile_it(lowered)
 
-  monkeypatch.setattr(Program, "_outcome", property(outcome))
+  monkeypatch.setattr(jax.stages.Lowered, "compile", refuse_prefill)
   with pytest.raises(ValueError, match="memory for 'rollout: prefill' of srl;"):
     runs.run(tmp_path / "run", "srl", **SMALL | start)
   plan = [x for x in capsys.readouterr().out.splitlines() if "fit" in x]
@@ -146,9 +146,8 @@ def test_what_the_compiler_refuses_ends_the_run_after_its_whole_plan(
     "srl: update: accumulate",
     "srl: update: finish",
   ]
-  assert (
-    "does not fit: no room; lower c.srl.sampling.trunks_per_round or" in plan[0]
-  )
+  refusal = "does not fit: RESOURCE_EXHAUSTED: no room; lower c.srl.sampling."
+  assert refusal in plan[0]
   assert all("fits (" in line for line in plan[1:])
 
 

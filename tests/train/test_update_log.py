@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Update steps last from the end of the one before to their own."""
 
-import concurrent.futures
 import json
 import time
 
 import pytest
 
-from srl_jax.train import update_log
 from srl_jax.train.stage import Dispatched
+from srl_jax.train.update_log import update_values
 
 
 @pytest.mark.parametrize(
@@ -20,11 +19,8 @@ from srl_jax.train.stage import Dispatched
   ],
 )
 def test_no_second_counts_twice(start_s, last_end_s, seconds):
-  end_s = concurrent.futures.Future()
-  end_s.set_result(15.0)
   values = {"tokens_sampled": 30.0, "rollout_s": 2.0}
-  pending = update_log._Pending(0, Dispatched(values, []), start_s, end_s)
-  found = update_log._update_values(pending, last_end_s)
+  found = update_values(Dispatched(values, []), start_s, last_end_s, 15.0)
   assert found["update_step_s"] == seconds
   assert found["tokens_per_s"] == 30 / seconds
   assert found["rollout_tokens_per_s"] == 15

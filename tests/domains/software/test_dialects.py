@@ -15,12 +15,6 @@ from tests.domains.software.toy_repository_for_tests import CONFIG
 pytestmark = needs_sandbox
 
 
-@pytest.fixture(scope="module")
-def sandbox():
-  with Sandbox(CONFIG) as sandbox:
-    yield sandbox
-
-
 def shell(command):
   return render(Action("bash", (("command", command),)))
 

@@ -4,20 +4,12 @@
 import pytest
 
 from srl_jax.domains.software.editor import Editor
-from srl_jax.domains.software.sandbox import Sandbox
 from tests.domains.software.drill_for_tests import bash
 from tests.domains.software.marks_for_tests import needs_sandbox
-from tests.domains.software.toy_repository_for_tests import CONFIG
 
 pytestmark = needs_sandbox
 
 TEN = "".join(f"line {number}\n" for number in range(1, 11))
-
-
-@pytest.fixture(scope="module")
-def sandbox():
-  with Sandbox(CONFIG) as sandbox:
-    yield sandbox
 
 
 @pytest.fixture

@@ -21,11 +21,6 @@ from tests.domains.software.toy_repository_for_tests import (
 pytestmark = needs_sandbox
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  return write_repository(tmp_path_factory.mktemp("repository"))
-
-
 def verdict(task, **texts):
   return judge(task, CONFIG, patch(**texts), wall_s=60)
 

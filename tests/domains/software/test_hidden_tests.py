@@ -28,12 +28,6 @@ pytestmark = needs_sandbox
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("repository")
-  return write_repository(folder)
-
-
-@pytest.fixture(scope="module")
 def task(folder):
   return make_task(folder)
 

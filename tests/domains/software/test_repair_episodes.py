@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from srl_jax import domains
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.domains.software.environment import AgentConfig, repair_domain
 from srl_jax.domains.software.tasks import read_tasks
@@ -46,11 +45,11 @@ def tasks(tmp_path):
 
 
 @needs_sandbox
-def test_a_sampler_repairs_a_repository_turn_by_turn(tasks, monkeypatch):
+def test_a_sampler_repairs_a_repository_turn_by_turn(tasks, imported_domains):
   name = "my_repairs:REPAIRS"
   agent = AgentConfig("swe-smith-once", format_errors=1)
   domain = repair_domain(tasks, sandbox=CONFIG, agent=agent)
-  monkeypatch.setitem(domains._IMPORTED, name, domain)
+  imported_domains[name] = domain
   [task] = read_tasks(tasks).values()
   # Two samples; the second one never writes an action.
   texts = iter([REPAIR, "<think>?</think>I do not know", SUBMIT])
