@@ -102,15 +102,15 @@ def layouts(trunks: int, points: int, shape: PackShape) -> dict[str, Packer]:
 
 def count(batches: Sequence[MicroBatch]) -> dict[str, float]:
   """Counts positions, and the shares of them that hold tokens."""
-  slots = sum(x.tokens_NBW.size for x in batches)
+  cells = sum(x.tokens_NBW.size for x in batches)
   places = sum(x.trunk_NUS.size for x in batches)
   tokens = sum(int((x.position_NBW >= 0).sum()) for x in batches)
   trunk = sum(int(x.trunk_length_NU.sum()) for x in batches)
   return {
     "micro-batches": len(batches),
-    "positions": slots + places,
-    "tokens / positions": (tokens + trunk) / (slots + places),
-    "tokens / slots of branches": tokens / slots,
+    "positions": cells + places,
+    "tokens / positions": (tokens + trunk) / (cells + places),
+    "tokens / cells of branches": tokens / cells,
   }
 
 

@@ -17,7 +17,7 @@ and comments use the same letters:
 
 In the update N counts rows, and besides there are
 
-  U  trunks of a row              W  slots of a lane
+  U  trunks of a row              W  cells of a lane
   P  groups of a batch
 
 A module that has further axes lists them in its docstring.

@@ -65,8 +65,8 @@ class Shape(NamedTuple):
   pack: PackShape
 
   @property
-  def slots(self) -> int:
-    """W, slots of a lane: its last token is only a target."""
+  def cells(self) -> int:
+    """W, cells of a lane: its last token is only a target."""
     return self.stem + self.limit - 1
 
 
@@ -78,7 +78,7 @@ class Batch(NamedTuple):
     micro_batches: how many there are.
     length_N: tokens of each trunk, up to its last branch.
     at_M: position at which each branch begins.
-    slots_M: slots that it takes.
+    cells_M: cells that it takes.
     spots: where it lies.
   """
 
@@ -86,14 +86,14 @@ class Batch(NamedTuple):
   micro_batches: int
   length_N: np.ndarray
   at_M: np.ndarray
-  slots_M: np.ndarray
+  cells_M: np.ndarray
   spots: Spots
 
   @property
   def visible_pairs(self) -> float:
     """Pairs of a query and a key that it sees, each trunk counted once."""
     of_trunks = self.length_N * (self.length_N + 1) / 2
-    of_branches = self.slots_M * (self.at_M + (self.slots_M + 1) / 2)
+    of_branches = self.cells_M * (self.at_M + (self.cells_M + 1) / 2)
     return float(of_trunks.sum() + of_branches.sum())
 
 
@@ -103,9 +103,9 @@ def entries_read(batch: Batch) -> float:
   It reads whole blocks.
   """
   block = decode_plan.OWN
-  whole_M, rest_M = batch.slots_M // block, batch.slots_M % block
+  whole_M, rest_M = batch.cells_M // block, batch.cells_M % block
   blocks_M = block * whole_M * (whole_M + 1) / 2 + rest_M * (whole_M + 1)
-  return float(block * blocks_M.sum() / batch.slots_M.sum())
+  return float(block * blocks_M.sum() / batch.cells_M.sum())
 
 
 def rounds(shape: Shape, trunks: int, lengths: Lengths) -> int:
@@ -128,15 +128,15 @@ def draw(shape: Shape, lengths: Lengths) -> Batch:
   if lengths.mean < shape.limit:
     length_PG = _log_normal(rng, lengths.mean, shape.limit, count)
   point_M = point_P.repeat(shape.samples)
-  slots_M = shape.stem + length_PG.ravel() - 1
+  cells_M = shape.stem + length_PG.ravel() - 1
   trunk_M = point_M // shape.points
-  spots = packing.place(trunk_M, slots_M, shape.slots, shape.pack)
+  spots = packing.place(trunk_M, cells_M, shape.cells, shape.pack)
   # Points divide a trunk evenly, and follow each other.
   at_M = shape.trunk * (point_M % shape.points + 1) // shape.points
   _, first_N = np.unique(trunk_M, return_index=True)
   length_N = np.maximum.reduceat(at_M, first_N)
   micro_batches = spots.rows // shape.pack.rows
-  return Batch(shape, micro_batches, length_N, at_M, slots_M, spots)
+  return Batch(shape, micro_batches, length_N, at_M, cells_M, spots)
 
 
 def _log_normal(rng, mean: float, limit: int, count) -> np.ndarray:
@@ -197,15 +197,15 @@ def _labels(batch: Batch, rows: np.ndarray) -> trees.Labels:
   shape, spots = batch.shape, batch.spots
   _, trunks, lanes = shape.pack
   trunk_NUS = np.full((len(rows), trunks, shape.trunk), -1)
-  position_NBW = np.full((len(rows), lanes, shape.slots), -1)
+  position_NBW = np.full((len(rows), lanes, shape.cells), -1)
   first_NBW = np.zeros_like(position_NBW)
   trunk_of_NB = np.zeros((len(rows), lanes), int)
   for m in np.nonzero(np.isin(spots.row_M, rows))[0]:
     n = np.searchsorted(rows, spots.row_M[m])
     u, b, first = spots.trunk_M[m], spots.lane_M[m], spots.first_M[m]
-    at, slots = batch.at_M[m], batch.slots_M[m]
+    at, cells = batch.at_M[m], batch.cells_M[m]
     trunk_NUS[n, u, :at] = np.arange(at)
     trunk_of_NB[n, b] = u
-    position_NBW[n, b, first : first + slots] = at + np.arange(slots)
-    first_NBW[n, b, first : first + slots] = first
+    position_NBW[n, b, first : first + cells] = at + np.arange(cells)
+    first_NBW[n, b, first : first + cells] = first
   return trees.label_lanes(trunk_NUS, position_NBW, first_NBW, trunk_of_NB)

@@ -50,9 +50,9 @@ class Ideal:
       live: slots on all devices together.
     """
     tokens, shape = completions * mean, batch.shape
-    slots = batch.slots_M.sum()
-    own = float((batch.slots_M * (batch.slots_M + 1)).sum() / 2 / slots)
-    at = float((batch.slots_M * batch.at_M).sum() / slots)
+    cells = batch.cells_M.sum()
+    own = float((batch.cells_M * (batch.cells_M + 1)).sum() / 2 / cells)
+    at = float((batch.cells_M * batch.at_M).sum() / cells)
     flops = 2 * (self._blocks + self._table) * tokens
     flops += self._attend(tokens * (at + own))
     trunks = live / (shape.points * shape.samples)
@@ -62,7 +62,7 @@ class Ideal:
 
   def update(self, batch: Batch) -> Work:
     """Returns the work of the gradient of a batch; only compute counts."""
-    branches = float(batch.slots_M.sum())
+    branches = float(batch.cells_M.sum())
     tokens = float(batch.length_N.sum()) + branches
     # A matrix that is not trained needs no gradient.
     passes = 2 + (not self._config.lora.rank)

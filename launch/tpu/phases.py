@@ -133,10 +133,10 @@ def _rollout(counter, section, data, shape, splits, rounds, lengths, read):
   branches = shape.points * shape.samples
   mean = shape.stem + lengths.mean - 1
   rollout = counter.rollout(
-    Load(per_part, shape.trunk, branches, shape.slots + 1),
+    Load(per_part, shape.trunk, branches, shape.cells + 1),
     at_rest,
     slots=min(sampling.slots_of(branches), branches),
-    cache=cache_widths(SamplingConfig.cache_start, shape.slots),
+    cache=cache_widths(SamplingConfig.cache_start, shape.cells),
     mean=mean,
     read=read,
   )
@@ -167,9 +167,9 @@ def _in_shared_slots(counter, sampling, shape, phases, mean, read):
     places = min(places, 1 + -(-slots // branches))
   begun = next(x.count for x in phases) * sampling.trunks_per_round
   tokens = begun * shape.points * shape.samples * mean
-  turns = shape.slots + tokens / (sampling.rows * slots)
-  load = Load(sampling.rows, places * shape.trunk, slots, shape.slots)
-  turn = counter.turn(load, slots, read or shape.slots, is_ragged=read > 0)
+  turns = shape.cells + tokens / (sampling.rows * slots)
+  load = Load(sampling.rows, places * shape.trunk, slots, shape.cells)
+  turn = counter.turn(load, slots, read or shape.cells, is_ragged=read > 0)
   loop = {f"rollout: decode, {k}": x.times(turns) for k, x in turn.items()}
   phases = [
     Phase(name, 1, loop[name]) if name in loop else Phase(name, count, work)
@@ -186,12 +186,12 @@ def _update(config, section, batch: Batch, split, device: str):
   kernel = None
   if tree_attention.is_chosen(config.model.lane_kernel, device):
     kernel = drawn.in_kernel(batch, config.model, split.row)
-  slots = batch.shape.slots
+  cells = batch.shape.cells
   trunks = rows * trunks_of_row
   accumulate = counter.accumulate(
-    Load(trunks, batch.shape.trunk, lanes / trunks_of_row, slots + 1),
+    Load(trunks, batch.shape.trunk, lanes / trunks_of_row, cells + 1),
     kernel=kernel,
-    **_pieces(config, section, split, rows * lanes, slots),
+    **_pieces(config, section, split, rows * lanes, cells),
   )
   finish = counter.finish(
     jnp.dtype(section.optim.moment_dtype).itemsize + 4,

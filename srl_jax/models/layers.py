@@ -159,11 +159,11 @@ class Lanes(NamedTuple):
   """Which tokens of a lane belong to the same branch.
 
   Attributes:
-    slot_NRT: slot of the token; -1 where there is none.
-    first_NRT: slot of the first token of its branch.
+    cell_NRT: cell of the token; -1 where there is none.
+    first_NRT: cell of the first token of its branch.
   """
 
-  slot_NRT: jax.Array
+  cell_NRT: jax.Array
   first_NRT: jax.Array
 
 
@@ -187,7 +187,7 @@ class Attention(Module):
     written into it. Attention reads this new cache: if it read the old one,
     XLA would copy the cache at every turn of a decoding loop. In lanes, where
     positions begin again with each branch, a token sees its own branch by
-    slots. In rows (R = 1), which hold trunks and branches, a plan says who
+    cells. In rows (R = 1), which hold trunks and branches, a plan says who
     sees whom, and in a turn of decoding by a kernel, what is read. `is_local`
     is None in a model without sliding windows.
     """
@@ -214,8 +214,8 @@ class Attention(Module):
       )
     if isinstance(layout, Lanes):
       own = own._replace(
-        position=layout.slot_NRT,
-        limit_NRT=layout.slot_NRT,
+        position=layout.cell_NRT,
+        limit_NRT=layout.cell_NRT,
         first_NRT=layout.first_NRT,
       )
     if isinstance(layout, Rows):

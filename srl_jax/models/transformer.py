@@ -141,15 +141,15 @@ class Transformer(nn.Module):
       x.reshape(-1, x.shape[-1]) for x in (trunk_NUS, trunk_position_NUS)
     )
     trunks = self.trunk(trunk_XS, position_XS)
-    slot_W = jnp.arange(tokens_NBW.shape[-1])
-    slot_NBW = jnp.where(position_NBW >= 0, slot_W, -1)
+    cell_W = jnp.arange(tokens_NBW.shape[-1])
+    cell_NBW = jnp.where(position_NBW >= 0, cell_W, -1)
     # A branch begins at the position where it leaves its trunk.
-    branch_at_NBW = position_NBW - (slot_NBW - first_NBW)
+    branch_at_NBW = position_NBW - (cell_NBW - first_NBW)
     x_NBWD, _ = self._run(
       tokens_NBW,
       position_NBW,
       trunk_view=(trunks.position, branch_at_NBW - 1, trunk_of_NB, None),
-      layout=layers.Lanes(slot_NBW, first_NBW),
+      layout=layers.Lanes(cell_NBW, first_NBW),
       trunk_kv=(trunks.k, trunks.v),
     )
     return x_NBWD
@@ -327,9 +327,9 @@ class LanguageModel:
       params: the parameters.
       trunk_NUS: N rows of U trunks.
       trunk_position_NUS: positions of their tokens; -1 marks padding.
-      tokens_NBW: N rows of B lanes of W slots.
-      position_NBW: position of each token; -1 marks slots without a token.
-      first_NBW: slot of the first token of the same branch.
+      tokens_NBW: N rows of B lanes of W cells.
+      position_NBW: position of each token; -1 marks cells without a token.
+      first_NBW: cell of the first token of the same branch.
       trunk_of_NB: which of the U trunks of its row a lane reads.
     """
     kernel = self.config.lane_kernel

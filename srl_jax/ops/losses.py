@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Policy losses and their aggregation, as functions of arrays.
 
-Axes: N rows, B lanes, W slots of a lane, each with one token; see
+Axes: N rows, B lanes, W cells of a lane, each with one token; see
 update/batch.py. Log-probs in nats, float32.
 A loss is aggregated to a numerator and a denominator, which both add over
 micro-batches; the gradient of the whole is the gradient of the summed

@@ -12,7 +12,7 @@ entered. So one rule serves trunks, branches, branches of branches and padding:
 Not for: the arithmetic of attention (tree_attention.py).
 
 Axes: N rows, T tokens of a row, P devices of a row, I items of a list of
-blocks, U trunks, S trunk positions, B lanes, W slots of a lane; J blocks of a
+blocks, U trunks, S trunk positions, B lanes, W cells of a lane; J blocks of a
 row.
 """
 
@@ -104,12 +104,12 @@ def label_lanes(
   Args:
     trunk_position_NUS: positions of the trunks' tokens; -1 marks padding.
     position_NBW: positions of the branches' tokens; -1 marks padding.
-    first_NBW: slot of the first token of the same branch.
+    first_NBW: cell of the first token of the same branch.
     trunk_of_NB: which of the U trunks of its row a lane reads.
   """
   n, u, s = trunk_position_NUS.shape
-  slot_W = jnp.arange(position_NBW.shape[-1])
-  place_NBW = slot_W - first_NBW
+  cell_W = jnp.arange(position_NBW.shape[-1])
+  place_NBW = cell_W - first_NBW
   start_NBW = position_NBW - place_NBW
   # A branch comes just before the trunk token at its first position, which is
   # the first that it does not see.
@@ -134,11 +134,11 @@ def label_lanes(
   is_next_NBW = jnp.pad(position_NBW[..., 1:] >= 0, ((0, 0), (0, 0), (0, 1)))
   is_end_NBW = (next_NBW != first_NBW) | ~is_next_NBW
   end_NBW = jax.lax.cummin(
-    jnp.where(is_end_NBW, slot_W, slot_W.size), axis=2, reverse=True
+    jnp.where(is_end_NBW, cell_W, cell_W.size), axis=2, reverse=True
   )
   leave_NT = flat(
     jnp.broadcast_to(ends_NU[..., None], (n, u, s)),
-    enter_NT[:, u * s :].reshape(position_NBW.shape) + end_NBW - slot_W + 1,
+    enter_NT[:, u * s :].reshape(position_NBW.shape) + end_NBW - cell_W + 1,
   )
   keep = lambda x: jnp.where(is_token_NT, x, -1).astype(jnp.int32)  # noqa: E731
   return Labels(keep(enter_NT), keep(leave_NT), keep(position_NT))

@@ -214,16 +214,16 @@ class SftStage:
     drawn = [data.train[i] for i in rng.permutation(len(data.train))[:_TRUNKS]]
     if not drawn:
       return shape
-    trunk_slots = [
+    trunk_cells = [
       (number, len(point.stem) + len(point.target_tokens) - 1)
       for number, trunk in enumerate(drawn)
       for point in rng.permutation(trunk.points)[: widths.points]
     ]
-    trunk_id_M, slots_M = np.transpose(trunk_slots)
+    trunk_id_M, cells_M = np.transpose(trunk_cells)
     return fewest_positions(
       shape,
       trunk_id_M,
-      slots_M,
+      cells_M,
       trunk_width=widths.trunk,
       lane_width=widths.target - 1,
     )

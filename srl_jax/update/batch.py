@@ -5,7 +5,7 @@ packing.py makes micro-batches of groups on the host; `one_branch_per_lane`
 makes them inside a program.
 
 Axes besides those of the legend: N rows, U trunks of a row, B lanes of a row,
-W slots of a lane.
+W cells of a lane.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class MicroBatch(NamedTuple):
   """Rows of U trunks that share B lanes, ready for training.
 
   A lane holds branches back to back, all of one trunk. What an array says of
-  a slot is about the token in it, or about the token that it predicts. The
-  last token of a branch predicts nothing and needs no slot.
+  a cell is about the token in it, or about the token that it predicts. The
+  last token of a branch predicts nothing and needs no cell.
 
   Attributes:
     trunk_NUS: tokens of the trunks.
     trunk_length_NU: number of real tokens of each trunk; 0 where there is none.
     trunk_of_NB: which of the row's trunks the branches of a lane hang off.
     tokens_NBW: tokens of the branches.
-    position_NBW: position of the token in its own context; -1 marks slots
+    position_NBW: position of the token in its own context; -1 marks cells
       without a token.
-    first_NBW: slot of the first token of the same branch.
+    first_NBW: cell of the first token of the same branch.
     targets_NBW: the next token of the same branch.
     completion_tokens_NBW: where the target is a completion token, the number
       of completion tokens of its branch; 0 elsewhere. Where it is above 0, the
@@ -105,8 +105,8 @@ def one_branch_per_lane(
     return jnp.broadcast_to(x_NR[..., None], shape)
 
   branch_at_NR = jnp.repeat(trunks.branch_at_NK, samples, axis=1)
-  slot_W = jnp.arange(width - 1)
-  is_token_NBW = slot_W < branches.length_NR[..., None] - 1
+  cell_W = jnp.arange(width - 1)
+  is_token_NBW = cell_W < branches.length_NR[..., None] - 1
   is_counted_NBW = jnp.asarray(branches.is_completion_NRC)[..., 1:]
   tokens_NB = is_counted_NBW.sum(-1)
   advantage_NKG = advantages.group_advantages(
@@ -117,7 +117,7 @@ def one_branch_per_lane(
     trunk_length_NU=trunks.length_N[:, None],
     trunk_of_NB=jnp.zeros((n, r), jnp.int32),
     tokens_NBW=branches.tokens_NRC[..., :-1],
-    position_NBW=jnp.where(is_token_NBW, branch_at_NR[..., None] + slot_W, -1),
+    position_NBW=jnp.where(is_token_NBW, branch_at_NR[..., None] + cell_W, -1),
     first_NBW=jnp.zeros(shape, jnp.int32),
     targets_NBW=branches.tokens_NRC[..., 1:],
     completion_tokens_NBW=jnp.where(is_counted_NBW, tokens_NB[..., None], 0),

@@ -6,7 +6,7 @@ as in the sampler. A loss is a ratio whose numerator and denominator
 add over micro-batches. groups.py decides which groups form a batch, packing.py
 where they lie in it, and updater.py how gradients become an update.
 
-Axes besides those of the legend: N rows, B lanes, W slots; see batch.py.
+Axes besides those of the legend: N rows, B lanes, W cells; see batch.py.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packs groups into micro-batches that hold few empty slots. Host side, numpy.
+"""Packs groups into micro-batches that hold few empty cells. Host side, numpy.
 
 Completions end far below their limit and many groups are dropped, so a row
 with a place for every branch would be mostly padding. Here branches lie back
@@ -8,7 +8,7 @@ lanes of a row. Not for: which groups are trained on (groups.py), what the
 arrays mean (batch.py).
 
 Axes: P groups, G samples, M branches with completion tokens, N rows, U trunks
-of a row, B lanes of a row, W slots of a lane.
+of a row, B lanes of a row, W cells of a lane.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def pack_shape(
 def fewest_positions(
   shape: PackShape,
   trunk_id_M: np.ndarray,
-  slots_M: np.ndarray,
+  cells_M: np.ndarray,
   *,
   trunk_width: int,
   lane_width: int,
@@ -81,14 +81,14 @@ def fewest_positions(
   Args:
     shape: a shape with the most lanes that come into question.
     trunk_id_M: the trunk of each branch; branches like those to come.
-    slots_M: slots that it takes, at least one.
+    cells_M: cells that it takes, at least one.
     trunk_width: positions of a trunk.
-    lane_width: slots of a lane.
+    lane_width: cells of a lane.
   """
 
   def positions(lanes: int) -> int:
     row = PackShape(1, shape.trunks, lanes)
-    rows = place(trunk_id_M, slots_M, lane_width, row).rows
+    rows = place(trunk_id_M, cells_M, lane_width, row).rows
     return rows * (shape.trunks * trunk_width + lanes * lane_width)
 
   step = math.ceil(shape.lanes / _TRIALS)
@@ -111,7 +111,7 @@ def usual_branches(
     kept: share of the groups that are kept.
 
   Returns:
-    The trunk of each branch, and the slots that it takes.
+    The trunk of each branch, and the cells that it takes.
   """
   rng = np.random.default_rng(0)
   # From one kept group to the next.
@@ -136,8 +136,8 @@ def pack(
   Each is filled when it is taken, so that devices work on the first ones while
   the others are filled.
 
-  Example: lanes of 4 slots, and rows of 2 trunks that share 3 lanes. Trunk x
-  has branches of 2, 4, 3 and 2 slots (a branch takes a slot less than it has
+  Example: lanes of 4 cells, and rows of 2 trunks that share 3 lanes. Trunk x
+  has branches of 2, 4, 3 and 2 cells (a branch takes a cell less than it has
   tokens); trunk y has branches of 3 and 1; trunk z has one of 2:
 
       row 0, trunk x          row 1, trunks y and z
@@ -157,7 +157,7 @@ def pack(
   whole batch does not depend on any of this, apart from the order of its sums.
 
   Args:
-    groups: the groups of the batch. A lane has a slot less than `tokens_NRC`.
+    groups: the groups of the batch. A lane has a cell less than `tokens_NRC`.
     shape: rows, trunks and lanes of a micro-batch.
     update_step: the current update step; groups born in it are fresh.
     divide_by_std: see `advantages.group_advantages`.
@@ -189,7 +189,7 @@ def pack(
     of_here = tuple(x[is_here_M] for x in of_M)
     yield MicroBatch(
       **_fill_trunks(groups, of_here[0], here, shape),
-      **_fill_slots(
+      **_fill_cells(
         groups,
         of_here,
         here,
@@ -222,13 +222,13 @@ def _fill_trunks(groups, group_M, spots, shape):
   }
 
 
-def _fill_slots(groups, of_M, spots, shape, **of_branch_PG):
+def _fill_cells(groups, of_M, spots, shape, **of_branch_PG):
   """Returns the arrays [N, B, W]."""
   trunks, branches, *_ = groups.batch
   width = branches.tokens_NRC.shape[-1] - 1
-  slots_M = branches.length_NR[of_M] - 1
+  cells_M = branches.length_NR[of_M] - 1
   # X: the tokens of all branches. Which branch each is of, and its place there.
-  branch_X, place_X = np.nonzero(np.arange(width) < slots_M[:, None])
+  branch_X, place_X = np.nonzero(np.arange(width) < cells_M[:, None])
   from_X = (of_M[0][branch_X], of_M[1][branch_X])
   first_X = spots.first_M[branch_X]
   to_X = (spots.row_M[branch_X], spots.lane_M[branch_X], first_X + place_X)
@@ -240,20 +240,20 @@ def _fill_slots(groups, of_M, spots, shape, **of_branch_PG):
 
   position_X = trunks.branch_at_NK[from_X[0], 0] + place_X
   this_X, next_X = (*from_X, place_X), (*from_X, place_X + 1)
-  slots = {
+  cells = {
     "tokens_NBW": put(branches.tokens_NRC[this_X]),
     "position_NBW": put(position_X.astype(np.int32), -1),
     "first_NBW": put(first_X.astype(np.int32)),
     "targets_NBW": put(branches.tokens_NRC[next_X]),
     "sampler_logp_NBW": put(branches.sampler_logp_NRC[next_X]),
   }
-  slots |= {name: put(x_PG[from_X]) for name, x_PG in of_branch_PG.items()}
-  tokens_NBW = slots["completion_tokens_NBW"]
+  cells |= {name: put(x_PG[from_X]) for name, x_PG in of_branch_PG.items()}
+  tokens_NBW = cells["completion_tokens_NBW"]
   is_counted_NBW = put(branches.is_completion_NRC[next_X])
-  slots["completion_tokens_NBW"] = (tokens_NBW * is_counted_NBW).astype(
+  cells["completion_tokens_NBW"] = (tokens_NBW * is_counted_NBW).astype(
     np.int32
   )
-  return slots
+  return cells
 
 
 class Spots(NamedTuple):
@@ -264,7 +264,7 @@ class Spots(NamedTuple):
     row_M: row of each branch.
     trunk_M: trunk of the row.
     lane_M: lane of the row.
-    first_M: first slot in the lane.
+    first_M: first cell in the lane.
   """
 
   rows: int
@@ -278,23 +278,23 @@ _Lane = list[int]  # Branches, back to back.
 
 
 def place(
-  trunk_id_M: np.ndarray, slots_M: np.ndarray, width: int, shape: PackShape
+  trunk_id_M: np.ndarray, cells_M: np.ndarray, width: int, shape: PackShape
 ) -> Spots:
   """Says where `pack` puts branches.
 
   Args:
     trunk_id_M: the trunk of each branch.
-    slots_M: slots that it takes, at least one.
-    width: W, slots of a lane.
+    cells_M: cells that it takes, at least one.
+    width: W, cells of a lane.
     shape: rows, trunks and lanes of a micro-batch.
   """
   of_trunk: dict[int, list[int]] = {}
   for branch, trunk_id in enumerate(trunk_id_M.tolist()):
     of_trunk.setdefault(trunk_id, []).append(branch)
-  slots = slots_M.tolist()
-  trunks = [_fill_lanes(x, slots, width) for x in of_trunk.values()]
+  cells = cells_M.tolist()
+  trunks = [_fill_lanes(x, cells, width) for x in of_trunk.values()]
   rows = _fill_rows(trunks, shape)
-  at_M4 = np.zeros((len(slots), 4), np.int64)
+  at_M4 = np.zeros((len(cells), 4), np.int64)
   for n, row in enumerate(rows):
     lane = 0
     for u, lanes in enumerate(row):
@@ -302,26 +302,26 @@ def place(
         first = 0
         for branch in branches:
           at_M4[branch] = n, u, lane, first
-          first += slots[branch]
+          first += cells[branch]
         lane += 1
   batches = max(1, math.ceil(len(rows) / shape.rows))
   return Spots(batches * shape.rows, *at_M4.T)
 
 
 def _fill_lanes(
-  branches: Sequence[int], slots: Sequence[int], width: int
+  branches: Sequence[int], cells: Sequence[int], width: int
 ) -> list[_Lane]:
   """Returns the lanes of a trunk (first fit decreasing)."""
   lanes: list[_Lane] = []
   room: list[int] = []
-  for branch in sorted(branches, key=lambda x: -slots[x]):
-    fits = (i for i, free in enumerate(room) if free >= slots[branch])
+  for branch in sorted(branches, key=lambda x: -cells[x]):
+    fits = (i for i, free in enumerate(room) if free >= cells[branch])
     lane = next(fits, len(lanes))
     if lane == len(lanes):
       lanes.append([])
       room.append(width)
     lanes[lane].append(branch)
-    room[lane] -= slots[branch]
+    room[lane] -= cells[branch]
   return lanes
 
 

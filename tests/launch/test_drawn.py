@@ -15,7 +15,7 @@ from srl_jax.ops import decode_plan, trees
 from srl_jax.sharding import ShardingRules
 from srl_jax.update.packing import PackShape
 
-# A branch takes 2 + 10 - 1 = 11 slots at most.
+# A branch takes 2 + 10 - 1 = 11 cells at most.
 SHAPE = Shape(
   groups=6,
   points=2,
@@ -41,7 +41,7 @@ def test_a_step_takes_rounds_until_enough_groups_are_kept(trunks, kept, rounds):
 
 def test_full_completions_fill_a_lane_each():
   batch = drawn.draw(SHAPE, FULL)
-  assert (batch.slots_M == 11).all() and len(batch.slots_M) == 18
+  assert (batch.cells_M == 11).all() and len(batch.cells_M) == 18
   # A trunk's 6 branches fill a row, and a micro-batch has two.
   assert (len(batch.length_N), batch.micro_batches) == (3, 2)
   assert sorted({*batch.at_M}) == [10, 20]
@@ -58,9 +58,9 @@ def test_a_token_reads_whole_blocks_of_its_branch(monkeypatch):
 def test_kept_groups_and_lengths_are_as_asked():
   shape = SHAPE._replace(groups=400, limit=1000, pack=PackShape(2, 1, 2))
   batch = drawn.draw(shape, Lengths(0.4, 410))
-  assert len(batch.slots_M) == 400 * 3
-  assert batch.slots_M.mean() == pytest.approx(411, abs=2)
-  assert batch.slots_M.max() <= 1001
+  assert len(batch.cells_M) == 400 * 3
+  assert batch.cells_M.mean() == pytest.approx(411, abs=2)
+  assert batch.cells_M.max() <= 1001
   # Of the trunks with a kept group, 0.4 of 1.6 have two.
   assert len(batch.length_N) == pytest.approx(400 / 1.25, rel=0.1)
   # Short branches share lanes.
@@ -119,7 +119,7 @@ def test_the_least_work_is_of_tokens_that_are_seen():
   assert ideal.update(batch).flops - lora.update(batch).flops == saved
   trunks = ideal.trunks(3, 20)
   assert trunks.flops == 3 * (2 * block * 20 + per_pair * 210)
-  # 18 completions of 10 tokens in 9 slots are 20 turns, in each of which
+  # 18 completions of 10 tokens in 9 cells are 20 turns, in each of which
   # weights are read once; a token sees its branch point and 6 of its own.
   turns = ideal.decode(batch, completions=18, mean=10, live=9)
   assert turns.flops == 180 * (2 * (block + table) + per_pair * (15 + 6))

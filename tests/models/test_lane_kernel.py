@@ -37,7 +37,7 @@ def batch_of(rows):
 
 
 BATCH = batch_of(
-  packed_row(0, trunks=U, trunk=S, lanes=B, slots=W, length=6, rows=N)
+  packed_row(0, trunks=U, trunk=S, lanes=B, cells=W, length=6, rows=N)
 )
 
 
@@ -120,7 +120,7 @@ QWEN_HALF = dataclasses.replace(
 
 
 def compiled_gradient(model, topology):
-  """Of rows of two trunks of 2,048 tokens and seven lanes of 1,024 slots."""
+  """Of rows of two trunks of 2,048 tokens and seven lanes of 1,024 cells."""
   chips = ahead_of_time.devices(topology)
   mesh = sharding.make_mesh(MeshConfig(), chips[:1])
   where = NamedSharding(mesh, PartitionSpec())

@@ -29,7 +29,7 @@ def _several_blocks(monkeypatch):
   monkeypatch.setattr(tree_attention, "_SIZES", {128: 1.0})
 
 
-ROWS = packed_row(3, trunks=U, trunk=S, lanes=B, slots=W, length=30, rows=N)
+ROWS = packed_row(3, trunks=U, trunk=S, lanes=B, cells=W, length=30, rows=N)
 
 
 def labels_of(rows):
@@ -82,8 +82,8 @@ def plain(rows, *, scoring=SCORING, window=0):
     jnp.asarray, rows.arrays
   )
   trunk_XS = trunk_NUS.reshape(-1, 1, S)
-  slot_NBW = jnp.where(position_NBW >= 0, jnp.arange(W), -1)
-  start_NBW = position_NBW - (slot_NBW - first_NBW)
+  cell_NBW = jnp.where(position_NBW >= 0, jnp.arange(W), -1)
+  start_NBW = position_NBW - (cell_NBW - first_NBW)
 
   def narrow(source, at):
     if not window:
@@ -113,11 +113,11 @@ def plain(rows, *, scoring=SCORING, window=0):
       copy(trunk_XS[:, 0]),
       start_NBW - 1,
     )
-    own = source_of(*of_lanes[1:], slot_NBW, slot_NBW)
+    own = source_of(*of_lanes[1:], cell_NBW, cell_NBW)
     own = own._replace(first_NRT=first_NBW)
     second = attention.attend(
       of_lanes[0],
-      [narrow(trunk, position_NBW), narrow(own, slot_NBW)],
+      [narrow(trunk, position_NBW), narrow(own, cell_NBW)],
       scoring=scoring,
     )
     flat = lambda x: x.reshape(N, -1, *x.shape[3:])  # noqa: E731

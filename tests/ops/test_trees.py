@@ -22,7 +22,7 @@ def seen_by(labels, window=0):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_lane_sees_its_trunk_up_to_the_branch_point_and_its_own_branch(seed):
-  rows = packed_row(seed, trunks=2, trunk=9, lanes=3, slots=8)
+  rows = packed_row(seed, trunks=2, trunk=9, lanes=3, cells=8)
   seen = seen_by(trees.label_lanes(*rows.arrays))
   np.testing.assert_array_equal(seen, rows.seen_NTT)
   assert 0.05 < rows.seen_NTT.mean() < 0.5
@@ -57,7 +57,7 @@ def blocks_of(labels, block, parts=1, window=0):
 @pytest.mark.parametrize("window", [0, 5])
 def test_the_blocks_are_those_in_which_something_is_seen(window):
   block = 8
-  rows = packed_row(1, trunks=2, trunk=16, lanes=4, slots=12, length=6)
+  rows = packed_row(1, trunks=2, trunk=16, lanes=4, cells=12, length=6)
   labels = trees.label_lanes(*rows.arrays)
   seen_NTT = seen_by(labels, window)
   n, t, _ = seen_NTT.shape
@@ -79,7 +79,7 @@ def test_the_blocks_are_those_in_which_something_is_seen(window):
 
 
 def test_the_pairs_of_a_block_of_queries_follow_each_other():
-  rows = packed_row(2, trunks=1, trunk=16, lanes=3, slots=16)
+  rows = packed_row(2, trunks=1, trunk=16, lanes=3, cells=16)
   lists = blocks_of(trees.label_lanes(*rows.arrays), 8, parts=3)
   for of_rows in lists:
     for pairs in of_rows:
@@ -94,7 +94,7 @@ def test_the_pairs_of_a_block_of_queries_follow_each_other():
 
 
 def test_parts_of_the_keys_share_the_pairs():
-  rows = packed_row(2, trunks=1, trunk=16, lanes=3, slots=16)
+  rows = packed_row(2, trunks=1, trunk=16, lanes=3, cells=16)
   labels = trees.label_lanes(*rows.arrays)
   whole, *parts = blocks_of(labels, 8, parts=3)
   # Eight blocks of keys in parts of three, three and two.

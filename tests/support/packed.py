@@ -15,15 +15,15 @@ from srl_jax.update.groups import Groups, make_groups
 def experience_of(
   trunks: Trunks,
   tokens_NRC: np.ndarray,
-  slots_NR: np.ndarray,
+  cells_NR: np.ndarray,
   reward_NKG: np.ndarray,
 ) -> Experience:
-  """Returns branches that take `slots_NR` slots of a lane, stems included.
+  """Returns branches that take `cells_NR` cells of a lane, stems included.
 
-  Sampler log-probs are -0.1 times the token; branches of no slots are empty.
+  Sampler log-probs are -0.1 times the token; branches of no cells are empty.
   """
   stem_NR = np.repeat(trunks.stem_length_NK, reward_NKG.shape[-1], axis=1)
-  length_NR = np.where(slots_NR > 0, slots_NR + 1, 0)
+  length_NR = np.where(cells_NR > 0, cells_NR + 1, 0)
   is_token_NRC = np.arange(tokens_NRC.shape[-1]) < length_NR[..., None]
   logp_NRC = -tokens_NRC / 10
   branches = make_branches(

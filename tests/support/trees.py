@@ -14,7 +14,7 @@ class PackedRows(NamedTuple):
   """Rows of trunks and lanes, T = U * S + B * W.
 
   Attributes:
-    arrays: positions of the trunks, positions of the branches, first slots,
+    arrays: positions of the trunks, positions of the branches, first cells,
       trunks of the lanes; the arguments of `trees.label_lanes`.
     seen_NTT: True where a query (the second axis) sees a key.
   """
@@ -29,7 +29,7 @@ def packed_row(
   trunks: int,
   trunk: int,
   lanes: int,
-  slots: int,
+  cells: int,
   length: int = 4,
   rows: int = 2,
 ) -> PackedRows:
@@ -40,7 +40,7 @@ def packed_row(
     trunks: trunks U of a row.
     trunk: positions S of a trunk, more than half of them tokens.
     lanes: lanes B of a row.
-    slots: slots W of a lane, filled from the left with some left over.
+    cells: cells W of a lane, filled from the left with some left over.
     length: tokens of the longest branch.
     rows: number N of rows.
   """
@@ -48,26 +48,26 @@ def packed_row(
   length_NU = rng.integers(trunk // 2 + 1, trunk + 1, (rows, trunks))
   place_S = np.arange(trunk)
   trunk_NUS = np.where(place_S < length_NU[..., None], place_S, -1)
-  position_NBW = np.full((rows, lanes, slots), -1)
-  first_NBW = np.zeros((rows, lanes, slots), int)
+  position_NBW = np.full((rows, lanes, cells), -1)
+  first_NBW = np.zeros((rows, lanes, cells), int)
   trunk_of_NB = rng.integers(0, trunks, (rows, lanes))
-  width = trunks * trunk + lanes * slots
+  width = trunks * trunk + lanes * cells
   seen_NTT = np.zeros((rows, width, width), bool)
   for n, u in np.ndindex(rows, trunks):
     of_trunk = np.arange(u * trunk, u * trunk + length_NU[n, u])
     seen_NTT[n, of_trunk[:, None], of_trunk] = of_trunk[:, None] >= of_trunk
   for n, b in np.ndindex(rows, lanes):
-    u, slot = trunk_of_NB[n, b], 0
-    while slot < slots - rng.integers(0, 3):
-      tokens = min(rng.integers(1, length + 1), slots - slot)
+    u, cell = trunk_of_NB[n, b], 0
+    while cell < cells - rng.integers(0, 3):
+      tokens = min(rng.integers(1, length + 1), cells - cell)
       start = rng.integers(1, length_NU[n, u] + 1)
-      own = slice(slot, slot + tokens)
+      own = slice(cell, cell + tokens)
       position_NBW[n, b, own] = start + np.arange(tokens)
-      first_NBW[n, b, own] = slot
-      at = trunks * trunk + b * slots + slot + np.arange(tokens)
+      first_NBW[n, b, own] = cell
+      at = trunks * trunk + b * cells + cell + np.arange(tokens)
       seen_NTT[n, at, u * trunk : u * trunk + start] = True
       seen_NTT[n, at[:, None], at] = at[:, None] >= at
-      slot += tokens
+      cell += tokens
   arrays = (trunk_NUS, position_NBW, first_NBW, trunk_of_NB)
   return PackedRows(arrays, seen_NTT)
 

@@ -55,10 +55,10 @@ def random_experience(vocab):
     ]
   )
   # Longer than the windows of the models, which are 7.
-  slots_NR = rng.integers(3, 13, (3, 8)) * trunks.is_real_NK.repeat(4, 1)
+  cells_NR = rng.integers(3, 13, (3, 8)) * trunks.is_real_NK.repeat(4, 1)
   tokens_NRC = rng.integers(1, vocab, (3, 8, 14))
   experience = experience_of(
-    trunks, tokens_NRC, slots_NR, rng.random((3, 2, 4))
+    trunks, tokens_NRC, cells_NR, rng.random((3, 2, 4))
   )
   # Some log-probs at which ratios are clipped and others at which not.
   logp_NRC = rng.uniform(-5, -2, tokens_NRC.shape).astype(np.float32)
@@ -196,14 +196,14 @@ def test_lanes_see_through_the_windows_that_the_sampler_sees_through(family):
       model.head(params), hidden, rows.targets_NBW, temperature=1, max_logits=0
     ).logp
 
-  by_slot = jax.jit(
+  by_cell = jax.jit(
     functools.partial(lane_logps, model, temperature=1, max_logits=0)
   )
   found = []
   for batch, logp in (
     (rows, by_position(params)),
-    (rows, by_slot(params, rows).logp),
-    (packed, by_slot(params, packed).logp),
+    (rows, by_cell(params, rows).logp),
+    (packed, by_cell(params, packed).logp),
   ):
     is_counted = np.asarray(batch.completion_tokens_NBW) > 0
     # Tokens of a branch are known by themselves, their targets and log-probs.

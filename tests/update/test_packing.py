@@ -29,7 +29,7 @@ from tests.support.packed import experience_of, groups_of
 
 
 def the_docstrings_example():
-  """Groups of trunks x, y and z, whose branches take these slots."""
+  """Groups of trunks x, y and z, whose branches take these cells."""
   trunks = make_trunks(
     [
       make_trunk([1, 2, 3, 4], (4, [9], 1), (2, [9], 2)),
@@ -37,17 +37,17 @@ def the_docstrings_example():
       make_trunk([7, 8, 9], (3, [9], 4)),
     ]
   )
-  slots_NR = np.array([[2, 4, 3, 2], [3, 1, 0, 0], [2, 0, 0, 0]])
+  cells_NR = np.array([[2, 4, 3, 2], [3, 1, 0, 0], [2, 0, 0, 0]])
   # Token 10 * branch + place, branches numbered from 1 in each trunk.
   tokens_NRC = np.broadcast_to(
     10 * np.arange(1, 5)[None, :, None] + np.arange(5), (3, 4, 5)
   )
   reward_NKG = np.arange(12.0).reshape(3, 2, 2) ** 2
-  return groups_of(experience_of(trunks, tokens_NRC, slots_NR, reward_NKG))
+  return groups_of(experience_of(trunks, tokens_NRC, cells_NR, reward_NKG))
 
 
 def picture(batch, n):
-  """Returns the number of the branch in each slot of a row, as text."""
+  """Returns the number of the branch in each cell of a row, as text."""
   found = np.where(batch.position_NBW[n] >= 0, batch.tokens_NBW[n] // 10, 0)
   return ["".join(str(x or ".") for x in lane) for lane in found]
 
@@ -135,12 +135,12 @@ def test_nothing_is_lost_or_doubled():
         for n in range(9)
       ]
     )
-    slots_NR = rng.integers(1, 9, (9, 12))
+    cells_NR = rng.integers(1, 9, (9, 12))
     # A token says its branch and its place in it.
     tokens_NRC = 100 * np.arange(108).reshape(9, 12, 1) + np.arange(9)
     rewards = rng.random((9, 4, 3))
     groups = groups_of(
-      experience_of(trunks, tokens_NRC, slots_NR, rewards),
+      experience_of(trunks, tokens_NRC, cells_NR, rewards),
       rng.random((9, 4)) < 0.5,
     )
     want = collections.Counter(
@@ -221,10 +221,10 @@ def test_no_other_number_of_lanes_takes_much_less(points):
   rng = np.random.default_rng(1)
   kept_P = np.flatnonzero(rng.random(400) < 0.5)
   trunk_id_M = (kept_P // points).repeat(8)
-  slots_M = rng.integers(100, 700, trunk_id_M.size)
+  cells_M = rng.integers(100, 700, trunk_id_M.size)
 
   def positions(lanes):
-    spots = place(trunk_id_M, slots_M, limit, PackShape(1, 2, lanes))
+    spots = place(trunk_id_M, cells_M, limit, PackShape(1, 2, lanes))
     return spots.rows * (2 * trunk_width + lanes * limit)
 
   best = min(map(positions, range(1, most + 1)))
@@ -234,12 +234,12 @@ def test_no_other_number_of_lanes_takes_much_less(points):
 
 
 def test_usual_branches_are_of_the_share_that_is_kept():
-  trunk_id_M, slots_M = usual_branches(2, 8, stem=3, limit=100, kept=0.25)
-  assert trunk_id_M.size == slots_M.size == 128 * 8
+  trunk_id_M, cells_M = usual_branches(2, 8, stem=3, limit=100, kept=0.25)
+  assert trunk_id_M.size == cells_M.size == 128 * 8
   # Of 512 points, two to a trunk.
   assert 200 < trunk_id_M.max() < 310
-  assert slots_M.min() >= 3 and slots_M.max() == 3 + 100 - 1
-  assert 0.37 < (slots_M - 2).mean() / 100 < 0.43
+  assert cells_M.min() >= 3 and cells_M.max() == 3 + 100 - 1
+  assert 0.37 < (cells_M - 2).mean() / 100 < 0.43
   all_M, _ = usual_branches(2, 8, stem=3, limit=100, kept=1.0)
   assert all_M.tolist() == [i // 16 for i in range(128 * 8)]
 
@@ -250,19 +250,19 @@ def test_positions_used_counts_tokens_of_trunks_and_lanes():
   loss_fn = sft_loss(scripted.ScriptedModel(), max_logits=0)
   _, metrics = jax.jit(loss_fn)(script, batch, None)
   got = reductions.reduce_metrics([metrics])["positions_used"]
-  # Trunks of 4, 1 and 3 tokens in 4 places of 4; 17 slots of 24.
+  # Trunks of 4, 1 and 3 tokens in 4 places of 4; 17 cells of 24.
   assert got == (8 + 17) / (16 + 24)
 
 
 def test_a_micro_batch_is_filled_when_it_is_taken(monkeypatch):
   filled = []
-  fill = packing._fill_slots
+  fill = packing._fill_cells
 
   def note(*args, **kwargs):
     filled.append(len(filled))
     return fill(*args, **kwargs)
 
-  monkeypatch.setattr(packing, "_fill_slots", note)
+  monkeypatch.setattr(packing, "_fill_cells", note)
   batches = pack(the_docstrings_example(), PackShape(1, 1, 2), update_step=3)
   next(batches)
   assert filled == [0]
