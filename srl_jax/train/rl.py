@@ -225,7 +225,8 @@ def check_logp_gap(
 ) -> None:
   """Raises RuntimeError if sampler and trainer disagree about fresh tokens."""
   limit = config.max_logp_gap
-  if values["logp_gap_max"] > limit:
+  # NaN, which a sampler or a trainer that overflows gives, is no agreement.
+  if not values["logp_gap_max"] <= limit:
     raise RuntimeError(
       f"sampler and trainer disagree by {values['logp_gap_max']:.3g} nats "
       f"about the log-prob of a fresh token (c.{name}.max_logp_gap is "

@@ -99,6 +99,13 @@ def test_what_a_stage_lacks_is_named(runs, tmp_path):
       rl.RlStage(run, "rlvr", config.rlvr)
 
 
+@pytest.mark.parametrize("gap", [1.1, np.inf, np.nan])
+def test_a_sampler_that_may_differ_from_the_trainer_stops_the_run(gap):
+  rl.check_logp_gap("srl", RlConfig(), {"logp_gap_max": 1.0})
+  with pytest.raises(RuntimeError, match=f"disagree by {gap:.3g} nats"):
+    rl.check_logp_gap("srl", RlConfig(), {"logp_gap_max": gap})
+
+
 @pytest.mark.parametrize(("devices", "trunks"), [(1, 4), (8, 8)])
 def test_micro_batches_are_raised_to_a_multiple_of_the_devices(
   runs, tmp_path, devices, trunks
