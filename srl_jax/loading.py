@@ -121,12 +121,14 @@ def load_run(
 
 
 def compute_exactly(dtype: str, platform: str) -> None:
-  """Lets products of float32 be products of float32.
+  """Lets products of float32 be products of float32, for the whole process.
 
-  A TPU rounds their operands to bfloat16 unless it is told otherwise.
+  Unless they are told otherwise, TPUs round the operands to bfloat16 and NVIDIA
+  GPUs to TF32. In bfloat16 nobody is told: kernels for TPUs refuse it.
   """
-  if dtype == "float32" and platform == "tpu":
-    jax.config.update("jax_default_matmul_precision", "highest")
+  is_told = dtype == "float32" and platform != "cpu"
+  precision = "highest" if is_told else None
+  jax.config.update("jax_default_matmul_precision", precision)
 
 
 def load_model(

@@ -98,12 +98,18 @@ def test_stops_beyond_the_model_are_refused(families):
   ("dtype", "platform", "precision"),
   [
     ("float32", "tpu", "highest"),
+    ("float32", "gpu", "highest"),
     ("bfloat16", "tpu", None),
     ("float32", "cpu", None),
   ],
 )
-def test_a_tpu_multiplies_float32_in_float32(dtype, platform, precision):
+@pytest.mark.parametrize("before", [None, "highest"])
+def test_accelerators_multiply_float32_in_float32(
+  before, dtype, platform, precision
+):
   try:
+    # As the model loaded before in this process has left it.
+    jax.config.update("jax_default_matmul_precision", before)
     loading.compute_exactly(dtype, platform)
     assert jax.config.jax_default_matmul_precision == precision
   finally:
