@@ -116,8 +116,9 @@ def attend(
     scoring: how logits are made.
     max_logits: upper bound, roughly, of the logits per trunk that are held at
       a time, in the forward and in the backward pass (which computes them
-      again). Branches, or the positions of a lone stream, are computed in
-      blocks, one after the other. The result is the same. 0 for no bound.
+      again). Branches, and the positions of a branch that is too much alone,
+      are computed in blocks, one after the other. The result is the same. 0
+      for no bound.
 
   Returns:
     [N, R, T, H, M, E] in the dtype of the queries.
@@ -165,9 +166,12 @@ def attend(
         part = part._replace(k=_merge(part.k), v=_merge(part.v))
       chosen = (w if p is None else p for w, p in zip(whole, part, strict=True))
       merged.append(Source(*chosen))
-    return _attend(q, merged, scoring)
+    return attend(q, merged, scoring=scoring, max_logits=max_logits)
 
-  out = jax.lax.map(jax.checkpoint(of_block), (cut(q_NRTHME), xs))
+  # A branch that is cut itself computes its own blocks again.
+  is_cut_again = axis == 1 and t > 1 and per_query > max_logits
+  of_block = of_block if is_cut_again else jax.checkpoint(of_block)
+  out = jax.lax.map(of_block, (cut(q_NRTHME), xs))
   out = jnp.moveaxis(out, 0, axis)
   out = out.reshape(*out.shape[:axis], count * block, *out.shape[axis + 2 :])
   return jax.lax.slice_in_dim(out, 0, length, axis=axis)

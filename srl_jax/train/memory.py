@@ -275,7 +275,7 @@ def update_programs(
       mesh,
       f"lower c.{name}.trunks_per_micro_batch (a multiple of {rows_multiple} "
       f"here), c.{name}.trunks.{narrower} or the logits held at a time "
-      "(max_logits), or use more chips",
+      "(max_logits, c.model.attention_logits), or use more chips",
       bytes_per_device(state.opt_state),
     )
   yield Program(

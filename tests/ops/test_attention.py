@@ -227,11 +227,12 @@ def test_blocks_give_the_values_and_gradients_of_the_whole(max_logits):
   )
 
 
-def test_blocks_bound_the_memory():
-  # 512 queries and keys, 2 heads: 2 MB of logits.
-  q = jnp.ones((1, 1, 512, 1, 2, 8))
-  k = jnp.ones((1, 1, 512, 1, 8))
-  at = jnp.arange(512)[None, None]
+@pytest.mark.parametrize("branches", [1, 2])
+def test_blocks_bound_the_memory(branches):
+  # 512 queries and keys, 2 heads: 2 MB of logits for each branch.
+  q = jnp.ones((1, branches, 512, 1, 2, 8))
+  k = jnp.ones((1, branches, 512, 1, 8))
+  at = jnp.tile(jnp.arange(512), (1, branches, 1))
 
   def temporaries(max_logits):
     def total(q):
