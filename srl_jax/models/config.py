@@ -111,8 +111,9 @@ class ModelConfig:
     param_dtype: dtype of the stored parameters; adapters are float32. If
       bfloat16 parameters are trained themselves, the optimizer keeps a float32
       copy, so training takes more memory than with float32 parameters.
-    attention_logits: how many attention logits per trunk are held at a time;
-      0 for all. Bounds the memory of long trunks; the result is the same.
+    attention_logits: how many attention logits per trunk are held at a time,
+      except in decoding; 0 for all. Bounds the memory of long trunks and
+      branches; the result is the same.
     attention_kernel: how a trunk attends to itself: "plain" (by matrix
       products), "splash" (TPU; interpreted elsewhere, for tests), "cudnn"
       (NVIDIA, bfloat16) or "auto": the platform's where it can, else plain.

@@ -228,9 +228,9 @@ class Attention(Module):
         *(plans.of_trunk(c, s, position_NRT, is_local) for s in sources),
         plans.of_branch(c, own, is_local),
       ]
-      out_NRTHME = attend(
-        q_NRTHME, seen, scoring=_scoring(c), max_logits=c.attention_logits
-      )
+      # In a turn, blocks would move every cache, which takes more than logits.
+      bound = 0 if cache is not None else c.attention_logits
+      out_NRTHME = attend(q_NRTHME, seen, scoring=_scoring(c), max_logits=bound)
     else:
       out_NRTHME = self._alone(
         is_local, q_NRTHME, k_NRTHE, v_NRTHE, position_NRT

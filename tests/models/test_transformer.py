@@ -189,21 +189,32 @@ def test_cached_decoding_equals_the_full_forward_pass(decoded):
   np.testing.assert_allclose(decoded, shared_logits(), **CLOSE)
 
 
-def test_a_turn_of_decoding_on_cpu_computes_no_cosines():
-  # XLA would compute them again for every head of every layer.
-  params = MODEL.for_decoding(PARAMS)
+def turn_of_decoding(model):
+  """The program of a turn, as text."""
+  params = model.for_decoding(PARAMS)
   token_NRT = np.array([[[1], [2]]])
-  trunk = MODEL.trunk(params, TRUNK_NS, np.arange(6)[None])
+  trunk = model.trunk(params, TRUNK_NS, np.arange(6)[None])
 
   def turn(cache):
     position_NRT = branch_positions(BRANCH_AT_NR, 1)
-    return MODEL.branch(
+    return model.branch(
       params, token_NRT, position_NRT, BRANCH_AT_NR, trunk, cache, 0
     )
 
-  program = jax.jit(turn).lower(MODEL.init_cache(trunk, 2, 8)).as_text()
+  return jax.jit(turn).lower(model.init_cache(trunk, 2, 8)).as_text()
+
+
+def test_a_turn_of_decoding_on_cpu_computes_no_cosines():
+  # XLA would compute them again for every head of every layer.
+  program = turn_of_decoding(MODEL)
   assert "dynamic_update_slice" in program
   assert "cosine" not in program
+
+
+def test_a_turn_of_decoding_is_not_cut_into_blocks():
+  # They would move the cache of every branch.
+  cut = dataclasses.replace(MODEL.config, attention_logits=1)
+  assert "while" not in turn_of_decoding(LanguageModel(cut))
 
 
 def padded(tokens, position, left, right, value):
