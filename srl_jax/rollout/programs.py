@@ -70,16 +70,25 @@ class Programs:
     if "segment" in self.jitted:
       return
     everywhere = sharding.replicated(self._mesh)
+
+    def resize(cache):
+      return jax.jit(
+        segments.resize,
+        static_argnames="width",
+        out_shardings=(_layer(cache, 0), everywhere),
+      )
+
+    # What changes trunks is not compiled again for each width of the ring.
     self.jitted |= {
       "admit": jax.jit(
-        segments.admit, static_argnums=0, donate_argnums=2, out_shardings=kept
+        segments.admit,
+        static_argnums=0,
+        donate_argnums=2,
+        out_shardings=kept.trunk,
       ),
-      "copy": jax.jit(_copy_trunks, donate_argnums=0, out_shardings=kept),
-      "resize": jax.jit(
-        segments.resize,
-        static_argnames=("trunk_width", "cache_width"),
-        out_shardings=kept,
-      ),
+      "copy": jax.jit(_copy_trunks, donate_argnums=0, out_shardings=kept.trunk),
+      "resize trunk": resize(kept.trunk),
+      "resize cache": resize(kept.cache),
       "segment": jax.jit(
         segments.segment,
         static_argnums=0,
@@ -134,15 +143,16 @@ class Programs:
     if places is not None:
       place_M = np.zeros(room, np.int32)
       place_M[: len(places)] = places
-    self._rows = self.jitted["admit"](
+    trunk = self.jitted["admit"](
       self._policy,
       self._params,
-      self._rows,
+      self._rows.trunk,
       tokens_MS,
       length_M,
       row_M,
       place_M,
     )
+    self._rows = self._rows.replace(trunk=trunk)
 
   def copy(self, sources: Mapping[int, int]) -> None:
     """Gives rows the trunks of others: {row: row that has its trunk}."""
@@ -152,13 +162,34 @@ class Programs:
       from_M = np.zeros(_COPIES, np.int32)
       for m, pair in enumerate(pairs[first : first + _COPIES]):
         to_M[m], from_M[m] = pair
-      self._rows = self.jitted["copy"](self._rows, from_M, to_M)
+      trunk = self.jitted["copy"](self._rows.trunk, from_M, to_M)
+      self._rows = self._rows.replace(trunk=trunk)
 
   def resize(self, *, trunk_width: int = 0, cache_width: int = 0) -> None:
-    """Changes widths; see `segments.resize`."""
-    self._rows = self.jitted["resize"](
-      self._rows, trunk_width=trunk_width, cache_width=cache_width
-    )
+    """Makes trunks wider, or the ring wider or narrower; 0 leaves a width."""
+    rows = self._rows
+    if trunk_width:
+      trunk, _ = self._resized("trunk", np.int32(0), trunk_width)
+      rows = rows.replace(trunk=trunk)
+    if cache_width:
+      cache, column = self._resized("cache", rows.column, cache_width)
+      rows = rows.replace(cache=cache, column=column)
+    self._rows = rows
+
+  def _resized(
+    self, name: str, oldest: Any, width: int
+  ) -> tuple[Any, jax.Array]:
+    """Returns what `segments.resize` does, of trunks or of the ring.
+
+    The old is freed layer by layer: there may be no room for all of it twice.
+    """
+    old, k, v = getattr(self._rows, name), (), ()
+    for i in range(max(1, len(old.k))):
+      layer = _layer(old, i)
+      made, column = self.jitted[f"resize {name}"](layer, oldest, width=width)
+      jax.tree.map(lambda x: x.delete(), (layer.k, layer.v))
+      k, v = k + made.k, v + made.v
+    return made._replace(k=k, v=v), column
 
   def segment(
     self, queue: Queue, key: jax.Array, enough: int, settings: Settings
@@ -200,6 +231,11 @@ def _for_decoding(policy: Policy, params: Any) -> Any:
   return policy.for_decoding(params)
 
 
-def _copy_trunks(rows: Rows, from_M: jax.Array, to_M: jax.Array) -> Rows:
+def _copy_trunks(trunk: Any, from_M: jax.Array, to_M: jax.Array) -> Any:
   copy = lambda x: x.at[to_M].set(x[from_M], mode="drop")  # noqa: E731
-  return rows.replace(trunk=jax.tree.map(copy, rows.trunk))
+  return jax.tree.map(copy, trunk)
+
+
+def _layer(cache: Any, i: int) -> Any:
+  """A layer of keys and values, or none if a policy has none."""
+  return cache._replace(k=cache.k[i : i + 1], v=cache.v[i : i + 1])

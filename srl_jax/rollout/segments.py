@@ -133,38 +133,37 @@ def empty_rows(
 def admit(
   policy: Policy,
   params: Any,
-  rows: Rows,
+  trunk: Any,
   tokens_MS: jax.Array,
   length_M: jax.Array,
   row_M: jax.Array,
   place_M: jax.Array | None = None,
-) -> Rows:
-  """Runs M trunks and puts them into rows; those of row N are dropped.
+) -> Any:
+  """Runs M trunks and returns the trunks of all rows; row N stands for none.
 
   With several places in a row, the trunks are as wide as a place, and `place_M`
   says which one each gets.
   """
   position_MS = trunk_positions(length_M, tokens_MS.shape[1])
-  trunk = policy.trunk(params, tokens_MS, position_MS)
-  return rows.replace(trunk=rows.trunk.replace_rows(row_M, trunk, place_M))
+  new = policy.trunk(params, tokens_MS, position_MS)
+  return trunk.replace_rows(row_M, new, place_M)
 
 
-def resize(rows: Rows, *, trunk_width: int, cache_width: int) -> Rows:
-  """Makes trunks wider, or the ring wider or narrower.
+def resize(
+  cache: Any, oldest: jax.Array, *, width: int
+) -> tuple[Any, jax.Array]:
+  """Makes a ring wider or narrower, or trunks wider.
 
-  A narrower ring must still have room for every branch. Widths of 0 stay.
+  Column `oldest` becomes the first. A narrower ring has the last columns that
+  were written, and must still have room for every branch.
+
+  Returns:
+    What has the new width, and the column that is written next.
   """
-  if trunk_width:
-    rows = rows.replace(trunk=rows.trunk.grow(trunk_width, jnp.int32(0)))
-  full = rows.cache.position.shape[-1]
-  if cache_width > full:
-    cache = rows.cache.grow(cache_width, rows.column)
-    rows = rows.replace(cache=cache, column=jnp.int32(full))
-  elif cache_width:
-    # The last columns that were written.
-    cache = rows.cache.shrink(cache_width, rows.column)
-    rows = rows.replace(cache=cache, column=jnp.int32(0))
-  return rows
+  full = cache.position.shape[-1]
+  if width > full:
+    return cache.grow(width, oldest), jnp.int32(full)
+  return cache.shrink(width, oldest), jnp.int32(0)
 
 
 class Settings(NamedTuple):

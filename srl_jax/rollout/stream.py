@@ -106,6 +106,8 @@ class Stream:
         trunk_width=_width(trunk_width),
         cache_width=_BUCKET,
       )
+    # Streams of equal rows share what these functions have compiled.
+    self.jitted = self._programs.jitted
 
   def at_widest(
     self, trunk_width: int, max_new_tokens: int
@@ -120,15 +122,13 @@ class Stream:
       Programs that are not started, the queue, the settings of a segment, and
       the most trunks that are run at a time.
     """
-    widths = {
+    sizes = self._programs.sizes | {
       "trunk_width": _width(trunk_width),
       "cache_width": _width(max_new_tokens + self._max_stem - 1),
     }
-    sizes = self._programs.sizes | widths
     programs = Programs(self._policy, mesh=self._mesh, **sizes)
-    settings = self._settings._replace(is_random=True)
-    room = self._room([widths["trunk_width"]] * len(self._rows))
-    return programs, self._queue, settings, room
+    room = self._room([sizes["trunk_width"]] * len(self._rows))
+    return programs, self._queue, self._settings, room
 
   def _room(self, widths: Sequence[int]) -> int:
     """How many new trunks are run at a time, given their widths, which rise."""

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from srl_jax.models.key_values import KeyValues
 from srl_jax.ops import logprobs
 from srl_jax.rewards import Completion
 from srl_jax.rollout.decode import SamplingConfig
@@ -59,37 +60,9 @@ def successor(vocab: int) -> Script:
   return after_token(_CERTAIN * np.roll(np.eye(vocab), 1, axis=1))
 
 
-class ScriptedCache(NamedTuple):
+def _positions(position: Any) -> KeyValues:
   """A cache of positions alone: a script depends only on the last token."""
-
-  position: jax.Array
-
-  def forget(self, rows_NR: jax.Array) -> ScriptedCache:
-    """Empties the rows that are True."""
-    return ScriptedCache(jnp.where(rows_NR[..., None], -1, self.position))
-
-  def grow(self, width: int, oldest: jax.Array) -> ScriptedCache:
-    """Widens the cache to `width` columns, the oldest one in front."""
-    room = [(0, 0)] * self.position.ndim
-    room[-1] = (0, width - self.position.shape[-1])
-    rolled = jnp.roll(self.position, -oldest, axis=-1)
-    return ScriptedCache(jnp.pad(rolled, room, constant_values=-1))
-
-  def shrink(self, width: int, oldest: jax.Array) -> ScriptedCache:
-    """Keeps the `width` youngest columns."""
-    rolled = jnp.roll(self.position, -oldest, axis=-1)
-    return ScriptedCache(rolled[..., -width:])
-
-  def replace_rows(
-    self,
-    row_M: jax.Array,
-    trunks: ScriptedCache,
-    place_M: jax.Array | None = None,
-  ) -> ScriptedCache:
-    """Puts trunks into rows; nobody reads where they lie."""
-    room = ((0, 0), (0, self.position.shape[1] - trunks.position.shape[1]))
-    new = jnp.pad(trunks.position, room, constant_values=-1)
-    return ScriptedCache(self.position.at[row_M].set(new, mode="drop"))
+  return KeyValues((), (), position)
 
 
 class ScriptedModel:
@@ -101,9 +74,9 @@ class ScriptedModel:
 
   def trunk(
     self, params: Script, tokens_NS: jax.Array, position_NS: jax.Array
-  ) -> ScriptedCache:
+  ) -> KeyValues:
     """Returns the positions alone: the trunk has no influence."""
-    return ScriptedCache(position_NS)
+    return _positions(position_NS)
 
   def branch(
     self,
@@ -111,18 +84,18 @@ class ScriptedModel:
     tokens_NRT: jax.Array,
     position_NRT: jax.Array,
     branch_at_NR: jax.Array,
-    trunk: ScriptedCache,
-    cache: ScriptedCache | None = None,
+    trunk: KeyValues,
+    cache: KeyValues | None = None,
     column: jax.Array | None = None,
     start_NR: jax.Array | None = None,
-  ) -> tuple[jax.Array, ScriptedCache]:
+  ) -> tuple[jax.Array, KeyValues]:
     """Returns the logits as "hidden states"."""
     logits_NRTV = _look_up(params, tokens_NRT, position_NRT)
     if cache is not None:
       position_NRT = jax.lax.dynamic_update_slice_in_dim(
         cache.position, position_NRT, column, axis=2
       )
-    return logits_NRTV, ScriptedCache(position_NRT)
+    return logits_NRTV, _positions(position_NRT)
 
   def lanes(
     self,
@@ -146,11 +119,11 @@ class ScriptedModel:
     return logprobs.Head(jnp.eye(params.after_token_VV.shape[1]))
 
   def init_cache(
-    self, trunk: ScriptedCache, branches: int, width: int
-  ) -> ScriptedCache:
+    self, trunk: KeyValues, branches: int, width: int
+  ) -> KeyValues:
     """Returns an empty cache."""
     shape = (trunk.position.shape[0], branches, width)
-    return ScriptedCache(jnp.full(shape, -1))
+    return _positions(jnp.full(shape, -1))
 
 
 def _look_up(params, tokens, position):

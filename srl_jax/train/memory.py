@@ -203,6 +203,8 @@ def decoding_programs(
 ) -> Iterator[Program]:
   """Yields the programs of decoding in slots that take the most memory.
 
+  Widths that grow take less beside the rows: a layer at a time is copied.
+
   Args:
     programs: the programs of rows, not started.
     queue: a queue of the rows.
@@ -220,14 +222,16 @@ def decoding_programs(
     Bytes per device of the rows and of the parameters as decoding needs them.
   """
 
-  def program(title: str, *args: Any, **static: Any) -> Program:
+  def program(
+    title: str, *args: Any, beside: Any = None, **static: Any
+  ) -> Program:
     return Program(
       f"{name}: {title}",
       programs.bound(title, **static),
       args,
       mesh,
       remedy,
-      beside_bytes + bytes_per_device(params),
+      beside_bytes + bytes_per_device((params, beside)),
     )
 
   laid = program("lay out", params).outputs()
@@ -236,7 +240,8 @@ def decoding_programs(
   tokens_MS = np.zeros((room, programs.sizes["trunk_width"]), np.int32)
   numbers_M = np.zeros(room, np.int32)
   place_M = numbers_M if has_places else None
-  yield program("admit", laid, rows, tokens_MS, numbers_M, numbers_M, place_M)
+  trunks_M = tokens_MS, numbers_M, numbers_M, place_M
+  yield program("admit", laid, rows.trunk, *trunks_M, beside=rows.cache)
   yield program(
     "segment", laid, rows, queue, key, np.int32(0), settings=settings
   )
