@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from srl_jax.models.config import ModelConfig
-from srl_jax.ops import decode_plan, tree_attention, trees
+from srl_jax.ops import decode_attention, decode_plan, tree_attention, trees
 from srl_jax.ops.attention import Source
+from srl_jax.sharding import device_kind
 
 # A window so long that it reaches beyond the start of every context.
 _NO_WINDOW = 1 << 30
@@ -38,6 +39,16 @@ class Turn(NamedTuple):
 
   whole: decode_plan.Plan
   local: decode_plan.Plan | None
+
+
+def reads_what_is_seen(c: ModelConfig) -> bool:
+  """Whether a turn of decoding reads only what branches see, by the kernel.
+
+  Otherwise it reads all the room that there is, and narrow rooms are faster.
+  """
+  return decode_attention.is_chosen(
+    c.decode_kernel, device_kind(), c.head_width
+  )
 
 
 def plan_rows(c: ModelConfig, labels: trees.Labels, shards: int) -> Rows:

@@ -24,7 +24,7 @@ from srl_jax.models import layers, lora, plans
 from srl_jax.models.block import Block
 from srl_jax.models.config import LoraConfig, ModelConfig
 from srl_jax.models.key_values import KeyValues
-from srl_jax.ops import decode_attention, logprobs, tree_attention, trees
+from srl_jax.ops import logprobs, tree_attention, trees
 from srl_jax.ops.attention import Source
 from srl_jax.sharding import (
   ShardingRules,
@@ -115,9 +115,7 @@ class Transformer(nn.Module):
         cache.position, position_NRT, column, axis=2
       )
       c = self.config
-      if decode_attention.is_chosen(
-        c.decode_kernel, device_kind(), c.head_width
-      ):
+      if plans.reads_what_is_seen(c):
         seen = Source(None, None, trunk.position, limit_NR1, first_NR1)
         own = Source(None, None, position_NRC, position_NRT)
         turn = plans.plan_turn(c, seen, own, position_NRT)

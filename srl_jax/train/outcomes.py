@@ -24,6 +24,7 @@ import numpy as np
 from srl_jax import progress, sharding
 from srl_jax.data.templates import encode_segment
 from srl_jax.domains import domains_of
+from srl_jax.models import plans
 from srl_jax.rollout import record
 from srl_jax.rollout.episodes import Episode, EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
@@ -41,7 +42,7 @@ from srl_jax.update import turns as turns_lib
 from srl_jax.update.groups import is_kept
 from srl_jax.update.packing import pack
 from srl_jax.update.turns import RewardedEpisode, Turn, Turns
-from srl_jax.update.updater import TrainState
+from srl_jax.update.updater import TrainState, compiled_count
 
 # Lanes for each turn that an episode can have: half of them, half as long.
 _LANES_PER_TURN = 0.25
@@ -92,6 +93,7 @@ class OutcomeStage:
         )
     self._rules, self._widths = self._make_rules()
     self._problems = Problems(self._train, run.seed, name)
+    self._jitted: dict[str, Any] = {}
 
   def _make_rules(self) -> tuple[EpisodeRules, tuple[int, int]]:
     """How episodes go, and the widths of contexts and of branches."""
@@ -275,9 +277,17 @@ class OutcomeStage:
     # No more rows than in a round of sampling, which the plan has room for.
     sampling = self.config.sampling
     most = sampling.trunks_per_round * sampling.samples
+    is_wide = plans.reads_what_is_seen(self._run.policy.config)
     stream = self._run.stream(
-      params, "step", rows=min(len(wanted), most), slots=1, key=key
+      params,
+      "step",
+      rows=min(len(wanted), most),
+      slots=1,
+      key=key,
+      # Where width costs no time, there are no programs for narrower trunks.
+      trunk_width=self._widths[0] if is_wide else 0,
     )
+    self._jitted = stream.jitted
     episodes: list[list[Any]] = [[None] * samples for _ in problems]
     found = sample_episodes(stream, problems, wanted, self._rules)
     with contextlib.closing(found):
@@ -340,7 +350,7 @@ class OutcomeStage:
       check_logp_gap(self.name, self.config, values)
 
   def compiled_count(self) -> int:
-    return 0  # Streams share their programs with evaluation.
+    return compiled_count(*self._jitted.values())
 
   def get_state(self) -> tuple[dict[str, Any], Any]:
     return self._problems.get_state(), {}

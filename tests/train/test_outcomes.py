@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """RL on outcomes of episodes: what is trained on, skipped, and resumed."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
 
 from srl_jax import config as config_lib
+from srl_jax import loading
 from srl_jax.rollout import episodes, record
 from srl_jax.testing import experiment
+from srl_jax.testing.tiny import small_mesh
 from srl_jax.train import loop, outcomes, stage
 from srl_jax.train.problems import Problems
 from srl_jax.train.rl_config import RlvrConfig
@@ -52,6 +56,10 @@ def test_episodes_are_sampled_filtered_and_trained_on(through):
       assert row["rlvr/grad_norm"] > 0
       # The trainer sees what the sampler saw, at every turn.
       assert row["rlvr/logp_gap_max"] < 1e-4
+  # Of sampling too, not only the two of the update.
+  lines = (through.workdir / "metrics.jsonl").read_text()
+  first, *_ = re.findall(r'"rlvr/programs": ([\d.]+)', lines)
+  assert float(first) > 2
   values = [x for x in through.rows() if "rlvr/validation_reward" in x]
   assert len(values) == 3
 
@@ -171,6 +179,29 @@ def test_settings_that_episodes_do_not_read_are_refused(field, value):
   (c.rlvr[section[0]] if section else c.rlvr)[name] = value
   with pytest.raises(ValueError, match=f"rlvr.{field}={value!r} has no effect"):
     config_lib.to_config(c)
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_trunks_begin_as_wide_as_contexts_get_where_width_costs_no_time(
+  runs, tmp_path, monkeypatch, is_wide
+):
+  def stream(self, params, task, *, trunk_width, **more):
+    raise KeyError(trunk_width)
+
+  monkeypatch.setattr(stage.Run, "stream", stream)
+  monkeypatch.setattr(
+    outcomes.plans, "reads_what_is_seen", lambda config: is_wide
+  )
+  c = runs.config("rlvr", **CHANGES)
+  mesh = small_mesh()
+  with jax.set_mesh(mesh):
+    run = loading.load_run(c, mesh, tmp_path)
+    made = outcomes.OutcomeStage(run, "rlvr", c.rlvr)
+    with pytest.raises(KeyError) as caught:
+      made.validate(None, 0)
+  # Everything but a completion.
+  width = c.model.max_positions - c.rlvr.sampling.max_new_tokens
+  assert caught.value.args == (width if is_wide else 0,)
 
 
 def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
