@@ -14,7 +14,7 @@ Presets (`--config=experiments/lookup.py:NAME`):
                 as far as the expert's does, and 0 for any other.
   rejection     SFT on the student's own samples whose action is the expert's,
                 drawn anew at each update step.
-  srl_rlvr      SRL as in srl, then RL on outcomes: episodes that repair the
+  srl_episodes  SRL as in srl, then RL on outcomes: episodes that repair the
                 repository get 1, all others 0, and no expert is asked.
   sft_actions   SFT on the expert's actions. They hold no thoughts.
   sft_thoughts  SFT on the expert's thoughts and actions, which SRL never sees:
@@ -26,7 +26,7 @@ Presets (`--config=experiments/lookup.py:NAME`):
 from srl_jax import config
 
 PRESETS = (
-  *("srl", "exact", "effect", "rejection", "srl_rlvr"),
+  *("srl", "exact", "effect", "rejection", "srl_episodes"),
   *("sft_actions", "sft_thoughts"),
 )
 REWARDS = "srl_jax.domains.lookup.rewards"
@@ -37,8 +37,8 @@ def get_config(argument=None):
   c = config.default_config()
   c.name = f"lookup:{preset}"
   c.stages = ("sft",) if preset.startswith("sft") else ("srl",)
-  if preset == "srl_rlvr":
-    c.stages = ("srl", "rlvr")
+  if preset == "srl_episodes":
+    c.stages = ("srl", "episodes")
   c.model.n_layers = 4
   c.weights = "lookup_student"
   c.tokenizer.kind = "sentencepiece"
@@ -60,17 +60,13 @@ def get_config(argument=None):
     c.srl.reward.function = f"{REWARDS}:same_effect"
   if preset == "rejection":
     c.srl.loss.surrogate = "imitation"
-  c.rlvr.turns = 16
-  c.rlvr.trunks.task = "step"
-  c.rlvr.trunks.max_trunk_tokens = 256
-  c.rlvr.update_steps = 60
-  c.rlvr.groups_per_batch = 16
-  c.rlvr.validate_every = 10
-  c.rlvr.dynamic_sampling.max_rounds = 4
-  c.rlvr.sampling.trunks_per_round = 16
-  c.rlvr.sampling.max_new_tokens = 40
-  c.rlvr.trunks_per_micro_batch = 16
-  c.rlvr.optim.learning_rate = 1e-4
+  c.episodes.turns = 16
+  c.episodes.max_context_tokens = 256
+  c.episodes.max_new_tokens = 40
+  c.episodes.update_steps = 60
+  c.episodes.problems_per_round = 16
+  c.episodes.validate_every = 10
+  c.episodes.optim.learning_rate = 1e-4
   c.sft.update_steps = 240
   c.sft.trunks_per_batch = 32
   c.sft.trunks_per_micro_batch = 8

@@ -10,12 +10,12 @@ questions the model answers, query by query, executed by SQLite.
 Presets (`--config=experiments/sql.py:NAME`), each 3 to 6 minutes of CPU time,
 with the greedy answers that are right: 57% after SFT in all of them.
 
-  srl       SRL: the query's similarity to the expert's (the default): 20%.
-  exact     The reward is 1 for the expert's query and 0 for any other: 21%.
-  effect    The reward is 1 for a query that gives the rows that the expert's
-            gives, and 0 for any other: 20%.
-  srl_rlvr  SRL as in srl, then RL on outcomes: episodes whose answer is right
-            get 1, all others 0, and no expert is asked: 90%.
+  srl           SRL: the query's similarity to the expert's (the default): 20%.
+  exact         The reward is 1 for the expert's query and 0 for any other: 21%.
+  effect        The reward is 1 for a query that gives the rows that the
+                expert's gives, and 0 for any other: 20%.
+  srl_episodes  SRL as in srl, then RL on outcomes: episodes whose answer is
+                right get 1, all others 0, and no expert is asked: 90%.
 
   python -m srl_jax.main --config=experiments/sql.py --workdir=/tmp/sql
 """
@@ -27,7 +27,7 @@ PRESETS = {
   "srl": "domain",
   "exact": "srl_jax.domains.lookup.rewards:same_action",
   "effect": "srl_jax.domains.sql:same_effect",
-  "srl_rlvr": "domain",
+  "srl_episodes": "domain",
 }
 
 
@@ -36,8 +36,8 @@ def get_config(argument=None):
   c = config.default_config()
   c.name = f"sql:{preset}"
   c.stages = ("sft", "srl")
-  if preset == "srl_rlvr":
-    c.stages = ("sft", "srl", "rlvr")
+  if preset == "srl_episodes":
+    c.stages = ("sft", "srl", "episodes")
   c.data.format = "drawn"
   c.data.domain = "sql"
   c.data.pretrain_size = 100
@@ -67,17 +67,13 @@ def get_config(argument=None):
   c.srl.sampling.max_new_tokens = 48
   c.srl.trunks_per_micro_batch = 8
   c.srl.optim.learning_rate = 2e-4
-  c.rlvr.turns = 4
-  c.rlvr.trunks.task = "step"
-  c.rlvr.trunks.max_trunk_tokens = 112
-  c.rlvr.update_steps = 30
-  c.rlvr.groups_per_batch = 16
-  c.rlvr.dynamic_sampling.max_rounds = 4
-  c.rlvr.validate_every = 10
-  c.rlvr.sampling.trunks_per_round = 16
-  c.rlvr.sampling.max_new_tokens = 48
-  c.rlvr.trunks_per_micro_batch = 16
-  c.rlvr.optim.learning_rate = 2e-4
+  c.episodes.turns = 4
+  c.episodes.max_context_tokens = 112
+  c.episodes.max_new_tokens = 48
+  c.episodes.update_steps = 30
+  c.episodes.problems_per_round = 16
+  c.episodes.validate_every = 10
+  c.episodes.optim.learning_rate = 2e-4
   c.evaluate.modes = ("turns",)
   c.evaluate.samples = 2
   c.evaluate.max_turns = 4

@@ -10,6 +10,7 @@ turns the result into the frozen `Config` that the program uses.
 from __future__ import annotations
 
 import dataclasses
+import operator
 import pathlib
 import runpy
 import traceback
@@ -24,7 +25,7 @@ from srl_jax import strict
 from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data import templates
 from srl_jax.data.readers import DataConfig
-from srl_jax.data.trunks import TrunkConfig
+from srl_jax.data.trunks import TrunkConfig, check_solutions
 from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.evaluate.solve import EvalConfig
 from srl_jax.models import ModelConfig, hf_files, zoo
@@ -36,10 +37,10 @@ from srl_jax.sharding import MeshConfig, ShardingRules
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trackers.trackers import TrackersConfig
 from srl_jax.train.profile import ProfileConfig
-from srl_jax.train.rl_config import RlConfig, RlvrConfig
+from srl_jax.train.rl_config import EpisodesConfig, RlConfig
 from srl_jax.train.sft import SftConfig
 
-StageName = Literal["sft", "srl", "rlvr"]
+StageName = Literal["sft", "srl", "rlvr", "episodes"]
 # What evaluation reads of the section "srl" whether or not that stage runs:
 # which branch points single steps are measured at.
 _READ_BY_EVALUATION = ("srl.trunks",)
@@ -81,6 +82,7 @@ class Config:
     sft: the stage "sft".
     srl: the stage "srl".
     rlvr: the stage "rlvr".
+    episodes: the stage "episodes".
     reward_workers: processes that compute rewards on the host.
     device_reward: whether the device computes rewards, and at which sizes.
     checkpoint: how often to save.
@@ -107,10 +109,11 @@ class Config:
   rollout_rules: ShardingRules = ShardingRules()
   sft: SftConfig = SftConfig()
   srl: RlConfig = RlConfig()
-  rlvr: RlvrConfig = RlvrConfig(
+  rlvr: RlConfig = RlConfig(
     groups_per_batch=128,
     trunks=TrunkConfig(task="solve"),
   )
+  episodes: EpisodesConfig = EpisodesConfig()
   reward_workers: WorkersConfig = WorkersConfig()
   device_reward: DeviceRewardConfig = DeviceRewardConfig()
   checkpoint: CheckpointConfig = CheckpointConfig()
@@ -133,6 +136,7 @@ class Config:
         f"stages={self.stages} names a stage twice; each has one section, so "
         "name it once and raise its update_steps"
       )
+    self._check_tasks()
     self._check_contexts()
     if self.data.reasoning_thoughts and not (
       "sft" in self.stages and self.sft.trunks.include_thoughts
@@ -162,23 +166,33 @@ class Config:
         "splits the tokens of a row; set it to None, and rules.tokens instead"
       )
 
+  def _check_tasks(self) -> None:
+    """Refuses branch points that the stages srl and rlvr are not made for."""
+    for name, task in (("srl", "step"), ("rlvr", "solve")):
+      trunks = getattr(self, name).trunks
+      if trunks.task != task:
+        raise ValueError(
+          f"{name}.trunks.task={trunks.task!r}: the stage srl trains on single "
+          "steps, and rlvr on whole solutions; leave it at "
+          f"{task!r}, and choose the stage by config.stages"
+        )
+    check_solutions(self.rlvr.trunks, "rlvr")
+
   def _check_contexts(self) -> None:
     """Refuses stages that show other contexts than evaluation does."""
-    shown = self.srl.trunks.context_turns
-    for name in set(self.stages) - {"srl"}:
-      trunks = getattr(self, name).trunks
-      if trunks.task == "step" and trunks.context_turns != shown:
+    fields = []
+    if "sft" in self.stages and self.sft.trunks.task == "step":
+      fields += ["sft.trunks.context_turns", "sft.trunks.step_title_hint"]
+    if "episodes" in self.stages:
+      fields.append("episodes.context_turns")
+    for path in fields:
+      name = path.rpartition(".")[2]
+      value = operator.attrgetter(path)(self)
+      shown = getattr(self.srl.trunks, name)
+      if value != shown:
         raise ValueError(
-          f"{name}.trunks.context_turns={trunks.context_turns} and "
-          f"srl.trunks.context_turns={shown}: evaluation, and the stage srl, "
-          "show the model the latter; set both to the same"
-        )
-      hints = trunks.step_title_hint, self.srl.trunks.step_title_hint
-      if trunks.task == "step" and hints[0] != hints[1]:
-        raise ValueError(
-          f"{name}.trunks.step_title_hint={hints[0]} and srl.trunks."
-          f"step_title_hint={hints[1]}: single steps are measured as the "
-          "latter says; set both to the same"
+          f"{path}={value} and srl.trunks.{name}={shown}: evaluation, and the "
+          "stage srl, show the model the latter; set both to the same"
         )
 
 

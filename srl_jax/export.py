@@ -130,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   add = parser.add_argument
   add("--workdir", required=True, help="working directory of a run")
   add("--out", required=True, help="folder to write")
-  add("--stage", default="", help="sft, srl or rlvr; default: the last one")
+  add(
+    "--stage", default="", help="sft, srl, rlvr or episodes; default: the last"
+  )
   add("--step", type=int, default=0, help="default: the best one validated")
   add(
     "--dtype",

@@ -65,14 +65,15 @@ _FREE_TO_CHANGE = (
   "sft.max_logits",
   *(
     f"{stage}.{field}"
-    for stage in ("srl", "rlvr")
+    for stage in ("srl", "rlvr", "episodes")
     for field in (
       "trunks_per_micro_batch",
       "lanes_per_branch",
       "loss.max_logits",
-      "sampling.parts_per_round",
     )
   ),
+  "srl.sampling.parts_per_round",
+  "rlvr.sampling.parts_per_round",
   "reward_workers",
 )
 

@@ -44,9 +44,9 @@ Moment = Literal["before", "after"]
 def draw_samples(
   workdir: str | os.PathLike, count: int = 3, moment: Moment = "after"
 ) -> list[Sample]:
-  """Samples steps from a run's model and scores them as its last RL stage did.
+  """Samples steps from a run's model and scores them as training did.
 
-  If that stage was of whole episodes, they are scored as the stage srl does.
+  That is, as its last stage of SRL or RLVR; without one, as SRL would.
 
   Every sample is for another trajectory of the test split (or the validation
   split, if there is no test split) and, as far as possible, for another step
@@ -65,10 +65,9 @@ def draw_samples(
     raise ValueError(f"got samples={count}; ask for 1 or more")
   workdir = storage.path(workdir)
   config = loading.read_run_config(workdir)
-  name = ["srl", *(x for x in config.stages if x != "sft")][-1]
+  # SFT has no reward, and episodes are rewarded as a whole.
+  name = ["srl", *(x for x in config.stages if x in ("srl", "rlvr"))][-1]
   stage = getattr(config, name)
-  if getattr(stage, "turns", 0):
-    stage = config.srl  # Episodes are rewarded as a whole, and no step is.
   # The mesh is this machine's, not that of the training run.
   mesh = sharding.make_mesh(sharding.MeshConfig())
   with jax.set_mesh(mesh):

@@ -45,8 +45,8 @@ def test_a_misspelt_field_is_answered_by_the_nearest(refused):
 
 def test_a_misspelt_preset_is_answered_by_the_nearest(refused):
   assert refused(preset="slr") == (
-    "there is no preset 'slr'; choose one of sft, srl, rlvr, sft_srl (did you "
-    "mean 'srl'?)"
+    "there is no preset 'slr'; choose one of sft, srl, rlvr, episodes, sft_srl "
+    "(did you mean 'srl'?)"
   )
 
 
@@ -213,7 +213,7 @@ def test_a_context_longer_than_the_models_is_refused(refused):
 
 def test_a_group_of_one_is_refused(refused):
   said = refused("--config.srl.sampling.samples=1")
-  assert "a group needs at least 2; set sampling.samples=8" in said
+  assert "a group needs at least 2; set samples=8" in said
 
 
 def test_a_batch_that_does_not_divide_is_refused(refused):

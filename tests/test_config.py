@@ -17,7 +17,7 @@ from srl_jax.models import LanguageModel
 from srl_jax.rewards import RewardConfig
 from srl_jax.sharding import ShardingRules
 from srl_jax.testing import families
-from srl_jax.train.rl_config import RlvrConfig, RoundConfig
+from srl_jax.train.rl_config import EpisodesConfig, RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
 
@@ -240,13 +240,22 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
     (lambda: SftConfig(update_steps=0), "update_steps=0; set it to 1 or more"),
     (lambda: RlConfig(trunks_per_micro_batch=0), "trunks_per_micro_batch=0"),
     (
-      lambda: RlvrConfig(trunks=TrunkConfig("solve", context_turns=2)),
+      lambda: Config(
+        rlvr=RlConfig(trunks=TrunkConfig("solve", context_turns=2))
+      ),
       "rlvr.trunks.context_turns=2 has no effect with rlvr.trunks.task='solve'",
     ),
     (
-      lambda: RlvrConfig(trunks=TrunkConfig("solve", points_per_trunk=2)),
+      lambda: Config(
+        rlvr=RlConfig(trunks=TrunkConfig("solve", points_per_trunk=2))
+      ),
       "rlvr.trunks.points_per_trunk=2 has no effect with rlvr.trunks.task=",
     ),
+    (
+      lambda: Config(srl=RlConfig(trunks=TrunkConfig("solve"))),
+      "srl.trunks.task='solve': .* leave it at 'step', and choose the stage",
+    ),
+    (lambda: Config(rlvr=RlConfig()), "rlvr.trunks.task='step': .* at 'solve'"),
     (
       lambda: SftConfig(
         trunks=ExpertTrunkConfig(task="solve", last_step="exclude")
@@ -270,8 +279,9 @@ def test_the_defaults_survive_the_trip_through_an_experiment_file():
     # The advantage of a group of one is always zero.
     (
       lambda: RoundConfig(samples=1),
-      "a group needs at least 2; set sampling.samples=8",
+      "a group needs at least 2; set samples=8",
     ),
+    (lambda: EpisodesConfig(samples=1), "a group needs at least 2"),
     # Sampler and loss would speak of different distributions.
     (
       lambda: RoundConfig(temperature=0.0),

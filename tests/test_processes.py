@@ -251,17 +251,12 @@ def test_outcomes_of_episodes_are_the_same_on_two_processes(
     "weights": str(whole.workdir / "model"),
     "tokenizer.path": str(whole.workdir / "tokenizer.model"),
     "tokenizer.train_vocab_size": 0,
-    "rlvr.turns": 3,
-    "rlvr.trunks.task": "step",
-    "rlvr.update_steps": 3,
-    "rlvr.groups_per_batch": 4,
-    "rlvr.dynamic_sampling.max_rounds": 3,
   }
   in_process = {name.replace(".", "__"): x for name, x in changes.items()}
-  one = runs.run(tmp_path / "one", "rlvr", **in_process)
+  one = runs.run(tmp_path / "one", "episodes", **in_process)
   flags = [f"--config.{name}={x}" for name, x in changes.items()]
-  status, lines = end(launch(runs, tmp_path / "two", "rlvr", *flags))
+  status, lines = end(launch(runs, tmp_path / "two", "episodes", *flags))
   assert status == 0, "\n".join(lines)
   assert_same_run(tmp_path / "two", one.workdir)
-  updates = [x for x in one.rows() if x.get("rlvr/skipped_updates") == 0]
+  updates = [x for x in one.rows() if x.get("episodes/skipped_updates") == 0]
   assert updates, "nothing was trained on"

@@ -82,13 +82,12 @@ def widths(
 
   Raises:
     ValueError: a limit is missing, so that a width depends on the data, or the
-      stage samples episodes or has two tasks.
+      stage is of episodes or has two tasks.
   """
-  turns = getattr(getattr(config, stage), "turns", 0)
-  if turns:
+  if stage == "episodes":
     raise ValueError(
-      f"c.{stage}.turns is {turns}, and programs that sample episodes are not "
-      "described here; leave the stage out of --config.stages"
+      "programs that sample episodes are not described here; leave the stage "
+      "episodes out of --config.stages"
     )
   is_sft = stage == "sft"
   if is_sft and config.sft.alternate_solve:

@@ -44,6 +44,7 @@ PRESETS = {
   "sft": ("sft",),
   "srl": ("srl",),
   "rlvr": ("rlvr",),
+  "episodes": ("episodes",),
   "sft_srl": ("sft", "srl"),
 }
 # Metrics that depend on the process: a new process compiles again.
@@ -100,15 +101,19 @@ def get_config(argument: str | None = None) -> ml_collections.ConfigDict:
   c.sft.validate_every = 8
   c.sft.alternate_solve = True
   c.sft.optim.learning_rate = 0.03
-  for stage_rl in (c.srl, c.rlvr):
+  for stage_rl in (c.srl, c.rlvr, c.episodes):
     stage_rl.update_steps = 6
     stage_rl.validate_every = 1
     stage_rl.groups_per_batch = 12
-    stage_rl.sampling.trunks_per_round = 8
     stage_rl.trunks_per_micro_batch = 4
-    stage_rl.sampling.samples = 4
-    stage_rl.sampling.max_new_tokens = 8
     stage_rl.optim.learning_rate = 0.01
+  for draws in (c.srl.sampling, c.rlvr.sampling, c.episodes):
+    draws.samples = 4
+    draws.max_new_tokens = 8
+  c.srl.sampling.trunks_per_round = c.rlvr.sampling.trunks_per_round = 8
+  c.episodes.update_steps = c.episodes.turns = c.episodes.max_rounds = 3
+  c.episodes.groups_per_batch = 4
+  c.episodes.problems_per_round = 8
   c.srl.passes = 2
   c.srl.loss.kl_coefficient = 0.05
   config_lib.override(c, overrides)

@@ -14,7 +14,7 @@ from srl_jax.rollout.metrics import RolloutMetrics
 from srl_jax.update.grpo import GrpoMetrics, SftMetrics
 from srl_jax.update.updater import UpdateMetrics
 
-# Columns of every stage, of the stages srl and rlvr, and of sft.
+# Columns of every stage, of those that sample, and of sft.
 _OF_ALL = (UpdateMetrics,)
 _OF_RL = (RolloutMetrics, GrpoMetrics)
 _OF_SFT = (SftMetrics,)
@@ -45,7 +45,6 @@ _MORE_OF_ALL = (
 )
 _MORE_OF_RL = (
   ("rollout_tokens_per_s", "-", "tokens/s", "tokens sampled per rollout_s"),
-  ("turns", "mean", "turns", "turns of an episode (c.rlvr.turns)"),
   ("groups_carried", "-", "groups", "kept groups that wait for the next batch"),
   (
     "groups_expired",
@@ -109,6 +108,7 @@ _MORE_OF_RL = (
     "the same at step * of the trajectories",
   ),
 )
+_MORE_OF_EPISODES = (("turns", "mean", "turns", "turns of an episode"),)
 _MORE_OF_SFT = (
   (
     "validation_loss",
@@ -126,7 +126,8 @@ _MORE_OF_SFT = (
 )
 _SECTIONS = (
   ("all stages", _OF_ALL, _MORE_OF_ALL),
-  ("srl and rlvr", _OF_RL, _MORE_OF_RL),
+  ("srl, rlvr and episodes", _OF_RL, _MORE_OF_RL),
+  ("episodes", (), _MORE_OF_EPISODES),
   ("sft", _OF_SFT, _MORE_OF_SFT),
 )
 HEAD = """\

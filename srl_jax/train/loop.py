@@ -29,7 +29,7 @@ from srl_jax.processes import stopping
 from srl_jax.sharding import abstract
 from srl_jax.storage import files, mirror
 from srl_jax.train import memory
-from srl_jax.train.outcomes import rlvr_stage
+from srl_jax.train.outcomes import OutcomeStage
 from srl_jax.train.piecewise import NothingLeftError
 from srl_jax.train.profile import Profile
 from srl_jax.train.rl import RlStage
@@ -51,7 +51,12 @@ def nothing(stage: str, done: int, params: Any) -> dict[str, float]:
 # The file of a stage that ended early.
 _ENDED = "ended.json"
 
-STAGES = {"sft": SftStage, "srl": RlStage, "rlvr": rlvr_stage}
+STAGES = {
+  "sft": SftStage,
+  "srl": RlStage,
+  "rlvr": RlStage,
+  "episodes": OutcomeStage,
+}
 
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)

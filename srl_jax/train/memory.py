@@ -266,7 +266,7 @@ def update_programs(
     mesh: the mesh they run on.
     name: name of the stage, for remedies.
     rows_multiple: the rows of a micro-batch are a multiple of this.
-    narrower: the field of c.STAGE.trunks that makes rows narrower.
+    narrower: the field of c.STAGE that makes rows narrower.
     has_reference: whether the loss has a KL reference.
   """
   state = updater.abstract_state()
@@ -279,7 +279,7 @@ def update_programs(
       (state.trained, state.frozen, sums, batch, reference),
       mesh,
       f"lower c.{name}.trunks_per_micro_batch (a multiple of {rows_multiple} "
-      f"here), c.{name}.trunks.{narrower} or the logits held at a time "
+      f"here), c.{name}.{narrower} or the logits held at a time "
       "(max_logits, c.model.attention_logits), or use more chips",
       bytes_per_device(state.opt_state),
     )

@@ -33,28 +33,18 @@ from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import make_updater
 from srl_jax.train.problems import Problems
-from srl_jax.train.rl import RlStage, check_logp_gap
-from srl_jax.train.rl_config import RlvrConfig
+from srl_jax.train.rl import check_logp_gap
+from srl_jax.train.rl_config import EpisodesConfig
 from srl_jax.train.rows import micro_batch_trunks, update_shape
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
-from srl_jax.update.groups import is_kept
 from srl_jax.update.packing import pack
 from srl_jax.update.turns import RewardedEpisode, Turn, Turns
 from srl_jax.update.updater import TrainState, compiled_count
 
 # Lanes for each turn that an episode can have: half of them, half as long.
 _LANES_PER_TURN = 0.25
-
-
-def rlvr_stage(run: Run, name: str, config: RlvrConfig) -> Any:
-  """Returns the stage of RL on outcomes, in one go or turn by turn.
-
-  Raises:
-    ValueError: the settings do not fit data, model or mesh.
-  """
-  return (OutcomeStage if config.turns else RlStage)(run, name, config)
 
 
 class _Round(NamedTuple):
@@ -75,7 +65,7 @@ class OutcomeStage:
   )
   description = "rewards by the outcome of episodes"
 
-  def __init__(self, run: Run, name: str, config: RlvrConfig):
+  def __init__(self, run: Run, name: str, config: EpisodesConfig):
     """Finds the problems; nothing is sampled yet.
 
     Raises:
@@ -98,11 +88,11 @@ class OutcomeStage:
   def _make_rules(self) -> tuple[EpisodeRules, tuple[int, int]]:
     """How episodes go, and the widths of contexts and of branches."""
     run, config = self._run, self.config
-    new = config.sampling.max_new_tokens
+    new = config.max_new_tokens
     stem = max(map(len, (self._stem(i) for i in range(config.turns))))
     most = run.policy.config.max_positions
-    if config.trunks.max_trunk_tokens:
-      most = min(most, config.trunks.max_trunk_tokens + stem + new)
+    if config.max_context_tokens:
+      most = min(most, config.max_context_tokens + stem + new)
     longest = max(
       len(encode_segment(run.tokenizer, run.template.problem(t, "step")))
       for t in (*self._train, *self._valid)
@@ -110,17 +100,17 @@ class OutcomeStage:
     if longest + stem + new > most:
       raise ValueError(
         f"{self.name} needs a context of {longest + stem + new} tokens for the "
-        f"first turn, and has {most}; raise c.{self.name}.trunks."
-        f"max_trunk_tokens, lower c.{self.name}.sampling.max_new_tokens, or "
-        "raise c.model.max_positions"
+        f"first turn, and has {most}; raise c.{self.name}."
+        f"max_context_tokens, lower c.{self.name}.max_new_tokens, or raise "
+        "c.model.max_positions"
       )
     rules = EpisodeRules(
       task="step",
       turns=config.turns,
-      context_turns=config.trunks.context_turns,
+      context_turns=config.context_turns,
       max_positions=most,
       request=functools.partial(
-        Request, max_new_tokens=new, temperature=config.sampling.temperature
+        Request, max_new_tokens=new, temperature=config.temperature
       ),
       template=run.template,
       tokenizer=run.tokenizer,
@@ -132,7 +122,9 @@ class OutcomeStage:
     return encode_segment(self._run.tokenizer, stem)
 
   def prepare(self, params: Any) -> None:
-    self.updater = make_updater(self._run, self.config, params)
+    self.updater = make_updater(
+      self._run, self.config, self.config.temperature, params
+    )
 
   @property
   def _shape(self):
@@ -149,10 +141,10 @@ class OutcomeStage:
     state = self.updater.abstract_state()
     reference = state.trained if self.uses_reference else None
     key = run.key(self.name)
-    count = config.sampling.trunks_per_round * config.sampling.samples
+    count = config.problems_per_round * config.samples
     stream = run.stream(None, "step", rows=count, slots=1, key=key)
     programs, queue, settings, room = stream.at_widest(
-      self._widths[0], config.sampling.max_new_tokens
+      self._widths[0], config.max_new_tokens
     )
     with contextlib.suppress(DoesNotFitError):
       yield from memory.decoding_programs(
@@ -164,8 +156,8 @@ class OutcomeStage:
         room=room,
         has_places=False,
         mesh=run.mesh,
-        remedy=f"lower c.{self.name}.sampling.trunks_per_round, samples or "
-        f"c.{self.name}.trunks.max_trunk_tokens, or raise c.mesh.tensor",
+        remedy=f"lower c.{self.name}.problems_per_round, samples or "
+        "max_context_tokens, or raise c.mesh.tensor",
         beside_bytes=memory.bytes_per_device((state.opt_state, reference)),
       )
     [empty] = self._pack(self._turns([], 0), 0)
@@ -175,7 +167,7 @@ class OutcomeStage:
       mesh=run.mesh,
       name=self.name,
       rows_multiple=sharding.batch_devices(run.mesh, run.rules),
-      narrower="max_trunk_tokens",
+      narrower="max_context_tokens",
       has_reference=self.uses_reference,
     )
 
@@ -203,11 +195,12 @@ class OutcomeStage:
     self, params: Any, update_step: int
   ) -> tuple[list[list[RewardedEpisode]], dict[str, float]]:
     """Samples rounds until enough problems are kept; consumes problems."""
-    config, dynamic = self.config, self.config.dynamic_sampling
+    config = self.config
     kept: list[list[RewardedEpisode]] = []
     rounds: list[_Round] = []
-    most = dynamic.max_rounds if dynamic.refill else 1
-    while len(rounds) < most and len(kept) < config.groups_per_batch:
+    while (
+      len(rounds) < config.max_rounds and len(kept) < config.groups_per_batch
+    ):
       what = (
         f"{self.name}: update step {update_step + 1}, sampling round "
         f"{len(rounds) + 1}, {len(kept)} of {config.groups_per_batch} "
@@ -217,10 +210,14 @@ class OutcomeStage:
         key = self._run.key(self.name, "sample", update_step, len(rounds))
         rounds.append(self._round(params, key))
       for episodes in rounds[-1].episodes:
-        if is_kept(_rewards(episodes), dynamic):
+        if self._is_kept(episodes):
           kept.append([self._outcome(episode) for episode in episodes])
     self._record(rounds[0], update_step)
     return kept, _values(rounds, len(kept))
+
+  def _is_kept(self, episodes: Sequence[Episode]) -> bool:
+    """Whether to train on a problem: some episodes solve it, others do not."""
+    return self.config.keep_all or len(set(_rewards(episodes))) > 1
 
   def _record(self, round_: _Round, update_step: int) -> None:
     """Keeps some episodes of training for people to look at."""
@@ -234,7 +231,7 @@ class OutcomeStage:
     rows = []
     for problem, episodes in zip(round_.problems, round_.episodes, strict=True):
       if problem.id in ids:
-        kept = bool(is_kept(_rewards(episodes), config.dynamic_sampling))
+        kept = self._is_kept(episodes)
         rows += record.rows_of_episodes(problem, episodes, kept)
     self._keep("train", update_step, rows)
 
@@ -245,9 +242,8 @@ class OutcomeStage:
     )
 
   def _round(self, params: Any, key: jax.Array) -> _Round:
-    count = self.config.sampling.trunks_per_round
-    problems, epochs = self._problems.take(count)
-    samples = self.config.sampling.samples
+    problems, epochs = self._problems.take(self.config.problems_per_round)
+    samples = self.config.samples
     # A problem that comes again in the next epoch gets other random numbers.
     firsts = [samples * (epoch - epochs[0]) for epoch in epochs]
     # As in rollout/rounds.py.
@@ -275,8 +271,7 @@ class OutcomeStage:
       for sample in range(samples)
     ]
     # No more rows than in a round of sampling, which the plan has room for.
-    sampling = self.config.sampling
-    most = sampling.trunks_per_round * sampling.samples
+    most = self.config.problems_per_round * self.config.samples
     is_wide = plans.reads_what_is_seen(self._run.policy.config)
     stream = self._run.stream(
       params,

@@ -12,22 +12,22 @@ from srl_jax.rewards import Scorer
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import abstract
 from srl_jax.train.data import StageData
-from srl_jax.train.rl_config import RlConfig
+from srl_jax.train.rl_config import GrpoConfig, RlConfig
 from srl_jax.train.rows import update_shape
-from srl_jax.train.stage import (
-  Run,
-)
+from srl_jax.train.stage import Run
 from srl_jax.update import optim, packing
 from srl_jax.update.grpo import grpo_loss
 from srl_jax.update.packing import PackShape
 from srl_jax.update.updater import Updater
 
 
-def make_updater(run: Run, config: RlConfig, params: Any) -> Updater:
+def make_updater(
+  run: Run, config: GrpoConfig, temperature: float, params: Any
+) -> Updater:
   """Returns the GRPO update of a stage, which has no state yet."""
   total = config.update_steps * config.passes
   return Updater(
-    grpo_loss(run.policy, config.loss, config.sampling.temperature),
+    grpo_loss(run.policy, config.loss, temperature),
     optim.make_optimizer(config.optim, total),
     optim.learning_rate(config.optim, total),
     params,

@@ -51,7 +51,7 @@ def programs(pieces: Pieces, together: Together | None) -> Iterator[Program]:
     mesh=run.mesh,
     name=pieces.name,
     rows_multiple=sharding.batch_devices(run.mesh, run.rules),
-    narrower="points_per_trunk",
+    narrower="trunks.points_per_trunk",
     has_reference=pieces.uses_reference,
   )
 

@@ -26,7 +26,7 @@ from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
-from srl_jax.train.rl_config import RlConfig, RoundConfig
+from srl_jax.train.rl_config import GrpoConfig, RlConfig, RoundConfig
 from srl_jax.train.rows import check_sampled, micro_batch_trunks
 from srl_jax.train.stage import (
   Dispatched,
@@ -97,7 +97,9 @@ class RlStage:
 
   def prepare(self, params: Any) -> None:
     run, config = self._run, self.config
-    self.updater = make_updater(run, config, params)
+    self.updater = make_updater(
+      run, config, config.sampling.temperature, params
+    )
     pieces = Pieces(
       run=run,
       name=self.name,
@@ -221,7 +223,7 @@ def validation_batch(
 
 
 def check_logp_gap(
-  name: str, config: RlConfig, values: dict[str, float]
+  name: str, config: GrpoConfig, values: dict[str, float]
 ) -> None:
   """Raises RuntimeError if sampler and trainer disagree about fresh tokens."""
   limit = config.max_logp_gap

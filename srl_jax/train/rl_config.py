@@ -1,20 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The configuration of the RL stages: SRL on steps, RLVR on solutions."""
+"""The RL stages' configuration: SRL on steps, RLVR on solutions, episodes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 
 from srl_jax import strict
-from srl_jax.data.trunks import TrunkConfig, check_solutions
+from srl_jax.data.trunks import TrunkConfig
 from srl_jax.rewards import RewardConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.train.stage import check_divides
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
 from srl_jax.update.optim import OptimConfig
+
+
+def _check_draws(samples: int, temperature: float) -> None:
+  """Refuses samples that no group of GRPO can be made of."""
+  if samples < 2:
+    raise ValueError(
+      f"samples={samples}: the advantage compares the samples of a group, so a "
+      "group needs at least 2; set samples=8, as the paper does"
+    )
+  if not 0 < temperature < math.inf:
+    raise ValueError(
+      f"temperature={temperature} draws from another distribution than the "
+      "loss scores, so their ratio means nothing; for training set a "
+      "temperature above 0"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,18 +79,7 @@ class RoundConfig:
         f"parts, and with sampling.rows={self.rows} rounds share their slots; "
         "set parts_per_round=1 and lower trunks_per_round instead, or rows=0"
       )
-    if self.samples < 2:
-      raise ValueError(
-        f"sampling.samples={self.samples}: the advantage compares the samples "
-        "of a group, so a group needs at least 2; set sampling.samples=8, as "
-        "the paper does"
-      )
-    if not 0 < self.temperature < math.inf:
-      raise ValueError(
-        f"sampling.temperature={self.temperature} draws from another "
-        "distribution than the loss scores, so their ratio means nothing; for "
-        "training set a temperature above 0"
-      )
+    _check_draws(self.samples, self.temperature)
 
   def slots_of(self, branches: int) -> int:
     """Branches of a row that are decoded at a time.
@@ -98,8 +101,8 @@ class RoundConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class RlConfig:
-  """A stage of GRPO: SRL on single steps, or RLVR on whole solutions.
+class GrpoConfig:
+  """What all stages of GRPO have.
 
   Attributes:
     update_steps: number of batches that are sampled and trained on.
@@ -115,9 +118,6 @@ class RlConfig:
       depends on it. 0 takes what is best if half the groups are kept (all,
       without dynamic sampling) and completions fill 40% of their limit; for
       episodes, a quarter of a lane for each turn that they can have.
-    fuse: sample, score and update in one program where that is possible:
-      reward on the device, dynamic_sampling.refill=False, one pass,
-      sampling.parts_per_round=1, whole micro-batches in a round.
     validate_every: update steps between validations (mean reward, at the
       sampling temperature), the best of which gives the stage's result; 0
       validates at the end only.
@@ -125,11 +125,6 @@ class RlConfig:
     max_logp_gap: the run stops when sampler and trainer disagree about a
       fresh token's log-prob by more than this many nats: they then compute
       different things, and no result would mean anything.
-    trunks: task "step" is SRL, task "solve" is RLVR on whole solutions.
-    sampling: how completions are drawn.
-    reward: how they are rewarded: by the domain's reward of single steps, or
-      its verdict on whole solutions, if nothing else is set.
-    dynamic_sampling: which groups are kept.
     loss: the objective.
     optim: the optimizer.
   """
@@ -142,11 +137,6 @@ class RlConfig:
   validate_every: int = 0
   validation_trunks: int = 64
   max_logp_gap: float = 1.0
-  fuse: bool = True
-  trunks: TrunkConfig = TrunkConfig()
-  sampling: RoundConfig = RoundConfig()
-  reward: RewardConfig = RewardConfig(function="domain")
-  dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
   loss: LossConfig = LossConfig()
   optim: OptimConfig = OptimConfig()
 
@@ -162,6 +152,31 @@ class RlConfig:
       validation_trunks="[0, )",
       max_logp_gap="(0, )",
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class RlConfig(GrpoConfig):
+  """A stage of GRPO on branch points: SRL on steps, or RLVR on solutions.
+
+  Attributes:
+    fuse: sample, score and update in one program where that is possible:
+      reward on the device, dynamic_sampling.refill=False, one pass,
+      sampling.parts_per_round=1, whole micro-batches in a round.
+    trunks: the branch points; task "step" in SRL, task "solve" in RLVR.
+    sampling: how completions are drawn.
+    reward: how they are rewarded: by the domain's reward of single steps, or
+      its verdict on whole solutions, if nothing else is set.
+    dynamic_sampling: which groups are kept.
+  """
+
+  fuse: bool = True
+  trunks: TrunkConfig = TrunkConfig()
+  sampling: RoundConfig = RoundConfig()
+  reward: RewardConfig = RewardConfig(function="domain")
+  dynamic_sampling: DynamicSamplingConfig = DynamicSamplingConfig()
+
+  def __post_init__(self):
+    super().__post_init__()
     if self.sampling.rows and not self.dynamic_sampling.refill:
       raise ValueError(
         f"sampling.rows={self.sampling.rows} samples several rounds together, "
@@ -170,62 +185,51 @@ class RlConfig:
       )
 
 
-_NOT_OF_EPISODES = (
-  "fuse",
-  "reward.check",
-  "sampling.slots",
-  "sampling.parts_per_round",
-  "sampling.rows",
-  "reward.function",
-  "reward.autojunk",
-  "reward.broken_format_reward",
-  "dynamic_sampling.max_age",
-  "trunks.max_target_tokens",
-  "trunks.last_step",
-  "trunks.step_title_hint",
-  "trunks.points_per_trunk",
-)
-
-
 @dataclasses.dataclass(frozen=True)
-class RlvrConfig(RlConfig):
-  """A stage of RL on outcomes: of whole solutions, or of episodes of an agent.
+class EpisodesConfig(GrpoConfig):
+  """A stage of GRPO on episodes: RL on the outcomes of an agent.
 
-  With `turns`, a problem is solved turn by turn as in evaluation, and its
-  environment, or the domain's verdict, says whether it is solved. Then
-  trunks.max_trunk_tokens limits the context of a turn, and a batch is of all
-  problems whose episodes do not all end alike, of as many rounds as give
-  groups_per_batch of them or more, but at most dynamic_sampling.max_rounds;
-  without any, the update step is skipped.
+  A problem is solved turn by turn as in evaluation, and its environment, or
+  the domain's verdict, says whether it is solved. The episodes of a problem
+  are a group. A batch is of all problems whose episodes do not all end alike,
+  of as many rounds as give groups_per_batch of them or more; without any, the
+  update step is skipped.
 
   Attributes:
-    turns: most turns of an episode; 0 for whole solutions in one go.
+    turns: most turns of an episode.
+    context_turns: number of earlier turns in the context; 0 shows all of them.
+    max_context_tokens: longest context of a turn in tokens; an episode ends
+      where it is full. 0 for what the model's own limit leaves.
+    samples: episodes of a problem (the group size G).
+    max_new_tokens: limit of each turn, its stop token included; stem tokens do
+      not count.
+    temperature: divides the logits.
+    problems_per_round: problems sampled at a time, by all processes together.
+    max_rounds: most rounds of sampling for one batch.
+    keep_all: train on every problem; those whose episodes all end alike then
+      add nothing to the gradient but count in its average.
   """
 
-  turns: int = 0
+  groups_per_batch: int = 16
+  turns: int = 16
+  context_turns: int = 0
+  max_context_tokens: int = 0
+  samples: int = 8
+  max_new_tokens: int = 256
+  temperature: float = 1.0
+  problems_per_round: int = 64
+  max_rounds: int = 4
+  keep_all: bool = False
 
   def __post_init__(self):
     super().__post_init__()
-    strict.check_numbers(self, turns="[0, )")
-    task = "step" if self.turns else "solve"
-    if self.trunks.task != task:
-      raise ValueError(
-        f"rlvr.turns={self.turns} goes with rlvr.trunks.task={task!r}, not "
-        f"{self.trunks.task!r}; set both"
-      )
-    if self.turns:
-      self._check_episodes()
-    else:
-      check_solutions(self.trunks, "rlvr")
-
-  def _check_episodes(self) -> None:
-    """Refuses settings that only rounds of branch points have."""
-    for name in _NOT_OF_EPISODES:
-      read = operator.attrgetter(name)
-      value, default = read(self), read(RlConfig())
-      if value != default:
-        raise ValueError(
-          f"rlvr.{name}={value!r} has no effect with rlvr.turns={self.turns}: "
-          "episodes are sampled whole, and their outcome is the reward; leave "
-          f"it at {default!r}"
-        )
+    strict.check_numbers(
+      self,
+      turns="[1, )",
+      context_turns="[0, )",
+      max_context_tokens="[0, )",
+      max_new_tokens="[1, )",
+      problems_per_round="[1, )",
+      max_rounds="[1, )",
+    )
+    _check_draws(self.samples, self.temperature)

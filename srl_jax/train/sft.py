@@ -175,7 +175,7 @@ class SftStage:
       mesh=run.mesh,
       name=self.name,
       rows_multiple=sharding.batch_devices(run.mesh, run.rules),
-      narrower="points_per_trunk",
+      narrower="trunks.points_per_trunk",
     )
 
   def take_update(

@@ -238,12 +238,9 @@ def test_what_the_data_would_decide_has_to_be_set(change, message):
 
 
 def test_stages_of_episodes_are_refused():
-  config = experiment.get_config(
-    f"rlvr,{OVERRIDES},rlvr.turns=2,rlvr.trunks.task=step,"
-    "rlvr.reward.function=domain"
-  )
-  with pytest.raises(ValueError, match=r"c\.rlvr\.turns is 2, and programs"):
-    ahead_of_time.widths(config_lib.to_config(config), "rlvr", 16, 64)
+  config = config_lib.to_config(experiment.get_config("episodes"))
+  with pytest.raises(ValueError, match="leave the stage episodes out"):
+    ahead_of_time.widths(config, "episodes", 16, 64)
 
 
 def test_adapters_need_no_moments_for_the_model():

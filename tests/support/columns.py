@@ -7,13 +7,13 @@ from srl_jax.train import columns
 
 
 def patterns():
-  """Returns the explained columns; those of srl and rlvr begin with "rl/"."""
-  of = {"all stages": ("sft", "rl"), "srl and rlvr": ("rl",), "sft": ("sft",)}
+  """Returns the explained columns; those of stages of RL begin with "rl/"."""
+  of = {"all stages": ("sft", "rl"), "sft": ("sft",)}
   return {
     f"{stage}/{row[0]}"
     for title, rows in columns.sections().items()
     for row in rows
-    for stage in of[title]
+    for stage in of.get(title, ("rl",))
   }
 
 

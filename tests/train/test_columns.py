@@ -32,14 +32,13 @@ def test_every_column_is_explained_and_every_explanation_has_its_column(
   )
   runs.run(
     tmp_path / "outcomes",
-    "rlvr",
-    rlvr__turns=1,
-    rlvr__trunks__task="step",
-    rlvr__update_steps=1,
-    rlvr__dynamic_sampling__max_rounds=1,
+    "episodes",
+    episodes__turns=1,
+    episodes__update_steps=1,
+    episodes__max_rounds=1,
   )
   outcomes = written(tmp_path / "outcomes")
-  assert {"rlvr/turns", "rlvr/skipped_updates"} <= outcomes
+  assert {"episodes/turns", "episodes/skipped_updates"} <= outcomes
   found = written(whole.workdir) | written(tmp_path / "run") | outcomes
   assert {"srl/validation_value", "srl/suite_exam"} <= found
   matched = {column: explained(column) for column in found}

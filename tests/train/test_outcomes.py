@@ -14,26 +14,16 @@ from srl_jax.testing import experiment
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.train import loop, outcomes, stage
 from srl_jax.train.problems import Problems
-from srl_jax.train.rl_config import RlvrConfig
-
-CHANGES = {
-  "rlvr__turns": 3,
-  "rlvr__trunks__task": "step",
-  "rlvr__update_steps": 3,
-  "rlvr__groups_per_batch": 4,
-  "rlvr__dynamic_sampling__max_rounds": 3,
-}
 
 
 def train(runs, whole, workdir, **more):
   """Goes on from the run `whole`, which solves some of its problems."""
   return runs.run(
     workdir,
-    "rlvr",
+    "episodes",
     weights=str(whole.workdir / "model"),
     tokenizer__path=str(whole.workdir / "tokenizer.model"),
     tokenizer__train_vocab_size=0,
-    **CHANGES,
     **more,
   )
 
@@ -44,34 +34,37 @@ def through(runs, whole):
 
 
 def test_episodes_are_sampled_filtered_and_trained_on(through):
-  rows = [x for x in through.rows() if "rlvr/reward" in x]
+  rows = [x for x in through.rows() if "episodes/reward" in x]
   assert len(rows) == 3
-  assert any(0 < row["rlvr/reward"] < 1 for row in rows)
-  assert any(not row["rlvr/skipped_updates"] for row in rows)
+  assert any(0 < row["episodes/reward"] < 1 for row in rows)
+  assert any(not row["episodes/skipped_updates"] for row in rows)
+  shares = [row["episodes/kept_share"] for row in rows]
+  assert all(0 <= share <= 1 for share in shares) and min(shares) < 1
   for row in rows:
-    assert row["rlvr/groups_sampled"] == 8 * row["rlvr/rounds"]
-    assert 0 <= row["rlvr/groups_kept"] < row["rlvr/groups_sampled"]
-    assert 1 <= row["rlvr/turns"] <= 3
-    if not row["rlvr/skipped_updates"]:
-      assert row["rlvr/grad_norm"] > 0
+    assert row["episodes/groups_sampled"] == 8 * row["episodes/rounds"]
+    assert 1 <= row["episodes/turns"] <= 3
+    if not row["episodes/skipped_updates"]:
+      assert row["episodes/grad_norm"] > 0
       # The trainer sees what the sampler saw, at every turn.
-      assert row["rlvr/logp_gap_max"] < 1e-4
+      assert row["episodes/logp_gap_max"] < 1e-4
   # Of sampling too, not only the two of the update.
   lines = (through.workdir / "metrics.jsonl").read_text()
-  first, *_ = re.findall(r'"rlvr/programs": ([\d.]+)', lines)
+  first, *_ = re.findall(r'"episodes/programs": ([\d.]+)', lines)
   assert float(first) > 2
-  values = [x for x in through.rows() if "rlvr/validation_reward" in x]
+  values = [x for x in through.rows() if "episodes/validation_reward" in x]
   assert len(values) == 3
 
 
 def test_episodes_of_training_and_validation_are_kept_to_look_at(through):
   files = record.list_files(through.workdir / "rollouts")
   assert {(x.stage, x.split) for x in files} == {
-    ("rlvr", "train"),
-    ("rlvr", "valid"),
+    ("episodes", "train"),
+    ("episodes", "valid"),
   }
+  kept = set()
   for file in files:
     rows = record.read_file(file.path)
+    kept |= {x["is_kept"] for x in rows}
     by_episode = {}
     for row in rows:
       name = row["trajectory"], row["sample"]
@@ -81,8 +74,7 @@ def test_episodes_of_training_and_validation_are_kept_to_look_at(through):
     for turns in by_episode.values():
       assert [x["step"] for x in turns] == list(range(len(turns)))
       assert len({x["reward"] for x in turns}) == 1, "that of the episode"
-  kept = {x["is_kept"] for x in record.read_file(files[0].path)}
-  assert kept == {True, False}
+  assert kept == {True, False, None}
 
 
 def test_the_memory_of_sampling_and_update_is_planned(
@@ -98,10 +90,10 @@ def test_the_memory_of_sampling_and_update_is_planned(
   lines = capsys.readouterr().out.splitlines()
   plan = [x.partition("   ")[0] for x in lines if "fits (" in x]
   assert plan == [
-    "rlvr: rollout: admit",
-    "rlvr: rollout: segment",
-    "rlvr: update: accumulate",
-    "rlvr: update: finish",
+    "episodes: rollout: admit",
+    "episodes: rollout: segment",
+    "episodes: update: accumulate",
+    "episodes: update: finish",
   ]
 
 
@@ -114,11 +106,11 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
       runs,
       whole,
       outcome.workdir,
-      events={("rlvr", 1): experiment.terminate},
+      events={("episodes", 1): experiment.terminate},
       outcome=outcome,
     )
   train(runs, whole, outcome.workdir, outcome=outcome)
-  ours, theirs = (x.saved["rlvr", 3] for x in (outcome, through))
+  ours, theirs = (x.saved["episodes", 3] for x in (outcome, through))
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
   assert outcome.rows() == through.rows()
   files = [x.workdir / "model/model.safetensors" for x in (outcome, through)]
@@ -126,21 +118,21 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
 
 
 def test_without_a_problem_that_teaches_the_update_step_is_skipped(
-  runs, tmp_path
+  runs, tmp_path, monkeypatch
 ):
-  # Rewards of 0 and 1 deviate by at most 0.5.
+  monkeypatch.setattr(outcomes.OutcomeStage, "_is_kept", lambda *_: False)
   outcome = runs.run(
     tmp_path,
-    "rlvr",
-    **CHANGES | {"rlvr__update_steps": 2, "rlvr__turns": 1},
-    rlvr__dynamic_sampling__epsilon=0.6,
+    "episodes",
+    episodes__update_steps=2,
+    episodes__turns=1,
     checkpoint__every_update_steps=1,
   )
-  rows = [x for x in outcome.rows() if "rlvr/reward" in x]
-  assert [row["rlvr/skipped_updates"] for row in rows] == [1, 1]
-  assert [row["rlvr/rounds"] for row in rows] == [3, 3]
-  assert not any("rlvr/grad_norm" in row for row in rows)
-  first, second = (outcome.saved["rlvr", step][0] for step in (1, 2))
+  rows = [x for x in outcome.rows() if "episodes/reward" in x]
+  assert [row["episodes/skipped_updates"] for row in rows] == [1, 1]
+  assert [row["episodes/rounds"] for row in rows] == [3, 3]
+  assert not any("episodes/grad_norm" in row for row in rows)
+  first, second = (outcome.saved["episodes", step][0] for step in (1, 2))
   jax.tree.map(np.testing.assert_array_equal, first["params"], second["params"])
   # The schedule of the learning rate counts the steps, and nothing else does.
   moved = [
@@ -151,34 +143,15 @@ def test_without_a_problem_that_teaches_the_update_step_is_skipped(
   assert moved == [(1, 2)]
 
 
-def test_settings_that_say_nothing_are_refused():
-  with pytest.raises(ValueError, match=r"turns=2 goes with .*'step', not 'so"):
-    RlvrConfig(turns=2, trunks=config_lib.Config().rlvr.trunks)
+def test_contexts_are_those_of_evaluation():
   c = config_lib.default_config()
-  c.rlvr.turns, c.rlvr.trunks.task = 2, "step"
-  c.stages, c.srl.trunks.context_turns = ("rlvr",), 1
+  c.stages, c.srl.trunks.context_turns = ("episodes",), 1
   with pytest.raises(
-    ValueError, match=r"rlvr\S+turns=0 and srl\S+turns=1: eva"
+    ValueError, match=r"episodes\.context_turns=0 and srl\S+turns=1: eva"
   ):
     config_lib.to_config(c.copy_and_resolve_references())
-
-
-@pytest.mark.parametrize(
-  ("field", "value"),
-  [
-    ("reward.function", "difflib"),
-    ("reward.check", "solution"),
-    ("sampling.rows", 8),
-    ("fuse", False),
-  ],
-)
-def test_settings_that_episodes_do_not_read_are_refused(field, value):
-  c = config_lib.default_config()
-  c.rlvr.turns, c.rlvr.trunks.task = 2, "step"
-  *section, name = field.split(".")
-  (c.rlvr[section[0]] if section else c.rlvr)[name] = value
-  with pytest.raises(ValueError, match=f"rlvr.{field}={value!r} has no effect"):
-    config_lib.to_config(c)
+  c.episodes.context_turns = 1
+  config_lib.to_config(c)
 
 
 @pytest.mark.parametrize("is_wide", [False, True])
@@ -192,15 +165,15 @@ def test_trunks_begin_as_wide_as_contexts_get_where_width_costs_no_time(
   monkeypatch.setattr(
     outcomes.plans, "reads_what_is_seen", lambda config: is_wide
   )
-  c = runs.config("rlvr", **CHANGES)
+  c = runs.config("episodes")
   mesh = small_mesh()
   with jax.set_mesh(mesh):
     run = loading.load_run(c, mesh, tmp_path)
-    made = outcomes.OutcomeStage(run, "rlvr", c.rlvr)
+    made = outcomes.OutcomeStage(run, "episodes", c.episodes)
     with pytest.raises(KeyError) as caught:
       made.validate(None, 0)
   # Everything but a completion.
-  width = c.model.max_positions - c.rlvr.sampling.max_new_tokens
+  width = c.model.max_positions - c.episodes.max_new_tokens
   assert caught.value.args == (width if is_wide else 0,)
 
 
@@ -216,8 +189,9 @@ def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
   monkeypatch.setattr(outcomes, "sample_episodes", sample)
   runs.run(
     tmp_path,
-    "rlvr",
-    **CHANGES | {"rlvr__update_steps": 1, "rlvr__turns": 1},
+    "episodes",
+    episodes__update_steps=1,
+    episodes__turns=1,
     data__train_size=5,
     data__test_size=0,
   )
@@ -229,14 +203,16 @@ def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
 
 
 def test_a_context_that_is_too_short_is_an_error(runs, tmp_path):
-  with pytest.raises(ValueError, match=r"rlvr needs a context of .*max_trunk_"):
-    runs.run(tmp_path, "rlvr", **CHANGES, rlvr__trunks__max_trunk_tokens=3)
+  with pytest.raises(
+    ValueError, match=r"episodes needs a context of .*max_context_"
+  ):
+    runs.run(tmp_path, "episodes", episodes__max_context_tokens=3)
   assert not (tmp_path / "results.json").exists()
 
 
 def test_problems_are_taken_in_another_order_in_each_epoch(through):
   names = [str(i) for i in range(50)]
-  problems = Problems(names, 0, "rlvr")
+  problems = Problems(names, 0, "episodes")
   first, epochs = problems.take(30)
   assert epochs == [0] * 30
   state = problems.get_state()
@@ -244,14 +220,14 @@ def test_problems_are_taken_in_another_order_in_each_epoch(through):
   assert epochs == [0] * 20 + [1] * 50
   assert sorted(first + rest[:20]) == sorted(rest[20:]) == sorted(names)
   assert first + rest[:20] != rest[20:]
-  again = Problems(names, 0, "rlvr")
+  again = Problems(names, 0, "episodes")
   again.set_state(state)
   assert again.take(70) == (rest, epochs)
-  others = Problems([*names[1:], "other"], 0, "rlvr")
+  others = Problems([*names[1:], "other"], 0, "episodes")
   with pytest.raises(ValueError, match="problems_crc32 of its data was"):
     others.set_state(state)
-  rounds = sum(row.get("rlvr/rounds", 0) for row in through.rows())
-  _, _, meta = through.saved["rlvr", 3]
+  rounds = sum(row.get("episodes/rounds", 0) for row in through.rows())
+  _, _, meta = through.saved["episodes", 3]
   assert meta["data"]["problems_taken"] == 8 * rounds
 
 
@@ -271,9 +247,8 @@ def test_validation_takes_no_more_rows_than_sampling(
     whole,
     tmp_path,
     data__test_size=0,
-    rlvr__sampling__trunks_per_round=1,
-    rlvr__sampling__samples=4,
-    rlvr__dynamic_sampling__enabled=False,
+    episodes__problems_per_round=1,
+    episodes__keep_all=True,
   )
   [planned] = [rows for is_plan, rows in made if is_plan]
   run = [rows for is_plan, rows in made if not is_plan]

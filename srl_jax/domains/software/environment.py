@@ -41,8 +41,8 @@ class AgentConfig:
     dialect: how it writes actions: swe-smith, swe-smith-once or mini; see
       dialects.py.
     turns: number of actions; 0 for any. SWE-smith's agents get 75,
-      mini-swe-agent's 250. Evaluation and RLVR also have limits of their own:
-      c.evaluate.max_turns and c.rlvr.turns.
+      mini-swe-agent's 250. Evaluation and RL on outcomes also have limits of
+      their own: c.evaluate.max_turns and c.episodes.turns.
     wall_s: seconds for the whole episode, of which no more are begun; 0 for
       any.
     action_s: seconds for one command; 0 for those of the sandbox's limits.
