@@ -40,7 +40,7 @@ def get_config(argument=None):
     stage.trunks.max_target_tokens = 72
     stage.trunks.points_per_trunk = 4
     stage.trunks_per_micro_batch = 16
-    stage.validation_trunks = 64
+    stage.validation_trajectories = 64
   c.sft.split = "pretrain"
   c.sft.update_steps = 500
   c.sft.trunks_per_batch = 16
@@ -57,7 +57,7 @@ def get_config(argument=None):
   c.evaluate.problems = 100
   c.evaluate.max_turns = 8
   c.evaluate.max_turn_tokens = 72
-  c.evaluate.step_trunks = 200
+  c.evaluate.step_trajectories = 200
   c.checkpoint.every_update_steps = 50
   c.log_every = 5
   config.override(c, overrides)

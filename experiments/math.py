@@ -240,7 +240,7 @@ def set_paper(c):
   c.srl.optim.learning_rate = 5e-7
   c.srl.optim.max_grad_norm = 1.0
   c.srl.validate_every = 10
-  c.srl.validation_trunks = 0
+  c.srl.validation_trajectories = 0
   # As many kept groups as 28 epochs have problems.
   c.rlvr.update_steps = 200
   c.rlvr.groups_per_batch = 128
@@ -251,7 +251,7 @@ def set_paper(c):
   c.rlvr.optim.learning_rate = 5e-7
   c.rlvr.optim.max_grad_norm = 1.0
   c.rlvr.validate_every = 10
-  c.rlvr.validation_trunks = 0
+  c.rlvr.validation_trajectories = 0
   # Three epochs, 64 solutions per update step.
   c.sft.update_steps = 42
   c.sft.trunks_per_batch = 64
@@ -261,7 +261,7 @@ def set_paper(c):
   c.sft.trunks.max_target_tokens = 4096
   c.sft.optim.learning_rate = 5e-6
   c.sft.validate_every = 14
-  c.sft.validation_trunks = 0
+  c.sft.validation_trajectories = 0
   # A turn may be as long as in training, and a solution in one go as long as
   # several turns, if the model's context leaves room for a problem.
   c.evaluate.samples = 4

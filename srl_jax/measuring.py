@@ -174,7 +174,7 @@ def _measure_steps(
     dataclasses.replace(config.srl.trunks, task="step", starts="problem"),
     "test",
   )
-  trunks = of_first_trajectories(trunks, settings.step_trunks)
+  trunks = of_first_trajectories(trunks, settings.step_trajectories)
   widths = batching.widths(trunks)
   _check_context(run, widths, settings.max_turn_tokens)
   with Scorer(RewardConfig(), config.reward_workers) as scorer:

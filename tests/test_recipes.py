@@ -31,7 +31,7 @@ SHORT_STAGE = {
   "update_steps": 1,
   "trunks.max_trunk_tokens": 512,
   "trunks_per_micro_batch": 2,
-  "validation_trunks": 2,
+  "validation_trajectories": 2,
 }
 SHORT_SFT = SHORT_STAGE | {"trunks_per_batch": 2}
 SHORT_RL = SHORT_STAGE | {

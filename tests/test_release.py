@@ -121,7 +121,7 @@ def test_the_wheel_trains_from_any_folder_without_a_clone(archives, tmp_path):
   }
   program = str(site / "bin" / "srl_jax")
   arguments = ("--config=math:registers", "--workdir=run")
-  small = {"problems": 4, "samples": 0, "step_trunks": 8}
+  small = {"problems": 4, "samples": 0, "step_trajectories": 8}
   short = [f"--config.evaluate.{x}={value}" for x, value in small.items()]
   short += ["--config.srl.update_steps=1", "--config.log_every=1"]
   done = run(program, "train", *arguments, *short, **options)

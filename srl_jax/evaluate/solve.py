@@ -53,7 +53,8 @@ class EvalConfig:
     max_turn_tokens: maximal length of each turn, and of a single step, in
       tokens.
     max_solve_tokens: maximal length of a solution in one go, in tokens.
-    step_trunks: number of test trajectories for the step metrics; 0 for all.
+    step_trajectories: number of test trajectories for the step metrics; 0 for
+      all.
     answers_per_batch: number of completions decoded together: solutions,
       answers to suites, and single steps.
     suites: suites of problems to answer before and after training, as names,
@@ -77,7 +78,7 @@ class EvalConfig:
   max_turns: int = 16
   max_turn_tokens: int = 256
   max_solve_tokens: int = 1024
-  step_trunks: int = 0
+  step_trajectories: int = 0
   answers_per_batch: int = 64
   suites: tuple[str, ...] = ()
   suites_folder: str = ""
@@ -97,7 +98,7 @@ class EvalConfig:
       max_turns="[1, )",
       max_turn_tokens="[1, )",
       max_solve_tokens="[1, )",
-      step_trunks="[0, )",
+      step_trajectories="[0, )",
       answers_per_batch="[1, )",
       suite_samples="[-1, )",
       suite_tokens="[0, )",

@@ -58,7 +58,7 @@ def load_data(
   *,
   batch_field: str,
   batch_size: int,
-  validation_trunks: int,
+  validation_trajectories: int,
   new_tokens: int = 0,
 ) -> StageData:
   """Tokenises the trajectories of a stage and checks that they fit the model.
@@ -70,7 +70,7 @@ def load_data(
     trunk_config: which branch points are made of a trajectory.
     batch_field: field of the stage that says `batch_size`, for messages.
     batch_size: trunks per batch, all processes together.
-    validation_trunks: how many to validate on; 0 for all.
+    validation_trajectories: how many to validate on; 0 for all.
     new_tokens: what a completion may add to its stem; 0 for the expert's own
       targets.
 
@@ -92,7 +92,7 @@ def load_data(
   # Solutions are judged from their start, also by the reverse curriculum.
   from_start = dataclasses.replace(trunk_config, starts="problem")
   valid = of_first_trajectories(
-    build_split(run, run.valid, from_start, "valid"), validation_trunks
+    build_split(run, run.valid, from_start, "valid"), validation_trajectories
   )
   widest = batching.widths([*train, *valid])
   points = min(trunk_config.points_per_trunk or widest.points, widest.points)

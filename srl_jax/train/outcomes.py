@@ -74,7 +74,7 @@ class OutcomeStage:
     self._run, self.name, self.config = run, name, config
     self.uses_reference = config.loss.kl_coefficient > 0
     self._train = _judged(run.train)
-    self._valid = _judged(run.valid)[: config.validation_trunks or None]
+    self._valid = _judged(run.valid)[: config.validation_trajectories or None]
     for split, found in (("train", self._train), ("valid", self._valid)):
       if not found:
         raise ValueError(

@@ -257,7 +257,7 @@ def _load(run: Run, name: str, config: RlConfig) -> StageData:
     config.trunks,
     batch_field="sampling.trunks_per_round",
     batch_size=config.sampling.trunks_per_round,
-    validation_trunks=config.validation_trunks,
+    validation_trajectories=config.validation_trajectories,
     new_tokens=config.sampling.max_new_tokens,
   )
 

@@ -44,7 +44,8 @@ class RoundConfig:
       for a free slot. 0 decodes all at once. Where completions stay far below
       the limit (metric `slot_occupancy`), few slots take no more turns than
       many; see docs/performance.md.
-    trunks_per_round: trajectories sampled at a time, by all processes together.
+    trunks_per_round: trunks sampled at a time, by all processes together: one
+      per trajectory, or with trunks.context_turns one per step.
     parts_per_round: number of parts that a round is sampled in, so that the
       host scores one while the device decodes the next; divides
       trunks_per_round.
@@ -121,7 +122,7 @@ class GrpoConfig:
     validate_every: update steps between validations (mean reward, at the
       sampling temperature), the best of which gives the stage's result; 0
       validates at the end only.
-    validation_trunks: trajectories per validation; 0 for all.
+    validation_trajectories: trajectories per validation; 0 for all.
     max_logp_gap: the run stops when sampler and trainer disagree about a
       fresh token's log-prob by more than this many nats: they then compute
       different things, and no result would mean anything.
@@ -135,7 +136,7 @@ class GrpoConfig:
   trunks_per_micro_batch: int = 16
   lanes_per_branch: float = 0.0
   validate_every: int = 0
-  validation_trunks: int = 64
+  validation_trajectories: int = 64
   max_logp_gap: float = 1.0
   loss: LossConfig = LossConfig()
   optim: OptimConfig = OptimConfig()
@@ -149,7 +150,7 @@ class GrpoConfig:
       trunks_per_micro_batch="[1, )",
       lanes_per_branch="[0, 1]",
       validate_every="[0, )",
-      validation_trunks="[0, )",
+      validation_trajectories="[0, )",
       max_logp_gap="(0, )",
     )
 

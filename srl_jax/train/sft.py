@@ -48,12 +48,13 @@ class SftConfig:
 
   Attributes:
     update_steps: number of update steps, one per batch.
-    trunks_per_batch: trajectories per batch.
-    trunks_per_micro_batch: trajectories whose gradient is computed at a time,
-      by all processes together; raised to a multiple of the devices.
+    trunks_per_batch: trunks per batch: one per trajectory, or with
+      trunks.context_turns one per step.
+    trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
+      processes together; raised to a multiple of the devices.
     validate_every: update steps between validations (cross-entropy), the best
       of which gives the stage's result; 0 validates at the end only.
-    validation_trunks: trajectories per validation; 0 for all.
+    validation_trajectories: trajectories per validation; 0 for all.
     max_logits: approximate number of logits that a device holds at a time; 0
       holds all at once. The result is the same.
     trunks: which branch points are made of a trajectory.
@@ -67,7 +68,7 @@ class SftConfig:
   trunks_per_batch: int = 64
   trunks_per_micro_batch: int = 16
   validate_every: int = 0
-  validation_trunks: int = 64
+  validation_trajectories: int = 64
   max_logits: int = 1 << 26
   trunks: ExpertTrunkConfig = ExpertTrunkConfig(include_thoughts=True)
   split: Literal["pretrain", "train"] = "train"
@@ -84,7 +85,7 @@ class SftConfig:
       trunks_per_batch="[1, )",
       trunks_per_micro_batch="[1, )",
       validate_every="[0, )",
-      validation_trunks="[0, )",
+      validation_trajectories="[0, )",
       max_logits="[0, )",
     )
     if self.alternate_solve and self.trunks.task == "solve":
@@ -137,7 +138,7 @@ class SftStage:
         trunk_config,
         batch_field="trunks_per_batch",
         batch_size=config.trunks_per_batch,
-        validation_trunks=config.validation_trunks,
+        validation_trajectories=config.validation_trajectories,
       )
       for trunk_config in tasks
     ]

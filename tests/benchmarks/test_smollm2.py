@@ -180,7 +180,7 @@ def test_it_takes_steps_of_the_recipe_of_agents(folder, tmp_path):
         *("srl.update_steps=2", "srl.groups_per_batch=2"),
         *("srl.sampling.trunks_per_round=2", "srl.sampling.samples=2"),
         *("srl.trunks_per_micro_batch=1", "srl.sampling.max_new_tokens=16"),
-        *("srl.trunks.max_trunk_tokens=1024", "srl.validation_trunks=2"),
+        *("srl.trunks.max_trunk_tokens=1024", "srl.validation_trajectories=2"),
         "srl.dynamic_sampling.enabled=False",
         # It has not been taught to think.
         "srl.reward.check=solution",
