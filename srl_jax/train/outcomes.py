@@ -23,7 +23,6 @@ import numpy as np
 
 from srl_jax import progress, sharding
 from srl_jax.data.templates import encode_segment
-from srl_jax.domains import domains_of
 from srl_jax.models import plans
 from srl_jax.rollout import record
 from srl_jax.rollout.episodes import Episode, EpisodeRules, sample_episodes
@@ -32,7 +31,7 @@ from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import make_updater
-from srl_jax.train.problems import Problems
+from srl_jax.train.problems import Problems, usable
 from srl_jax.train.rl import check_logp_gap
 from srl_jax.train.rl_config import EpisodesConfig
 from srl_jax.train.rows import micro_batch_trunks, update_shape
@@ -73,16 +72,11 @@ class OutcomeStage:
     """
     self._run, self.name, self.config = run, name, config
     self.uses_reference = config.loss.kl_coefficient > 0
-    self._train = _judged(run.train)
-    self._valid = _judged(run.valid)[: config.validation_trajectories or None]
-    for split, found in (("train", self._train), ("valid", self._valid)):
-      if not found:
-        raise ValueError(
-          f"{name} has no problem of the {split} split whose outcome can be "
-          "judged; use a domain with an environment, or problems with answers"
-        )
     self._rules, self._widths = self._make_rules()
-    self._problems = Problems(self._train, run.seed, name)
+    room = self._widths[1], self._rules.max_positions
+    self._problems = Problems(usable(run, name, "train", *room), run.seed, name)
+    valid = usable(run, name, "valid", *room)
+    self._valid = valid[: config.validation_trajectories or None]
     self._jitted: dict[str, Any] = {}
 
   def _make_rules(self) -> tuple[EpisodeRules, tuple[int, int]]:
@@ -93,17 +87,6 @@ class OutcomeStage:
     most = run.policy.config.max_positions
     if config.max_context_tokens:
       most = min(most, config.max_context_tokens + stem + new)
-    longest = max(
-      len(encode_segment(run.tokenizer, run.template.problem(t, "step")))
-      for t in (*self._train, *self._valid)
-    )
-    if longest + stem + new > most:
-      raise ValueError(
-        f"{self.name} needs a context of {longest + stem + new} tokens for the "
-        f"first turn, and has {most}; raise c.{self.name}."
-        f"max_context_tokens, lower c.{self.name}.max_new_tokens, or raise "
-        "c.model.max_positions"
-      )
     rules = EpisodeRules(
       task="step",
       turns=config.turns,
@@ -356,16 +339,6 @@ class OutcomeStage:
 
   def close(self) -> None:
     pass
-
-
-def _judged(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
-  """The problems whose outcome somebody can judge."""
-  domains = domains_of(trajectories)
-  return [
-    trajectory
-    for trajectory in trajectories
-    if domains[trajectory.domain].environment or trajectory.answer is not None
-  ]
 
 
 def _rewards(episodes: Sequence[Episode]) -> np.ndarray:

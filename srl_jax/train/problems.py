@@ -9,7 +9,63 @@ from typing import Any
 
 import numpy as np
 
+from srl_jax import progress
+from srl_jax.data.templates import encode_segment
+from srl_jax.domains import domains_of
+from srl_jax.train.stage import Run
 from srl_jax.trajectory import Trajectory
+
+
+def usable(
+  run: Run, stage: str, split: str, turn_tokens: int, max_positions: int
+) -> list[Trajectory]:
+  """The problems that somebody can judge and that leave room for a turn.
+
+  Says how many are left out, and why.
+
+  Args:
+    run: has the problems.
+    stage: name of the stage, for messages.
+    split: "train" or "valid".
+    turn_tokens: most tokens of a turn, with its stem.
+    max_positions: most tokens of problem and turn together.
+
+  Raises:
+    ValueError: none are left.
+  """
+  problems = getattr(run, split)
+  domains = domains_of(problems)
+  judged = [
+    t for t in problems if domains[t.domain].environment or t.answer is not None
+  ]
+  if not judged:
+    raise ValueError(
+      f"{stage} has no problem of the {split} split whose outcome can be "
+      "judged; use a domain with an environment, or problems with answers"
+    )
+  needed = [
+    turn_tokens
+    + len(encode_segment(run.tokenizer, run.template.problem(t, "step")))
+    for t in judged
+  ]
+  if min(needed) > max_positions:
+    raise ValueError(
+      f"{stage} needs a context of {min(needed)} tokens or more for the first "
+      f"turn at a problem of the {split} split, and has {max_positions}; raise "
+      f"c.{stage}.max_context_tokens, lower c.{stage}.max_new_tokens, or raise "
+      "c.model.max_positions"
+    )
+  found = [t for t, n in zip(judged, needed, strict=True) if n <= max_positions]
+  for left, reason in (
+    (len(problems) - len(judged), "nothing can judge their outcome"),
+    (len(judged) - len(found), "they leave no room for a turn"),
+  ):
+    if left:
+      progress.say(
+        f"{stage}: {left:,} of {len(problems):,} problems of the {split} split "
+        f"are left out: {reason}"
+      )
+  return found
 
 
 class Problems:

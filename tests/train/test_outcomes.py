@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RL on outcomes of episodes: what is trained on, skipped, and resumed."""
 
+import dataclasses
 import re
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from srl_jax import config as config_lib
-from srl_jax import loading
+from srl_jax import loading, sharding
 from srl_jax.rollout import episodes, record
 from srl_jax.testing import experiment
 from srl_jax.testing.tiny import small_mesh
@@ -24,6 +25,7 @@ def train(runs, whole, workdir, **more):
     weights=str(whole.workdir / "model"),
     tokenizer__path=str(whole.workdir / "tokenizer.model"),
     tokenizer__train_vocab_size=0,
+    rollouts__every_update_steps=1,
     **more,
   )
 
@@ -200,6 +202,28 @@ def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
   for round_ in rounds:
     assert len({name for name, _ in round_}) == 5
     assert len(set(round_)) == len(round_)
+
+
+def test_problems_that_cannot_be_used_are_left_out(runs, tmp_path, capsys):
+  config = runs.config("episodes")
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    first, second, *others = run.train
+    long = dataclasses.replace(first, problem="1 " * 5000)
+    bare = dataclasses.replace(second, answer=None)
+    run = dataclasses.replace(run, train=[long, bare, *others])
+    made = outcomes.OutcomeStage(run, "episodes", config.episodes)
+  taken, epochs = made._problems.take(len(others))
+  assert not any(epochs)
+  assert {x.id for x in taken} == {x.id for x in others}
+  lines = capsys.readouterr().out.splitlines()
+  assert lines == [
+    "episodes: 1 of 48 problems of the train split are left out: nothing can "
+    "judge their outcome",
+    "episodes: 1 of 48 problems of the train split are left out: they leave no "
+    "room for a turn",
+  ]
 
 
 def test_a_context_that_is_too_short_is_an_error(runs, tmp_path):
