@@ -152,7 +152,7 @@ def files(text):
 
 def metric_names(text):
   """Columns of the stages, as "`srl/reward`"."""
-  names = re.findall(r"`((?:sft|srl|rlvr)/[a-z]\w*)`", text)
+  names = re.findall(r"`((?:sft|srl|rlvr|episodes)/[a-z]\w*)`", text)
   return [name.replace("NAME", "x") for name in names]
 
 

@@ -108,7 +108,10 @@ _MORE_OF_RL = (
     "the same at step * of the trajectories",
   ),
 )
-_MORE_OF_EPISODES = (("turns", "mean", "turns", "turns of an episode"),)
+_MORE_OF_EPISODES = (
+  ("turns", "mean", "turns", "turns of an episode"),
+  ("cut_turns", "mean", "1", "share of turns that the token limit cut off"),
+)
 _MORE_OF_SFT = (
   (
     "validation_loss",

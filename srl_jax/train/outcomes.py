@@ -12,6 +12,7 @@ skipped: the parameters stay as they are.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import itertools
 import time
@@ -270,7 +271,8 @@ class OutcomeStage:
     found = sample_episodes(stream, problems, wanted, self._rules)
     with contextlib.closing(found):
       for episode in found:
-        episodes[episode.problem][episode.sample % samples] = episode
+        place = episode.sample % samples
+        episodes[episode.problem][place] = _as_rewarded(episode)
     return episodes
 
   def _outcome(self, episode: Episode) -> RewardedEpisode:
@@ -341,6 +343,19 @@ class OutcomeStage:
     pass
 
 
+def _as_rewarded(episode: Episode) -> Episode:
+  """The episode, not solved by an answer that the token limit cut off.
+
+  Evaluation counts such answers, as others do. Training must not: a model that
+  is rewarded for them never learns to stop. What an environment has executed
+  counts as it is.
+  """
+  is_solved = episode.is_correct and bool(
+    episode.observations or episode.drawn[-1].is_stopped
+  )
+  return dataclasses.replace(episode, is_correct=is_solved)
+
+
 def _rewards(episodes: Sequence[Episode]) -> np.ndarray:
   return np.array([episode.is_correct for episode in episodes], np.float32)
 
@@ -350,11 +365,13 @@ def _values(rounds: Sequence[_Round], kept: int) -> dict[str, float]:
   problems = [x for round_ in rounds for x in round_.episodes]
   episodes = [episode for of_problem in problems for episode in of_problem]
   turns = sum(len(episode.texts) for episode in episodes)
+  cut = sum(not turn.is_stopped for x in episodes for turn in x.drawn)
   tokens = sum(episode.tokens for episode in episodes)
   return {
     "reward": float(np.mean([x.is_correct for x in episodes])),
     "completion_tokens": tokens / max(1, turns),
     "turns": turns / len(episodes),
+    "cut_turns": cut / max(1, turns),
     "groups_sampled": float(len(problems)),
     "groups_kept": float(kept),
     "kept_share": kept / len(problems),

@@ -204,6 +204,32 @@ def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
     assert len(set(round_)) == len(round_)
 
 
+def test_an_answer_that_the_limit_cut_off_is_no_success(
+  runs, tmp_path, monkeypatch
+):
+  def sample(*arguments):
+    for episode in episodes.sample_episodes(*arguments):
+      [turn] = episode.drawn
+      # Every second one of training; the one sample of validation is cut.
+      turn = turn._replace(is_stopped=episode.sample % 2 == 1)
+      yield dataclasses.replace(episode, is_correct=True, drawn=(turn,))
+
+  monkeypatch.setattr(outcomes, "sample_episodes", sample)
+  outcome = runs.run(
+    tmp_path,
+    "episodes",
+    episodes__update_steps=1,
+    episodes__turns=1,
+    data__test_size=0,
+  )
+  rows = {k: x for row in outcome.rows() for k, x in row.items()}
+  assert rows["episodes/reward"] == rows["episodes/cut_turns"] == 0.5
+  assert rows["episodes/validation_reward"] == 0
+  for file in record.list_files(tmp_path / "rollouts"):
+    for row in record.read_file(file.path):
+      assert row["reward"] == row["is_stopped"]
+
+
 def test_problems_that_cannot_be_used_are_left_out(runs, tmp_path, capsys):
   config = runs.config("episodes")
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
