@@ -77,6 +77,7 @@ class RlStage:
     self.name, self.config = name, config
     self.uses_reference = config.loss.kl_coefficient > 0
     self.data = data or _load(run, name, config)
+    _check_batch(name, config, self.data)
     self._run = run
     self._sampler = run.sampler(
       config.sampling.for_sampler(), config.trunks.task
@@ -234,6 +235,20 @@ def check_logp_gap(
       f"about the log-prob of a fresh token (c.{name}.max_logp_gap is "
       f"{limit:g}); in bfloat16 some tenths of a nat are rounding: try "
       "c.model.dtype='float32' to tell rounding from a defect"
+    )
+
+
+def _check_batch(name: str, config: RlConfig, data: StageData) -> None:
+  """Raises ValueError if all rounds together cannot give half a batch."""
+  sampling, dynamic = config.sampling, config.dynamic_sampling
+  most = sampling.trunks_per_round * data.widths.points * dynamic.max_rounds
+  if dynamic.refill and 2 * most < config.groups_per_batch:
+    raise ValueError(
+      f"c.{name}.groups_per_batch={config.groups_per_batch}, and "
+      f"{dynamic.max_rounds} rounds (dynamic_sampling.max_rounds) of "
+      f"{sampling.trunks_per_round} trunks (sampling.trunks_per_round) with up "
+      f"to {data.widths.points} branch points have at most {most} groups; set "
+      f"c.{name}.groups_per_batch to {most} or less, or raise one of these"
     )
 
 

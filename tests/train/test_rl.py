@@ -106,6 +106,13 @@ def test_a_sampler_that_may_differ_from_the_trainer_stops_the_run(gap):
     rl.check_logp_gap("srl", RlConfig(), {"logp_gap_max": gap})
 
 
+def test_a_batch_that_no_rounds_can_fill_is_refused(runs, tmp_path):
+  # 2 rounds of 8 trunks with up to 3 branch points.
+  changes = {"dynamic_sampling__max_rounds": 2, "groups_per_batch": 97}
+  with pytest.raises(ValueError, match="groups_per_batch to 48 or less"):
+    runs.run(tmp_path, "srl", **{f"srl__{k}": x for k, x in changes.items()})
+
+
 @pytest.mark.parametrize(("devices", "trunks"), [(1, 4), (8, 8)])
 def test_micro_batches_are_raised_to_a_multiple_of_the_devices(
   runs, tmp_path, devices, trunks
