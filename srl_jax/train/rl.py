@@ -12,6 +12,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from srl_jax import progress
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.device_rewards import reward as device_reward
@@ -28,11 +30,8 @@ from srl_jax.train.pieces import Pieces, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.train.rl_config import GrpoConfig, RlConfig, RoundConfig
 from srl_jax.train.rows import check_sampled, micro_batch_trunks
-from srl_jax.train.stage import (
-  Dispatched,
-  Run,
-  check_finite,
-)
+from srl_jax.train.stage import Dispatched, Run, check_finite
+from srl_jax.trajectory import Trajectory
 from srl_jax.types import Branches, Scores
 from srl_jax.update.updater import TrainState, compiled_count
 
@@ -252,20 +251,29 @@ def _check_batch(name: str, config: RlConfig, data: StageData) -> None:
     )
 
 
+def _answered(run: Run, name: str, split: str) -> list[Trajectory]:
+  """The problems of a split whose solutions somebody can judge."""
+  problems = getattr(run, split)
+  found = [t for t in problems if t.answer is not None]
+  if problems and not found:
+    raise ValueError(
+      f"{name} judges whole solutions, and none of the {len(problems)} "
+      f"trajectories of the {split} split has a reference answer; use data "
+      "with answers"
+    )
+  if left := len(problems) - len(found):
+    progress.say(
+      f"{name}: {left:,} of {len(problems):,} problems of the {split} split "
+      "are left out: they have no reference answer"
+    )
+  return found
+
+
 def _load(run: Run, name: str, config: RlConfig) -> StageData:
   if config.trunks.task == "solve":
-    # Nobody can say whether a solution without a reference is right.
-    if not any(t.answer is not None for t in run.train):
-      raise ValueError(
-        f"{name} judges whole solutions, and none of the {len(run.train)} "
-        "training trajectories has a reference answer; use data with answers"
-      )
-    run = dataclasses.replace(
-      run,
-      train=[t for t in run.train if t.answer is not None],
-      valid=[t for t in run.valid if t.answer is not None],
-    )
-  return load_data(
+    answered = {x: _answered(run, name, x) for x in ("train", "valid")}
+    run = dataclasses.replace(run, **answered)
+  data = load_data(
     run,
     name,
     "train",
@@ -275,6 +283,26 @@ def _load(run: Run, name: str, config: RlConfig) -> StageData:
     validation_trajectories=config.validation_trajectories,
     new_tokens=config.sampling.max_new_tokens,
   )
+  if config.trunks.task == "step":
+    _warn_of_long_targets(name, config, data)
+  return data
+
+
+def _warn_of_long_targets(name: str, config: RlConfig, data: StageData) -> None:
+  """Warns of expert's steps that no completion has room for."""
+  limit = config.sampling.max_new_tokens
+  lengths = [
+    len(point.target_tokens) for trunk in data.train for point in trunk.points
+  ]
+  longer = sum(length > limit for length in lengths)
+  if longer:
+    progress.warn(
+      f"{name}: {longer:,} of {len(lengths):,} expert steps are longer than "
+      f"c.{name}.sampling.max_new_tokens={limit}, so no completion can equal "
+      f"them; 95% have up to {np.percentile(lengths, 95):.0f} tokens, and a "
+      "thought comes before them. Raise it, or drop them by "
+      f"c.{name}.trunks.max_target_tokens"
+    )
 
 
 def _device_scorer(

@@ -91,12 +91,14 @@ def test_what_a_stage_lacks_is_named(runs, tmp_path):
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   with runs.quickly(), jax.set_mesh(mesh):
     run = loading.load_run(config, mesh, tmp_path)
-    bare = [dataclasses.replace(x, answer=None) for x in run.train]
-    run = dataclasses.replace(run, train=bare)
-    with pytest.raises(
-      ValueError, match=r"none of the .* has a reference answ"
-    ):
-      rl.RlStage(run, "rlvr", config.rlvr)
+    for split in ("train", "valid"):
+      bare = [dataclasses.replace(x, answer=None) for x in getattr(run, split)]
+      with pytest.raises(
+        ValueError, match=f"none of the .* of the {split} split has a reference"
+      ):
+        rl.RlStage(
+          dataclasses.replace(run, **{split: bare}), "rlvr", config.rlvr
+        )
 
 
 @pytest.mark.parametrize("gap", [1.1, np.inf, np.nan])
@@ -111,6 +113,22 @@ def test_a_batch_that_no_rounds_can_fill_is_refused(runs, tmp_path):
   changes = {"dynamic_sampling__max_rounds": 2, "groups_per_batch": 97}
   with pytest.raises(ValueError, match="groups_per_batch to 48 or less"):
     runs.run(tmp_path, "srl", **{f"srl__{k}": x for k, x in changes.items()})
+
+
+def test_targets_that_no_completion_has_room_for_are_named(
+  runs, tmp_path, capsys
+):
+  config = runs.config("srl", srl__sampling__max_new_tokens=3)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path)
+    stage = rl.RlStage(run, "srl", config.srl)
+  points = [point for trunk in stage.data.train for point in trunk.points]
+  longer = sum(len(point.target_tokens) > 3 for point in points)
+  assert 0 < longer < len(points)
+  said = capsys.readouterr()
+  line = f"{longer} of {len(points)} expert steps are longer"
+  assert line in said.out + said.err
 
 
 @pytest.mark.parametrize(("devices", "trunks"), [(1, 4), (8, 8)])
