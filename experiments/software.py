@@ -18,7 +18,9 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
   srl_lora      srl by adapters of rank 32. 8 chips: up to 14.3 GiB, 403 s,
                 29 hours.
   sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
-                recipe: 5e-5, three epochs.
+                recipe: 5e-5, three epochs. It writes no thoughts, and the table
+                counts that as a broken format: its similarity and its share of
+                equal actions are 0 by construction.
   sft_thoughts  The same, with the expert's thoughts before the actions. Both
                 take 8.8 GiB of each of 64 TPU v5e chips.
   checkpoint    srl from any checkpoint that fits the devices as they are:
@@ -28,7 +30,8 @@ Each reads SWE-smith's trajectories from c.data.path, data/swe-smith unless told
 otherwise (docs/agents.md says how to fetch them): those that are resolved, at
 most three of a task, drawn with seed 24. Of these 30 are held out for
 validation, as in the paper, and 30 more for the table. The table is of single
-actions: solving issues takes an environment.
+actions: solving issues takes an environment. SRL takes as many kept groups as
+one epoch has actions, and SFT three epochs.
 
 The model is laid out over TPU v5e chips as in experiments/math.py. Memory and
 time are by the TPU compiler and by counts, not measured:
