@@ -45,7 +45,8 @@ class LossConfig:
       negative advantage.
     importance_cap: upper bound of the truncated importance weight.
     aggregation: "sequence_mean" (the paper), "token_mean" (DAPO) or
-      "fixed_divisor" (Dr. GRPO).
+      "fixed_divisor" (Dr. GRPO). A sequence is a completion; in the stage
+      episodes, which the paper does not have, that is a turn.
     divisor_tokens: the constant length of "fixed_divisor", usually
       max_new_tokens; 0 for the other aggregations.
     divide_by_group_std: False leaves advantages at the scale of the rewards
