@@ -237,6 +237,16 @@ class Checkpointer:
       ),
     )
 
+  def forget_best(self) -> None:
+    """Removes the best parameters.
+
+    They may be of an attempt that was killed before its first checkpoint, and
+    whose settings were others.
+    """
+    for number in self._best.all_steps():
+      self._best.delete(number)
+    self._intact.clear()
+
   def best(self) -> tuple[int, float] | None:
     """Returns step and value of the best parameters; None if none exist."""
     self._best.wait_until_finished()

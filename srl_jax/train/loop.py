@@ -95,6 +95,8 @@ def train_stage(
     stack.callback(stage.close)
     saver = stack.enter_context(Checkpointer(directory, run.checkpoint))
     saver.set_damaged_aside()
+    if saver.latest_step() is None:
+      saver.forget_best()
     first = saver.latest_step() or 0
     # It may have ended early before the run was killed.
     is_over = _ended_early(directory) == [first, total]

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stage that resumes needs no more memory than one that trains."""
+"""What a stage has when it resumes, and what it leaves of a killed attempt."""
 
+import os
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer
 from srl_jax.train import loop
 
 
@@ -50,3 +52,30 @@ def test_only_adapters_are_freed_where_only_they_train():
   state, _, freed = resume(params, False)
   assert sorted(freed) == [False, True] and not params["w"].is_deleted()
   assert state.frozen["w"].tolist() == [0, 0]
+
+
+def test_the_best_of_an_attempt_that_saved_nothing_is_forgotten(runs, tmp_path):
+  class KilledError(Exception):
+    pass
+
+  def kill():
+    raise KilledError
+
+  changes = {
+    "sft__update_steps": 3,
+    "sft__validate_every": 1,
+    "checkpoint__every_update_steps": 100,
+  }
+  with pytest.raises(KilledError):
+    runs.run(tmp_path, "sft", events={("sft", 2): kill}, **changes)
+  folder = tmp_path / "stages" / "0_sft"
+  assert os.listdir(folder / "best") and not os.listdir(folder / "steps")
+  # So slow that it stays worse than what the other settings gave.
+  changes["sft__optim__learning_rate"] = 1e-6
+  found = runs.run(tmp_path, "sft", **changes)
+  with Checkpointer(folder, CheckpointConfig(), read_only=True) as saver:
+    step, value = saver.best()
+  losses = [
+    x["sft/validation_loss"] for x in found.rows() if "sft/validation_loss" in x
+  ]
+  assert losses[step - 1] == pytest.approx(-value)
