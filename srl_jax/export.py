@@ -78,7 +78,7 @@ def export(
       return
     if run.policy.config.lora.rank:
       # A checkpoint holds the adapters alone.
-      base = loading.initial_params(loading.base_weights(run, config))
+      base = loading.base_params(run, config, workdir)
       params = lora.with_trained(base, params)
     dtype = dtype or run.policy.config.dtype
     saving.save_model(out, params, run, config, dtype)

@@ -31,6 +31,7 @@ from srl_jax.rewards.format import think_block
 from srl_jax.rollout.record import Recorder
 from srl_jax.sharding import abstract
 from srl_jax.storage import files
+from srl_jax.storage.workdir import RefusedError
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -53,6 +54,8 @@ PROMPTS = "srl_jax.json"
 # Folder in the workdir for a copy of a tokenizer that the run did not train.
 KEPT_TOKENIZER = "tokenizer"
 _HELD_OUT = ("valid", "test")
+# File in the workdir with checksums of the weights that the run started from.
+_WEIGHTS = "weights.json"
 # Files of a checkpoint folder that say what its tokens are and mean. In older
 # checkpoints only config.json names the tokens at which generation stops.
 _BESIDE = (
@@ -205,7 +208,7 @@ def load_saved(
   """Loads the run in `workdir` from that folder alone, to read its parameters.
 
   It has the held-out trajectories and no others. The weights that it started
-  from may be gone; `base_weights` finds them if they are needed.
+  from may be gone; `base_params` reads them if they are needed.
 
   Raises:
     ValueError: a part cannot be used; or `workdir` is of a version that left
@@ -255,12 +258,19 @@ def _read_held_out(workdir: pathlib.Path) -> dict[str, list[Trajectory]]:
   return found
 
 
-def base_weights(run: Run, config: Config) -> Run:
-  """Returns a run of `load_saved` with the weights that it started from."""
+def base_params(run: Run, config: Config, workdir: pathlib.Path) -> Any:
+  """Returns the parameters that a run of `load_saved` started from.
+
+  Raises:
+    ValueError: they are gone, or are others now.
+  """
   if config.weights == "random":
-    return run
+    return initial_params(run)
   source = STUDENTS.get(config.weights, config.weights)
-  return dataclasses.replace(run, weights=str(hf_files.fetch(source)))
+  run = dataclasses.replace(run, weights=str(hf_files.fetch(source)))
+  params = initial_params(run)
+  check_weights(params, config, workdir)
+  return params
 
 
 def abstract_params(run: Run) -> Any:
@@ -337,6 +347,34 @@ def initial_params(run: Run) -> Any:
       run.policy.init, key, mesh=run.mesh, rules=run.rules
     )
   return weights.load_params(run.weights, run.policy, run.mesh, key)
+
+
+def write_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:
+  """Writes checksums of the weights of a new run, for `check_weights`."""
+  if config.weights != "random":
+    files.write_json(workdir / _WEIGHTS, weights.checksums(params))
+
+
+def check_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:
+  """Refuses other weights than those that the run in `workdir` started from.
+
+  Checkpoints do not hold the base of adapters, nor the reference of a KL
+  penalty: both are read again.
+
+  Raises:
+    RefusedError: they are others now.
+  """
+  path = workdir / _WEIGHTS
+  if config.weights == "random" or not path.exists():
+    return
+  now, before = weights.checksums(params), json.loads(path.read_text())
+  changed = [name for name in now if now[name] != before.get(name)]
+  if changed:
+    raise RefusedError(
+      f"the weights in {config.weights} changed since {workdir} was begun "
+      f"({len(changed)} of {len(now)} parameters, such as {changed[0]!r}); "
+      "put back those that it started from, or train in another --workdir"
+    )
 
 
 def _tokenizer_files(config: TokenizerConfig) -> tuple[pathlib.Path, ...]:

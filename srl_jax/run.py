@@ -8,6 +8,7 @@ train/loop.py trains a stage.
   workdir/versions.json         versions of Python and the libraries
   workdir/held_out.json         checksums of validation and test problems, which
                                 are in the folder held_out
+  workdir/weights.json          checksums of the weights it started from
   workdir/tokenizer/            copy of the tokenizer, unless the run trained it
   workdir/metrics.{jsonl,csv}   one row per update step
   workdir/tensorboard/          the same as event files
@@ -114,6 +115,10 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       stack.callback(stage.close)
     with progress.task("loading the first parameters"):
       params = loading.initial_params(run)
+    if (workdir / "results.json").exists():
+      loading.check_weights(params, config, workdir)
+    else:
+      loading.write_weights(params, config, workdir)
     print_summary(config, run, params)
     for stage in stages.values():
       stage.prepare(params)

@@ -91,7 +91,7 @@ def _read_params(
   run: Run, config: Config, workdir: pathlib.Path, moment: Moment
 ):
   if moment == "before":
-    return loading.initial_params(loading.base_weights(run, config))
+    return loading.base_params(run, config, workdir)
   folder = workdir / "model"
   if not (folder / "config.json").is_file():
     raise ValueError(

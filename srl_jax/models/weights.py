@@ -99,6 +99,24 @@ def load_params(
   return lora.join(_adapters(model, key, shardings), params)
 
 
+def checksums(params: Any) -> dict[str, int]:
+  """Returns a checksum of each parameter that a folder may hold, by its path.
+
+  It is the sum of the bit patterns modulo 2^32, which is the same on any mesh.
+  Adapters are left out. All processes must call it together.
+  """
+  flat = traverse_util.flatten_dict(params, sep="/")
+  sums = jax.jit(lambda tree: jax.tree.map(_sum_of_bits, tree))(
+    {path: x for path, x in flat.items() if not lora.is_adapter(path)}
+  )
+  return {path: int(x) for path, x in sums.items()}
+
+
+def _sum_of_bits(x: jax.Array) -> jax.Array:
+  bits = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+  return jnp.sum(bits, dtype=jnp.uint32)
+
+
 def _adapters(model: LanguageModel, key: jax.Array, shardings) -> Any:
   """New adapters, born sharded; {} if the model has none."""
 

@@ -80,6 +80,10 @@ def test_every_device_reads_its_share(tmp_path, family):
   q = split["blocks"]["attention"]["q"]
   assert q.addressable_shards[0].data.shape == (3, 12, 1, 2, 5)
   assert_equal(split, whole)
+  found = weights.checksums(split)
+  assert found == weights.checksums(whole)
+  values = np.asarray(whole["embedding"])
+  assert found["embedding"] == values.view(np.uint32).sum(dtype=np.uint32)
 
 
 def test_no_more_is_read_than_a_device_holds(gemma, monkeypatch):

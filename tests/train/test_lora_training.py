@@ -4,6 +4,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 
 import jax
 import numpy as np
@@ -290,6 +291,26 @@ def test_checkpoints_hold_adapters_and_their_moments_only(whole):
   count = sum(x.size for x in jax.tree.leaves(state["params"]))
   # Two moments and a few counters.
   assert 3 * count < held < 3 * count + 10
+
+
+def test_other_weights_under_the_same_name_are_refused(
+  runs, whole, changes, tmp_path
+):
+  # A folder that a run goes on to write, or a name on the hub.
+  file = pathlib.Path(changes["weights"]) / "model.safetensors"
+  kept, tensors = file.read_bytes(), safetensors.numpy.load_file(file)
+  tensors["model.norm.weight"][0] += 0.5
+  message = r"changed since .* \(1 of .* such as "
+  try:
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(ValueError, match=message):
+      runs.run(whole.workdir, "sft_srl", **changes)
+    with pytest.raises(ValueError, match=message):
+      export.export(whole.workdir, tmp_path / "merged")
+    export.export(whole.workdir, tmp_path / "adapter", adapter=True)
+  finally:
+    file.write_bytes(kept)
+  runs.run(whole.workdir, "sft_srl", **changes)
 
 
 def test_adapters_are_exported_alone_or_merged(runs, whole, changes, tmp_path):
