@@ -35,7 +35,9 @@ from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.storage import files
 from srl_jax.train.data import build_split
+from srl_jax.train.problems import judgeable
 from srl_jax.train.stage import Run
+from srl_jax.trajectory import Trajectory
 
 
 class Measuring:
@@ -141,11 +143,16 @@ def _on_test_split(
     return {}
   measured = _measure_steps(config, run, params, moment)
   lines = []
-  for how, episodes, summary in _solve(config, run, params, moment):
+  problems = []
+  if config.evaluate.modes:
+    problems = judgeable(run, "test")[: config.evaluate.problems or None]
+  # Without any, the table has no row of whole problems.
+  solved = _solve(config, run, problems, params, moment) if problems else ()
+  for how, episodes, summary in solved:
     measured |= summary
     for episode in episodes:
       solution = {
-        "problem": run.test[episode.problem].id,
+        "problem": problems[episode.problem].id,
         "sample": episode.sample,
         "texts": episode.texts,
         "is_correct": episode.is_correct,
@@ -215,10 +222,15 @@ def _check_context(run: Run, widths: batching.Widths, new_tokens: int) -> None:
     )
 
 
-def _solve(config: Config, run: Run, params: Any, moment: str):
+def _solve(
+  config: Config,
+  run: Run,
+  problems: Sequence[Trajectory],
+  params: Any,
+  moment: str,
+):
   """Yields (mode and temperature, episodes, their summary)."""
   settings = config.evaluate
-  problems = run.test[: settings.problems or None]
   decodings = [(1, 0.0)]
   if settings.samples:
     decodings.append((settings.samples, settings.temperature))

@@ -3,6 +3,8 @@
 
 import csv
 import json
+import pathlib
+import re
 import shutil
 
 import pytest
@@ -129,3 +131,59 @@ def test_a_suite_that_is_missing_is_refused_before_training(
     runs.run(tmp_path / "run", "sft", evaluate__suites=("aime42",))
   with pytest.raises(ValueError, match="there is no protocol 'papre'"):
     runs.config("sft", evaluate__protocol="papre")
+
+
+@pytest.fixture
+def answered(runs, tmp_path):
+  """A run up to its first update step, where only some problems have answers.
+
+  The function takes ids and returns the results before, the ids of the
+  problems that were solved, and all ids.
+  """
+
+  def run(preset, ids, **changes):
+    lines = pathlib.Path(runs.data).read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for record in records:
+      if record["id"] not in ids:
+        del record["answer"]
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps(x) + "\n" for x in records))
+    workdir = tmp_path / "run"
+    shutil.rmtree(workdir, ignore_errors=True)
+    events = {(preset, 0): cut}
+    with pytest.raises(PowerCutError):
+      runs.run(workdir, preset, events=events, data__path=str(data), **changes)
+    solutions = (workdir / "solutions" / "before.jsonl").read_text()
+    results = json.loads((workdir / "results.json").read_text())["before"]
+    return results, [json.loads(x)["problem"] for x in solutions.splitlines()]
+
+  return run
+
+
+ALL = {f"copy-{number}" for number in range(64)}
+
+
+def test_problems_without_an_answer_do_not_count_as_unsolved(answered, capsys):
+  results, test = answered("sft", ALL)
+  assert "turns accuracy, greedy" in results and len(test) == 8
+  results, found = answered("sft", ALL - set(test[:5]))
+  assert found == test[5:] and "turns accuracy, greedy" in results
+  said = capsys.readouterr().out
+  assert "warning: test: 5 of 8 problems have no reference answer" in said
+  results, found = answered("sft", ())
+  assert not found and "turns accuracy, greedy" not in results
+  assert "step exact, greedy" in results
+
+
+@pytest.mark.parametrize("stage", ["rlvr", "episodes"])
+def test_stages_of_judged_solutions_say_what_they_leave_out(
+  answered, capsys, stage
+):
+  odd = {f"copy-{number}" for number in range(1, 64, 2)}
+  answered(stage, odd)
+  said = capsys.readouterr().out
+  for split, count in (("train", 48), ("valid", 8)):
+    assert re.search(rf"{split}: \d+ of {count} problems have no ref", said)
+  with pytest.raises(ValueError, match="none of the 48 problems of the train"):
+    answered(stage, ())

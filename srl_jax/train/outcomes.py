@@ -32,7 +32,7 @@ from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.pieces import make_updater
-from srl_jax.train.problems import Problems, usable
+from srl_jax.train.problems import Problems, with_judgeable, with_room
 from srl_jax.train.rl import check_logp_gap
 from srl_jax.train.rl_config import EpisodesConfig
 from srl_jax.train.rows import micro_batch_trunks, update_shape
@@ -73,10 +73,12 @@ class OutcomeStage:
     """
     self._run, self.name, self.config = run, name, config
     self.uses_reference = config.loss.kl_coefficient > 0
+    run = with_judgeable(run, name)
     self._rules, self._widths = self._make_rules()
     room = self._widths[1], self._rules.max_positions
-    self._problems = Problems(usable(run, name, "train", *room), run.seed, name)
-    valid = usable(run, name, "valid", *room)
+    train = with_room(run, name, "train", *room)
+    self._problems = Problems(train, run.seed, name)
+    valid = with_room(run, name, "valid", *room)
     self._valid = valid[: config.validation_trajectories or None]
     self._jitted: dict[str, Any] = {}
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The problems that a stage of episodes takes, epoch by epoch."""
+"""Problems with solutions that can be judged, and how stages take them."""
 
 from __future__ import annotations
 
+import dataclasses
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,12 +17,65 @@ from srl_jax.train.stage import Run
 from srl_jax.trajectory import Trajectory
 
 
-def usable(
+def judgeable(
+  run: Run, split: str, *, by_environment: bool = True
+) -> list[Trajectory]:
+  """Returns the problems whose solutions can be judged; says what is left out.
+
+  Args:
+    run: the run.
+    split: name of the split.
+    by_environment: whether the environment of a domain judges too, and not only
+      the comparison with a reference answer.
+  """
+  trajectories = getattr(run, split)
+  domains = domains_of(trajectories)
+  found = [
+    trajectory
+    for trajectory in trajectories
+    if trajectory.answer is not None
+    or (by_environment and domains[trajectory.domain].environment)
+  ]
+  if count := len(trajectories) - len(found):
+    line = (
+      f"{split}: {count:,} of {len(trajectories):,} problems have no reference "
+      "answer and are left out where solutions are judged"
+    )
+    if line not in run.said:
+      progress.warn(line)
+    run.said.add(line)
+  return found
+
+
+def with_judgeable(run: Run, name: str, *, by_environment: bool = True) -> Run:
+  """Returns the run of a stage that learns from judged solutions alone.
+
+  Args:
+    run: the run.
+    name: of the stage, for messages.
+    by_environment: see `judgeable`.
+
+  Raises:
+    ValueError: no problem is left to train or to validate on.
+  """
+  splits = {}
+  for split in ("train", "valid"):
+    splits[split] = judgeable(run, split, by_environment=by_environment)
+    if not splits[split]:
+      cure = ", or a domain with an environment" if by_environment else ""
+      raise ValueError(
+        f"{name} judges whole solutions, and none of the "
+        f"{len(getattr(run, split))} problems of the {split} split has a "
+        f"reference answer; use data with answers{cure}, and set "
+        f"c.data.{split}_size"
+      )
+  return dataclasses.replace(run, **splits)
+
+
+def with_room(
   run: Run, stage: str, split: str, turn_tokens: int, max_positions: int
 ) -> list[Trajectory]:
-  """The problems that somebody can judge and that leave room for a turn.
-
-  Says how many are left out, and why.
+  """The problems of a split that leave room for a turn; says what is left out.
 
   Args:
     run: has the problems.
@@ -34,19 +88,10 @@ def usable(
     ValueError: none are left.
   """
   problems = getattr(run, split)
-  domains = domains_of(problems)
-  judged = [
-    t for t in problems if domains[t.domain].environment or t.answer is not None
-  ]
-  if not judged:
-    raise ValueError(
-      f"{stage} has no problem of the {split} split whose outcome can be "
-      "judged; use a domain with an environment, or problems with answers"
-    )
   needed = [
     turn_tokens
     + len(encode_segment(run.tokenizer, run.template.problem(t, "step")))
-    for t in judged
+    for t in problems
   ]
   if min(needed) > max_positions:
     raise ValueError(
@@ -55,16 +100,14 @@ def usable(
       f"c.{stage}.max_context_tokens, lower c.{stage}.max_new_tokens, or raise "
       "c.model.max_positions"
     )
-  found = [t for t, n in zip(judged, needed, strict=True) if n <= max_positions]
-  for left, reason in (
-    (len(problems) - len(judged), "nothing can judge their outcome"),
-    (len(judged) - len(found), "they leave no room for a turn"),
-  ):
-    if left:
-      progress.say(
-        f"{stage}: {left:,} of {len(problems):,} problems of the {split} split "
-        f"are left out: {reason}"
-      )
+  found = [
+    t for t, n in zip(problems, needed, strict=True) if n <= max_positions
+  ]
+  if left := len(problems) - len(found):
+    progress.say(
+      f"{stage}: {left:,} of {len(problems):,} problems of the {split} split "
+      "are left out: they leave no room for a turn"
+    )
   return found
 
 

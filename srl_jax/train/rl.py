@@ -28,10 +28,10 @@ from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.pieces import Pieces, make_updater
 from srl_jax.train.piecewise import PiecewiseUpdate
+from srl_jax.train.problems import with_judgeable
 from srl_jax.train.rl_config import GrpoConfig, RlConfig, RoundConfig
 from srl_jax.train.rows import check_sampled, micro_batch_trunks
 from srl_jax.train.stage import Dispatched, Run, check_finite
-from srl_jax.trajectory import Trajectory
 from srl_jax.types import Branches, Scores
 from srl_jax.update.updater import TrainState, compiled_count
 
@@ -251,28 +251,9 @@ def _check_batch(name: str, config: RlConfig, data: StageData) -> None:
     )
 
 
-def _answered(run: Run, name: str, split: str) -> list[Trajectory]:
-  """The problems of a split whose solutions somebody can judge."""
-  problems = getattr(run, split)
-  found = [t for t in problems if t.answer is not None]
-  if problems and not found:
-    raise ValueError(
-      f"{name} judges whole solutions, and none of the {len(problems)} "
-      f"trajectories of the {split} split has a reference answer; use data "
-      "with answers"
-    )
-  if left := len(problems) - len(found):
-    progress.say(
-      f"{name}: {left:,} of {len(problems):,} problems of the {split} split "
-      "are left out: they have no reference answer"
-    )
-  return found
-
-
 def _load(run: Run, name: str, config: RlConfig) -> StageData:
   if config.trunks.task == "solve":
-    answered = {x: _answered(run, name, x) for x in ("train", "valid")}
-    run = dataclasses.replace(run, **answered)
+    run = with_judgeable(run, name, by_environment=False)
   data = load_data(
     run,
     name,
