@@ -20,7 +20,7 @@ from srl_jax.data import agents, folders, gsm8k, s1k, schema
 from srl_jax.data.joining import join_steps
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import ResolvedFilter, check_used, select
-from srl_jax.data.splits import SPLITS, deal_missing, shared_problems
+from srl_jax.data.splits import SPLITS, by_hash, deal_missing, shared_problems
 from srl_jax.domains import DOMAINS, Domain, find_domain, lookup, registers
 from srl_jax.domains.drawn import draw_splits
 from srl_jax.trajectory import Trajectory
@@ -169,8 +169,10 @@ class DataConfig:
 
 
 class LoadReport(NamedTuple):
-  """Trajectories by split, in the order of the file, and the bad records.
+  """Trajectories by split, and the bad records.
 
+  Those to train on are in the order of the file, and those held out in an order
+  of which the first so many are a sample of all (`splits.by_hash`).
   `warnings` are lines to print about records that were changed, and `left_out`
   has the ids of good trajectories that were not chosen, by the reason.
   """
@@ -238,6 +240,7 @@ def _load(config: DataConfig) -> LoadReport:
   splits = deal_missing(own, sizes, path)
   warnings = (*warnings, *shared_problems(splits))
   every = {name: splits.get(name, []) for name in SPLITS}
+  every |= {name: by_hash(every[name]) for name in ("valid", "test")}
   return LoadReport(every, tuple(rejects), warnings, left_out)
 
 

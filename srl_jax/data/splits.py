@@ -91,6 +91,15 @@ def split_by_problem(
   }
 
 
+def by_hash(trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+  """Returns trajectories in the order of a hash of their ids.
+
+  The first so many are then a sample of all, also where a file has one source
+  after the other, or easy problems first.
+  """
+  return sorted(trajectories, key=lambda x: _hash(x.id))
+
+
 def _ends(counts: Sequence[int], sizes: Mapping[str, int]) -> dict[str, int]:
   """Deals problems with so many trajectories each; returns where splits end.
 

@@ -47,12 +47,14 @@ def load(folder, **sizes):
 
 
 def numbers(report):
-  """The problems' numbers by split, in order."""
-  return {
+  """The problems' numbers by split; in order where they are trained on."""
+  found = {
     split: [int(t.problem.split()[1]) for t in trajectories]
     for split, trajectories in report.splits.items()
     if trajectories
   }
+  held_out = found.keys() & {"valid", "test"}
+  return found | {split: sorted(found[split]) for split in held_out}
 
 
 NAMED = {

@@ -214,6 +214,28 @@ def test_a_split_does_not_change_when_other_data_are_reordered():
   assert [t.id for t in one["test"]][:4] == ["s3", "s4", "s9", "s10"]
 
 
+@pytest.mark.parametrize("has_splits", [False, True])
+def test_the_first_held_out_problems_are_of_all_sources(tmp_path, has_splits):
+  # A folder may give one after the other, or easy problems first.
+  rows = [
+    JSONL | {"id": f"{source}{i}", "problem": f"{source} {i}"}
+    for source in ("easy", "hard")
+    for i in range(100)
+  ]
+  sizes = {"valid_size": 64, "test_size": 64}
+  if has_splits:
+    write(tmp_path / "train.jsonl", JSONL)
+    write(tmp_path / "valid.jsonl", *rows)
+    write(tmp_path / "test.jsonl", *rows)
+    sizes = {}
+  else:
+    write(tmp_path / "all.jsonl", *rows)
+  splits = load_trajectories(DataConfig("jsonl", str(tmp_path), **sizes)).splits
+  for split in ("valid", "test"):
+    hard = sum(t.id.startswith("hard") for t in splits[split][:32])
+    assert 10 <= hard <= 22
+
+
 @pytest.mark.parametrize(
   ("sizes", "cure"),
   [
