@@ -141,7 +141,7 @@ def attend(
     shape = (*x.shape[:axis], count, block, *x.shape[axis + 1 :])
     return jnp.moveaxis(x.reshape(shape), axis, 0)
 
-  xs, static = [], []
+  xs, static, dtype = [], [], sources[0].k.dtype
   for source in sources:
     # Arrays that every branch has for itself are cut along R; shared ones are
     # not.
@@ -156,7 +156,9 @@ def attend(
         first_NRT=None if first is None else cut(first),
       )
     )
-    static.append(source)
+    # What all blocks share is in float32, because its gradient is their sum.
+    k, v = (x if own else x.astype(jnp.float32) for x in (source.k, source.v))
+    static.append(source._replace(k=k, v=v))
 
   def of_block(block_xs):
     q, parts = block_xs
@@ -165,7 +167,8 @@ def attend(
       if part.k is not None:
         part = part._replace(k=_merge(part.k), v=_merge(part.v))
       chosen = (w if p is None else p for w, p in zip(whole, part, strict=True))
-      merged.append(Source(*chosen))
+      k, v, *rest = chosen
+      merged.append(Source(k.astype(dtype), v.astype(dtype), *rest))
     return attend(q, merged, scoring=scoring, max_logits=max_logits)
 
   # A branch that is cut itself computes its own blocks again.

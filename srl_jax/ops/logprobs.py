@@ -3,12 +3,12 @@
 
 The softmax over the vocabulary is summed block by block, as blockwise attention
 does over keys (Milakov and Gimelshein 2018, online normaliser), and the
-backward pass computes each block of logits again. So the gradient of a block
-of the output table is made once, for all tokens. Memory depends neither on
-tokens * V nor on how often a gradient of the table is added to.
+backward pass computes each block of logits again. A block is done with all
+tokens before the next, chunk by chunk if they are many, so that the gradient of
+the output table is made once, block by block, and summed in float32.
 
 Axes besides those of the legend: Y devices that the vocabulary is split over,
-X blocks on each, W rows of the vocabulary in a block.
+X blocks on each, W rows of the vocabulary in a block, J chunks of positions.
 """
 
 from __future__ import annotations
@@ -102,27 +102,19 @@ def token_logps(
   block = block_width(vocab // head.vocab_parts)
   table_XYWD = head.table_VD.reshape(head.vocab_parts, -1, block, width)
   table_XYWD = jnp.moveaxis(table_XYWD, 1, 0)
-
-  def score(xs):
-    return _score_in_blocks(table_XYWD, *xs, temperature, head.softcap)
-
   chunk = max(1, whole // (n * r * block * head.vocab_parts))
-  if chunk >= length:
-    return score((hidden_NRCD, tokens_NRC))
   count = -(-length // chunk)
-  pad = count * chunk - length
-  hidden = jnp.pad(hidden_NRCD, ((0, 0), (0, 0), (0, pad), (0, 0)))
-  tokens = jnp.pad(tokens_NRC, ((0, 0), (0, 0), (0, pad)))
-  chunks = (
-    jnp.moveaxis(hidden.reshape(n, r, count, chunk, width), 2, 0),
-    jnp.moveaxis(tokens.reshape(n, r, count, chunk), 2, 0),
+  pad = count * min(chunk, length) - length
+
+  def cut(x):
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, pad), *((0, 0),) * (x.ndim - 3)))
+    return jnp.moveaxis(x.reshape(n, r, count, -1, *x.shape[3:]), 2, 0)
+
+  scored = _score_in_blocks(
+    table_XYWD, cut(hidden_NRCD), cut(tokens_NRC), temperature, head.softcap
   )
-  scored = jax.lax.map(jax.checkpoint(score), chunks)
   return TokenScores(
-    *(
-      jnp.moveaxis(x, 0, 2).reshape(n, r, count * chunk)[:, :, :length]
-      for x in scored
-    )
+    *(jnp.moveaxis(x, 0, 2).reshape(n, r, -1)[:, :, :length] for x in scored)
   )
 
 
@@ -142,34 +134,38 @@ def block_width(vocab: int) -> int:
   return vocab
 
 
-def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature, softcap):
+def _score_in_blocks(
+  table_XYWD, hidden_JNRCD, tokens_JNRC, temperature, softcap
+):
+  """Scores [J, N, R, C], one block after the other and one chunk at a time."""
   blocks, devices, width, _ = table_XYWD.shape
   # Token ids of the rows of the first block.
   first_YW = jnp.arange(devices)[:, None] * (blocks * width) + jnp.arange(width)
+  dtype = table_XYWD.dtype
+  # In float32, because their gradients are sums: that of a state over blocks,
+  # and that of a block of the table over chunks. They are multiplied as before.
+  hidden_JNRCD = hidden_JNRCD.astype(jnp.float32)
 
   def add(sums, xs):
     block, table_YWD = xs
-    peak, total, chosen, weighted = sums
-    logits_NRCYW = jnp.einsum(
-      "NRCD,YWD->NRCYW",
-      hidden_NRCD,
-      table_YWD,
-      preferred_element_type=jnp.float32,
-    )
-    logits_NRCYW = _capped(logits_NRCYW, softcap) / temperature
-    wider = lambda x: x[..., None, None]  # noqa: E731
-    highest = jnp.maximum(peak, logits_NRCYW.max((-2, -1)))
-    highest = jax.lax.stop_gradient(highest)
-    odds_NRCYW = jnp.exp(logits_NRCYW - wider(highest))
-    shrink = jnp.exp(peak - highest)
-    is_it_NRCYW = first_YW + block * width == wider(tokens_NRC)
-    chosen += jnp.where(is_it_NRCYW, logits_NRCYW, 0).sum((-2, -1))
-    total = total * shrink + odds_NRCYW.sum((-2, -1))
-    product = jax.lax.stop_gradient(odds_NRCYW * logits_NRCYW)
-    weighted = weighted * shrink + product.sum((-2, -1))
-    return (highest, total, chosen, weighted), None
+    row_YW, table_YWD = first_YW + block * width, table_YWD.astype(jnp.float32)
 
-  zeros = jnp.zeros(tokens_NRC.shape, jnp.float32)
+    def add_chunk(xs):
+      sums, hidden_NRCD, tokens_NRC = xs
+      logits_NRCYW = jnp.einsum(
+        "NRCD,YWD->NRCYW",
+        hidden_NRCD.astype(dtype),
+        table_YWD.astype(dtype),
+        preferred_element_type=jnp.float32,
+      )
+      logits_NRCYW = _capped(logits_NRCYW, softcap) / temperature
+      return _add(sums, logits_NRCYW, row_YW, tokens_NRC)
+
+    if len(tokens_JNRC) > 1:
+      add_chunk = jax.checkpoint(add_chunk)
+    return jax.lax.map(add_chunk, (sums, hidden_JNRCD, tokens_JNRC)), None
+
+  zeros = jnp.zeros(tokens_JNRC.shape, jnp.float32)
   # The first peak is finite, so that an empty sum gives no NaN.
   (peak, total, chosen, weighted), _ = jax.lax.scan(
     jax.checkpoint(add),
@@ -181,3 +177,19 @@ def _score_in_blocks(table_XYWD, hidden_NRCD, tokens_NRC, temperature, softcap):
   return TokenScores(
     chosen - normaliser, jax.lax.stop_gradient(entropy), chosen >= peak
   )
+
+
+def _add(sums, logits_NRCYW, row_YW, tokens_NRC):
+  """Adds a block of the vocabulary, whose token ids are `row_YW`, to sums."""
+  peak, total, chosen, weighted = sums
+  wider = lambda x: x[..., None, None]  # noqa: E731
+  highest = jnp.maximum(peak, logits_NRCYW.max((-2, -1)))
+  highest = jax.lax.stop_gradient(highest)
+  odds_NRCYW = jnp.exp(logits_NRCYW - wider(highest))
+  shrink = jnp.exp(peak - highest)
+  is_it_NRCYW = row_YW == wider(tokens_NRC)
+  chosen += jnp.where(is_it_NRCYW, logits_NRCYW, 0).sum((-2, -1))
+  total = total * shrink + odds_NRCYW.sum((-2, -1))
+  product = jax.lax.stop_gradient(odds_NRCYW * logits_NRCYW)
+  weighted = weighted * shrink + product.sum((-2, -1))
+  return highest, total, chosen, weighted

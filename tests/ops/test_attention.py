@@ -248,6 +248,35 @@ def test_blocks_bound_the_memory(branches):
   assert temporaries(16 * 512 * 2) < 2**20
 
 
+@pytest.mark.parametrize("shape", [(256, 1), (1, 256), (16, 16)])
+@pytest.mark.parametrize("max_logits", [0, 1])
+def test_gradients_of_what_blocks_share_are_summed_in_float32(
+  shape, max_logits
+):
+  # One query a block. Summed in bfloat16, they are wrong by 2%.
+  arrays = normal(1, *shape, H, M, E), *normal(2, 1, S, H, E)
+  q, k, v = (np.asarray(x, jnp.bfloat16) for x in arrays)
+  weights = 1 + normal(*q.shape)
+  at, limit_NRT = np.arange(S)[None], np.full((1, *shape), S - 1)
+
+  def total(kv, q, max_logits):
+    out = attention.attend(
+      q,
+      [source(*kv, at, limit_NRT)],
+      scoring=SCORING,
+      max_logits=max_logits,
+    )
+    return (weights * out.astype(jnp.float32)).sum()
+
+  grads = jax.jit(jax.grad(total), static_argnums=2)
+  k32, v32, q32 = (x.astype(np.float32) for x in (k, v, q))
+  exact = grads((k32, v32), q32, 0)
+  for got, want in zip(grads((k, v), q, max_logits), exact, strict=True):
+    error = np.linalg.norm(got.astype(np.float32) - want)
+    # Weights, outputs and gradients are rounded to 8 bits.
+    assert error < 0.004 * np.linalg.norm(want)
+
+
 def test_bfloat16_sums_in_float32():
   # A thousand equal weights: added up in bfloat16 they stall at 256.
   q = np.zeros((1, 1, 1, 1, 1, 2), jnp.bfloat16)
