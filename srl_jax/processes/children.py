@@ -169,7 +169,9 @@ class LazyChild:
         self._child = Child(*self._of_child)
       try:
         return self._child.ask(message, limit_s)
-      except (TimeoutError, EOFError):
+      except BaseException:
+        # An answer that is still to come, as after Ctrl-C, would be taken for
+        # that of the next message.
         self.close()
         raise
 

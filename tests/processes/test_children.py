@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from srl_jax.processes.children import Child, Lines, Pickles
+from srl_jax.processes.children import Child, LazyChild, Lines, Pickles
 
 
 @pytest.fixture
@@ -75,6 +75,22 @@ def test_a_child_that_waits_is_killed_in_time(child):
   assert child.ask(["echo", 1], 120) == 1
   with pytest.raises(TimeoutError, match=r"took more than 0\.2 s"):
     child.ask(["sleep", 60], 0.2)
+
+
+def test_an_interrupted_question_leaves_no_answer_to_the_next(monkeypatch):
+  child = LazyChild("tests.processes.children_for_tests", Lines)
+  assert child.ask(["echo", 1], 120) == 1
+  receive = Lines.receive
+
+  def interrupted(stream):
+    monkeypatch.setattr(Lines, "receive", receive)
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(Lines, "receive", interrupted)
+  with pytest.raises(KeyboardInterrupt):
+    child.ask(["echo", 2], 120)
+  assert child.ask(["echo", 3], 120) == 3
+  child.close()
 
 
 def test_a_child_that_ends_says_how(child):
