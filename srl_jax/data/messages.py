@@ -3,11 +3,13 @@
 
 Prompts of trajectories come from templates.py, which cuts them into trunk and
 branches. Here a conversation of any length is rendered as a whole, as other
-software does it. The names of control tokens in what was said stay plain text.
+software does it. The names of control tokens in what was said stay plain text,
+except for think tags in what the user did not say.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 
@@ -18,13 +20,14 @@ from srl_jax.data.templates import (
   encode_segment,
   to_segment,
 )
-from srl_jax.tokenizers import Tokenizer
+from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN
+from srl_jax.tokenizers import Tokenizer, split_control
 
 ROLES = ("system", "user", "assistant")
 # Stands for the name of a control token in a message while it is rendered. No
-# template takes it for markup, and no text of ours has it.
-_STAND_IN = "Control-7f3a-{}-name"
-_STAND_INS = re.compile(_STAND_IN.format(r"(\d+)"))
+# template takes it for markup. The first number is one that no message has.
+_STAND_IN = "Control-{}-{}-name"
+_TAKEN = re.compile(r"Control-(\d+)-")
 
 
 def chat_of(name: str, template: Template) -> ChatFormat:
@@ -68,21 +71,29 @@ def encode_messages(
       cannot render them.
   """
   check_messages(messages)
-  names = sorted(tokenizer.control_names, key=len, reverse=True)
-  pattern = re.compile("|".join(map(re.escape, names)) or "(?!)")
+  names = tokenizer.control_names
+  taken = {n for m in messages for n in _TAKEN.findall(m["content"])}
+  free = next(n for n in map(str, itertools.count()) if n not in taken)
+  stand_ins = {
+    name: _STAND_IN.format(free, number)
+    for number, name in enumerate(sorted(names))
+  }
 
-  def hide(match: re.Match[str]) -> str:
-    return _STAND_IN.format(names.index(match[0]))
+  def hide(message: Mapping[str, str]) -> dict[str, str]:
+    # Templates look for think tags in what the assistant said, and prompts in
+    # training have those of the system message as control tokens.
+    tags = {THINK_OPEN, THINK_CLOSE} if message["role"] != "user" else ()
+    parts = split_control(message["content"], names.difference(tags))
+    parts[1::2] = [stand_ins[name] for name in parts[1::2]]
+    return {"role": message["role"], "content": "".join(parts)}
 
-  hidden = [
-    {"role": m["role"], "content": pattern.sub(hide, m["content"])}
-    for m in messages
-  ]
-  segment = to_segment(chat.conversation(hidden), names)
+  name_of = {stand_in: name for name, stand_in in stand_ins.items()}
+  pattern = re.compile(_STAND_IN.format(free, r"\d+"))
+  segment = to_segment(chat.conversation(list(map(hide, messages))), names)
   return encode_segment(
     tokenizer,
     tuple(
-      _STAND_INS.sub(lambda match: names[int(match[1])], part)
+      pattern.sub(lambda match: name_of.get(match[0], match[0]), part)
       if isinstance(part, str)
       else part
       for part in segment

@@ -290,7 +290,8 @@ def make_template(
     if "<|endoftext|>" in tokenizer.control_names:
       stops = ("<|endoftext|>", *stops)
     chat = ChatFormat(CHATML, {}, "chatml")
-    return ChatTemplate(chat, _CHATML_CONTROL, stops, cut, shorten)
+    control = tokenizer.control_names.union(_CHATML_CONTROL)
+    return ChatTemplate(chat, control, stops, cut, shorten)
   if checkpoint is None:
     raise ValueError(
       f"c.template={name!r} is for the tokenizer of a checkpoint; set "

@@ -4,7 +4,7 @@
 import pytest
 
 from srl_jax.data.messages import chat_of, check_messages, encode_messages
-from srl_jax.data.templates import make_template
+from srl_jax.data.templates import encode_segment, make_template
 from srl_jax.testing import checkpoints
 from srl_jax.tokenizers import (
   ByteTokenizer,
@@ -12,6 +12,7 @@ from srl_jax.tokenizers import (
   make_tokenizer,
   tokenizer_folder,
 )
+from srl_jax.trajectory import Step, Trajectory
 
 SYSTEM = {"role": "system", "content": "Be short."}
 USER = {"role": "user", "content": "What is 2 + 3?"}
@@ -70,12 +71,54 @@ def test_one_users_message_is_the_prompt_of_the_template(families):
 @pytest.mark.parametrize("family", checkpoints.FAMILIES)
 def test_a_typed_control_token_stays_text(families, family):
   chat, tokenizer = of(families(family))
-  typed = "".join(sorted(tokenizer.control_names)) + " and 2 < 3"
+  # The last is the form of a name's stand-in while templates are rendered.
+  typed = "".join(sorted(tokenizer.control_names)) + " 2 < 3 Control-0-1-name"
   plain = encode_messages(chat, tokenizer, [{"role": "user", "content": "x"}])
   ids = encode_messages(chat, tokenizer, [{"role": "user", "content": typed}])
   assert typed in tokenizer.decode(ids)
   control = {tokenizer.special_id(name) for name in tokenizer.control_names}
   assert [i for i in ids if i in control] == [i for i in plain if i in control]
+
+
+THINKING = ByteTokenizer(("<|im_start|>", "<|im_end|>", "<think>", "</think>"))
+
+
+@pytest.mark.parametrize("name", ["chat", "chatml"])
+def test_think_tokens_in_a_system_message_are_those_of_training(families, name):
+  files = tokenizer_folder(
+    TokenizerConfig(kind="huggingface", path=str(families("qwen3")))
+  )
+  template = make_template(name, THINKING, files)
+  step = Step("It is <think>5</think>.")
+  problem = Trajectory("a", "math", "What is <think>?", (step,))
+  segments = (
+    template.problem(problem, "step"),
+    template.step(step, 1),
+    template.stem("step", 2),
+  )
+  prompt = [i for x in segments for i in encode_segment(THINKING, x)]
+  _, system, user = THINKING.decode(prompt).split("<|im_start|>")[:3]
+  talk = [
+    {
+      "role": role,
+      "content": text.removeprefix(f"{role}\n").removesuffix("<|im_end|>\n"),
+    }
+    for role, text in (("system", system), ("user", user))
+  ]
+  assert encode_messages(chat_of(name, template), THINKING, talk) == prompt
+  assert prompt.count(THINKING.special_id("<think>")) == system.count("<think>")
+  assert system.count("<think>") > 0
+
+
+def test_templates_find_think_tokens_in_the_assistants_turns(families):
+  chat, _ = of(families("qwen3"))
+  answer = {
+    "role": "assistant",
+    "content": "<think>\nHm.\n</think>\n\nIt is 5.",
+  }
+  assert encode_messages(
+    chat, THINKING, [USER, answer, AGAIN]
+  ) == encode_messages(chat, THINKING, [USER, ANSWER, AGAIN])
 
 
 def test_what_a_template_trims_is_trimmed_here_too(families):
