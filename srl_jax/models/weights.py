@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters from Hugging Face checkpoint folders onto the mesh, and back.
 
-Every process reads only the parts of tensors that its own devices hold,
-straight into sharded arrays. It reads one parameter at a time, so that host
-memory stays near one parameter's share. `save_params` writes such folders.
+Every process reads only the parts of tensors that span what its own devices
+hold, and each once. It reads one parameter at a time, so that host memory stays
+near twice the process's part of one parameter. `save_params` writes such
+folders.
 """
 
 from __future__ import annotations
@@ -130,19 +131,25 @@ def _adapters(model: LanguageModel, key: jax.Array, shardings) -> Any:
 
 
 def _read(checkpoint, place, sharding, dtype, readers) -> jax.Array:
-  """Reads one parameter, share by share of this process's devices."""
+  """Reads one parameter: once, what spans the shares of this process."""
   shape = (*((place.layers,) * bool(place.layers)), *place.shape)
-  shares = sharding.addressable_devices_indices_map(shape)
-  held: dict[str, np.ndarray] = {}
-  arrays = []
-  for device, index in shares.items():
-    # A share that several devices in a row hold is read once.
-    if str(index) not in held:
-      held = {str(index): _read_share(checkpoint, place, index, dtype, readers)}
-    arrays.append(jax.device_put(held[str(index)], device))
+
+  def bounds(share):
+    pairs = (x.indices(n)[:2] for x, n in zip(share, shape, strict=True))
+    return np.array([*zip(*pairs, strict=True)])
+
+  shares = sharding.addressable_devices_indices_map(shape).values()
+  starts, stops = zip(*map(bounds, shares), strict=True)
+  start, stop = np.min(starts, axis=0), np.max(stops, axis=0)
+  span = tuple(map(slice, start.tolist(), stop.tolist()))
+  read = _read_share(checkpoint, place, span, dtype, readers)
+  array = jax.make_array_from_callback(
+    shape,
+    sharding,
+    lambda share: read[tuple(map(slice, *(bounds(share) - start)))],
+  )
   # Wait before the next parameter is read: transfers hold on to host memory.
-  jax.block_until_ready(arrays)
-  return jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+  return jax.block_until_ready(array)
 
 
 def _read_share(checkpoint, place: Place, index, dtype, readers) -> np.ndarray:

@@ -3,6 +3,7 @@
 
 import dataclasses
 import json
+import math
 import shutil
 
 import jax
@@ -86,16 +87,33 @@ def test_every_device_reads_its_share(tmp_path, family):
   assert found["embedding"] == values.view(np.uint32).sum(dtype=np.uint32)
 
 
-def test_no_more_is_read_than_a_device_holds(gemma, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+  """The numbers of elements that were read, by the tensor's name."""
   asked = {}
   part = hf_files.HfCheckpoint.part
 
   def counting(self, name, index):
     found = part(self, name, index)
-    asked[name] = asked.get(name, 0) + found.size
+    asked.setdefault(name, []).append(found.size)
     return found
 
   monkeypatch.setattr(hf_files.HfCheckpoint, "part", counting)
+  return asked
+
+
+def test_what_several_devices_hold_is_read_once(gemma, asked):
+  # Also what the devices of the data axis hold twice.
+  load(gemma, small_mesh(2, 2, 2))
+  sizes = {
+    name: [math.prod(place.stored_shape)]
+    for place in places(model_of(gemma).config).values()
+    for name in place.names
+  }
+  assert asked == sizes
+
+
+def test_no_more_is_read_than_a_device_holds(gemma, asked):
   # As a process of a pod does that holds one device of four.
   place = places(model_of(gemma).config)["blocks/mlp/gate"]
   index = (slice(None), slice(6, 12), slice(None))
@@ -104,7 +122,7 @@ def test_no_more_is_read_than_a_device_holds(gemma, monkeypatch):
       hf_files.HfCheckpoint(gemma), place, index, np.float32, pool
     )
   assert found.shape == (3, 6, 40)
-  assert asked == dict.fromkeys(place.names, 6 * 40)
+  assert asked == {name: [6 * 40] for name in place.names}
 
 
 def test_weights_become_the_dtype_of_the_parameters(gemma):
