@@ -12,6 +12,7 @@ srl_jax.data.templates.
 from __future__ import annotations
 
 import copy
+import functools
 import os
 import pathlib
 import re
@@ -50,9 +51,13 @@ def split_control(text: str, names: Collection[str]) -> list[str]:
 
   The leftmost name is taken first, and of several at one place the longest.
   """
+  return _at_names(frozenset(names)).split(text)
+
+
+@functools.lru_cache(16)
+def _at_names(names: frozenset[str]) -> re.Pattern[str]:
   longest_first = sorted(names, key=len, reverse=True)
-  pattern = "|".join(map(re.escape, longest_first)) or "(?!)"
-  return re.split(f"({pattern})", text)
+  return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
 
 class Tokenizer:
