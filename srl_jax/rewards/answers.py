@@ -40,7 +40,6 @@ _ANSWER_IS = re.compile(
   re.IGNORECASE,
 )
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
-_ANSWER_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 # A line with nothing but a fence of mathematics or code.
 _FENCE = re.compile(
   r"```\w*|\$\$|\\[\[\]()]|\\(?:begin|end)\{[a-z]+\*?\}", re.IGNORECASE
@@ -132,10 +131,11 @@ def extract_answers(text: str) -> list[str]:
   boxes = all_boxed(text)
   if boxes:
     return [_join(boxes)]
-  blocks = _ANSWER_BLOCK.findall(text)
-  if not blocks:
+  closed = text.rpartition("</answer>")[0]
+  _, opening, inside = closed.rpartition("<answer>")
+  if not opening:
     return _without_box(text)
-  block = blocks[-1].strip()
+  block = inside.partition("</answer>")[0].strip()
   found = _without_box(block) if _WORDS.search(block) else []
   return list(dict.fromkeys([block, *found]))
 

@@ -176,6 +176,7 @@ def test_different_answers(candidate, reference):
     ("\\fbox{5} #### 6", "5"),
     # 2. As DeepSeek-R1 was asked.
     ("<answer>3</answer> no, <answer>\n5 cm\n</answer> #### 6", "5 cm"),
+    ("<answer>3 <answer>5</answer> so </answer> 7 <answer>", "5"),
     # 3. GSM8K.
     ("answer is 3\n12 * 6 = 72\n#### 1,072 \n", "1,072"),
   ],
@@ -323,6 +324,7 @@ def test_thoughts_are_dropped_before_looking():
     "\\frac" * 5000,
     "\\boxed{" + "(1," * 5000 + "2" + ")" * 5000 + "}",
     "<think>" * 5000,
+    "<answer>" * 30000,
     "-" * 20000,
     "1 and 2 " + "1+" * 20000 + "7",
     "1+1 = 2 and 3 " * 1500,
