@@ -25,11 +25,12 @@ _MAX_CHARS = 400
 _TOO_BIG = re.compile(
   r"\^\{?[^{}]*\^\{?[^{}]*\^|\^\s*\{?\s*[-+]?\d{4}|\d{60}|\d{4}\s*!|!\s*!"
 )
-# Signs whose meaning math-verify guesses or drops: ratios, bases, primes, text.
+# Signs whose meaning math-verify guesses or drops: ratios, bases, primes, text,
+# dots for what is left out.
 _NOT_JUDGED = re.compile(
-  r"[:;?\"@#`']|\d\s*_|\^\s*\{?T\b|\\(?:text|mbox|prime|begin|ldots|dots|pm|mp"
-  r"|approx|sim|simeq|cong|equiv|propto|[bp]?mod|to|rightarrow|implies"
-  r"|Rightarrow|neg|lnot)(?![A-Za-z])"
+  r"[:;?\"@#`']|\.\.|\d\s*_|\^\s*\{?T\b|\\(?:text|mbox|prime|begin|pm|mp|approx"
+  r"|sim|simeq|cong|equiv|propto|[bp]?mod|to|rightarrow|implies|Rightarrow|neg"
+  r"|lnot)(?![A-Za-z])"
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{4,}")

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a number with its unit from short text, exactly.
 
-Understood are 1,234.5 and .5, signs, 3/4, \\frac{3}{4} and \\frac34, mixed
-numbers (1 1/2, 1\\frac12), 4.5e-3, 4.5 \\times 10^{-3}, 10^5, a currency sign,
-a percent sign, degrees, and "million" and unit words after the number. Not
-understood, on purpose: letters that touch a number (5x, 2pi), and arithmetic.
+Understood are 1,234.5 and .5, 0.\\overline{3}, signs, 3/4, \\frac{3}{4} and
+\\frac34, mixed numbers (1 1/2, 1\\frac12), 4.5e-3, 4.5 \\times 10^{-3}, 10^5, a
+currency sign, a percent sign, degrees, and "million" and unit words after the
+number. Not understood, on purpose: letters that touch a number (5x, 2pi), and
+arithmetic.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d*)?|\.\d+)"
 _GROUP = rf"(?:\{{\s*-?{_DECIMAL}\s*\}}|\d)"
 _FRACTION = rf"\\frac\s*{_GROUP}\s*{_GROUP}"
+_REPEATING = rf"{_INTEGER}?\.\d*\\overline\s*(?:\{{\s*\d+\s*\}}|\d)"
 _POWER = r"(?:10|\{10\})\s*\^\s*(?:\{\s*[-+]?\d+\s*\}|[-+]?\d+)"
 _TIMES = r"\s*(?:\\times|\\cdot|\*|×|x)\s*"
 _SCIENTIFIC = re.compile(
@@ -33,6 +35,7 @@ _SCIENTIFIC = re.compile(
 _UNSIGNED = (
   rf"(?:(?:{_INTEGER}\s*)?{_FRACTION}"
   rf"|{_INTEGER}\s+\d+/\d+"
+  rf"|{_REPEATING}"
   rf"|{_POWER}"
   rf"|{_DECIMAL}{_TIMES}{_POWER}"
   rf"|{_DECIMAL}[eE][-+]?\d+"
@@ -217,6 +220,10 @@ def _value(number: str) -> Fraction | None:
       top, bottom = re.findall(r"\{([^{}]*)\}|(\d)", parts)
       ratio = Fraction(_plain("".join(top))) / Fraction(_plain("".join(bottom)))
       return _plain(whole) + ratio if whole.strip() else ratio
+    once, bar, repeated = re.sub(r"[{}\s]", "", number).partition("\\overline")
+    if bar:
+      unit = Fraction(1, 10 ** len(once.partition(".")[2]))
+      return _plain(once) + unit * int(repeated) / (10 ** len(repeated) - 1)
     mixed = re.fullmatch(r"(\d+)\s+(\d+)/(\d+)", number)
     if mixed:
       whole, top, bottom = map(int, mixed.groups())

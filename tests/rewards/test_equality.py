@@ -117,6 +117,14 @@ x > 6 | \{ x \mid x > 6 \}
 4.5e33 | 4.5 \times {10}^{33}
 \$0.054 | 5.4\text{ cents}
 5 | 5.
+1/3 | 0.\overline{3}
+-\frac{1}{6} | -0.1\bar 6
+1 | .\overline{9}
+\frac{137}{99}\text{ m} | 1.\overline{38}\text{ m}
+\emptyset | \{\}
+∅ | \left\{ \right\}
+1,2,\ldots,10 | 1, 2, ..., 10
+1+2+\cdots+n | 1+2+…+n
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -168,6 +176,12 @@ x > 6 | \{x \in \mathbb{Z} \mid x > 6\}
 \$5.4 | 5.4\text{ cents}
 0.333 | 0.333...
 0.333 | 0.333…
+0.333 | 0.333\ldots
+1/3 | 0.333\ldots
+0.3 | 0.\overline{3}
+1/3 | 0.\overline{3}4
+55 | 1+2+\cdots+10
+\emptyset | \{0\}
 50^\circ + 180^\circ k | 50
 80^\circ, 10^\circ | 80
 \frac{1}{7n} | \frac{1}{7}n
