@@ -16,6 +16,8 @@ from fractions import Fraction
 
 from srl_jax.rewards.expressions import same_expression
 from srl_jax.rewards.parts import (
+  NAME,
+  assignments_of,
   elements_of,
   is_balanced,
   matrix_of,
@@ -23,7 +25,7 @@ from srl_jax.rewards.parts import (
   split_outside,
 )
 from srl_jax.rewards.quantity import is_unit, parse_quantity, same_quantity
-from srl_jax.rewards.tex import brace, normalise, tidy
+from srl_jax.rewards.tex import normalise, spell, tidy
 
 # A model may write a thousand brackets; lists are taken apart by recursion.
 _MAX_CHARS = 400
@@ -55,7 +57,7 @@ def _same(a: str, b: str) -> bool:
     verdict = rule(a, b)
     if verdict is not None:
       return verdict
-  a, b = _spell(a), _spell(b)
+  a, b = spell(a), spell(b)
   # A term with variables is no number; models write many, the judge is slow.
   if number_a is not None and _has_letters(b):
     return False
@@ -74,7 +76,7 @@ def _is_prose(text: str) -> bool:
 
 def _unwrap(text: str) -> str:
   """Returns tidy text without bold marks, full stop and the like."""
-  text = tidy(text).strip(" \n\t")
+  text = ", ".join(_equations(text)) or tidy(text).strip(" \n\t")
   if re.fullmatch(r"\d{1,3}(?: \d{3})+", text):
     text = text.replace(" ", "")
   while True:
@@ -142,10 +144,21 @@ def _letter(text: str) -> tuple[str, str] | None:
 
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 _RELATION = re.compile(r"[<>≠]|\\(?:leq|geq|neq|approx|equiv|sim)(?![A-Za-z])")
-_NAME = re.compile(
-  r"\\?[A-Za-z]+(?:\s*_\s*(?:\w|\{[^{}]*\}))?(?:\s*\([^()=]*\)|')?'*"
-)
 _INNER = re.compile(r"\([^()]*\)|_\s*(?:\{[^{}]*\}|\w)|\\[A-Za-z]+")
+
+
+def _equations(text: str) -> list[str]:
+  """Returns the equations of lines that each give a name its value, else [].
+
+  They are a list and no chain. A line whose value the next one says in other
+  words, as x = 2 + 3 before x = 5, is working and left out.
+  """
+  kept: list[tuple[str, str]] = []
+  for name, value in assignments_of(text) if len(text) <= _MAX_CHARS else ():
+    if kept and name == kept[-1][0] and _same(kept[-1][1], _unwrap(value)):
+      del kept[-1]
+    kept.append((name, _unwrap(value)))
+  return [f"{name} = {value}" for name, value in kept]
 
 
 def _equation(a: str, b: str) -> bool | None:
@@ -159,10 +172,10 @@ def _equation(a: str, b: str) -> bool | None:
     ends_a, ends_b = (sides_a[0], sides_a[-1]), (sides_b[0], sides_b[-1])
     if all(map(_same, ends_a, ends_b)) or all(map(_same, ends_a, ends_b[::-1])):
       return True
-    return same_expression(_spell(a), _spell(b)) if _plain(a, b) else False
+    return same_expression(spell(a), spell(b)) if _plain(a, b) else False
   if len(sides_a) > 1:
     return _may_drop(sides_a) and _same(sides_a[-1], b)
-  if not _NAME.fullmatch(sides_b[0]) or _has_letters(sides_b[-1]):
+  if not NAME.fullmatch(sides_b[0]) or _has_letters(sides_b[-1]):
     return False
   return _same(a, sides_b[-1])
 
@@ -195,7 +208,7 @@ def _forms(text: str) -> list[str]:
     if error > _MAX_ROUNDING * abs(number.value):
       return [exact]
   equation = f"{exact} = {rounded}"
-  return [equation] if _NAME.fullmatch(exact) else [exact, equation]
+  return [equation] if NAME.fullmatch(exact) else [exact, equation]
 
 
 def _plain(*texts: str) -> bool:
@@ -218,7 +231,7 @@ def _may_drop(sides: list[str]) -> bool:
   So do x = 6, f(4) = 6, |AB| = 6, m + n = 6 and 2 + 4 = 6, but not 2x = 6.
   """
   left = sides[0]
-  if _NAME.fullmatch(left) or left[0] == left[-1] == "|":
+  if NAME.fullmatch(left) or left[0] == left[-1] == "|":
     return True
   if left.startswith("\\frac{d") or not _has_letters(left):
     return True
@@ -357,23 +370,6 @@ def _split_unit(text: str) -> tuple[str, str]:
     if re.match("[A-Za-z]{2}", unit) and is_unit(unit):
       return " ".join(words[:-count]), unit
   return text, ""
-
-
-_FUNCTIONS = re.compile(
-  r"(?<![A-Za-z\\])(?:(?:np|math|sympy)\.)?"
-  r"(arc(?:sin|cos|tan)|a(?:sin|cos|tan)|sinh|cosh|tanh|sin|cos|tan|cot|sec"
-  r"|csc|exp|log|ln|sqrt|pi)(?![A-Za-z])"
-)
-
-
-def _spell(text: str) -> str:
-  """Returns TeX for the judge: braces everywhere, functions as commands."""
-  text = _FUNCTIONS.sub(
-    lambda m: "\\" + re.sub("^a(?=sin|cos|tan)", "arc", m[1]) + " ", text
-  )
-  text = text.replace("**", "^").replace("*", "\\cdot ")
-  text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-  return brace(text)
 
 
 _Rule = Callable[[str, str], bool | None]

@@ -6,6 +6,13 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from srl_jax.rewards.tex import tidy
+
+# What an equation gives a value: x, \alpha, x_{1}, f(x), f'.
+NAME = re.compile(
+  r"\\?[A-Za-z]+(?:\s*_\s*(?:\w|\{[^{}]*\}))?(?:\s*\([^()=]*\)|')?'*"
+)
+
 
 class Listing(NamedTuple):
   brackets: str
@@ -84,6 +91,24 @@ def split_outside(text: str, separator: re.Pattern[str]) -> list[str]:
       parts.append(text[start:at])
       start = match.end()
   return [*parts, text[start:]]
+
+
+_LINE_END = re.compile(r"\n|\\\\(?:\[[^\]]*\])?|\\q?quad(?![A-Za-z])")
+# Of a list, or of the columns of an alignment.
+_MARK = re.compile(r"^\s*[-*+•>]\s+|&")
+_ASSIGNMENT = re.compile(rf"({NAME.pattern})\s*=(?!=)\s*(.*)", re.DOTALL)
+
+
+def assignments_of(text: str) -> list[tuple[str, str]]:
+  """Returns names and values if each of several lines gives one, else []."""
+  lines = [
+    tidy(_MARK.sub("", line)).strip("*` ")
+    for line in split_outside(text, _LINE_END)
+  ]
+  found = [_ASSIGNMENT.fullmatch(line) for line in lines if line]
+  if len(found) < 2 or not all(found):
+    return []
+  return [(match[1], match[2]) for match in found]
 
 
 _MATRIX = re.compile(

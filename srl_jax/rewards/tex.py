@@ -3,6 +3,7 @@
 
 tidy       text without fences, spacing, sizes and fonts
 normalise  the form in which answers are compared as text
+spell      the form that the judge of expressions.py reads
 """
 
 from __future__ import annotations
@@ -191,3 +192,20 @@ def normalise(text: str) -> str:
     text = text.lower()
   text = brace(text).replace("^{\\prime}", "'")
   return _SPACES.sub("", text).removeprefix("+")
+
+
+_FUNCTIONS = re.compile(
+  r"(?<![A-Za-z\\])(?:(?:np|math|sympy)\.)?"
+  r"(arc(?:sin|cos|tan)|a(?:sin|cos|tan)|sinh|cosh|tanh|sin|cos|tan|cot|sec"
+  r"|csc|exp|log|ln|sqrt|pi)(?![A-Za-z])"
+)
+
+
+def spell(text: str) -> str:
+  """Returns TeX for the judge: braces everywhere, functions as commands."""
+  text = _FUNCTIONS.sub(
+    lambda m: "\\" + re.sub("^a(?=sin|cos|tan)", "arc", m[1]) + " ", text
+  )
+  text = text.replace("**", "^").replace("*", "\\cdot ")
+  text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+  return brace(text)

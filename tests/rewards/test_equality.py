@@ -125,6 +125,10 @@ x > 6 | \{ x \mid x > 6 \}
 ∅ | \left\{ \right\}
 1,2,\ldots,10 | 1, 2, ..., 10
 1+2+\cdots+n | 1+2+…+n
+x=3,y=5 | x = 3 \\ y = 5
+y=5,x=3 | x &= 3 \\[1mm] y &= 5
+3,5 | x=3 \quad x=5
+5 | x=2+3 \\ x=5
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -219,6 +223,10 @@ i | -i
 7 | 7 \text{ more or less}
 12\pi | 13\pi\text{ units}
 12\pi | 12\text{ units}
+5 | x = 3 \\ y = 5
+5 | x=3 \quad y=5
+5 | x=3 \\ x=5
+x = 3\\ y = 5 | x = 9\\ y = 5
 """
 
 
@@ -255,6 +263,8 @@ def test_what_only_looks_alike_is_wrong(reference, candidate):
     ("#### Part 1: add\n3x = 27\n#### Part 2: divide\nx = 9", "9", 1),
     ("#### Result\n3x = 27\nThe answer is 9.", "9", 1),
     ("3x = 27\n#### 9", "9", 1),
+    ("<answer>A = 3\nB = 5\nC = 7</answer>", "7", 0),
+    ("<answer>- A = 3\n- B = 5</answer>", "B=5, A=3", 1),
   ],
 )
 def test_a_solution_gives_one_answer(text, reference, reward):
