@@ -43,8 +43,9 @@ class AgentConfig:
     turns: number of actions; 0 for any. SWE-smith's agents get 75,
       mini-swe-agent's 250. Evaluation and RL on outcomes also have limits of
       their own: c.evaluate.max_turns and c.episodes.turns.
-    wall_s: seconds for the whole episode, of which no more are begun; 0 for
-      any.
+    wall_s: seconds that the whole episode may spend in the environment; no
+      action is begun after them; 0 for any. The model's own time is not
+      counted: it depends on the chip and on what else is decoded.
     action_s: seconds for one command; 0 for those of the sandbox's limits.
     format_errors: so many texts in a row without an action end the episode.
       A sampler ends it at the first text that holds nothing but a thought.
@@ -108,6 +109,7 @@ class RepairEnvironment:
     self._dialect: Dialect | None = None
     self._problem = ""
     self._errors_in_a_row = 0
+    self._spent_s = 0.0
     self.outcomes: list[ActionResult] = []
     self.format_errors = 0
     self.ending = ""
@@ -129,9 +131,10 @@ class RepairEnvironment:
         f" none of {len(self._tasks)} tasks; add it to the file of tasks"
       )
     self._task = self._tasks[name]
-    self._begin = time.monotonic()
+    begin = time.monotonic()
     try:
       self._sandbox = open_workspace(self._task, self._config)
+      self._spent_s = time.monotonic() - begin
     except (TaskError, SandboxError) as error:
       self._fail(error)
       return
@@ -143,6 +146,7 @@ class RepairEnvironment:
     """Carries an action out; returns (observation, whether it is over)."""
     if self.ending:
       return self._problem, True
+    begin = time.monotonic()
     try:
       outcome = self._dialect.act(action)
       if outcome.submits:
@@ -150,6 +154,7 @@ class RepairEnvironment:
     except SandboxError as error:
       outcome = ActionResult("")
       self._fail(error)
+    self._spent_s += time.monotonic() - begin
     self.outcomes.append(outcome)
     self.format_errors += outcome.is_format_error
     self._errors_in_a_row += 1
@@ -181,7 +186,13 @@ class RepairEnvironment:
       self.stop("RepeatedFormatError")
     elif agent.turns and len(self.outcomes) >= agent.turns:
       self.stop("LimitsExceeded")
-    elif agent.wall_s and time.monotonic() - self._begin >= agent.wall_s:
+    elif 0 < agent.wall_s <= self._spent_s:
+      _LOG.warning(
+        "%s: stopped after %.0f s in the environment (wall_s=%g)",
+        self._task.id,
+        self._spent_s,
+        agent.wall_s,
+      )
       self.stop("TimeExceeded")
 
   def stop(self, ending: str) -> None:

@@ -3,6 +3,7 @@
 
 import logging
 import math
+import types
 
 import pytest
 
@@ -263,9 +264,17 @@ def test_a_patch_that_does_not_apply_solves_nothing_and_is_said(begin, caplog):
 
 
 @needs_sandbox
-def test_the_time_of_an_episode_is_limited(begin):
-  environment = begin(wall_s=0.5)
-  _, is_over = environment.step(call("bash", command="sleep 0.6"))
+def test_only_the_time_in_the_environment_is_limited(begin, monkeypatch):
+  # Around the start and three actions, before which the model writes for hours.
+  clock = iter([0, 2, 9000, 9002, 18000, 18002, 27000, 27004])
+  monkeypatch.setattr(
+    "srl_jax.domains.software.environment.time",
+    types.SimpleNamespace(monotonic=clock.__next__),
+  )
+  environment = begin(wall_s=10)
+  action = call("bash", command="true")
+  observe(environment, action, action)
+  _, is_over = environment.step(action)
   assert is_over
   assert environment.ending == "TimeExceeded"
 
