@@ -119,6 +119,11 @@ def check_alike(results: Sequence[Result]) -> None:
       )
 
 
+_MEANINGS = {
+  "rules_sha256": "the version of the code that judges answers (rules_sha256)"
+}
+
+
 def _facts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
   absent = object()
   found = []
@@ -126,7 +131,7 @@ def _facts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     one, two = first.get(key, absent), second.get(key, absent)
     if one != two:
       one, two = ("absent" if x is absent else repr(x) for x in (one, two))
-      found.append(f"{key} is {one} and {two}")
+      found.append(f"{_MEANINGS.get(key, key)} is {one} and {two}")
   return found
 
 

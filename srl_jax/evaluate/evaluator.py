@@ -14,7 +14,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -37,6 +37,8 @@ from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
 from srl_jax.rollout.episodes import EpisodeRules
 from srl_jax.rollout.requests import Request
+
+_RULES = sorted(pathlib.Path(rewards.__file__).parent.rglob("*.py"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,7 +225,8 @@ def facts(
   plan: Plan,
   standard: Protocol | None = None,
   *,
-  has_questions: bool = True,
+  prompts: Iterable[Sequence[int]] | None = None,
+  rules: Iterable[pathlib.Path] = _RULES,
 ) -> dict[str, Any]:
   """Returns what the answers depend on, as JSON.
 
@@ -231,19 +234,21 @@ def facts(
     model: the model.
     plan: the plan.
     standard: the unchanged protocol; by default the one of the plan's name.
-    has_questions: whether `question` words the problems, and the package
-      rewards judges the answers.
+    prompts: token ids in which template, tokenizer and wording are; by default
+      those of `question`.
+    rules: source files of the rules that judge answers.
   """
   protocol = dataclasses.asdict(plan.protocol)
   for name in ("wording", "verdict", "notes"):
     del protocol[name]
-  if has_questions:
-    protocol["rules_sha256"] = _checksum_of_rules()
+  source = b"".join(path.read_bytes() for path in rules)
+  protocol["rules_sha256"] = hashlib.sha256(source).hexdigest()[:16]
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
-  prompts = hashlib.sha256(repr(model.stop_ids).encode())
-  for problem in plan.problems if has_questions else ():
-    tokens = question(model, plan, problem).tokens
-    prompts.update(np.asarray(tokens, np.int64).tobytes())
+  if prompts is None:
+    prompts = (question(model, plan, x).tokens for x in plan.problems)
+  of_prompts = hashlib.sha256(repr(model.stop_ids).encode())
+  for tokens in prompts:
+    of_prompts.update(np.asarray(tokens, np.int64).tobytes())
   suites = list(dict.fromkeys(problem.suite for problem in plan.problems))
   found = {
     "model": model.name,
@@ -254,8 +259,7 @@ def facts(
       for suite in suites
     },
     "problems_sha256": checksum,
-    # Of tokens: template, tokenizer and wording are in them.
-    "prompts_sha256": prompts.hexdigest(),
+    "prompts_sha256": of_prompts.hexdigest(),
     "protocol": protocol | {"differences": plan.protocol.differences(standard)},
     "seed": plan.seed,
   }
@@ -263,15 +267,6 @@ def facts(
     found["context_turns"] = plan.context_turns
   # As it will be read again: lists for tuples.
   return json.loads(json.dumps(found))
-
-
-def _checksum_of_rules() -> str:
-  """Names the rules that judge answers, by their source."""
-  found = hashlib.sha256()
-  folder = pathlib.Path(rewards.__file__).parent
-  for path in sorted(folder.rglob("*.py")):
-    found.update(path.read_bytes())
-  return found.hexdigest()[:16]
 
 
 def question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:

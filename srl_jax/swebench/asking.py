@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from srl_jax import progress, sharding
-from srl_jax.domains.software import swebench
+from srl_jax.domains.software import edits, patches, swebench
 from srl_jax.domains.software.swebench import Instance
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate import evaluator
@@ -24,9 +24,16 @@ from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
 from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
+from srl_jax.rewards import format
 from srl_jax.rollout.stream import Stream
 from srl_jax.swebench import prompts
 from srl_jax.swebench.prompts import PROTOCOLS, Place, Prompt, Task
+
+# What words the prompts and judges the answers.
+_RULES = [
+  pathlib.Path(module.__file__)
+  for module in (swebench, edits, patches, prompts, format)
+]
 
 
 def prompts_for_edits(
@@ -265,8 +272,14 @@ def _stream_maker(
 
 def facts(model: ReadyModel, task: Task) -> dict[str, Any]:
   """Returns what the answers depend on, as JSON."""
-  standard = PROTOCOLS[task.plan.protocol.name]
-  found = evaluator.facts(model, task.plan, standard, has_questions=False)
+  found = evaluator.facts(
+    model,
+    task.plan,
+    PROTOCOLS[task.plan.protocol.name],
+    # The template is in it; all other words are in the rules.
+    prompts=[prompts.encoded(model, "Issue")],
+    rules=_RULES,
+  )
   found["max_file_tokens"] = task.max_file_tokens
   if task.found_files is not None:
     files = {name: list(x) for name, x in task.found_files.items()}

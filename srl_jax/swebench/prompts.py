@@ -190,7 +190,7 @@ def _blocks(
 
 def _fitted(model: ReadyModel, task: Task, text: str) -> Prompt:
   """Returns a prompt with as long an answer as the context has room for."""
-  tokens = np.array(_encoded(model, text), np.int32)
+  tokens = np.array(encoded(model, text), np.int32)
   room = model.max_positions - len(tokens)
   if room < 1:
     return Prompt(
@@ -202,7 +202,7 @@ def _fitted(model: ReadyModel, task: Task, text: str) -> Prompt:
   return Prompt(tokens=tokens, max_new_tokens=limit)
 
 
-def _encoded(model: ReadyModel, text: str) -> list[int]:
+def encoded(model: ReadyModel, text: str) -> list[int]:
   """Token ids of a prompt; in the template's words if the model cannot chat."""
   run = model.run
   if model.chat is not None:

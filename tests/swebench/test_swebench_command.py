@@ -8,6 +8,7 @@ import pytest
 
 from srl_jax.evaluate.journal import read_answers, read_results
 from srl_jax.rollout.stream import Stream
+from srl_jax.swebench import asking
 from srl_jax.testing import scripted, small_model
 from tests.support.edits import BROKEN, FIX, HALF, WRONG, by_name, cell, edit
 from tests.support.repositories import CUTTING, GOLD, SOURCES, git
@@ -163,7 +164,9 @@ def test_end_to_end_each_sample_edits_the_files_that_it_named(bench):
   assert "setup.py" in bench.prompts[0] + bench.prompts[1]
 
 
-def test_the_same_command_goes_on_and_asks_for_what_is_missing(bench):
+def test_the_same_command_goes_on_and_asks_for_what_is_missing(
+  bench, tmp_path, monkeypatch
+):
   bench.row("one")
   bench.row("two")
   answers = by_name(one=[FIX, WRONG], two=[WRONG, FIX])
@@ -197,9 +200,14 @@ def test_the_same_command_goes_on_and_asks_for_what_is_missing(bench):
     ("--samples=3", "also sampled, 3 at temperature 1"),
     ("--max_file_tokens=9", "max_file_tokens was 60000 and is 9"),
     ("--seed=1", "seed was 0 and is 1"),
+    ("--protocol=oracle", "protocol is 'end-to-end' and 'oracle'"),
   ):
     said = bench.refused(answer, *flags, flag)
     assert "holds another evaluation" in said and different in said
+  monkeypatch.setattr(asking, "_RULES", [])
+  bench.model = small_model.write(tmp_path / "other", chat_template=None)
+  said = bench.refused(answer, *flags)
+  assert "code that judges answers" in said and "prompts_sha256 was" in said
 
 
 def test_journals_can_be_read_as_those_of_other_suites(bench):
