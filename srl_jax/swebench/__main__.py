@@ -119,6 +119,7 @@ def evaluate(
   if args.found_files:
     shown = reading.read_found_files(args.found_files)
   task = Task(plan, clones, args.max_file_tokens, shown)
+  asking.check_folder(model, task, args.out)
   count = f"{suite.name} ({len(task.instances)})"
   standard = PROTOCOLS[args.protocol]
   for line in command_line.opening(model, plan.protocol, count, standard):

@@ -18,7 +18,7 @@ from srl_jax.domains.software.swebench import Instance
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate import evaluator
 from srl_jax.evaluate.answering import Question, answer_questions
-from srl_jax.evaluate.journal import Journal
+from srl_jax.evaluate.journal import FACTS, Journal
 from srl_jax.evaluate.judges import JudgeFunction
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
@@ -34,6 +34,23 @@ _RULES = [
   pathlib.Path(module.__file__)
   for module in (swebench, edits, patches, prompts, format)
 ]
+
+
+def check_folder(model: ReadyModel, task: Task, out: pathlib.Path) -> None:
+  """Refuses, before anything is sampled, a folder that holds something else.
+
+  Raises:
+    ValueError: it holds an evaluation on other suites, or by other rules.
+  """
+  if jax.process_index() != 0:
+    return
+  if (out / FACTS).exists():
+    raise ValueError(
+      f"{out} holds an evaluation of python -m srl_jax.evaluate, whose tables "
+      "would be overwritten; give this one a folder of its own"
+    )
+  with Journal(out / "edits", facts(model, task), _problems(task.instances)):
+    pass
 
 
 def prompts_for_edits(

@@ -210,6 +210,16 @@ def test_the_same_command_goes_on_and_asks_for_what_is_missing(
   assert "code that judges answers" in said and "prompts_sha256 was" in said
 
 
+def test_a_folder_of_others_is_refused_before_anything_is_sampled(bench):
+  bench.row("one")
+  bench.run(by_name(one=FIX))
+  said = bench.refused(lambda *_: "parts/cutting.py", "--protocol=end-to-end")
+  assert "protocol is 'oracle' and 'end-to-end'" in said
+  assert bench.prompts == []
+  (bench.folder / "out" / "evaluation.json").write_text("{}")
+  assert "a folder of its own" in bench.refused(by_name(one=FIX))
+
+
 def test_journals_can_be_read_as_those_of_other_suites(bench):
   bench.row("one")
   bench.run(by_name(one=FIX))
