@@ -39,7 +39,8 @@ SPLIT_OF_WORD = {
   "testing": "test",
   "pretrain": "pretrain",
 }
-_FORM = re.compile(
+# How the name of a file of records ends.
+FORM = re.compile(
   r"\.(jsonl|ndjson|json|parquet|arrow|feather)(\.(?:gz|bz2|xz|zstd?|lz4))?$",
   re.I,
 )
@@ -78,7 +79,7 @@ def parts_of(folder: pathlib.Path) -> tuple[list[Part], tuple[str, ...]]:
   files = [
     file
     for file in sorted(storage.list_files(folder), key=_order)
-    if _FORM.search(file.name) and _is_data(file, folder)
+    if FORM.search(file.name) and _is_data(file, folder)
   ]
   if not files:
     raise ValueError(_no_files(folder))
@@ -114,7 +115,7 @@ def single_files_of(
   beside = [
     file
     for file in data
-    if _FORM.search(file.name) and not _SINGLE.fullmatch(file.name)
+    if FORM.search(file.name) and not _SINGLE.fullmatch(file.name)
   ]
   parts, warnings = _of_splits(
     [
@@ -208,7 +209,7 @@ def _without_caches(files: list[pathlib.Path]) -> list[pathlib.Path]:
 
 def _found(file: pathlib.Path, folder: pathlib.Path) -> _Found:
   inside = file.relative_to(folder).parts
-  form = "".join(filter(None, _FORM.search(file.name).groups())).lower()
+  form = "".join(filter(None, FORM.search(file.name).groups())).lower()
   stem = file.name[: -len(form) - 1]
   names = [*inside[:-1], stem]
   for name in inside[:-1]:

@@ -14,7 +14,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from srl_jax import storage
-from srl_jax.data.suites import ENDING, own_suite, read_problems, records
+from srl_jax.data.suites import (
+  name_and_path,
+  own_suite,
+  read_problems,
+  records,
+)
 from srl_jax.domains.software.swebench import VERIFIED, Instance
 from srl_jax.domains.suite import Suite
 
@@ -36,10 +41,10 @@ def parse_suite(text: str) -> tuple[Suite, str]:
   Raises:
     ValueError: there is no such suite.
   """
-  name, equals, path = text.strip().partition("=")
-  if not equals and ENDING.search(name):
-    return dataclasses.replace(own_suite(name), domain=VERIFIED.domain), name
-  if name in SUITES and (path or not equals):
+  name, path = name_and_path(text.strip())
+  if not name:
+    return dataclasses.replace(own_suite(path), domain=VERIFIED.domain), path
+  if name in SUITES:
     return SUITES[name], path
   near = difflib.get_close_matches(name.lower(), SUITES, n=1)
   hint = f" (did you mean {near[0]}?)" if near else ""

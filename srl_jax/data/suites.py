@@ -8,6 +8,7 @@ its score would be taken for the suite's.
 
 from __future__ import annotations
 
+import difflib
 import math
 import pathlib
 import re
@@ -16,39 +17,41 @@ from typing import Any
 
 from srl_jax import storage
 from srl_jax.data import sources
+from srl_jax.data.folders import FORM
 from srl_jax.data.rows import Row
-from srl_jax.domains import find_suite
+from srl_jax.domains import find_suite, known_suites
 from srl_jax.domains.suite import Problem, Reading, Suite
 from srl_jax.rewards.answers import hash_mark, last_boxed
 from srl_jax.trajectory import RecordError
 
-# How the names of suites' files end, with .gz and the like or without.
-ENDING = re.compile(
-  r"\.(jsonl?|parquet|arrow|feather)(\.(gz|bz2|xz|zst|lz4))?$"
-)
+# A name that is so like that of a known suite is taken for a slip.
+_LIKE = 0.8
 
 
 def parse_suites(text: str) -> list[tuple[Suite, str]]:
   """Returns suites and the paths given for them, "" where none is given.
 
-  parse_suites("aime24,amc23=data/amc.jsonl,own/exam.jsonl")
+  parse_suites("aime24,amc23=data/amc.jsonl,own/exam.jsonl,mine=b/exam.jsonl")
 
   Args:
     text: names of suites, NAME=PATH, and paths of files of one's own, whose
-      suites are named after the file; separated by commas.
+      suites are named after the file unless it is NAME=PATH; separated by
+      commas.
 
   Raises:
     ValueError: no suite is named, one is unknown, or two have one name.
   """
+  known = known_suites()
   found: list[tuple[Suite, str]] = []
   for part in filter(None, (part.strip() for part in text.split(","))):
-    name, equals, path = part.partition("=")
-    if not equals and ENDING.search(name):
-      found.append((own_suite(name), name))
-    elif equals and not path:
-      raise ValueError(f"{part!r} gives no path; write {name}=PATH or {name}")
+    name, path = name_and_path(part)
+    if not name:
+      suite = own_suite(path)
+    elif path and not difflib.get_close_matches(name, known, cutoff=_LIKE):
+      suite = own_suite(name)
     else:
-      found.append((find_suite(name), path))
+      suite = find_suite(name)
+    found.append((suite, path))
   names = [suite.name for suite, _ in found]
   doubled = sorted({name for name in names if names.count(name) > 1})
   if doubled:
@@ -60,9 +63,23 @@ def parse_suites(text: str) -> list[tuple[Suite, str]]:
   return found
 
 
+def name_and_path(part: str) -> tuple[str, str]:
+  """Returns name and path of NAME, NAME=PATH or PATH; "" for what it lacks.
+
+  Raises:
+    ValueError: the path of NAME=PATH is empty.
+  """
+  name, equals, path = part.partition("=")
+  if "/" in name or (not equals and FORM.search(name)):
+    return "", part
+  if equals and not path:
+    raise ValueError(f"{part!r} gives no path; write {name}=PATH or {name}")
+  return name, path
+
+
 def own_suite(path: str) -> Suite:
   """Returns the suite of a file of one's own, named after the file."""
-  name = ENDING.sub("", pathlib.PurePath(path).name)
+  name = FORM.sub("", pathlib.PurePath(path).name)
   return Suite(
     name=name,
     title=name,
@@ -92,7 +109,7 @@ def find_file(suite: Suite, path: str = "", folder: str = "") -> pathlib.Path:
     files = sorted(at.iterdir()) if at.is_dir() else []
     for name in filter(None, (suite.name, suite.local)):
       for file in files:
-        if file.name.startswith(name) and ENDING.sub("", file.name) == name:
+        if file.name.startswith(name) and FORM.sub("", file.name) == name:
           return file
   return _fetch(suite, folder)
 
@@ -198,6 +215,7 @@ def _problem(
       f"{', '.join(record) or 'no fields'}); rename the one with it to "
       f"{suite.problem[0]}"
     )
+  _check_choices(record, text, where)
   identity = _first(record, suite.id)
   return Problem(
     id=number if identity is None else _plain(identity),
@@ -208,6 +226,20 @@ def _problem(
     suite=suite.name,
     solution=_plain(_first(record, suite.solution)),
   )
+
+
+def _check_choices(record: Mapping[str, Any], text: str, where: str) -> None:
+  """Refuses a question whose choices the model would not see."""
+  for field in ("choices", "options"):
+    choices = record.get(field) or ()
+    if isinstance(choices, Mapping):
+      choices = choices.values()
+    if not all(str(choice) in text for choice in choices):
+      raise ValueError(
+        f"{where}: the field {field!r} has choices that the question does not "
+        "show, and only the question is put to the model; write them into it, "
+        "each with its letter"
+      )
 
 
 def _reference(suite: Suite, record: Mapping[str, Any], where: str) -> str:

@@ -32,6 +32,7 @@ __all__ = [
   "domains_of",
   "find_domain",
   "find_suite",
+  "known_suites",
 ]
 
 DOMAINS = {
@@ -57,14 +58,19 @@ def find_domain(name: str) -> Domain:
   return _IMPORTED[name]
 
 
+def known_suites() -> dict[str, Suite]:
+  """Returns the suites of all domains in DOMAINS or imported, by name."""
+  domains = [*DOMAINS.values(), *_IMPORTED.values()]
+  return {suite.name: suite for domain in domains for suite in domain.suites}
+
+
 def find_suite(name: str) -> Suite:
   """Returns the suite of a name, from any domain in DOMAINS or imported.
 
   Raises:
     ValueError: there is no such suite; the message names the nearest.
   """
-  domains = [*DOMAINS.values(), *_IMPORTED.values()]
-  suites = {suite.name: suite for domain in domains for suite in domain.suites}
+  suites = known_suites()
   if name in suites:
     return suites[name]
   near = difflib.get_close_matches(name.lower(), suites, n=1)

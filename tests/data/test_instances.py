@@ -91,9 +91,11 @@ def test_a_suite_is_a_name_or_a_file():
   suite, path = instances.parse_suite("own/rows.parquet")
   assert (suite.name, suite.size, suite.repository) == ("rows", 0, "")
   assert (suite.domain, path) == ("software", "own/rows.parquet")
-  for text in ("swebench_verifed", "swebench_verified=", "math500", "x=y"):
+  for text in ("swebench_verifed", "math500", "x=y"):
     with pytest.raises(ValueError, match=f"'{text}' is no suite of software"):
       instances.parse_suite(text)
+  with pytest.raises(ValueError, match="'swebench_verified=' gives no path"):
+    instances.parse_suite("swebench_verified=")
   with pytest.raises(ValueError, match="did you mean swebench_verified"):
     instances.parse_suite("swebench_verifed")
 

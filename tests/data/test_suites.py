@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from srl_jax import domains
-from srl_jax.data import suites
+from srl_jax.data import folders, suites
 from srl_jax.domains import Domain, find_suite
 from srl_jax.domains.math import AIME24, AMC23, GSM8K, MATH500, MINERVA
 from srl_jax.domains.suite import Suite
@@ -136,6 +136,16 @@ GOOD = {"id": 1, "problem": "?", "answer": "1"}
     (MINERVA, [GOOD | {"level": "Level 5"}], "'level' is one of MATH"),
     (MINERVA, [{"problem": "?", "solution": "1"}], r"has no \\boxed"),
     (GSM8K, [{"question": "?", "answer": "72"}], "has no answer after ####"),
+    (
+      Suite("own", "own"),
+      [{"question": "2 + 2? A. 4", "choices": ["3", "4"], "answer": "A"}],
+      "record 1: the field 'choices' has choices that the question does not",
+    ),
+    (
+      Suite("own", "own"),
+      [{"question": "2 + 2?", "options": {"A": "3", "B": "4"}, "answer": "B"}],
+      "record 1: the field 'options' has choices that the question does not",
+    ),
   ],
 )
 def test_a_file_that_is_not_the_suites_is_refused(
@@ -182,6 +192,26 @@ def test_names_paths_and_own_files_are_told_apart(tmp_path):
     ("1", "1,024", "exam"),
     ("2", "3", "exam"),
   ]
+
+
+def test_choices_that_the_question_shows_are_no_fault(tmp_path):
+  record = {"question": "A. 3 B. 4", "choices": ["3", "4"], "answer": "B"}
+  assert len(read(suites.own_suite("x"), write(tmp_path / "x", [record]))) == 1
+
+
+@pytest.mark.parametrize(
+  ("part", "name", "path"),
+  [
+    ("runs/lr=1e-5/exam.jsonl", "exam", "runs/lr=1e-5/exam.jsonl"),
+    ("gs://b/exam.ndjson", "exam", "gs://b/exam.ndjson"),
+    ("exam.JSONL.zstd", "exam", "exam.JSONL.zstd"),
+    ("mine=a/test.jsonl", "mine", "a/test.jsonl"),
+  ],
+)
+def test_own_files_are_named_by_themselves_or_by_the_user(part, name, path):
+  [(suite, found), other] = suites.parse_suites(f"{part},theirs=b/test.jsonl")
+  assert (suite.name, found) == (name, path)
+  assert other[0].name == "theirs"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +284,7 @@ def test_every_suite_is_pinned_to_a_commit():
   }
   for suite in declared:
     assert len(suite.revision) == 40 and int(suite.revision, 16)
-    assert suite.size and suites.ENDING.search(suite.file)
+    assert suite.size and folders.FORM.search(suite.file)
 
 
 @pytest.mark.skipif(not REAL, reason="SRL_JAX_SUITES names no folder")
