@@ -54,7 +54,9 @@ class Measuring:
     self._plan = None
     if settings.suites:
       problems, domains = evaluator.read_suites(
-        ",".join(settings.suites), settings.suites_folder
+        ",".join(settings.suites),
+        settings.suites_folder,
+        domain=config.data.domain,
       )
       self._plan = evaluator.Plan(
         problems,

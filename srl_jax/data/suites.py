@@ -84,6 +84,7 @@ def own_suite(path: str) -> Suite:
     name=name,
     title=name,
     references=(("answer", "text"), ("solution", "boxed")),
+    domain="",
   )
 
 

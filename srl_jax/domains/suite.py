@@ -82,7 +82,8 @@ class Suite:
     solution: fields with the text in which the reference is given.
     foreign: (field, data set) pairs: a record with this field is of another
       data set that is easily taken for this one.
-    domain: domain of the problems, as in srl_jax.domains.DOMAINS.
+    domain: domain of the problems, as in srl_jax.domains.DOMAINS; "" for that
+      of the run.
   """
 
   name: str

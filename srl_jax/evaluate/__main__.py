@@ -88,14 +88,14 @@ def evaluate(args: argparse.Namespace, overrides: Sequence[str]) -> None:
   standard = find_protocol(args.protocol)
   limits = ("max_new_tokens", "max_turns")
   protocol = command_line.protocol_of(args, standard, *limits)
+  config = command_line.config_of(args, overrides)
   problems, domains = evaluator.read_suites(
-    args.suites, args.suites_folder, args.limit
+    args.suites, args.suites_folder, args.limit, config.data.domain
   )
   if args.inspect:
     check_installed()
   base = read_results(args.compare) if args.compare else []
   text = _contamination(args, tables.by_suite(problems))
-  config = command_line.config_of(args, overrides)
   with progress.task("loading the model"):
     model = inference.load(config, (args.weights or "").rstrip("/"))
   window = config.srl.trunks.context_turns

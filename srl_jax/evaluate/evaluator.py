@@ -24,6 +24,7 @@ from srl_jax import progress, rewards
 from srl_jax.data.messages import encode_messages
 from srl_jax.data.suites import find_file, parse_suites, read_problems
 from srl_jax.data.templates import encode_segment
+from srl_jax.domains import find_domain
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.answering import (
   Question,
@@ -32,7 +33,8 @@ from srl_jax.evaluate.answering import (
 )
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.journal import Journal, group
-from srl_jax.evaluate.protocols import Decoding, Protocol
+from srl_jax.evaluate.judges import JudgeFunction, domain_verdict
+from srl_jax.evaluate.protocols import Decoding, Protocol, our_verdict
 from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
 from srl_jax.rollout.episodes import EpisodeRules
@@ -66,7 +68,7 @@ class Plan:
 
 
 def read_suites(
-  names: str, folder: str = "", limit: int = 0
+  names: str, folder: str = "", limit: int = 0, domain: str = ""
 ) -> tuple[list[Problem], dict[str, str]]:
   """Reads the problems of suites.
 
@@ -74,6 +76,8 @@ def read_suites(
     names: names and paths, as `parse_suites` reads them.
     folder: a folder with the suites' files; see `find_file`.
     limit: number of problems of each suite, from its beginning; 0 for all.
+    domain: c.data.domain. Files of one's own are of it, unless it is "" or has
+      an environment, whose problems no such file holds; then of "math".
 
   Returns:
     The problems, and the domain of each suite.
@@ -81,6 +85,8 @@ def read_suites(
   Raises:
     ValueError: a suite is unknown or its file cannot be used.
   """
+  # It may bring suites.
+  own = domain if domain and not find_domain(domain).environment else "math"
   problems: list[Problem] = []
   domains: dict[str, str] = {}
   for suite, path in parse_suites(names):
@@ -88,7 +94,7 @@ def read_suites(
       file = find_file(suite, path, folder)
     found = read_problems(suite, file, progress.warn)
     problems += found[: limit or None]
-    domains[suite.name] = suite.domain
+    domains[suite.name] = suite.domain or own
   return problems, domains
 
 
@@ -241,6 +247,8 @@ def facts(
   protocol = dataclasses.asdict(plan.protocol)
   for name in ("wording", "verdict", "notes"):
     del protocol[name]
+  if functions := _verdicts(plan):
+    protocol["verdicts"] = functions
   source = b"".join(path.read_bytes() for path in rules)
   protocol["rules_sha256"] = hashlib.sha256(source).hexdigest()[:16]
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
@@ -267,6 +275,24 @@ def facts(
     found["context_turns"] = plan.context_turns
   # As it will be read again: lists for tuples.
   return json.loads(json.dumps(found))
+
+
+def judge_of(plan: Plan) -> JudgeFunction:
+  """Returns the protocol's verdict; domains' own ones go before ours."""
+  functions = _verdicts(plan)
+  if not functions:
+    return plan.protocol.verdict
+  return functools.partial(domain_verdict, functions)
+
+
+def _verdicts(plan: Plan) -> dict[str, str]:
+  """Returns the verdicts of domains that replace ours, by suite."""
+  if plan.protocol.verdict is not our_verdict:
+    return {}
+  found = {
+    suite: find_domain(name).verdict for suite, name in plan.domains.items()
+  }
+  return {suite: name for suite, name in found.items() if name != "answer"}
 
 
 def question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:
@@ -316,7 +342,7 @@ def _answer_in_one_go(
     decoding,
     max_new_tokens=plan.protocol.max_new_tokens,
     journal=journal,
-    judge=plan.protocol.judge,
+    judge=judge_of(plan),
     tokenizer=model.run.tokenizer,
   )
 
@@ -359,5 +385,5 @@ def _answer_by_turns(
       has_verdicts=False,
     ),
     journal=journal,
-    judge=protocol.judge,
+    judge=judge_of(plan),
   )

@@ -100,7 +100,7 @@ def intervene(
       Decoding("greedy"),
       max_new_tokens=plan.protocol.max_new_tokens,
       journal=journal,
-      judge=plan.protocol.judge,
+      judge=evaluator.judge_of(plan),
       tokenizer=model.run.tokenizer,
     )
     return _shares(found, journal.answers) if journal else {}

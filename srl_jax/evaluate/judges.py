@@ -15,11 +15,14 @@ import contextlib
 import os
 import queue
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from srl_jax.domains.suite import Problem
+from srl_jax.evaluate.protocols import our_verdict
 from srl_jax.evaluate.records import Answer
 from srl_jax.processes.children import LazyChild, Pickles, take_streams
+from srl_jax.rewards.format import split_lenient
+from srl_jax.rewards.reward import RewardConfig, find_function
 
 # (text, problem) -> (the final answer that was read, whether it is right).
 JudgeFunction = Callable[[str, Problem], tuple[str, bool]]
@@ -33,6 +36,23 @@ _MOST_WORKERS = 8
 
 class JudgeError(RuntimeError):
   """An answer could not be judged; the message names its problem."""
+
+
+def domain_verdict(
+  functions: Mapping[str, str], text: str, problem: Problem
+) -> tuple[str, bool]:
+  """Judges by the verdict of a suite's domain, else by `our_verdict`.
+
+  Args:
+    functions: Domain.verdict of each suite of which it is not "answer".
+    text: all that the model wrote.
+    problem: the problem.
+  """
+  final, is_correct = our_verdict(text, problem)
+  if problem.suite in functions:
+    verdict = find_function(RewardConfig(function=functions[problem.suite]))
+    is_correct = verdict(split_lenient(text).action, problem.answer) >= 1
+  return final, is_correct
 
 
 class Judges:

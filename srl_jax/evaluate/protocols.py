@@ -83,6 +83,8 @@ class Protocol:
     wording: function that puts a problem as chat messages; None for the words
       of the run's template, for the task "solve" or "step".
     verdict: function (text, problem) -> (final answer, whether it is right).
+      The text is all that the model wrote, without its stop token; the final
+      answer is "" if there is none.
     notes: what a reader of its scores must know.
   """
 
@@ -117,15 +119,6 @@ class Protocol:
   def messages(self, problem: Problem) -> Messages | None:
     """Returns the prompt as messages; None for the template's own words."""
     return None if self.wording is None else self.wording(problem)
-
-  def judge(self, text: str, problem: Problem) -> tuple[str, bool]:
-    """Returns the final answer in a text, "" if none, and whether it is right.
-
-    Args:
-      text: all that the model wrote, without its stop token.
-      problem: the problem that it answers.
-    """
-    return self.verdict(text, problem)
 
   def differences(self, other: Protocol | None = None) -> tuple[str, ...]:
     """Returns what differs from another protocol, in words; () if nothing.

@@ -55,7 +55,7 @@ def different(name, is_quick):
   wrong = []
   for (number, text), verdicts in pairs:
     problem = asked[number]
-    _, is_correct = protocol.judge(text, problem)
+    _, is_correct = protocol.verdict(text, problem)
     is_known = any(
       harness == h and problem.answer == answer and end in text
       for h, answer, end in KNOWN
@@ -122,10 +122,10 @@ def test_an_answer_that_nobody_can_compute_is_wrong(name):
     "Final Answer: The final answer is $9^{9^{9^{9^{9}}}}$. I hope it is"
   )
   text = f"{endless} correct. $\\boxed{{9^{{9^{{9^{{9^{{9}}}}}}}}}}$"
-  _, is_correct = find_protocol(name).judge(text, problem)
+  _, is_correct = find_protocol(name).verdict(text, problem)
   assert not is_correct
   # The next one gets a process that works.
-  assert find_protocol("lm-eval").judge("\\boxed{3}", problem) == ("3", True)
+  assert find_protocol("lm-eval").verdict("\\boxed{3}", problem) == ("3", True)
 
 
 def test_what_a_model_writes_is_not_run_as_python(tmp_path):
@@ -138,7 +138,7 @@ def test_what_a_model_writes_is_not_run_as_python(tmp_path):
   ):
     text = f"So $\\boxed{{{call}}}$. The answer is {call}"
     for name in JUDGED:
-      assert not find_protocol(name).judge(text, problem)[1]
+      assert not find_protocol(name).verdict(text, problem)[1]
   assert not trace.exists()
 
 
@@ -148,7 +148,7 @@ def test_what_a_model_writes_is_not_run_as_python(tmp_path):
   [("math500", False), ("gsm8k", False), ("aime24", True)],
 )
 def test_lighteval_reads_thoughts_of_aime_only(suite, is_correct):
-  judge = find_protocol("lighteval").judge
+  judge = find_protocol("lighteval").verdict
   problem = Problem("1", "?", "3", suite=suite)
   thought = "<think>I try $\\boxed{3}$.</think>"
   assert judge(f"{thought} It is $4$.", problem)[1] == is_correct

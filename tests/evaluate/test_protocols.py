@@ -65,7 +65,7 @@ def test_the_paper_takes_greedy_and_32_samples_in_the_templates_words():
 )
 def test_our_verdict_reads_what_stands_outside_of_thoughts(text, verdict):
   for name in ("paper", "turns"):
-    assert find_protocol(name).judge(text, PROBLEM) == verdict
+    assert find_protocol(name).verdict(text, PROBLEM) == verdict
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_our_verdict_reads_what_stands_outside_of_thoughts(text, verdict):
 )
 def test_a_wrong_answer_is_named_without_its_words(text):
   # Otherwise the same wrong answer in other words would be two votes.
-  final, is_correct = find_protocol("paper").judge(text, PROBLEM)
+  final, is_correct = find_protocol("paper").verdict(text, PROBLEM)
   assert final.removesuffix(" apples") == "31" and not is_correct
 
 
