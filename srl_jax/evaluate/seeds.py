@@ -24,6 +24,9 @@ from srl_jax.evaluate.estimates import Estimate, binomial
 # Standard normal quantiles of a two-sided test at 5% and of a power of 80%.
 _Z = 1.959964 + 0.841621
 
+# Shares are ratios of small numbers; what differs by less is the same.
+_ROUNDING = 1e-9
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
@@ -79,7 +82,7 @@ def mean_over_seeds(values_SP: np.ndarray, *, is_share: bool) -> Estimate:
   if not is_share:
     reach = _quantile(freedom) * math.sqrt(variance)
     return Estimate(mean, mean - reach, mean + reach)
-  if not variance:
+  if variance < _ROUNDING**2:
     # Nothing varies, so nothing is known beyond one outcome per problem.
     return binomial(mean, problems)
   outcomes = mean * (1 - mean) / variance
@@ -117,7 +120,7 @@ def difference(
   of_seeds = [_over_seeds(x) for x in (base_SP, other_SP) if len(x) > 1]
   variance, freedom = _sum(of_problems, *of_seeds)
   reach = _quantile(freedom) * math.sqrt(variance)
-  if is_share and not np.ptp(differences):
+  if is_share and np.ptp(differences) < _ROUNDING:
     reach = max(reach, 1 - 0.025 ** (1 / problems))
   low, high = value - reach, value + reach
   if is_share:

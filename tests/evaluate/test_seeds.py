@@ -33,6 +33,15 @@ def test_seeds_that_solve_nothing_leave_room():
   assert str(found) == "0.000 [0.000, 0.018]"
 
 
+def test_rounding_is_no_spread():
+  # Sums of 0.1 are not exact, so that variances are about 1e-34 and not 0.
+  found = mean_over_seeds(np.full((3, 30), 0.1), is_share=True)
+  assert str(found) == "0.100 [0.021, 0.265]"
+  base_SP = np.tile([[0.0], [0.1], [0.2], [0.3], [0.7]], (1, 6)).reshape(1, -1)
+  found = difference(base_SP, base_SP + 0.1, is_share=True)
+  assert found.high - found.low > 0.2
+
+
 def test_a_share_over_seeds_by_hand():
   # The means of the seeds 0.4, 0.5, 0.6 have variance 0.01, /3. As many
   # outcomes vary as much: 0.25 / (0.01 / 3) = 75, times (1.96 / 4.3027)^2 for
