@@ -30,7 +30,7 @@ from srl_jax.evaluate.estimates import Estimate
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
-from srl_jax.inference import ReadyModel, chat_format
+from srl_jax.inference import ReadyModel, chat_format, checksum_of
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.storage import files
@@ -115,7 +115,10 @@ class Measuring:
       return []
     config = self._config
     chat = chat_format(config.template, self._run.template)
-    model = ReadyModel(f"{config.name} {name}", self._run, params, chat)
+    checksum = checksum_of(params)
+    model = ReadyModel(
+      f"{config.name} {name}", self._run, params, checksum, chat
+    )
     plan = evaluator.fitted(model, plan)
     out = self._workdir / "suites" / name
     return evaluator.evaluate_suites(model, plan, out)

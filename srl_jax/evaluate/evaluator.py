@@ -260,7 +260,7 @@ def facts(
   suites = list(dict.fromkeys(problem.suite for problem in plan.problems))
   found = {
     "model": model.name,
-    "weights": model.fingerprint(),
+    "weights": model.checksum,
     "template": type(model.run.template).__name__,
     "suites": {
       suite: sum(problem.suite == suite for problem in plan.problems)
