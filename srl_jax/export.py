@@ -15,7 +15,6 @@ update steps, other dtypes, unfinished runs, and adapters.
 from __future__ import annotations
 
 import argparse
-import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -66,10 +65,8 @@ def export(
     raise ValueError(
       f"--out={out} exists already; remove it, or give another folder"
     )
-  config = loading.read_run_config(workdir)
-  # The mesh is this machine's, whatever mesh the run had.
-  parts = math.gcd(jax.device_count(), config.model.d_model)
-  mesh = sharding.make_mesh(sharding.MeshConfig(data=-1, fsdp=parts))
+  config = loading.on_this_machine(loading.read_run_config(workdir))
+  mesh = sharding.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
     run = loading.load_saved(config, mesh, workdir)
     params = _trained(run, workdir, stage, step)

@@ -25,7 +25,7 @@ from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
 from srl_jax.data.templates import Task, Template
-from srl_jax.models import hf_files
+from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout import segments
 from srl_jax.rollout.stream import Stream
@@ -41,7 +41,8 @@ class ReadyModel:
   Attributes:
     name: what the user called it.
     run: the run that it is used as; it has no data.
-    params: the parameters, on the devices.
+    params: the parameters, on the devices; of a model that was loaded, in the
+      form of `LanguageModel.for_decoding`.
     checksum: of the parameters; see `checksum_of`.
     chat: the chat template; None if the model has none.
     first_ids: token ids in front of a text outside of any chat.
@@ -143,7 +144,7 @@ def config_of(weights: str) -> Config:
   has_bfloat16 = jax.default_backend() != "cpu"
   c.model.dtype = "bfloat16" if has_bfloat16 else "float32"
   c.model.param_dtype = c.model.dtype
-  return config_lib.to_config(c)
+  return loading.on_this_machine(config_lib.to_config(c))
 
 
 def with_weights(
@@ -188,14 +189,16 @@ def _config_of_run(workdir: pathlib.Path) -> Config:
       f"its checkpoints by python -m srl_jax.export --workdir={workdir} "
       "--out=DIR and give --weights=DIR"
     )
-  # The folder holds the adapters merged.
-  model = dataclasses.replace(config.model, lora=LoraConfig())
+  # The folder holds the adapters merged, and nothing is trained any more.
+  model = dataclasses.replace(
+    config.model, lora=LoraConfig(), param_dtype=config.model.dtype
+  )
   config = loading.with_kept_tokenizer(config, workdir)
   config = loading.with_paths(
     dataclasses.replace(config, weights=str(workdir / "model"), model=model),
     workdir,
   )
-  return dataclasses.replace(config, mesh=sharding.MeshConfig())
+  return loading.on_this_machine(config)
 
 
 def _template_of(c, folder: str) -> str:
@@ -228,12 +231,16 @@ def load(config: Config, name: str = "") -> ReadyModel:
     config = loading.with_paths(config, pathlib.Path(os.devnull))
     run = loading.load_model(config, mesh)
     params = loading.initial_params(run)
+    checksum = checksum_of(params)
+    policy = LanguageModel(run.policy.config, run.rollout_rules)
+    # The only copy that stays. Sampling would make one like it.
+    params = jax.jit(policy.for_decoding)(params)
   chat = chat_format(config.template, run.template)
   return ReadyModel(
     name or config.weights,
     run,
     params,
-    checksum_of(params),
+    checksum,
     chat,
     _first_ids(config, run),
   )

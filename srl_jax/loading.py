@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.resources
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -271,6 +272,29 @@ def base_params(run: Run, config: Config, workdir: pathlib.Path) -> Any:
   params = initial_params(run)
   check_weights(params, config, workdir)
   return params
+
+
+def on_this_machine(config: Config) -> Config:
+  """Returns the config of a model that is read and not trained.
+
+  All devices of this machine (or pod) hold its parameters between them, as far
+  as its shape allows, whatever layout the config had. Sampling gathers them
+  along the model width, so that no turn sends any: each device then has the
+  part of its heads.
+  """
+  model = config.model
+  devices = jax.devices()
+  devices = len(devices) // sharding.slice_count(devices)
+  tensor = math.gcd(
+    devices, model.n_kv_heads, model.d_mlp, model.vocab_size or 1
+  )
+  fsdp = math.gcd(devices // tensor, model.d_model)
+  return dataclasses.replace(
+    config,
+    mesh=sharding.MeshConfig(data=-1, fsdp=fsdp, tensor=tensor),
+    rules=sharding.ShardingRules(),
+    rollout_rules=sharding.ShardingRules(embed=None),
+  )
 
 
 def abstract_params(run: Run) -> Any:

@@ -64,12 +64,11 @@ def draw_samples(
   if count < 1:
     raise ValueError(f"got samples={count}; ask for 1 or more")
   workdir = storage.path(workdir)
-  config = loading.read_run_config(workdir)
+  config = loading.on_this_machine(loading.read_run_config(workdir))
   # SFT has no reward, and episodes are rewarded as a whole.
   name = ["srl", *(x for x in config.stages if x in ("srl", "rlvr"))][-1]
   stage = getattr(config, name)
-  # The mesh is this machine's, not that of the training run.
-  mesh = sharding.make_mesh(sharding.MeshConfig())
+  mesh = sharding.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
     run = loading.load_saved(config, mesh, workdir)
     if not (run.test or run.valid):

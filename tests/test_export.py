@@ -34,6 +34,15 @@ def test_any_saved_step_of_a_finished_run_is_exported(whole, tmp_path):
   assert (embedding_of(tmp_path / "2") != embedding_of(tmp_path / "6")).any()
 
 
+def test_a_finished_run_is_loaded_in_the_dtype_it_computes_in(whole, tmp_path):
+  workdir = shutil.copytree(whole.workdir, tmp_path / "run")
+  path = workdir / "config.json"
+  config = json.loads(path.read_text())
+  config["model"] |= {"dtype": "bfloat16", "param_dtype": "float32"}
+  path.write_text(json.dumps(config))
+  assert inference.config_of(str(workdir)).model.param_dtype == "bfloat16"
+
+
 def test_an_exported_model_is_asked_as_it_was_trained(whole, tmp_path):
   out = tmp_path / "out"
   export.export(whole.workdir, out)

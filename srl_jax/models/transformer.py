@@ -226,7 +226,7 @@ class LanguageModel:
   rules: ShardingRules = ShardingRules()
 
   def _apply(self, params, *args, method):
-    is_stacked = "blocks" in params
+    is_stacked = not self.is_laid_out(params)
     config = self.config if is_stacked else self._decoding().config
     module = Transformer(config, self.rules, is_stacked)
     return module.apply({"params": params}, *args, method=method)
@@ -243,14 +243,21 @@ class LanguageModel:
     module = Transformer(self.config, self.rules)
     return module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
+  def is_laid_out(self, params: Any) -> bool:
+    """Whether parameters are in the form of `for_decoding`."""
+    return "blocks" not in params
+
   def for_decoding(self, params: Any) -> Any:
     """Returns the parameters in the form that suits a decoding loop.
 
     They are in the compute dtype, split as `rules` says, one array per layer,
     and in float32 adapters are merged. So no turn of the loop casts them, sends
     them or copies a slice of them. The other methods take either form and
-    compute the same numbers, up to the rounding of merged adapters.
+    compute the same numbers, up to the rounding of merged adapters. Parameters
+    in this form already stay as they are.
     """
+    if self.is_laid_out(params):
+      return params
     model = self._decoding()
     if not model.config.lora.rank:
       params = lora.merge(params, self.config.lora, "float32")

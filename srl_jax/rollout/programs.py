@@ -56,7 +56,9 @@ class Programs:
 
   def start(self, params: Any) -> None:
     """Makes empty rows, for other parameters than before."""
-    self._params = self.jitted["lay out"](self._policy, params)
+    if not self._policy.is_laid_out(params):
+      params = self.jitted["lay out"](self._policy, params)
+    self._params = params
     make = self.jitted["make"]
     self._rows: Rows = make(self._policy, self._params, **self.sizes)
     self._jit_for(jax.tree.map(lambda x: x.sharding, self._rows))

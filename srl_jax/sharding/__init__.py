@@ -10,6 +10,7 @@ from srl_jax.sharding.mesh import (
   MESH_AXES,
   MeshConfig,
   make_mesh,
+  slice_count,
 )
 from srl_jax.sharding.placement import (
   born_sharded,
@@ -57,5 +58,6 @@ __all__ = [
   "read",
   "replicated",
   "row_split",
+  "slice_count",
   "tree_shardings",
 ]

@@ -68,6 +68,10 @@ def _positions(position: Any) -> KeyValues:
 class ScriptedModel:
   """A `rollout.Policy` whose parameters are a Script."""
 
+  def is_laid_out(self, params: Script) -> bool:
+    """True: a script has one form."""
+    return True
+
   def for_decoding(self, params: Script) -> Script:
     """Returns the script unchanged."""
     return params
