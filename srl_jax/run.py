@@ -103,7 +103,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       run = loading.load_run(config, mesh, workdir)
     shown = dataclasses.asdict(config)
     trackers = open_trackers(config.trackers, workdir, shown)
-    stack.callback(trackers.close)
+    stack.push(lambda error, *_: trackers.close(failed=error is not None))
     run = dataclasses.replace(run, trackers=trackers)
     _check_held_out(run, workdir)
     measuring = Measuring(config, run, workdir)

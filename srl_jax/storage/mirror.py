@@ -3,7 +3,8 @@
 
 For files that are appended to, which a bucket cannot do: metrics, event files,
 journals. If a process is killed, a remote file lacks what was added since the
-last copy. A folder on a disk is written to directly, and loses nothing.
+last copy. A folder on a disk is written to directly; it lacks at most what its
+writer held in memory.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _OPEN: weakref.WeakSet[Mirror] = weakref.WeakSet()
 
 
 def copy_all() -> None:
-  """Copies what changed in all open mirrors, as before a checkpoint."""
+  """Flushes and copies what changed everywhere, as before a checkpoint."""
   for mirror in list(_OPEN):
     mirror.copy()
 
@@ -44,10 +45,12 @@ class Mirror:
 
     Args:
       folder: the folder; it is made if it is missing.
-      flush: called before each copy, by any thread.
+      flush: called before each copy, by any thread, and by `copy_all` also if
+        the folder is not remote.
     """
     self._to, self._flush = folder, flush
     self._thread = None
+    _OPEN.add(self)
     if not storage.is_remote(folder):
       folder.mkdir(parents=True, exist_ok=True)
       self.folder = folder
@@ -58,11 +61,11 @@ class Mirror:
     self._is_closing = threading.Event()
     self._thread = threading.Thread(target=self._copy_often, daemon=True)
     self._thread.start()
-    _OPEN.add(self)
 
   def copy(self) -> None:
     """Copies what changed since the last time; returns when it is there."""
     if self._thread is None:
+      self._flush()
       return
     with self._lock:
       self._flush()
@@ -75,13 +78,13 @@ class Mirror:
 
   def close(self) -> None:
     """Copies the rest and removes the local folder."""
+    _OPEN.discard(self)
     if self._thread is None:
       return
     self._is_closing.set()
     self._thread.join()
     self.copy()
     self._thread = None
-    _OPEN.discard(self)
     shutil.rmtree(self.folder, ignore_errors=True)
 
   def _copy_often(self) -> None:

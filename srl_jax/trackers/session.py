@@ -11,25 +11,12 @@ import json
 import pathlib
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from srl_jax.storage import files
-
-
-class Connection(Protocol):
-  """What a `Session` needs: the methods of a `Tracker` but `begin`."""
-
-  def scalars(self, step: int, values: Mapping[str, float]) -> None: ...
-
-  def histogram(self, step: int, name: str, values: np.ndarray) -> None: ...
-
-  def texts(
-    self, step: int, name: str, rows: Sequence[Mapping[str, Any]]
-  ) -> None: ...
-
-  def close(self) -> None: ...
+from srl_jax.trackers.tracker import Connection
 
 
 class Session:
@@ -89,8 +76,8 @@ class Session:
     if self._is_due(step):
       self._connection.texts(step, name, rows)
 
-  def close(self) -> None:
-    self._connection.close()
+  def close(self, failed: bool = False) -> None:
+    self._connection.close(failed)
     self._note(max(self._at, self._written))
 
   def _is_due(self, step: int) -> bool:

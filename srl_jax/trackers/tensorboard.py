@@ -83,7 +83,8 @@ class TensorBoard:
     text = self._library.summary.text(name, markdown(rows))
     self._write(step, summary=text)
 
-  def close(self) -> None:
+  def close(self, failed: bool = False) -> None:
+    del failed  # Event files do not say how a run ended.
     self._end_file()
     if self._mirror:
       self._mirror.close()

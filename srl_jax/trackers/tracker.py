@@ -28,7 +28,29 @@ SHOWN = (
 _BINS = 40
 
 
-class Tracker(Protocol):
+class Connection(Protocol):
+  """An open run of a tracker; what a `Session` needs."""
+
+  def scalars(self, step: int, values: Mapping[str, float]) -> None:
+    """Shows the numbers of a row; all are finite."""
+
+  def histogram(self, step: int, name: str, values: np.ndarray) -> None:
+    """Shows how values are spread; there are some, and all are finite."""
+
+  def texts(
+    self, step: int, name: str, rows: Sequence[Mapping[str, Any]]
+  ) -> None:
+    """Shows samples; rows have the columns `SHOWN`."""
+
+  def close(self, failed: bool = False) -> None:
+    """Waits until all is written.
+
+    Args:
+      failed: whether the run ends before its end, by an error or a signal.
+    """
+
+
+class Tracker(Connection, Protocol):
   """A place where the rows of a run are shown.
 
   Any method may raise: `Trackers` then goes on without this one.
@@ -42,20 +64,6 @@ class Tracker(Protocol):
         an attempt before wrote of these steps come again.
       rows: all rows before, in order; null where a value is not finite.
     """
-
-  def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Shows the numbers of a row; all are finite."""
-
-  def histogram(self, step: int, name: str, values: np.ndarray) -> None:
-    """Shows how values are spread; there are some, and all are finite."""
-
-  def texts(
-    self, step: int, name: str, rows: Sequence[Mapping[str, Any]]
-  ) -> None:
-    """Shows samples; rows have the columns `SHOWN`."""
-
-  def close(self) -> None:
-    """Waits until all is written."""
 
 
 def binned(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -145,9 +145,13 @@ class Trackers:
     for at, method, name, shown in due:
       self._tell(method, at, name, shown)
 
-  def close(self) -> None:
-    """Waits until the trackers have everything."""
-    self._tell("close")
+  def close(self, failed: bool = False) -> None:
+    """Waits until the trackers have everything.
+
+    Args:
+      failed: see `Connection.close`.
+    """
+    self._tell("close", failed)
     self._trackers.clear()
 
   def _tell(self, method: str, *args: Any) -> None:

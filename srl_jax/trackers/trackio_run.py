@@ -58,5 +58,6 @@ class TrackioRun:
     shown = self._trackio.Markdown(markdown(rows))
     self._run.log({name: shown}, step=step)
 
-  def close(self) -> None:
+  def close(self, failed: bool = False) -> None:
+    del failed  # Trackio does not say how a run ended.
     self._trackio.finish()  # Its last words come once only this way.

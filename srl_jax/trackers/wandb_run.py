@@ -84,5 +84,5 @@ class WandbRun:
     table = self._wandb.Table(columns=list(SHOWN), data=data)
     self._run.log({name: table}, step=step)
 
-  def close(self) -> None:
-    self._run.finish()
+  def close(self, failed: bool = False) -> None:
+    self._run.finish(exit_code=int(failed))

@@ -105,6 +105,9 @@ def test_wandb_has_every_number_and_sample_once(tracked, monkeypatch):
   paths = sorted(workdir.glob(f"wandb/offline-run-*/run-{state['id']}.wandb"))
   assert len(paths) == len(list(workdir.glob("wandb/offline-run-*")))
   found = [x for path in paths for x in records(path)]
+  exits = [x.exit for x in found if x.WhichOneof("record_type") == "exit"]
+  # An attempt that was cut has failed.
+  assert [x.exit_code for x in exits] == [1] * (len(paths) - 1) + [0]
   configs = [x.run for x in found if x.WhichOneof("record_type") == "run"]
   assert {x.project for x in configs} == {"srl_jax"}
   assert {x.display_name for x in configs} == {"run"}

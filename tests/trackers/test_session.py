@@ -22,7 +22,7 @@ class Place:
   def texts(self, step, name, rows):
     self.rows.append((step, name))
 
-  def close(self):
+  def close(self, failed):
     self.rows.append("closed")
 
 

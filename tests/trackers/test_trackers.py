@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trackers get what metrics.jsonl has, and cost no run when they fail."""
 
+import contextlib
 import json
 import math
 import struct
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
+from srl_jax import run
 from srl_jax.metrics import MetricWriter
+from srl_jax.storage import mirror
 from srl_jax.trackers import tracker
 from srl_jax.trackers.tensorboard import TensorBoard
 from srl_jax.trackers.trackers import Trackers, TrackersConfig, open_trackers
@@ -242,6 +245,24 @@ def test_markdown_shows_texts_letter_by_letter():
   assert "step 1 of a*b*<i> # c" in said
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_trackers_learn_whether_a_run_has_failed(
+  runs, tmp_path, monkeypatch, fails
+):
+  book = Notebook()
+  trackers = Trackers({"wandb": book})
+  monkeypatch.setattr(run, "open_trackers", lambda *_: trackers)
+
+  def cut():
+    raise KeyboardInterrupt
+
+  events = {("sft", 2): cut} if fails else {}
+  caught = pytest.raises(KeyboardInterrupt)
+  with caught if fails else contextlib.nullcontext():
+    runs.run(tmp_path / "run", "sft", events=events)
+  assert book.said[-1] == ("close", fails)
+
+
 def test_a_run_shows_what_its_metrics_sum_up(whole):
   folder = whole.workdir / "tensorboard"
   numbers = {(step, tag): x for step, tag, x in shown(folder, "simple_value")}
@@ -275,6 +296,17 @@ def test_a_run_shows_what_its_metrics_sum_up(whole):
   assert sorted(texts) == sorted(
     trained + [(i, "valid") for i in range(16, 22)]
   )
+
+
+def test_rows_before_a_checkpoint_outlive_the_process(tmp_path):
+  board = TensorBoard(tmp_path)
+  board.begin(0, [])
+  board.scalars(0, {"loss": 0.5})  # A first row would not wait long.
+  board.scalars(1, {"loss": 0.25})
+  mirror.copy_all()
+  rows = [(0, "loss", 0.5), (1, "loss", 0.25)]
+  assert shown(tmp_path, "simple_value") == rows
+  board.close()
 
 
 def test_event_files_of_the_same_second_are_two(tmp_path):
