@@ -245,8 +245,8 @@ def test_problems_that_cannot_be_used_are_left_out(runs, tmp_path, capsys):
   assert {x.id for x in taken} == {x.id for x in others}
   lines = capsys.readouterr().out.splitlines()
   assert lines == [
-    "warning: train: 1 of 48 problems have no reference answer and are left out "
-    "where solutions are judged",
+    "warning: train: 1 of 48 problems have no reference answer and are left "
+    "out where solutions are judged",
     "episodes: 1 of 47 problems of the train split are left out: they leave no "
     "room for a turn",
   ]
