@@ -6,6 +6,7 @@ Axes: those of the legend, see srl_jax/types.py.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -93,6 +94,56 @@ class KeyValues(NamedTuple):
       jax.tree.map(replacer(-1), self.k, trunks.k),
       jax.tree.map(replacer(-2), self.v, trunks.v),
       replacer(-1, -1)(self.position, trunks.position),
+    )
+
+  def rows_of(self, row_D: jax.Array) -> KeyValues:
+    """Takes a row of each of D devices, whose rows lie together."""
+
+    def take(x):
+      x_DN = x.reshape(len(row_D), -1, *x.shape[1:])
+      return jax.vmap(lambda x_N, row: x_N.at[row].get(mode="clip"))(
+        x_DN, row_D
+      )
+
+    return jax.tree.map(take, self)
+
+  def put_behind(
+    self, row_D: jax.Array, at_D: jax.Array, new: KeyValues
+  ) -> KeyValues:
+    """Keeps `at_D` entries of a row of each device and puts new ones behind.
+
+    Args:
+      row_D: index among the device's rows; their number stands for none.
+      at_D: number of entries that stay; the others are forgotten.
+      new: of one branch each, with positions [D, 1, T].
+    """
+
+    def put(axis, at_D):
+      def of_arrays(x, new):
+        # One window a device: a row, from `at_D` on along the axis.
+        windows = jax.lax.ScatterDimensionNumbers(
+          update_window_dims=tuple(range(x.ndim - 1)),
+          inserted_window_dims=(0,),
+          scatter_dims_to_operand_dims=(0, x.ndim + axis),
+        )
+        scatter = functools.partial(
+          jax.lax.scatter,
+          dimension_numbers=windows,
+          mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
+        )
+        x_DN = x.reshape(len(row_D), -1, *x.shape[1:])
+        start_D2 = jnp.stack([row_D, at_D], axis=1)
+        return jax.vmap(scatter)(x_DN, start_D2, new).reshape(x.shape)
+
+      return of_arrays
+
+    place_S = jnp.arange(self.position.shape[1])
+    length_D = at_D + (new.position[:, 0] >= 0).sum(1)
+    position_DS = jnp.where(place_S < length_D[:, None], place_S, -1)
+    return KeyValues(
+      jax.tree.map(put(-1, at_D), self.k, new.k),
+      jax.tree.map(put(-2, at_D), self.v, new.v),
+      put(-1, 0 * at_D)(self.position, position_DS),
     )
 
   def _replace_places(self, row_M, trunks, place_M):

@@ -88,6 +88,12 @@ class Programs:
         donate_argnums=2,
         out_shardings=kept.trunk,
       ),
+      "extend": jax.jit(
+        segments.extend,
+        static_argnums=0,
+        donate_argnums=2,
+        out_shardings=kept.trunk,
+      ),
       "copy": jax.jit(_copy_trunks, donate_argnums=0, out_shardings=kept.trunk),
       "resize trunk": resize(kept.trunk),
       "resize cache": resize(kept.cache),
@@ -153,6 +159,41 @@ class Programs:
       length_M,
       row_M,
       place_M,
+    )
+    self._rows = self._rows.replace(trunk=trunk)
+
+  def extend(
+    self,
+    trunks: Sequence[tuple[int, np.ndarray, int]],
+    width: int,
+    devices: int,
+  ) -> None:
+    """Runs what follows the heads of trunks that are there.
+
+    Args:
+      trunks: (row, tokens, how many of them the row has) of each, no two of
+        which are on the same device.
+      width: number of tokens that the program runs of each, at least as many
+        as follow the longest head. With the head they fit in the trunk.
+      devices: how many the rows are split over.
+    """
+    n = self._none // devices
+    tokens_DT = np.zeros((devices, width), np.int32)
+    at_D, length_D = np.zeros((2, devices), np.int32)
+    row_D = np.full(devices, n, np.int32)
+    for row, tokens, at in trunks:
+      d, row_D[row // n] = divmod(row, n)
+      rest = tokens[at:]
+      tokens_DT[d, : len(rest)] = rest
+      at_D[d], length_D[d] = at, len(rest)
+    trunk = self.jitted["extend"](
+      self._policy,
+      self._params,
+      self._rows.trunk,
+      tokens_DT,
+      at_D,
+      length_D,
+      row_D,
     )
     self._rows = self._rows.replace(trunk=trunk)
 

@@ -66,6 +66,18 @@ def shares(trunk: np.ndarray | None, tokens: np.ndarray, max_stem: int) -> bool:
   return least <= len(trunk) and np.array_equal(trunk[:least], tokens[:least])
 
 
+def continued(trunk: np.ndarray | None, tokens: np.ndarray) -> int:
+  """How many tokens of a new trunk a row has, where it pays to go on from them.
+
+  Less than half of the old trunk or of the new is nothing: a trunk that only
+  begins alike is of another problem, which may go on, too.
+  """
+  if trunk is None:
+    return 0
+  head = common(trunk, tokens)
+  return head if 2 * head >= max(len(trunk), len(tokens)) else 0
+
+
 def empty_queue(rows: int, entries: int, max_stem: int) -> Queue:
   """Returns a queue of numpy arrays, for the host to write."""
 

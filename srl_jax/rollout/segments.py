@@ -149,6 +149,40 @@ def admit(
   return trunk.replace_rows(row_M, new, place_M)
 
 
+def extend(
+  policy: Policy,
+  params: Any,
+  trunk: Any,
+  tokens_DT: jax.Array,
+  at_D: jax.Array,
+  length_D: jax.Array,
+  row_D: jax.Array,
+) -> Any:
+  """Runs what follows the heads of trunks that are there, one row a device.
+
+  Args:
+    policy: the model's functions.
+    params: parameters as `Policy.for_decoding` returns them.
+    trunk: the trunks of all rows; those of a device lie together.
+    tokens_DT: for each of D batch devices the tokens that follow.
+    at_D: number of the trunk's tokens that stay. With T more it is no wider.
+    length_D: number of real tokens that follow.
+    row_D: index among the device's rows; their number stands for none.
+  """
+  place_T = jnp.arange(tokens_DT.shape[1])
+  position_DT = jnp.where(
+    place_T < length_D[:, None], at_D[:, None] + place_T, -1
+  )
+  _, new = policy.branch(
+    params,
+    tokens_DT[:, None],
+    position_DT[:, None],
+    at_D[:, None],
+    trunk.rows_of(row_D),
+  )
+  return trunk.put_behind(row_D, at_D, new)
+
+
 def resize(
   cache: Any, oldest: jax.Array, *, width: int
 ) -> tuple[Any, jax.Array]:

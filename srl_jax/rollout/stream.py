@@ -7,7 +7,7 @@ samples of a request share a row, and so do prompts that differ only in their
 last few tokens, while the row has a free slot. If it has none, a free row gets
 a copy of the trunk. A row whose branches have all ended takes the next request
 while the other rows go on, and keeps its trunk until then for whoever asks
-again.
+again, or goes on from it: of the next turn of an episode only what is new runs.
 
 Every process submits the same requests in the same order and gets all tokens.
 """
@@ -26,21 +26,22 @@ from srl_jax import sharding
 from srl_jax.rollout import segments
 from srl_jax.rollout.batches import rounded_up
 from srl_jax.rollout.decode import Policy
+from srl_jax.rollout.filling import Filler, width_for
 from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.requests import Piece, Request, Work
-from srl_jax.rollout.row import Branch, Row, common, empty_queue, shares
+from srl_jax.rollout.row import (
+  Branch,
+  Row,
+  common,
+  continued,
+  empty_queue,
+  shares,
+)
 from srl_jax.rollout.segments import Queue, Settings, Tape
 
-# Trunks are no narrower. The ring grows as it runs; it is narrower than _RING
-# only if the limits of all requests are.
-_BUCKET = 16
+# The ring grows as it runs; it is narrower only if the limits of all requests
+# are.
 _RING = 128
-# From here on there are two widths for each doubling. Accelerators fill up
-# narrower ones to 128 or 256 lanes.
-_CLOSER, _CLOSER_ON_CPU = 512, 128
-# Prompt tokens that a device runs at a time, unless one prompt has more: what
-# they need beside their keys and values grows with them.
-_PROMPT_TOKENS = 8192
 
 
 class Stream:
@@ -84,10 +85,10 @@ class Stream:
         attribute.
     """
     self._policy, self._mesh = policy, mesh
-    self._batch = sharding.batch_devices(mesh, rules)
+    devices = sharding.batch_devices(mesh, rules)
     self._key = key
     self._settings = Settings(segment_turns, tuple(stop_ids), likely)
-    n = rounded_up(max(rows, 1), self._batch)
+    n = rounded_up(max(rows, 1), devices)
     self._entries = 2 * slots
     self._rows = [Row([None] * self._entries) for _ in range(n)]
     self._waiting: collections.deque[tuple[int, Request]] = collections.deque()
@@ -103,11 +104,12 @@ class Stream:
         rows=n,
         slots=slots,
         entries=self._entries,
-        trunk_width=_width(trunk_width),
-        cache_width=_BUCKET,
+        trunk_width=width_for(trunk_width),
+        cache_width=width_for(1),
       )
     # Streams of equal rows share what these functions have compiled.
     self.jitted = self._programs.jitted
+    self._filler = Filler(self._programs, self._rows, devices, self.work)
 
   def at_widest(
     self, trunk_width: int, max_new_tokens: int
@@ -123,20 +125,12 @@ class Stream:
       the most trunks that are run at a time.
     """
     sizes = self._programs.sizes | {
-      "trunk_width": _width(trunk_width),
-      "cache_width": _width(max_new_tokens + self._max_stem - 1),
+      "trunk_width": width_for(trunk_width),
+      "cache_width": width_for(max_new_tokens + self._max_stem - 1),
     }
     programs = Programs(self._policy, mesh=self._mesh, **sizes)
-    room = self._room([sizes["trunk_width"]] * len(self._rows))
+    room = self._filler.room([sizes["trunk_width"]] * len(self._rows))
     return programs, self._queue, self._settings, room
-
-  def _room(self, widths: Sequence[int]) -> int:
-    """How many new trunks are run at a time, given their widths, which rise."""
-    # Every size of a batch is a program more, and so is every width.
-    room, most = self._batch, self._batch * _PROMPT_TOKENS
-    while (more := room * 4) <= len(widths) and more * widths[more - 1] <= most:
-      room = more
-    return room
 
   def submit(self, request: Request) -> int:
     """Queues a request; returns its ticket."""
@@ -230,6 +224,7 @@ class Stream:
           self._queue.dropped_NQ[n, q] = True
     self._cancelled.clear()
     new: dict[int, np.ndarray] = {}
+    kept: dict[int, int] = {}
     loads = [row.load() for row in self._rows]
     while self._waiting:
       ticket, request = self._waiting[0]
@@ -240,10 +235,11 @@ class Stream:
       self._waiting.popleft()
       row = self._rows[n]
       if not shares(row.tokens, tokens, self._max_stem):
+        kept[n] = continued(row.tokens, tokens[:-1]) if n not in new else 0
         row.tokens = new[n] = tokens[:-1]
       row.later.extend(Branch(ticket, request, g) for g in request.samples)
       loads[n] += len(request.samples)
-    self._make_trunks(new)
+    self._filler.fill(new, kept)
     for n in range(len(self._rows)):
       self._fill(n)
 
@@ -252,50 +248,24 @@ class Stream:
     return self._queue.stem_NQC.shape[2]
 
   def _row_for(self, tokens: np.ndarray, loads: Sequence[int]) -> int | None:
-    """The row that has the prompt's trunk, or the free one longest unused.
+    """The row that has the prompt's trunk, or a free one.
 
-    If all slots of the trunk's row are busy, a free row takes the prompt.
+    If all slots of the trunk's row are busy, a free row takes the prompt: the
+    one whose trunk the prompt continues, or else the one longest unused.
     """
     for n, row in enumerate(self._rows):
       has_slot = loads[n] < self._entries // 2
       if has_slot and shares(row.tokens, tokens, self._max_stem):
         return n
     free = [n for n, load in enumerate(loads) if not load]
-    return min(free, key=lambda n: self._rows[n].last_use, default=None)
-
-  def _make_trunks(self, new: dict[int, np.ndarray]) -> None:
-    """Gives rows new trunks: runs each once, and copies what a row has."""
-    rows_of = {
-      row.tokens.tobytes(): n
-      for n, row in enumerate(self._rows)
-      if row.tokens is not None and n not in new
-    }
-    to_run, copies = {}, {}
-    for n, tokens in new.items():
-      source = rows_of.setdefault(tokens.tobytes(), n)
-      if source == n:
-        to_run[n] = tokens
-      else:
-        copies[n] = source
-    self._run_trunks(to_run)
-    self._programs.copy(copies)
-
-  def _run_trunks(self, new: dict[int, np.ndarray]) -> None:
-    """Runs new trunks in batches of equal, growing width."""
-    by_length = sorted(new.items(), key=lambda item: len(item[1]))
-    longest = _width(max((len(tokens) for tokens in new.values()), default=0))
-    if longest > self._programs.trunk_width:
-      self._programs.resize(trunk_width=longest)
-    widest = self._programs.trunk_width
-    while by_length:
-      widths = [_width(len(tokens)) for _, tokens in by_length]
-      widths = [widest if 2 * x >= widest else x for x in widths]
-      room = self._room(widths)
-      width = widths[min(room, len(widths)) - 1]
-      part, by_length = by_length[:room], by_length[room:]
-      self._programs.admit(part, room, width)
-      self.work.prompt_tokens += sum(len(tokens) for _, tokens in part)
-      self.work.trunk_positions += room * width
+    return min(
+      free,
+      key=lambda n: (
+        -continued(self._rows[n].tokens, tokens[:-1]),
+        self._rows[n].last_use,
+      ),
+      default=None,
+    )
 
   def _fill(self, n: int) -> None:
     """Puts branches that wait for an entry into the row's queue."""
@@ -335,7 +305,7 @@ class Stream:
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )
     # Nothing follows the last token of a branch at its limit, so it is not run.
-    need = _width(min(need, longest + self._max_stem - 1))
+    need = width_for(min(need, longest + self._max_stem - 1))
     width = self._programs.cache_width
     # Narrower only by half: every change copies the ring.
     if need > width or need <= width // 2:
@@ -380,21 +350,3 @@ class Stream:
         row.branches[q] = None
     self._queue.dropped_NQ[:] = False
     return pieces
-
-
-def _width(length: int) -> int:
-  """The next of 16, 32, 64, ... 512, 768, 1024, 1536, ...; on CPU 192, 384 too.
-
-  Every width is a program more. Where keys and values are the greater part of
-  what a turn reads, it pays to be closer.
-  """
-  closer = _CLOSER_ON_CPU if sharding.device_kind() == "cpu" else _CLOSER
-  width = _BUCKET
-  while width < length:
-    is_power = width & (width - 1) == 0
-    if width < closer:
-      width *= 2
-    else:
-      # A power of two grows by half, and the widths between by a third.
-      width += width // 2 if is_power else width // 3
-  return width

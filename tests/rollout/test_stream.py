@@ -9,7 +9,7 @@ import pytest
 
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
-from srl_jax.rollout import stream as stream_lib
+from srl_jax.rollout import filling
 from srl_jax.rollout.completions import complete
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.requests import Request
@@ -199,6 +199,36 @@ def test_a_copied_trunk_gives_what_it_gives_where_it_was_run(devices):
   assert stream.work.prompt_tokens == sum(len(p) - 1 for p in PROMPTS)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices):
+  mesh = small_mesh(*((2, 2, 2) if devices == 8 else ()))
+  stream = make_stream(MODEL, random_params(MODEL, seed=1), mesh=mesh, rows=4)
+
+  def ask(prompts):
+    before = stream.work.prompt_tokens
+    requests = [
+      Request(tokens, point_id=i, max_new_tokens=8, temperature=0)
+      for i, tokens in enumerate(prompts)
+    ]
+    done = {
+      x.request.point_id: (x.tokens, np.round(x.logps, 4).tolist())
+      for x in complete(stream, requests)
+    }
+    return done, stream.work.prompt_tokens - before
+
+  first = [[i, *range(3, 90)] for i in (3, 4, 5)]
+  ask(first)
+  # One that goes on, one that leaves its trunk before the end, one that is of
+  # another problem.
+  then = [[*first[0], *range(3, 50)], [*first[1][:60], 7, 8, 9], [9, *first[2]]]
+  got, run = ask(then)
+  stream = make_stream(MODEL, random_params(MODEL, seed=1), mesh=mesh, rows=4)
+  fresh, run_fresh = ask(then)
+  assert got == fresh
+  assert run_fresh == sum(len(x) - 1 for x in then)
+  assert run == 47 + 2 + 88
+
+
 def test_a_prompt_is_no_stem_if_it_has_little_in_common_with_a_trunk():
   stream = make_stream(rows=2, slots=2, max_stem=4, stop_ids=())
   for tokens in ([5, 6, 7, 8], [5, 1, 2, 3]):
@@ -239,7 +269,7 @@ def test_long_prompts_are_run_few_at_a_time(monkeypatch):
 
   def run(limit):
     admitted = []
-    monkeypatch.setattr(stream_lib, "_PROMPT_TOKENS", limit)
+    monkeypatch.setattr(filling, "_PROMPT_TOKENS", limit)
     stream = make_stream(MODEL, params, rows=16, slots=1, stop_ids=())
     admit = stream._programs.admit
 
