@@ -130,8 +130,8 @@ def fitted(model: ReadyModel, plan: Plan) -> Plan:
 def most_bytes(model: ReadyModel, plan: Plan) -> int:
   """Returns what keys and values take if a batch of answers is at its limit.
 
-  They grow with the answers, so most evaluations take less; but while they
-  grow, the old ones are still there.
+  They grow with the answers, so most evaluations take less; while they grow,
+  one layer's old ones are still there.
 
   Args:
     model: the model.
