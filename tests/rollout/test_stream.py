@@ -289,45 +289,6 @@ def test_long_prompts_are_run_few_at_a_time(monkeypatch):
   assert in_parts == [(4, 16)] * 2 + [(4, 64)] * 2 and planned == 4
 
 
-def test_trunks_are_run_by_the_same_program_however_wide_the_ring_is():
-  # No other test has this model, so none has compiled its programs.
-  model = LanguageModel(dataclasses.replace(MODEL.config, d_mlp=48))
-  params = random_params(model, seed=1)
-  stream = make_stream(model, params, rows=3, slots=1, stop_ids=())
-  rings = []
-  jitted = [stream.jitted[x] for x in ("admit", "copy")]
-  before = [x._cache_size() for x in jitted]
-  # The ring grows after the second time.
-  for limit in (5, 30, 30):
-    rings.append(stream._programs.cache_width)
-    # The last row gets a copy of a trunk.
-    for tokens in ([3, 4], [5, 6], [5, 6]):
-      tokens = [len(rings), *tokens]
-      stream.submit(Request(tokens, max_new_tokens=limit))
-    while not stream.is_idle:
-      stream.advance()
-    counts = [x._cache_size() for x in jitted]
-    assert counts == [x + 1 for x in before]
-  assert rings[0] == rings[1] < rings[2]
-
-
-def test_the_old_width_is_freed_layer_by_layer():
-  stream = make_stream(MODEL, random_params(MODEL, seed=1))
-  programs, old = stream._programs, []
-  for name in ("resize trunk", "resize cache"):
-    resize = programs.jitted[name]
-
-    def noted(layer, *args, resize=resize, **width):
-      assert all(x.is_deleted() for x in old)
-      old.extend((*layer.k, *layer.v))
-      return resize(layer, *args, **width)
-
-    programs.jitted[name] = noted
-  programs.resize(trunk_width=32, cache_width=32)
-  assert len(old) == 2 * 2 * MODEL.config.n_layers
-  assert all(x.is_deleted() for x in old)
-
-
 @pytest.mark.parametrize(("limit", "width"), [(128, 128), (129, 192)])
 def test_a_ring_is_as_wide_as_the_longest_branch_needs_it(limit, width):
   # The last token of a branch is not run, so 128 new ones fit into 128 columns.
