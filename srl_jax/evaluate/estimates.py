@@ -41,7 +41,7 @@ def bootstrap(
   Args:
     numerators: one term per problem (or trajectory); these are resampled.
     denominators: one term per problem; if absent all are 1, and the ratio is a
-      mean.
+      mean. Problems with 0 say nothing, and are not resampled.
     seed: seed of the resampling.
 
   Returns:
@@ -50,11 +50,12 @@ def bootstrap(
   top = np.asarray(numerators, np.float64)
   bottom = np.ones_like(top) if denominators is None else denominators
   bottom = np.asarray(bottom, np.float64)
-  if not bottom.sum():
+  top, bottom = top[bottom > 0], bottom[bottom > 0]
+  if not len(bottom):
     return Estimate(math.nan, math.nan, math.nan)
   rng = np.random.default_rng(seed)
   index = rng.integers(len(top), size=(_RESAMPLES, len(top)))
-  resampled = top[index].sum(1) / np.maximum(bottom[index].sum(1), 1e-12)
+  resampled = top[index].sum(1) / bottom[index].sum(1)
   low, high = np.quantile(resampled, [0.025, 0.975])
   return Estimate(float(top.sum() / bottom.sum()), float(low), float(high))
 

@@ -74,6 +74,9 @@ def test_a_ratio_is_of_sums_and_its_interval_is_over_problems():
   assert estimate.value == 0.25
   # A resample holds only one problem, only the other, or both.
   assert (estimate.low, estimate.high) == (0.2, 0.5)
+  # Few trajectories have a tenth step; a resample without one gives no ratio.
+  rare = bootstrap([0.9, 0.95, 1.0] + [0] * 197, [1, 1, 1] + [0] * 197)
+  assert (rare.value, rare.low, rare.high) == (pytest.approx(0.95), 0.9, 1)
 
 
 def test_of_nothing_there_is_no_estimate():
