@@ -67,6 +67,12 @@ class Template(Protocol):
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
     """Returns the head of the trunk: all that comes before the first step."""
 
+  def heading(self, trajectory: Trajectory) -> Segment:
+    """Returns what tells steps from the problem whose solution they begin.
+
+    In single steps, the head of the trunk has it.
+    """
+
   def step(self, step: Step, number: int) -> Segment:
     """Returns a step's segment of the trunk; `number` counts from 1."""
 
@@ -113,6 +119,10 @@ class PlainTemplate:
   def problem(self, trajectory: Trajectory, task: Task) -> Segment:
     del task  # The stem tells the tasks apart, so both share their trunks.
     return (trajectory.problem.strip() + "\n",)
+
+  def heading(self, trajectory: Trajectory) -> Segment:
+    del trajectory
+    return ()
 
   def step(self, step: Step, number: int) -> Segment:
     answer = ""
@@ -214,6 +224,10 @@ class ChatTemplate:
       text += f"\n\n{domain.steps_heading}"
     head = self._head(system_prompt(domain, task))
     return (*self._segment(head), text + self._closing)
+
+  def heading(self, trajectory: Trajectory) -> Segment:
+    text = domain_of(trajectory).steps_heading
+    return (self._opening + text + self._closing,)
 
   def step(self, step: Step, number: int) -> Segment:
     text = self.action(step, number)

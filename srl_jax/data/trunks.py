@@ -288,16 +288,20 @@ class _Builder:
     ]
     if end and trajectory.steps[0].observation is not None:
       self.segments.append((len(head), *map(len, segments)))
+    # Not in the head: the prompt of a whole solution has no steps under it.
+    heading = self._encode(template.heading(trajectory)) if is_solving else []
     point_of = self._solve if is_solving else self._step
     points = [point_of(trajectory, k) for k in range(end)]
     if not config.context_turns:
-      return self._make(trajectory, [head, *segments], points)
+      points[1:1] = [None]  # None comes after the heading.
+      return self._make(trajectory, [head, heading, *segments], points)
     trunks = []
     for k, point in enumerate(points):
       window = segments[max(0, k - config.context_turns) : k]
+      window = [head, heading, *window] if k else [head]
       # None for earlier segments: the point comes after the whole window.
-      of_window = [None] * len(window) + [point]
-      trunks += self._make(trajectory, [head, *window], of_window)
+      of_window = [None] * (len(window) - 1) + [point]
+      trunks += self._make(trajectory, window, of_window)
     return trunks
 
   def _make(

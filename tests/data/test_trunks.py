@@ -116,6 +116,17 @@ def test_solutions_may_begin_after_each_of_the_experts_steps(name):
   assert "step 0\n" in seen(trunk, last) and "step 1 +1" in seen(trunk, last)
   assert "step 2" not in seen(trunk, last)
   assert TOKENIZER.decode(last.target_tokens[:-1]).startswith("step 2")
+  # Else untitled steps read as part of the problem.
+  heading = "Solution so far:\n\nstep 0" if name == "chatml" else "sum?\nstep 0"
+  assert heading in seen(trunk, last) and "so far" not in seen(trunk, first)
+  *_, window = build(
+    sums(3),
+    template=template,
+    task="solve",
+    starts="every_step",
+    context_turns=1,
+  )[0]
+  assert heading.replace("0", "1") in seen(window, window.points[0])
 
 
 def test_only_solutions_begin_after_steps():
