@@ -243,7 +243,6 @@ class _Builder:
     self._template = template
     self._tokenizer = tokenizer
     self._config = config
-    # Some models have control tokens for think tags, and write those.
     self._stems: dict[Segment, np.ndarray] = {}
     self._end = self._encode(template.end())
     self.drops: dict[str, list[str]] = {}

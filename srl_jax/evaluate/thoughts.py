@@ -20,7 +20,7 @@ import numpy as np
 from srl_jax.evaluate.estimates import Estimate, share
 from srl_jax.evaluate.votes import Same
 from srl_jax.rewards.equality import same_answer
-from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN
+from srl_jax.rewards.format import THINK_OPEN, THINK_TAG
 
 Kind = Literal["unchanged", "deleted", "corrupted"]
 
@@ -46,9 +46,6 @@ class Block:
     return self.end > self.inner_end
 
 
-_TAG = re.compile(f"{THINK_OPEN}|{THINK_CLOSE}")
-
-
 def think_blocks(text: str) -> list[Block]:
   """Returns the think blocks of a text, as rewards.format reads them.
 
@@ -59,7 +56,7 @@ def think_blocks(text: str) -> list[Block]:
   blocks = []
   opened: tuple[int, int] | None = None
   is_first = True
-  for tag in _TAG.finditer(text):
+  for tag in THINK_TAG.finditer(text):
     if tag[0] == THINK_OPEN:
       opened = opened or tag.span()
     elif opened or is_first:

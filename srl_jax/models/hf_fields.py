@@ -8,13 +8,9 @@ ignored here is refused.
 from __future__ import annotations
 
 import itertools
-import json
 import math
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
-
-from srl_jax import storage
 
 # Fields that cannot change a number computed here: reason -> names.
 # The rotary embedding has no length, and "max_window_layers" means nothing once
@@ -88,28 +84,6 @@ _CURES = {
   "compression_config": _QUANTISED,
   "auto_map": "the model has code of its own, which is not run here",
 }
-
-_MAX_FILE_BYTES = 1 << 24
-
-
-def read_object(path: pathlib.Path) -> dict[str, Any]:
-  """Returns the object in a JSON file of a checkpoint.
-
-  Raises:
-    ValueError: not a JSON object, or one too large or too deep.
-  """
-  if (size := storage.size(path)) > _MAX_FILE_BYTES:
-    raise ValueError(
-      f"{path}: has {size:,} bytes, and none of its kind has more than "
-      f"{_MAX_FILE_BYTES:,}; fetch it again"
-    )
-  try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{path}: not JSON ({error}); fetch it again") from error
-  if not isinstance(value, dict):
-    raise ValueError(f"{path}: holds no JSON object; fetch it again")
-  return value
 
 
 def shown(value: Any) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 
 from srl_jax import storage
-from srl_jax.models import hf_fields, hf_index
+from srl_jax.models import hf_index
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.hf_layout import Place
@@ -213,7 +213,7 @@ def read_model_config(folder: pathlib.Path) -> ModelConfig:
       f"{', '.join(found[:10]) or 'nothing'}); give a folder as transformers' "
       "save_pretrained writes it"
     )
-  config = hf_fields.read_object(path)
+  config = storage.read_object(path)
   try:
     return from_hf_config(config)
   except ValueError as error:

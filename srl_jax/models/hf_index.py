@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from srl_jax import storage
 from srl_jax.models import hf_fields
 
 INDEX = "model.safetensors.index.json"
@@ -80,7 +81,7 @@ def weight_files(folder: pathlib.Path) -> tuple[list[str], dict[str, str]]:
 
 
 def _read_index(path: pathlib.Path) -> dict[str, str]:
-  of_tensor = hf_fields.read_object(path).get("weight_map")
+  of_tensor = storage.read_object(path).get("weight_map")
   if not isinstance(of_tensor, dict) or not of_tensor:
     raise ValueError(
       f"{path} has weight_map={hf_fields.shown(of_tensor)}, but it must be an "

@@ -17,7 +17,7 @@ import safetensors.numpy
 from flax import traverse_util
 
 from srl_jax import storage
-from srl_jax.models import hf_fields, hf_files, hf_layout, lora
+from srl_jax.models import hf_files, hf_layout, lora
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.models.transformer import LanguageModel
 from srl_jax.models.weights import finished_folder, hf_tensors
@@ -105,6 +105,5 @@ def _sees_images(model: LanguageModel, base: str) -> bool:
   if kind != "gemma3_text" or base == "random":
     return False
   folder = hf_files.fetch(base, ("config.json",))
-  return hf_fields.read_object(folder / "config.json").get("model_type") == (
-    "gemma3"
-  )
+  config = storage.read_object(folder / "config.json")
+  return config.get("model_type") == "gemma3"

@@ -15,6 +15,7 @@ import fnmatch
 import functools
 import hashlib
 import io
+import json
 import os
 import pathlib
 import re
@@ -29,6 +30,8 @@ from srl_jax.optional import needed_for
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)")
 # What a folder of weights has beside the weights.
 SMALL_FILES = ("*.json", "*.model", "*.jinja", "*.txt")
+# The largest real ones (Gemma 3's tokenizer.json) have 33 MB.
+_MAX_JSON_BYTES = 1 << 28
 
 
 def path(given: str | os.PathLike) -> pathlib.Path:
@@ -114,6 +117,26 @@ def open_to_read(path: pathlib.Path) -> IO[bytes]:
   if not is_remote(path):
     return open(path, "rb")
   return io.BufferedReader(_gcs().open(str(path), "rb"), 1 << 20)
+
+
+def read_object(path: pathlib.Path) -> dict[str, Any]:
+  """Returns the object in a JSON file of a checkpoint.
+
+  Raises:
+    ValueError: not a JSON object, or one too large or too deep.
+  """
+  if (length := size(path)) > _MAX_JSON_BYTES:
+    raise ValueError(
+      f"{path}: has {length:,} bytes, and none of its kind has more than "
+      f"{_MAX_JSON_BYTES:,}; fetch it again"
+    )
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path}: not JSON ({error}); fetch it again") from error
+  if not isinstance(value, dict):
+    raise ValueError(f"{path}: holds no JSON object; fetch it again")
+  return value
 
 
 def read_range(path: pathlib.Path, start: int, end: int) -> bytes:

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from srl_jax import storage
-from srl_jax.tokenizers.tokenizer import Tokenizer, read_file
+from srl_jax.tokenizers.tokenizer import Tokenizer
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
@@ -219,16 +218,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: not a JSON object, or one too large or too deep.
   """
-  if not path.is_file():
-    return {}
-  data = read_file(str(path))
-  try:
-    value = json.loads(data.decode("utf-8"))
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{path}: not JSON ({error}); fetch it again") from error
-  if not isinstance(value, dict):
-    raise ValueError(f"{path}: holds no JSON object; fetch it again")
-  return value
+  return storage.read_object(path) if path.is_file() else {}
 
 
 def _refuse(path: pathlib.Path, field: str, value: Any, allowed: str) -> Any:
