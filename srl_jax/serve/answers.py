@@ -186,7 +186,9 @@ class Answers:
     ask = begun.ask
     if isinstance(ask, CompletionAsk) and ask.echo and ask.likely is not None:
       scored = await self._engine.score(
-        [prompt.tokens for prompt in begun.prompts], max(ask.likely, 1)
+        [prompt.tokens for prompt in begun.prompts],
+        max(ask.likely, 1),
+        is_admitted=begun.asked is not None,
       )
       begun.prompts = [
         dataclasses.replace(prompt, scores=scores)

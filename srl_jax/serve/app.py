@@ -67,7 +67,8 @@ class _EventStream(StreamingResponse):
 async def _lines(events: AsyncIterator[dict]) -> AsyncIterator[str]:
   try:
     async for event in events:
-      yield f"data: {json.dumps(event, ensure_ascii=False)}\n\n"
+      # ASCII: some clients end a line at U+2028 or U+0085 too.
+      yield f"data: {json.dumps(event)}\n\n"
   except ApiError as error:
     # The status has been sent already.
     yield f"data: {json.dumps(error.body())}\n\n"

@@ -144,9 +144,12 @@ class Engine:
     self._commands.put(None)
     self._thread.join()
 
-  def _admit(self, count: int) -> None:
+  def _check_alive(self) -> None:
     if self._failure:
       raise _server_error(self._failure)
+
+  def _admit(self, count: int) -> None:
+    self._check_alive()
     if count > self.capacity:
       # Clients would try again for ever.
       raise ApiError(
@@ -183,15 +186,26 @@ class Engine:
     return asked
 
   async def score(
-    self, texts: Sequence[Sequence[int]], likely: int
+    self,
+    texts: Sequence[Sequence[int]],
+    likely: int,
+    *,
+    is_admitted: bool = False,
   ) -> list[Scores]:
     """Scores texts; see `TextScorer`.
+
+    Args:
+      texts: token ids.
+      likely: number of most likely tokens to report.
+      is_admitted: whether they are of a request that `ask` has let in.
 
     Raises:
       ApiError: the queue is full, or the engine has failed.
     """
     assert self._loop is not None
-    self._admit(len(texts))
+    self._check_alive()
+    if not is_admitted:
+      self._admit(len(texts))
     futures = [self._loop.create_future() for _ in texts]
     self._scores.update(futures)
     self._commands.put(
@@ -204,7 +218,8 @@ class Engine:
       return list(await asyncio.gather(*futures))
     finally:
       self._scores.difference_update(futures)
-      self.free(len(texts))
+      if not is_admitted:
+        self.free(len(texts))
 
   def cancel(self, asked: Asked) -> None:
     """Gives up what has not ended of a request."""

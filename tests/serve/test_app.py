@@ -217,6 +217,22 @@ def test_more_than_the_queue_holds_is_refused_with_numbers(serve, monkeypatch):
     assert post(served, "completions", json=LONG).status_code == 200
 
 
+def test_events_are_lines_to_any_client(served):
+  ask = {"prompt": "a\u2028b\x85c", "max_tokens": 1, "echo": True}
+  text = post(served, "completions", json=ask | {"stream": True}).text
+  lines = [line for line in text.splitlines() if line]
+  assert all(line.startswith("data: ") for line in lines)
+
+
+def test_a_request_that_is_scored_and_drawn_counts_once(serve):
+  with serve(rows=1, slots=1, max_queue=1) as served:
+    room = served.engine.capacity
+    ask = {"prompt": ["a"] * room, "max_tokens": 2, "echo": True, "logprobs": 1}
+    assert post(served, "completions", json=ask).status_code == 200
+    assert served.engine.gauges()["requests_total"] == 1
+    assert served.engine.open == 0
+
+
 def test_an_answer_that_a_stopping_server_cuts_off_is_refused(
   serve, monkeypatch
 ):
