@@ -24,7 +24,12 @@ from jax.experimental import multihost_utils
 from srl_jax import progress, sharding, storage, strict
 from srl_jax.config import Config
 from srl_jax.data import readers, records, schema
-from srl_jax.data.templates import PlainTemplate, Special, make_template
+from srl_jax.data.templates import (
+  ChatTemplate,
+  PlainTemplate,
+  Special,
+  make_template,
+)
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
@@ -119,6 +124,8 @@ def load_run(
   splits = loaded.splits
   texts = [*splits["pretrain"], *splits["train"]]
   run = load_model(config, mesh, texts)
+  if isinstance(run.template, ChatTemplate):
+    run.template.chat.check_thinking()
   _keep(run, config, workdir)
   recorder = Recorder(workdir / "rollouts", config.rollouts)
   return dataclasses.replace(run, **splits, recorder=recorder)

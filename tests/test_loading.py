@@ -8,11 +8,11 @@ import shutil
 import jax
 import pytest
 
-from srl_jax import loading
+from srl_jax import inference, loading
 from srl_jax.config import Config
 from srl_jax.data.readers import DataConfig
 from srl_jax.models import hf_files
-from srl_jax.testing import checkpoints
+from srl_jax.testing import checkpoints, small_model
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trajectory import Step
@@ -29,6 +29,20 @@ def test_templates_of_a_run_show_as_much_of_an_observation_as_it_says():
 
   assert "x" * 50 in shown(0)
   assert "xx\n[... 46 characters are left out ...]\nxx" in shown(4)
+
+
+def test_a_model_whose_prompts_open_the_think_block_is_asked_only(tmp_path):
+  small_model.write(
+    tmp_path / "model",
+    chat_template="{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    "<think>\n",
+  )
+  config = inference.config_of(str(tmp_path / "model"))
+  assert inference.load(config).chat is not None
+  data = dataclasses.replace(config.data, train_size=1)
+  config = dataclasses.replace(config, data=data)
+  with pytest.raises(ValueError, match="opens the think block itself"):
+    loading.load_run(config, small_mesh(), tmp_path / "run")
 
 
 def test_of_a_tokenizer_file_all_that_is_beside_it_is_kept(families):

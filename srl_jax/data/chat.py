@@ -86,6 +86,22 @@ class ChatFormat:
     A thought counts only if the model opens and closes its block itself. Some
     templates write an empty block unless a variable says that the model shall
     think; it is set where that helps.
+    """
+    without = self._tags()
+    if not without:
+      return
+    self._variables = _THINKS
+    if self._tags():
+      self._variables = {}
+    else:
+      warnings.warn(
+        f"{self._origin}: the chat template is rendered with "
+        f"enable_thinking=True; without it, its prompts end in {without!r}",
+        stacklevel=3,
+      )
+
+  def check_thinking(self) -> None:
+    """Refuses a template that leaves no thinking to a model that is trained.
 
     Raises:
       ValueError: prompts end with a think tag in any case.
@@ -93,16 +109,6 @@ class ChatFormat:
     without = self._tags()
     if not without:
       return
-    self._variables = _THINKS
-    tags = self._tags()
-    if not tags:
-      warnings.warn(
-        f"{self._origin}: the chat template is rendered with "
-        f"enable_thinking=True; without it, its prompts end in {without!r}",
-        stacklevel=3,
-      )
-      return
-    self._variables = {}
     what = "tells the model not to think"
     if without.rfind(THINK_OPEN) > without.rfind(THINK_CLOSE):
       what = "opens the think block itself"

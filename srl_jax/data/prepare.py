@@ -84,6 +84,8 @@ def _run(args: argparse.Namespace) -> None:
     tokenizer_folder(configs["tokenizer"]),
     args.observation_tokens,
   )
+  if isinstance(template, templates.ChatTemplate):
+    template.chat.check_thinking()
   reports: dict[str, BuildReport] = {}
   compared: dict[str, PromptReport] = {}
   for split in filled:

@@ -187,8 +187,11 @@ def test_a_template_that_would_not_let_the_model_think_is_told_to():
 )
 def test_a_template_that_takes_thinking_from_the_model_is_refused(tail, what):
   template = chat(EACH + tail)
+  template.leave_thinking_to_the_model()
+  # Asked as it is, and not trained.
+  assert template.cut("s")[1].endswith(tail.removesuffix("\n"))
   with pytest.raises(ValueError, match=what) as caught:
-    template.leave_thinking_to_the_model()
+    template.check_thinking()
   tags = tail.removesuffix("\n")  # Jinja drops a last line break.
   assert f"write it without {tags!r} to chat_template" in str(caught.value)
 
@@ -198,4 +201,5 @@ def test_a_template_that_leaves_thinking_to_the_model_is_not_changed():
     template = of(family)
     before = template.cut("s")
     template.leave_thinking_to_the_model()
+    template.check_thinking()
     assert template.cut("s") == before

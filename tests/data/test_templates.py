@@ -212,22 +212,9 @@ def test_a_turn_without_a_control_token_ends_in_the_end_of_text(tmp_path):
     of_checkpoint(folder)
 
 
-@pytest.mark.parametrize(
-  ("source", "message"),
-  [
-    (
-      "{{ messages[-1].content }}<|im_end|>{{ messages[0].content }}",
-      "writes the system message after the user's text",
-    ),
-    (
-      "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}<think>\n",
-      r"opens the think block itself \(its prompts end in '<think>'\)",
-    ),
-  ],
-)
-def test_a_template_that_branches_cannot_use_is_refused(
-  tmp_path, source, message
-):
+def test_a_template_that_branches_cannot_use_is_refused(tmp_path):
+  source = "{{ messages[-1].content }}<|im_end|>{{ messages[0].content }}"
+  message = "writes the system message after the user's text"
   folder = checkpoints.write(tmp_path, "qwen2_5", chat_template=source)
   with pytest.raises(ValueError, match=message):
     of_checkpoint(folder)
@@ -242,8 +229,9 @@ def test_only_templates_that_the_tokenizer_has_tokens_for_are_offered(
 ):
   opens = "{% for m in messages %}{{ m.content }}{% endfor %}<think>"
   folder = checkpoints.write(tmp_path, family, chat_template=opens)
+  _, template = of_checkpoint(folder)
   with pytest.raises(ValueError, match=f"or set c.template={others}$"):
-    of_checkpoint(folder)
+    template.chat.check_thinking()
   # The offer is good.
   of_checkpoint(folder, others.split("'")[1])
 
