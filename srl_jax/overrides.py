@@ -17,6 +17,36 @@ import ml_collections
 
 from srl_jax import strict
 
+# A resumed run may differ in these fields of its config: they change none of
+# its numbers, or, as another mesh, only the order of sums.
+FREE_TO_CHANGE = (
+  "note",
+  "log_every",
+  "checkpoint",
+  "rollouts",
+  "trackers",
+  "profile",
+  "watchdog",
+  "evaluate.answers_per_batch",
+  "mesh",
+  "model.remat",
+  "model.attention_logits",
+  "sft.trunks_per_micro_batch",
+  "sft.max_logits",
+  *(
+    f"{stage}.{field}"
+    for stage in ("srl", "rlvr", "episodes")
+    for field in (
+      "trunks_per_micro_batch",
+      "lanes_per_branch",
+      "loss.max_logits",
+    )
+  ),
+  "srl.sampling.parts_per_round",
+  "rlvr.sampling.parts_per_round",
+  "reward_workers",
+)
+
 
 def parse_argument(
   argument: str | None, default: str, presets: Collection[str]

@@ -39,6 +39,7 @@ from jax.experimental import multihost_utils
 from srl_jax import loading, progress, saving, sharding, storage
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
+from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.processes import watchdog
 from srl_jax.report.results_table import results_table
 from srl_jax.storage import files
@@ -47,36 +48,6 @@ from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run
-
-# A resumed run may differ in these: they change none of its numbers, or, as
-# another mesh, only the order of sums.
-_FREE_TO_CHANGE = (
-  "note",
-  "log_every",
-  "checkpoint",
-  "rollouts",
-  "trackers",
-  "profile",
-  "watchdog",
-  "evaluate.answers_per_batch",
-  "mesh",
-  "model.remat",
-  "model.attention_logits",
-  "sft.trunks_per_micro_batch",
-  "sft.max_logits",
-  *(
-    f"{stage}.{field}"
-    for stage in ("srl", "rlvr", "episodes")
-    for field in (
-      "trunks_per_micro_batch",
-      "lanes_per_branch",
-      "loss.max_logits",
-    )
-  ),
-  "srl.sampling.parts_per_round",
-  "rlvr.sampling.parts_per_round",
-  "reward_workers",
-)
 
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -183,7 +154,7 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   if path.exists():
     before = json.loads(path.read_text())
     more_steps = _more_update_steps(config, before)
-    free = _FREE_TO_CHANGE + _of_stages_to_come(config, workdir)
+    free = FREE_TO_CHANGE + _of_stages_to_come(config, workdir)
     if more_steps:
       free += (f"{config.stages[-1]}.update_steps",)
     different = [
@@ -264,10 +235,10 @@ def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
     return
   name = config.stages[-1]
   if jax.process_index() == 0:
-    moment = f"after_{name}"
-    suites = workdir / "suites" / moment
-    if suites.exists():
-      storage.move(suites, suites.with_name(f"{moment}_{had}_update_steps"))
+    # The model too: it is no longer what the run results in.
+    for old in (workdir / "suites" / f"after_{name}", workdir / "model"):
+      if old.exists():
+        storage.move(old, old.with_name(f"{old.name}_{had}_update_steps"))
     path = workdir / "results.json"
     results = json.loads(path.read_text())
     results.pop(f"after {name}", None)

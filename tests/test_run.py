@@ -140,6 +140,7 @@ def test_a_run_may_go_on_for_longer(runs, whole, tmp_path, capsys, monkeypatch):
   assert found.results["after sft"] == short.results["after sft"]
   kept = tmp_path / "suites" / "after_srl_4_update_steps" / answers.name
   assert kept.read_text() == "of four update steps" and not answers.exists()
+  assert (tmp_path / "model_4_update_steps" / "config.json").exists()
   with pytest.raises(ValueError, match=r"srl\.update_steps was 6 and is 5"):
     runs.run(tmp_path, "sft_srl", srl__update_steps=5)
   # Not the first stage, for the second went on from its end.

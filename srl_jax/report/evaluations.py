@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Summarises folders of evaluations for a report, and compares them.
 
-Folders may be under way: what is answered so far is counted. Only finished ones
-are compared.
+Folders may be under way: what is answered so far is counted. Short answers come
+first, so accuracies and lengths are told of finished suites only.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from srl_jax import storage
+from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.estimates import Estimate, share
 from srl_jax.evaluate.journal import read_results
 from srl_jax.evaluate.records import Answer
@@ -33,7 +34,8 @@ class SuiteRow:
     answers: number of answers.
     of_problems: number of problems of the suite.
     of_answers: number of answers when the evaluation is finished.
-    accuracy: share of right answers, with its interval over problems.
+    accuracy: share of right answers, with its interval over problems; None
+      while answers are missing, as the following are.
     stopped: share of answers that the model ended itself.
     tokens: mean length of an answer.
   """
@@ -45,9 +47,9 @@ class SuiteRow:
   answers: int
   of_problems: int
   of_answers: int
-  accuracy: Estimate
-  stopped: float
-  tokens: float
+  accuracy: Estimate | None = None
+  stopped: float | None = None
+  tokens: float | None = None
 
   @property
   def is_finished(self) -> bool:
@@ -104,25 +106,34 @@ def compare_evaluations(
 
 def _rows(folder: pathlib.Path) -> Iterator[SuiteRow]:
   for result in sorted(read_results(folder), key=lambda x: x.suite):
-    samples = {x["name"]: x["samples"] for x in result.protocol["decodings"]}
-    parts: dict[str, dict[str, list[Answer]]] = {}
-    for answer in result.answers:
-      part = parts.setdefault(answer.decoding, {})
-      part.setdefault(answer.problem, []).append(answer)
-    for decoding, by_problem in sorted(parts.items()):
-      answers = [x for of_problem in by_problem.values() for x in of_problem]
-      yield SuiteRow(
-        folder=str(folder),
-        suite=result.suite,
-        decoding=decoding,
-        problems=len(by_problem),
-        answers=len(answers),
-        of_problems=len(result.problems),
-        of_answers=len(result.problems) * samples[decoding],
-        accuracy=share(
-          [sum(x.is_correct for x in xs) for xs in by_problem.values()],
-          [len(xs) for xs in by_problem.values()],
-        ),
-        stopped=float(np.mean([x.is_stopped for x in answers])),
-        tokens=float(np.mean([x.tokens for x in answers])),
-      )
+    for decoding in sorted(
+      result.protocol["decodings"], key=lambda x: x["name"]
+    ):
+      yield _row(str(folder), result, decoding["name"], decoding["samples"])
+
+
+def _row(folder: str, result: Result, decoding: str, samples: int) -> SuiteRow:
+  answers = [x for x in result.answers if x.decoding == decoding]
+  by_problem: dict[str, list[Answer]] = {}
+  for answer in answers:
+    by_problem.setdefault(answer.problem, []).append(answer)
+  row = SuiteRow(
+    folder=folder,
+    suite=result.suite,
+    decoding=decoding,
+    problems=len(by_problem),
+    answers=len(answers),
+    of_problems=len(result.problems),
+    of_answers=len(result.problems) * samples,
+  )
+  if not row.is_finished:
+    return row
+  return dataclasses.replace(
+    row,
+    accuracy=share(
+      [sum(x.is_correct for x in xs) for xs in by_problem.values()],
+      [len(xs) for xs in by_problem.values()],
+    ),
+    stopped=float(np.mean([x.is_stopped for x in answers])),
+    tokens=float(np.mean([x.tokens for x in answers])),
+  )

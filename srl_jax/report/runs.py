@@ -21,10 +21,11 @@ from srl_jax.evaluate import seeds, summary
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.journal import read_results
 from srl_jax.metrics import read_rows
+from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.rollout import record
 
 # What runs of one group may differ in: they are repetitions of one another.
-_OF_A_REPETITION = ("seed", "note")
+_OF_A_REPETITION = {"seed", *FREE_TO_CHANGE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +34,8 @@ class RunFiles:
 
   Attributes:
     label: its name on the page, unlike those of all other runs there.
-    group: the same for runs that differ in their seeds only.
+    group: the same for runs that differ in their seeds alone, and in what
+      changes none of their numbers.
     workdir: its folder.
     config: what its config.json says.
     rows: of its metrics.jsonl.
@@ -145,11 +147,7 @@ def _groups(
 ) -> list[str]:
   """Names of groups: the experiment's, with a label where two have that one."""
   keys = [
-    json.dumps(
-      {k: v for k, v in config.items() if k not in _OF_A_REPETITION},
-      sort_keys=True,
-    )
-    for config in configs
+    json.dumps(dict(_of_group(config)), sort_keys=True) for config in configs
   ]
   names: dict[str, str] = {}
   for config, label, key in zip(configs, labels, keys, strict=True):
@@ -157,6 +155,19 @@ def _groups(
       name = str(config.get("name", label))
       names[key] = f"{name} ({label})" if name in names.values() else name
   return [names[key] for key in keys]
+
+
+def _of_group(
+  config: Mapping[str, Any], at: str = ""
+) -> Iterator[tuple[str, Any]]:
+  """Yields (name, value) of the fields that a group has in common."""
+  for name, value in config.items():
+    if at + name in _OF_A_REPETITION:
+      continue
+    if isinstance(value, Mapping):
+      yield from _of_group(value, f"{at}{name}.")
+    else:
+      yield at + name, value
 
 
 def _read_run(workdir, config, label, group) -> RunFiles:

@@ -13,7 +13,6 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 # A value and the ends of its interval, as in srl_jax.evaluate.estimates.
 Cell = Sequence[float]
@@ -50,16 +49,8 @@ class Table:
         f"no row has the metrics {sorted(unknown)}; there are {self._found()}"
       )
 
-  def markdown(
-    self, interval: Literal["brackets", "plus-minus", "none"] = "brackets"
-  ) -> str:
-    """Returns a table in Markdown.
-
-    Args:
-      interval: "brackets" writes 51.5 [43.1, 59.8]; "plus-minus" writes 51.5 ±
-        8.4, which is half the width even where the interval is not symmetric;
-        "none" leaves it out.
-    """
+  def markdown(self) -> str:
+    """Returns a table in Markdown, with cells like 51.5 [43.1, 59.8]."""
     metrics = self.columns()
     titles = map(self._title, metrics)
     lines = [
@@ -67,9 +58,7 @@ class Table:
       _line([*["---"] * len(self.heads), *["---:"] * len(metrics)]),
     ]
     for names, row in self.rows.items():
-      cells = [
-        _cell(row.get(m), self.units.get(m) == "%", interval) for m in metrics
-      ]
+      cells = [_cell(row.get(m), self.units.get(m) == "%") for m in metrics]
       lines.append(_line([*map(_escaped, names), *cells]))
     return "\n".join(lines) + "\n"
 
@@ -82,7 +71,7 @@ class Table:
     ]
     for m in self.columns():
       cells = [
-        _cell(row.get(m), self.units.get(m) == "%", "brackets")
+        _cell(row.get(m), self.units.get(m) == "%")
         for row in self.rows.values()
       ]
       lines.append(_line([self._title(m), *cells]))
@@ -142,13 +131,8 @@ def _json(value: float) -> float | None:
   return value if math.isfinite(value) else None
 
 
-def _cell(cell: Cell | None, is_percent: bool, interval: str) -> str:
+def _cell(cell: Cell | None, is_percent: bool) -> str:
   if cell is None or not math.isfinite(cell[0]):
     return "-"
   value, low, high = (100 * x if is_percent else x for x in cell)
-  text = f"{value:.1f}"
-  if interval == "none":
-    return text
-  if interval == "plus-minus":
-    return f"{text} ± {(high - low) / 2:.1f}"
-  return f"{text} [{low:.1f}, {high:.1f}]"
+  return f"{value:.1f} [{low:.1f}, {high:.1f}]"

@@ -106,14 +106,9 @@ def parts_of(row: Mapping[str, Any]) -> tuple[str, str]:
 
 @functools.lru_cache(maxsize=4096)
 def matching(action: str, target: str) -> tuple[int, ...]:
-  """Matching blocks: start in the action, in the target, length, and so on."""
-  blocks = matching_blocks(action, target)
-  shown = [
-    (a, b, min(size, MOST_CHARS - max(a, b)))
-    for a, b, size in blocks
-    if max(a, b) < MOST_CHARS
-  ]
-  return tuple(number for block in shown for number in block)
+  """Matching blocks of what is shown: start in each, length, and so on."""
+  blocks = matching_blocks(action[:MOST_CHARS], target[:MOST_CHARS])
+  return tuple(number for block in blocks for number in block)
 
 
 def _index(table: dict[Any, int], key: Any) -> int:
@@ -134,24 +129,29 @@ def read_rollouts(
 
   Args:
     runs: the runs.
-    most: number of samples in the viewer, about; every file gives the same
-      number of its trajectories, as long as there are some.
+    most: number of samples in the viewer, about. Every file gives the same
+      number, in whole trajectories; if that is less than one, files at equal
+      distances give one.
 
   Returns:
     The viewer, the numbers for the charts, and how many samples there are.
   """
   viewer, counts, total = Viewer(), RolloutCounts(), 0
   files = [(run, file) for run in runs for file in run.rollout_files]
-  share = most / max(1, len(files))
+  share, room = most / max(1, len(files)), 0.0
   for run in runs:
     dots = []
     for file in run.rollout_files:
       rows = run.rollouts(file)
       total += len(rows)
       counts.add(run.label, rows)
-      viewer.add(
-        run.label, some_of_each(rows, share, lambda row: row["trajectory"])
+      # What a file leaves is for the next ones.
+      room += share
+      some = some_of_each(
+        rows, room, lambda row: row["trajectory"], least=not viewer.samples
       )
+      room -= len(some)
+      viewer.add(run.label, some)
       dots += [
         (row["split"], row["update_step"], len(thought), row["reward"])
         for row in rows
@@ -163,15 +163,26 @@ def read_rollouts(
 
 
 def some_of_each(
-  items: Sequence[T], most: float, name_of: Callable[[T], str]
+  items: Sequence[T],
+  most: float,
+  name_of: Callable[[T], str],
+  *,
+  least: int = 1,
 ) -> list[T]:
-  """All items of a name, name by name, until there are `most`; at least one."""
+  """All items of a name, name by name, until there are `most`.
+
+  Args:
+    items: from the first name to the last one.
+    most: the most items, if the first `least` names have no more.
+    name_of: the name of an item.
+    least: number of names that are there in any case.
+  """
   by_name: dict[str, list[T]] = {}
   for item in items:
     by_name.setdefault(name_of(item), []).append(item)
   chosen: list[T] = []
-  for of_name in by_name.values():
-    if chosen and len(chosen) + len(of_name) > most:
+  for number, of_name in enumerate(by_name.values()):
+    if number >= least and len(chosen) + len(of_name) > most:
       break
     chosen += of_name
   return chosen

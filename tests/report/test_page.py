@@ -167,6 +167,7 @@ def test_evaluations_are_counted_by_suite_and_decoding(tmp_path, capsys):
   rows = read_evaluations([folder])
   assert [(x.suite, x.decoding, x.problems, x.answers) for x in rows] == [
     ("<b>", "greedy", 1, 1),
+    ("<b>", "sampled", 0, 0),
     ("amc", "greedy", 1, 1),
     ("amc", "sampled", 2, 4),
   ]
@@ -179,9 +180,9 @@ def test_evaluations_are_counted_by_suite_and_decoding(tmp_path, capsys):
   page = Page(out.read_text("utf-8"))
   assert f"{folder}<b>greedy11" in page.text
   assert f"{folder}amcsampled240.750[" in page.text
-  # The greedy answer to p1 is missing.
-  assert f"{folder} under wayamcgreedy1 of 21 of 20.000[" in page.text
-  assert page.text.count("under way") == 1
+  # The greedy answer to p1 is missing, which may be long and wrong.
+  assert f"{folder} under wayamcgreedy1 of 21 of 2\n" in page.text
+  assert f"{folder} under way<b>sampled0 of 10 of 2\n" in page.text
 
 
 def test_evaluations_are_compared_with_the_first(tmp_path, capsys):
@@ -220,7 +221,7 @@ def test_the_command_writes_the_page_and_says_its_size(tmp_path, capsys):
   size = out.stat().st_size / 1e6
   said = capsys.readouterr().out
   assert said == f"the report is in {out} ({size:.1f} MB)\n"
-  assert len(Page(out.read_text("utf-8")).data["rollouts"]["samples"]) == 36
+  assert len(Page(out.read_text("utf-8")).data["rollouts"]["samples"]) == 12
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,6 @@ def test_markdown_shows_shares_in_percent():
   ]
 
 
-def test_markdown_shows_half_the_width_or_no_interval():
-  # The interval is not symmetric: (0.875 - 0.25) / 2 = 0.3125.
-  assert "| 50.0 ± 31.2 |" in TABLE.markdown("plus-minus")
-  assert "| 50.0 | 450.0 |" in TABLE.markdown("none")
-
-
 def test_csv_has_three_columns_for_each_metric():
   first, second = csv.DictReader(io.StringIO(TABLE.csv()))
   assert first["suite"] == "a|b"
