@@ -166,7 +166,7 @@ class ChatAnswer:
     new = self._text.add(tokens, is_last=bool(piece.ending))
     self.texts[-1] += new
     if piece.ending:
-      self._end_turn({"stop": "stop"}.get(piece.ending, "length"))
+      self._end_turn("stop" if piece.ending == "stop" else "length")
     return new
 
   def _end_turn(self, ending: str) -> None:

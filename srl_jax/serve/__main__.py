@@ -150,12 +150,12 @@ def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
   folder = storage.path(args.weights)
   name = storage.absolute(folder).name if folder.is_dir() else args.weights
   name = args.name or name
-  failures: list[BaseException] = []
+  fatal: list[BaseException] = []
   model = inference.load(config, name)
   context = _context(args.context, model)
 
   def fail(error: BaseException) -> None:
-    failures.append(error)
+    fatal.append(error)
     traceback.print_exception(error)
     server.should_exit = True
 
@@ -192,7 +192,7 @@ def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
   server.run(sockets=[listening])
-  return 1 if failures or not server.started else 0
+  return 1 if fatal or not server.started else 0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
