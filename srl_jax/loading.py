@@ -21,7 +21,7 @@ import jax
 from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from srl_jax import progress, sharding, storage, strict
+from srl_jax import agreement, progress, sharding, storage, strict
 from srl_jax.config import Config
 from srl_jax.data import readers, records, schema
 from srl_jax.data.templates import (
@@ -87,13 +87,14 @@ def read_run_config(workdir: pathlib.Path) -> Config:
       values that this version of srl_jax does not know.
   """
   path = workdir / "config.json"
-  if not path.is_file():
+  found = agreement.read_json(path)
+  if found is None:
     raise ValueError(
       f"there is no run in {workdir} (no config.json); give the --workdir of "
       "a run of python -m srl_jax.main"
     )
   try:
-    return strict.to_dataclass(Config, json.loads(path.read_text()), "config")
+    return strict.to_dataclass(Config, found, "config")
   except ValueError as error:
     raise ValueError(
       f"{path} cannot be read by this version of srl_jax: {error}; use the "

@@ -31,12 +31,13 @@ import dataclasses
 import json
 import pathlib
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
-from srl_jax import loading, progress, saving, sharding, storage
+from srl_jax import agreement, loading, progress, saving, sharding, storage
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.overrides import FREE_TO_CHANGE
@@ -48,6 +49,7 @@ from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
 from srl_jax.train.stage import Run
+from srl_jax.trajectory import Trajectory
 
 
 def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
@@ -69,9 +71,13 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   with jax.set_mesh(mesh), contextlib.ExitStack() as stack:
     stack.enter_context(locked(workdir))
     stack.enter_context(watchdog.watching(config.watchdog))
+    agreement.check_shared(workdir)
+    agreement.check_same({"config": _resolved(config), "versions": versions()})
     had_update_steps = _claim_workdir(config, workdir)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
+    if jax.process_count() > 1:
+      agreement.check_same(_checksums(run))
     shown = dataclasses.asdict(config)
     trackers = open_trackers(config.trackers, workdir, shown)
     stack.push(lambda error, *_: trackers.close(failed=error is not None))
@@ -96,7 +102,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     loop.print_memory_plan(stages)
     _go_on_for_longer(config, workdir, had_update_steps)
     path = workdir / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
+    results = agreement.read_json(path) or {}
 
     def measure(moment: str, params: Any) -> None:
       if moment not in results:
@@ -151,18 +157,21 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   """
   path = workdir / "config.json"
   resolved = _resolved(config)
-  if path.exists():
-    before = json.loads(path.read_text())
+  results = agreement.read_json(workdir / "results.json")
+  if agreement.read_json(path) is not None:
+    # A field that this version has added has its default in it.
+    before = _resolved(loading.read_run_config(workdir))
     more_steps = _more_update_steps(config, before)
-    free = FREE_TO_CHANGE + _of_stages_to_come(config, workdir)
+    to_come = sharding.gather_objects(_of_stages_to_come(config, workdir))[0]
+    free = FREE_TO_CHANGE + to_come
     if more_steps:
       free += (f"{config.stages[-1]}.update_steps",)
     different = [
       f"{name} was {old!r} and is {new!r}"
-      for name, old, new in _differences(before, resolved, "config")
+      for name, old, new in agreement.differences(before, resolved, "config")
       if not f"{name}.".startswith(tuple(f"config.{x}." for x in free))
     ]
-    has_begun = (workdir / "results.json").exists()
+    has_begun = results is not None
     if different and has_begun:
       raise RefusedError(
         f"{workdir} holds a run of another configuration: "
@@ -225,6 +234,22 @@ def _more_update_steps(config: Config, before: dict[str, Any]) -> int:
   return had
 
 
+def _checksums(run: Run) -> dict[str, Any]:
+  """Checksums of what this process read, by names for messages."""
+  splits = ("train", "valid", "test")
+  return {
+    "data": {split: _crc32(getattr(run, split)) for split in splits},
+    "tokenizer": {x.name: zlib.crc32(x.read_bytes()) for x in run.files},
+  }
+
+
+def _crc32(trajectories: Sequence[Trajectory]) -> int:
+  crc = 0
+  for trajectory in trajectories:
+    crc = zlib.crc32(repr(trajectory).encode(), crc)
+  return crc
+
+
 def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
   """Takes back that the last stage is done, and what was measured after it.
 
@@ -261,11 +286,12 @@ def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
   """
   path = workdir / "held_out.json"
   now = {
-    split: {"trajectories": len(data), "crc32": zlib.crc32(repr(data).encode())}
-    for split, data in (("valid", list(run.valid)), ("test", list(run.test)))
+    split: {"trajectories": len(data), "crc32": _crc32(data)}
+    for split, data in (("valid", run.valid), ("test", run.test))
   }
-  if path.exists() and (workdir / "results.json").exists():
-    before = json.loads(path.read_text())
+  before = agreement.read_json(path)
+  results = agreement.read_json(workdir / "results.json")
+  if before is not None and results is not None:
     for split, of_now in now.items():
       if before[split] != of_now:
         raise RefusedError(
@@ -276,12 +302,3 @@ def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
         )
   files.write_json(path, now)
   loading.write_held_out(run, workdir)
-
-
-def _differences(old, new, path):
-  for name in sorted(old.keys() | new.keys()):
-    a, b, here = old.get(name), new.get(name), f"{path}.{name}"
-    if isinstance(a, dict) and isinstance(b, dict):
-      yield from _differences(a, b, here)
-    elif a != b:
-      yield here, a, b

@@ -40,6 +40,7 @@ FLOORS = {
   "trackers": 5,
   "update": 4,
   "rollout": 4,
+  "agreement": 3,
   "models": 3,
   "device_rewards": 2,
   "ops": 2,

@@ -366,6 +366,8 @@ def _manager(
       max_to_keep=None if read_only else keep,
       create=not read_only,
       cleanup_tmp_directories=not read_only,
+      # Another process may see a shared disk as it was before.
+      single_host_load_and_broadcast=True,
       # Two managers in one process need different prefixes: with several
       # processes, one manager's barriers would else match the other's.
       multiprocessing_options=ocp.options.MultiprocessingOptions(

@@ -10,7 +10,6 @@ stopped.
 from __future__ import annotations
 
 import contextlib
-import json
 import pathlib
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from srl_jax import progress, sharding
+from srl_jax import agreement, progress, sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import Console, MetricWriter
 from srl_jax.models import lora
@@ -224,8 +223,7 @@ def _resumed(
 
 def _ended_early(directory: pathlib.Path) -> list[int] | None:
   """Returns after which update step of how many a stage ended, if it did."""
-  file = directory / _ENDED
-  return json.loads(file.read_text()) if file.is_file() else None
+  return agreement.read_json(directory / _ENDED)
 
 
 def _result(saver: Checkpointer, total: int) -> str:
@@ -274,7 +272,8 @@ def make_stages(
   return {
     name: STAGES[name](run, name, config)
     for index, (name, config) in enumerate(configs.items())
-    if name in again or not marker(workdir, index, name).exists()
+    if agreement.read_json(marker(workdir, index, name)) is None
+    or name in again
   }
 
 
