@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lock in a bucket, which its holder renews for as long as it lives.
 
-A bucket knows nothing of processes. The one thing that it does for one client
-only is to create an object that is not there. So the lock is an object, its
-holder writes it anew now and then, and one that nobody has renewed for a while
-is taken over. No clocks are compared: a taker waits and looks again.
+A bucket knows nothing of processes, but it writes an object only if that still
+has the generation that the writer names, or is not there. So the lock is an
+object, its holder writes it anew now and then, and one that nobody has renewed
+for a while is taken over. No clocks are compared: a taker waits and looks
+again.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class Lease:
     """
     self._file, self._refusal = file, refusal
     self._owner = owner
-    self._id = uuid.uuid4().hex
-    self._count = 0
+    self._text = "\n".join((owner, uuid.uuid4().hex, _machine()))
+    self._generation = 0
     self._is_closing = threading.Event()
     try:
       self._take()
-    except (ValueError, FileExistsError):
+    except ValueError:
       raise
     # The errors of a bucket share no base class.
     except Exception as error:
@@ -63,64 +64,49 @@ class Lease:
     self._thread = threading.Thread(target=self._renew, daemon=True)
     self._thread.start()
 
-  def _text(self) -> bytes:
-    self._count += 1
-    lines = self._owner, self._id, str(self._count), _machine()
-    return "\n".join(lines).encode()
-
   def _take(self) -> None:
-    if storage.create(self._file, self._text()):
-      return None
-    there = self._read()
-    if not there:  # Given back just now.
-      return self._take()
-    owner, other, _, machine = there
-    is_here = machine == _machine()
-    if not (is_here and not _is_alive(owner.partition(" ")[0])):
+    text, generation = storage.read_generation(self._file)
+    if generation and not _is_dead(text):
       print(
-        f"waiting {_DEAD_AFTER_S:.0f} s to see whether {owner!r} still works "
-        f"in {self._file.parent}",
+        f"waiting {_DEAD_AFTER_S:.0f} s to see whether {_owner(text)!r} still "
+        f"works in {self._file.parent}",
         flush=True,
       )
-      if not self._watch(there):
-        return self._take()
-    # Two may find it dead. Only one of them creates this object; whoever comes
-    # when it is gone again finds another holder.
-    claim = self._file.with_name(f"{self._file.name}.{other}")
-    if not storage.create(claim, self._text()):
-      raise self._refusal(owner)
-    try:
-      if self._read() != there:
-        raise self._refusal((self._read() or there)[0])
-      self._file.write_bytes(self._text())
-    finally:
-      claim.unlink()
-    return None
+      generation = self._watch(generation)
+    if self._write(generation):
+      return None
+    # Another was faster. It holds the lock, or has given it back already.
+    text, generation = storage.read_generation(self._file)
+    if generation:
+      raise self._refusal(_owner(text))
+    return self._take()
 
-  def _watch(self, there: list[str]) -> bool:
-    """Whether a lock is still there, unchanged; raises once it is renewed."""
+  def _watch(self, generation: int) -> int:
+    """Returns what to replace, 0 if it is gone; raises once it is renewed."""
     end_s = time.monotonic() + _DEAD_AFTER_S
     while time.monotonic() < end_s:
       time.sleep(1.0)
-      now = self._read()
+      text, now = storage.read_generation(self._file)
       if not now:
-        return False
-      if now != there:
-        raise self._refusal(now[0])
-    return True
+        return 0
+      if now != generation:
+        raise self._refusal(_owner(text))
+    return generation
 
-  def _read(self) -> list[str]:
-    """The lines of the lock; [] if there is none."""
-    try:
-      return self._file.read_text().splitlines()
-    except FileNotFoundError:
-      return []
+  def _write(self, generation: int) -> bool:
+    """Writes the lock over one generation; False if there is another."""
+    written = storage.replace(self._file, self._text, generation)
+    if written is None:
+      # A request that was repeated finds what it wrote itself.
+      text, now = storage.read_generation(self._file)
+      written = now if text == self._text else None
+    self._generation = written or self._generation
+    return written is not None
 
   def _renew(self) -> None:
     while not self._is_closing.wait(_RENEWED_EVERY_S):
       try:
-        there = self._read()
-        if not there or there[1] != self._id:
+        if not self._write(self._generation):
           # This process was silent for too long. Two must not write.
           print(
             f"error: another run has taken {self._file.parent} over",
@@ -128,7 +114,6 @@ class Lease:
             flush=True,
           )
           os._exit(1)
-        self._file.write_bytes(self._text())
       except Exception as error:
         print(f"warning: {self._file} was not renewed: {error}", flush=True)
 
@@ -138,21 +123,34 @@ class Lease:
   def __exit__(self, *_: Any) -> None:
     self._is_closing.set()
     self._thread.join()
-    self._file.unlink(missing_ok=True)
+    storage.delete(self._file, self._generation)
+
+
+def _owner(text: str) -> str:
+  return text.partition("\n")[0]
+
+
+def _is_dead(text: str) -> bool:
+  """Whether a lock is of a process of this machine that is not there."""
+  lines = text.splitlines()
+  if len(lines) != 3 or lines[2] != _machine():
+    return False
+  try:
+    os.kill(int(lines[0].partition(" ")[0]), 0)
+  except ProcessLookupError:
+    return True
+  except (OSError, ValueError):
+    return False
+  return False
 
 
 def _machine() -> str:
-  """Tells machines apart, also those of one name."""
+  """Tells apart where process numbers mean different processes.
+
+  Machines may share a name, and containers on one machine all the rest.
+  """
   boot = pathlib.Path("/proc/sys/kernel/random/boot_id")
-  boot_id = boot.read_text() if boot.exists() else ""
-  return f"{socket.gethostname()} {boot_id}".strip()
-
-
-def _is_alive(process: str) -> bool:
-  try:
-    os.kill(int(process), 0)
-  except ProcessLookupError:
-    return False
-  except (OSError, ValueError):
-    return True
-  return True
+  boot_id = boot.read_text().strip() if boot.exists() else ""
+  numbers = pathlib.Path("/proc/self/ns/pid")
+  namespace = os.readlink(numbers) if numbers.is_symlink() else ""
+  return f"{socket.gethostname()} {boot_id} {namespace}".strip()

@@ -178,13 +178,59 @@ def _objects(folder: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def create(path: pathlib.Path, data: bytes) -> bool:
-  """Writes a remote file unless there is one; whether there was none."""
+def read_generation(path: pathlib.Path) -> tuple[str, int]:
+  """Returns a remote file's text and generation; ("", 0) if there is none.
+
+  Each write of an object gives it a generation of its own.
+  """
+  bucket, key, _ = _gcs().split_path(str(path))
   try:
-    _gcs().pipe_file(str(path), data, mode="create")
+    headers, data = _gcs().call("GET", "b/{}/o/{}", bucket, key, alt="media")
+  except FileNotFoundError:
+    return "", 0
+  return data.decode(errors="replace"), int(headers["X-Goog-Generation"])
+
+
+def replace(path: pathlib.Path, text: str, generation: int) -> int | None:
+  """Writes a remote file if it has a generation still, and nobody wrote it.
+
+  Args:
+    path: the file.
+    text: what to write.
+    generation: see `read_generation`; 0 if there must be no file.
+
+  Returns:
+    The generation that is written; None if there was another.
+  """
+  fs = _gcs()
+  bucket, key, _ = fs.split_path(str(path))
+  body = (
+    f"--==0==\nContent-Type: application/json\n\n{json.dumps({'name': key})}\n"
+    f"--==0==\nContent-Type: text/plain\n\n{text}\n--==0==--"
+  )
+  try:
+    written = fs.call(
+      "POST",
+      f"{fs.base.replace('/storage/', '/upload/storage/')}b/{{}}/o",
+      bucket,
+      uploadType="multipart",
+      ifGenerationMatch=generation,
+      headers={"Content-Type": 'multipart/related; boundary="==0=="'},
+      data=body.encode(),
+      json_out=True,
+    )
   except FileExistsError:
-    return False
-  return True
+    return None
+  return int(written["generation"])
+
+
+def delete(path: pathlib.Path, generation: int) -> None:
+  """Deletes a remote file if it has a generation still."""
+  bucket, key, _ = _gcs().split_path(str(path))
+  with contextlib.suppress(FileNotFoundError, FileExistsError):
+    _gcs().call(
+      "DELETE", "b/{}/o/{}", bucket, key, ifGenerationMatch=generation
+    )
 
 
 def move(folder: pathlib.Path, to: pathlib.Path) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder of its own in a bucket, for each test."""
 
+import re
+
 import pytest
 
 from srl_jax import storage
@@ -8,4 +10,5 @@ from srl_jax import storage
 
 @pytest.fixture
 def folder(bucket, request):
-  return storage.path(f"{bucket}/{request.node.name}")
+  name = re.sub(r"\W", "_", request.node.name)
+  return storage.path(f"{bucket}/{name}")

@@ -45,7 +45,7 @@ def test_a_lock_that_is_given_back_meanwhile_is_taken(folder, monkeypatch):
 def dead_lock(folder, machine):
   dead = subprocess.Popen([sys.executable, "-c", ""])
   dead.wait()
-  lines = f"{dead.pid} {socket.gethostname()}", "id", "3", machine
+  lines = f"{dead.pid} {socket.gethostname()}", "id", machine
   (folder / "run.lock").write_text("\n".join(lines))
 
 
@@ -58,11 +58,30 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_taken_at_once(folder):
   assert not list(folder.glob("run.lock*"))
 
 
-def test_the_lock_of_another_machine_is_taken_when_nobody_renews_it(
-  folder, monkeypatch
+def other_container(folder):
+  """The same machine, where another process may have the number."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(lease.os, "readlink", lambda _: "pid:[1]")
+    machine = lease._machine()
+  dead_lock(folder, machine)
+
+
+@pytest.mark.parametrize(
+  "lock",
+  [
+    lambda folder: dead_lock(folder, "another machine"),
+    other_container,
+    # A folder that was copied from a disk.
+    lambda folder: (folder / "run.lock").write_text("123 here\n"),
+    lambda folder: (folder / "run.lock").write_text(""),
+  ],
+  ids=["another machine", "another container", "from a disk", "empty"],
+)
+def test_any_other_lock_is_taken_when_nobody_renews_it(
+  folder, monkeypatch, lock
 ):
   monkeypatch.setattr(lease, "_DEAD_AFTER_S", 1.5)
-  dead_lock(folder, "another machine")
+  lock(folder)
   start_s = time.monotonic()
   with locked(folder):
     assert time.monotonic() - start_s > 1.5
@@ -97,17 +116,31 @@ def test_who_finds_a_dead_lock_taken_over_meanwhile_is_refused(
   folder, monkeypatch
 ):
   dead_lock(folder, lease._machine())
-  create = storage.create
+  replace = storage.replace
 
-  def create_late(path, data):
-    if path.name != "run.lock":  # The claim: another was faster.
-      (folder / "run.lock").write_text("9 other\nnew\n1\nelsewhere")
-    return create(path, data)
+  def replace_late(path, text, generation):
+    path.write_text("9 other\nnew\nelsewhere")  # Another was faster.
+    return replace(path, text, generation)
 
-  monkeypatch.setattr(storage, "create", create_late)
+  monkeypatch.setattr(storage, "replace", replace_late)
   with (
     pytest.raises(ValueError, match="process 9 on other"),
     locked(folder),
   ):
     pass
   assert (folder / "run.lock").read_text().startswith("9 other")
+
+
+def test_a_request_that_is_repeated_finds_its_own_lock(folder, monkeypatch):
+  replace = storage.replace
+
+  def replace_twice(*arguments):
+    # The answer to the first was lost.
+    assert replace(*arguments)
+    return replace(*arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(storage, "replace", replace_twice)
+    with locked(folder):
+      pass
+  assert not (folder / "run.lock").exists()
