@@ -8,6 +8,7 @@ wait for ever for the others. All processes have to call each function together.
 
 from __future__ import annotations
 
+import itertools
 import json
 import pathlib
 import time
@@ -17,11 +18,17 @@ from typing import Any
 
 import jax
 
+# JAX has no other way to talk to the coordinator of its processes.
+from jax._src import distributed
+
 from srl_jax import sharding
 from srl_jax.storage import files
 
 # NFS shows a new file up to a minute later.
 _SEEN_AFTER_S = 90.0
+# The watchdog ends what hangs.
+_FOR_EVER_MS = 10**9
+_VOTES = itertools.count()
 
 
 def read_json(path: pathlib.Path) -> Any:
@@ -36,6 +43,30 @@ def read_json(path: pathlib.Path) -> Any:
   return None if text is None else json.loads(text)
 
 
+def any_process(says: bool) -> bool:
+  """Whether any process says so.
+
+  It waits for the other processes, but not for what runs on the devices, as a
+  collective would.
+  """
+  if jax.process_count() == 1:
+    return says
+  client = distributed.global_state.client
+  folder = f"srl_jax/votes/{next(_VOTES)}"
+  if says:
+    client.key_value_set(f"{folder}/{jax.process_index()}", "yes")
+  client.wait_at_barrier("srl_jax/votes", _FOR_EVER_MS)
+  return bool(client.key_value_dir_get(folder))
+
+
+def wait_for_all() -> None:
+  """Waits until all processes are here.
+
+  At the end of a program, JAX aborts those that wait for five minutes.
+  """
+  any_process(False)
+
+
 def check_shared(workdir: pathlib.Path) -> None:
   """Checks that all processes see what process 0 writes to a folder.
 
@@ -45,11 +76,13 @@ def check_shared(workdir: pathlib.Path) -> None:
   if jax.process_count() == 1:
     return
   file = workdir / "shared.txt"
-  token = sharding.gather_objects(uuid.uuid4().hex)[0]
+  token = uuid.uuid4().hex
+  # First, because NFS also remembers that a file is missing.
   files.write_text(file, token)
+  token = sharding.gather_objects(token)[0]
   end_s = time.monotonic() + _SEEN_AFTER_S
   while not (is_seen := _holds(file, token)) and time.monotonic() < end_s:
-    time.sleep(1.0)
+    time.sleep(0.2)
   blind = [
     str(process)
     for process, sees in enumerate(sharding.gather_objects(is_seen))

@@ -22,7 +22,7 @@ from typing import NoReturn
 import jax
 from absl import app, flags, logging
 
-from srl_jax import compilation_cache, storage
+from srl_jax import agreement, compilation_cache, storage
 from srl_jax import config as config_lib
 from srl_jax.processes import failures, stopping
 from srl_jax.processes.joining import join
@@ -120,6 +120,8 @@ def main(argv: Sequence[str]) -> None:
     compilation_cache.use_default(workdir)
     train_and_evaluate(config, workdir)
     _error_file(workdir).unlink(missing_ok=True)
+    # Process 0 may still write the model.
+    agreement.wait_for_all()
   except Stopped as stopped:
     print(stopped, flush=True)
     sys.exit(stopping.status())

@@ -39,6 +39,14 @@ found["same"] = refusal(agreement.check_same, same)
 other = {"config": {"seed": int(index), "mesh": {"data": 1}}}
 found["different"] = refusal(agreement.check_same, other)
 
+
+big = np.ones((1500, 1500), np.float32)
+work = jax.jit(lambda x: jax.lax.fori_loop(0, 50, lambda _, x: x @ x, x))
+work = work.lower(big).compile()
+result = work(big)
+votes = (False, index == "1", False)
+found["votes"] = [agreement.any_process(vote) for vote in votes]
+found["has waited for devices"] = result.is_ready()
 (own / "found.json").write_text(json.dumps(found))
 
 steps = folder / "stage"
@@ -96,6 +104,8 @@ def test_what_process_0_reads_holds_for_all(tmp_path):
     "missing": None,
     "shared": None,
     "same": None,
+    "votes": [False, True, False],
+    "has waited for devices": False,
     "different": "process 1 does not run what process 0 runs: config.seed is 1 "
     "there and 0 in process 0; start the same command on every host, with the "
     "same files and the same version of srl_jax",

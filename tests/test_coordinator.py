@@ -85,6 +85,40 @@ def test_an_error_in_one_process_ends_all_soon(error):
   assert time.monotonic() - said_s < 60
 
 
+ENDS_LATER = """
+import pathlib, sys, time
+import jax
+from srl_jax import main
+
+workdir, *flags = sys.argv[1:]
+model = pathlib.Path(workdir) / "model"
+
+def train_and_evaluate(config, workdir):
+  if jax.process_index() == 0:
+    time.sleep(2)
+    model.touch()
+
+main.train_and_evaluate = train_and_evaluate
+try:
+  main.command(["main", "--config=registers", f"--workdir={workdir}", *flags])
+finally:
+  print("written:", model.exists(), flush=True)
+"""
+
+
+def test_no_process_ends_before_the_first(tmp_path):
+  command = [sys.executable, "-m", "launch.local", "--processes=2", "--"]
+  done = subprocess.run(
+    [*command, sys.executable, "-c", ENDS_LATER, str(tmp_path)],
+    capture_output=True,
+    text=True,
+    cwd=pathlib.Path(__file__).parents[1],
+    timeout=100,
+    check=False,
+  )
+  assert done.stdout.count("written: True") == 2, done.stdout + done.stderr
+
+
 WAITS = """
 import time
 from srl_jax import main

@@ -12,13 +12,11 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
 from srl_jax import agreement, progress, sharding
 from srl_jax.checkpoint import Checkpointer
@@ -79,7 +77,7 @@ def train_stage(
     params: where it starts; consumed.
     directory: of the stage's checkpoints.
     first_global_step: update steps of all stages before; metrics count on.
-    is_stopping: whether the run was asked to stop; see `_stop_signal`.
+    is_stopping: whether any process was asked to stop; all call it together.
     during: what to measure now and then, besides validation.
 
   Returns:
@@ -232,23 +230,6 @@ def _result(saver: Checkpointer, total: int) -> str:
   return f"its result is update step {step} of {total}, the best validated"
 
 
-@contextlib.contextmanager
-def _stop_signal() -> Iterator[Callable[[], bool]]:
-  """Yields a function that tells whether any process was asked to stop.
-
-  All processes have to call it together.
-  """
-  with stopping.saving() as is_asked:
-
-    def is_stopping() -> bool:
-      if jax.process_count() == 1:
-        return is_asked()
-      votes = multihost_utils.process_allgather(np.array(is_asked()))
-      return bool(np.any(votes))
-
-    yield is_stopping
-
-
 def make_stages(
   run: Run,
   configs: Mapping[str, StageConfig],
@@ -346,7 +327,8 @@ def train_stages(
         result = _result(saver, config.update_steps)
       progress.say(f"{name}: was finished before; {result}")
     else:
-      with _stop_signal() as is_stopping:
+      with stopping.saving() as is_asked:
+        is_stopping = lambda: agreement.any_process(is_asked())  # noqa: E731
         params = train_stage(
           run,
           stages[name],
