@@ -159,7 +159,9 @@ def load_model(
     ValueError: a part cannot be used, or the parts do not belong together.
   """
   tokenizer = _load_tokenizer(config.tokenizer, trajectories)
-  check_tokenizer_of_weights(config.tokenizer, tokenizer, config.weights)
+  check_tokenizer_of_weights(
+    config.tokenizer, tokenizer, _with_small_files(config.weights)
+  )
   model_config = _model_config(config, tokenizer)
   tokenizer = tokenizer.limited(model_config.vocab_size)
   template = make_template(
@@ -276,8 +278,7 @@ def base_params(run: Run, config: Config, workdir: pathlib.Path) -> Any:
   if config.weights == "random":
     return initial_params(run)
   source = STUDENTS.get(config.weights, config.weights)
-  run = dataclasses.replace(run, weights=str(hf_files.fetch(source)))
-  params = initial_params(run)
+  params = initial_params(dataclasses.replace(run, weights=source))
   check_weights(params, config, workdir)
   return params
 
@@ -313,7 +314,7 @@ def abstract_params(run: Run) -> Any:
 
 
 def with_paths(config: Config, workdir: pathlib.Path) -> Config:
-  """Returns the config with paths for names of packaged and hub files."""
+  """Returns the config with paths for packaged files and for the tokenizer."""
   tokenizer, source = config.tokenizer, config.weights
   path = tokenizer.path
   if path in STUDENTS:
@@ -324,15 +325,18 @@ def with_paths(config: Config, workdir: pathlib.Path) -> Config:
     # Of one file of a folder elsewhere, what is beside it is wanted too.
     folder = path.removesuffix("/tokenizer.json")
     path = str(hf_files.fetch(folder, storage.SMALL_FILES))
-  if source in STUDENTS:
-    source = STUDENTS[source]
-  elif source != "random":
-    source = str(hf_files.fetch(source))
   return dataclasses.replace(
     config,
-    weights=source,
+    weights=STUDENTS.get(source, source),
     tokenizer=dataclasses.replace(tokenizer, path=path),
   )
+
+
+def _with_small_files(source: str) -> str:
+  """Where to find what is beside weights, which themselves may not be there."""
+  if source == "random" or storage.is_remote(source):
+    return source
+  return str(hf_files.fetch(source, storage.SMALL_FILES))
 
 
 def _load_tokenizer(
@@ -378,7 +382,8 @@ def initial_params(run: Run) -> Any:
     return sharding.born_sharded(
       run.policy.init, key, mesh=run.mesh, rules=run.rules
     )
-  return weights.load_params(run.weights, run.policy, run.mesh, key)
+  folder = hf_files.fetch(run.weights)
+  return weights.load_params(folder, run.policy, run.mesh, key)
 
 
 def write_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:

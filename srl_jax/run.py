@@ -31,7 +31,7 @@ import dataclasses
 import json
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -48,7 +48,7 @@ from srl_jax.storage.workdir import VERSIONS, RefusedError, locked, versions
 from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.columns import describe_columns
-from srl_jax.train.stage import Run
+from srl_jax.train.stage import Run, Stage
 from srl_jax.trajectory import Trajectory
 
 
@@ -90,12 +90,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       stages = loop.make_stages(run, configs, workdir, again)
     for stage in stages.values():
       stack.callback(stage.close)
-    with progress.task("loading the first parameters"):
-      params = loading.initial_params(run)
-    if (workdir / "results.json").exists():
-      loading.check_weights(params, config, workdir)
-    else:
-      loading.write_weights(params, config, workdir)
+    params = _first_params(config, run, stages, workdir)
     print_summary(config, run, params)
     for stage in stages.values():
       stage.prepare(params)
@@ -124,6 +119,28 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     if any(results.values()) and jax.process_index() == 0:
       print(results_table(results), flush=True)
   return results
+
+
+def _first_params(
+  config: Config, run: Run, stages: Mapping[str, Stage], workdir: pathlib.Path
+) -> Any:
+  """Returns what the first stage starts from.
+
+  Only their shapes if a checkpoint takes their place: to read the weights again
+  takes each host of a pod minutes.
+  """
+  results = agreement.read_json(workdir / "results.json") or {}
+  if "before" in results and not loop.needs_first_params(
+    run, config.stages, stages, workdir
+  ):
+    return loading.abstract_params(run)
+  with progress.task("loading the first parameters"):
+    params = loading.initial_params(run)
+  if results:
+    loading.check_weights(params, config, workdir)
+  else:
+    loading.write_weights(params, config, workdir)
+  return params
 
 
 def print_summary(config: Config, run: Run, params: Any) -> None:

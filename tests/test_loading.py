@@ -143,3 +143,20 @@ def test_missing_data_are_told_before_weights_are_fetched(
   with pytest.raises(ValueError, match=r"does not exist.*hf download simples"):
     loading.load_run(config, small_mesh(), tmp_path)
   assert not fetched
+
+
+def test_weights_are_fetched_when_they_are_read(families, monkeypatch):
+  folder, fetched = families("qwen2_5"), []
+
+  def download(name, *, allow_patterns, **_):
+    fetched.append((name, "*.safetensors" in allow_patterns))
+    return str(folder)
+
+  monkeypatch.setattr(hf_files.huggingface_hub, "snapshot_download", download)
+  tokenizer = TokenizerConfig("huggingface", str(folder))
+  config = Config(template="chat", tokenizer=tokenizer, weights="Qwen/tiny")
+  run = loading.load_model(config, small_mesh())
+  assert fetched == [("Qwen/tiny", False)]
+  monkeypatch.setattr(loading.weights, "load_params", lambda folder, *_: folder)
+  assert loading.initial_params(run) == folder
+  assert fetched[1:] == [("Qwen/tiny", True)]

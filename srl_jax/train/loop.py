@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import pathlib
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -74,7 +74,8 @@ def train_stage(
   Args:
     run: what stages share.
     stage: makes batches and updates; prepared.
-    params: where it starts; consumed.
+    params: where it starts, consumed; abstract ones suffice if it resumes and
+      uses no reference.
     directory: of the stage's checkpoints.
     first_global_step: update steps of all stages before; metrics count on.
     is_stopping: whether any process was asked to stop; all call it together.
@@ -212,7 +213,9 @@ def _resumed(
   trained, frozen = lora.split(params)
   reference = trained if stage.uses_reference else None
   if reference is None:
-    jax.tree.map(lambda x: x.delete(), trained)
+    for x in jax.tree.leaves(trained):
+      if isinstance(x, jax.Array):
+        x.delete()
   wanted = stage.updater.abstract_state().to_save()
   saved, pool, meta = saver.restore(step, wanted)
   state = TrainState(saved["params"], frozen, saved["opt_state"])
@@ -256,6 +259,31 @@ def make_stages(
     if agreement.read_json(marker(workdir, index, name)) is None
     or name in again
   }
+
+
+def needs_first_params(
+  run: Run,
+  names: Sequence[str],
+  stages: Mapping[str, Stage],
+  workdir: pathlib.Path,
+) -> bool:
+  """Whether the values of the parameters before the first stage are needed.
+
+  Args:
+    run: the run.
+    names: of all stages, in order.
+    stages: those that are not done, from `make_stages`.
+    workdir: of the run.
+  """
+  # Without stages they are the result. No checkpoint holds adapters' base.
+  if not names or run.policy.config.lora.rank:
+    return True
+  first = stages.get(names[0])
+  if first is None:
+    return False
+  directory = marker(workdir, 0, names[0]).parent
+  with Checkpointer(directory, run.checkpoint) as saver:
+    return first.uses_reference or saver.latest_step() is None
 
 
 def print_memory_plan(stages: Mapping[str, Stage]) -> None:
@@ -304,7 +332,7 @@ def train_stages(
     run: the run.
     configs: of all stages, in order.
     stages: what `make_stages` returned, prepared.
-    params: where the first stage starts.
+    params: where the first stage starts; see `needs_first_params`.
     workdir: results go below it.
     after_stage: called with (stage name, parameters) after each stage, also
       after one that was done before.

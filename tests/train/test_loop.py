@@ -7,6 +7,7 @@ import io
 import os
 import re
 import types
+from unittest import mock
 
 import jax
 import numpy as np
@@ -40,25 +41,24 @@ def pieces(runs):
   """The run `whole` once more, interrupted wherever that may matter."""
   outcome = experiment.RunOutcome(runs.folder / "pieces")
   said = []
-  for stage, step, event, error in (
-    # Saved at 8; goes on from there.
-    ("sft", 9, cut, PowerCutError),
-    # Not due for saving.
-    ("sft", 10, experiment.terminate, train.Stopped),
-    # The stage ends with this step.
-    ("sft", 15, experiment.terminate, train.Stopped),
-    ("srl", 3, cut, PowerCutError),
-    ("srl", 2, experiment.terminate, train.Stopped),
-  ):
-    with pytest.raises(error) as caught:
-      runs.run(
-        outcome.workdir,
-        "sft_srl",
-        events={(stage, step): event},
-        outcome=outcome,
-      )
-    said.append(str(caught.value))
-  runs.run(outcome.workdir, "sft_srl", outcome=outcome)
+  loaded = mock.Mock(wraps=loading.initial_params)
+  with mock.patch.object(loading, "initial_params", loaded):
+    for stage, step, event, error in (
+      # Saved at 8; goes on from there.
+      ("sft", 9, cut, PowerCutError),
+      # Not due for saving.
+      ("sft", 10, experiment.terminate, train.Stopped),
+      # The stage ends with this step.
+      ("sft", 15, experiment.terminate, train.Stopped),
+      ("srl", 3, cut, PowerCutError),
+      ("srl", 2, experiment.terminate, train.Stopped),
+    ):
+      events = {(stage, step): event}
+      with pytest.raises(error) as caught:
+        runs.run(outcome.workdir, "sft_srl", events=events, outcome=outcome)
+      said.append(str(caught.value))
+    runs.run(outcome.workdir, "sft_srl", outcome=outcome)
+  assert loaded.call_count == 1, "checkpoints take the weights' place"
   return outcome, said
 
 
