@@ -8,12 +8,14 @@ one commit: the history of the original may hold the repair.
 
 from __future__ import annotations
 
-import functools
+import collections
 import io
 import os
 import re
 import tarfile
+import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 
 from srl_jax.domains.software.launchers import SandboxConfig, SandboxError
 from srl_jax.domains.software.sandbox import Ran, Sandbox
@@ -101,13 +103,21 @@ class TaskError(ValueError):
   """A task's repository cannot be prepared; the message says why."""
 
 
-@functools.lru_cache(maxsize=4)
+# All copies that are kept; the one that was used last always is.
+_MOST_BYTES = 2 << 30
+_Key = tuple[RepairTask, SandboxConfig, bool]
+_COPIES: collections.OrderedDict[_Key, Future[bytes]] = (
+  collections.OrderedDict()
+)
+_LOCK = threading.Lock()
+
+
 def prepared(
   task: RepairTask, config: SandboxConfig, is_for_agent: bool
 ) -> bytes:
   """Returns a task's repository in its first state, as a tar with .git.
 
-  Episodes of one task share it.
+  Episodes of one task share it: the first makes it, and the others wait.
 
   Args:
     task: the task.
@@ -118,6 +128,35 @@ def prepared(
     TaskError: the repository, the commit or the bug's patch cannot be used.
     SandboxError: there is no sandbox.
   """
+  key = (task, config, is_for_agent)
+  with _LOCK:
+    copy = _COPIES.get(key)
+    is_first = copy is None
+    if is_first:
+      copy = _COPIES[key] = Future()
+    _COPIES.move_to_end(key)
+  if is_first:
+    try:
+      copy.set_result(_check_out(*key))
+      _forget_oldest()
+    except BaseException as error:
+      with _LOCK:
+        del _COPIES[key]  # The next episode tries again.
+      copy.set_exception(error)
+  return copy.result()
+
+
+def _forget_oldest() -> None:
+  with _LOCK:
+    sizes = {k: len(x.result()) for k, x in _COPIES.items() if x.done()}
+    for key in list(sizes)[:-1]:
+      if sum(sizes.values()) > _MOST_BYTES:
+        del _COPIES[key], sizes[key]
+
+
+def _check_out(
+  task: RepairTask, config: SandboxConfig, is_for_agent: bool
+) -> bytes:
   hidden = "\0".join(task.hidden_paths) if is_for_agent else ""
   files = {"bug": task.bug_patch.encode(), "hidden": hidden.encode()}
   with Sandbox(config, [f"{task.repository}:/repository"]) as sandbox:

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """An agent gets a private copy, and its changes come back as a patch."""
 
+import collections
+import concurrent.futures
 import dataclasses
 import os
 import subprocess
+import time
 
 import pytest
 
+from srl_jax.domains.software import workspace
 from srl_jax.domains.software.hidden_tests import judge
 from srl_jax.domains.software.workspace import (
   TaskError,
@@ -43,6 +47,29 @@ def patch_after(task, command):
   with open_workspace(task, CONFIG) as workspace:
     bash(workspace, command)
     return changes(task, CONFIG, workspace).decode(errors="replace")
+
+
+def test_episodes_that_begin_together_share_the_copies(folder, monkeypatch):
+  made = []
+
+  def check_out(task, config, is_for_agent):
+    made.append(task.id)
+    time.sleep(0.05)
+    return b"0123456789"
+
+  monkeypatch.setattr(workspace, "_check_out", check_out)
+  monkeypatch.setattr(workspace, "_COPIES", collections.OrderedDict())
+  tasks = [make_task(folder, id=str(number)) for number in range(6)]
+  with concurrent.futures.ThreadPoolExecutor(8) as threads:
+    begun = [
+      threads.submit(workspace.prepared, task, CONFIG, True)
+      for task in [*tasks[:5] * 2, *tasks[:5]]
+    ]
+    assert {x.result() for x in begun} == {b"0123456789"}
+  assert sorted(made) == ["0", "1", "2", "3", "4"]
+  monkeypatch.setattr(workspace, "_MOST_BYTES", 25)
+  workspace.prepared(tasks[5], CONFIG, True)
+  assert len(workspace._COPIES) == 2
 
 
 def test_the_copy_is_a_repository_of_one_commit(folder):
