@@ -26,7 +26,7 @@ from srl_jax import inference, progress, storage
 from srl_jax.data import readers
 from srl_jax.data.readers import DataConfig
 from srl_jax.evaluate import command_line, evaluator, interventions
-from srl_jax.evaluate.compare import Result, compare
+from srl_jax.evaluate.compare import Result, check_alike
 from srl_jax.evaluate.contamination import contamination
 from srl_jax.evaluate.inspect_log import check_installed, write_inspect_logs
 from srl_jax.evaluate.journal import check_folder, read_results
@@ -163,7 +163,12 @@ def _check_base(
     )
     wanted = len(problems) * sum(x.samples for x in plan.protocol.decodings)
     try:
-      compare([theirs], [ours])
+      check_alike([theirs, ours])
+      if len(problems) < 2:
+        raise ValueError(
+          f"{suite} has one problem, and a difference needs two or more; raise "
+          "--limit"
+        )
       if len(theirs.answers) != wanted:
         raise ValueError(
           f"has {len(theirs.answers)} of {wanted} answers to {suite}; finish "

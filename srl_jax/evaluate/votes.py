@@ -9,6 +9,7 @@ are votes for the reference answer. Wrong ones are votes for the same answer if
 from __future__ import annotations
 
 import collections
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
@@ -23,7 +24,7 @@ def count_votes(
   finals: Sequence[str],
   verdicts: Sequence[bool],
   same: Same = same_answer,
-) -> tuple[int, list[int]]:
+) -> tuple[int, tuple[int, ...]]:
   """Returns the votes for the right answer, and for each wrong one.
 
   Args:
@@ -32,6 +33,14 @@ def count_votes(
     same: whether two wrong answers are the same. The result does not depend on
       the order of the samples.
   """
+  # Tables and comparisons ask again, and to compare expressions is slow.
+  return _counted(tuple(finals), tuple(verdicts), same)
+
+
+@functools.lru_cache(1 << 14)
+def _counted(
+  finals: tuple[str, ...], verdicts: tuple[bool, ...], same: Same
+) -> tuple[int, tuple[int, ...]]:
   right = 0
   spellings: collections.Counter[str] = collections.Counter()
   raw: dict[str, str] = {}
@@ -51,7 +60,7 @@ def count_votes(
         break
     else:
       groups.append((final, votes))
-  return right, [votes for _, votes in groups]
+  return right, tuple(votes for _, votes in groups)
 
 
 def majority_at_k(

@@ -193,7 +193,7 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_sampled(
   other.rename(suite)
   path = base / "answers.jsonl"
   path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-  assert "finish the evaluation first" in refused(compare=base)
+  assert "has 5 of 6 answers to exam; finish it first" in refused(compare=base)
   path.write_text("")
   said = refused(compare=base)
   assert "has 0 of 6 answers to exam; finish it first, by its own" in said

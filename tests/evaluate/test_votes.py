@@ -68,10 +68,22 @@ def test_more_votes_than_samples_are_refused():
 def test_equal_answers_are_one_vote():
   finals = ["1/2", "7", r"\frac{14}{2}", "7.0", "0.5", "", "8"]
   verdicts = [True, False, False, False, True, False, False]
-  assert count_votes(finals, verdicts) == (2, [3, 1])
+  assert count_votes(finals, verdicts) == (2, (3, 1))
   # Only the spelling counts: 7, 14/2 and 7.0 are three answers.
   got = count_votes(finals, verdicts, same=lambda a, b: False)
   assert (got[0], sorted(got[1])) == (2, [1, 1, 1, 1])
+
+
+def test_answers_are_compared_once():
+  asked = []
+
+  def same(a, b):
+    asked.append((a, b))
+    return False
+
+  for _ in range(2):
+    assert count_votes(["7", "8"], [False, False], same) == (0, (1, 1))
+  assert len(asked) == 1
 
 
 def test_votes_do_not_depend_on_the_order_of_samples():
