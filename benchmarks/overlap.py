@@ -33,7 +33,7 @@ import numpy as np
 
 from benchmarks import measuring
 from srl_jax import config as config_lib
-from srl_jax import loading, sharding
+from srl_jax import initial_weights, loading, sharding
 from srl_jax.config import RlConfig
 from srl_jax.reductions import reduce_metrics
 from srl_jax.train.rl import RlStage
@@ -67,7 +67,7 @@ class Variant:
   def __init__(self, run: Run, reward_on: str, config: RlConfig):
     device_reward = dataclasses.replace(run.device_reward, on=reward_on)
     run = dataclasses.replace(run, device_reward=device_reward)
-    params = loading.initial_params(run)
+    params = initial_weights.initial_params(run)
     self._stage = RlStage(run, "srl", config)
     self._stage.prepare(params)
     self._state = self._stage.updater.init(params)

@@ -31,7 +31,7 @@ import optax
 from benchmarks import measuring
 from benchmarks.models import MODELS
 from srl_jax import config as config_lib
-from srl_jax import loading, sharding
+from srl_jax import initial_weights, loading, sharding
 from srl_jax.models import LanguageModel
 from srl_jax.testing.tiny import make_trunk, make_trunks, small_mesh
 from srl_jax.train.rl import RlStage
@@ -204,7 +204,7 @@ def registers(args: argparse.Namespace) -> dict[str, dict[str, float]]:
   with jax.set_mesh(mesh), tempfile.TemporaryDirectory() as folder:
     run = loading.load_run(config, mesh, pathlib.Path(folder))
     stage = RlStage(run, "srl", config.srl)
-    params = loading.initial_params(run)
+    params = initial_weights.initial_params(run)
     stage.prepare(params)
     updates = stage.updates
     updates.pool = pool = _Watched()

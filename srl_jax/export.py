@@ -23,7 +23,14 @@ from typing import Any
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, loading, saving, sharding, storage
+from srl_jax import (
+  compilation_cache,
+  initial_weights,
+  loading,
+  saving,
+  sharding,
+  storage,
+)
 from srl_jax.arguments import HelpFormatter
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft
@@ -75,7 +82,7 @@ def export(
       return
     if run.policy.config.lora.rank:
       # A checkpoint holds the adapters alone.
-      base = loading.base_params(run, config, workdir)
+      base = initial_weights.base_params(run, config, workdir)
       params = lora.with_trained(base, params)
     dtype = dtype or run.policy.config.dtype
     saving.save_model(out, params, run, config, dtype)
@@ -95,7 +102,7 @@ def _trained(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:
       + f" (stages with some: {', '.join(folders) or 'none'})"
     )
   stage = stage or list(folders)[-1]
-  wanted = lora.trained(loading.abstract_params(run))
+  wanted = lora.trained(initial_weights.abstract_params(run))
   with Checkpointer(folders[stage], run.checkpoint, read_only=True) as saver:
     if step:
       return saver.restore_params(step, wanted)

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from srl_jax import config as config_lib
-from srl_jax import loading, sharding, storage
+from srl_jax import initial_weights, loading, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
@@ -230,7 +230,7 @@ def load(config: Config, name: str = "") -> ReadyModel:
   with jax.set_mesh(mesh):
     config = loading.with_paths(config, pathlib.Path(os.devnull))
     run = loading.load_model(config, mesh)
-    params = loading.initial_params(run)
+    params = initial_weights.initial_params(run)
     checksum = checksum_of(params)
     policy = LanguageModel(run.policy.config, run.rollout_rules)
     # The only copy that stays. Sampling would make one like it.

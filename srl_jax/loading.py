@@ -15,10 +15,8 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import jax
-from flax import linen as nn
 from jax.experimental import multihost_utils
 
 from srl_jax import agreement, progress, sharding, storage, strict
@@ -30,14 +28,12 @@ from srl_jax.data.templates import (
   Special,
   make_template,
 )
-from srl_jax.models import LanguageModel, hf_files, weights
+from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.rewards.format import think_block
 from srl_jax.rollout.record import Recorder
-from srl_jax.sharding import abstract
 from srl_jax.storage import files
-from srl_jax.storage.workdir import RefusedError
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -60,8 +56,6 @@ PROMPTS = "srl_jax.json"
 # Folder in the workdir for a copy of a tokenizer that the run did not train.
 KEPT_TOKENIZER = "tokenizer"
 _HELD_OUT = ("valid", "test")
-# File in the workdir with checksums of the weights that the run started from.
-_WEIGHTS = "weights.json"
 # Files of a checkpoint folder that say what its tokens are and mean. In older
 # checkpoints only config.json names the tokens at which generation stops.
 _BESIDE = (
@@ -269,20 +263,6 @@ def _read_held_out(workdir: pathlib.Path) -> dict[str, list[Trajectory]]:
   return found
 
 
-def base_params(run: Run, config: Config, workdir: pathlib.Path) -> Any:
-  """Returns the parameters that a run of `load_saved` started from.
-
-  Raises:
-    ValueError: they are gone, or are others now.
-  """
-  if config.weights == "random":
-    return initial_params(run)
-  source = STUDENTS.get(config.weights, config.weights)
-  params = initial_params(dataclasses.replace(run, weights=source))
-  check_weights(params, config, workdir)
-  return params
-
-
 def on_this_machine(config: Config) -> Config:
   """Returns the config of a model that is read and not trained.
 
@@ -304,13 +284,6 @@ def on_this_machine(config: Config) -> Config:
     rules=sharding.ShardingRules(),
     rollout_rules=sharding.ShardingRules(embed=None),
   )
-
-
-def abstract_params(run: Run) -> Any:
-  """Returns shapes, dtypes and shardings of all parameters."""
-  boxed = jax.eval_shape(run.policy.init, jax.random.key(0))
-  shardings = sharding.tree_shardings(boxed, run.mesh, run.rules)
-  return abstract.with_shardings(nn.unbox(boxed), shardings)
 
 
 def with_paths(config: Config, workdir: pathlib.Path) -> Config:
@@ -373,45 +346,6 @@ def _model_config(config: Config, tokenizer: Tokenizer) -> ModelConfig:
   # Refuses now a model that could not be written after training.
   to_hf_config(model_config, model_config.param_dtype)
   return model_config
-
-
-def initial_params(run: Run) -> Any:
-  """Returns the parameters of the first stage, created on the mesh."""
-  key = run.key("weights")
-  if run.weights == "random":
-    return sharding.born_sharded(
-      run.policy.init, key, mesh=run.mesh, rules=run.rules
-    )
-  folder = hf_files.fetch(run.weights)
-  return weights.load_params(folder, run.policy, run.mesh, key)
-
-
-def write_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:
-  """Writes checksums of the weights of a new run, for `check_weights`."""
-  if config.weights != "random":
-    files.write_json(workdir / _WEIGHTS, weights.checksums(params))
-
-
-def check_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:
-  """Refuses other weights than those that the run in `workdir` started from.
-
-  Checkpoints do not hold the base of adapters, nor the reference of a KL
-  penalty: both are read again.
-
-  Raises:
-    RefusedError: they are others now.
-  """
-  path = workdir / _WEIGHTS
-  if config.weights == "random" or not path.exists():
-    return
-  now, before = weights.checksums(params), json.loads(path.read_text())
-  changed = [name for name in now if now[name] != before.get(name)]
-  if changed:
-    raise RefusedError(
-      f"the weights in {config.weights} changed since {workdir} was begun "
-      f"({len(changed)} of {len(now)} parameters, such as {changed[0]!r}); "
-      "put back those that it started from, or train in another --workdir"
-    )
 
 
 def _tokenizer_files(config: TokenizerConfig) -> tuple[pathlib.Path, ...]:

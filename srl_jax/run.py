@@ -37,7 +37,15 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from srl_jax import agreement, loading, progress, saving, sharding, storage
+from srl_jax import (
+  agreement,
+  initial_weights,
+  loading,
+  progress,
+  saving,
+  sharding,
+  storage,
+)
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.overrides import FREE_TO_CHANGE
@@ -133,13 +141,13 @@ def _first_params(
   if "before" in results and not loop.needs_first_params(
     run, config.stages, stages, workdir
   ):
-    return loading.abstract_params(run)
+    return initial_weights.abstract_params(run)
   with progress.task("loading the first parameters"):
-    params = loading.initial_params(run)
+    params = initial_weights.initial_params(run)
   if results:
-    loading.check_weights(params, config, workdir)
+    initial_weights.check_weights(params, config, workdir)
   else:
-    loading.write_weights(params, config, workdir)
+    initial_weights.write_weights(params, config, workdir)
   return params
 
 

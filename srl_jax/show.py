@@ -21,7 +21,13 @@ from typing import Literal
 import jax
 from absl import logging
 
-from srl_jax import compilation_cache, loading, sharding, storage
+from srl_jax import (
+  compilation_cache,
+  initial_weights,
+  loading,
+  sharding,
+  storage,
+)
 from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 from srl_jax.data import batching
@@ -90,7 +96,7 @@ def _read_params(
   run: Run, config: Config, workdir: pathlib.Path, moment: Moment
 ):
   if moment == "before":
-    return loading.base_params(run, config, workdir)
+    return initial_weights.base_params(run, config, workdir)
   folder = workdir / "model"
   if not (folder / "config.json").is_file():
     raise ValueError(

@@ -6,7 +6,7 @@ import collections
 import jax
 from flax import linen as nn
 
-from srl_jax import inference, loading, sharding
+from srl_jax import inference, initial_weights, loading, sharding
 from srl_jax.config import Config
 from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.testing.tiny import TINY, random_params
@@ -57,7 +57,7 @@ def test_all_devices_hold_a_model_between_them_and_once():
   )
   model = inference.load(config)
   whole = model.param_bytes()
-  at_rest = bytes_by_device(loading.initial_params(model.run))
+  at_rest = bytes_by_device(initial_weights.initial_params(model.run))
   asked = bytes_by_device(model.params)
   assert len(at_rest) == len(asked) == 8
   # Norms are whole everywhere.

@@ -8,7 +8,7 @@ import shutil
 import jax
 import pytest
 
-from srl_jax import inference, loading
+from srl_jax import inference, initial_weights, loading
 from srl_jax.config import Config
 from srl_jax.data.readers import DataConfig
 from srl_jax.models import hf_files
@@ -157,6 +157,8 @@ def test_weights_are_fetched_when_they_are_read(families, monkeypatch):
   config = Config(template="chat", tokenizer=tokenizer, weights="Qwen/tiny")
   run = loading.load_model(config, small_mesh())
   assert fetched == [("Qwen/tiny", False)]
-  monkeypatch.setattr(loading.weights, "load_params", lambda folder, *_: folder)
-  assert loading.initial_params(run) == folder
+  monkeypatch.setattr(
+    initial_weights.weights, "load_params", lambda folder, *_: folder
+  )
+  assert initial_weights.initial_params(run) == folder
   assert fetched[1:] == [("Qwen/tiny", True)]

@@ -7,7 +7,7 @@ import json
 import jax
 import pytest
 
-from srl_jax import inference, loading, saving
+from srl_jax import inference, initial_weights, saving
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.templates import CHATML
 from srl_jax.testing import checkpoints, small_model
@@ -34,7 +34,7 @@ def exported(folder, out, **changes):
   config = dataclasses.replace(inference.config_of(str(folder)), **changes)
   model = inference.load(config)
   with jax.set_mesh(model.run.mesh):
-    params = loading.initial_params(model.run)
+    params = initial_weights.initial_params(model.run)
     saving.save_model(out, params, model.run, config, "float32")
   return model
 

@@ -10,7 +10,8 @@ An episode that has taken its turn asks the stream for the next one at once, and
 one that has ended makes room for another, so that short episodes wait for no
 long ones. Equal contexts are run once where they meet on the stream: those of
 all samples of a problem at the first turn, later those of samples with the same
-actions.
+actions. Of a context that goes on from one that a row still has, only what is
+new is run.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srl_jax import loading, sharding
+from srl_jax import initial_weights, loading, sharding
 from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.rollout import rounds, scoring
 from srl_jax.rollout.sampler import Sampler
@@ -39,7 +39,7 @@ def a_round(start, parts=1, reward=None, **device):
     config, sampling=sampling, reward=reward or config.reward
   )
   stage = stage_rl.RlStage(run, "srl", config)
-  params = loading.initial_params(run)
+  params = initial_weights.initial_params(run)
   stage.prepare(params)
   return stage, first_round(stage, params)
 
@@ -153,7 +153,7 @@ def on_mesh(runs, mesh, measure, **changes):
   with runs.quickly(), jax.set_mesh(mesh):
     run = loading.load_run(config, mesh, runs.folder / "rounds")
     stage = stage_rl.RlStage(run, "srl", config.srl)
-    params = loading.initial_params(run)
+    params = initial_weights.initial_params(run)
     stage.prepare(params)
     found = jax.device_get(measure(stage, params, mesh))
     stage.close()

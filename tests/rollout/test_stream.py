@@ -9,7 +9,6 @@ import pytest
 
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
-from srl_jax.rollout import filling
 from srl_jax.rollout.completions import complete
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.requests import Request
@@ -199,36 +198,6 @@ def test_a_copied_trunk_gives_what_it_gives_where_it_was_run(devices):
   assert stream.work.prompt_tokens == sum(len(p) - 1 for p in PROMPTS)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices):
-  mesh = small_mesh(*((2, 2, 2) if devices == 8 else ()))
-  stream = make_stream(MODEL, random_params(MODEL, seed=1), mesh=mesh, rows=4)
-
-  def ask(prompts):
-    before = stream.work.prompt_tokens
-    requests = [
-      Request(tokens, point_id=i, max_new_tokens=8, temperature=0)
-      for i, tokens in enumerate(prompts)
-    ]
-    done = {
-      x.request.point_id: (x.tokens, np.round(x.logps, 4).tolist())
-      for x in complete(stream, requests)
-    }
-    return done, stream.work.prompt_tokens - before
-
-  first = [[i, *range(3, 90)] for i in (3, 4, 5)]
-  ask(first)
-  # One that goes on, one that leaves its trunk before the end, one that is of
-  # another problem.
-  then = [[*first[0], *range(3, 50)], [*first[1][:60], 7, 8, 9], [9, *first[2]]]
-  got, run = ask(then)
-  stream = make_stream(MODEL, random_params(MODEL, seed=1), mesh=mesh, rows=4)
-  fresh, run_fresh = ask(then)
-  assert got == fresh
-  assert run_fresh == sum(len(x) - 1 for x in then)
-  assert run == 47 + 2 + 88
-
-
 def test_a_prompt_is_no_stem_if_it_has_little_in_common_with_a_trunk():
   stream = make_stream(rows=2, slots=2, max_stem=4, stop_ids=())
   for tokens in ([5, 6, 7, 8], [5, 1, 2, 3]):
@@ -257,36 +226,6 @@ def test_trunks_and_cache_grow_when_they_must():
   widest, *_ = make_stream(MODEL, params).at_widest(99, 90)
   assert widest.sizes["trunk_width"] == small._programs.trunk_width == 128
   assert widest.sizes["cache_width"] == small._programs.cache_width == 128
-
-
-def test_long_prompts_are_run_few_at_a_time(monkeypatch):
-  params = random_params(MODEL, seed=1)
-  rng = np.random.default_rng(0)
-  requests = [
-    Request(rng.integers(3, 32, size=n).tolist(), point_id=n, max_new_tokens=2)
-    for n in (*range(4, 12), *range(50, 58))
-  ]
-
-  def run(limit):
-    admitted = []
-    monkeypatch.setattr(filling, "_PROMPT_TOKENS", limit)
-    stream = make_stream(MODEL, params, rows=16, slots=1, stop_ids=())
-    admit = stream._programs.admit
-
-    def noted(part, room, width):
-      admitted.append((room, width))
-      admit(part, room, width)
-
-    monkeypatch.setattr(stream._programs, "admit", noted)
-    *_, planned = stream.at_widest(60, 2)
-    got = {name: d.tokens for name, d in by_name(stream, requests).items()}
-    return got, admitted, planned
-
-  got, all_at_once, planned = run(16 * 64)
-  assert all_at_once == [(16, 64)] and planned == 16
-  few, in_parts, planned = run(4 * 64)
-  assert few == got
-  assert in_parts == [(4, 16)] * 2 + [(4, 64)] * 2 and planned == 4
 
 
 @pytest.mark.parametrize(("limit", "width"), [(128, 128), (129, 192)])

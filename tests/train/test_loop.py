@@ -15,7 +15,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from srl_jax import loading, sharding
+from srl_jax import initial_weights, loading, sharding
 from srl_jax.rewards import RewardConfig
 from srl_jax.testing import experiment, tiny
 from srl_jax.train import loop as train
@@ -41,8 +41,8 @@ def pieces(runs):
   """The run `whole` once more, interrupted wherever that may matter."""
   outcome = experiment.RunOutcome(runs.folder / "pieces")
   said = []
-  loaded = mock.Mock(wraps=loading.initial_params)
-  with mock.patch.object(loading, "initial_params", loaded):
+  loaded = mock.Mock(wraps=initial_weights.initial_params)
+  with mock.patch.object(initial_weights, "initial_params", loaded):
     for stage, step, event, error in (
       # Saved at 8; goes on from there.
       ("sft", 9, cut, PowerCutError),
@@ -159,7 +159,7 @@ def started(runs, whole, workdir, preset, **changes):
     with jax.set_mesh(mesh):
       run = loading.load_run(config, mesh, workdir)
       configs = {name: getattr(config, name) for name in config.stages}
-      yield run, configs, loading.initial_params(run)
+      yield run, configs, initial_weights.initial_params(run)
 
 
 def train_all(run, configs, params, workdir):

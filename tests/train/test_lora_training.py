@@ -14,7 +14,7 @@ import safetensors.numpy
 from flax import linen as nn
 from flax import traverse_util
 
-from srl_jax import export, loading, sharding
+from srl_jax import export, initial_weights, loading, sharding
 from srl_jax.models import LanguageModel, LoraConfig, lora
 from srl_jax.rollout import decode as rollout
 from srl_jax.rollout.decode import SamplingConfig
@@ -338,7 +338,7 @@ def test_adapters_are_exported_alone_or_merged(runs, whole, changes, tmp_path):
   with runs.quickly(), jax.set_mesh(mesh):
     config = runs.config("sft_srl", **changes)
     run = loading.load_run(config, mesh, whole.workdir)
-    base = loading.initial_params(run)["blocks"]["mlp"]["down"]
+    base = initial_weights.initial_params(run)["blocks"]["mlp"]["down"]
   want = final["model.layers.0.mlp.down_proj.weight"]
   np.testing.assert_allclose(
     base[0].T + 2.0 * b @ a, want, rtol=1e-4, atol=1e-5

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from srl_jax import loading
+from srl_jax import initial_weights, loading
 from srl_jax.testing import tiny
 from srl_jax.train import memory, rl
 from srl_jax.train.memory import Memory, Program
@@ -160,7 +160,7 @@ def test_one_part_of_a_round_waits_while_another_is_decoded(
     with runs.quickly(), jax.set_mesh(mesh):
       run = loading.load_run(config, mesh, tmp_path)
       stage = rl.RlStage(run, "srl", config.srl)
-      stage.prepare(loading.initial_params(run))
+      stage.prepare(initial_weights.initial_params(run))
       prefill, decode = itertools.islice(stage.plan(), 2)
       waiting = memory.bytes_per_device(prefill.outputs())
       params = memory.bytes_per_device(prefill.args[0])
