@@ -96,33 +96,39 @@ class KeyValues(NamedTuple):
       replacer(-1, -1)(self.position, trunks.position),
     )
 
-  def rows_of(self, row_D: jax.Array) -> KeyValues:
-    """Takes a row of each of D devices, whose rows lie together."""
+  def rows_of(self, row_DM: jax.Array) -> KeyValues:
+    """Takes M rows of each of D devices, whose rows lie together.
+
+    Returns:
+      D * M rows.
+    """
 
     def take(x):
-      x_DN = x.reshape(len(row_D), -1, *x.shape[1:])
-      return jax.vmap(lambda x_N, row: x_N.at[row].get(mode="clip"))(
-        x_DN, row_D
+      x_DN = x.reshape(len(row_DM), -1, *x.shape[1:])
+      taken = jax.vmap(lambda x_N, row_M: x_N.at[row_M].get(mode="clip"))(
+        x_DN, row_DM
       )
+      return taken.reshape(-1, *x.shape[1:])
 
     return jax.tree.map(take, self)
 
   def put_behind(
-    self, row_D: jax.Array, at_D: jax.Array, new: KeyValues
+    self, row_DM: jax.Array, at_DM: jax.Array, new: KeyValues
   ) -> KeyValues:
-    """Keeps `at_D` entries of a row of each device and puts new ones behind.
+    """Keeps the first `at_DM` entries of rows and puts new ones behind.
 
     Args:
-      row_D: index among the device's rows; their number stands for none.
-      at_D: number of entries that stay; the others are forgotten.
-      new: of one branch each, with positions [D, 1, T].
+      row_DM: indices among the rows of each device; their number stands for
+        none.
+      at_DM: number of entries that stay; the others are forgotten.
+      new: of one branch for each row, with positions [D * M, 1, T].
     """
 
-    def put(axis, at_D):
+    def put(axis, at_DM):
       def of_arrays(x, new):
-        # One window a device: a row, from `at_D` on along the axis.
+        # A window for each row, from `at_DM` on along the axis.
         windows = jax.lax.ScatterDimensionNumbers(
-          update_window_dims=tuple(range(x.ndim - 1)),
+          update_window_dims=tuple(range(1, x.ndim)),
           inserted_window_dims=(0,),
           scatter_dims_to_operand_dims=(0, x.ndim + axis),
         )
@@ -131,19 +137,21 @@ class KeyValues(NamedTuple):
           dimension_numbers=windows,
           mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
         )
-        x_DN = x.reshape(len(row_D), -1, *x.shape[1:])
-        start_D2 = jnp.stack([row_D, at_D], axis=1)
-        return jax.vmap(scatter)(x_DN, start_D2, new).reshape(x.shape)
+        x_DN = x.reshape(len(row_DM), -1, *x.shape[1:])
+        new_DM = new.reshape(*row_DM.shape, *new.shape[1:])
+        start_DM2 = jnp.stack([row_DM, at_DM], axis=-1)
+        return jax.vmap(scatter)(x_DN, start_DM2, new_DM).reshape(x.shape)
 
       return of_arrays
 
     place_S = jnp.arange(self.position.shape[1])
-    length_D = at_D + (new.position[:, 0] >= 0).sum(1)
-    position_DS = jnp.where(place_S < length_D[:, None], place_S, -1)
+    added_DM = (new.position >= 0).sum((1, 2)).reshape(at_DM.shape)
+    length_DM1 = (at_DM + added_DM)[..., None]
+    position_DMS = jnp.where(place_S < length_DM1, place_S, -1)
     return KeyValues(
-      jax.tree.map(put(-1, at_D), self.k, new.k),
-      jax.tree.map(put(-2, at_D), self.v, new.v),
-      put(-1, 0 * at_D)(self.position, position_DS),
+      jax.tree.map(put(-1, at_DM), self.k, new.k),
+      jax.tree.map(put(-2, at_DM), self.v, new.v),
+      put(-1, 0 * at_DM)(self.position, position_DMS.reshape(-1, len(place_S))),
     )
 
   def _replace_places(self, row_M, trunks, place_M):

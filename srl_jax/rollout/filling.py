@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -91,21 +90,29 @@ class Filler:
   def _extend(
     self, new: Mapping[int, np.ndarray], kept: Mapping[int, int]
   ) -> None:
-    """Runs the tails of trunks, of each device one at a time."""
+    """Runs the tails of trunks, the same number for each device at a time."""
     tail = {n: len(tokens) - kept[n] for n, tokens in new.items()}
-    of_device = [[] for _ in range(self._devices)]
+    of_device: list[list[int]] = [[] for _ in range(self._devices)]
     for n in sorted(new, key=tail.get):
       of_device[n * self._devices // len(self._rows)].append(n)
     widest = self._programs.trunk_width
-    for rows in itertools.zip_longest(*of_device):
-      together = [n for n in rows if n is not None]
-      width = width_for(max(_TAIL, *(tail[n] for n in together)))
-      width = min(width, widest)
+    while most := max(map(len, of_device)):
+      # The longest first, which say how many fit.
+      longest = max(tail[rows[-1]] for rows in of_device if rows)
+      width = min(width_for(max(_TAIL, longest)), widest)
+      room = 1
+      while room * 4 <= most and room * 4 * width <= _PROMPT_TOKENS:
+        room *= 4
       # Where the trunk has no room for as many, the end of the head runs again.
-      part = [(n, new[n], min(kept[n], widest - width)) for n in together]
-      self._programs.extend(part, width, self._devices)
-      self._work.prompt_tokens += sum(len(t) - at for _, t, at in part)
-      self._work.trunk_positions += self._devices * width
+      part = [
+        [(n, new[n], min(kept[n], widest - width)) for n in rows[-room:]]
+        for rows in of_device
+      ]
+      of_device = [rows[:-room] for rows in of_device]
+      self._programs.extend(part, room, width)
+      run = [len(tokens) - at for rows in part for _, tokens, at in rows]
+      self._work.prompt_tokens += sum(run)
+      self._work.trunk_positions += self._devices * room * width
 
 
 def width_for(length: int) -> int:

@@ -164,36 +164,37 @@ class Programs:
 
   def extend(
     self,
-    trunks: Sequence[tuple[int, np.ndarray, int]],
+    trunks: Sequence[Sequence[tuple[int, np.ndarray, int]]],
+    room: int,
     width: int,
-    devices: int,
   ) -> None:
     """Runs what follows the heads of trunks that are there.
 
     Args:
-      trunks: (row, tokens, how many of them the row has) of each, no two of
-        which are on the same device.
-      width: number of tokens that the program runs of each, at least as many
-        as follow the longest head. With the head they fit in the trunk.
-      devices: how many the rows are split over.
+      trunks: for each device (row, tokens, how many of them the row has) of
+        trunks in its rows.
+      room: number of trunks that the program runs for each device.
+      width: number of tokens that it runs of each, at least as many as follow
+        any head. With the head they fit in the trunk.
     """
+    devices = len(trunks)
     n = self._none // devices
-    tokens_DT = np.zeros((devices, width), np.int32)
-    at_D, length_D = np.zeros((2, devices), np.int32)
-    row_D = np.full(devices, n, np.int32)
-    for row, tokens, at in trunks:
-      d, row_D[row // n] = divmod(row, n)
-      rest = tokens[at:]
-      tokens_DT[d, : len(rest)] = rest
-      at_D[d], length_D[d] = at, len(rest)
+    tokens_DMT = np.zeros((devices, room, width), np.int32)
+    at_DM, length_DM = np.zeros((2, devices, room), np.int32)
+    row_DM = np.full((devices, room), n, np.int32)
+    for d, of_device in enumerate(trunks):
+      for m, (row, tokens, at) in enumerate(of_device):
+        rest = tokens[at:]
+        tokens_DMT[d, m, : len(rest)] = rest
+        at_DM[d, m], length_DM[d, m], row_DM[d, m] = at, len(rest), row % n
     trunk = self.jitted["extend"](
       self._policy,
       self._params,
       self._rows.trunk,
-      tokens_DT,
-      at_D,
-      length_D,
-      row_D,
+      tokens_DMT,
+      at_DM,
+      length_DM,
+      row_DM,
     )
     self._rows = self._rows.replace(trunk=trunk)
 

@@ -153,34 +153,35 @@ def extend(
   policy: Policy,
   params: Any,
   trunk: Any,
-  tokens_DT: jax.Array,
-  at_D: jax.Array,
-  length_D: jax.Array,
-  row_D: jax.Array,
+  tokens_DMT: jax.Array,
+  at_DM: jax.Array,
+  length_DM: jax.Array,
+  row_DM: jax.Array,
 ) -> Any:
-  """Runs what follows the heads of trunks that are there, one row a device.
+  """Runs what follows the heads of trunks that are there.
 
   Args:
     policy: the model's functions.
     params: parameters as `Policy.for_decoding` returns them.
-    trunk: the trunks of all rows; those of a device lie together.
-    tokens_DT: for each of D batch devices the tokens that follow.
-    at_D: number of the trunk's tokens that stay. With T more it is no wider.
-    length_D: number of real tokens that follow.
-    row_D: index among the device's rows; their number stands for none.
+    trunk: the trunks of all rows; those of each of D devices lie together.
+    tokens_DMT: the tokens that follow, of M trunks of each device.
+    at_DM: number of tokens that stay. With T more, the trunk is no wider.
+    length_DM: number of real tokens that follow.
+    row_DM: index among the device's rows; their number stands for none.
   """
-  place_T = jnp.arange(tokens_DT.shape[1])
-  position_DT = jnp.where(
-    place_T < length_D[:, None], at_D[:, None] + place_T, -1
-  )
+  place_T, at_DM1 = jnp.arange(tokens_DMT.shape[-1]), at_DM[..., None]
+  is_real_DMT = place_T < length_DM[..., None]
+  position_DMT = jnp.where(is_real_DMT, at_DM1 + place_T, -1)
+  # Each is the only branch of a row.
+  alone = lambda x: x.reshape(-1, 1, *x.shape[2:])  # noqa: E731
   _, new = policy.branch(
     params,
-    tokens_DT[:, None],
-    position_DT[:, None],
-    at_D[:, None],
-    trunk.rows_of(row_D),
+    alone(tokens_DMT),
+    alone(position_DMT),
+    alone(at_DM),
+    trunk.rows_of(row_DM),
   )
-  return trunk.put_behind(row_D, at_D, new)
+  return trunk.put_behind(row_DM, at_DM, new)
 
 
 def resize(
