@@ -78,9 +78,11 @@ def _curve(alt: Any, groups: Sequence[str]) -> Any:
   base = alt.Chart(alt.NamedData("points")).encode(
     x=alt.X("x:Q", title=None).axis(format="~s", tickCount=6).scale(nice=False),
     color=alt.Color("group:N", legend=None).scale(domain=groups),
+    detail=["name:N", "stage:N"],
   )
   tooltip = [
     alt.Tooltip("name:N"),
+    alt.Tooltip("stage:N"),
     alt.Tooltip("update_step:Q"),
     alt.Tooltip("y:Q", format=".4~g"),
   ]
@@ -90,7 +92,6 @@ def _curve(alt: Any, groups: Sequence[str]) -> Any:
   )
   lines = base.mark_line(interpolate="linear").encode(
     y=y,
-    detail="name:N",
     strokeWidth=alt.condition("datum.is_thin", alt.value(0.8), alt.value(2)),
     opacity=alt.condition("datum.is_thin", alt.value(0.55), alt.value(1)),
   )

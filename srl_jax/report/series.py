@@ -30,8 +30,9 @@ def curves(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
   Returns:
     {"axes": [{"update_step", "seconds", "tokens"}], "series": [...]}. A series
-    names its run, group and metric (without the stage's prefix), its axis by
-    index, and its values `y`. Where several runs are of one group there is a
+    names its run, group, stage and metric, its axis by index, and its values
+    `y`. Stages have series of their own, since a metric such as the loss is
+    another quantity in each. Where several runs are of one group there is a
     series for their mean too, whose `low` and `high` are the lowest and highest
     run at the update steps that all of them have reached.
   """
@@ -39,7 +40,7 @@ def curves(runs: Sequence[RunFiles]) -> dict[str, Any]:
   series: list[dict[str, Any]] = []
   known: dict[str, int] = {}
   for run in runs:
-    for metric, points in _points(run).items():
+    for (stage, metric), points in _points(run).items():
       points = _thinned(points)
       axis = _axis(points)
       # Nearly all metrics of a run share one of two axes.
@@ -50,6 +51,7 @@ def curves(runs: Sequence[RunFiles]) -> dict[str, Any]:
         {
           "run": run.label,
           "group": run.group,
+          "stage": stage,
           "metric": metric,
           "axis": index,
           "y": [_short(p[-1]) for p in points],
@@ -59,18 +61,21 @@ def curves(runs: Sequence[RunFiles]) -> dict[str, Any]:
   return {"axes": axes, "series": series}
 
 
-def _points(run: RunFiles) -> dict[str, list[tuple[float, ...]]]:
-  """{metric: [(update step, seconds, tokens, value)]} of a run."""
-  found: dict[str, list[tuple[float, ...]]] = {}
+def _points(
+  run: RunFiles,
+) -> dict[tuple[str, str], list[tuple[float, ...]]]:
+  """{(stage, metric): [(update step, seconds, tokens, value)]} of a run."""
+  found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
   seconds = tokens = 0.0
   for row in run.rows:
-    values = {k.partition("/")[2]: v for k, v in row.items() if "/" in k}
-    seconds += values.get("update_step_s") or 0
-    tokens += values.get("tokens_sampled") or 0
-    for metric, value in values.items():
+    values = {tuple(k.split("/", 1)): v for k, v in row.items() if "/" in k}
+    of_metric = {metric: value for (_, metric), value in values.items()}
+    seconds += of_metric.get("update_step_s") or 0
+    tokens += of_metric.get("tokens_sampled") or 0
+    for key, value in values.items():
       if value is not None:
         point = (row["update_step"], seconds, tokens, value)
-        found.setdefault(metric, []).append(point)
+        found.setdefault(key, []).append(point)
   return found
 
 
@@ -96,10 +101,11 @@ def _short(value: float) -> float:
 
 
 def _add_means(axes: list[Any], series: list[dict[str, Any]]) -> None:
-  together: dict[tuple[str, str], list[dict[str, Any]]] = {}
+  together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
   for x in series:
-    together.setdefault((x["group"], x["metric"]), []).append(x)
-  for (group, metric), members in together.items():
+    key = (x["group"], x["stage"], x["metric"])
+    together.setdefault(key, []).append(x)
+  for (group, stage, metric), members in together.items():
     if len(members) < 2:
       continue
     places = [
@@ -132,6 +138,7 @@ def _add_means(axes: list[Any], series: list[dict[str, Any]]) -> None:
     series.append(
       {
         "group": group,
+        "stage": stage,
         "metric": metric,
         "axis": len(axes) - 1,
         "runs": len(members),
@@ -147,18 +154,20 @@ def groups_kept(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:
   found = []
   for run in runs:
     points = _points(run)
-    sampled, kept = points.get("groups_sampled"), points.get("groups_kept")
-    if not sampled or not kept:
-      continue
-    for all_groups, of_kept in zip(
-      _thinned(sampled), _thinned(kept), strict=True
-    ):
-      moment = {"run": run.label, "update_step": _short(all_groups[0])}
-      dropped = all_groups[-1] - of_kept[-1]
-      found += [
-        moment | {"groups": "kept", "count": _short(of_kept[-1])},
-        moment | {"groups": "dropped", "count": _short(dropped)},
-      ]
+    for stage, metric in points:
+      if metric != "groups_sampled" or (stage, "groups_kept") not in points:
+        continue
+      for all_groups, of_kept in zip(
+        _thinned(points[stage, metric]),
+        _thinned(points[stage, "groups_kept"]),
+        strict=True,
+      ):
+        moment = {"run": run.label, "update_step": _short(all_groups[0])}
+        dropped = all_groups[-1] - of_kept[-1]
+        found += [
+          moment | {"groups": "kept", "count": _short(of_kept[-1])},
+          moment | {"groups": "dropped", "count": _short(dropped)},
+        ]
   return found
 
 

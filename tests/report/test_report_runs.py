@@ -136,6 +136,31 @@ def test_curves_run_over_update_steps_seconds_and_tokens(tmp_path):
   assert (one["y"], axis["seconds"], axis["tokens"]) == ([0.75], [4], [200])
 
 
+def test_a_metric_of_two_stages_is_two_curves(tmp_path):
+  workdirs = []
+  for seed in (0, 1):
+    stages = ["sft", "srl"]
+    workdirs.append(
+      begin_run(tmp_path / f"run{seed}", name="x", seed=seed, stages=stages)
+    )
+    kept = {"srl/groups_sampled": 4, "srl/groups_kept": 3}
+    write_rows(
+      workdirs[-1],
+      [
+        {"update_step": 0, "sft/loss": 2.0},
+        {"update_step": 1, "srl/loss": -0.5} | kept,
+      ],
+    )
+  found = read_runs(workdirs)
+  curves = series.curves(found)["series"]
+  # Two runs and their mean.
+  assert [
+    (x["stage"], x["y"]) for x in curves if x["metric"] == "loss"
+  ] == 3 * [("sft", [2]), ("srl", [-0.5])]
+  counts = [(x["groups"], x["count"]) for x in series.groups_kept(found)]
+  assert counts == 2 * [("kept", 3), ("dropped", 1)]
+
+
 def test_the_mean_of_a_group_ends_where_its_first_run_ends(tmp_path):
   paths = []
   for seed, values in enumerate([(0.0, 1.0, 5.0), (0.5, 2.0)]):

@@ -32,10 +32,10 @@
     const rows = [];
     for (const x of curves.series.filter((s) => s.metric === metric)) {
       const places = curves.axes[x.axis];
-      const hasMean = curves.series.some((s) => s.metric === metric && s.group === x.group && s.runs);
+      const hasMean = curves.series.some((s) => s.metric === metric && s.stage === x.stage && s.group === x.group && s.runs);
       const name = x.run ?? `mean of ${x.runs} runs of ${x.group}`;
       x.y.forEach((y, i) => rows.push({
-        name, group: x.group, y, x: places[axis.value][i], update_step: places.update_step[i],
+        name, group: x.group, stage: x.stage, y, x: places[axis.value][i], update_step: places.update_step[i],
         low: x.low?.[i], high: x.high?.[i], is_thin: hasMean && !x.runs, is_lone: x.y.length < 15,
       }));
     }
@@ -112,6 +112,7 @@
     const most = Math.max(0, ...curves.series.map((x) => x.runs ?? 0));
     document.getElementById("curves-note").textContent = !metrics.length ? "No update step is logged yet." :
       "Seconds are those of update steps, without validations." +
+      (new Set(curves.series.map((x) => x.stage)).size > 1 ? " Lines break between stages." : "") +
       (most ? " Thick lines are means over runs that differ in their seed only; bands go from the lowest to the highest run." : "");
   }
 
