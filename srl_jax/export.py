@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import argparse
 import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 import jax
-from absl import logging
 
 from srl_jax import (
   compilation_cache,
@@ -31,10 +29,9 @@ from srl_jax import (
   sharding,
   storage,
 )
-from srl_jax.arguments import HelpFormatter
+from srl_jax.arguments import HelpFormatter, errors_in_one_line
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.models import lora, peft
-from srl_jax.processes import failures
 from srl_jax.train.stage import Run
 
 
@@ -146,13 +143,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   )
   add("--adapter", action="store_true", help="the adapters alone, for PEFT")
   args = parser.parse_args(argv)
-  # At level INFO, libraries list the backends that they did not find.
-  logging.set_verbosity(logging.WARNING)
-  compilation_cache.use_default()
-  try:
+  with errors_in_one_line():
+    compilation_cache.use_default()
     export(**vars(args))
-  except (ValueError, OSError, *failures.of_buckets()) as error:
-    sys.exit(f"error: {failures.in_one_line(error)}")
   print(f"wrote {args.out}")
 
 

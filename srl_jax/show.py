@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import jax
-from absl import logging
 
 from srl_jax import (
   compilation_cache,
@@ -28,13 +27,12 @@ from srl_jax import (
   sharding,
   storage,
 )
-from srl_jax.arguments import HelpFormatter
+from srl_jax.arguments import HelpFormatter, errors_in_one_line
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
 from srl_jax.domains import domains_of
 from srl_jax.models import weights
-from srl_jax.processes import failures
 from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
 from srl_jax.rollout import scoring
@@ -188,24 +186,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     "--html", metavar="FILE", help="write a page instead of printing"
   )
   args = parser.parse_args(argv)
-  # At level INFO, libraries list the backends that they did not find.
-  logging.set_verbosity(logging.WARNING)
-  compilation_cache.use_default()
-  try:
+  with errors_in_one_line():
+    compilation_cache.use_default()
     html = storage.path(args.html) if args.html else None
     if html:
       files.check_writable(html, "--html")
     samples = draw_samples(args.workdir, args.samples, args.moment)
-  except (ValueError, *failures.of_buckets()) as error:
-    sys.exit(f"error: {failures.in_one_line(error)}")
-  if html is None:
-    print(samples_text(samples, color=sys.stdout.isatty()))
-    return
-  page = (
-    '<!doctype html>\n<meta charset="utf-8">\n<title>Samples</title>\n'
-    + samples_html(samples)
-  )
-  html.write_text(page + "\n", encoding="utf-8")
+    if html is None:
+      print(samples_text(samples, color=sys.stdout.isatty()))
+      return
+    page = (
+      '<!doctype html>\n<meta charset="utf-8">\n<title>Samples</title>\n'
+      + samples_html(samples)
+    )
+    html.write_text(page + "\n", encoding="utf-8")
   print(f"{len(samples)} samples are in {html}")
 
 

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Help texts tell defaults."""
+"""Help texts tell defaults, and commands fail in one line."""
 
 import argparse
+import errno
+import importlib
+
+import pytest
 
 from srl_jax.arguments import HelpFormatter
 
@@ -22,3 +26,31 @@ def test_defaults_are_told_once_and_only_where_there_is_one():
     "--rows ROWS  rows (default: 32)",
     "--key KEY    a key; default: $KEY",
   ]
+
+
+@pytest.mark.parametrize(
+  ("command", "does", "flags"),
+  [
+    ("chat.__main__", "_chat", ["--weights=x"]),
+    ("data.prepare", "_run", []),
+    ("export", "export", ["--workdir=x", "--out=y"]),
+    ("report.__main__", "read_runs", ["--workdir=x"]),
+    ("serve.__main__", "serve", ["--weights=x"]),
+    ("show", "draw_samples", ["--workdir=x"]),
+  ],
+)
+def test_a_full_disk_ends_each_command_in_one_line(
+  monkeypatch, tmp_path, command, does, flags
+):
+  def fail(*_args, **_named):
+    raise error
+
+  monkeypatch.chdir(tmp_path)
+  module = importlib.import_module(f"srl_jax.{command}")
+  monkeypatch.setattr(module, does, fail)
+  error = OSError(errno.ENOSPC, "No space left on device", "x")
+  with pytest.raises(SystemExit, match=r"^error: the disk of x is full"):
+    module.main(flags)
+  error = KeyError("a mistake in the code")
+  with pytest.raises(KeyError):
+    module.main(flags)

@@ -67,7 +67,14 @@ ONLY = {
   **dict.fromkeys(("optional", "strict", "trajectory", "types"), frozenset()),
   "ops": {"types"},
   "data": _PATHS
-  | {"domains", "optional", "processes", "rewards", "tokenizers"},
+  | {
+    "arguments",
+    "domains",
+    "optional",
+    "processes",
+    "rewards",
+    "tokenizers",
+  },
   "domains": _PATHS | {"rewards"},
   "rewards": {"optional", "processes", "strict", "trajectory", "types"},
   "tokenizers": {"processes", "storage", "strict", "types"},

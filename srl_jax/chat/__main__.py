@@ -25,15 +25,14 @@ import sys
 from collections.abc import Sequence
 
 import jax
-from absl import logging
 
 from srl_jax import inference
-from srl_jax.arguments import HelpFormatter
+from srl_jax.arguments import HelpFormatter, errors_in_one_line
 from srl_jax.chat.answers import ChatAnswer, Drawing, Prompt, after, drive
 from srl_jax.chat.prompts import read_prompts
 from srl_jax.chat.thoughts import Thoughts
 from srl_jax.domains import find_domain
-from srl_jax.processes import failures, stopping
+from srl_jax.processes import stopping
 from srl_jax.rollout.stream import Stream
 
 _ROWS = 8  # Prompts of a file that are sampled together.
@@ -359,18 +358,15 @@ def _chat(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if the model cannot be asked."""
   args = _parser().parse_args(argv)
-  # At level INFO, libraries list the backends that they did not find.
-  logging.set_verbosity(logging.WARNING)
-  try:
-    _chat(args)
-  except (ValueError, *failures.of_buckets()) as error:
-    sys.exit(f"error: {failures.in_one_line(error)}")
-  except KeyboardInterrupt:
-    sys.exit(130)
-  except BrokenPipeError:
-    # Whoever read the answers has left. What is still unwritten goes nowhere.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(128 + signal.SIGPIPE)
+  with errors_in_one_line():
+    try:
+      _chat(args)
+    except KeyboardInterrupt:
+      sys.exit(130)
+    except BrokenPipeError:
+      # Whoever read the answers has left. What is still unwritten goes nowhere.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+      sys.exit(128 + signal.SIGPIPE)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import collections
 import dataclasses
 import pathlib
-import sys
 import textwrap
 import typing
 from collections.abc import Mapping, Sequence
@@ -26,6 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from srl_jax import storage, strict
+from srl_jax.arguments import errors_in_one_line
 from srl_jax.data import checks, prompts, readers, templates, writing
 from srl_jax.data.build_report import BuildReport
 from srl_jax.data.prompts import PromptReport
@@ -33,7 +33,6 @@ from srl_jax.data.readers import DataConfig, LoadReport
 from srl_jax.data.records import Reject
 from srl_jax.data.selection import tools_of
 from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, build_trunks
-from srl_jax.processes import failures
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -54,14 +53,8 @@ _COMPARED = 2_000
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if the input cannot be used."""
   args = _parser().parse_args(argv)
-  try:
+  with errors_in_one_line():
     _run(args)
-  except Exception as error:
-    known = (ValueError, OSError, *failures.of_buckets())
-    # TFDS says that a disk is full by an error of its own.
-    if not (isinstance(error, known) or failures.is_of_storage(error)):
-      raise
-    sys.exit(f"srl_jax.data.prepare: {failures.in_one_line(error)}")
 
 
 def _run(args: argparse.Namespace) -> None:

@@ -12,12 +12,10 @@ with their mean.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from srl_jax import storage
-from srl_jax.arguments import HelpFormatter
-from srl_jax.processes import failures
+from srl_jax.arguments import HelpFormatter, errors_in_one_line
 from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
@@ -27,7 +25,7 @@ from srl_jax.storage import files
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if there is nothing to report."""
   args = _parser().parse_args(argv)
-  try:
+  with errors_in_one_line():
     if not (args.workdir or args.evaluation or args.trajectories):
       raise ValueError(
         "there is nothing to report on; give --workdir=DIR of a run, "
@@ -49,8 +47,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     data = page.encode("utf-8")
     out.write_bytes(data)
-  except (ValueError, OSError, *failures.of_buckets()) as error:
-    sys.exit(f"error: {failures.in_one_line(error)}")
   print(f"the report is in {storage.absolute(out)} ({len(data) / 1e6:.1f} MB)")
 
 

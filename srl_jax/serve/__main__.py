@@ -19,12 +19,9 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from absl import logging
-
 from srl_jax import inference, storage
-from srl_jax.arguments import HelpFormatter
+from srl_jax.arguments import HelpFormatter, errors_in_one_line
 from srl_jax.optional import needed_for
-from srl_jax.processes import failures
 from srl_jax.serve.engine import Engine
 
 # An agent's requests are long; see --context.
@@ -198,12 +195,8 @@ def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if the model cannot be served."""
   args = _parser().parse_args(argv)
-  logging.set_verbosity(logging.WARNING)
-  try:
-    status = serve(args)
-  except (ValueError, *failures.of_buckets()) as error:
-    sys.exit(f"error: {failures.in_one_line(error)}")
-  sys.exit(status)
+  with errors_in_one_line():
+    sys.exit(serve(args))
 
 
 if __name__ == "__main__":
