@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import jax
 
 from srl_jax import inference
-from srl_jax.arguments import HelpFormatter, errors_in_one_line
+from srl_jax.arguments import HelpFormatter, check_least, errors_in_one_line
 from srl_jax.chat.answers import ChatAnswer, Drawing, Prompt, after, drive
 from srl_jax.chat.prompts import read_prompts
 from srl_jax.chat.thoughts import Thoughts
@@ -86,11 +86,9 @@ def _limits(args: argparse.Namespace, context: int) -> dict[str, int]:
   Raises:
     ValueError: one is too low, or too high for a context of so many tokens.
   """
+  check_least(args, n=1, max_new_tokens=1, max_turns=1)
   names = ("max_new_tokens", "max_turns")
   found = {x: n for x in names if (n := getattr(args, x)) is not None}
-  for name, value in {"n": args.n, **found}.items():
-    if value < 1:
-      raise ValueError(f"--{name}={value} is too low; give 1 or more")
   most = context - 1  # A prompt has a token or more.
   if found.get("max_new_tokens", 0) > most:
     raise ValueError(

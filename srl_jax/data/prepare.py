@@ -25,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from srl_jax import storage, strict
-from srl_jax.arguments import errors_in_one_line
+from srl_jax.arguments import check_least, errors_in_one_line
 from srl_jax.data import checks, prompts, readers, templates, writing
 from srl_jax.data.build_report import BuildReport
 from srl_jax.data.prompts import PromptReport
@@ -116,10 +116,7 @@ def _run(args: argparse.Namespace) -> None:
 
 def _configs(args: argparse.Namespace) -> dict[str, Any]:
   """Returns the configs that the flags say, by their prefixes."""
-  for name, lowest in (("group_size", 1), ("observation_tokens", 0)):
-    value = getattr(args, name)
-    if value < lowest:
-      raise ValueError(f"--{name}={value} is too low; give {lowest} or more")
+  check_least(args, group_size=1, observation_tokens=0)
   return {
     prefix: cls(
       **{

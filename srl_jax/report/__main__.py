@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Sequence
 
 from srl_jax import storage
-from srl_jax.arguments import HelpFormatter, errors_in_one_line
+from srl_jax.arguments import HelpFormatter, check_least, errors_in_one_line
 from srl_jax.report.evaluations import compare_evaluations, read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
@@ -31,10 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "there is nothing to report on; give --workdir=DIR of a run, "
         "--evaluation=DIR, or --trajectories=PATH of an agent"
       )
-    for name in ("rollouts", "episodes"):
-      if getattr(args, name) < 1:
-        got = getattr(args, name)
-        raise ValueError(f"got {name}={got}; ask for 1 or more")
+    check_least(args, rollouts=1, episodes=1)
     out = storage.path(args.out)
     files.check_writable(out, "--out")
     page = make_page(

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Sequence
 
 from srl_jax import inference, storage
-from srl_jax.arguments import HelpFormatter, errors_in_one_line
+from srl_jax.arguments import HelpFormatter, check_least, errors_in_one_line
 from srl_jax.optional import needed_for
 from srl_jax.serve.engine import Engine
 
@@ -84,23 +84,6 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _check(args: argparse.Namespace) -> None:
-  for name, least in (
-    ("rows", 1),
-    ("slots", 1),
-    ("segment_turns", 1),
-    ("max_stem", 1),
-    ("max_queue", 0),
-    ("context", 0),
-    ("max_body", 1),
-    ("port", 0),
-  ):
-    if getattr(args, name) < least:
-      raise ValueError(
-        f"--{name}={getattr(args, name)} is not allowed; give {least} or more"
-      )
-
-
 def _bound(host: str, port: int) -> socket.socket:
   """A socket of this address, on which nothing listens yet."""
   found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
@@ -133,7 +116,17 @@ def serve(args: argparse.Namespace) -> int:
   Raises:
     ValueError: the flags, the address or the model cannot be used.
   """
-  _check(args)
+  check_least(
+    args,
+    rows=1,
+    slots=1,
+    segment_turns=1,
+    max_stem=1,
+    max_queue=0,
+    context=0,
+    max_body=1,
+    port=0,
+  )
   with _bound(args.host, args.port) as listening:
     return _serve(args, listening)
 

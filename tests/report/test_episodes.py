@@ -151,7 +151,7 @@ def test_a_report_needs_no_run(tmp_path, capsys):
     (["--trajectories=x", "--out=."], r"--out=\. is no file .*it is a folder"),
     (["--trajectories=absent"], "there are no trajectories in absent"),
     (["--trajectories=bad.json"], r"no trajectory of bad.json .*: field"),
-    (["--trajectories=bad.json", "--episodes=0"], "got episodes=0; ask for 1"),
+    (["--trajectories=bad.json", "--episodes=0"], "episodes=0 is too low"),
   ],
 )
 def test_what_cannot_be_shown_ends_in_a_message(

@@ -229,7 +229,7 @@ def test_the_command_writes_the_page_and_says_its_size(tmp_path, capsys):
   [
     (["--workdir=absent"], "error: there is no run in absent"),
     (["--workdir=RUN", "--evaluation=RUN"], "error: there is no evaluation in"),
-    (["--workdir=RUN", "--rollouts=0"], "error: got rollouts=0; ask for 1"),
+    (["--workdir=RUN", "--rollouts=0"], "error: --rollouts=0 is too low"),
     (
       ["--workdir=RUN", "--out=RUN/config.json/page.html"],
       "error: --out=.* is no file that can be written",

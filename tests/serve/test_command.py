@@ -109,10 +109,10 @@ def test_a_failure_of_the_device_ends_the_process_with_status_1(folder):
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [
-    (["--rows=0"], "--rows=0 is not allowed; give 1 or more"),
+    (["--rows=0"], "--rows=0 is too low; give 1 or more"),
     (["--context=5000"], "--context=5000 is more than .* 4096"),
     (["--weights=/nowhere"], "/nowhere"),
-    (["--port=-1"], "--port=-1 is not allowed; give 0 or more"),
+    (["--port=-1"], "--port=-1 is too low; give 0 or more"),
     (["--port=65536"], "--port=65536 cannot be had .*; give a port from 1 to"),
     (["--host=192.0.2.1"], "--host=192.0.2.1 --port=8000 cannot be had"),
   ],

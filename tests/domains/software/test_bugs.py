@@ -288,7 +288,7 @@ def test_the_command_writes_what_readers_read(tmp_path, capsys):
 @pytest.mark.parametrize(
   ("arguments", "said"),
   [
-    (["--count=0"], "ask for 1 or more"),
+    (["--count=0"], "--count=0 is too low; give 1 or more"),
     (["--modules=nothing"], "use days, figures"),
     (["--modules=days", "--count=9999"], "but there are 153 tasks"),
   ],

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
+from srl_jax.arguments import check_least
 from srl_jax.data import schema
 from srl_jax.domains.randomness import Draws
 from srl_jax.domains.software.bugs import sources
@@ -31,8 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   args = _parser().parse_args(argv)
   begin = time.monotonic()
   try:
-    if args.count < 1:
-      raise ValueError(f"got count={args.count}; ask for 1 or more")
+    check_least(args, count=1)
     modules = args.modules.split(",") if args.modules else sources.names()
     with Trials() as trials:
       planter = Planter(modules, trials)
