@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
-import json
 import math
 import os
 import pathlib
@@ -19,9 +18,9 @@ from collections.abc import Iterator, Sequence
 import jax
 from jax.experimental import multihost_utils
 
-from srl_jax import agreement, progress, sharding, storage, strict
+from srl_jax import agreement, held_out, progress, sharding, storage, strict
 from srl_jax.config import Config
-from srl_jax.data import readers, records, schema
+from srl_jax.data import readers, records
 from srl_jax.data.templates import (
   ChatTemplate,
   PlainTemplate,
@@ -33,7 +32,7 @@ from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.rewards.format import think_block
 from srl_jax.rollout.record import Recorder
-from srl_jax.storage import files
+from srl_jax.storage.workdir import no_run
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -55,7 +54,6 @@ TOKENIZER = "tokenizer.model"
 PROMPTS = "srl_jax.json"
 # Folder in the workdir for a copy of a tokenizer that the run did not train.
 KEPT_TOKENIZER = "tokenizer"
-_HELD_OUT = ("valid", "test")
 # Files of a checkpoint folder that say what its tokens are and mean. In older
 # checkpoints only config.json names the tokens at which generation stops.
 _BESIDE = (
@@ -83,10 +81,7 @@ def read_run_config(workdir: pathlib.Path) -> Config:
   path = workdir / "config.json"
   found = agreement.read_json(path)
   if found is None:
-    raise ValueError(
-      f"there is no run in {workdir} (no config.json); give the --workdir of "
-      "a run of python -m srl_jax.main"
-    )
+    raise no_run(workdir)
   try:
     return strict.to_dataclass(Config, found, "config")
   except ValueError as error:
@@ -222,7 +217,7 @@ def load_saved(
   config = with_kept_tokenizer(config, workdir)
   config = dataclasses.replace(config, weights="random")
   run = load_model(with_paths(config, workdir), mesh)
-  return dataclasses.replace(run, **_read_held_out(workdir))
+  return dataclasses.replace(run, **held_out.read(workdir))
 
 
 def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:
@@ -244,23 +239,6 @@ def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:
     return config
   tokenizer = dataclasses.replace(tokenizer, path=str(path))
   return dataclasses.replace(config, tokenizer=tokenizer)
-
-
-def write_held_out(run: Run, workdir: pathlib.Path) -> None:
-  """Writes the held-out trajectories to the workdir, for `load_saved`."""
-  for split in _HELD_OUT:
-    lines = [json.dumps(schema.to_json(t)) + "\n" for t in getattr(run, split)]
-    files.write_text(workdir / "held_out" / f"{split}.jsonl", "".join(lines))
-
-
-def _read_held_out(workdir: pathlib.Path) -> dict[str, list[Trajectory]]:
-  found = {}
-  for split in _HELD_OUT:
-    path = workdir / "held_out" / f"{split}.jsonl"
-    if path.is_file():
-      lines = path.read_text().splitlines()
-      found[split] = [schema.from_json(json.loads(line)) for line in lines]
-  return found
 
 
 def on_this_machine(config: Config) -> Config:

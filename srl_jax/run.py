@@ -39,6 +39,7 @@ from jax.experimental import multihost_utils
 
 from srl_jax import (
   agreement,
+  held_out,
   initial_weights,
   loading,
   progress,
@@ -310,9 +311,10 @@ def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
   The stream of batches does the same for the data that are trained on.
   """
   path = workdir / "held_out.json"
+  splits = {"valid": run.valid, "test": run.test}
   now = {
     split: {"trajectories": len(data), "crc32": _crc32(data)}
-    for split, data in (("valid", run.valid), ("test", run.test))
+    for split, data in splits.items()
   }
   before = agreement.read_json(path)
   results = agreement.read_json(workdir / "results.json")
@@ -326,4 +328,4 @@ def _check_held_out(run: Run, workdir: pathlib.Path) -> None:
           "restore the data, or give this run a --workdir of its own"
         )
   files.write_json(path, now)
-  loading.write_held_out(run, workdir)
+  held_out.write(splits, workdir)

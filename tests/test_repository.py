@@ -35,6 +35,7 @@ FLOORS = {
   "train": 6,
   "checkpoint": 5,
   "evaluate": 5,
+  "held_out": 5,
   "metrics": 5,
   "overrides": 5,
   "report": 5,
@@ -67,14 +68,8 @@ ONLY = {
   **dict.fromkeys(("optional", "strict", "trajectory", "types"), frozenset()),
   "ops": {"types"},
   "data": _PATHS
-  | {
-    "arguments",
-    "domains",
-    "optional",
-    "processes",
-    "rewards",
-    "tokenizers",
-  },
+  | {"arguments", "domains", "optional", "processes"}
+  | {"rewards", "tokenizers"},
   "domains": _PATHS | {"rewards"},
   "rewards": {"optional", "processes", "strict", "trajectory", "types"},
   "tokenizers": {"processes", "storage", "strict", "types"},

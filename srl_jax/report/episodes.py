@@ -8,12 +8,10 @@ and from files of trajectories, whoever recorded them.
 
 from __future__ import annotations
 
-import json
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from srl_jax import storage
+from srl_jax import held_out, storage
 from srl_jax.data import agents, folders, schema
 from srl_jax.data.records import Reject, read_file
 from srl_jax.data.templates import titled_action
@@ -108,7 +106,7 @@ def read_episodes(
 
 def _of_run(run: RunFiles) -> Iterator[list[Episode]]:
   """The episodes of each moment and decoding."""
-  experts = _held_out(run.workdir)
+  experts = {x.id: x for x in held_out.read(run.workdir).get("test", ())}
   # As measured, and not as the files are called.
   moments = dict.fromkeys([*run.results, *run.solutions])
   for moment in moments:
@@ -120,16 +118,6 @@ def _of_run(run: RunFiles) -> Iterator[list[Episode]]:
         of_how = found.setdefault(how, [])
         of_how.append(_of_solution(run.label, how, row, experts))
     yield from found.values()
-
-
-def _held_out(workdir: pathlib.Path) -> dict[str, Trajectory]:
-  """The run's test problems with the expert's steps, by id."""
-  path = workdir / "held_out" / "test.jsonl"
-  if not path.is_file():
-    return {}
-  lines = path.read_text(encoding="utf-8").splitlines()
-  read = (schema.from_json(json.loads(line)) for line in lines)
-  return {trajectory.id: trajectory for trajectory in read}
 
 
 def _of_solution(

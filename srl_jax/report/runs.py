@@ -23,6 +23,7 @@ from srl_jax.evaluate.journal import read_results
 from srl_jax.metrics import read_rows
 from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.rollout import record
+from srl_jax.storage.workdir import no_run
 
 # What runs of one group may differ in: they are repetitions of one another.
 _OF_A_REPETITION = {"seed", *FREE_TO_CHANGE}
@@ -115,10 +116,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
 def _read_config(workdir: pathlib.Path) -> dict[str, Any]:
   path = workdir / "config.json"
   if not path.is_file():
-    raise ValueError(
-      f"there is no run in {workdir} (no config.json); give the --workdir of "
-      "a run of python -m srl_jax.main"
-    )
+    raise no_run(workdir)
   return _read_json(path)
 
 

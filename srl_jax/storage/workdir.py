@@ -26,6 +26,14 @@ class RefusedError(ValueError):
   """A folder is another run's, which is left as it is."""
 
 
+def no_run(workdir: pathlib.Path) -> ValueError:
+  """Returns the error for a folder that has no config.json."""
+  return ValueError(
+    f"there is no run in {workdir} (no config.json); give the --workdir of a "
+    "run of python -m srl_jax.main"
+  )
+
+
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
   """Keeps other runs out of a folder (process 0 does, for all processes).

@@ -14,8 +14,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+from srl_jax import held_out
 from srl_jax.config import Config
-from srl_jax.data import schema
 from srl_jax.rewards import FAILURES, difflib_ratio
 from srl_jax.rollout.record import Recorder, RolloutsConfig
 from srl_jax.trajectory import Step, Trajectory
@@ -113,15 +113,10 @@ def write_episodes(workdir: pathlib.Path, *, text: str = "") -> pathlib.Path:
     Step(action, observation=observation)
     for action, observation in zip(actions, seen, strict=True)
   )
-  _write_lines(
-    workdir / "held_out" / "test.jsonl",
-    [
-      schema.to_json(
-        Trajectory(f"test-{i}", "software", "a is 0", tuple(steps))
-      )
-      for i in range(2)
-    ],
-  )
+  problems = [
+    Trajectory(f"test-{i}", "software", "a is 0", steps) for i in range(2)
+  ]
+  held_out.write({"test": problems}, workdir)
   texts = [f"<think>so {text}</think>\n{action}" for action in actions]
   cut = texts[0], f"<think>so {text}</think>\nedit a=2"
   for moment, episode, is_correct, ending in (
