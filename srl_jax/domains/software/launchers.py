@@ -32,13 +32,17 @@ _ETC = (
   "ld.so.conf.d",
   "localtime",
   "mime.types",
+  "protocols",
+  "services",
 )
 # What tests of software find on any machine, under the sandbox's own user.
 ETC_TEXTS = {
-  "hosts": "127.0.0.1 localhost\n::1 localhost\n",
+  "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
   "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-  "passwd": "agent:x:1000:1000::/tmp:/bin/bash\n",
-  "group": "agent:x:1000:\n",
+  "passwd": "root:x:0:0::/root:/bin/bash\n"
+  "agent:x:1000:1000::/tmp:/bin/bash\n"
+  "nobody:x:65534:65534::/nonexistent:/bin/false\n",
+  "group": "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n",
 }
 _SYSTEM = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _INSTALL = {

@@ -386,15 +386,15 @@ def test_an_interpreter_is_found_behind_links(tmp_path):
 
 
 @needs_sandbox
-def test_the_sandbox_has_a_user_and_a_localhost(sandbox):
+def test_the_sandbox_has_users_a_host_name_and_services(sandbox):
   code = """
-import getpass, os, pwd, socket
-del os.environ["USER"]
-print(getpass.getuser(), os.path.expanduser("~agent"), pwd.getpwuid(1000)[0])
+import os, pathlib, pwd, socket
+print(pwd.getpwuid(os.getuid())[0], os.path.expanduser("~agent"))
 server = socket.create_server(("localhost", 0))
-socket.create_connection(("localhost", server.getsockname()[1]))
-print("connected")
+socket.create_connection((socket.gethostname(), server.getsockname()[1]))
+pathlib.Path("/usr").owner(), pathlib.Path("/usr").group()
+print(pwd.getpwnam("root")[2], os.path.exists("/etc/services"))
 """
-  ran = drill.python(sandbox, code)
-  assert ran.output == "agent /tmp agent\nconnected\n"
+  want = f"agent /tmp\n0 {os.path.exists('/etc/services')}\n"
+  assert drill.python(sandbox, code).output == want
   assert not drill.bash(sandbox, "echo >> /etc/hosts").succeeded
