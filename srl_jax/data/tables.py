@@ -26,6 +26,8 @@ _MAGIC: dict[bytes, Kind] = {
   b"ARROW1": "Arrow file",
   b"\xff\xff\xff\xff": "Arrow stream",
 }
+# Trajectories are long: the default of 65,536 rows can be gigabytes.
+_BATCH_ROWS = 256
 # Indices of rows that pandas and Dask write as columns.
 _INDEX = re.compile(r"__index_level_\d+__|__null_dask_index__|Unnamed: \d+")
 
@@ -75,7 +77,8 @@ def _batches(file: IO[bytes], kind: Kind) -> Iterator[pyarrow.RecordBatch]:
   import pyarrow.parquet
 
   if kind == "Parquet":
-    yield from pyarrow.parquet.ParquetFile(file).iter_batches()
+    table = pyarrow.parquet.ParquetFile(file)
+    yield from table.iter_batches(batch_size=_BATCH_ROWS)
   elif kind == "Arrow stream":
     yield from pyarrow.ipc.open_stream(file)
   else:

@@ -4,12 +4,14 @@
 import datetime
 import decimal
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from srl_jax.data import tables
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.trajectory import Step
 
@@ -245,3 +247,16 @@ def test_a_value_that_is_no_text_costs_its_row_only(load, value, words):
   [reject] = report.rejects
   assert (reject.line, reject.field) == (2, "answer")
   assert words in reject.reason
+
+
+def test_few_rows_are_in_memory_at_a_time(tmp_path):
+  path = tmp_path / "d.parquet"
+  table = pa.table({"problem": [f"{n:08}" * 1000 for n in range(2000)]})
+  pa.parquet.write_table(table, path, row_group_size=100)
+  tracemalloc.start()
+  with path.open("rb") as file:
+    assert sum(1 for _ in tables.rows(file, "Parquet")) == 2000
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  # All of them are 16 MB.
+  assert peak < 8e6
