@@ -3,14 +3,18 @@
 
 What is under way lies in a folder of its own, `.unfinished-*` in the folder of
 the data, which readers leave out. Its files move out of it when all of them are
-written. Data for a bucket are written on this machine and copied when complete.
+written; what a killed command left goes when the next one writes there. Data
+for a bucket are written on this machine and copied when complete.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import os
 import pathlib
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
@@ -92,7 +96,8 @@ def write(
     The folder that holds the splits: with "tfds", one inside of the given one.
 
   Raises:
-    ValueError: `check_free` refuses the folder.
+    ValueError: `check_free` refuses the folder, or another command is writing
+      to it.
   """
   check_free(folder, form)
   written = folder
@@ -118,11 +123,35 @@ def write(
 def _unfinished(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a folder of this machine, which is removed in the end."""
   inside = None
-  if not storage.is_remote(folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    inside = folder  # On the same disk, where moving is renaming.
-  with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=inside) as new:
-    yield pathlib.Path(new)
+  with contextlib.ExitStack() as stack:
+    if not storage.is_remote(folder):
+      folder.mkdir(parents=True, exist_ok=True)
+      inside = folder  # On the same disk, where moving is renaming.
+      stack.callback(os.close, _lock(folder))
+    new = tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=inside)
+    yield pathlib.Path(stack.enter_context(new))
+
+
+def _lock(folder: pathlib.Path) -> int:
+  """Locks a folder, removes what killed commands left; returns the open lock.
+
+  Raises:
+    ValueError: another command holds it.
+  """
+  lock = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    os.close(lock)
+    raise ValueError(
+      f"another command is writing to {folder}; wait for its end, or write "
+      "elsewhere"
+    ) from error
+  except OSError:
+    return lock  # Some file systems of networks lock no folders.
+  for left in folder.glob(f"{_UNFINISHED}*"):
+    shutil.rmtree(left, ignore_errors=True)
+  return lock
 
 
 def _move_out(new: pathlib.Path, folder: pathlib.Path, last: str) -> None:

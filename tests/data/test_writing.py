@@ -74,13 +74,25 @@ def test_a_disk_that_is_full_for_tfds_is_said_in_one_line(
     run(path, out)
 
 
-def test_what_a_killed_command_left_is_not_read(tmp_path, path, capsys):
+def test_what_a_killed_command_left_is_not_read_and_goes(tmp_path, path):
   out = tmp_path / "out"
   left = out / f"{writing._UNFINISHED}x"
   tfds_builders.write({"train": DATA[:3]}, left, "left behind")
+  with pytest.raises(ValueError, match="holds 0 TFDS datasets"):
+    readers.load_trajectories(DataConfig("tfds", str(out)))
   run(path, out)
+  assert not left.exists()
   again = readers.load_trajectories(DataConfig("tfds", str(out)))
   assert len(again.trajectories) == 12
+
+
+def test_two_commands_do_not_write_to_a_folder_at_a_time(tmp_path, path):
+  out = tmp_path / "out"
+  with writing._unfinished(out) as new:
+    with pytest.raises(SystemExit, match=r"another command .* wait for its"):
+      run(path, out, "--as=jsonl")
+    assert list(out.iterdir()) == [new]
+  run(path, out, "--as=jsonl")
 
 
 @pytest.mark.parametrize(
