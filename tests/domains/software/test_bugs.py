@@ -283,6 +283,25 @@ def test_the_command_writes_what_readers_read(tmp_path, capsys):
   )
   assert len(readers.load_trajectories(config).trajectories) == 12
   assert len(read_tasks(tmp_path / "tasks.jsonl")) == 12
+  with pytest.raises(SystemExit, match=r"trajectories.jsonl exists already"):
+    command.main(arguments)
+
+
+def test_a_part_of_the_tasks_does_not_read_as_all_of_them(
+  tmp_path, monkeypatch
+):
+  def interrupted(*_):
+    raise KeyboardInterrupt
+
+  arguments = ["--count=2", "--modules=days", f"--out={tmp_path}"]
+  with monkeypatch.context() as patch:
+    patch.setattr(command, "solve", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      command.main(arguments)
+  assert not list(tmp_path.glob("*.jsonl"))
+  command.main(arguments)
+  names = {"repositories", "tasks.jsonl", "trajectories.jsonl"}
+  assert {x.name for x in tmp_path.iterdir()} == names
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import json
 import pathlib
 import sys
@@ -26,6 +27,8 @@ from srl_jax.domains.software.bugs.experts import STYLES, solve
 from srl_jax.domains.software.bugs.planted import Planted, Planter
 from srl_jax.domains.software.bugs.trials import Trials
 
+_FILES = ("trajectories.jsonl", "tasks.jsonl")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if it cannot write the tasks."""
@@ -33,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   begin = time.monotonic()
   try:
     check_least(args, count=1)
+    out = pathlib.Path(args.out)
+    _check_free(out)
     modules = args.modules.split(",") if args.modules else sources.names()
     with Trials() as trials:
       planter = Planter(modules, trials)
@@ -43,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"got count={args.count}, but there are {len(tasks)} tasks of these"
         f" modules with {args.bugs} bug(s) each; ask for fewer{more}"
       )
-    write(tasks, pathlib.Path(args.out), args.seed)
+    write(tasks, out, args.seed)
   except (ValueError, OSError) as error:
     sys.exit(f"error: {error}")
   seconds = time.monotonic() - begin
@@ -51,14 +56,27 @@ def main(argv: Sequence[str] | None = None) -> None:
   print(f"{len(tasks)} tasks in {args.out}, {seconds:.1f} s")
 
 
+def _check_free(out: pathlib.Path) -> None:
+  """Raises ValueError if a folder holds tasks or trajectories already."""
+  for name in _FILES:
+    if (out / name).exists():
+      raise ValueError(
+        f"{out / name} exists already; remove it or write elsewhere"
+      )
+
+
 def write(tasks: Iterable[Planted], out: pathlib.Path, seed: int) -> None:
-  """Writes the files of tasks; each gets one expert, drawn from `seed`."""
+  """Writes the files of tasks; each gets one expert, drawn from `seed`.
+
+  The files of lines get their names when all is written.
+  """
   out.mkdir(parents=True, exist_ok=True)
+  parts = [out / f"{name}.part" for name in _FILES]
   written = set()
-  with (
-    (out / "tasks.jsonl").open("w", encoding="utf-8") as records,
-    (out / "trajectories.jsonl").open("w", encoding="utf-8") as trajectories,
-  ):
+  with contextlib.ExitStack() as stack:
+    trajectories, records = (
+      stack.enter_context(part.open("w", encoding="utf-8")) for part in parts
+    )
     for task in tasks:
       if task.source.name not in written:
         written.add(task.source.name)
@@ -67,6 +85,8 @@ def write(tasks: Iterable[Planted], out: pathlib.Path, seed: int) -> None:
       record = schema.to_json(solve(task, style))
       records.write(json.dumps(task.record) + "\n")
       trajectories.write(json.dumps(record) + "\n")
+  for part in parts:
+    part.rename(part.with_suffix(""))
 
 
 def _write_repository(source: sources.Source, out: pathlib.Path) -> None:
