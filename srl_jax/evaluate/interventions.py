@@ -91,7 +91,7 @@ def intervene(
       journal = stack.enter_context(Journal(out, facts, problems))
     answer_questions(
       lambda width: model.stream(
-        rows=plan.answers_per_batch,
+        rows=min(plan.answers_per_batch, len(questions)),
         slots=1,
         key=model.key(plan.seed, "interventions"),
         trunk_width=width,

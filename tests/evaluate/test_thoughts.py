@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Think blocks, interventions on them, and the answers that change."""
 
+from unittest import mock
+
 import pytest
 
+from srl_jax.evaluate import evaluator
+from srl_jax.evaluate import interventions as command
+from srl_jax.evaluate.answering import Question
 from srl_jax.evaluate.thoughts import (
   interventions,
   share_changed,
   think_blocks,
 )
 from srl_jax.rewards.format import split_lenient
+from srl_jax.testing.answers import answer, numbered_problems
 
 TEXTS = [
   "<think>a</think>b",
@@ -77,3 +83,19 @@ def test_answers_that_change_are_counted_by_problem():
   assert strict.value == 1
   with pytest.raises(ValueError, match=r"\[2\] original and \[1\] continued"):
     share_changed([["1", "2"]], [["1"]])
+
+
+def test_few_changed_answers_are_decoded_in_few_rows(monkeypatch, tmp_path):
+  [problem] = numbered_problems(1)
+  changed = [
+    command._Changed(answer("p0"), kind, Question(problem, [1]))
+    for kind in ("unchanged", "deleted")
+  ]
+  monkeypatch.setattr(command, "_questions", lambda *_: changed)
+  monkeypatch.setattr(evaluator, "facts", lambda *_: {})
+  monkeypatch.setattr(
+    command, "answer_questions", lambda make, *_, **__: make(1)
+  )
+  model, plan = mock.Mock(), mock.Mock(answers_per_batch=64)
+  command.intervene(model, plan, [], tmp_path, most=1)
+  assert model.stream.call_args.kwargs["rows"] == 2
