@@ -17,11 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.equations import Equation, Scan, scan
 from srl_jax.evaluate.estimates import Estimate, bootstrap, share
 from srl_jax.evaluate.records import Answer
-from srl_jax.evaluate.seeds import Difference
 from srl_jax.evaluate.summary import Values, by_problem, estimates
 from srl_jax.evaluate.thoughts import think_blocks
 from srl_jax.rewards.quantity import parse_quantity
@@ -244,47 +242,3 @@ def summary(
     "wrong ones corrected": share(sums(lambda b: b.corrected), wrong),
     "markers per 100 words": bootstrap(100 * sums(lambda b: b.markers), words),
   }
-
-
-QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-
-
-@dataclasses.dataclass(frozen=True)
-class Lengths:
-  """Lengths of answers in words, against a base.
-
-  Attributes:
-    base: the QUANTILES of the base's answers.
-    other: those of the other's.
-    difference: of the mean lengths, paired by problem.
-  """
-
-  base: tuple[float, ...]
-  other: tuple[float, ...]
-  difference: Difference
-
-
-def lengths(base: Sequence[Result], other: Sequence[Result]) -> Lengths:
-  """Returns how lengths of answers differ from a base.
-
-  Args:
-    base: results of the base, one for each seed.
-    other: results of the other.
-
-  Raises:
-    ValueError: they were not measured alike.
-  """
-  difference = compare(base, other)
-  name = "words" if "words" in difference else "words, greedy"
-  decoding = "sampled" if name == "words" else "greedy"
-
-  def quantiles(results):
-    words = [
-      len(answer.text.split())
-      for result in results
-      for answer in result.answers
-      if answer.decoding == decoding
-    ]
-    return tuple(map(float, np.quantile(words, QUANTILES)))
-
-  return Lengths(quantiles(base), quantiles(other), difference[name])

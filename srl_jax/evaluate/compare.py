@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares two models on the same problems, and averages over seeds.
+"""Compares two models on the same problems.
 
-Both refuse to mix what was not measured alike.
+What was not measured alike is refused.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.estimates import Estimate
 from srl_jax.evaluate.records import Answer
-from srl_jax.evaluate.seeds import Difference, difference, mean_over_seeds
+from srl_jax.evaluate.seeds import Difference, difference
 from srl_jax.evaluate.summary import Values, values
 
 Measure = Callable[[Sequence[Problem], Sequence[Answer]], dict[str, Values]]
@@ -72,26 +71,6 @@ def compare(
       is_share=value.is_share,
     )
     for name, value in base_values[0].items()
-  }
-
-
-def over_seeds(
-  results: Sequence[Result], *, measure: Measure = values
-) -> dict[str, Estimate]:
-  """Returns the mean over seeds of each metric; see seeds.py for the interval.
-
-  Args:
-    results: one for each seed.
-    measure: what is averaged; `values`, or `behaviours.values`.
-
-  Raises:
-    ValueError: results are not alike, or there is only one.
-  """
-  check_alike(results)
-  found = [_in_order(results[0], result, measure) for result in results]
-  return {
-    name: mean_over_seeds(_stack(found, name), is_share=value.is_share)
-    for name, value in found[0].items()
   }
 
 

@@ -100,10 +100,10 @@ def share(
     effective = value * (1 - value) / error if error else count
     effective *= (ndtri(0.975) / stdtrit(problems - 1, 0.975)) ** 2
   effective = min(max(effective, fewest), count)
-  return binomial(float(value), float(effective))
+  return _binomial(float(value), float(effective))
 
 
-def binomial(value: float, outcomes: float) -> Estimate:
+def _binomial(value: float, outcomes: float) -> Estimate:
   """Returns a share with the interval of Clopper and Pearson (1934).
 
   Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means over problems and seeds, and paired differences between models.
+"""Paired differences between models, over problems and seeds.
 
 Values come as matrices [seeds, problems]; each is the mean over the samples of
 a problem, so all samples of a problem stay together. All seeds see the same
@@ -18,8 +18,6 @@ import math
 
 import numpy as np
 from scipy.special import stdtrit
-
-from srl_jax.evaluate.estimates import Estimate, binomial
 
 # Standard normal quantiles of a two-sided test at 5% and of a power of 80%.
 _Z = 1.959964 + 0.841621
@@ -54,41 +52,6 @@ class Difference:
 
   def __str__(self) -> str:
     return f"{self.value:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
-
-
-def mean_over_seeds(values_SP: np.ndarray, *, is_share: bool) -> Estimate:
-  """Returns the mean over seeds and problems.
-
-  Args:
-    values_SP: one value per seed and problem; two seeds or more.
-    is_share: whether the values are shares of outcomes 0 and 1. Then the
-      interval is binomial, with as many outcomes as would vary as much
-      (Korn and Graubard 1998), and is right near 0 and 1 too.
-
-  Raises:
-    ValueError: there is one seed or one problem only.
-  """
-  values_SP = _checked(values_SP)
-  seeds, problems = values_SP.shape
-  if seeds < 2:
-    raise ValueError(
-      "one seed says nothing of the spread of seeds; give the results of two "
-      "or more"
-    )
-  mean = float(values_SP.mean())
-  variance, freedom = _sum(
-    _over_problems(values_SP.mean(0)), _over_seeds(values_SP)
-  )
-  if not is_share:
-    reach = _quantile(freedom) * math.sqrt(variance)
-    return Estimate(mean, mean - reach, mean + reach)
-  if variance < _ROUNDING**2:
-    # Nothing varies, so nothing is known beyond one outcome per problem.
-    return binomial(mean, problems)
-  outcomes = mean * (1 - mean) / variance
-  outcomes *= (_quantile(math.inf) / _quantile(freedom)) ** 2
-  # Noise of single values is no less than that of one outcome.
-  return binomial(mean, max(1.0, outcomes))
 
 
 def difference(

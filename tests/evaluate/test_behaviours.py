@@ -7,7 +7,7 @@ import math
 import pytest
 
 from srl_jax.evaluate import behaviours
-from srl_jax.evaluate.behaviours import behaviour, lengths
+from srl_jax.evaluate.behaviours import behaviour
 from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.summary import unit_of
 from srl_jax.testing.answers import answer, numbered_problems
@@ -151,20 +151,3 @@ def test_behaviours_of_two_models_are_paired_by_problem():
   other = result("other", [["1 + 1 = 3"] * 2, ["a b c d e", "1 + 1 = 3"]])
   found = compare([base], [other], measure=behaviours.values)
   assert found["with a wrong equation"].value == 0.5
-  found = lengths([base], [other])
-  # The words are 1, 5, 3, 5 and 5, 5, 5, 5.
-  assert found.base[2] == 4
-  assert found.other == (5,) * 5
-  assert found.difference.value == 1.5
-  greedy = [
-    dataclasses.replace(
-      one,
-      answers=[
-        dataclasses.replace(a, decoding="greedy")
-        for a in one.answers
-        if not a.sample
-      ],
-    )
-    for one in (base, other)
-  ]
-  assert lengths(greedy[:1], greedy[1:]).difference.value == 3

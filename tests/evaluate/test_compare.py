@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Comparisons of models and means over seeds, and what they refuse."""
+"""Comparisons of models, and what they refuse."""
 
 import dataclasses
 
 import pytest
 
-from srl_jax.evaluate.compare import Result, compare, over_seeds
+from srl_jax.evaluate.compare import Result, compare
 from srl_jax.testing.answers import with_finals
 
 
@@ -33,11 +33,7 @@ def test_problems_are_paired_by_id_and_not_by_place():
   assert compare([BASE], [turned]) == compare([BASE], [BASE])
 
 
-def test_seeds_are_averaged_and_widen_the_interval():
-  seeds = over_seeds([BASE, OTHER])
-  assert seeds["avg@2"].value == pytest.approx((1 / 2 + 5 / 6) / 2)
-  alike = over_seeds([BASE, BASE])["tokens"]
-  assert (alike.low, alike.value, alike.high) == (5, 5, 5)
+def test_seeds_are_averaged():
   both = compare([BASE, OTHER], [OTHER])["avg@2"]
   assert both.value == pytest.approx(5 / 6 - 2 / 3)
 
@@ -75,8 +71,6 @@ def test_results_of_different_measurements_are_refused(changes, message):
   with pytest.raises(ValueError, match="'base' and 'new'") as error:
     compare([BASE], [changed])
   assert message in str(error.value)
-  with pytest.raises(ValueError, match="not measured alike"):
-    over_seeds([BASE, changed])
 
 
 def test_no_results_are_refused():

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Means over seeds and paired differences: by hand and by simulation."""
+"""Paired differences over problems and seeds: by hand and by simulation."""
 
 import math
 
 import numpy as np
 import pytest
 
-from srl_jax.evaluate.estimates import binomial, bootstrap
-from srl_jax.evaluate.seeds import difference, mean_over_seeds
+from srl_jax.evaluate.estimates import bootstrap
+from srl_jax.evaluate.seeds import difference
 
 
-def test_a_mean_over_seeds_by_hand():
+def test_a_spread_of_seeds_by_hand():
   # Means of seeds 1, 2, 3: variance 1, /3. All problems are alike.
-  values_SP = np.array([[1.0] * 4, [2.0] * 4, [3.0] * 4])
-  found = mean_over_seeds(values_SP, is_share=False)
+  other_SP = np.array([[1.0] * 4, [2.0] * 4, [3.0] * 4])
+  found = difference(np.zeros((1, 4)), other_SP, is_share=False)
   assert found.value == 2
   # t of 2 degrees of freedom is 4.3027; the normal 1.96 would reach 1.13.
   np.testing.assert_allclose(found.high - 2, 4.3027 / math.sqrt(3), rtol=1e-4)
@@ -22,53 +22,17 @@ def test_a_mean_over_seeds_by_hand():
 
 def test_without_a_spread_of_seeds_problems_make_the_interval():
   # Paired t of one sample: variance of 0, 1, 2, 3 is 5/3, /4; t_3 = 3.1824.
-  values_SP = np.array([[0.0, 1, 2, 3]] * 3)
-  found = mean_over_seeds(values_SP, is_share=False)
+  other_SP = np.array([[0.0, 1, 2, 3]] * 3)
+  found = difference(np.zeros((1, 4)), other_SP, is_share=False)
   reach = 3.1824 * math.sqrt(5 / 12)
   np.testing.assert_allclose(found.high - found.value, reach, rtol=1e-4)
 
 
-def test_seeds_that_solve_nothing_leave_room():
-  found = mean_over_seeds(np.zeros((3, 200)), is_share=True)
-  assert str(found) == "0.000 [0.000, 0.018]"
-
-
 def test_rounding_is_no_spread():
   # Sums of 0.1 are not exact, so that variances are about 1e-34 and not 0.
-  found = mean_over_seeds(np.full((3, 30), 0.1), is_share=True)
-  assert str(found) == "0.100 [0.021, 0.265]"
   base_SP = np.tile([[0.0], [0.1], [0.2], [0.3], [0.7]], (1, 6)).reshape(1, -1)
   found = difference(base_SP, base_SP + 0.1, is_share=True)
   assert found.high - found.low > 0.2
-
-
-def test_a_share_over_seeds_by_hand():
-  # The means of the seeds 0.4, 0.5, 0.6 have variance 0.01, /3. As many
-  # outcomes vary as much: 0.25 / (0.01 / 3) = 75, times (1.96 / 4.3027)^2 for
-  # two degrees of freedom: 15.56. With 75 the interval would be [0.38, 0.62].
-  values_SP = np.array([[0.4] * 9, [0.5] * 9, [0.6] * 9])
-  found = mean_over_seeds(values_SP, is_share=True)
-  want = binomial(0.5, 75 * (1.959964 / 4.302653) ** 2)
-  np.testing.assert_allclose([found.low, found.high], [want.low, want.high])
-  assert found.low < 0.26
-
-
-@pytest.mark.parametrize("rate", [0.01, 0.2, 0.9])
-def test_intervals_of_shares_over_seeds_cover(rate):
-  # 1,000 repeats have a standard error of 0.007 at a coverage of 0.95.
-  rng = np.random.default_rng(0)
-  held = 0
-  for _ in range(1000):
-    rates = rng.beta(rate, 1 - rate, 100)
-    values_SP = rng.binomial(2, rates, (3, 100)) / 2
-    found = mean_over_seeds(values_SP, is_share=True)
-    held += found.low <= rate <= found.high
-  assert held / 1000 >= 0.93
-
-
-def test_one_seed_has_no_spread():
-  with pytest.raises(ValueError, match="one seed says nothing"):
-    mean_over_seeds(np.zeros((1, 5)), is_share=True)
 
 
 def test_a_paired_difference_by_hand():
@@ -126,37 +90,7 @@ def test_shapes_that_do_not_fit_are_refused():
   with pytest.raises(ValueError, match="values of 3 and 4 problems"):
     difference(np.zeros((1, 3)), np.zeros((1, 4)), is_share=True)
   with pytest.raises(ValueError, match=r"shape \(2, 1\)"):
-    mean_over_seeds(np.zeros((2, 1)), is_share=True)
-
-
-def crossed(rng, seeds, problems, spread):
-  """Values of mean 0 with effects of problems and seeds, and noise."""
-  of_problems, of_seeds, noise = spread
-  values = rng.normal(0, of_problems, problems)
-  values = values + rng.normal(0, of_seeds, (seeds, 1))
-  return values + rng.normal(0, noise, (seeds, problems))
-
-
-# 1,000 repeats have a standard error of 0.007 at a coverage of 0.95.
-@pytest.mark.parametrize(
-  ("seeds", "problems", "spread"),
-  [
-    (3, 30, (1, 0, 0.5)),
-    (3, 30, (1, 1, 0.5)),
-    (5, 200, (1, 0.3, 0.5)),
-    (2, 200, (1, 0.1, 0.5)),
-    # Subtracting the noise of single values would cover 91%.
-    (3, 30, (0.3, 0.3, 1)),
-  ],
-)
-def test_intervals_over_seeds_cover(seeds, problems, spread):
-  rng = np.random.default_rng(0)
-  held = 0
-  for _ in range(1000):
-    values_SP = crossed(rng, seeds, problems, spread)
-    found = mean_over_seeds(values_SP, is_share=False)
-    held += found.low <= 0 <= found.high
-  assert held / 1000 >= 0.92
+    difference(np.zeros((2, 1)), np.zeros((2, 1)), is_share=True)
 
 
 def test_a_bootstrap_over_three_seeds_does_not_cover():
