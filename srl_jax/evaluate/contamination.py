@@ -30,6 +30,8 @@ _WORDS = re.compile(
   r"|([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"
   r"|[^\W_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+)"
 )
+# Share of a problem's n-grams from which it is flagged.
+_FLAGGED = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Overlap:
     problem: id of the problem.
     grams: number of its different n-grams that count.
     found: how many of them stand somewhere in the training data.
-    is_flagged: whether the share found reaches the threshold.
+    is_flagged: whether half of them or more were found.
     is_whole: whether the whole text was looked for instead, as one gram,
       because no n-gram counts.
     source: id of the trajectory that holds most of them; "" if none does.
@@ -73,7 +75,6 @@ def contamination(
   trajectories: Iterable[Trajectory],
   *,
   words: int = 13,
-  threshold: float = 0.5,
   boilerplate: int = 3,
 ) -> list[Overlap]:
   """Returns the overlap of each problem with the training data.
@@ -90,18 +91,16 @@ def contamination(
     trajectories: the training data. Problem, titles, thoughts, steps and
       observations of a trajectory are read as one text.
     words: length of the n-grams.
-    threshold: share of a problem's n-grams from which it is flagged.
     boilerplate: number of different problems of the suite in which a gram is a
       phrase.
 
   Raises:
-    ValueError: a length, number or threshold makes no sense.
+    ValueError: a length or number makes no sense.
   """
-  if words < 1 or boilerplate < 2 or not 0 < threshold <= 1:
+  if words < 1 or boilerplate < 2:
     raise ValueError(
-      f"words={words}, boilerplate={boilerplate}, threshold={threshold}; grams "
-      "have 1 word or more, phrases stand in 2 problems or more, and a "
-      "threshold is above 0 and at most 1"
+      f"words={words}, boilerplate={boilerplate}; grams have 1 word or more, "
+      "and phrases stand in 2 problems or more"
     )
   index = _Index(problems, words, boilerplate)
   found = np.zeros(len(index.owners), bool)
@@ -125,7 +124,7 @@ def contamination(
       problem.id,
       totals[i],
       matches[i],
-      bool(totals[i]) and matches[i] / totals[i] >= threshold,
+      bool(totals[i]) and matches[i] / totals[i] >= _FLAGGED,
       i in index.whole,
       *best[i],
     )

@@ -149,12 +149,10 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
     ) from error
 
 
-def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
-  """Returns the answers of a folder, suite by suite.
+def read_results(folder: pathlib.Path) -> list[Result]:
+  """Returns the answers of an evaluation's folder, suite by suite.
 
-  Args:
-    folder: a folder of an evaluation.
-    name: what tables call the checkpoint; by default the folder's name.
+  Tables call the checkpoint by the folder's name.
 
   Raises:
     ValueError: there is no evaluation in the folder, or a line is damaged.
@@ -174,7 +172,7 @@ def read_results(folder: pathlib.Path, name: str = "") -> list[Result]:
       f"{path} cannot be read ({error}); run the evaluation's command again, "
       "which writes it anew"
     ) from error
-  return group(name or folder.name, facts, problems, read_answers(folder))
+  return group(folder.name, facts, problems, read_answers(folder))
 
 
 def group(

@@ -18,11 +18,12 @@ from typing import Literal
 import numpy as np
 
 from srl_jax.evaluate.estimates import Estimate, share
-from srl_jax.evaluate.votes import Same
 from srl_jax.rewards.equality import same_answer
 from srl_jax.rewards.format import THINK_OPEN, THINK_TAG
 
 Kind = Literal["unchanged", "deleted", "corrupted"]
+# At most so many of an answer; each costs three continuations.
+_BLOCKS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,22 +87,19 @@ class Intervention:
   block: int
 
 
-def interventions(
-  text: str, *, blocks: int = 4, seed: int = 0
-) -> list[Intervention]:
-  """Returns interventions on the first closed think blocks of an answer.
+def interventions(text: str, *, seed: int = 0) -> list[Intervention]:
+  """Returns interventions on the first four closed think blocks of an answer.
 
   A block without a number has no corrupted form. In the others a number gets
   another last digit, the same wherever it stands in the block.
 
   Args:
     text: the answer.
-    blocks: number of blocks at most; each costs three continuations.
     seed: seed of the wrong digits.
   """
   found = []
   closed = [block for block in think_blocks(text) if block.is_closed]
-  for i, block in enumerate(closed[:blocks]):
+  for i, block in enumerate(closed[:_BLOCKS]):
     thought = text[block.inner_start : block.inner_end]
     forms: dict[Kind, str] = {"unchanged": thought, "deleted": "\n"}
     wrong = _with_other_numbers(thought, random.Random(f"{seed}/{i}"))
@@ -132,8 +130,6 @@ def _with_other_numbers(text: str, rng: random.Random) -> str:
 def share_changed(
   originals: Sequence[Sequence[str]],
   continued: Sequence[Sequence[str]],
-  *,
-  same: Same = same_answer,
 ) -> Estimate:
   """Returns the share of final answers that differ after an intervention.
 
@@ -143,7 +139,6 @@ def share_changed(
   Args:
     originals: final answers before, a row for each problem; "" for none.
     continued: those after it, in the same rows.
-    same: whether two answers are the same.
 
   Raises:
     ValueError: the rows do not match.
@@ -156,7 +151,8 @@ def share_changed(
     )
   changed = [
     sum(
-      a != b and not (a and b and same(a, b)) for a, b in zip(*row, strict=True)
+      a != b and not (a and b and same_answer(a, b))
+      for a, b in zip(*row, strict=True)
     )
     for row in zip(originals, continued, strict=True)
   ]

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from srl_jax.rewards import matching_blocks
 
+_CHARS = 400  # of a context that are shown
+
 
 class Sample(NamedTuple):
   """A sampled step beside the expert's.
@@ -106,9 +108,9 @@ def _headline(sample: Sample) -> str:
   return f"{sample.heading}: reward {sample.reward:.3f}{broken}"
 
 
-def _shortened(text: str, chars: int = 400) -> str:
+def _shortened(text: str) -> str:
   """The end of a long text, which holds the most recent steps."""
-  return text if len(text) <= chars else f"[...] {text[-chars:]}"
+  return text if len(text) <= _CHARS else f"[...] {text[-_CHARS:]}"
 
 
 def _marked_pair(

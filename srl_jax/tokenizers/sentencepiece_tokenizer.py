@@ -22,6 +22,7 @@ _SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 _RESERVED = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0 to 3
 # What srl_jax.data.templates.PlainTemplate asks for, besides the reserved.
 PLAIN_SPECIALS = ("<step>", "<solve>")
+_TEXT_SYMBOLS = ("<think>", "</think>")  # always one token of plain text
 
 _TRAINER = {
   "model_type": "bpe",
@@ -207,7 +208,6 @@ def train_sentencepiece(
   specials: Sequence[str],
   path: str | os.PathLike[str],
   *,
-  text_symbols: Sequence[str] = ("<think>", "</think>"),
   max_piece_chars: int = 16,
 ) -> SentencePieceTokenizer:
   """Trains a BPE model on texts, writes it to path and returns it.
@@ -215,8 +215,8 @@ def train_sentencepiece(
   The same texts in the same order give the same file, byte for byte (one
   thread, no sampling, no shuffling). The model has byte fallback, splits
   digits and does not normalise. Ids 0 to 3 are <pad>, <s>, </s> and <unk>;
-  then come the other control tokens, the text symbols, the 256 bytes, and
-  the learnt pieces.
+  then come the other control tokens, <think> and </think> as plain text, the
+  256 bytes, and the learnt pieces.
 
   Args:
     texts: training texts; lines are learnt from separately.
@@ -224,7 +224,6 @@ def train_sentencepiece(
     specials: control tokens besides the first four.
     path: where the model is written, atomically, so that several processes
       may train the same one at once.
-    text_symbols: strings that are always one token of plain text.
     max_piece_chars: longest learnt piece; 1 gives a character model.
 
   Raises:
@@ -239,12 +238,12 @@ def train_sentencepiece(
       model_writer=model,
       vocab_size=vocab_size,
       control_symbols=specials,
-      user_defined_symbols=list(text_symbols),
+      user_defined_symbols=list(_TEXT_SYMBOLS),
       max_sentencepiece_length=max_piece_chars,
       **_TRAINER,
     )
   except (RuntimeError, ValueError) as error:
-    need = 260 + len(specials) + len(text_symbols)
+    need = 260 + len(specials) + len(_TEXT_SYMBOLS)
     need += len({c for line in lines for c in line})
     raise ValueError(
       f"cannot train a SentencePiece model of {vocab_size} pieces: the "

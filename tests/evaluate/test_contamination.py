@@ -18,12 +18,12 @@ def trajectory(name, problem, *steps):
 LONG = "one two three four five six seven"
 
 
-def overlap(text, *training, words=3, **options):
+def overlap(text, *training, words=3, boilerplate=3):
   [found] = contamination(
     [Problem("p", text, "1")],
     [trajectory(f"t{i}", t) for i, t in enumerate(training)],
     words=words,
-    **options,
+    boilerplate=boilerplate,
   )
   return found
 
@@ -41,8 +41,9 @@ def test_grams_of_several_texts_add_up():
   found = overlap(LONG, "one two three", "three four five", "five six seven")
   assert (found.found, found.found_in_source) == (3, 1)
   assert found.is_flagged
-  assert not overlap(LONG, "one two three", threshold=0.21).is_flagged
-  assert overlap(LONG, "one two three", threshold=0.2).is_flagged
+  # One of two grams is half of them, one of three is less.
+  assert overlap("one two three four", "one two three").is_flagged
+  assert not overlap("one two three four five", "one two three").is_flagged
 
 
 def test_steps_titles_and_thoughts_are_training_data():
@@ -147,7 +148,7 @@ def test_nothing_to_look_for_or_in():
 
 @pytest.mark.parametrize(
   "wrong",
-  [{"words": 0}, {"threshold": 0}, {"threshold": 2}, {"boilerplate": 1}],
+  [{"words": 0}, {"boilerplate": 1}],
 )
 def test_settings_without_sense_are_refused(wrong):
   with pytest.raises(ValueError, match="grams have 1 word or more"):
