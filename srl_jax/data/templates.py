@@ -355,6 +355,16 @@ def encode_written(tokenizer, text: str) -> list[int]:
   return encode_segment(tokenizer, to_segment(text, tags))
 
 
+def encode_prompt(
+  tokenizer, template: Template, trajectory: Trajectory, task: Task
+) -> list[int]:
+  """Returns the token ids of a problem and the stem of its first answer."""
+  return [
+    *encode_segment(tokenizer, template.problem(trajectory, task)),
+    *encode_segment(tokenizer, template.stem(task, 1)),
+  ]
+
+
 def encode_segment(tokenizer, segment: Segment) -> list[int]:
   """Returns the token ids of a segment; adjacent texts are joined first.
 

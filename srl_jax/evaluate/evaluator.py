@@ -23,7 +23,7 @@ import numpy as np
 from srl_jax import progress, rewards
 from srl_jax.data.messages import encode_messages
 from srl_jax.data.suites import find_file, parse_suites, read_problems
-from srl_jax.data.templates import encode_segment
+from srl_jax.data.templates import encode_prompt
 from srl_jax.domains import find_domain
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.answering import (
@@ -314,11 +314,9 @@ def question(model: ReadyModel, plan: Plan, problem: Problem) -> Question:
     )
   task = "step" if plan.protocol.mode == "turns" else "solve"
   trajectory = problem.trajectory(plan.domains[problem.suite])
-  tokens = [
-    *encode_segment(run.tokenizer, run.template.problem(trajectory, task)),
-    *encode_segment(run.tokenizer, run.template.stem(task, 1)),
-  ]
-  return Question(problem, tokens)
+  return Question(
+    problem, encode_prompt(run.tokenizer, run.template, trajectory, task)
+  )
 
 
 def _answer_in_one_go(

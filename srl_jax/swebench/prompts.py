@@ -17,7 +17,7 @@ import numpy as np
 
 from srl_jax import progress
 from srl_jax.data.messages import encode_messages
-from srl_jax.data.templates import encode_segment
+from srl_jax.data.templates import encode_prompt
 from srl_jax.domains.software import swebench
 from srl_jax.domains.software.repositories import CloneError, Clones
 from srl_jax.domains.software.swebench import Files, Instance
@@ -209,10 +209,7 @@ def encoded(model: ReadyModel, text: str) -> list[int]:
     message = {"role": "user", "content": text}
     return encode_messages(model.chat, run.tokenizer, [message])
   trajectory = Problem("prompt", text, "-").trajectory("software")
-  return [
-    *encode_segment(run.tokenizer, run.template.problem(trajectory, "solve")),
-    *encode_segment(run.tokenizer, run.template.stem("solve", 1)),
-  ]
+  return encode_prompt(run.tokenizer, run.template, trajectory, "solve")
 
 
 def oracle_prompts(
