@@ -12,11 +12,10 @@ import importlib
 from collections.abc import Iterable
 
 from srl_jax.domains.domain import Domain, Environment
-from srl_jax.domains.general import GENERAL
+from srl_jax.domains.general import GENERAL, SCIENCE
 from srl_jax.domains.lookup import LOOKUP
 from srl_jax.domains.math import MATH
 from srl_jax.domains.registers import REGISTERS
-from srl_jax.domains.science import SCIENCE
 from srl_jax.domains.software import SOFTWARE
 from srl_jax.domains.sql import SQL
 from srl_jax.domains.suite import Problem, Suite

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The domain of general problems, and the wording that others build on."""
+"""The domains of general and of science problems, and wording for others."""
 
 from __future__ import annotations
 
@@ -34,3 +34,5 @@ def of_subject(name: str, subject: str) -> Domain:
 
 
 GENERAL = of_subject("general", "reasoning problems")
+# s1K-1.1 marks such problems.
+SCIENCE = of_subject("science", "science problems")
