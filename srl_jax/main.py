@@ -71,7 +71,7 @@ def command(argv: Sequence[str] | None = None) -> NoReturn:
   """Runs the command line, and exits.
 
   The status is 0; 2 if something that the user gave is wrong, which would come
-  again; 1 for other errors; 143 or 130 if it was stopped.
+  again; 1 for other errors, which may pass; 143 or 130 if it was stopped.
   """
   app.run(main, argv, flags_parser=_parse_flags)
 
@@ -142,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
 def _fail(error: Exception, workdir: pathlib.Path | None) -> NoReturn:
   """Exits with the error's message alone; the traceback goes to a file."""
   is_of_storage = failures.is_of_storage(error)
-  status = 2 if isinstance(error, ValueError) and not is_of_storage else 1
+  status = 1 if failures.may_pass(error) else 2
   said = failures.in_one_line(error, resumes=True)
   print(f"error: {said}", file=sys.stderr)
   # The disk may be full, or the bucket away, which was said just now.

@@ -73,7 +73,7 @@ ONLY = {
   "domains": _PATHS | {"rewards"},
   "rewards": {"optional", "processes", "strict", "trajectory", "types"},
   "tokenizers": {"processes", "storage", "strict", "types"},
-  "storage": {"optional"},
+  "storage": {"optional", "processes"},
   "processes": {"progress", "strict"},
 }
 # Host packages run in worker processes, where loading JAX would take seconds

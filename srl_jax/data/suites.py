@@ -21,6 +21,7 @@ from srl_jax.data.folders import FORM
 from srl_jax.data.rows import Row
 from srl_jax.domains import find_suite, known_suites
 from srl_jax.domains.suite import Problem, Reading, Suite
+from srl_jax.processes import failures
 from srl_jax.rewards.answers import hash_mark, last_boxed
 from srl_jax.trajectory import RecordError
 
@@ -137,12 +138,13 @@ def _fetch(suite: Suite, folder: str) -> pathlib.Path:
   except Exception as error:
     reason = (str(error).strip() or "no reason given").splitlines()[0]
     looked = f"it is not in {folder}, and " if folder else ""
-    raise ValueError(
+    raise failures.of_hub(
       f"the suite {suite.name!r} was not found: {looked}the Hugging Face hub "
       f"did not give {suite.file} of the data set {suite.repository} "
       f"({type(error).__name__}: {reason}); fetch it where there is a network "
       f"(hf download --repo-type dataset --revision {suite.revision} "
-      f"{suite.repository} {suite.file}), then {cure}"
+      f"{suite.repository} {suite.file}), then {cure}",
+      error,
     ) from error
   finally:
     huggingface_hub.logging.set_verbosity(verbosity)

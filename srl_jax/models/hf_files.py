@@ -26,6 +26,7 @@ from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.hf_layout import Place
 from srl_jax.models.hf_remote import RemoteTensors
+from srl_jax.processes import failures
 
 _HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # How a multimodal Gemma 3 names its text model, and the parts left out here.
@@ -192,10 +193,11 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
     )
   # The hub's errors (no network, no such name, no access) share no base class.
   except Exception as error:
-    raise ValueError(
+    raise failures.of_hub(
       f"{source!r} is no folder here, and the Hugging Face hub did not give it "
       f"({type(error).__name__}: {str(error).splitlines()[0]}); fetch it where "
-      f"there is a network (hf download {source}) and give the folder"
+      f"there is a network (hf download {source}) and give the folder",
+      error,
     ) from error
 
 

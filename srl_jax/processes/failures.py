@@ -4,6 +4,9 @@
 A command shows errors of its user as one line, and others as a traceback. That
 a disk is full or a network is down is nobody's mistake in the code; but these
 errors come from many libraries, which share no class and say little.
+
+Nor is it a mistake of the user, which would come again. What starts a run again
+after a failure (a JobSet) asks which of the two it was.
 """
 
 from __future__ import annotations
@@ -15,6 +18,15 @@ import threading
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
+# What TensorStore adds to errors of a bucket, which are ValueErrors.
+_OF_TENSORSTORE = ("[http_response_", "[curl_code=")
+# Of HTTP: what comes again until somebody does something.
+_REFUSED = (400, 401, 403, 404)
+_ROLES = "the roles Storage Object Admin and Storage Legacy Bucket Reader"
+
+
+class PassingError(ValueError):
+  """An error that may pass: what the user gave may be right."""
 
 
 def of_buckets() -> tuple[type[Exception], ...]:
@@ -26,10 +38,12 @@ def of_buckets() -> tuple[type[Exception], ...]:
   if "gcsfs" not in sys.modules:
     return ()
   import aiohttp
+  import google.api_core.exceptions
   import google.auth.exceptions
   from gcsfs import retry
 
   return (
+    google.api_core.exceptions.GoogleAPICallError,
     retry.HttpError,
     retry.ChecksumError,
     retry.NonRetryableError,
@@ -59,22 +73,64 @@ def in_one_line(error: BaseException, *, resumes: bool = False) -> str:
     )
   if not is_of_storage(error):
     return text
-  if _is_forbidden(error) or _is_refused(error):
-    return (
-      f"the bucket refused this ({said}); log in (type: gcloud auth "
-      "application-default login), or ask its owner for the role Storage "
-      f"Object Admin, {again}"
-    )
+  if _is_refused(error):
+    return f"the bucket refused this ({said}); {_log_in()}, {again}"
   return (
-    f"the bucket could not be reached ({type(error).__name__}: {said}); look "
-    f"whether it answers (type: gcloud storage ls), {again}"
+    f"the bucket could not be reached ({type(error).__name__}: {said}); "
+    f"{_look()}, {again}"
   )
+
+
+def of_bucket(what: str, error: Exception) -> ValueError:
+  """Returns the error for a bucket that cannot be used from the beginning.
+
+  Args:
+    what: the bucket, or a folder in it.
+    error: what a library raised; these errors share no base class.
+  """
+  said = " ".join(str(error).split())[:200] or type(error).__name__
+  if isinstance(error, ValueError) or _is_refused(error):
+    return ValueError(f"{what} cannot be used from here ({said}); {_log_in()}")
+  return PassingError(f"{what} could not be reached ({said}); {_look()}")
+
+
+def of_hub(message: str, error: Exception) -> ValueError:
+  """Returns the error, with a message, for what the Hugging Face hub raised."""
+  is_refused = isinstance(error, ValueError) or _http_code(error) in _REFUSED
+  return (ValueError if is_refused else PassingError)(message)
+
+
+def _log_in() -> str:
+  return (
+    "log in (type: gcloud auth application-default login, or set "
+    f"GOOGLE_APPLICATION_CREDENTIALS), or ask the bucket's owner for {_ROLES}"
+  )
+
+
+def _look() -> str:
+  return "look whether it answers (type: gcloud storage ls)"
 
 
 def is_of_storage(error: BaseException | None) -> bool:
   """Whether an error is that of a full disk, or of a bucket in use."""
   return error is not None and (
-    _is_full(error) or _is_forbidden(error) or isinstance(error, of_buckets())
+    _is_full(error)
+    or _is_forbidden(error)
+    or _is_of_tensorstore(error)
+    or isinstance(error, of_buckets())
+  )
+
+
+def may_pass(error: BaseException | None) -> bool:
+  """Whether the same command may succeed later, with nothing changed.
+
+  Also if the error was made of another, of a disk or of a bucket in use.
+  """
+  if not isinstance(error, ValueError) or is_of_storage(error):
+    return True
+  cause = error.__cause__
+  return isinstance(error, PassingError) or (
+    is_of_storage(cause) and not _is_refused(cause)
   )
 
 
@@ -107,12 +163,31 @@ def _is_forbidden(error: BaseException) -> bool:
   return isinstance(error, OSError) and str(error).startswith("Forbidden")
 
 
+def _is_of_tensorstore(error: BaseException) -> bool:
+  return isinstance(error, ValueError) and any(
+    sign in str(error) for sign in _OF_TENSORSTORE
+  )
+
+
 def _is_refused(error: BaseException) -> bool:
+  """Whether it is a matter of rights, and not of the network."""
+  if _is_of_tensorstore(error):
+    return str(error).startswith(("PERMISSION_DENIED", "UNAUTHENTICATED"))
+  if _is_forbidden(error) or _http_code(error) in _REFUSED:
+    return True
+  if "google.auth" not in sys.modules:
+    return False
   import google.auth.exceptions
 
-  # Of the errors of credentials, this one is of the network.
-  if isinstance(error, google.auth.exceptions.TransportError):
-    return False
-  return isinstance(error, google.auth.exceptions.GoogleAuthError) or str(
-    getattr(error, "code", "")
-  ) in ("401", "403")
+  return (
+    isinstance(error, google.auth.exceptions.GoogleAuthError)
+    and not isinstance(error, google.auth.exceptions.TransportError)
+    and not error.retryable
+  )
+
+
+def _http_code(error: BaseException) -> int:
+  """The status of HTTP that an error has; 0 if it has none."""
+  response = getattr(error, "response", None)
+  code = getattr(response, "status_code", None) or getattr(error, "code", None)
+  return int(code) if str(code).isdecimal() else 0

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from srl_jax import storage
+from srl_jax.processes import failures
 
 _RENEWED_EVERY_S = 10.0
 _DEAD_AFTER_S = 45.0
@@ -56,11 +57,7 @@ class Lease:
       raise
     # The errors of a bucket share no base class.
     except Exception as error:
-      said = " ".join(str(error).split())[:200]
-      raise ValueError(
-        f"{file.parent} cannot be written ({said}); ask the bucket's owner for "
-        "the role Storage Object Admin, or name another folder"
-      ) from error
+      raise failures.of_bucket(str(file.parent), error) from error
     self._thread = threading.Thread(target=self._renew, daemon=True)
     self._thread.start()
 

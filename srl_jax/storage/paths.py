@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from srl_jax.optional import needed_for
+from srl_jax.processes import failures
 
 # A scheme has two letters or more, and pathlib makes one slash of several.
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(//?)")
@@ -88,10 +89,25 @@ def _gcs() -> Any:
 
 @functools.cache
 def _check_bucket(bucket: str) -> None:
-  fs = _gcs()
+  # What every role on objects allows.
+  _ask(bucket, "b/{}/o", maxResults=1)
+
+
+def check_keeps_runs(folder: pathlib.Path) -> None:
+  """Refuses a remote folder in which Orbax could not keep checkpoints.
+
+  Orbax asks for the bucket itself when it opens or deletes a checkpoint, which
+  the roles on objects do not allow.
+
+  Raises:
+    ValueError: the bucket may not be asked for, or could not be reached.
+  """
+  _ask(str(folder).removeprefix("gs://").partition("/")[0], "b/{}")
+
+
+def _ask(bucket: str, what: str, **options: Any) -> None:
   try:
-    # What every role on objects allows; asking for the bucket is another one.
-    fs.call("GET", "b/{}/o", bucket, maxResults=1, json_out=True)
+    _gcs().call("GET", what, bucket, json_out=True, **options)
   except FileNotFoundError as error:
     raise ValueError(
       f"there is no bucket gs://{bucket}; check its name, or type: gcloud "
@@ -99,12 +115,7 @@ def _check_bucket(bucket: str) -> None:
     ) from error
   # Errors of requests, of HTTP and of credentials share no base class.
   except Exception as error:
-    said = " ".join(str(error).split())[:200] or type(error).__name__
-    raise ValueError(
-      f"gs://{bucket} cannot be used from here ({said}); log in (type: gcloud "
-      "auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS), "
-      "and ask its owner for the role Storage Object Admin"
-    ) from error
+    raise failures.of_bucket(f"gs://{bucket}", error) from error
 
 
 def size(path: pathlib.Path) -> int:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import jax
 
 from srl_jax import storage
+from srl_jax.processes import failures
 from srl_jax.storage.lease import Lease
 
 _FILE = "run.lock"
@@ -24,6 +25,10 @@ VERSIONS = "versions.json"
 
 class RefusedError(ValueError):
   """A folder is another run's, which is left as it is."""
+
+
+class HeldError(RefusedError, failures.PassingError):
+  """Another run is working in the folder, and may end."""
 
 
 def no_run(workdir: pathlib.Path) -> ValueError:
@@ -47,8 +52,8 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     option: the option that names it, for messages.
 
   Raises:
-    RefusedError: another run holds the folder, and the message says which; or
-      an evaluation was given the folder of a run.
+    HeldError: another run holds the folder, and the message says which.
+    RefusedError: an evaluation was given the folder of a run.
     ValueError: it cannot be made or written.
   """
   if option != "--workdir" and (workdir / VERSIONS).exists():
@@ -61,6 +66,7 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     return
   owner = f"{os.getpid()} {socket.gethostname()}"
   if storage.is_remote(workdir):
+    storage.check_keeps_runs(workdir)
     with Lease(workdir / _FILE, owner, lambda x: _refusal(workdir, option, x)):
       yield
     return
@@ -90,9 +96,9 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
     yield
 
 
-def _refusal(workdir: pathlib.Path, option: str, owner: str) -> RefusedError:
+def _refusal(workdir: pathlib.Path, option: str, owner: str) -> HeldError:
   process, _, host = owner.strip().partition(" ")
-  return RefusedError(
+  return HeldError(
     f"another run is working in {workdir}: process {process} on {host}; "
     f"wait for its end, stop it there (kill {process}), or give this run "
     f"a {option} of its own"

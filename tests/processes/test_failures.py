@@ -4,6 +4,7 @@
 import errno
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -51,6 +52,7 @@ def errors():
   retry = pytest.importorskip("gcsfs.retry")
   aiohttp = pytest.importorskip("aiohttp")
   auth = pytest.importorskip("google.auth.exceptions")
+  api = pytest.importorskip("google.api_core.exceptions")
   refused = "gcloud auth application-default login"
   away = "gcloud storage ls"
   return [
@@ -60,21 +62,47 @@ def errors():
     (auth.TransportError("no network"), away),
     (aiohttp.ClientPayloadError("cut off"), away),
     (OSError("Forbidden: https://x\nno access"), refused),
+    # Of Orbax, which asks for the bucket itself.
+    (api.Forbidden("no storage.buckets.get access"), refused),
+    (api.ServiceUnavailable("later"), away),
+    # Of TensorStore.
+    (ValueError("ABORTED: CURL error no server [curl_code='7']"), away),
+    (ValueError("ABORTED: x [http_response_body='{code:503}']"), away),
+    (ValueError("PERMISSION_DENIED: x [http_response_code='401']"), refused),
   ]
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(11))
 def test_an_error_of_a_bucket_is_one_line_with_what_to_type(index):
   error, typed = errors()[index]
   said = failures.in_one_line(error)
   assert said.startswith("the bucket ") and "\n" not in said
   assert typed in said and "same command again" in said
-  if not isinstance(error, OSError):
+  assert failures.may_pass(error)
+  if not isinstance(error, (OSError, ValueError)):
     with pytest.raises(type(error)):
       try:
         raise error
       except failures.of_buckets():
         raise
+
+
+@pytest.mark.parametrize(
+  ("status", "passes"), [(404, False), (403, False), (503, True), (None, True)]
+)
+def test_what_the_hub_refuses_is_told_from_what_may_pass(status, passes):
+  error = OSError("said by the hub")
+  error.response = types.SimpleNamespace(status_code=status)
+  made = failures.of_hub("not found", error)
+  assert isinstance(made, ValueError) and str(made) == "not found"
+  assert failures.may_pass(made) == passes
+
+
+def test_an_error_made_of_one_that_may_pass_may_pass():
+  made, other = ValueError("cannot be read"), ValueError("no such field")
+  made.__cause__ = OSError(errno.ENOSPC, "No space")
+  other.__cause__ = KeyError("x")
+  assert failures.may_pass(made) and not failures.may_pass(other)
 
 
 def test_a_thread_that_ends_by_a_full_disk_leaves_no_traceback(capfd):

@@ -17,8 +17,10 @@ from srl_jax.checkpoint.sums import DamagedError
 from srl_jax.data import folders, readers, writing
 from srl_jax.data.readers import DataConfig
 from srl_jax.models.hf_remote import RemoteTensors
+from srl_jax.processes import failures
 from srl_jax.rollout import record
-from srl_jax.storage import files, mirror, paths
+from srl_jax.storage import files, lease, mirror, paths
+from srl_jax.storage.workdir import locked
 from srl_jax.testing import experiment
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
 from srl_jax.trackers.tensorboard import TensorBoard
@@ -55,19 +57,51 @@ def test_a_bucket_that_is_not_there_is_named_with_what_to_type():
 
 
 @pytest.mark.parametrize(
-  "error",
-  [OSError("Forbidden: no access"), HttpError({"code": 401, "message": "who"})],
+  ("error", "typed", "passes"),
+  [
+    (OSError("Forbidden: no access"), "auth application-default", False),
+    (HttpError({"code": 401, "message": "who"}), "auth appl", False),
+    (HttpError({"code": 503, "message": "busy"}), "gcloud storage ls", True),
+    (TimeoutError(), "gcloud storage ls", True),
+  ],
 )
-def test_a_bucket_without_access_is_named_with_what_to_type(error, monkeypatch):
+def test_a_bucket_that_cannot_be_used_is_named_with_what_to_type(
+  error, typed, passes, folder, monkeypatch
+):
   def call(*_, **__):
     raise error
 
   monkeypatch.setattr(paths._gcs(), "call", call)
-  with pytest.raises(
-    ValueError, match="gcloud auth application-default"
-  ) as got:
+  with pytest.raises(ValueError, match=typed) as got:
     storage.path("gs://closed/run")
   assert "\n" not in str(got.value)
+  assert failures.may_pass(got.value) == passes
+  # The lock is what a run reads first.
+  monkeypatch.setattr(storage, "read_generation", call)
+  with pytest.raises(ValueError, match=typed) as got:
+    lease.Lease(folder / "run.lock", "1 here", ValueError)
+  assert failures.may_pass(got.value) == passes
+
+
+def test_without_the_right_to_ask_for_the_bucket_no_run_begins(
+  folder, monkeypatch
+):
+  ask = paths._gcs().call
+
+  def call(method, what, *arguments, **options):
+    if what == "b/{}":
+      raise OSError("Forbidden: b\nx does not have storage.buckets.get access")
+    return ask(method, what, *arguments, **options)
+
+  monkeypatch.setattr(paths._gcs(), "call", call)
+  with (
+    pytest.raises(
+      ValueError, match=r"storage\.buckets\.get .* Storage Legacy Bucket Reader"
+    ),
+    locked(folder),
+  ):
+    pass
+  assert not (folder / "run.lock").exists()
 
 
 @pytest.mark.parametrize("text", ["gs:/a/b", "gs:///a"])
