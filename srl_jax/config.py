@@ -350,7 +350,8 @@ def load(source: str | None, overrides: Sequence[str] = ()) -> Config:
     key, equals, value = text.partition("=")
     if not equals or not key.startswith(("--config.", "-config.")):
       raise ValueError(
-        f"{text!r} is not understood; options are of the form --name=value"
+        f"{text!r} is not understood: no option of this command, and fields of "
+        "the experiment are set by --config.FIELD=VALUE"
       )
     fields[key.partition(".")[2]] = value
   override(config, fields)

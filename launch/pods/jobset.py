@@ -19,6 +19,9 @@ from .pod import Pod
 _MAX_RESTARTS = 100
 # To save when it is deleted by hand. At a preemption GKE gives less.
 _SAVE_S = 120
+# Nodes of a slice may come hours after those of another. A host that gives up
+# waiting would use up a restart.
+_JOIN_S = 86_400
 _CONTAINER = "srl-jax"
 # The status of `srl_jax.main` for what is wrong in what the user gave.
 MISTAKE = 2
@@ -136,12 +139,16 @@ def _host(pod: Pod) -> dict[str, Any]:
       {
         "name": _CONTAINER,
         "image": pod.image,
-        "command": pod.run_words(),
+        "command": _words(pod),
         **environment,
         "resources": {"requests": chips, "limits": chips},
       }
     ],
   }
+
+
+def _words(pod: Pod) -> list[str]:
+  return [*pod.run_words(), f"--join_s={_JOIN_S}"]
 
 
 def _variable(pod: Pod, name: str, value: str | None) -> dict[str, Any]:
@@ -177,6 +184,6 @@ def xpk_line(pod: Pod) -> str:
         f"--env={name}" if value is None else f"--env={name}={value}"
         for name, value in pod.environment.items()
       ),
-      f"--command={pod.run_line()}",
+      f"--command={shlex.join(_words(pod))}",
     ]
   )

@@ -97,6 +97,7 @@ def refusal(capsys, *arguments):
     ),
     ({"as": "skypilot"}, "v5p-16 has several hosts"),
     ({"as": "gcloud", "type": "tpu7x-8", "zone": "us-central1-c"}, "=jobset"),
+    ({"join_s": "9"}, "'--join_s=9' is not understood: no option of this"),
     ({"env": "HF-TOKEN"}, "'HF-TOKEN' is no name of a variable; type --env="),
     ({"slices": 0}, "--slices=0; use 1 or more"),
     ({"slices": 2}, "--slices=2 goes with --as=jobset, and not with --as=gc"),
@@ -304,6 +305,10 @@ def test_several_slices_are_as_many_jobs_of_one_set(capsys, tmp_path):
   found = yaml.safe_load((tmp_path / "x.jobset.yaml").read_text())
   [job] = found["spec"]["replicatedJobs"]
   assert job["replicas"] == 2 and job["template"]["spec"]["parallelism"] == 2
+  # The nodes of one slice may come hours after those of another.
+  [container] = job["template"]["spec"]["template"]["spec"]["containers"]
+  assert container["command"][-1] == "--join_s=86400"
+  assert "--join_s=86400" in said
 
 
 def test_a_mistake_ends_a_jobset_and_other_failures_start_it_again(make):
