@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     pod = _pod(options, overrides, arguments)
     text, file, command = _written(pod, options.kind)
     path = pathlib.Path(options.out) / file
+    _check_free(path, pod.workdir)
     if options.go:
       _check_ready(pod, options.kind)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
   )
   add("--config", required=True, help="as of srl_jax.main: file.py[:preset]")
   add("--workdir", required=True, help="of the run, as gs://BUCKET/FOLDER")
-  add("--name", help="of the pod (default: after the experiment)")
+  add("--name", help="of the pod (default: after the last folder of --workdir)")
   add("--image", default="", help="container image, for --as=jobset")
   add(
     "--env",
@@ -119,7 +121,7 @@ def _pod(options, overrides, arguments) -> pods.Pod:
   """
   slice_ = machines.find(options.type)
   machines.check_zone(slice_, options.zone, options.any_zone)
-  name = options.name or pods.default_name(options.config)
+  name = options.name or pods.default_name(options.workdir)
   pods.check_name(name)
   config = _check_config(options.config, overrides)
   source = pathlib.Path(options.config.partition(":")[0])
@@ -152,7 +154,10 @@ def _pod(options, overrides, arguments) -> pods.Pod:
     workdir=options.workdir,
     is_spot=not options.on_demand,
     image=options.image,
-    command_line=shlex.join(["python", "-m", "launch.pod", *words]),
+    # It becomes one line of comment.
+    command_line=" ".join(
+      shlex.join(["python", "-m", "launch.pod", *words]).splitlines()
+    ),
     environment=pods.parse_environment(options.env),
   )
 
@@ -241,6 +246,20 @@ def _written(pod: pods.Pod, kind: str) -> tuple[str, str, list[str]]:
   secrets = [word for name in pod.secrets for word in ("--secret", name)]
   command = ["sky", "jobs", "launch", "--yes", *secrets, file]
   return skypilot.write(pod), file, command
+
+
+def _check_free(path: pathlib.Path, workdir: str) -> None:
+  """Refuses to write over what starts another run.
+
+  Raises:
+    ValueError: the file is of a run in another working directory.
+  """
+  this = rf"--workdir={re.escape(workdir)}(?![\w./-])"
+  if path.exists() and not re.search(this, path.read_text(encoding="utf-8")):
+    raise ValueError(
+      f"{path} starts a run with another --workdir; type --name=NAME, with a "
+      "name of its own, or remove that file if that run is over"
+    )
 
 
 def _check_ready(pod: pods.Pod, kind: str) -> None:

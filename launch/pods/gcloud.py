@@ -8,6 +8,7 @@ the connection: the machine that runs the script may go away, and come back.
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 
 from .pod import PYTHON, Pod
@@ -38,21 +39,25 @@ ZONE={zone}
 POLL_S=${{POLL_S:-20}}
 # So long may a pod look well after a preemption has stopped the run.
 STOPPED_S=${{STOPPED_S:-120}}
+# So often a run that fails soon after its start is started again.
+TRIES=3
+SOON_S=3600
 # Variables of the run that have the values of this shell.
 SECRETS={secrets}
 INSTALL={install}
 START={start}
 ASK={ask}
 
+# What goes to the hosts, for nobody else to read.
+umask 077
+PACK=$(mktemp -d)
+trap 'rm -rf "$PACK"' EXIT
+
 say() {{ echo "[pod] $*"; }}
-# Prints the commands that set the secrets; their values are in no file.
-secrets() {{
-  local name
-  for name in $SECRETS; do printf 'export %s=%q; ' "$name" "${{!name}}"; done
-}}
 resource() {{ gcloud compute tpus queued-resources "$@" --zone="$ZONE"; }}
 # Without an ssh-agent: gcloud refuses one that lacks its key, of several hosts.
 vm() {{ SSH_AUTH_SOCK="" gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }}
+send() {{ vm scp "$PACK/$1" "$NAME:" --worker=all --quiet; }}
 on() {{ vm ssh "$NAME" --worker="$1" --command="$2"; }}
 
 # Prints the state of the pod, NONE, or UNKNOWN if gcloud does not say.
@@ -68,8 +73,8 @@ state() {{
   fi
 }}
 
-# Prints the exit status of the run, "running", "gone" without one, or nothing
-# if the host does not answer.
+# Prints the exit status of the run, "running", "gone" without one, "other" if
+# another run is running there, or nothing if the host does not answer.
 ask() {{ on 0 "$ASK" 2>/dev/null | tail -n 1 || true; }}
 
 create() {{
@@ -106,17 +111,26 @@ wait_until_active() {{
 }}
 
 install() {{
-  local pack
-  pack=$(mktemp -d)
-  tar -czf "$pack/$NAME.tgz" --exclude=__pycache__ {packed} &&
-    vm scp "$pack/$NAME.tgz" "$NAME:" --worker=all --quiet &&
-    on all "$INSTALL" || {{ rm -r "$pack"; return 1; }}
-  rm -r "$pack"
+  tar -czf "$PACK/$NAME.tgz" --exclude=__pycache__ {packed} &&
+    send "$NAME.tgz" && on all "$INSTALL"
+}}
+
+# Starts the run on all hosts; what runs there ends. A command line is logged,
+# by gcloud too, so secrets go in a file, which the hosts read and remove.
+start() {{
+  local name
+  if [ -n "$SECRETS" ]; then
+    for name in $SECRETS; do
+      printf 'export %s=%q\n' "$name" "${{!name}}"
+    done > "$PACK/$NAME.env"
+    send "$NAME.env" || return 1
+  fi
+  on all "$START"
 }}
 
 # Returns the exit status of the run, or 75 if it should be started again.
 follow() {{
-  local answer stopped lost=0
+  local answer stopped lost=0 began=$SECONDS
   while true; do
     case "$(state)" in
       ACTIVE) answer=$(ask) ;;
@@ -124,16 +138,22 @@ follow() {{
       *) return 75 ;;
     esac
     case "$answer" in
-      143 | 130 | 134 | 137 | 139)
-        # Stopped: by hand, by a preemption that shows a little later, or
-        # because another host of the pod ended first.
+      1 | 130 | 134 | 137 | 139 | 143)
+        # By hand, by a preemption that shows a little later, because another
+        # host of the pod ended first, or by what may pass.
         stopped=$SECONDS
         while [ $((SECONDS - stopped)) -lt "$STOPPED_S" ]; do
           sleep "$POLL_S"
           [ "$(state)" = ACTIVE ] || return 75
         done
-        return "$answer" ;;
+        case "$answer" in 130 | 143) return "$answer" ;; esac
+        [ $((stopped - began)) -lt "$SOON_S" ] || failures=0
+        failures=$((failures + 1))
+        say "the run ended with status $answer"
+        [ "$failures" -le "$TRIES" ] || return "$answer"
+        return 75 ;;
       [0-9]*) return "$answer" ;;
+      other) busy ;;
       gone) return 75 ;;
       running) lost=0 ;;
       *)
@@ -149,6 +169,12 @@ delete() {{
   resource delete "$NAME" --force --quiet
 }}
 
+busy() {{
+  say "another run is running on $NAME; write this script again with a"
+  say "--name of its own, or let that one end: bash {file} stop"
+  exit 2
+}}
+
 # Once from the pod to the end of the run, with the status of `follow`.
 attempt() {{
   local answer="" tries=0
@@ -161,12 +187,14 @@ attempt() {{
   done
   case "$answer" in
     running | 0) ;;
+    other) busy ;;
     "") say "there is no answer"; return 1 ;;
     *)
       say "installing"
       if install || {{ sleep "$POLL_S"; install; }}; then
         say "starting the run"
-        on all "$(secrets)$START" || return 75
+        # One host of many may have been out of reach.
+        start || {{ sleep "$POLL_S"; start; }} || return 75
       else
         [ "$(state)" = ACTIVE ] || return 75
         say "the package could not be installed; the reason is above"
@@ -177,7 +205,7 @@ attempt() {{
 }}
 
 up() {{
-  local name status
+  local name status failures=0  # In a row; `follow` counts them.
   for name in $SECRETS; do
     [ -n "${{!name:-}}" ] || {{ say "type: export $name=VALUE"; return 2; }}
   done
@@ -185,7 +213,7 @@ up() {{
     status=0
     attempt || status=$?
     [ "$status" = 75 ] || break
-    say "preempted; the next pod goes on from the last checkpoint"
+    say "going on from the last checkpoint"
     sleep "$POLL_S"
   done
   if [ "$status" = 0 ]; then
@@ -265,6 +293,7 @@ def _install(pod: Pod) -> str:
 
 def _start(pod: Pod) -> str:
   run = pod.run_line(".venv/bin/python")
+  secrets = f"../{pod.name}.env"
   exports = "".join(
     f"export {name}={shlex.quote(value)}; "
     for name, value in pod.environment.items()
@@ -276,16 +305,26 @@ def _start(pod: Pod) -> str:
   inner = f"trap : TERM INT; {run}; echo $? > status"
   return (
     f"{exports}cd {pod.name} || exit 1; "
+    f"[ ! -f {secrets} ] || {{ . {secrets}; rm {secrets}; }}; "
     '[ ! -s pid ] || kill -KILL -- "-$(cat pid)" 2>/dev/null; rm -f status; '
+    f"echo {_digest(pod)} > run; "
     f"setsid nohup bash -c {shlex.quote(inner)} > log 2>&1 < /dev/null & "
     "echo $! > pid"
   )
 
 
 def _ask(pod: Pod) -> str:
+  same = f'[ "$(cat run 2>/dev/null)" = {_digest(pod)} ]'
   return (
     f"cd {pod.name} 2>/dev/null || {{ echo gone; exit; }}; "
-    "if [ -s status ]; then cat status; "
-    'elif kill -0 "$(cat pid)" 2>/dev/null; then echo running; '
+    f"if [ -s status ]; then if {same}; then cat status; else echo gone; fi; "
+    'elif kill -0 "$(cat pid)" 2>/dev/null; then '
+    f"if {same}; then echo running; else echo other; fi; "
     "else echo gone; fi"
   )
+
+
+def _digest(pod: Pod) -> str:
+  """Tells the runs apart that scripts of one name start."""
+  text = f"{pod.run_line()} {sorted(pod.environment.items())}"
+  return hashlib.sha256(text.encode()).hexdigest()[:16]

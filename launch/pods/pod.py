@@ -93,12 +93,10 @@ def check_name(name: str) -> None:
     )
 
 
-def default_name(config: str) -> str:
-  """Returns a name after an experiment, e.g. srl-math-qwen2-5-7b."""
-  path, _, argument = config.partition(":")
-  stem = path.rpartition("/")[2].removesuffix(".py")
-  text = f"srl-{stem}-{argument.partition(',')[0]}".lower()
-  return re.sub(r"[^a-z0-9]+", "-", text)[:40].strip("-")
+def default_name(workdir: str) -> str:
+  """Returns a name after the folder of a run, e.g. srl-qwen2-5-7b."""
+  folder = workdir.rstrip("/").rpartition("/")[2].lower()
+  return re.sub(r"[^a-z0-9]+", "-", f"srl-{folder}")[:40].strip("-")
 
 
 def parse_environment(given: Sequence[str]) -> dict[str, str | None]:

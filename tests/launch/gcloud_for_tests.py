@@ -185,6 +185,10 @@ def ssh(options):
     sys.exit(255)
   if os.environ.get("SSH_AUTH_SOCK"):
     fail("SSHKeyNotInAgent: the agent lacks the key of gcloud")
+  homes = chosen(options.node, options.worker)
+  unreached = ROOT / "unreached"
+  if os.environ.get("FAKE_UNREACHED") and "setsid" in options.command:
+    homes = homes if unreached.exists() else homes[:1]
   started = [
     subprocess.Popen(
       ["bash", "-c", options.command],
@@ -193,9 +197,13 @@ def ssh(options):
       | {"HOME": str(home), "PATH": f"{home}/bin:{os.environ['PATH']}"},
       stdin=subprocess.DEVNULL,
     )
-    for home in chosen(options.node, options.worker)
+    for home in homes
   ]
-  sys.exit(max(process.wait() for process in started))
+  status = max(process.wait() for process in started)
+  if len(homes) < len(chosen(options.node, options.worker)):
+    unreached.touch()
+    sys.exit(255)
+  sys.exit(status)
 
 
 def scp(options):

@@ -160,6 +160,20 @@ def test_what_is_written_says_how_to_run_it(capsys, tmp_path):
   assert "v5p-16 (8 chips, 2x2x2, spot) in us-east5-a" in text
 
 
+def test_a_name_is_that_of_the_folder_and_no_other_run_is_written_over(
+  capsys, tmp_path
+):
+  here = line(out=tmp_path, workdir="gs://b/seed_1")
+  here.append("--env=NOTE=two\nlines: [x]")
+  assert launch_pod.main(here) == launch_pod.main(here) == 0
+  capsys.readouterr()
+  file = tmp_path / "srl-seed-1.sh"
+  assert file.read_text().splitlines()[3] == "#", "one line of comment"
+  other = line(out=tmp_path, workdir="gs://other/seed_1")
+  assert "another --workdir; type --name=NAME" in refusal(capsys, *other)
+  assert "gs://other" not in file.read_text()
+
+
 def test_a_pod_on_demand_asks_for_no_spot(make):
   assert "--spot" in gcloud.write(make(), "x.sh")
   assert "--spot" not in gcloud.write(make(is_spot=False), "x.sh")

@@ -65,6 +65,6 @@ def test_a_run_outlives_the_preemption_of_its_pod(
   assert "asked to stop; update step" in first, "saved before it was taken"
   assert (workdir / "results.json").exists()
   assert (workdir / "model/config.json").exists()
-  assert "preempted; the next pod goes on" in output
+  assert "going on from the last checkpoint" in output
   assert not os.listdir(fake_cloud / "hosts")
   assert not list((fake_cloud / "resources").glob("*.json"))

@@ -30,9 +30,10 @@ saved = bucket / "steps"
 first = len(saved.read_text().splitlines()) if saved.exists() else 0
 print("note:", flags["config.note"], "from", first, flush=True)
 got = [os.environ.get(name) for name in ("HF_TOKEN", "NOTE")]
+got += [x.name for x in pathlib.Path("..").glob("*.env")]
 (bucket / f"variables-{me}").write_text(repr(got))
-if os.environ.get("FAKE_RUN") == "error":
-  sys.exit(1)
+if status := os.environ.get("FAKE_RUN"):
+  sys.exit(int(status))
 for step in range(first, 12):
   time.sleep(0.1)
   if me == 0:
@@ -110,7 +111,7 @@ def test_a_pod_is_made_runs_is_preempted_goes_on_and_is_deleted(
   assert verbs.count("create") == 2 and verbs[-1] == "delete"
   assert (cloud / "bucket/host-1").read_text() == "2"
   assert not list((cloud / "hosts").iterdir())
-  assert "preempted; the next pod goes on" in output
+  assert "going on from the last checkpoint" in output
   asked = [x for x in commands(cloud) if x[3:4] == ["create"]]
   assert asked[0] == asked[1]
   flags = dict(re.findall(r"--([\w-]+)=(\S+)", " ".join(asked[0])))
@@ -142,16 +143,22 @@ def test_the_run_gets_its_variables_and_a_missing_secret_is_said(
   got = repr(["a 'quoted' value", "it's on"])
   for host in range(2):
     assert (cloud / f"bucket/variables-{host}").read_text() == got
+  # gcloud keeps a log of its command lines.
+  assert "quoted" not in (cloud / "commands.jsonl").read_text()
 
 
-def test_a_run_that_fails_ends_with_its_status_and_the_pod_stays(
-  cloud, script, monkeypatch
+@pytest.mark.parametrize(("failure", "starts"), [("1", 4), ("2", 1)])
+def test_what_may_pass_is_tried_again_and_then_the_pod_stays(
+  failure, starts, cloud, script, monkeypatch
 ):
-  monkeypatch.setenv("FAKE_RUN", "error")
+  monkeypatch.setenv("FAKE_RUN", failure)
+  monkeypatch.setenv("STOPPED_S", "0")
   status, output = end(start(script))
-  assert status == 1
+  assert status == int(failure)
+  assert output.count("starting the run") == starts
   assert "note: it's on from 0" in output, "the end of the log"
-  assert "ended with status 1. If the pod is there, it costs money" in output
+  said = f"ended with status {failure}. If the pod is there, it costs money"
+  assert said in output
   assert [x[3] for x in commands(cloud)].count("create") == 1
   # The same script deletes it.
   assert end(start(script, "delete"))[0] == 0
@@ -175,6 +182,29 @@ def test_a_script_that_was_killed_takes_up_the_run_where_it_is(
   steps = (cloud / "bucket/steps").read_text().splitlines()
   assert steps == [str(x) for x in range(12)]
   assert "installing" not in output and "asking for" not in output
+
+
+def test_a_host_that_was_out_of_reach_is_started_too(
+  cloud, script, monkeypatch
+):
+  monkeypatch.setenv("FAKE_UNREACHED", "1")
+  status, output = end(start(script))
+  assert status == 0, output
+  assert len([*(cloud / "bucket").glob("host-*")]) == 2
+
+
+def test_a_script_of_the_same_name_leaves_another_run_alone(
+  cloud, script, make
+):
+  other = cloud.parent / "other.sh"
+  pod = make(workdir="gs://bucket/other")
+  other.write_text(gcloud.write(pod, "other.sh"))
+  process = start(script)
+  wait_for(cloud / "bucket/steps", 2)
+  status, output = end(start(other))
+  assert status == 2 and "another run is running on srl-test" in output
+  status, output = end(process)
+  assert status == 0, output
 
 
 @pytest.mark.slow
