@@ -83,17 +83,16 @@ class RlStage:
     )
     self._scorer = Scorer(config.reward, run.reward_workers)
     self._device_scorer, where = _device_scorer(run, name, config, self.data)
-    reason = why_not_fused(config, self._device_scorer)
-    self._is_fused = not reason
+    if config.fuse and (reason := why_not_fused(config, self._device_scorer)):
+      raise ValueError(
+        f"c.{name}.fuse is True, and an update step cannot be one program, as "
+        f"{reason}; change that, or set c.{name}.fuse=False"
+      )
     self._has_warned = False
     own = f" by {reward.function}" if ":" in reward.function else ""
     self.description = f"rewards{own} on the {where}"
-    if self._is_fused:
+    if config.fuse:
       self.description += ", one program per update step"
-    elif (
-      config.fuse and self._device_scorer and not config.dynamic_sampling.refill
-    ):
-      self.description += f"; no single program per update step: {reason}"
 
   def prepare(self, params: Any) -> None:
     run, config = self._run, self.config
@@ -111,7 +110,7 @@ class RlStage:
       updater=self.updater,
     )
     self.updates = (
-      FusedUpdate(pieces) if self._is_fused else PiecewiseUpdate(pieces)
+      FusedUpdate(pieces) if config.fuse else PiecewiseUpdate(pieces)
     )
 
   def plan(self) -> Iterator[Program]:
@@ -318,8 +317,6 @@ def _device_scorer(
 
 def why_not_fused(config: RlConfig, scorer: DeviceScorer | None) -> str:
   """Returns why an update step cannot be one program; "" if it can."""
-  if not config.fuse:
-    return "as configured"
   if scorer is None:
     return "rewards are computed on the host"
   if config.dynamic_sampling.refill:

@@ -160,9 +160,10 @@ class RlConfig(GrpoConfig):
   """A stage of GRPO on branch points: SRL on steps, or RLVR on solutions.
 
   Attributes:
-    fuse: sample, score and update in one program where that is possible:
-      reward on the device, dynamic_sampling.refill=False, one pass,
-      sampling.parts_per_round=1, whole micro-batches in a round.
+    fuse: sample, score and update in one program. It needs the reward on the
+      device, dynamic_sampling.refill=False, one pass,
+      sampling.parts_per_round=1 and whole micro-batches in a round. Nothing is
+      packed then: groups that are dropped and padding are computed, too.
     trunks: the branch points; task "step" in SRL, task "solve" in RLVR.
     sampling: how completions are drawn.
     reward: how they are rewarded: by the domain's reward of single steps, or
@@ -170,7 +171,7 @@ class RlConfig(GrpoConfig):
     dynamic_sampling: which groups are kept.
   """
 
-  fuse: bool = True
+  fuse: bool = False
   trunks: TrunkConfig = TrunkConfig()
   sampling: RoundConfig = RoundConfig()
   reward: RewardConfig = RewardConfig(function="domain")

@@ -148,6 +148,7 @@ def on_mesh(runs, mesh, measure, **changes):
     device_reward__on="device",
     srl__passes=1,
     srl__dynamic_sampling__refill=False,
+    srl__fuse=True,
     **changes,
   )
   with runs.quickly(), jax.set_mesh(mesh):

@@ -104,6 +104,7 @@ def test_a_fused_step_is_the_program_of_its_plan(runs, start, tmp_path, caplog):
   changes |= {
     "device_reward__on": "device",
     "srl__dynamic_sampling__refill": False,
+    "srl__fuse": True,
     "srl__passes": 1,
   }
   before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)

@@ -60,7 +60,6 @@ def test_a_part_of_a_round_that_does_not_divide_is_refused(runs, tmp_path):
   ("changes", "reason"),
   [
     ({}, ""),
-    ({"fuse": False}, "as configured"),
     ({"passes": 2}, "passes=2 is above 1"),
     ({"trunks_per_micro_batch": 3}, "=3 does not divide trunks_per_round=8"),
     ({"parts_per_round": 2}, "parts_per_round=2 is above 1"),
@@ -151,11 +150,15 @@ def test_micro_batches_are_raised_to_a_multiple_of_the_devices(
     srl = rl.RlStage(run, "srl", config.srl)
   assert sft.config.trunks_per_micro_batch == trunks
   assert srl.config.trunks_per_micro_batch == trunks
-  # What was asked for is not what is done, so it says why.
-  assert srl.description == (
-    "rewards on the device; no single program per update step: "
-    "parts_per_round=2 is above 1"
-  )
+  assert srl.description == "rewards on the device"
+  fused = dataclasses.replace(config.srl, fuse=True)
+  with (
+    pytest.raises(
+      ValueError, match=r"one program, as parts_per_round=2 .*srl\.fuse=False"
+    ),
+    jax.set_mesh(mesh),
+  ):
+    rl.RlStage(run, "srl", fused)
 
 
 def test_slots_that_rounds_share_may_be_more_than_a_trunk_has_branches():
@@ -266,6 +269,7 @@ def test_samples_that_a_fused_step_cannot_score_are_told_once(
     device_reward__on="device",
     device_reward__max_text_bytes=8,
     srl__dynamic_sampling__refill=False,
+    srl__fuse=True,
     srl__passes=1,
     srl__update_steps=2,
   )
