@@ -2,6 +2,7 @@
 """Models that are asked: what tells them apart, and where they lie."""
 
 import collections
+import gc
 
 import jax
 from flax import linen as nn
@@ -63,9 +64,10 @@ def test_all_devices_hold_a_model_between_them_and_once():
   # Norms are whole everywhere.
   assert max(at_rest.values()) < 1.02 * whole / 8
   assert max(asked.values()) < 1.02 * whole / 4
+  gc.collect()
   before = bytes_by_device(jax.live_arrays())
   stream = model.stream(rows=2, slots=1, key=jax.random.key(0))
   more = bytes_by_device(jax.live_arrays()) - before
-  # Keys and values, and no parameters.
-  assert 0 < max(more.values()) < whole / 8
+  # Keys and values, which are less than another copy of the parameters.
+  assert 0 < max(more.values()) < max(asked.values())
   del stream

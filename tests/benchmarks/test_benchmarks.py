@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import layouts, measuring, prefix_sharing, slots
+from benchmarks import continued, layouts, measuring, prefix_sharing, slots
 from benchmarks.workload import Workload
-from srl_jax.models import ModelConfig
+from srl_jax.models import LanguageModel, ModelConfig
 from srl_jax.types import Branches
 from srl_jax.update.batch import Experience, one_branch_per_lane
 from srl_jax.update.grpo import LossConfig, grpo_loss
@@ -189,3 +189,13 @@ def test_slots_that_change_completions_are_noticed(monkeypatch):
   monkeypatch.setattr(slots.Variant, "sample", other)
   with pytest.raises(AssertionError):
     measure_slots(caches=[0])
+
+
+def test_conversations_that_go_on_run_fewer_tokens_and_draw_the_same():
+  model = LanguageModel(dataclasses.replace(MODEL, max_positions=1000))
+  found = continued.compare(model, conversations=2, turns=2, repeats=1)
+  anew, after = found["anew"], found["continued"]
+  assert after["tokens drawn"] == anew["tokens drawn"]
+  # Of the second turn about what the first has drawn, and an observation.
+  most = 2 * (continued.PROBLEM_TOKENS + 60 + 250)
+  assert after["prompt tokens run"] < most < anew["prompt tokens run"]
