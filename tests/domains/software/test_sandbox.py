@@ -51,6 +51,10 @@ def test_the_drill_holds_for_a_user_without_privileges():
   root = pathlib.Path(drill.__file__).parents[3]
   for name in ("srl_jax/domains/software", "tests/domains/software"):
     shutil.copytree(root / name, folder / name)
+  # The checks of its configs, without the package that only config files need.
+  shutil.copy(root / "srl_jax/strict.py", folder / "srl_jax")
+  beside = folder / "tests/domains/software/ml_collections.py"
+  beside.write_text("ConfigDict = dict\n")
   script = folder / "tests/domains/software/drill_for_tests.py"
   for python in (sys.executable, "/usr/bin/python3"):
     # Another user may not be able to read the Python that runs here.
