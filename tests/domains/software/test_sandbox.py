@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing gets out of a sandbox, and nothing of it is left."""
 
-import contextlib
 import math
 import os
 import pathlib
@@ -9,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
@@ -39,57 +37,6 @@ def sandbox():
 @pytest.mark.parametrize("part", drill.DRILL, ids=lambda part: part.__name__)
 def test_in_a_sandbox(sandbox, part):
   part(sandbox)
-
-
-@pytest.mark.slow
-@needs_sandbox
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
-def test_the_drill_holds_for_a_user_without_privileges():
-  # This checkout may be another user's; the drill needs little of it.
-  folder = pathlib.Path(tempfile.mkdtemp())
-  folder.chmod(0o755)
-  root = pathlib.Path(drill.__file__).parents[3]
-  for name in ("srl_jax/domains/software", "tests/domains/software"):
-    shutil.copytree(root / name, folder / name)
-  # The checks of its configs, without the package that only config files need.
-  shutil.copy(root / "srl_jax/strict.py", folder / "srl_jax")
-  beside = folder / "tests/domains/software/ml_collections.py"
-  beside.write_text("ConfigDict = dict\n")
-  script = folder / "tests/domains/software/drill_for_tests.py"
-  for python in (sys.executable, "/usr/bin/python3"):
-    # Another user may not be able to read the Python that runs here.
-    with contextlib.suppress(PermissionError, FileNotFoundError):
-      done = subprocess.run(
-        [python, script, "bubblewrap", python],
-        user=12345,
-        group=12345,
-        extra_groups=[],
-        capture_output=True,
-        text=True,
-        env={"PATH": os.environ["PATH"]},
-      )
-      assert done.returncode == 0, done.stderr
-      assert len(done.stdout.splitlines()) == len(drill.DRILL)
-      shutil.rmtree(folder)
-      return
-  pytest.skip("no Python that another user can run")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["podman", "docker"])
-def test_the_drill_holds_in_a_container(kind):
-  image = os.environ.get("SRL_JAX_SANDBOX_IMAGE")
-  if not image:
-    pytest.skip("SRL_JAX_SANDBOX_IMAGE names no image")
-  try:
-    sandbox = Sandbox(
-      SandboxConfig(kind=kind, image=image, limits=drill.LIMITS)
-    )
-  except SandboxError as error:
-    pytest.skip(str(error))
-  with sandbox:
-    for part in drill.DRILL:
-      part(sandbox)
 
 
 @needs_sandbox
