@@ -9,12 +9,13 @@ reads no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax.sharding import PartitionSpec
 
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.transformer import LanguageModel
@@ -88,42 +89,25 @@ class Place(NamedTuple):
     inputs, outputs = self.shape[: self.inputs], self.shape[self.inputs :]
     return (math.prod(outputs), math.prod(inputs))
 
-  def read(
-    self,
-    stored: Callable[[tuple[slice, ...]], np.ndarray],
-    index: Sequence[slice],
-  ) -> np.ndarray:
-    """Reads part of a layer's parameter, and no more of the tensor than that.
+  def stored_spec(self, spec: PartitionSpec) -> PartitionSpec:
+    """How stacked tensors are split where `from_stored` moves no number.
 
     Args:
-      stored: returns a part of the tensor.
-      index: a slice of each axis of `shape`, without steps.
+      spec: how our parameter is split, its layers included.
     """
+    layers = spec[:1] if self.layers else ()
+    axes = spec[len(layers) :]
     if self.kind == "table":
-      return stored(tuple(index))
-    if self.kind == "vector":
-      groups = [range(len(self.shape))]
-    else:
-      axes = range(len(self.shape))
-      groups = [axes[self.inputs :], axes[: self.inputs]]
-    # The file is cut along the first of the flattened axes; the others are
-    # cut here.
-    cuts, shapes = [], []
-    for group in groups:
-      first, *others = (self.shape[axis] for axis in group)
-      start, stop, _ = index[group[0]].indices(first)
-      step = math.prod(others)
-      cuts.append(slice(start * step, stop * step))
-      shapes.append((stop - start, *others))
-    part = stored(tuple(cuts))
-    firsts = {group[0] for group in groups}
-    rest = tuple(
-      slice(None) if axis in firsts else index[axis]
-      for axis in range(len(self.shape))
-    )
-    if self.kind == "vector":
-      return part.reshape(shapes[0])[rest]
-    return part.T.reshape(*shapes[1], *shapes[0])[rest]
+      return spec
+    # Of flattened axes, the tensor is cut along the first.
+    firsts = (self.inputs, 0) if self.kind == "matrix" else (0,)
+    return PartitionSpec(*layers, *(axes[x] for x in firsts))
+
+  def from_stored(self, stored: jax.Array) -> jax.Array:
+    """Returns the parameter whose tensors these are, stacked over layers."""
+    if self.kind == "matrix":
+      stored = jnp.swapaxes(stored, -1, -2)
+    return stored.reshape(*stored.shape[: bool(self.layers)], *self.shape)
 
   def write(self, array: np.ndarray) -> np.ndarray:
     """Returns a layer's whole parameter in the checkpoint's layout."""

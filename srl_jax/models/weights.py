@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parameters from Hugging Face checkpoint folders onto the mesh, and back.
 
-Every process reads only the parts of tensors that span what its own devices
-hold, and each once. It reads one parameter at a time, so that host memory stays
-near twice the process's part of one parameter. `save_params` writes such
-folders.
+Every device reads as many rows of a tensor as the others, in its stored layout,
+and devices exchange what belongs to them. So a pod reads a checkpoint once, and
+not once per host. A process reads one parameter at a time, so that host memory
+stays near twice its part of one. `save_params` writes such folders.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import contextlib
+import functools
 import json
 import math
 import os
 import pathlib
 import shutil
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -38,7 +39,7 @@ from srl_jax.models.hf_files import HfCheckpoint
 from srl_jax.models.hf_index import INDEX, SINGLE
 from srl_jax.models.hf_layout import Place
 from srl_jax.models.transformer import LanguageModel
-from srl_jax.sharding import tree_shardings
+from srl_jax.sharding import gather_objects, parts, replicated, tree_shardings
 
 # Number of reading threads: network disks are slow one file at a time.
 _READERS = 8
@@ -95,6 +96,8 @@ def load_params(
     for path, place in places.items():
       arrays[path] = _read(checkpoint, place, shardings[path], dtype, readers)
       bar.update(math.prod(place.stored_shape) * len(place.names))
+  # Others did not read what one process found.
+  checkpoint.not_finite.update(*gather_objects(checkpoint.not_finite))
   checkpoint.check_finite()
   params = traverse_util.unflatten_dict(arrays, sep="/")
   return lora.join(_adapters(model, key, shardings), params)
@@ -130,47 +133,73 @@ def _adapters(model: LanguageModel, key: jax.Array, shardings) -> Any:
   return jax.jit(init, out_shardings=out)(key) if flat else {}
 
 
-def _read(checkpoint, place, sharding, dtype, readers) -> jax.Array:
-  """Reads one parameter: once, what spans the shares of this process."""
-  shape = (*((place.layers,) * bool(place.layers)), *place.shape)
+def _read(checkpoint, place, target, dtype, readers) -> jax.Array:
+  """Reads one parameter, and moves what devices read to where it belongs."""
+  layers = (place.layers,) * bool(place.layers)
+  as_read, *_ = _splits(place, target)
 
-  def bounds(share):
-    pairs = (x.indices(n)[:2] for x, n in zip(share, shape, strict=True))
-    return np.array([*zip(*pairs, strict=True)])
+  @functools.cache
+  def read(bounds):
+    cuts = [slice(*pair) for pair in bounds]
+    if not layers:
+      return checkpoint.part(place.name, tuple(cuts))
+    of_layers, *cut = cuts
+    names = place.names[of_layers]
+    read = readers.map(lambda name: checkpoint.part(name, tuple(cut)), names)
+    return np.stack([*read])
 
-  shares = sharding.addressable_devices_indices_map(shape).values()
-  starts, stops = zip(*map(bounds, shares), strict=True)
-  start, stop = np.min(starts, axis=0), np.max(stops, axis=0)
-  span = tuple(map(slice, start.tolist(), stop.tolist()))
-  read = _read_share(checkpoint, place, span, dtype, readers)
-  array = jax.make_array_from_callback(
+  shape = (*layers, *place.stored_shape)
+  stored = jax.make_array_from_callback(
     shape,
-    sharding,
-    lambda share: read[tuple(map(slice, *(bounds(share) - start)))],
+    as_read,
+    lambda index: read(
+      tuple(x.indices(n)[:2] for x, n in zip(index, shape, strict=True))
+    ),
   )
+  move = _mover(place._replace(name=""), target, dtype)
   # Wait before the next parameter is read: transfers hold on to host memory.
-  return jax.block_until_ready(array)
+  return jax.block_until_ready(move(stored))
 
 
-def _read_share(checkpoint, place: Place, index, dtype, readers) -> np.ndarray:
-  if not place.layers:
-    part = place.read(lambda cut: checkpoint.part(place.name, cut), index)
-    return np.ascontiguousarray(part, dtype)
-  of_layers, *index = index
-  names = place.names[of_layers]
-  lengths = [
-    len(range(*part.indices(length)))
-    for part, length in zip(index, place.shape, strict=True)
-  ]
-  share = np.empty((len(names), *lengths), dtype)
+@functools.cache
+def _mover(place, target, dtype) -> Callable[[jax.Array], jax.Array]:
+  """The program that moves stacked tensors, as they are read, to `target`."""
+  _, *splits = _splits(place, target)
 
-  def fill(layer):
-    share[layer] = place.read(
-      lambda cut: checkpoint.part(names[layer], cut), index
-    )
+  def move(stored):
+    for split in splits:
+      stored = jax.lax.with_sharding_constraint(stored, split)
+    return place.from_stored(stored).astype(dtype)
 
-  list(readers.map(fill, range(len(names))))
-  return share
+  return jax.jit(move, out_shardings=target)
+
+
+def _splits(place: Place, target: NamedSharding) -> list[NamedSharding]:
+  """How stacked tensors are split: as they are read first, then as they move.
+
+  Every device reads as many rows, since rows lie together in a file. Columns
+  take one mesh axis after the other from rows, or a device would get it all.
+  """
+  mesh = target.mesh
+  if place.kind == "vector":
+    return [replicated(mesh)]
+  *layers, rows, columns = place.stored_spec(target.spec)
+  kept = [*_axes(rows), *_axes(columns)]
+  of_layers = [name for axis in layers for name in _axes(axis)]
+  rest = [x for x in mesh.axis_names if x not in (*kept, *of_layers)]
+  specs = [(*layers, rows, columns)]
+  if place.stored_shape[0] % parts(mesh, (*kept, *rest)) == 0:
+    specs = [
+      (*layers, (*kept, *rest), None),
+      (*layers, tuple(kept), None),
+      *specs,
+    ]
+  return [NamedSharding(mesh, PartitionSpec(*spec)) for spec in specs]
+
+
+def _axes(part: str | tuple[str, ...] | None) -> tuple[str, ...]:
+  """Mesh axes in one entry of a PartitionSpec."""
+  return (part,) if isinstance(part, str) else part or ()
 
 
 def save_params(

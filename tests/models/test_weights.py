@@ -102,27 +102,31 @@ def asked(monkeypatch):
   return asked
 
 
-def test_what_several_devices_hold_is_read_once(gemma, asked):
+def test_devices_read_a_checkpoint_once_between_them(gemma, asked):
   # Also what the devices of the data axis hold twice.
   load(gemma, small_mesh(2, 2, 2))
   sizes = {
-    name: [math.prod(place.stored_shape)]
+    name: math.prod(place.stored_shape)
     for place in places(model_of(gemma).config).values()
     for name in place.names
   }
-  assert asked == sizes
+  assert {name: sum(found) for name, found in asked.items()} == sizes
+  gate = "model.layers.0.mlp.gate_proj.weight"
+  assert asked[gate] == [sizes[gate] // 8] * 8
+  # 20 rows are not for 8 devices, but for the 2 x 2 that hold other parts.
+  v = "model.layers.0.self_attn.v_proj.weight"
+  assert asked[v] == [sizes[v] // 4] * 4
+  # Vectors are small, so each process reads them whole.
+  norm = "model.layers.0.input_layernorm.weight"
+  assert asked[norm] == [sizes[norm]]
 
 
-def test_no_more_is_read_than_a_device_holds(gemma, asked):
-  # As a process of a pod does that holds one device of four.
-  place = places(model_of(gemma).config)["blocks/mlp/gate"]
-  index = (slice(None), slice(6, 12), slice(None))
-  with weights.concurrent.futures.ThreadPoolExecutor(1) as pool:
-    found = weights._read_share(
-      hf_files.HfCheckpoint(gemma), place, index, np.float32, pool
-    )
-  assert found.shape == (3, 6, 40)
-  assert asked == {name: [6 * 40] for name in place.names}
+def test_what_another_process_read_and_is_not_finite_is_refused(
+  gemma, monkeypatch
+):
+  monkeypatch.setattr(weights, "gather_objects", lambda x: [x, {"some.weight"}])
+  with pytest.raises(ValueError, match=r"NaN numbers in: some\.weight"):
+    load(gemma)
 
 
 def test_weights_become_the_dtype_of_the_parameters(gemma):
