@@ -27,7 +27,7 @@ from srl_jax.rollout import segments
 from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.segments import Queue, Settings, Tape
 from srl_jax.rollout.shared import SharedSlots, Use
-from srl_jax.train.ahead import Counts, sample_together
+from srl_jax.train.round_schedule import Counts, sample_together
 from srl_jax.types import Branches, Trunks
 
 

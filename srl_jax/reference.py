@@ -18,7 +18,7 @@ from typing import Any
 
 from srl_jax import strict
 from srl_jax.config import Config
-from srl_jax.train import columns
+from srl_jax.train import metric_columns
 
 _INTRODUCTION = """\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
@@ -50,8 +50,8 @@ def pages() -> dict[str, str]:
 
 def metrics() -> str:
   """Returns the page of the metrics."""
-  parts = [f"{_METRICS}{columns.HEAD}"]
-  for title, rows in columns.sections().items():
+  parts = [f"{_METRICS}{metric_columns.HEAD}"]
+  for title, rows in metric_columns.sections().items():
     parts.append(f"## {title[:1].upper()}{title[1:]}\n")
     table = ["| metric | parts | unit | meaning |", "|---|---|---|---|"]
     for name, combined, unit, meaning in rows:

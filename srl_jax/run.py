@@ -56,7 +56,7 @@ from srl_jax.storage import files
 from srl_jax.storage.workdir import VERSIONS, RefusedError, locked, versions
 from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
-from srl_jax.train.columns import describe_columns
+from srl_jax.train.metric_columns import describe_columns
 from srl_jax.train.stage import Run, Stage
 from srl_jax.trajectory import Trajectory
 

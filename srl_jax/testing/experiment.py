@@ -34,8 +34,8 @@ from srl_jax.checkpoint import Checkpointer
 from srl_jax.processes import stopping
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import compilation, tiny
-from srl_jax.train import pieces, sft, stage
-from srl_jax.train.outcomes import OutcomeStage
+from srl_jax.train import rl_parts, sft, stage
+from srl_jax.train.episodes import EpisodesStage
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
 from srl_jax.update import optim
@@ -266,11 +266,11 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
 # The makers of jitted functions and of their parts, for `_made_once`.
 _MAKERS = (
   (stage, "Sampler"),
-  (pieces, "grpo_loss"),
+  (rl_parts, "grpo_loss"),
   (sft, "sft_loss"),
   (optim, "make_optimizer"),
   (optim, "learning_rate"),
-  (pieces, "Updater"),
+  (rl_parts, "Updater"),
   (sft, "Updater"),
 )
 
@@ -344,7 +344,7 @@ def _watched(outcome: RunOutcome, events: Events) -> Iterator[None]:
   with contextlib.ExitStack() as stack:
     patch = mock.patch.object
     stack.enter_context(patch(Checkpointer, "save", noting_save))
-    for kind in (SftStage, RlStage, OutcomeStage):
+    for kind in (SftStage, RlStage, EpisodesStage):
       take_update = noting(kind.take_update)
       stack.enter_context(patch(kind, "take_update", take_update))
     yield

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stages of training and the loop around them.
 
-loop.py trains stage after stage; sft.py, rl.py and outcomes.py are the stages,
+loop.py trains stage after stage; sft.py, rl.py and episodes.py are the stages,
 data.py their data, rl_config.py the settings of RL. An update step of rl.py is
-one program (fused.py) or taken piece by piece (piecewise.py), and its rounds
-may share their slots (together.py, ahead.py). What both need is in pieces.py.
+one program (fused.py) or several (unfused.py), and its rounds may share their
+slots (shared_rounds.py, round_schedule.py). What both need is in rl_parts.py.
 """

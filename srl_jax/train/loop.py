@@ -26,12 +26,12 @@ from srl_jax.processes import stopping
 from srl_jax.sharding import abstract
 from srl_jax.storage import files, mirror
 from srl_jax.train import memory
-from srl_jax.train.outcomes import OutcomeStage
-from srl_jax.train.piecewise import NothingLeftError
+from srl_jax.train.episodes import EpisodesStage
 from srl_jax.train.profile import Profile
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import Run, Stage, StageConfig
+from srl_jax.train.unfused import NothingLeftError
 from srl_jax.train.update_log import UpdateLog
 from srl_jax.update.updater import TrainState
 
@@ -52,7 +52,7 @@ STAGES = {
   "sft": SftStage,
   "srl": RlStage,
   "rlvr": RlStage,
-  "episodes": OutcomeStage,
+  "episodes": EpisodesStage,
 }
 
 

@@ -3,7 +3,7 @@
 
 The two differ in the branch points (next step, whole solution) and in the
 reward. How an update step is taken is decided here, once: in one program
-(fused.py) where that is possible, else piece by piece (piecewise.py).
+(fused.py) where that is asked for, else several (unfused.py).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.rewards import Scorer
 from srl_jax.rollout import record, scoring
 from srl_jax.rollout.batches import rounded_up
+from srl_jax.train.batch_shapes import check_sampled, micro_batch_trunks
 from srl_jax.train.data import StageData, load_data
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
-from srl_jax.train.pieces import Pieces, make_updater
-from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.train.problems import with_judgeable
 from srl_jax.train.rl_config import GrpoConfig, RlConfig, RoundConfig
-from srl_jax.train.rows import check_sampled, micro_batch_trunks
+from srl_jax.train.rl_parts import RlParts, make_updater
 from srl_jax.train.stage import Dispatched, Run, check_finite
+from srl_jax.train.unfused import UnfusedUpdate
 from srl_jax.types import Branches, Scores
 from srl_jax.update.updater import TrainState, compiled_count
 
@@ -99,7 +99,7 @@ class RlStage:
     self.updater = make_updater(
       run, config, config.sampling.temperature, params
     )
-    pieces = Pieces(
+    parts = RlParts(
       run=run,
       name=self.name,
       config=config,
@@ -109,9 +109,7 @@ class RlStage:
       device_scorer=self._device_scorer,
       updater=self.updater,
     )
-    self.updates = (
-      FusedUpdate(pieces) if config.fuse else PiecewiseUpdate(pieces)
-    )
+    self.updates = FusedUpdate(parts) if config.fuse else UnfusedUpdate(parts)
 
   def plan(self) -> Iterator[Program]:
     return self.updates.plan()

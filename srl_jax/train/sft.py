@@ -19,9 +19,9 @@ from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, check_solutions
 from srl_jax.reductions import reduce_metrics
 from srl_jax.sharding import abstract
 from srl_jax.train import memory
+from srl_jax.train.batch_shapes import micro_batch_trunks, update_shape
 from srl_jax.train.data import StageData, load_data
 from srl_jax.train.memory import Program
-from srl_jax.train.rows import micro_batch_trunks, update_shape
 from srl_jax.train.stage import (
   Batch,
   Dispatched,

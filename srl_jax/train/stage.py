@@ -3,7 +3,7 @@
 
 A stage says what the batch of an update step is and how good parameters are;
 the loop around it (loop.py) is the same for all. The stages are in sft.py,
-rl.py and outcomes.py.
+rl.py and episodes.py.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 import re
 
-from srl_jax.train import columns
+from srl_jax.train import metric_columns
 
 
 def patterns():
@@ -11,7 +11,7 @@ def patterns():
   of = {"all stages": ("sft", "rl"), "sft": ("sft",)}
   return {
     f"{stage}/{row[0]}"
-    for title, rows in columns.sections().items()
+    for title, rows in metric_columns.sections().items()
     for row in rows
     for stage in of.get(title, ("rl",))
   }

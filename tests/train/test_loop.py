@@ -19,8 +19,8 @@ from srl_jax import initial_weights, loading, sharding
 from srl_jax.rewards import RewardConfig
 from srl_jax.testing import experiment, tiny
 from srl_jax.train import loop as train
-from srl_jax.train import pieces as stage_pieces
 from srl_jax.train import rl as stage_rl
+from srl_jax.train import rl_parts as stage_pieces
 from srl_jax.train import sft as stage_sft
 from srl_jax.train import update_log
 from srl_jax.update.groups import DynamicSamplingConfig

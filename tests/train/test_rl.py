@@ -14,10 +14,10 @@ from srl_jax.evaluate.estimates import Estimate
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import tiny
 from srl_jax.train import rl
-from srl_jax.train.pieces import Pieces
-from srl_jax.train.piecewise import PiecewiseUpdate
 from srl_jax.train.rl_config import RlConfig, RoundConfig
+from srl_jax.train.rl_parts import RlParts
 from srl_jax.train.sft import SftStage
+from srl_jax.train.unfused import UnfusedUpdate
 from srl_jax.types import make_branches
 from srl_jax.update.groups import DynamicSamplingConfig, make_groups
 from srl_jax.update.packing import PackShape
@@ -179,7 +179,7 @@ def update_shape(trunk_width, points, **settings):
     data=types.SimpleNamespace(widths=Widths(trunk_width, points, 1, 0)),
   )
   assert (config.sampling.samples, config.sampling.max_new_tokens) == (8, 256)
-  return Pieces.update_shape.func(pieces)
+  return RlParts.update_shape.func(pieces)
 
 
 @pytest.mark.parametrize(("share", "lanes"), [(0.25, 8), (0.2, 7), (1.0, 32)])
@@ -226,7 +226,7 @@ def test_groups_that_waited_too_long_are_not_trained_on():
     update_shape=PackShape(rows=1, trunks=1, lanes=2),
     run=types.SimpleNamespace(put=lambda x: x),
   )
-  updates = PiecewiseUpdate(pieces)
+  updates = UnfusedUpdate(pieces)
   for born in (2, 3, 4, 8, 8):
     updates.pool.add(one_group(born))
   batch = updates.next_batch(None, update_step=8)

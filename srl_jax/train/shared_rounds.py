@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rounds of an update step, sampled together in shared slots.
 
-ahead.py decides when a round begins, and rollout/shared.py decodes. Here they
-meet the data, the rewards and the processes: all of them decode the same
-rounds, and on the host each scores its share of the trunks.
+round_schedule.py decides when a round begins, and rollout/shared.py decodes.
+Here they meet the data, the rewards and the processes: all of them decode the
+same rounds, and on the host each scores its share of the trunks.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.rounds import Round, own_scores
 from srl_jax.rollout.shared import SharedSlots
 from srl_jax.sharding import abstract
-from srl_jax.train.ahead import Counts, sample_together
 from srl_jax.train.memory import Program, decoding_programs
-from srl_jax.train.pieces import Pieces
+from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.round_schedule import Counts, sample_together
 from srl_jax.types import Branches, SlotUse, Trunks
 from srl_jax.update.groups import is_kept
 
@@ -42,13 +42,13 @@ class ScoredRound(NamedTuple):
   found: Round
 
 
-class Together:
+class SharedRounds:
   """Samples the rounds of update steps."""
 
-  def __init__(self, pieces: Pieces):
-    self._pieces = pieces
-    run, sampling = pieces.run, pieces.config.sampling
-    widths = pieces.data.widths
+  def __init__(self, parts: RlParts):
+    self._pieces = parts
+    run, sampling = parts.run, parts.config.sampling
+    widths = parts.data.widths
     branches = widths.points * sampling.samples
     shortest, longest = _TURNS
     self.layout = Layout(
@@ -62,7 +62,7 @@ class Together:
       segment_turns=min(longest, max(shortest, sampling.max_new_tokens // 16)),
       room=sharding.batch_devices(run.mesh, run.rollout_rules),
     )
-    self._stop_ids = run.stop_ids(pieces.config.trunks.task)
+    self._stop_ids = run.stop_ids(parts.config.trunks.task)
     self._programs = Programs(
       LanguageModel(run.policy.config, run.rollout_rules),
       mesh=run.mesh,
@@ -84,7 +84,7 @@ class Together:
       All rounds, in the order in which they were drawn, and the metrics that
       they have in common.
     """
-    pieces = self._pieces
+    parts = self._pieces
     # As in rollout/rounds.py.
     jax.block_until_ready(params)
     begin_s = time.monotonic()
@@ -92,13 +92,13 @@ class Together:
     drawn: dict[int, ScoredRound] = {}
 
     def draw() -> Trunks:
-      batches.append(next(pieces.data.batches))
+      batches.append(next(parts.data.batches))
       return batches[-1].trunks
 
     def judge(number: int, trunks: Trunks, branches: Branches) -> Counts:
       one = drawn[number] = self._score(batches[number], branches)
       kept_NK = is_kept(
-        one.found.scores.reward_NKG, pieces.config.dynamic_sampling
+        one.found.scores.reward_NKG, parts.config.dynamic_sampling
       )
       return Counts(int(kept_NK.sum()), int(trunks.is_real_NK.sum()))
 
@@ -106,10 +106,10 @@ class Together:
     slots = SharedSlots(
       self._programs,
       self.layout,
-      key=pieces.run.key(pieces.name, "sample", update_step, 0),
-      temperature=pieces.config.sampling.temperature,
+      key=parts.run.key(parts.name, "sample", update_step, 0),
+      temperature=parts.config.sampling.temperature,
       stop_ids=self._stop_ids,
-      pad_id=pieces.run.tokenizer.pad_id,
+      pad_id=parts.run.tokenizer.pad_id,
     )
     self.counts = sample_together(
       slots,
@@ -117,7 +117,7 @@ class Together:
       judge,
       need=need,
       before=self.counts,
-      max_rounds=pieces.config.dynamic_sampling.max_rounds,
+      max_rounds=parts.config.dynamic_sampling.max_rounds,
     )
     # Their memory is for the update.
     self._programs.stop()
@@ -130,17 +130,17 @@ class Together:
 
   def _score(self, batch: TrunkBatch, branches: Branches) -> ScoredRound:
     """Scores a round."""
-    pieces, run = self._pieces, self._pieces.run
+    parts, run = self._pieces, self._pieces.run
     scored = None
-    if pieces.device_scorer:
+    if parts.device_scorer:
       placed = sharding.put_batch(branches, run.mesh, run.rollout_rules)
       scored = sharding.read(
         sharding.for_every_process(
-          pieces.device_scorer.start(placed, batch), run.mesh
+          parts.device_scorer.start(placed, batch), run.mesh
         )
       )
     begin_s = time.monotonic()
-    own = own_scores(batch, branches, scored, pieces.scorer, run.tokenizer)
+    own = own_scores(batch, branches, scored, parts.scorer, run.tokenizer)
     reward_s = time.monotonic() - begin_s
     scores = sharding.gather_rows(own, len(batch.sources))
     slot_use = SlotUse(*np.zeros((2, len(batch.sources)), np.int64))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of an update step that is taken piece by piece, not yet run.
+"""The programs of an update step of several programs, not yet run.
 
 memory.py compiles them and says what memory they take.
 """
@@ -18,57 +18,57 @@ from srl_jax.rollout.rounds import QUEUED_PARTS
 from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
-from srl_jax.train.pieces import Pieces
-from srl_jax.train.together import Together
+from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.shared_rounds import SharedRounds
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.packing import pack
 
 
-def programs(pieces: Pieces, together: Together | None) -> Iterator[Program]:
+def programs(parts: RlParts, shared: SharedRounds | None) -> Iterator[Program]:
   """Yields the programs of sampling, of the reward and of the update.
 
   If one does not fit, those that read its results are left out.
 
   Args:
-    pieces: what the update steps are made of.
-    together: samples rounds in shared slots; None if each is sampled alone.
+    parts: what the update steps are made of.
+    shared: samples rounds in shared slots; None if each is sampled alone.
   """
-  run, updater = pieces.run, pieces.updater
+  run, updater = parts.run, parts.updater
   state = updater.abstract_state()
-  reference = state.trained if pieces.uses_reference else None
+  reference = state.trained if parts.uses_reference else None
   beside_bytes = bytes_per_device((state.opt_state, reference))
-  trunks, key = _part(pieces)
+  trunks, key = _part(parts)
   with jax.set_mesh(run.mesh):
-    prefilled = jax.eval_shape(pieces.sampler.prefill, state.params, trunks)
-    branches, _ = jax.eval_shape(pieces.sampler.decode, prefilled, trunks, key)
-  if together:
-    yield from _together(pieces, together, branches, state.params, beside_bytes)
+    prefilled = jax.eval_shape(parts.sampler.prefill, state.params, trunks)
+    branches, _ = jax.eval_shape(parts.sampler.decode, prefilled, trunks, key)
+  if shared:
+    yield from _shared(parts, shared, branches, state.params, beside_bytes)
   else:
-    yield from _rollout(pieces, state.params, beside_bytes)
+    yield from _rollout(parts, state.params, beside_bytes)
   yield from memory.update_programs(
     updater,
-    [_micro_batch(pieces, branches)],
+    [_micro_batch(parts, branches)],
     mesh=run.mesh,
-    name=pieces.name,
+    name=parts.name,
     rows_multiple=sharding.batch_devices(run.mesh, run.rules),
     narrower="trunks.points_per_trunk",
-    has_reference=pieces.uses_reference,
+    has_reference=parts.uses_reference,
   )
 
 
-def _part(pieces: Pieces) -> tuple[Any, Any]:
+def _part(parts: RlParts) -> tuple[Any, Any]:
   """Abstract trunks of one part of a round, and a random key."""
-  sampling = pieces.config.sampling
+  sampling = parts.config.sampling
   rows = sampling.trunks_per_round // sampling.parts_per_round
-  return pieces.abstract_trunks(rows), pieces.abstract_key()
+  return parts.abstract_trunks(rows), parts.abstract_key()
 
 
-def _micro_batch(pieces: Pieces, branches: Any) -> Any:
+def _micro_batch(parts: RlParts, branches: Any) -> Any:
   """A micro-batch as `pack` makes it of no groups, abstract."""
   none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), branches)
-  points, samples = pieces.data.widths.points, pieces.config.sampling.samples
+  points, samples = parts.data.widths.points, parts.config.sampling.samples
   groups = groups_lib.make_groups(
-    pieces.data.empty_batch().trunks,
+    parts.data.empty_batch().trunks,
     none,
     np.zeros((0, points, samples), np.float32),
     np.zeros((0, points), np.int32),
@@ -78,39 +78,39 @@ def _micro_batch(pieces: Pieces, branches: Any) -> Any:
   )
   [batch] = pack(
     groups,
-    pieces.update_shape,
+    parts.update_shape,
     update_step=0,
-    divide_by_std=pieces.config.loss.divide_by_group_std,
+    divide_by_std=parts.config.loss.divide_by_group_std,
   )
-  rows = pieces.update_shape.rows
-  return abstract.batch(batch, rows, pieces.run.mesh, pieces.run.rules)
+  rows = parts.update_shape.rows
+  return abstract.batch(batch, rows, parts.run.mesh, parts.run.rules)
 
 
-def _together(
-  pieces: Pieces, together: Together, branches: Any, params: Any, beside: int
+def _shared(
+  parts: RlParts, shared: SharedRounds, branches: Any, params: Any, beside: int
 ) -> Iterator[Program]:
   """Sampling in shared slots, and the reward of a round."""
   with contextlib.suppress(DoesNotFitError):
-    yield from together.plan(params, beside)
-    if pieces.device_scorer:
-      rows, run = len(branches.length_NR), pieces.run
+    yield from shared.plan(params, beside)
+    if parts.device_scorer:
+      rows, run = len(branches.length_NR), parts.run
       placed = abstract.batch(branches, rows, run.mesh, run.rollout_rules)
       # The rows of the decoder stay in memory.
-      at_rest = beside + bytes_per_device(params) + together.at_rest_bytes
-      yield _reward(pieces, placed, at_rest)
+      at_rest = beside + bytes_per_device(params) + shared.at_rest_bytes
+      yield _reward(parts, placed, at_rest)
 
 
-def _rollout(pieces: Pieces, params: Any, beside: int) -> Iterator[Program]:
+def _rollout(parts: RlParts, params: Any, beside: int) -> Iterator[Program]:
   """The two halves of a rollout, and the reward of what they sample."""
-  name, mesh = pieces.name, pieces.run.mesh
+  name, mesh = parts.name, parts.run.mesh
   remedy = (
     f"lower c.{name}.sampling.trunks_per_round or raise "
     f"c.{name}.sampling.parts_per_round or c.mesh.tensor"
   )
-  trunks, key = _part(pieces)
+  trunks, key = _part(parts)
   prefill = Program(
     "rollout: prefill",
-    pieces.sampler.prefill,
+    parts.sampler.prefill,
     (params, trunks),
     mesh,
     remedy,
@@ -120,11 +120,11 @@ def _rollout(pieces: Pieces, params: Any, beside: int) -> Iterator[Program]:
   at_rest = beside + bytes_per_device(params)
   with contextlib.suppress(DoesNotFitError):
     prefilled = prefill.outputs()
-    parts = pieces.config.sampling.parts_per_round
-    waiting = min(parts, QUEUED_PARTS) - 1
+    count = parts.config.sampling.parts_per_round
+    waiting = min(count, QUEUED_PARTS) - 1
     decode = Program(
       "rollout: decode",
-      pieces.sampler.decode,
+      parts.sampler.decode,
       (prefilled, trunks, key),
       mesh,
       remedy,
@@ -132,17 +132,17 @@ def _rollout(pieces: Pieces, params: Any, beside: int) -> Iterator[Program]:
     )
     yield decode
     branches, _ = decode.outputs()
-    if pieces.device_scorer:
-      yield _reward(pieces, branches, at_rest)
+    if parts.device_scorer:
+      yield _reward(parts, branches, at_rest)
 
 
-def _reward(pieces: Pieces, branches: Any, at_rest: int) -> Program:
+def _reward(parts: RlParts, branches: Any, at_rest: int) -> Program:
   """The reward on the device, of branches with shardings."""
   return Program(
     "reward",
-    pieces.device_scorer.program,
-    (branches, pieces.abstract_targets(branches.length_NR.shape[0])),
-    pieces.run.mesh,
+    parts.device_scorer.program,
+    (branches, parts.abstract_targets(branches.length_NR.shape[0])),
+    parts.run.mesh,
     "lower c.device_reward.max_text_bytes or chunk_cells, or "
     "set c.device_reward.on='host'",
     at_rest,

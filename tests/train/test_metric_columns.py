@@ -3,7 +3,7 @@
 
 import csv
 
-from srl_jax.train import columns
+from srl_jax.train import metric_columns
 from tests.support.columns import explained, patterns
 
 
@@ -48,7 +48,7 @@ def test_every_column_is_explained_and_every_explanation_has_its_column(
 
 def test_the_file_has_a_line_with_unit_and_meaning_per_column(whole):
   text = (whole.workdir / "metrics.txt").read_text()
-  assert text == columns.describe_columns()
+  assert text == metric_columns.describe_columns()
   lines = text.splitlines()
   for pattern in patterns():
     name = pattern.partition("/")[2]

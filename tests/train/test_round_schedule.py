@@ -7,7 +7,7 @@ import pytest
 from benchmarks.refill import Clockwork, Draws, Shape
 from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.shared import SharedSlots
-from srl_jax.train.ahead import Counts, is_enough, sample_together
+from srl_jax.train.round_schedule import Counts, is_enough, sample_together
 
 # Lengths vary tenfold.
 SHAPE = Shape(

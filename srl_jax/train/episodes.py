@@ -30,12 +30,12 @@ from srl_jax.rollout.episodes import Episode, EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
 from srl_jax.sharding import abstract
 from srl_jax.train import memory
+from srl_jax.train.batch_shapes import micro_batch_trunks, update_shape
 from srl_jax.train.memory import DoesNotFitError, Program
-from srl_jax.train.pieces import make_updater
 from srl_jax.train.problems import Problems, with_judgeable, with_room
 from srl_jax.train.rl import check_logp_gap
 from srl_jax.train.rl_config import EpisodesConfig
-from srl_jax.train.rows import micro_batch_trunks, update_shape
+from srl_jax.train.rl_parts import make_updater
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
@@ -55,7 +55,7 @@ class _Round(NamedTuple):
   rollout_s: float
 
 
-class OutcomeStage:
+class EpisodesStage:
   """GRPO on whole episodes, with dynamic sampling of problems."""
 
   columns = (

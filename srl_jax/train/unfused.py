@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RL update steps taken piece by piece: rounds of sampling, pool, update.
+"""RL update steps of several programs: rounds of sampling, pool, update.
 
 Rounds are sampled until the pool holds a batch of kept groups. Surplus groups
 wait for the next batch. fused.py does all of this in one program where it can.
@@ -20,16 +20,16 @@ from srl_jax.rewards import FAILURES
 from srl_jax.rollout import metrics as rollout_metrics
 from srl_jax.rollout import record
 from srl_jax.rollout.rounds import Round, sample_and_score
-from srl_jax.train import planned
-from srl_jax.train.ahead import Counts
+from srl_jax.train import unfused_programs
 from srl_jax.train.memory import Program
-from srl_jax.train.pieces import Pieces
+from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.round_schedule import Counts
+from srl_jax.train.shared_rounds import ScoredRound, SharedRounds
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
   update_on,
 )
-from srl_jax.train.together import ScoredRound, Together
 from srl_jax.types import Scores
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.groups import Groups, Pool
@@ -41,13 +41,15 @@ class NothingLeftError(RuntimeError):
   """A stage has trained on all that its rewards tell apart."""
 
 
-class PiecewiseUpdate:
+class UnfusedUpdate:
   """Samples, scores, filters and updates, with the host in between."""
 
-  def __init__(self, pieces: Pieces):
-    self.pieces = pieces
+  def __init__(self, parts: RlParts):
+    self.parts = parts
     self.pool = Pool()
-    self._together = Together(pieces) if pieces.config.sampling.rows else None
+    self._shared_rounds = (
+      SharedRounds(parts) if parts.config.sampling.rows else None
+    )
     self._worst_failure = ""
     # Values of single samples by metric; a dict for each round of this update
     # step.
@@ -57,13 +59,13 @@ class PiecewiseUpdate:
     self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
     """Starts an update step; returns once its samples are scored."""
-    pieces = self.pieces
+    parts = self.parts
     return update_on(
       self.next_batch(state.params, update_step),
-      pieces.updater,
+      parts.updater,
       state,
       update_step=update_step,
-      passes=pieces.config.passes,
+      passes=parts.config.passes,
       reference=reference,
     )
 
@@ -75,12 +77,12 @@ class PiecewiseUpdate:
         in a later update step and with formats that hold.
       RuntimeError: the same in the first one, or because formats break.
     """
-    pieces, config = self.pieces, self.pieces.config
+    parts, config = self.parts, self.parts.config
     expired = self.pool.drop_born_before(
       update_step - config.dynamic_sampling.max_age
     )
     rounds, shared, self._drawn = [], {}, []
-    if self._together and self._is_short(0):
+    if self._shared_rounds and self._is_short(0):
       rounds, shared = self._rounds_together(params, update_step)
     most = len(rounds) or config.dynamic_sampling.max_rounds
     while self._is_short(len(rounds)):
@@ -88,7 +90,7 @@ class PiecewiseUpdate:
         self._accept_fewer(reduce_metrics(rounds), update_step)
         break
       what = (
-        f"{pieces.name}: update step {update_step + 1}, sampling round "
+        f"{parts.name}: update step {update_step + 1}, sampling round "
         f"{len(rounds) + 1}, {len(self.pool)} of {config.groups_per_batch} "
         "groups kept"
       )
@@ -107,15 +109,15 @@ class PiecewiseUpdate:
       self._warn(update_step, values["format_failure"])
     packed = pack(
       groups,
-      pieces.update_shape,
+      parts.update_shape,
       update_step=update_step,
       divide_by_std=config.loss.divide_by_group_std,
     )
-    return Batch(map(pieces.run.put, packed), values)
+    return Batch(map(parts.run.put, packed), values)
 
   def _is_short(self, rounds: int) -> bool:
     """Whether the batch needs another round of sampling."""
-    config = self.pieces.config
+    config = self.parts.config
     if config.dynamic_sampling.refill:
       return len(self.pool) < config.groups_per_batch
     return rounds == 0
@@ -128,14 +130,14 @@ class PiecewiseUpdate:
     Returns:
       The metrics of each round, and those that they have in common.
     """
-    config = self.pieces.config
+    config = self.parts.config
     need = config.groups_per_batch - len(self.pool)
     what = (
-      f"{self.pieces.name}: update step {update_step + 1}, sampling rounds "
+      f"{self.parts.name}: update step {update_step + 1}, sampling rounds "
       f"together, {need} of {config.groups_per_batch} groups to keep"
     )
     with progress.task(what):
-      found, shared = self._together.sample(params, update_step, need)
+      found, shared = self._shared_rounds.sample(params, update_step, need)
     rounds = [
       self._judge(one, update_step, index) for index, one in enumerate(found)
     ]
@@ -145,17 +147,17 @@ class PiecewiseUpdate:
     self, params: Any, update_step: int, round_index: int
   ) -> rollout_metrics.RolloutMetrics:
     """Samples one batch of trunks, scores it and pools what is kept."""
-    pieces = self.pieces
-    run, config = pieces.run, pieces.config
-    batch = next(pieces.data.batches)
+    parts = self.parts
+    run, config = parts.run, parts.config
+    batch = next(parts.data.batches)
     found = sample_and_score(
-      pieces.sampler,
+      parts.sampler,
       params,
       batch,
-      run.key(pieces.name, "sample", update_step, round_index),
-      scorer=pieces.scorer,
+      run.key(parts.name, "sample", update_step, round_index),
+      scorer=parts.scorer,
       tokenizer=run.tokenizer,
-      device_scorer=pieces.device_scorer,
+      device_scorer=parts.device_scorer,
       parts=config.sampling.parts_per_round,
     )
     return self._judge(ScoredRound(batch, found), update_step, round_index)
@@ -166,7 +168,7 @@ class PiecewiseUpdate:
     """Pools what is kept of a round, and measures it."""
     batch, found = drawn
     trunks, branches, scores = batch.trunks, found.branches, found.scores
-    pieces, config = self.pieces, self.pieces.config
+    parts, config = self.parts, self.parts.config
     if round_index == 0:
       self._record(batch, found, update_step)
     depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
@@ -185,7 +187,7 @@ class PiecewiseUpdate:
       )
     )
     self._worst_failure = _most_frequent_failure(scores)
-    if pieces.run.trackers.is_watching:
+    if parts.run.trackers.is_watching:
       self._drawn.append(rollout_metrics.of_samples(branches, scores))
     measured = rollout_metrics.measure(
       trunks, branches, scores, kept_NK, found.slot_use
@@ -198,8 +200,8 @@ class PiecewiseUpdate:
 
   def _record(self, batch: TrunkBatch, found: Round, update_step: int) -> None:
     """Keeps some of the trajectories for people to look at."""
-    pieces, config = self.pieces, self.pieces.config
-    recorder = pieces.run.recorder
+    parts, config = self.parts, self.parts.config
+    recorder = parts.run.recorder
     if not recorder or not recorder.is_due_in_training(
       update_step, config.update_steps
     ):
@@ -212,12 +214,12 @@ class PiecewiseUpdate:
         (trunk.trajectory for trunk in batch.sources),
         recorder.config.trajectories,
       ),
-      pieces.run.tokenizer,
+      parts.run.tokenizer,
       groups_lib.is_kept(found.scores.reward_NKG, config.dynamic_sampling),
     )
-    recorder.write(pieces.name, "train", update_step, rows)
-    pieces.run.trackers.keep(
-      update_step, rollouts={f"{pieces.name}/samples/train": rows}
+    recorder.write(parts.name, "train", update_step, rows)
+    parts.run.trackers.keep(
+      update_step, rollouts={f"{parts.name}/samples/train": rows}
     )
 
   def _show(self, update_step: int) -> None:
@@ -225,12 +227,12 @@ class PiecewiseUpdate:
     if self._drawn:
       names = self._drawn[0].keys()
       values = {
-        f"{self.pieces.name}/samples/{name}": np.concatenate(
+        f"{self.parts.name}/samples/{name}": np.concatenate(
           [of_round[name] for of_round in self._drawn]
         )
         for name in names
       }
-      self.pieces.run.trackers.keep(update_step, histograms=values)
+      self.parts.run.trackers.keep(update_step, histograms=values)
 
   def _batch_values(self, groups: Groups, update_step: int):
     values = {
@@ -246,7 +248,7 @@ class PiecewiseUpdate:
     return values
 
   def _warn(self, update_step: int, share: float) -> None:
-    name = self.pieces.name
+    name = self.parts.name
     progress.warn(
       f"{share:.0%} of the samples of {name} update step {update_step + 1} "
       f"break the format; most often: {self._worst_failure}. Raise "
@@ -257,14 +259,14 @@ class PiecewiseUpdate:
   def _accept_fewer(self, values: dict[str, float], update_step: int) -> None:
     """Warns that a batch is not full; raises if it is not even half full."""
     text = self._starved(values)
-    if 2 * len(self.pool) < self.pieces.config.groups_per_batch:
+    if 2 * len(self.pool) < self.parts.config.groups_per_batch:
       if update_step and values["format_failure"] < 0.5:
         raise NothingLeftError(text)
       raise RuntimeError(text)
     progress.warn(f"this update step trains on fewer groups. {text}")
 
   def _starved(self, values: dict[str, float]) -> str:
-    name, c = self.pieces.name, self.pieces.config
+    name, c = self.parts.name, self.parts.config
     return (
       f"{name}: after {c.dynamic_sampling.max_rounds} rounds of "
       f"sampling only {len(self.pool)} of {c.groups_per_batch} groups have "
@@ -282,11 +284,11 @@ class PiecewiseUpdate:
 
   def compiled(self) -> list[Any]:
     """The jitted functions of an update step, apart from the updater's."""
-    pieces = self.pieces
-    jitted = [pieces.sampler.prefill, pieces.sampler.decode]
-    jitted += self._together.compiled() if self._together else []
+    parts = self.parts
+    jitted = [parts.sampler.prefill, parts.sampler.decode]
+    jitted += self._shared_rounds.compiled() if self._shared_rounds else []
     return jitted + (
-      [pieces.device_scorer.program] if pieces.device_scorer else []
+      [parts.device_scorer.program] if parts.device_scorer else []
     )
 
   def plan(self) -> Iterator[Program]:
@@ -294,17 +296,17 @@ class PiecewiseUpdate:
 
     If one does not fit, those that read its results are left out.
     """
-    return planned.programs(self.pieces, self._together)
+    return unfused_programs.programs(self.parts, self._shared_rounds)
 
   def get_state(self) -> dict[str, Any]:
     """What decides how many rounds begin at once, for JSON."""
-    counts = self._together.counts if self._together else ()
+    counts = self._shared_rounds.counts if self._shared_rounds else ()
     return {"judged": list(counts)} if counts else {}
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Restores what `get_state` returned; state of a run without it is none."""
-    if self._together:
-      self._together.counts = Counts(*state.get("judged", ()))
+    if self._shared_rounds:
+      self._shared_rounds.counts = Counts(*state.get("judged", ()))
 
 
 def _most_frequent_failure(scores: Scores) -> str:

@@ -11,9 +11,9 @@ from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.rewards import Scorer
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import abstract
+from srl_jax.train.batch_shapes import update_shape
 from srl_jax.train.data import StageData
 from srl_jax.train.rl_config import GrpoConfig, RlConfig
-from srl_jax.train.rows import update_shape
 from srl_jax.train.stage import Run
 from srl_jax.update import optim, packing
 from srl_jax.update.grpo import grpo_loss
@@ -36,7 +36,7 @@ def make_updater(
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
+class RlParts:
   """What the update steps of an RL stage are made of.
 
   Attributes:

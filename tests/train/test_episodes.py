@@ -13,7 +13,8 @@ from srl_jax import loading, sharding
 from srl_jax.rollout import episodes, record
 from srl_jax.testing import experiment
 from srl_jax.testing.tiny import small_mesh
-from srl_jax.train import loop, outcomes, stage
+from srl_jax.train import episodes as episodes_stage
+from srl_jax.train import loop, stage
 from srl_jax.train.problems import Problems
 
 
@@ -122,7 +123,9 @@ def test_stopped_and_resumed_it_ends_with_the_same_bits(
 def test_without_a_problem_that_teaches_the_update_step_is_skipped(
   runs, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(outcomes.OutcomeStage, "_is_kept", lambda *_: False)
+  monkeypatch.setattr(
+    episodes_stage.EpisodesStage, "_is_kept", lambda *_: False
+  )
   outcome = runs.run(
     tmp_path,
     "episodes",
@@ -165,13 +168,13 @@ def test_trunks_begin_as_wide_as_contexts_get_where_width_costs_no_time(
 
   monkeypatch.setattr(stage.Run, "stream", stream)
   monkeypatch.setattr(
-    outcomes.plans, "reads_what_is_seen", lambda config: is_wide
+    episodes_stage.plans, "reads_what_is_seen", lambda config: is_wide
   )
   c = runs.config("episodes")
   mesh = small_mesh()
   with jax.set_mesh(mesh):
     run = loading.load_run(c, mesh, tmp_path)
-    made = outcomes.OutcomeStage(run, "episodes", c.episodes)
+    made = episodes_stage.EpisodesStage(run, "episodes", c.episodes)
     with pytest.raises(KeyError) as caught:
       made.validate(None, 0)
   # Everything but a completion.
@@ -188,7 +191,7 @@ def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
     sampled.append([(problems[i].id, sample) for i, sample in wanted])
     return episodes.sample_episodes(stream, problems, wanted, rules)
 
-  monkeypatch.setattr(outcomes, "sample_episodes", sample)
+  monkeypatch.setattr(episodes_stage, "sample_episodes", sample)
   runs.run(
     tmp_path,
     "episodes",
@@ -214,7 +217,7 @@ def test_an_answer_that_the_limit_cut_off_is_no_success(
       turn = turn._replace(is_stopped=episode.sample % 2 == 1)
       yield dataclasses.replace(episode, is_correct=True, drawn=(turn,))
 
-  monkeypatch.setattr(outcomes, "sample_episodes", sample)
+  monkeypatch.setattr(episodes_stage, "sample_episodes", sample)
   outcome = runs.run(
     tmp_path,
     "episodes",
@@ -239,7 +242,7 @@ def test_problems_that_cannot_be_used_are_left_out(runs, tmp_path, capsys):
     long = dataclasses.replace(first, problem="1 " * 5000)
     bare = dataclasses.replace(second, answer=None)
     run = dataclasses.replace(run, train=[long, bare, *others])
-    made = outcomes.OutcomeStage(run, "episodes", config.episodes)
+    made = episodes_stage.EpisodesStage(run, "episodes", config.episodes)
   taken, epochs = made._problems.take(len(others))
   assert not any(epochs)
   assert {x.id for x in taken} == {x.id for x in others}
