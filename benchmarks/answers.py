@@ -55,10 +55,10 @@ def ours(args: argparse.Namespace) -> dict[str, Any]:
     return sum(len(x.tokens) for x in complete(stream, requests))
 
   sample()
-  work = stream.work.drawn_tokens, stream.work.slot_turns
+  work = stream.work.drawn_tokens, stream.work.slot_iterations
   cost = measured(sample)
   busy = stream.work.drawn_tokens - work[0]
-  return cost | {"occupancy": busy / (stream.work.slot_turns - work[1])}
+  return cost | {"occupancy": busy / (stream.work.slot_iterations - work[1])}
 
 
 def peer(args: argparse.Namespace) -> dict[str, Any]:

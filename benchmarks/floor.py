@@ -130,8 +130,8 @@ def parameters(model: ModelConfig) -> int:
   )
 
 
-def turns(work: Workload) -> int:
-  """Returns the turns of the decoding loop: a branch's tokens but the last."""
+def iterations(work: Workload) -> int:
+  """Returns the iterations of a decoding loop: a branch's tokens but one."""
   return work.stem_tokens + work.new_tokens - 1
 
 
@@ -141,13 +141,14 @@ def trunk_tokens(work: Workload) -> int:
 
 
 class TurnBytes(NamedTuple):
-  """Bytes that one turn of the decoding loop reads, on average.
+  """Bytes that one iteration of the decoding loop reads, on average.
 
   Attributes:
     weights: all parameters of the layers and of the head.
     trunk_kv: keys and values of the trunks, once for all their branches.
     branch_kv: keys and values of the branches' own earlier tokens.
-    logits: float32 logits; made and used within a turn, so not in `total`.
+    logits: float32 logits; made and used within an iteration, so not in
+    `total`.
   """
 
   weights: int
@@ -161,15 +162,15 @@ class TurnBytes(NamedTuple):
 
 
 def turn_bytes(model: ModelConfig, work: Workload) -> TurnBytes:
-  """Returns the mean over the turns of a rollout of the whole workload."""
+  """Returns the mean over the iterations of a rollout of the whole workload."""
   weights = parameters(model)
   if not model.tie_embeddings:
     # Of the embedding only the rows of the tokens are read.
     weights -= model.vocab_size * model.d_model
   kv_width = model.n_kv_heads * model.head_width
   per_token = 2 * model.n_layers * kv_width * _BYTES[model.dtype]
-  # Turn t finds t tokens in the cache, t = 0, 1, ... turns - 1.
-  cached = work.branches * (turns(work) - 1) / 2
+  # Turn t finds t tokens in the cache, t = 0, 1, ... iterations - 1.
+  cached = work.branches * (iterations(work) - 1) / 2
   return TurnBytes(
     weights=weights * _BYTES[model.dtype],
     trunk_kv=work.trajectories * trunk_tokens(work) * per_token,

@@ -10,7 +10,8 @@ It installs nothing and needs no network; weights are random. The parts are:
   check    samples, update and reward in float32 against the CPU of the same
            process and against difflib
   peaks    what the card reaches: a copy in its memory, a bfloat16 product
-  MODEL    for each size: a rollout (prefill, and bytes read per turn of the
+  MODEL    for each size: a rollout (prefill, and bytes read per iteration of
+  the
            decoding loop against the copy), then the gradient of a micro-batch
            and an update step (operations against the product)
 

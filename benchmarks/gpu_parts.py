@@ -108,7 +108,7 @@ def measure_rollout(
   prefill_time = timed(lambda: prefill(engine.params, trunks), repeats)
   decode_time = timed(lambda: program(*arguments), repeats)
   sampled.append(jax.device_get(program(*arguments)[0]))
-  turn_s = decode_time.median_s / floor.turns(work)
+  iteration_s = decode_time.median_s / floor.iterations(work)
   read = floor.turn_bytes(model, work)
   flops = sum(floor.prefill_flops(model, work))
   prompt_tokens = work.trajectories * floor.trunk_tokens(work)
@@ -123,14 +123,16 @@ def measure_rollout(
     ),
     "decode, s": decode_time.median_s,
     "decode, spread": decode_time.spread,
-    "turn, ms": 1e3 * turn_s,
-    "decode, tokens/s": work.branches / turn_s,
-    "read per turn: weights, GB": read.weights / 1e9,
-    "read per turn: trunk KV, GB": read.trunk_kv / 1e9,
-    "read per turn: branch KV, GB": read.branch_kv / 1e9,
-    "decode, GB/s": read.total / turn_s / 1e9,
-    "decode, share of copy": _share(read.total / turn_s, peaks.bytes_per_s),
-    "logits per turn, not counted, GB": read.logits / 1e9,
+    "iteration, ms": 1e3 * iteration_s,
+    "decode, tokens/s": work.branches / iteration_s,
+    "read per iteration: weights, GB": read.weights / 1e9,
+    "read per iteration: trunk KV, GB": read.trunk_kv / 1e9,
+    "read per iteration: branch KV, GB": read.branch_kv / 1e9,
+    "decode, GB/s": read.total / iteration_s / 1e9,
+    "decode, share of copy": _share(
+      read.total / iteration_s, peaks.bytes_per_s
+    ),
+    "logits per iteration, not counted, GB": read.logits / 1e9,
   }
 
 
@@ -157,7 +159,8 @@ def measure_update(
   batch = dataclasses.replace(work, trajectories=trunks)
   needed, executed = floor.update_flops(model, batch)
   tokens = trunks * (
-    floor.trunk_tokens(work) + work.steps * work.samples * floor.turns(work)
+    floor.trunk_tokens(work)
+    + work.steps * work.samples * floor.iterations(work)
   )
   rate = needed / once.median_s, executed / once.median_s
   found = {

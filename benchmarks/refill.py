@@ -4,10 +4,10 @@
   python -m benchmarks.refill
   python -m benchmarks.refill --rows 64 128 --slots 8 16
 
-Counts turns of the decoding loop, with lengths drawn at random instead of a
-model: log-normal with a mean of 0.41 of the limit, alike within a group; four
-groups in ten are kept. The host's code is the one that trains. All variants
-of a line have the same number of slots. "large rounds" have a row for each of
+Counts iterations of the decoding loop, with lengths drawn at random instead of
+a model: log-normal with a mean of 0.41 of the limit, alike within a group; four
+groups in ten are kept. The host's code is the one that trains. All variants of
+a line have the same number of slots. "large rounds" have a row for each of
 `--largest` trunks and "rounds" have as many rows as "shared", and both are as
 long as their longest branch; "shared" slots go on with the next round.
 """
@@ -99,7 +99,7 @@ class Clockwork:
     length_NQ = self._shape.lengths(queue.point_id_NQ, queue.sample_NQ)
     made = []
     self._refill(waiting_NQ, length_NQ)
-    while len(made) < settings.segment_turns:
+    while len(made) < settings.segment_iterations:
       is_live_NB = self._entry_NB < entries
       idle = (~(is_live_NB.any(1) | waiting_NQ.any(1))).sum()
       if not is_live_NB.any() or idle >= enough:
@@ -150,7 +150,13 @@ class Draws:
 
 
 def shared(
-  shape: Shape, *, rows: int, slots: int, trunks: int, turns: int, steps: int
+  shape: Shape,
+  *,
+  rows: int,
+  slots: int,
+  trunks: int,
+  iterations: int,
+  steps: int,
 ) -> Use:
   """Update steps whose rounds share slots; returns what they took."""
   layout = Layout(
@@ -161,7 +167,7 @@ def shared(
     trunk_width=1,
     stem_width=1,
     max_new_tokens=shape.limit,
-    segment_turns=turns,
+    segment_iterations=iterations,
     room=rows,
   )
   draws, pool, counts, total = Draws(shape, trunks), 0, Counts(), Use()
@@ -210,9 +216,9 @@ def rounds(shape: Shape, *, rows: int, slots: int, steps: int) -> Use:
       for length_N in length_NKG.reshape(rows, -1).T:
         first_N = end_NB.argmin(axis=1)
         end_NB[np.arange(rows), first_N] += length_N
-      total.turns += int(end_NB.max())
+      total.iterations += int(end_NB.max())
       total.busy += int(length_NKG.sum())
-      total.slot_turns += int(end_NB.max()) * rows * slots
+      total.slot_iterations += int(end_NB.max()) * rows * slots
       pool += int(shape.is_kept(point_id_NK.ravel()).sum())
     pool -= shape.groups
   return total
@@ -233,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add("--alike", type=float, default=0.3, help="correlation within a group")
   add("--trunks", type=int, default=16, help="of a shared round")
   add("--largest", type=int, default=256, help="trunks of a large round")
-  add("--turns", type=int, default=16, help="of a segment")
+  add("--iterations", type=int, default=16, help="of a segment")
   add(
     "--rows", type=int, nargs="+", default=[32, 64, 128, 256], help="of slots"
   )
@@ -251,13 +257,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {
       "large rounds": rounds(shape, **large),
       "rounds": rounds(shape, **sizes),
-      "shared": shared(shape, trunks=args.trunks, turns=args.turns, **sizes),
+      "shared": shared(
+        shape, trunks=args.trunks, iterations=args.iterations, **sizes
+      ),
     }
     for name, use in found.items():
       where = f"{rows} rows of {slots} slots"
-      limits = use.turns / args.steps / shape.limit
-      table[name][f"{where}: turns / limit"] = limits
-      table[name][f"{where}: busy"] = use.busy / use.slot_turns
+      limits = use.iterations / args.steps / shape.limit
+      table[name][f"{where}: iterations / limit"] = limits
+      table[name][f"{where}: busy"] = use.busy / use.slot_iterations
   print(measuring.table(table))
 
 

@@ -8,8 +8,9 @@ A random model ends each completion with one of `stops` tokens of its
 vocabulary, so lengths are about geometric with a mean of vocabulary / stops, up
 to the limit. The run fails unless all variants draw the same completions.
 "slots 0" decodes all branches of a trunk at once; "cache 0" has room for the
-longest from the start. Fewer slots save turns of empty slots but make narrower
-products; a growing cache saves reads of empty columns but copies the cache.
+longest from the start. Fewer slots save iterations of empty slots but make
+narrower products; a growing cache saves reads of empty columns but copies the
+cache.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ def measure(
       tokens = branches.tokens_NRC
       sampled = float(branches.is_completion_NRC.sum())
     np.testing.assert_array_equal(branches.tokens_NRC, tokens)
-    busy, turns = (int(x.sum()) for x in slot_use)
-    row = f"slots {count} ({busy / turns:.0%} busy)"
+    busy, iterations = (int(x.sum()) for x in slot_use)
+    row = f"slots {count} ({busy / iterations:.0%} busy)"
     variants[f"cache {cache}", row] = variant
   costs = [
     {name: measuring.timed(x.sample).cpu_s for name, x in variants.items()}

@@ -12,7 +12,7 @@ and comments use the same letters:
   R  branches per trunk = K * G   E  head width
   C  branch positions             F  mlp width
   V  vocabulary                   L  layers
-  T  query positions of one forward pass; turns of the decoding loop
+  T  query positions of one forward pass; iterations of the decoding loop
   B  decoder slots per trunk, at most R; in the update, lanes of a row
 
 In the update N counts rows, and besides there are
@@ -118,12 +118,12 @@ class SlotUse(NamedTuple):
   """How full the slots of a decoding loop were, per trunk.
 
   Attributes:
-    busy_N: number of slot turns that ran a token of a branch.
-    slot_turns_N: number of all slot turns (slots times turns of the loop).
+    busy_N: number of slot iterations that ran a token of a branch.
+    slot_iterations_N: number of all slots times iterations of the loop.
   """
 
   busy_N: Array
-  slot_turns_N: Array
+  slot_iterations_N: Array
 
 
 class Scores(NamedTuple):

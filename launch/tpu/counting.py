@@ -2,9 +2,9 @@
 """Counts what rollout and update compute, read, write and receive.
 
 The compiler's own estimate counts the body of a loop once; here every layer,
-chunk and turn of the decoding loop counts. All numbers are per device. Programs
-are counted in parts that run one after the other: the products of the layers,
-attention, and logits.
+chunk and iteration of the decoding loop counts. All numbers are per device.
+Programs are counted in parts that run one after the other: the products of the
+layers, attention, and logits.
 
   operations  of matrix products: 2 per multiply-add; every query against
               every key, visible or not, unless a kernel skips blocks of them
@@ -41,7 +41,7 @@ class Counter:
   """Counts the work of a model under one split.
 
   `on_chip` is how many bytes of float32 logits stay on the chip between the
-  operations of a turn.
+  operations of an iteration.
   """
 
   def __init__(self, config: ModelConfig, split: Split, on_chip: float = 0):
@@ -84,31 +84,34 @@ class Counter:
       cache: widths of the branch cache in the order of their use, in tokens.
       mean: mean length of a branch in tokens; 0 for the last of `cache`.
       read: entries of its cache that a token reads by the kernel of decoding,
-        on average; 0 if every turn reads the whole cache.
+        on average; 0 if every iteration reads the whole cache.
     """
     # Each width is used until it is full, and the last one from then on.
     steps = [b - a for a, b in zip([0, *cache], cache, strict=False)]
     held = sum(n * width for n, width in zip(steps, cache, strict=True))
     takes = math.ceil(load.branches / slots)
     before = (takes - 1) * (mean or cache[-1])
-    turns = cache[-1] + before
-    width = (held + before * cache[-1]) / turns
+    iterations = cache[-1] + before
+    width = (held + before * cache[-1]) / iterations
     if read:
-      width = read * takes * (mean or cache[-1]) / turns
+      width = read * takes * (mean or cache[-1]) / iterations
     trunks = load.trunks / self._split.batch
     tokens = trunks * load.trunk
-    turn = self.turn(load, slots, width, is_ragged=read > 0)
+    iteration = self.iteration(load, slots, width, is_ragged=read > 0)
     return {
       "lay out weights": self._lay_out(at_rest),
       "trunks, layers": self._layers(tokens),
       "trunks, attention": self._trunk_attention(tokens, load.trunk),
-      **{f"decode, {name}": work.times(turns) for name, work in turn.items()},
+      **{
+        f"decode, {name}": work.times(iterations)
+        for name, work in iteration.items()
+      },
     }
 
-  def turn(
+  def iteration(
     self, load: Load, slots: int, width: float, *, is_ragged: bool = False
   ) -> dict[str, Work]:
-    """Returns the work of one turn of the decoding loop, in parts.
+    """Returns the work of one iteration of the decoding loop, in parts.
 
     Args:
       load: shape of the batch.

@@ -3,8 +3,8 @@
 
 The same tokens, laid out over the same devices, but: a query meets only the
 keys that it sees, a trunk is computed once, nothing is padded or recomputed,
-every slot always has a token, a turn reads weights once and of keys and values
-only those of tokens, and nothing goes over links.
+every slot always has a token, an iteration reads weights once and of keys and
+values only those of tokens, and nothing goes over links.
 """
 
 from __future__ import annotations

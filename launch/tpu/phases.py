@@ -167,10 +167,14 @@ def _in_shared_slots(counter, sampling, shape, phases, mean, read):
     places = min(places, 1 + -(-slots // branches))
   begun = next(x.count for x in phases) * sampling.trunks_per_round
   tokens = begun * shape.points * shape.samples * mean
-  turns = shape.cells + tokens / (sampling.rows * slots)
+  iterations = shape.cells + tokens / (sampling.rows * slots)
   load = Load(sampling.rows, places * shape.trunk, slots, shape.cells)
-  turn = counter.turn(load, slots, read or shape.cells, is_ragged=read > 0)
-  loop = {f"rollout: decode, {k}": x.times(turns) for k, x in turn.items()}
+  iteration = counter.iteration(
+    load, slots, read or shape.cells, is_ragged=read > 0
+  )
+  loop = {
+    f"rollout: decode, {k}": x.times(iterations) for k, x in iteration.items()
+  }
   phases = [
     Phase(name, 1, loop[name]) if name in loop else Phase(name, count, work)
     for name, count, work in phases

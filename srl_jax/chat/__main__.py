@@ -149,7 +149,7 @@ class _Chat:
       rows=min(prompts, _ROWS),
       slots=min(self._args.n, 8),
       key=jax.random.key(0),
-      segment_turns=8,
+      segment_iterations=8,
     )
 
   def answers(self, prompt: Prompt, number: int) -> list[ChatAnswer]:

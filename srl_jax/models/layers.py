@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from srl_jax.models import lora, plans, rotation
 from srl_jax.models.config import ModelConfig
-from srl_jax.models.plans import Rows, Turn
+from srl_jax.models.plans import DecodePlans, Rows
 from srl_jax.ops import (
   decode_attention,
   decode_plan,
@@ -98,8 +98,8 @@ class Module(nn.Module):
     if device_kind() == "cpu" and row_split(self.rules)[1] == 1:
       # With several axes of rows XLA on CPU transposes x for the gradient:
       # forward and backward pass of the MLP then take 1.5 times as long. With
-      # several axes to sum over it may transpose the matrix, at every turn of
-      # a decoding loop.
+      # several axes to sum over it may transpose the matrix, at every iteration
+      # of a decoding loop.
       x = x.reshape(-1, *x.shape[len(rows) :])
       out = x.reshape(-1, fan_in) @ matrix.reshape(fan_in, -1)
       out = out.reshape(-1, *(length for length, _ in outputs))
@@ -177,7 +177,7 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
     cache: Cache | None,
-    layout: Lanes | Rows | Turn | None,
+    layout: Lanes | Rows | DecodePlans | None,
     is_local: jax.Array | bool | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
@@ -185,10 +185,10 @@ class Attention(Module):
     Without other sources the positions must rise along T. With a cache, the
     keys and values returned are the whole cache, with those of these tokens
     written into it. Attention reads this new cache: if it read the old one,
-    XLA would copy the cache at every turn of a decoding loop. In lanes, where
-    positions begin again with each branch, a token sees its own branch by
-    cells. In rows (R = 1), which hold trunks and branches, a plan says who
-    sees whom, and in a turn of decoding by a kernel, what is read. `is_local`
+    XLA would copy the cache at every iteration of a decoding loop. In lanes,
+    where positions begin again with each branch, a token sees its own branch by
+    cells. In rows (R = 1), which hold trunks and branches, a plan says who sees
+    whom, and in an iteration of decoding by a kernel, what is read. `is_local`
     is None in a model without sliding windows.
     """
     c = self.config
@@ -220,7 +220,7 @@ class Attention(Module):
       )
     if isinstance(layout, Rows):
       out_NRTHME = self._in_rows(layout, is_local, q_NRTHME, k_NRTHE, v_NRTHE)
-    elif isinstance(layout, Turn):
+    elif isinstance(layout, DecodePlans):
       [trunk] = sources
       out_NRTHME = self._in_slots(layout, is_local, q_NRTHME, trunk, own)
     elif sources:
@@ -228,7 +228,8 @@ class Attention(Module):
         *(plans.of_trunk(c, s, position_NRT, is_local) for s in sources),
         plans.of_branch(c, own, is_local),
       ]
-      # In a turn, blocks would move every cache, which takes more than logits.
+      # In an iteration, blocks would move every cache, which takes more than
+      # logits.
       bound = 0 if cache is not None else c.attention_logits
       out_NRTHME = attend(q_NRTHME, seen, scoring=_scoring(c), max_logits=bound)
     else:
@@ -279,8 +280,8 @@ class Attention(Module):
     qkv_N = (x.squeeze(1) for x in qkv_NR)
     return run(*qkv_N, *leaves)[:, None]
 
-  def _in_slots(self, turn, is_local, q_NBTHME, trunk, own):
-    """Attention of a turn of decoding by the kernel, T = 1."""
+  def _in_slots(self, decode_plans, is_local, q_NBTHME, trunk, own):
+    """Attention of an iteration of decoding by the kernel, T = 1."""
 
     def attend_slots(q_NBHME, *arrays):
       return decode_attention.attend(
@@ -295,7 +296,7 @@ class Attention(Module):
     kv_axes = ("batch", "kv_heads", None, None)
     axes = (q_axes, *(kv_axes,) * 4, *decode_plan.AXES)
     run = per_device(attend_slots, axes, q_axes, self.rules)
-    plan = plans.of_layer(turn, is_local)
+    plan = plans.of_layer(decode_plans, is_local)
     out = run(q_NBTHME[:, :, 0], trunk.k, trunk.v, own.k, own.v, *plan)
     return out[:, :, None]
 

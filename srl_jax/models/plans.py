@@ -34,15 +34,15 @@ class Rows(NamedTuple):
   local: trees.Plan | None
 
 
-class Turn(NamedTuple):
-  """What the kernel needs to know of a turn of decoding; see `Rows`."""
+class DecodePlans(NamedTuple):
+  """What the kernel needs to know of an iteration of decoding; see `Rows`."""
 
   whole: decode_plan.Plan
   local: decode_plan.Plan | None
 
 
 def reads_what_is_seen(c: ModelConfig) -> bool:
-  """Whether a turn of decoding reads only what branches see, by the kernel.
+  """Whether decoding reads only what branches see, by the kernel.
 
   Otherwise it reads all the room that there is, and narrow rooms are faster.
   """
@@ -67,10 +67,10 @@ def plan_rows(c: ModelConfig, labels: trees.Labels, shards: int) -> Rows:
   return Rows(plan(0), plan(c.sliding_window) if c.sliding_window else None)
 
 
-def plan_turn(
+def plan_decoding(
   c: ModelConfig, trunk: Source, own: Source, position_NRT: jax.Array
-) -> Turn:
-  """Plans the attention of a turn, once for all layers.
+) -> DecodePlans:
+  """Plans the attention of an iteration, once for all layers.
 
   Args:
     c: the model.
@@ -86,10 +86,12 @@ def plan_turn(
       c.n_heads // c.n_kv_heads,
     )
 
-  return Turn(plan(False), plan(True) if c.sliding_window else None)
+  return DecodePlans(plan(False), plan(True) if c.sliding_window else None)
 
 
-def of_layer(plans: Rows | Turn, is_local: jax.Array | bool | None) -> Any:
+def of_layer(
+  plans: Rows | DecodePlans, is_local: jax.Array | bool | None
+) -> Any:
   """Returns the plan of a local or a global layer."""
   if plans.local is None:
     return plans.whole

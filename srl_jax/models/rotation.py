@@ -36,11 +36,11 @@ def of_layer(
   """
   frequency_E = frequencies(c, is_local)
   if not room or device_kind() != "cpu":
-    turn = rope.rotate
+    rotate = rope.rotate
   else:
-    turn = functools.partial(rope.rotate_by_table, length=room)
+    rotate = functools.partial(rope.rotate_by_table, length=room)
   return functools.partial(
-    turn, position_NRT=position_NRT, frequency_E=frequency_E
+    rotate, position_NRT=position_NRT, frequency_E=frequency_E
   )
 
 

@@ -104,7 +104,7 @@ class Transformer(nn.Module):
   def branch(
     self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache, column, start_NR
   ):
-    position_NRC, turn = position_NRT, None
+    position_NRC, decode_plans = position_NRT, None
     # How far each query may look, and from where on.
     limit_NR1, first_NR1 = branch_at_NR[..., None] - 1, None
     if start_NR is not None:
@@ -118,13 +118,13 @@ class Transformer(nn.Module):
       if plans.reads_what_is_seen(c):
         seen = Source(None, None, trunk.position, limit_NR1, first_NR1)
         own = Source(None, None, position_NRC, position_NRT)
-        turn = plans.plan_turn(c, seen, own, position_NRT)
+        decode_plans = plans.plan_decoding(c, seen, own, position_NRT)
     x_NRTD, (k, v) = self._run(
       tokens_NRT,
       position_NRT,
       trunk_view=(trunk.position, limit_NR1, None, first_NR1),
       cache_view=(position_NRC, column),
-      layout=turn,
+      layout=decode_plans,
       trunk_kv=(trunk.k, trunk.v),
       cache_kv=cache and (cache.k, cache.v),
     )
@@ -251,8 +251,8 @@ class LanguageModel:
     """Returns the parameters in the form that suits a decoding loop.
 
     They are in the compute dtype, split as `rules` says, one array per layer,
-    and in float32 adapters are merged. So no turn of the loop casts them, sends
-    them or copies a slice of them. The other methods take either form and
+    and in float32 adapters are merged. So no iteration of the loop casts them,
+    sends them or copies a slice of them. The other methods take either form and
     compute the same numbers, up to the rounding of merged adapters. Parameters
     in this form already stay as they are.
     """

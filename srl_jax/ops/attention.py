@@ -9,7 +9,7 @@ share: a key at position -1 is padding, wherever it lies in the array.
 Axes: N trunks, R branches, T queries, H key/value heads, M query heads per
 key/value head, E head width; X is the key axis of a source (S or C). Keys are
 stored [.., E, X] and values [.., X, E], as the matrix products read them:
-decoding reads a cache at every turn, and does not transpose it.
+decoding reads a cache at every iteration, and does not transpose it.
 """
 
 from __future__ import annotations

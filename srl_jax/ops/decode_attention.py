@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A TPU kernel for decoding: reads what the branches have, and no more.
 
-In a turn of the decoding loop every slot runs one token. It attends to its
-trunk and to the cache of its own branch, whose room is as long as the limit,
-while most branches are short. Here a row's work is a list of blocks
-(decode_plan.py), made once per turn for all layers: blocks of the trunk that
-any slot sees, and blocks of each slot's cache that it sees. Idle slots, room
-that is not used yet, padding and what a sliding window has left behind are not
-read.
+In an iteration of the decoding loop every slot runs one token. It attends to
+its trunk and to the cache of its own branch, whose room is as long as the
+limit, while most branches are short. Here a row's work is a list of blocks
+(decode_plan.py), made once per iteration for all layers: blocks of the trunk
+that any slot sees, and blocks of each slot's cache that it sees. Idle slots,
+room that is not used yet, padding and what a sliding window has left behind are
+not read.
 
 A block of the trunk is read once for all slots of the row. There is one softmax
 over trunk and own branch, and the logits never reach memory.
@@ -79,7 +79,7 @@ def attend(
     v_NHSE: values of the trunks.
     own_k_XHEC: keys of the branches, X = N * B.
     own_v_XHCE: values of the branches.
-    plan: the plan of this turn.
+    plan: the plan of this iteration.
     scoring: how logits are made.
     interpret: True runs the kernel without a TPU.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a turn of decoding reads: lists of blocks for decode_attention.py.
+"""What an iteration of decoding reads: lists of blocks for decode_attention.py.
 
 Axes: N rows, B slots of a row, M query heads per key/value head, P the same
 filled up to whole registers, S trunk positions, C cache entries, I items of a
@@ -28,7 +28,7 @@ FIRST, LAST, OF_TRUNK, OF_SLOT = 1, 2, 4, 8
 
 
 class Plan(NamedTuple):
-  """What a turn reads; the same for layers of a kind.
+  """What an iteration reads; the same for layers of a kind.
 
   An item is a block of the trunk, or of a slot's cache. What it does not read
   stays as it was in the item before, so that nothing is fetched. A row of many
@@ -67,7 +67,7 @@ AXES = Plan(
 
 
 def plan(trunk: Source, own: Source, group: int) -> Plan:
-  """Plans a turn in which every slot runs one token.
+  """Plans an iteration in which every slot runs one token.
 
   Args:
     trunk: what the slots see of their trunks; its keys are not read.

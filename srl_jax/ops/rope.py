@@ -61,7 +61,7 @@ def rotate(
     apart.
   """
   angle_NRTE = position_NRT[..., None].astype(jnp.float32) * frequency_E
-  return _turn(x_NRTAE, jnp.cos(angle_NRTE), jnp.sin(angle_NRTE))
+  return _rotate_pairs(x_NRTAE, jnp.cos(angle_NRTE), jnp.sin(angle_NRTE))
 
 
 @functools.lru_cache(maxsize=8)
@@ -93,10 +93,10 @@ def rotate_by_table(
   """
   table = _table(length, np.asarray(frequency_E, np.float32).tobytes())
   cos_NRTE, sin_NRTE = (jnp.take(x, position_NRT, axis=0) for x in table)
-  return _turn(x_NRTAE, cos_NRTE, sin_NRTE)
+  return _rotate_pairs(x_NRTAE, cos_NRTE, sin_NRTE)
 
 
-def _turn(x_NRTAE, cos_NRTE, sin_NRTE):
+def _rotate_pairs(x_NRTAE, cos_NRTE, sin_NRTE):
   head_axes = range(3, x_NRTAE.ndim - 1)
   cos, sin = (jnp.expand_dims(x, head_axes) for x in (cos_NRTE, sin_NRTE))
   first, second = jnp.split(x_NRTAE.astype(jnp.float32), 2, axis=-1)

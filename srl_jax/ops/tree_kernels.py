@@ -227,12 +227,12 @@ def _in_registers(static, body):
   heads = static.together * static.group
   width = few * static.width
 
-  def turn(i, _):
+  def body(i, _):
     start = pl.multiple_of(i * width, LANES)
     body(i * few, few, pl.ds(start, width))
 
   if heads >= few:
-    jax.lax.fori_loop(0, heads // few, turn, None)
+    jax.lax.fori_loop(0, heads // few, body, None)
   rest = heads % few
   if rest:
     first = heads - rest

@@ -3,9 +3,9 @@
 
 `prefill` computes the keys and values of each trunk in one pass, and all its
 branches read them. `decode` is a `lax.while_loop` that runs the slots of all
-trunks together, one token per slot and turn. The given stem tokens go through
-the same loop, so stems may differ in length. When the branch of a slot draws
-a stop token or reaches its limit, the slot takes the next branch from the
+trunks together, one token per slot and iteration. The given stem tokens go
+through the same loop, so stems may differ in length. When the branch of a slot
+draws a stop token or reaches its limit, the slot takes the next branch from the
 trunk's queue. The loop ends with the last branch.
 
 The bookkeeping of slots is in slots.py. The model comes in as functions of
@@ -50,8 +50,8 @@ class SamplingConfig:
       a free slot. 0 decodes all at once, which is best where completions run
       to their limit. Where most end far below the limit (metric
       `slot_occupancy` below a half), slots for half the branches or fewer
-      need no more turns, and each turn is cheaper: benchmarks/slots.py
-      measures it.
+      need no more iterations, and each iteration is cheaper:
+      benchmarks/slots.py measures it.
     cache_start: initial width of the branch cache in tokens, or somewhat
       more; the cache doubles when a branch needs it. 0 starts at the full
       width. Every width is one more loop to compile, so go below the default
@@ -155,9 +155,9 @@ def rollout(
       length_NR         [[5, 4]]
       stopped_NR        [[False, True]]
 
-  The loop takes four turns. The first slot runs a token in all of them, the
-  second in three: busy_N is [7] and slot_turns_N is [8]. With one slot there
-  are seven turns, all of them busy.
+  The loop takes four iterations. The first slot runs a token in all of them,
+  the second in three: busy_N is [7] and slot_iterations_N is [8]. With one slot
+  there are seven iterations, all of them busy.
 
   Args:
     policy: the model's functions.
@@ -207,12 +207,12 @@ def decode(
   queue = make_queue(trunks, key, config.samples)
   n, r, stem_width = queue.stem_NRC.shape
   # The model never runs the last token of a full row: nothing follows it.
-  turns = stem_width + config.max_new_tokens - 1
-  widths = cache_widths(config.cache_start, turns)
+  iterations = stem_width + config.max_new_tokens - 1
+  widths = cache_widths(config.cache_start, iterations)
   cache = policy.init_cache(
     prefilled.trunk, min(config.slots or r, r), widths[0]
   )
-  state = first_state(queue, cache, turns)
+  state = first_state(queue, cache, iterations)
   stops = jnp.asarray(stop_ids, jnp.int32)
 
   def advance(state: State) -> State:
@@ -259,10 +259,10 @@ def decode(
       advance,
       state,
     )
-  slot_turns = state.turn * state.slots.age_NB.shape[1]
+  slot_iterations = state.iteration * state.slots.age_NB.shape[1]
   return (
     assemble(state, queue, config.max_new_tokens, pad_id),
-    SlotUse(state.busy_N, jnp.full(n, slot_turns)),
+    SlotUse(state.busy_N, jnp.full(n, slot_iterations)),
   )
 
 

@@ -119,7 +119,7 @@ def width_for(length: int) -> int:
   """The next of 16, 32, 64, ... 512, 768, 1024, 1536, ...; on CPU 192, 384 too.
 
   Every width is a program more. Where keys and values are the greater part of
-  what a turn reads, it pays to be closer.
+  what an iteration reads, it pays to be closer.
   """
   closer = _CLOSER_ON_CPU if sharding.device_kind() == "cpu" else _CLOSER
   width = _BUCKET

@@ -21,7 +21,7 @@ class Layout:
     trunk_width: width of a trunk in tokens.
     stem_width: width of the stems in tokens.
     max_new_tokens: limit of a completion.
-    segment_turns: turns of the loop between two looks of the host.
+    segment_iterations: iterations of the loop between two looks of the host.
     room: trunks that are run at a time; the batch devices must divide it.
   """
 
@@ -32,7 +32,7 @@ class Layout:
   trunk_width: int
   stem_width: int
   max_new_tokens: int
-  segment_turns: int
+  segment_iterations: int
   room: int
 
   @property
@@ -70,7 +70,7 @@ class Layout:
   def settings(self, stop_ids: tuple[int, ...]) -> Settings:
     """What is static in a segment."""
     return Settings(
-      self.segment_turns,
+      self.segment_iterations,
       stop_ids,
       is_truncated=False,
       is_greedy=False,

@@ -37,7 +37,7 @@ class RolloutMetrics:
     "sum", "tokens", "prompt tokens if each sample repeated its context"
   )
   slot_occupancy: Ratio = metric(
-    "ratio", "1", "share of decoding's slot turns that ran a token"
+    "ratio", "1", "share of decoding's slot iterations that ran a token"
   )
   padded_share: Ratio = metric(
     "ratio", "1", "share of trunk and branch positions without a token"
@@ -99,7 +99,7 @@ def measure(
     trunk_tokens=_sum(xp, is_real_NK.any(1) * trunks.length_N),
     flat_prompt_tokens=_sum(xp, is_real_NK * prompt_NK) * samples,
     slot_occupancy=Ratio(
-      _sum(xp, slot_use.busy_N), _sum(xp, slot_use.slot_turns_N)
+      _sum(xp, slot_use.busy_N), _sum(xp, slot_use.slot_iterations_N)
     ),
     padded_share=Ratio(positions - tokens, zero + positions),
     rollout_s=zero,

@@ -105,7 +105,8 @@ class Work:
     prompt_tokens: prompt tokens that were run.
     trunk_positions: the same with padding.
     drawn_tokens: tokens that were drawn.
-    slot_turns: turns of the loop times slots; those that ran no token of a
+    slot_iterations: iterations of the loop times slots; those that ran no token
+    of a
       branch are waste.
     segments: number of segments.
   """
@@ -113,5 +114,5 @@ class Work:
   prompt_tokens: int = 0
   trunk_positions: int = 0
   drawn_tokens: int = 0
-  slot_turns: int = 0
+  slot_iterations: int = 0
   segments: int = 0

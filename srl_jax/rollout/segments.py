@@ -4,8 +4,8 @@
 decode.py samples one batch to its end. Here a row whose trunk has no branches
 left gets the next trunk while other rows go on, so that no problem waits for
 the longest of its batch. `admit` runs trunks and puts their keys and values
-into free rows. `segment` decodes for a bounded number of turns. stream.py and
-shared.py are the host's side: they own the queues and read the tapes.
+into free rows. `segment` decodes for a bounded number of iterations. stream.py
+and shared.py are the host's side: they own the queues and read the tapes.
 
 A row has one place for a trunk, or several whose branches share its slots.
 """
@@ -22,8 +22,9 @@ from srl_jax.rollout.decode import Policy, draw, trunk_positions
 from srl_jax.rollout.slots import branch_keys, given, of_slots, take_branches
 from srl_jax.types import Array
 
-# What a tape says of a slot in a turn: nothing was drawn (idle, or a token of
-# the stem), a token was drawn, a stop token was, or the last one allowed.
+# What a tape says of a slot in an iteration: nothing was drawn (idle, or a
+# token of the stem), a token was drawn, a stop token was, or the last one
+# allowed.
 NOTHING, DRAWN, STOPPED, FULL = range(4)
 
 
@@ -61,10 +62,10 @@ class Queue(NamedTuple):
 
 
 class Tape(NamedTuple):
-  """What each slot made in each turn of a segment.
+  """What each slot made in each iteration of a segment.
 
   Attributes:
-    turns: number of turns that were run; later entries mean nothing.
+    iterations: number of iterations that were run; later entries mean nothing.
     oldest: the greatest age of a branch at the end, in tokens.
     entry_TNB: the slot's entry of the queue; Q if it was idle.
     kind_TNB: NOTHING, DRAWN, STOPPED or FULL.
@@ -76,7 +77,7 @@ class Tape(NamedTuple):
     likely_logp_TNBA: their log-probs at temperature 1, without top-k and top-p.
   """
 
-  turns: Array
+  iterations: Array
   oldest: Array
   entry_TNB: Array
   kind_TNB: Array
@@ -93,7 +94,7 @@ class Rows:
 
   An idle slot has `entry_NB` = Q. `age_NB` counts the tokens that the slot's
   branch has run; `token_NB` is the one that it runs next. The cache is a ring:
-  all slots write `column` in a turn.
+  all slots write `column` in an iteration.
   """
 
   trunk: Any
@@ -205,7 +206,7 @@ class Settings(NamedTuple):
   """What is fixed when a segment is compiled.
 
   Attributes:
-    segment_turns: maximal number of turns.
+    segment_iterations: maximal number of iterations.
     stop_ids: token ids that end a completion and belong to it.
     likely: number A of most likely tokens to report.
     is_truncated: whether any branch uses top_k or top_p.
@@ -215,7 +216,7 @@ class Settings(NamedTuple):
       of the queue's entries, in order.
   """
 
-  segment_turns: int
+  segment_iterations: int
   stop_ids: tuple[int, ...]
   likely: int = 0
   is_truncated: bool = True
@@ -234,7 +235,7 @@ def segment(
   *,
   settings: Settings,
 ) -> tuple[Rows, Tape, jax.Array]:
-  """Decodes for a number of turns, one token per slot and turn.
+  """Decodes for a number of iterations, one token per slot and iteration.
 
   Slots take the waiting branches of their row in the order of the queue. The
   random numbers of a token follow from (key, point_id, sample, position in the
@@ -260,12 +261,14 @@ def segment(
     is_live_N = (rows.entry_NB < entries).any(1)
     idle = (~(is_live_N | waiting_NQ.any(1))).sum()
     return (
-      (tape.turns < settings.segment_turns) & is_live_N.any() & (idle < enough)
+      (tape.iterations < settings.segment_iterations)
+      & is_live_N.any()
+      & (idle < enough)
     )
 
   def advance(carry):
     rows, waiting_NQ, tape = carry
-    rows, made = _turn(policy, params, rows, queue, key_NQ, settings)
+    rows, made = _iterate(policy, params, rows, queue, key_NQ, settings)
     return (*_refill(rows, queue, waiting_NQ), _write(tape, made))
 
   is_dropped_NB = of_slots(queue.dropped_NQ, rows.entry_NB)
@@ -295,7 +298,7 @@ def _refill(
   return rows, waiting_NQ
 
 
-def _turn(policy, params, rows, queue, key_NQ, settings):
+def _iterate(policy, params, rows, queue, key_NQ, settings):
   """Runs a token in every slot; returns the rows and what the tape gets."""
   entries = queue.waiting_NQ.shape[1]
   age_NB, is_live_NB = rows.age_NB, rows.entry_NB < entries
@@ -372,9 +375,9 @@ def _of_policy(logits_NBV, drawn_NB, count):
 
 
 def _empty_tape(rows: Rows, settings: Settings) -> Tape:
-  shape = (settings.segment_turns, *rows.entry_NB.shape)
+  shape = (settings.segment_iterations, *rows.entry_NB.shape)
   return Tape(
-    turns=jnp.int32(0),
+    iterations=jnp.int32(0),
     oldest=jnp.int32(0),
     entry_TNB=jnp.zeros(shape, jnp.int32),
     kind_TNB=jnp.zeros(shape, jnp.int32),
@@ -387,10 +390,10 @@ def _empty_tape(rows: Rows, settings: Settings) -> Tape:
 
 
 def _write(tape: Tape, made: tuple[jax.Array, ...]) -> Tape:
-  """Writes a turn to the tape; `made` is in the order of its fields."""
+  """Writes an iteration to the tape; `made` is in the order of its fields."""
   write = jax.lax.dynamic_update_index_in_dim
-  of_turn = [
-    write(x, value.astype(x.dtype), tape.turns, 0)
+  of_iteration = [
+    write(x, value.astype(x.dtype), tape.iterations, 0)
     for x, value in zip(tape[2:], made, strict=True)
   ]
-  return Tape(tape.turns + 1, tape.oldest, *of_turn)
+  return Tape(tape.iterations + 1, tape.oldest, *of_iteration)

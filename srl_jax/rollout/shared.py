@@ -48,14 +48,14 @@ class Use:
   """How full the slots were.
 
   Attributes:
-    turns: turns of the loop.
-    busy: slot turns that ran a token of a branch.
-    slot_turns: all slot turns.
+    iterations: iterations of the loop.
+    busy: slot iterations that ran a token of a branch.
+    slot_iterations: all slot iterations.
   """
 
-  turns: int = 0
+  iterations: int = 0
   busy: int = 0
-  slot_turns: int = 0
+  slot_iterations: int = 0
 
 
 # Row and place of a trunk that is new there, and its tokens.
@@ -175,13 +175,13 @@ class SharedSlots:
     tape, waiting_NQ = jax.device_get(self._running)
     self._running = None
     np.copyto(self._queue.waiting_NQ, waiting_NQ)
-    turns = int(tape.turns)
+    iterations = int(tape.iterations)
     entries = self._batch_NQ.shape[1]
-    entry_TNB = tape.entry_TNB[:turns]
-    self.use.turns += turns
-    self.use.slot_turns += entry_TNB.size
+    entry_TNB = tape.entry_TNB[:iterations]
+    self.use.iterations += iterations
+    self.use.slot_iterations += entry_TNB.size
     self.use.busy += int((entry_TNB < entries).sum())
-    t, n, b = np.nonzero(tape.kind_TNB[:turns])
+    t, n, b = np.nonzero(tape.kind_TNB[:iterations])
     q = entry_TNB[t, n, b]
     batch, branch = self._batch_NQ[n, q], self._branch_NQ[n, q]
     order = np.lexsort((t, branch, batch))
@@ -323,7 +323,7 @@ class SharedSlots:
 
 
 def _write(batch: _Batch, branch, token, logp, kind) -> None:
-  """Adds a segment's tokens to a batch; they are sorted by branch and turn."""
+  """Adds a segment's tokens, sorted by branch and iteration, to a batch."""
   first = np.flatnonzero(np.diff(branch, prepend=-1))
   counts = np.diff(np.append(first, len(branch)))
   rank = np.arange(len(branch)) - np.repeat(first, counts)

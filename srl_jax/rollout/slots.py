@@ -4,9 +4,9 @@
 This is the bookkeeping of `decode`, without model or sampling. A slot whose
 branch has ended takes the next branch from its trunk's queue.
 
-The cache of a slot is a ring. All slots write the same column in a turn, and
-the entries of an ended branch are marked as empty when the next branch takes
-the slot. The ring starts small and doubles when a branch outgrows it.
+The cache of a slot is a ring. All slots write the same column in an iteration,
+and the entries of an ended branch are marked as empty when the next branch
+takes the slot. The ring starts small and doubles when a branch outgrows it.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ class Slots(NamedTuple):
 
 
 class Ended(NamedTuple):
-  """Last turn, slot and length of each ended branch; zeros until it ends."""
+  """Last iteration, slot and length of each ended branch, or zeros."""
 
-  turn_NR: jax.Array
+  iteration_NR: jax.Array
   slot_NR: jax.Array
   length_NR: jax.Array
   is_stopped_NR: jax.Array
@@ -57,10 +57,10 @@ class State:
   """State of the decoding loop.
 
   No slot has taken the branches `waiting_NR` yet. The tapes `token_TNB` and
-  `logp_TNB` hold what each slot made in each turn.
+  `logp_TNB` hold what each slot made in each iteration.
   """
 
-  turn: jax.Array
+  iteration: jax.Array
   column: jax.Array
   waiting_NR: jax.Array
   busy_N: jax.Array
@@ -96,35 +96,35 @@ def branch_keys(
   return fold(fold(key_NR, point_id_NR), sample_NR)
 
 
-def cache_widths(start: int, turns: int) -> list[int]:
-  """Returns cache widths that end with `turns`, each half of the next.
+def cache_widths(start: int, iterations: int) -> list[int]:
+  """Returns cache widths that end with `iterations`, each half of the next.
 
-  No width is below `start`; with `start` 0, `turns` is the only width.
+  No width is below `start`; with `start` 0, `iterations` is the only width.
   """
-  widths = [turns]
+  widths = [iterations]
   while start and -(-widths[0] // 2) >= start:
     widths.insert(0, -(-widths[0] // 2))
   return widths
 
 
 def first_state(queue: TrunkQueue, cache: Any, longest: int) -> State:
-  """Returns the first state; a branch takes at most `longest` turns."""
+  """Returns the first state; a branch takes at most `longest` iterations."""
   n, r = queue.is_real_NR.shape
   slots = cache.position.shape[1]
   # No slot is idle while a branch waits. So the last branch begins, at the
-  # latest, after the turns of all others, spread evenly over the slots.
-  turns = longest if slots == r else (r - 1) * longest // slots + longest
+  # latest, after the iterations of all others, spread evenly over the slots.
+  iterations = longest if slots == r else (r - 1) * longest // slots + longest
   zeros_NB = jnp.zeros((n, slots), jnp.int32)
   zeros_NR = jnp.zeros((n, r), jnp.int32)
   state = State(
-    turn=jnp.int32(0),
+    iteration=jnp.int32(0),
     column=jnp.int32(0),
     waiting_NR=queue.is_real_NR,
     busy_N=zeros_NB[:, 0],
     slots=Slots(zeros_NB + r, zeros_NB, zeros_NB),
     ended=Ended(zeros_NR, zeros_NR, zeros_NR, zeros_NR > 0),
-    token_TNB=jnp.zeros((turns, n, slots), jnp.int32),
-    logp_TNB=jnp.zeros((turns, n, slots), jnp.float32),
+    token_TNB=jnp.zeros((iterations, n, slots), jnp.int32),
+    logp_TNB=jnp.zeros((iterations, n, slots), jnp.float32),
     cache=cache,
   )
   return refill(state, queue)
@@ -146,11 +146,11 @@ def given(
 
 
 def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
-  """Writes a turn's tokens and log-probs to the tapes, and moves slots on."""
+  """Writes tokens and log-probs to the tapes, and moves slots on."""
   branch_NB, age_NB, _ = state.slots
-  r = state.ended.turn_NR.shape[1]
+  r = state.ended.iteration_NR.shape[1]
   is_live_NB = branch_NB < r
-  # True for the slot in which a branch ends in this turn.
+  # True for the slot in which a branch ends in this iteration.
   ends_NBR = is_done_NB[..., None] & (branch_NB[..., None] == jnp.arange(r))
   ends_NR = ends_NBR.any(1)
 
@@ -166,7 +166,7 @@ def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
     jnp.where(goes_on_NB, token_NB, 0),
   )
   ended = Ended(
-    keep(state.ended.turn_NR, jnp.full_like(age_NB, state.turn)),
+    keep(state.ended.iteration_NR, jnp.full_like(age_NB, state.iteration)),
     keep(state.ended.slot_NR, jnp.broadcast_to(slot_B, age_NB.shape)),
     # The tokens that were run, and the one that was drawn now.
     keep(state.ended.length_NR, age_NB + 2),
@@ -174,13 +174,13 @@ def record(state, token_NB, logp_NB, is_done_NB, is_stop_NB) -> State:
   )
   write = jax.lax.dynamic_update_index_in_dim
   return state.replace(
-    turn=state.turn + 1,
+    iteration=state.iteration + 1,
     column=(state.column + 1) % state.cache.position.shape[-1],
     busy_N=state.busy_N + is_live_NB.sum(1),
     slots=slots,
     ended=ended,
-    token_TNB=write(state.token_TNB, token_NB, state.turn, 0),
-    logp_TNB=write(state.logp_TNB, logp_NB, state.turn, 0),
+    token_TNB=write(state.token_TNB, token_NB, state.iteration, 0),
+    logp_TNB=write(state.logp_TNB, logp_NB, state.iteration, 0),
   )
 
 
@@ -233,9 +233,9 @@ def assemble(
   position_C = jnp.arange(width)
   is_token_NRC = position_C < ended.length_NR[..., None]
   is_drawn_NRC = completion_mask(queue.stem_length_NR, ended.length_NR, width)
-  # The last token of a branch was made in its last turn.
-  first_turn_NR = ended.turn_NR - (ended.length_NR - 1)
-  turn_NRC = first_turn_NR[..., None] + position_C
+  # The last token of a branch was made in its last iteration.
+  first_iteration_NR = ended.iteration_NR - (ended.length_NR - 1)
+  turn_NRC = first_iteration_NR[..., None] + position_C
 
   def of_branches(tape_TNB, otherwise):
     of_trunk = lambda tape_TB, turn_RC, slot_R: (  # noqa: E731

@@ -60,7 +60,7 @@ class Stream:
     key: jax.Array,
     trunk_width: int = 0,
     max_stem: int = 1,
-    segment_turns: int = 16,
+    segment_iterations: int = 16,
     likely: int = 0,
   ):
     """Makes the empty rows; keys and values take most of their memory.
@@ -80,14 +80,14 @@ class Stream:
       max_stem: a prompt shares a trunk with another if it differs from it in
         no more than this many of its last tokens, and in no more than half
         of them.
-      segment_turns: turns of the loop between two looks of the host.
+      segment_iterations: iterations of the loop between two looks of the host.
       likely: number of most likely tokens to report of each draw; see the
         attribute.
     """
     self._policy, self._mesh = policy, mesh
     devices = sharding.batch_devices(mesh, rules)
     self._key = key
-    self._settings = Settings(segment_turns, tuple(stop_ids), likely)
+    self._settings = Settings(segment_iterations, tuple(stop_ids), likely)
     n = rounded_up(max(rows, 1), devices)
     self._entries = 2 * slots
     self._rows = [Row([None] * self._entries) for _ in range(n)]
@@ -298,9 +298,9 @@ class Stream:
   def _fit_cache(self) -> None:
     """Makes the ring as wide as the branches of the next segment need it.
 
-    Every turn reads the whole ring, so a narrow one is fast.
+    Every iteration reads the whole ring, so a narrow one is fast.
     """
-    need = max(self._oldest + self._settings.segment_turns, _RING)
+    need = max(self._oldest + self._settings.segment_iterations, _RING)
     longest = max(
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )
@@ -313,14 +313,14 @@ class Stream:
 
   def _read(self, tape: Tape, waiting_NQ: np.ndarray) -> list[Piece]:
     """Turns a tape into pieces and frees the entries of ended branches."""
-    turns, self._oldest = int(tape.turns), int(tape.oldest)
+    iterations, self._oldest = int(tape.iterations), int(tape.oldest)
     self.work.segments += 1
-    self.work.slot_turns += turns * tape.kind_TNB[0].size
+    self.work.slot_iterations += iterations * tape.kind_TNB[0].size
     np.copyto(self._queue.waiting_NQ, waiting_NQ)
     for n, q in zip(*np.nonzero(self._queue.dropped_NQ), strict=True):
       self._rows[n].branches[q] = None
     pieces = []
-    t, n, b = np.nonzero(tape.kind_TNB[:turns])
+    t, n, b = np.nonzero(tape.kind_TNB[:iterations])
     self.work.drawn_tokens += len(t)
     order = np.lexsort((t, b, n))
     t, n, b = t[order], n[order], b[order]

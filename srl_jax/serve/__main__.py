@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--rows", type=int, default=32, help="different prompts decoded together")
   add("--slots", type=int, default=1, help="completions of a prompt at a time")
   add(
-    "--segment_turns",
+    "--segment_iterations",
     type=int,
     default=8,
     help="tokens of each completion between checks for new requests",
@@ -120,7 +120,7 @@ def serve(args: argparse.Namespace) -> int:
     args,
     rows=1,
     slots=1,
-    segment_turns=1,
+    segment_iterations=1,
     max_stem=1,
     max_queue=0,
     context=0,
@@ -153,7 +153,7 @@ def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
     model,
     rows=args.rows,
     slots=args.slots,
-    segment_turns=args.segment_turns,
+    segment_iterations=args.segment_iterations,
     max_stem=args.max_stem,
     max_queue=args.max_queue,
     on_failure=fail,

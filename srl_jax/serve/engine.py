@@ -84,7 +84,7 @@ class Engine:
     *,
     rows: int = 32,
     slots: int = 1,
-    segment_turns: int = 8,
+    segment_iterations: int = 8,
     max_stem: int = 32,
     max_queue: int = 256,
     on_failure: Callable[[BaseException], None] = lambda error: None,
@@ -95,7 +95,8 @@ class Engine:
       model: the model.
       rows: different prompts that are decoded together.
       slots: completions of a prompt that are decoded together.
-      segment_turns: tokens of each completion between two looks at what has
+      segment_iterations: tokens of each completion between two looks at what
+      has
         come in.
       max_stem: see `Stream`.
       max_queue: completions that may wait when all slots are busy.
@@ -108,7 +109,7 @@ class Engine:
       rows=rows,
       slots=slots,
       key=jax.random.key(0),
-      segment_turns=segment_turns,
+      segment_iterations=segment_iterations,
       max_stem=max_stem,
     )
     self._scorer = TextScorer(
@@ -243,7 +244,7 @@ class Engine:
       "texts_scored_total": self.counts.scored,
       "prompt_tokens_run_total": work.prompt_tokens,
       "tokens_drawn_total": work.drawn_tokens,
-      "slot_turns_total": work.slot_turns,
+      "slot_iterations_total": work.slot_iterations,
     }
 
   def _fail_all(self, error: BaseException) -> None:

@@ -42,8 +42,8 @@ class RoundConfig:
     temperature: divides the logits.
     slots: how many branches of a trunk are decoded at a time; the others wait
       for a free slot. 0 decodes all at once. Where completions stay far below
-      the limit (metric `slot_occupancy`), few slots take no more turns than
-      many; see docs/performance.md.
+      the limit (metric `slot_occupancy`), few slots take no more iterations
+      than many; see docs/performance.md.
     trunks_per_round: trunks sampled at a time, by all processes together: one
       per trajectory, or with trunks.context_turns one per step.
     parts_per_round: number of parts that a round is sampled in, so that the
@@ -52,8 +52,8 @@ class RoundConfig:
     rows: rows of `slots` that all rounds of an update step share, so that a
       round begins while the last branches of others are decoded; by all
       devices together. A row has room for several trunks. 0 samples round by
-      round. Where the filter drops groups, this saves turns of the decoding
-      loop; small rounds waste few groups. See docs/performance.md.
+      round. Where the filter drops groups, this saves iterations of the
+      decoding loop; small rounds waste few groups. See docs/performance.md.
   """
 
   samples: int = 8

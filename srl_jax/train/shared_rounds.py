@@ -29,10 +29,10 @@ from srl_jax.train.round_schedule import Counts, sample_together
 from srl_jax.types import Branches, SlotUse, Trunks
 from srl_jax.update.groups import is_kept
 
-# Turns of a segment: a sixteenth of a completion's limit, within these bounds.
-# The shorter, the sooner a trunk's place is filled; the longer, the less often
-# the devices wait for the host.
-_TURNS = (8, 64)
+# Iterations of a segment: a sixteenth of a completion's limit, within these
+# bounds. The shorter, the sooner a trunk's place is filled; the longer, the
+# less often the devices wait for the host.
+_ITERATIONS = (8, 64)
 
 
 class ScoredRound(NamedTuple):
@@ -50,7 +50,7 @@ class SharedRounds:
     run, sampling = parts.run, parts.config.sampling
     widths = parts.data.widths
     branches = widths.points * sampling.samples
-    shortest, longest = _TURNS
+    shortest, longest = _ITERATIONS
     self.layout = Layout(
       rows=sampling.rows,
       slots=sampling.slots_of(branches),
@@ -59,7 +59,9 @@ class SharedRounds:
       trunk_width=widths.trunk,
       stem_width=widths.stem,
       max_new_tokens=sampling.max_new_tokens,
-      segment_turns=min(longest, max(shortest, sampling.max_new_tokens // 16)),
+      segment_iterations=min(
+        longest, max(shortest, sampling.max_new_tokens // 16)
+      ),
       room=sharding.batch_devices(run.mesh, run.rollout_rules),
     )
     self._stop_ids = run.stop_ids(parts.config.trunks.task)
@@ -123,7 +125,7 @@ class SharedRounds:
     self._programs.stop()
     # Rounds that share slots have no use of slots and no time of their own.
     shared = {
-      "slot_occupancy": slots.use.busy / slots.use.slot_turns,
+      "slot_occupancy": slots.use.busy / slots.use.slot_iterations,
       "rollout_s": time.monotonic() - begin_s,
     }
     return [drawn[number] for number in range(len(drawn))], shared

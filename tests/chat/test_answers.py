@@ -36,7 +36,9 @@ def tiny(folder):
 
 @pytest.fixture(scope="module")
 def stream(tiny):
-  return tiny.stream(rows=1, slots=2, key=jax.random.key(0), segment_turns=8)
+  return tiny.stream(
+    rows=1, slots=2, key=jax.random.key(0), segment_iterations=8
+  )
 
 
 @pytest.fixture(scope="module")

@@ -88,7 +88,7 @@ def trunk_flops(trunks):
 def test_the_operations_of_a_rollout():
   work = rollout(ONE, ONE)
   assert work["trunks"].flops == trunk_flops(4)
-  # There are 4 turns of 12 rows; a row sees 6 trunk and 4 cached tokens.
+  # There are 4 iterations of 12 rows; a row sees 6 trunk and 4 cached tokens.
   row = 2 * (2 * BLOCK + TABLE) + 2 * 2 * 2 * (6 + 4) * 4 * 4
   assert work["decode"].flops == 4 * 12 * row
   assert work["lay out weights"] == Work(0, 2 * 4 * (2 * BLOCK + TABLE + SMALL))
@@ -111,7 +111,7 @@ def test_a_kernel_halves_what_trunks_compute_and_keeps_their_logits():
 def test_a_cache_that_grows_is_read_as_wide_as_it_is():
   whole = rollout(ONE, ONE)["decode"].flops
   halves = rollout(ONE, ONE, cache=(2, 4))["decode"].flops
-  # In the first 2 of 4 turns, 12 rows read 2 columns less.
+  # In the first 2 of 4 iterations, 12 rows read 2 columns less.
   assert whole - halves == 2 * 12 * 2 * 2 * 2 * 2 * 4 * 4
 
 
@@ -130,20 +130,20 @@ def test_fewer_slots_take_more_turns_for_the_same_rows():
 def test_earlier_branches_of_a_slot_have_mean_length():
   whole = rollout(ONE, ONE, slots=1)["decode"]
   short = rollout(ONE, ONE, slots=1, mean=1.5)["decode"]
-  # 4 turns for the last branch, and 2 x 1.5 instead of 2 x 4 before it.
+  # 4 iterations for the last branch, and 2 x 1.5 instead of 2 x 4 before it.
   assert short.flops == pytest.approx(whole.flops * 7 / 12)
 
 
 def test_the_kernel_of_decoding_reads_what_branches_have():
   plain = rollout(ONE, ONE, mean=2)["decode"]
   ragged = rollout(ONE, ONE, mean=2, read=3)["decode"]
-  # In 4 turns 12 rows read 4 entries each, or in 2 of them 3.
+  # In 4 iterations 12 rows read 4 entries each, or in 2 of them 3.
   entries = 4 * 12 * 4, 12 * 2 * 3
   assert plain.flops - ragged.flops == -np.diff(entries) * 2 * 2 * 2 * 4 * 4
   # Float32 logits and weights of 4 heads are each written and read.
   logits = 4 * 12 * (6 + 4) * 4 * 2 * 2 * (4 + 4)
   # Keys and values of 2 heads of 4, in 2 layers, and of 4 trunks of 6 in each
-  # turn; a head of the kernel is a register of 128 wide.
+  # iteration; a head of the kernel is a register of 128 wide.
   keys = [2 * 2 * 2 * 4 * (4 * 4 * 6 + x) for x in entries]
   saved = logits + keys[0] * 4 - keys[1] * 128
   assert plain.memory_bytes - ragged.memory_bytes == saved
@@ -204,7 +204,7 @@ def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
   assert work["lay out weights"].flops == 2 * 3 * 2 * (8 * 16 + 10 * 8)
   # Merged adapters cost nothing.
   assert work["decode"] == rollout(ONE, ONE)["decode"]
-  # In bfloat16 they are not merged, and each turn computes them.
+  # In bfloat16 they are not merged, and each iteration computes them.
   half = dataclasses.replace(model, dtype="bfloat16")
   work = phases(Counter(half, ONE).rollout(LOAD, ONE, slots=3, cache=(4,)))
   assert work["lay out weights"].flops == 0
@@ -255,7 +255,7 @@ def test_decoding_with_weights_split_over_the_batch_gathers_every_turn():
   whole = split_over(ShardingRules(embed=None), fsdp=4)
   matrices = 2 * BLOCK + TABLE
   ruinous = rollout(split, split)
-  # Each turn gathers the weights, and 3/4 of the rows of 3 tokens.
+  # Each iteration gathers the weights, and 3/4 of the rows of 3 tokens.
   assert ruinous["decode"].link_bytes == 4 * 4 * 0.75 * (matrices + 3 * 8)
   once = rollout(whole, split)
   assert once["decode"].link_bytes == 0
@@ -274,28 +274,28 @@ def test_tensor_parallelism_sums_activations():
 
 
 def test_logits_that_stay_on_the_chip_take_no_memory_traffic():
-  plain = Counter(MODEL, ONE).turn(LOAD, 3, 4)
+  plain = Counter(MODEL, ONE).iteration(LOAD, 3, 4)
   # 12 rows see 6 + 4 keys with 4 heads, and predict 20 tokens, in float32.
   attention, draw = 4 * 12 * 10 * 4, 4 * 12 * 20
-  held = Counter(MODEL, ONE, attention).turn(LOAD, 3, 4)
+  held = Counter(MODEL, ONE, attention).iteration(LOAD, 3, 4)
   saved = {
     name: plain[name].memory_bytes - x.memory_bytes for name, x in held.items()
   }
   # In each of 2 layers, float32 logits and weights are written and read.
   assert saved["attention"] == 2 * 2 * (4 + 4) * 12 * 10 * 4
   assert saved["logits and draw"] == 6 * draw
-  some = Counter(MODEL, ONE, attention - 1).turn(LOAD, 3, 4)
+  some = Counter(MODEL, ONE, attention - 1).iteration(LOAD, 3, 4)
   assert some["attention"] == plain["attention"]
-  none = Counter(MODEL, ONE, draw - 1).turn(LOAD, 3, 4)
+  none = Counter(MODEL, ONE, draw - 1).iteration(LOAD, 3, 4)
   assert none == plain
 
 
 def test_a_draw_receives_masses_of_blocks_and_one_block():
   model = dataclasses.replace(MODEL, vocab_size=1024)
-  turn = Counter(model, split_over(tensor=4)).turn(LOAD, 3, 4)
+  iteration = Counter(model, split_over(tensor=4)).iteration(LOAD, 3, 4)
   # 12 rows; 512 blocks of 2 tokens.
   masses, block = 512 * 0.75, 2 * 2 * 0.75
-  assert turn["logits and draw"].link_bytes == 4 * 12 * (masses + block)
+  assert iteration["logits and draw"].link_bytes == 4 * 12 * (masses + block)
 
 
 def test_a_tensor_axis_of_the_batch_is_gathered_over():

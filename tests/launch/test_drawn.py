@@ -119,9 +119,9 @@ def test_the_least_work_is_of_tokens_that_are_seen():
   assert ideal.update(batch).flops - lora.update(batch).flops == saved
   trunks = ideal.trunks(3, 20)
   assert trunks.flops == 3 * (2 * block * 20 + per_pair * 210)
-  # 18 completions of 10 tokens in 9 cells are 20 turns, in each of which
+  # 18 completions of 10 tokens in 9 cells are 20 iterations, in each of which
   # weights are read once; a token sees its branch point and 6 of its own.
-  turns = ideal.decode(batch, completions=18, mean=10, live=9)
-  assert turns.flops == 180 * (2 * (block + table) + per_pair * (15 + 6))
+  iterations = ideal.decode(batch, completions=18, mean=10, live=9)
+  assert iterations.flops == 180 * (2 * (block + table) + per_pair * (15 + 6))
   keys = 2 * 2 * 2 * 4 * (9 * 6 + 1.5 * 20)
-  assert turns.memory_bytes == 20 * 4 * (block + table + keys)
+  assert iterations.memory_bytes == 20 * 4 * (block + table + keys)

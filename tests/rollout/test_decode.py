@@ -62,12 +62,12 @@ def test_the_example_of_the_docstring():
   ]
   assert got.sampler_logp_NRC.shape == (1, 2, 6)
   assert not got.sampler_logp_NRC[~got.is_completion_NRC].any()
-  for slots, busy, slot_turns in ((0, 7, 8), (1, 7, 7)):
+  for slots, busy, slot_iterations in ((0, 7, 8), (1, 7, 7)):
     config = dataclasses.replace(GREEDY, slots=slots)
     again, slot_use = sample_and_measure(scripted.successor(10), trunks, config)
     jax.tree.map(np.testing.assert_array_equal, again, got)
     assert slot_use.busy_N.tolist() == [busy]
-    assert slot_use.slot_turns_N.tolist() == [slot_turns]
+    assert slot_use.slot_iterations_N.tolist() == [slot_iterations]
 
 
 def test_positions_go_on_from_the_branch_point():
@@ -297,7 +297,7 @@ def test_samples_do_not_depend_on_the_number_of_slots(slots):
   np.testing.assert_array_equal(slot_use.busy_N, runs_N)
   # A slot is idle only after its trunk's queue is empty, for at most the turns
   # of the longest branch.
-  idle_N = slot_use.slot_turns_N[0] - runs_N[0]
+  idle_N = slot_use.slot_iterations_N[0] - runs_N[0]
   assert 0 <= idle_N <= slots * (want.length_NR[0].max() - 1)
 
 

@@ -70,7 +70,7 @@ def real_stream(params, mesh, rows):
     mesh=mesh,
     rules=sharding.ShardingRules(),
     key=KEY,
-    segment_turns=3,
+    segment_iterations=3,
   )
 
 

@@ -26,7 +26,7 @@ def make_stream(params, *, mesh=None, **sizes):
     rules=sharding.ShardingRules(),
     stop_ids=(),
     key=jax.random.key(3),
-    segment_turns=4,
+    segment_iterations=4,
     **sizes,
   )
 

@@ -34,7 +34,7 @@ LAYOUT = Layout(
   trunk_width=8,
   stem_width=2,
   max_new_tokens=20,
-  segment_turns=4,
+  segment_iterations=4,
   room=1,
 )
 # Like four_trunks in shape, with other names.
@@ -129,7 +129,7 @@ def test_the_first_batch_has_the_samples_of_the_batch_sampler(window, kernel):
   assert len(set(got.length_NR.ravel().tolist())) > 5, "lengths differ"
   # The rows had several trunks at a time.
   assert set(decoder.places) == {0, 1}
-  assert 0 < use.busy < use.slot_turns == use.turns * 2 * 3
+  assert 0 < use.busy < use.slot_iterations == use.iterations * 2 * 3
 
 
 def test_samples_do_not_depend_on_rows_slots_and_turns():
@@ -138,9 +138,9 @@ def test_samples_do_not_depend_on_rows_slots_and_turns():
   moved = 0
   for changes in (
     {"rows": 1, "slots": 1},
-    {"rows": 3, "slots": 6, "segment_turns": 1},
+    {"rows": 3, "slots": 6, "segment_iterations": 1},
     {"rows": 1, "slots": 11},
-    {"rows": 8, "slots": 2, "segment_turns": 16, "room": 2},
+    {"rows": 8, "slots": 2, "segment_iterations": 16, "room": 2},
   ):
     got, _, decoder = sampled([four_trunks(), OTHERS], **changes)
     for ours, theirs in zip(got, want, strict=True):

@@ -35,7 +35,7 @@ def test_branches_that_all_reach_the_limit_are_kept_whole(slots, turns):
     [3, 4, 5, 6, 7],
     [6, 7, 8, 9, 10],
   ]
-  assert slot_use.slot_turns_N.tolist() == [slots * turns]
+  assert slot_use.slot_iterations_N.tolist() == [slots * turns]
 
 
 def test_the_cache_doubles_from_its_start_to_the_longest_row():

@@ -35,7 +35,7 @@ def make_stream(policy=ScriptedModel(), params=None, **settings):
     "slots": 2,
     "stop_ids": (2,),
     "key": jax.random.key(3),
-    "segment_turns": 4,
+    "segment_iterations": 4,
   } | settings
   if params is None:
     params = scripted.successor(10)
@@ -109,7 +109,7 @@ def test_samples_do_not_depend_on_rows_slots_and_turns():
   texts = []
   for rows, slots, turns in ((1, 1, 3), (2, 2, 4), (5, 3, 16)):
     stream = make_stream(
-      MODEL, params, rows=rows, slots=slots, segment_turns=turns
+      MODEL, params, rows=rows, slots=slots, segment_iterations=turns
     )
     got = by_name(stream, tiny_requests(max_new_tokens=20))
     texts.append({name: done.tokens for name, done in got.items()})
@@ -216,7 +216,7 @@ def test_trunks_and_cache_grow_when_they_must():
   ]
   small = make_stream(MODEL, params, stop_ids=())
   large = make_stream(
-    MODEL, params, segment_turns=100, trunk_width=128, stop_ids=()
+    MODEL, params, segment_iterations=100, trunk_width=128, stop_ids=()
   )
   got, want = by_name(small, requests), by_name(large, requests)
   assert {name: d.tokens for name, d in got.items()} == {
@@ -233,7 +233,7 @@ def test_a_ring_is_as_wide_as_the_longest_branch_needs_it(limit, width):
   # The last token of a branch is not run, so 128 new ones fit into 128 columns.
   # The last segment could run turns beyond it: 5 does not divide 128.
   params = random_params(MODEL, seed=1)
-  stream = make_stream(MODEL, params, segment_turns=5, stop_ids=())
+  stream = make_stream(MODEL, params, segment_iterations=5, stop_ids=())
   stream.submit(Request([3, 4], max_new_tokens=limit))
   widths = set()
   while not stream.is_idle:

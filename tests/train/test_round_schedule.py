@@ -22,7 +22,7 @@ LAYOUT = Layout(
   trunk_width=1,
   stem_width=1,
   max_new_tokens=64,
-  segment_turns=8,
+  segment_iterations=8,
   room=4,
 )
 
