@@ -172,15 +172,10 @@ class Updater:
     whole = sharding.replicated(mesh)
     if any(x.dtype != jnp.float32 for x in jax.tree.leaves(abstract_trained)):
       optimizer = optim.with_master(optimizer)
-    moments = optax.tree_map_params(
-      optimizer,
-      lambda _, param_sharding: param_sharding,
-      jax.eval_shape(optimizer.init, abstract_trained),
-      trained,
-      transform_non_params=lambda _: whole,
-    )
+    opt_state = jax.eval_shape(optimizer.init, abstract_trained)
+    opt_state = _like_params(opt_state, abstract_trained, trained, whole)
     self.functions = update_functions(loss_fn, optimizer, schedule)
-    self.shardings = TrainState(trained, frozen, moments)
+    self.shardings = TrainState(trained, frozen, opt_state)
     self._sums_shardings = (trained, whole)
     self._abstract = jax.eval_shape(self.functions.init, params)
     # The state before the first update step; consumes the parameters.
@@ -240,6 +235,28 @@ class Updater:
       metrics.append(of_batch)
     state, of_update = self.finish(state, sums, jnp.int32(update_step))
     return state, metrics, of_update
+
+
+def _like_params(
+  opt_state: Any, params: Any, shardings: Any, whole: Any
+) -> Any:
+  """Shardings of an optimizer's state: those of the parameters, else `whole`.
+
+  An array belongs to the parameter whose path ends its own. Optimizers also
+  keep less of one, such as sums of rows (Adafactor), or only of some.
+  """
+  paths, _ = jax.tree_util.tree_flatten_with_path(params)
+  known = {
+    path: (x.shape, split)
+    for (path, x), split in zip(paths, jax.tree.leaves(shardings), strict=True)
+  }
+
+  def of_array(path, x):
+    ends = (path[i:] for i in range(len(path)))
+    shape, split = next((known[e] for e in ends if e in known), (None, whole))
+    return split if x.shape == shape else whole
+
+  return jax.tree_util.tree_map_with_path(of_array, opt_state)
 
 
 def compiled_count(*jitted: Callable) -> int:

@@ -108,6 +108,38 @@ def test_the_copy_of_bfloat16_parameters_is_sharded_and_saved():
   assert not state.params["x"].sharding.is_fully_replicated
 
 
+@pytest.mark.parametrize(
+  "optimizer",
+  [
+    optax.adafactor(0.1, min_dim_size_to_factor=2),
+    optax.contrib.muon(0.1),
+    optax.masked(optax.adam(0.1), {"layer": {"x": True, "b": False}}),
+  ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_states_of_other_optimizers_are_sharded(optimizer, dtype):
+  mesh = small_mesh(fsdp=2)
+  split = tuple(
+    jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+    for axes in ((None, "fsdp"), ("fsdp",))
+  )
+  x, b = jax.device_put((jnp.ones((4, 6), dtype), jnp.ones(6, dtype)), split)
+
+  def loss_fn(params, batch, reference):
+    found = (params["layer"]["x"] * batch).sum() + params["layer"]["b"].sum()
+    return Ratio(found, jnp.float32(1)), {}
+
+  params = {"layer": {"x": x, "b": b}}
+  updater = Updater(
+    loss_fn, optimizer, learning_rate(OptimConfig(), 1), params, mesh
+  )
+  state = updater.init(params)
+  state, _, metrics = updater.update(state, [jnp.ones((4, 6), dtype)], 0)
+  assert metrics.grad_norm > 0 and np.all(state.params["layer"]["x"] < 1)
+  full = [x for x in jax.tree.leaves(state.opt_state) if x.shape == (4, 6)]
+  assert {x.sharding for x in full} <= {split[0]}
+
+
 def test_a_step_of_nothing_is_skipped_and_its_rate_is_passed_over():
   optim = OptimConfig(learning_rate=0.4, schedule="linear", weight_decay=0.5)
   mesh = small_mesh()
