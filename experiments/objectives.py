@@ -17,6 +17,8 @@ turn by turn at the end (greedy, avg@4); one seed:
            20%, 76%, 98%; 99%, 92%.
   dr_grpo  Sums over tokens by a constant length, and advantages at the scale
            of the rewards (Liu et al. 2025). 18%, 68%, 98%; 98.5%, 92%.
+  gspo     grpo with the ratio of whole sequences and its narrow clip (Zheng et
+           al. 2025). TODO
   dual_clip  grpo, and tokens with a negative advantage count at most 3 times
            (Ye et al. 2020). The same as grpo, as no such token had a ratio
            above 3 (those of positive ones went up to 6.7):
@@ -32,7 +34,7 @@ No preset needs a file or an accelerator; each takes 2 minutes of one core.
 
 from srl_jax import config
 
-PRESETS = ("grpo", "dapo", "dr_grpo", "dual_clip", "tis", "kl")
+PRESETS = ("grpo", "dapo", "dr_grpo", "gspo", "dual_clip", "tis", "kl")
 
 
 def get_config(argument=None):
@@ -51,6 +53,9 @@ def get_config(argument=None):
     loss.aggregation = "fixed_divisor"
     loss.divisor_tokens = c.srl.sampling.max_new_tokens
     loss.divide_by_group_std = False
+  elif preset == "gspo":
+    loss.ratio = "sequence"
+    loss.clip_low, loss.clip_high = 3e-4, 4e-4
   elif preset == "dual_clip":
     loss.surrogate = "dual_clipped"
     loss.dual_clip = 3.0

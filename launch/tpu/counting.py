@@ -97,15 +97,12 @@ class Counter:
       width = read * takes * (mean or cache[-1]) / iterations
     trunks = load.trunks / self._split.batch
     tokens = trunks * load.trunk
-    iteration = self.iteration(load, slots, width, is_ragged=read > 0)
+    loop = self.iteration(load, slots, width, is_ragged=read > 0)
     return {
       "lay out weights": self._lay_out(at_rest),
       "trunks, layers": self._layers(tokens),
       "trunks, attention": self._trunk_attention(tokens, load.trunk),
-      **{
-        f"decode, {name}": work.times(iterations)
-        for name, work in iteration.items()
-      },
+      **{f"decode, {k}": work.times(iterations) for k, work in loop.items()},
     }
 
   def iteration(

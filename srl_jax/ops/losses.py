@@ -79,6 +79,34 @@ def truncated_importance(
   return -weight_NBW * advantage_NBW * logp_NBW
 
 
+def with_sequence_ratio(
+  logp_NBW: jax.Array,
+  sampler_logp_NBW: jax.Array,
+  first_NBW: jax.Array,
+  completion_tokens_NBW: jax.Array,
+) -> jax.Array:
+  """Log-probs [N, B, W] to compare with, so that ratios are of sequences.
+
+  Every token's ratio becomes the geometric mean of those of its sequence, and
+  its gradient stays that of its own log-prob (GSPO-token, Zheng et al. 2025,
+  Eq. 14). With one advantage for a sequence, as in GRPO, the mean over its
+  tokens is GSPO's loss (Eq. 5), with its gradient.
+
+  Args:
+    logp_NBW: log-probs of the policy; 0 for tokens that do not count.
+    sampler_logp_NBW: those of the sampler, likewise.
+    first_NBW: cell of the first token of the same sequence.
+    completion_tokens_NBW: the tokens of each token's own sequence.
+  """
+
+  def sums(gap_W, first_W):
+    return jax.ops.segment_sum(gap_W, first_W, len(gap_W))[first_W]
+
+  gap_NBW = jax.vmap(jax.vmap(sums))(logp_NBW - sampler_logp_NBW, first_NBW)
+  gap_NBW = gap_NBW / jnp.maximum(completion_tokens_NBW, 1)
+  return jax.lax.stop_gradient(logp_NBW - gap_NBW)
+
+
 def imitation(
   logp_NBW: jax.Array, sampler_logp_NBW: jax.Array, advantage_NBW: jax.Array
 ) -> jax.Array:

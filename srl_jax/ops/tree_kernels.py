@@ -227,12 +227,12 @@ def _in_registers(static, body):
   heads = static.together * static.group
   width = few * static.width
 
-  def body(i, _):
+  def run_few(i, _):
     start = pl.multiple_of(i * width, LANES)
     body(i * few, few, pl.ds(start, width))
 
   if heads >= few:
-    jax.lax.fori_loop(0, heads // few, body, None)
+    jax.lax.fori_loop(0, heads // few, run_few, None)
   rest = heads % few
   if rest:
     first = heads - rest

@@ -37,8 +37,11 @@ class LossConfig:
     surrogate: "clipped" (PPO), "dual_clipped" (bounded for negative
       advantages too), "truncated" importance weights, or "imitation" of the
       samples that are better than their group's mean.
-    clip_low: the ratio of policy and sampler is clipped below at 1 - clip_low.
-      Of tokens that the parameters of the update have drawn, it is 1.
+    ratio: of policy and sampler, for each "token" (the paper), or the geometric
+      mean over the tokens of a "sequence" (GSPO), which is close to 1 and wants
+      narrow clips. Of tokens that the parameters of the update have drawn, it
+      is 1.
+    clip_low: the ratio is clipped below at 1 - clip_low.
     clip_high: the ratio is clipped above at 1 + clip_high; a value larger
       than clip_low is DAPO's clip-higher.
     dual_clip: upper bound of the ratio of a "dual_clipped" token with a
@@ -60,6 +63,7 @@ class LossConfig:
   surrogate: Literal["clipped", "dual_clipped", "truncated", "imitation"] = (
     "clipped"
   )
+  ratio: Literal["token", "sequence"] = "token"
   clip_low: float = 0.2
   clip_high: float = 0.2
   dual_clip: float = 3.0
@@ -95,6 +99,11 @@ class LossConfig:
         f"importance_cap={self.importance_cap} has no effect with surrogate="
         f"{self.surrogate!r}; leave it at {_CAP}, or set surrogate to "
         "'truncated'"
+      )
+    if self.surrogate == "imitation" and self.ratio != "token":
+      raise ValueError(
+        f"ratio={self.ratio!r} has no effect with surrogate='imitation'; leave "
+        "it at 'token', or set surrogate to 'clipped'"
       )
     if self.aggregation != "fixed_divisor" and self.divisor_tokens:
       raise ValueError(
@@ -233,6 +242,10 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
       # rounded otherwise, the clip would take their gradient away.
       fresh_NBW = jax.lax.stop_gradient(logp_NBW)
       old_NBW = jnp.where(batch.is_fresh_NBW, fresh_NBW, old_NBW)
+    if config.ratio == "sequence":
+      old_NBW = losses.with_sequence_ratio(
+        logp_NBW, old_NBW, batch.first_NBW, batch.completion_tokens_NBW
+      )
     loss_NBW = surrogate(logp_NBW, old_NBW, batch.advantage_NBW)
     kl_NBW = jnp.zeros_like(loss_NBW)
     if config.kl_coefficient:

@@ -270,3 +270,34 @@ def test_parts_of_micro_batches_add(aggregate):
   whole = aggregate(LOSS_NRC, COUNTED_NRC)
   parts = [aggregate(LOSS_NRC[:, [i]], COUNTED_NRC[:, [i]]) for i in (0, 1)]
   assert whole == tuple(sum(x) for x in zip(*parts, strict=True))
+
+
+def test_ratios_of_sequences_have_the_gradient_of_gspo():
+  # A lane of a sequence of three tokens, an empty cell, and one of two.
+  first = jnp.array([[[0, 0, 0, 3, 4, 4]]])
+  tokens = jnp.array([[[3, 3, 3, 0, 2, 2]]])
+  advantage = jnp.array([[[1.0, 1, 1, 0, -2, -2]]])
+  old = jnp.array([[[-1.0, -2, -3, 0, -1, -2]]])
+  logp = old + jnp.array([[[0.3, -0.1, 0.1, 0, 0.5, -0.2]]])
+
+  def ours(logp):
+    against = losses.with_sequence_ratio(logp, old, first, tokens)
+    loss = losses.clipped_surrogate(
+      logp, against, advantage, clip_low=0.2, clip_high=0.2
+    )
+    ratio = losses.sequence_mean(loss, tokens, jnp.array([2]))
+    return ratio.numerator / ratio.denominator
+
+  def gspo(logp):
+    """GSPO's equations 5 and 7, sequence by sequence."""
+    loss = 0.0
+    for cells, a in ((slice(0, 3), 1.0), (slice(4, 6), -2.0)):
+      s = jnp.exp((logp - old)[0, 0, cells].mean())
+      loss -= jnp.minimum(s * a, jnp.clip(s, 0.8, 1.2) * a) / 2
+    return loss
+
+  for f in (lambda x: x, lambda x: 3 * x - 2 * old):  # the second is clipped
+    got, want = (jax.value_and_grad(g)(f(logp)) for g in (ours, gspo))
+    np.testing.assert_allclose(got[0], want[0], **EXP)
+    np.testing.assert_allclose(got[1], want[1], **EXP)
+  assert not np.any(want[1][0, 0, :3]) and np.all(want[1][0, 0, 4:])

@@ -122,6 +122,9 @@ def off_policy(ratio):
     (0.75, LossConfig(clip_low=0.3), 0.0),
     # Nothing is clipped, so both gradients cancel.
     (1.5, LossConfig(surrogate="truncated"), 0.0),
+    # Samples of one token are sequences of one ratio.
+    (1.5, LossConfig(ratio="sequence"), 1.5),
+    (0.5, LossConfig(ratio="sequence"), -0.5),
     # Only the good sample counts, whatever its ratio.
     (1.5, LossConfig(surrogate="imitation"), -1.0),
   ],

@@ -144,7 +144,9 @@ FAMILIES = ["gemma2", pytest.param("gemma3", marks=pytest.mark.slow)]
     (LossConfig(), SHAPES[0]),
     (LossConfig(), SHAPES[1]),
     pytest.param(
-      LossConfig(aggregation="token_mean", surrogate="truncated"),
+      LossConfig(
+        aggregation="token_mean", surrogate="truncated", ratio="sequence"
+      ),
       SHAPES[0],
       marks=pytest.mark.slow,
     ),
