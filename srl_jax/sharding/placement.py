@@ -20,6 +20,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from srl_jax.sharding.rules import ShardingRules, batch_devices, parts
 
+# No fewer bytes are gathered of an object.
+_LEAST_BYTES = 4096
+
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
   """Returns the sharding of arrays that every device holds whole."""
@@ -164,7 +167,9 @@ def gather_objects(value: Any) -> list[Any]:
     return [value]
   data = np.frombuffer(pickle.dumps(value), np.uint8)
   size_P = multihost_utils.process_allgather(np.array(len(data)))
-  data = np.pad(data, (0, int(size_P.max()) - len(data)))
-  # The padding is harmless: a pickle knows where it ends.
+  # Every size is a program, so few are used: powers of two. The padding is
+  # harmless: a pickle knows where it ends.
+  size = max(_LEAST_BYTES, 1 << int(size_P.max() - 1).bit_length())
+  data = np.pad(data, (0, size - len(data)))
   data_PB = multihost_utils.process_allgather(data)
   return [pickle.loads(row.tobytes()) for row in data_PB]
