@@ -6,30 +6,27 @@ writes the next action. Its thought is dropped. If the domain has an
 environment, the environment executes the action, and its observation enters
 the context as in the trunks of training.
 
-An episode that has taken its turn asks the stream for the next one at once, and
-one that has ended makes room for another, so that short episodes wait for no
-long ones. Equal contexts are run once where they meet on the stream: those of
-all samples of a problem at the first turn, later those of samples with the same
-actions. Of a context that goes on from one that a row still has, only what is
-new is run.
+While environments act and verdicts are found, the model goes on with the other
+episodes. An episode whose action is executed asks the stream for its next turn,
+and one that is judged makes room for another, so that short episodes wait for
+no long ones, and fast environments for no slow ones. Equal contexts are run
+once where they meet on the stream: those of all samples of a problem at the
+first turn, later those of samples with the same actions. Of a context that goes
+on from one that a row still has, only what is new is run.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
-import functools
 import itertools
-import os
 import traceback
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 
-from srl_jax import sharding
 from srl_jax.data.templates import Task, Template, encode_segment
 from srl_jax.domains import Domain, Environment, domain_of
 from srl_jax.rewards import RewardConfig, format
@@ -40,6 +37,7 @@ from srl_jax.rewards.reward import (
   wants_context,
 )
 from srl_jax.rollout import scoring
+from srl_jax.rollout.calls import Calls
 from srl_jax.rollout.completions import Completions
 from srl_jax.rollout.requests import Request, Sampled
 from srl_jax.rollout.stream import Stream
@@ -120,11 +118,12 @@ def sample_episodes(
   """Lets the model solve problems; yields episodes as they end.
 
   The random numbers of a completion follow from the stream's key, problem,
-  task, turn and sample, so other episodes change at most how its logits are
-  rounded. As many episodes are open as can be decoded together. All processes
-  get all episodes in the same order. Each environment lives in one process,
-  which sends its observations to the others. There it lives in one thread, and
-  environments of as many threads as there are cores act at the same time.
+  task, turn and sample, so other episodes, and the time that environments take,
+  change at most how its logits are rounded. As many episodes are open as can be
+  decoded together. All processes get all episodes in the same order. Each
+  environment lives in one process, which sends its observations to the others.
+  There it has a thread of its own, and as many environments act at the same
+  time as there are cores.
 
   Args:
     stream: samples the turns; no other requests may be under way.
@@ -139,22 +138,18 @@ def sample_episodes(
     ValueError: a verdict cannot be imported.
   """
   posed = [_pose(trajectory, rules) for trajectory in trajectories]
-  threads = [
-    concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="environment")
-    for _ in range(os.cpu_count() or 1)
-  ]
   waiting = enumerate(wanted)
   completions = Completions(stream)
+  calls: Calls[_Open] = Calls(_Open.failure, _Open.leave_environment)
   under_way: dict[Request, _Open] = {}
   ready: list[_Open] = []
   open_: set[_Open] = set()
-  try:
+  with contextlib.closing(calls):
     while True:
       free = stream.capacity - len(open_)
       for number, name in itertools.islice(waiting, free):
-        place, owner = divmod(number, jax.process_count())
-        thread = threads[place % len(threads)]
-        ready.append(_Open(*name, posed[name[0]], owner, thread))
+        owner = number % jax.process_count()
+        ready.append(_Open(*name, posed[name[0]], owner))
       open_.update(ready)
       if not open_:
         return
@@ -162,24 +157,25 @@ def sample_episodes(
         if request := episode.ask(rules):
           under_way[request] = episode
           completions.submit(request)
-      ended = [episode for episode in ready if episode.ending]
-      acting = []
+        else:
+          episode.begin(calls)
+      ready = []
       for sampled in completions.advance(more_follow=True):
         episode = under_way.pop(sampled.request)
         episode.read(sampled, rules)
-        acting.append(episode)
-      _act(acting, rules)
-      ended += [episode for episode in acting if episode.ending]
-      ready = [episode for episode in acting if not episode.ending]
-      _judge(ended)
-      for episode in ended:
-        open_.remove(episode)
-        yield episode.ended()
-  finally:
-    for episode in open_:
-      episode.leave_environment()
-    for thread in threads:
-      thread.shutdown()
+        if not episode.begin(calls):
+          ready.append(episode)
+      # The devices wait for nobody while they have an episode to go on with.
+      for episode, answer in calls.collect(wait=not (under_way or ready)):
+        if episode.ending:
+          episode.is_correct = answer
+          calls.end(episode)
+          open_.remove(episode)
+          yield episode.ended()
+          continue
+        episode.observe(*answer, rules)
+        if not episode.begin(calls):
+          ready.append(episode)
 
 
 class _Posed(NamedTuple):
@@ -197,7 +193,6 @@ class _Open:
 
   Attributes:
     owner: index of the process in which its environment lives.
-    thread: where its environment lives in that process.
     segments: tokens of each action so far, with the observation after it.
     environment: the environment, from the first action to the end of the
       episode; None in all processes but the owner.
@@ -207,7 +202,6 @@ class _Open:
   sample: int
   posed: _Posed
   owner: int
-  thread: concurrent.futures.ThreadPoolExecutor
   segments: list[list[int]] = dataclasses.field(default_factory=list)
   texts: list[str] = dataclasses.field(default_factory=list)
   drawn: list[Sampled] = dataclasses.field(default_factory=list)
@@ -247,12 +241,40 @@ class _Open:
     self.drawn.append(sampled)
     self.tokens += len(sampled.tokens)
     action = format.split_lenient(text).action
-    if action:
-      self.actions.append(action)
-    else:
+    if not action:
       self.ending = "no action"
+      return
+    self.actions.append(action)
+    if not self.domain.environment:
+      self._go_on(rules)
 
-  def go_on(self, rules: EpisodeRules) -> None:
+  def begin(self, calls: Calls[_Open]) -> bool:
+    """Begins to execute the last action, or to judge what has ended.
+
+    Returns:
+      False if there is nothing to call: the model has the next turn.
+    """
+    has_environment = self.domain.environment is not None
+    is_executed = len(self.observations) == len(self.actions)
+    if self.ending:
+      call = _Open.judge
+    elif has_environment and not is_executed:
+      call = _Open.execute
+    else:
+      return False
+    calls.begin(self, call, owner=self.owner, in_thread=has_environment)
+    return True
+
+  def observe(
+    self, observation: str, is_over: bool, rules: EpisodeRules
+  ) -> None:
+    """Takes what the environment answered to the last action."""
+    self.observations.append(observation)
+    if is_over:
+      self.ending = "environment done"
+    self._go_on(rules)
+
+  def _go_on(self, rules: EpisodeRules) -> None:
     """Ends after a final action or the last turn, or extends the context."""
     action = self.actions[-1]
     if rules.task == "solve" or self.domain.is_final(action):
@@ -310,17 +332,10 @@ class _Open:
       more["context"] = context._replace(thought="\n".join(thoughts))
     return verdict("\n".join(self.actions), trajectory.answer, **more) >= 1
 
-  def begin(self, call: Callable[[_Open], Any]) -> Callable[[], Any]:
-    """Begins a call where the environment lives; returns what waits for it."""
-    if self.domain.environment:
-      return self.thread.submit(call, self).result
-    return functools.partial(call, self)
-
   def leave_environment(self) -> None:
-    """Closes the environment if a failure has left it open."""
+    """Closes the environment if it is open."""
     if self.environment is not None:
-      with contextlib.suppress(Exception):
-        self.thread.submit(self.environment.close).result()
+      self.environment.close()
 
   def failure(self) -> str:
     """The error message for the exception that is being handled."""
@@ -341,53 +356,3 @@ def _pose(trajectory: Trajectory, rules: EpisodeRules) -> _Posed:
   problem = rules.template.problem(trajectory, rules.task)
   head = encode_segment(rules.tokenizer, problem)
   return _Posed(trajectory, domain, verdict, head)
-
-
-def _act(episodes: Sequence[_Open], rules: EpisodeRules) -> None:
-  """Executes the last actions; afterwards each episode has ended or goes on."""
-  acting = [episode for episode in episodes if not episode.ending]
-  executed = [episode for episode in acting if episode.domain.environment]
-  answers = _on_owners(executed, _Open.execute)
-  for episode, (observation, is_over) in zip(executed, answers, strict=True):
-    episode.observations.append(observation)
-    if is_over:
-      episode.ending = "environment done"
-  for episode in acting:
-    episode.go_on(rules)
-
-
-def _judge(episodes: Sequence[_Open]) -> None:
-  """Judges episodes that have ended."""
-  verdicts = _on_owners(episodes, _Open.judge)
-  for episode, is_correct in zip(episodes, verdicts, strict=True):
-    episode.is_correct = is_correct
-
-
-def _on_owners(
-  episodes: Sequence[_Open], call: Callable[[_Open], Any]
-) -> list[Any]:
-  """Calls a function in each episode's owner; all processes get the results.
-
-  Raises:
-    RuntimeError: the function failed in some process.
-  """
-  if not episodes:
-    return []
-  begun = {
-    number: episode.begin(call)
-    for number, episode in enumerate(episodes)
-    if episode.owner == jax.process_index()
-  }
-  results: dict[int, Any] = {}
-  failure, cause = "", None
-  for number, wait in begun.items():
-    try:
-      results[number] = wait()
-    except Exception as error:
-      failure, cause = episodes[number].failure(), error
-      break
-  everywhere = sharding.gather_objects((results, failure))
-  for failure in filter(None, (failure for _, failure in everywhere)):
-    raise RuntimeError(failure) from cause
-  merged = {n: x for results, _ in everywhere for n, x in results.items()}
-  return [merged[number] for number in range(len(episodes))]
