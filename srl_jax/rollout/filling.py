@@ -20,8 +20,10 @@ _CLOSER, _CLOSER_ON_CPU = 512, 128
 # Prompt tokens that a device runs at a time, unless one prompt has more: what
 # they need beside their keys and values grows with them.
 _PROMPT_TOKENS = 8192
-# No fewer tokens are run behind the head of a trunk: every width is a program.
-_TAIL = 64
+# Tokens that are run behind the head of a trunk, or 4, 16, .. times as many:
+# every width is a program. Of the shortest, so many are run at a time. More of
+# them or longer ones would keep a device as busy one after the other.
+_TAIL, _TAILS = 64, 4
 
 
 class Filler:
@@ -42,6 +44,10 @@ class Filler:
       room = more
     return room
 
+  def widest_tails(self, trunk_width: int) -> tuple[int, int, int]:
+    """Devices, tails of each at a time, and tokens of the longest tail."""
+    return self._devices, 1, tail_width(trunk_width, trunk_width)
+
   def fill(
     self, new: Mapping[int, np.ndarray], kept: Mapping[int, int]
   ) -> None:
@@ -52,7 +58,9 @@ class Filler:
         says already.
       kept: how many of them, from the first on, the row has from before.
     """
-    longest = width_for(max(map(len, new.values()), default=0))
+    if not new:
+      return
+    longest = width_for(max(map(len, new.values())))
     if longest > self._programs.trunk_width:
       self._programs.resize(trunk_width=longest)
     rows_of = {
@@ -61,7 +69,8 @@ class Filler:
       if row.tokens is not None and n not in new
     }
     to_run, to_extend, copies = {}, {}, {}
-    for n, tokens in new.items():
+    # Of equal trunks the one that is there in part is the source of the others.
+    for n, tokens in sorted(new.items(), key=lambda item: -kept[item[0]]):
       source = rows_of.setdefault(tokens.tobytes(), n)
       if source != n:
         copies[n] = source
@@ -95,17 +104,14 @@ class Filler:
     of_device: list[list[int]] = [[] for _ in range(self._devices)]
     for n in sorted(new, key=tail.get):
       of_device[n * self._devices // len(self._rows)].append(n)
-    widest = self._programs.trunk_width
+    full = self._programs.trunk_width
     while most := max(map(len, of_device)):
-      # The longest first, which say how many fit.
       longest = max(tail[rows[-1]] for rows in of_device if rows)
-      width = min(width_for(max(_TAIL, longest)), widest)
-      room = 1
-      while room * 4 <= most and room * 4 * width <= _PROMPT_TOKENS:
-        room *= 4
+      width = tail_width(longest, full)
+      room = _TAILS if width <= _TAIL and most >= _TAILS else 1
       # Where the trunk has no room for as many, the end of the head runs again.
       part = [
-        [(n, new[n], min(kept[n], widest - width)) for n in rows[-room:]]
+        [(n, new[n], min(kept[n], full - width)) for n in rows[-room:]]
         for rows in of_device
       ]
       of_device = [rows[:-room] for rows in of_device]
@@ -113,6 +119,14 @@ class Filler:
       run = [len(tokens) - at for rows in part for _, tokens, at in rows]
       self._work.prompt_tokens += sum(run)
       self._work.trunk_positions += self._devices * room * width
+
+
+def tail_width(length: int, trunk_width: int) -> int:
+  """How many tokens are run for a tail, which is half of its trunk at most."""
+  width = _TAIL
+  while width < length:
+    width *= 4
+  return min(width, -(-trunk_width // 2))
 
 
 def width_for(length: int) -> int:

@@ -63,7 +63,7 @@ def shares(trunk: np.ndarray | None, tokens: np.ndarray, max_stem: int) -> bool:
   if trunk is None:
     return False
   least = max(len(tokens) - max_stem, -(-len(tokens) // 2))
-  return least <= len(trunk) and np.array_equal(trunk[:least], tokens[:least])
+  return _begin_alike(trunk, tokens, least)
 
 
 def continued(trunk: np.ndarray | None, tokens: np.ndarray) -> int:
@@ -74,8 +74,18 @@ def continued(trunk: np.ndarray | None, tokens: np.ndarray) -> int:
   """
   if trunk is None:
     return 0
-  head = common(trunk, tokens)
-  return head if 2 * head >= max(len(trunk), len(tokens)) else 0
+  half = -(-max(len(trunk), len(tokens)) // 2)
+  return common(trunk, tokens) if _begin_alike(trunk, tokens, half) else 0
+
+
+def _begin_alike(a: np.ndarray, b: np.ndarray, size: int) -> bool:
+  """Whether both have these first tokens, one at least, in common."""
+  # There are many rows to compare, and most differ in the last of the tokens.
+  return (
+    0 < size <= min(len(a), len(b))
+    and a[size - 1] == b[size - 1]
+    and np.array_equal(a[:size], b[:size])
+  )
 
 
 def empty_queue(rows: int, entries: int, max_stem: int) -> Queue:

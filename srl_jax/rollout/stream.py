@@ -132,6 +132,16 @@ class Stream:
     room = self._filler.room([sizes["trunk_width"]] * len(self._rows))
     return programs, self._queue, self._settings, room
 
+  def widest_tails(self, trunk_width: int) -> tuple[int, int, int]:
+    """Shape [D, M, T] of what is run of M trunks that go on, of each device.
+
+    It is the one that takes the most memory, for a plan of it.
+
+    Args:
+      trunk_width: longest prompt in tokens.
+    """
+    return self._filler.widest_tails(width_for(trunk_width))
+
   def submit(self, request: Request) -> int:
     """Queues a request; returns its ticket."""
     self._tickets += 1

@@ -141,6 +141,7 @@ class EpisodesStage:
         key=abstract.scalar(key, run.mesh),
         room=room,
         has_places=False,
+        tails_DMT=stream.widest_tails(self._widths[0]),
         mesh=run.mesh,
         remedy=f"lower c.{self.name}.problems_per_round, samples or "
         "max_context_tokens, or raise c.mesh.tensor",

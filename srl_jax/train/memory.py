@@ -196,6 +196,7 @@ def decoding_programs(
   key: Any,
   room: int,
   has_places: bool,
+  tails_DMT: tuple[int, int, int] | None = None,
   mesh: jax.sharding.Mesh,
   remedy: str,
   beside_bytes: int,
@@ -213,6 +214,7 @@ def decoding_programs(
     key: a random key, abstract.
     room: most trunks that are run at a time.
     has_places: whether a row has several trunks.
+    tails_DMT: see `Stream.widest_tails`; None if no trunk goes on.
     mesh: the mesh they run on.
     remedy: what takes less.
     beside_bytes: bytes per device of other arrays in memory.
@@ -242,6 +244,11 @@ def decoding_programs(
   place_M = numbers_M if has_places else None
   trunks_M = tokens_MS, numbers_M, numbers_M, place_M
   yield program("admit", laid, rows.trunk, *trunks_M, beside=rows.cache)
+  if tails_DMT:
+    tokens_DMT = np.zeros(tails_DMT, np.int32)
+    numbers_DM = tokens_DMT[..., 0]
+    tails = tokens_DMT, numbers_DM, numbers_DM, numbers_DM
+    yield program("extend", laid, rows.trunk, *tails, beside=rows.cache)
   yield program(
     "segment", laid, rows, queue, key, np.int32(0), settings=settings
   )

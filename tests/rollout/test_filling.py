@@ -18,9 +18,9 @@ from srl_jax.testing.tiny import TINY, random_params, small_mesh
 MODEL = LanguageModel(dataclasses.replace(TINY, max_positions=512))
 
 
-def make_stream(params, *, mesh=None, **sizes):
+def make_stream(params, *, mesh=None, model=MODEL, **sizes):
   return Stream(
-    MODEL,
+    model,
     params,
     mesh=mesh or small_mesh(),
     rules=sharding.ShardingRules(),
@@ -64,6 +64,64 @@ def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices):
   assert got == fresh
   assert run_fresh == sum(len(x) - 1 for x in then)
   assert run == 47 + 2 + 88
+
+
+@pytest.mark.parametrize("window", [0, 24])
+def test_tails_of_many_lengths_take_few_programs(window):
+  config = dataclasses.replace(
+    MODEL.config, sliding_window=window, window_period=2 if window else 0
+  )
+  model = LanguageModel(config)
+  params = random_params(model, seed=1)
+  rng = np.random.default_rng(0)
+  prompt = lambda n: rng.integers(3, 32, size=n).tolist()  # noqa: E731
+  first = [prompt(n) for n in (90, 90, 90, 90, 90, 150, 190)]
+  tails = (3, 20, 60, 64, 75, 42, 1)
+  then = [[*x, *prompt(n)] for x, n in zip(first, tails, strict=True)]
+
+  def ask(stream, prompts):
+    requests = [
+      Request(tokens, point_id=i, max_new_tokens=4, temperature=0)
+      for i, tokens in enumerate(prompts)
+    ]
+    done = by_name(stream, requests)
+    return {
+      name: (x.tokens, np.round(x.logps, 4).tolist())
+      for name, x in done.items()
+    }
+
+  stream = make_stream(params, rows=16, slots=1, max_stem=1, model=model)
+  ask(stream, first)
+  run = []
+  extend = stream._programs.extend
+
+  def noted(trunks, room, width):
+    run.append((room, width))
+    extend(trunks, room, width)
+
+  stream._programs.extend = noted
+  before = stream.work.prompt_tokens
+  got = ask(stream, then)
+  fresh = make_stream(params, rows=16, slots=1, max_stem=1, model=model)
+  assert got == ask(fresh, then)
+  # The trunks are 192 tokens wide, and a tail is at most half of that.
+  assert run == [(1, 96), (4, 64), (1, 64), (1, 64)]
+  # Two heads leave no room for 64 tokens: what is too much runs again.
+  again = (149 - 128) + (189 - 128)
+  assert stream.work.prompt_tokens - before == sum(tails) + again
+
+
+def test_the_source_of_equal_trunks_is_the_row_that_has_most_of_it():
+  params = random_params(MODEL, seed=1)
+  stream = make_stream(params, rows=2, slots=1)
+  first = list(range(3, 30)) * 2
+  [_] = complete(stream, [Request(first, max_new_tokens=2)])
+  new = np.array([*first, 5, 6], np.int32)
+  before, kept = stream.work.prompt_tokens, len(first) - 1
+  with jax.set_mesh(small_mesh()):
+    stream._filler.fill({1: new, 0: new}, {1: 0, 0: kept})
+  # Half of a trunk of 64 tokens is run.
+  assert stream.work.prompt_tokens - before == len(new) - 32
 
 
 def test_long_prompts_are_run_few_at_a_time(monkeypatch):

@@ -94,6 +94,7 @@ def test_the_memory_of_sampling_and_update_is_planned(
   plan = [x.partition("   ")[0] for x in lines if "fits (" in x]
   assert plan == [
     "episodes: rollout: admit",
+    "episodes: rollout: extend",
     "episodes: rollout: segment",
     "episodes: update: accumulate",
     "episodes: update: finish",
