@@ -74,19 +74,20 @@ def completion_texts(
 
   The stop token that ended a completion is not part of its text.
   """
+  n, r = branches.length_NR.shape
+  return [
+    [_completion(branches, (i, j), tokenizer) for j in range(r)]
+    for i in range(n)
+  ]
 
-  def decode(tokens_C, is_completion_C, stopped):
-    tokens = tokens_C[is_completion_C]
-    tokens = tokens[:-1] if stopped else tokens
-    return Completion(tokenizer.decode(tokens.tolist()), bool(stopped))
 
-  rows = zip(
-    branches.tokens_NRC,
-    branches.is_completion_NRC,
-    branches.stopped_NR,
-    strict=True,
-  )
-  return [[decode(*x) for x in zip(*row, strict=True)] for row in rows]
+def _completion(
+  branches: Branches, index: tuple[int, int], tokenizer: Tokenizer
+) -> Completion:
+  tokens = branches.tokens_NRC[index][branches.is_completion_NRC[index]]
+  is_stopped = bool(branches.stopped_NR[index])
+  tokens = tokens[:-1] if is_stopped else tokens
+  return Completion(tokenizer.decode(tokens.tolist()), is_stopped)
 
 
 def score_branches(
@@ -108,7 +109,6 @@ def score_branches(
   """
   rows, points = batch.trunks.is_real_NK.shape
   samples = branches.length_NR.shape[1] // points
-  texts = completion_texts(branches, tokenizer)
   places, completions, targets, contexts = [], [], [], []
   for n, trunk in enumerate(batch.sources):
     for k, point in enumerate(trunk.points):
@@ -120,7 +120,8 @@ def score_branches(
         if only_NKG is not None and not only_NKG[n, k, g]:
           continue
         places.append((n, k, g))
-        completions.append(texts[n][k * samples + g])
+        branch = n, k * samples + g
+        completions.append(_completion(branches, branch, tokenizer))
         targets.append(point.target)
         contexts.append(context)
   scored = scorer.score(completions, targets, contexts)

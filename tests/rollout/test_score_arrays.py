@@ -18,9 +18,12 @@ NAN = np.nan
 
 
 class Digits:
-  """A tokenizer whose tokens are digits."""
+  """A tokenizer whose tokens are digits; `texts` counts what it decodes."""
+
+  texts = 0
 
   def decode(self, ids):
+    self.texts += 1
     return "".join(map(str, ids))
 
 
@@ -107,13 +110,13 @@ def test_scores_lie_where_their_branch_and_point_are():
 
 
 @pytest.mark.parametrize("place", [(0, 0, 1), (0, 1, 2), (1, 0, 0)])
-def test_only_what_is_asked_for_is_scored(place):
+def test_only_what_is_asked_for_is_decoded_and_scored(place):
   batch, branches = a_batch()
   whole = score_branches(batch, branches, Digits(), Lengths())
   only_NKG = np.zeros((2, 2, 3), bool)
   only_NKG[place] = True
-  scorer = Lengths()
-  scores = score_branches(batch, branches, Digits(), scorer, only_NKG)
-  assert len(scorer.asked) == 1
+  tokenizer, scorer = Digits(), Lengths()
+  scores = score_branches(batch, branches, tokenizer, scorer, only_NKG)
+  assert len(scorer.asked) == tokenizer.texts == 1
   assert scores.reward_NKG[place] == whole.reward_NKG[place]
   assert np.isfinite(scores.reward_NKG).sum() == 1
