@@ -243,6 +243,11 @@ class LanguageModel:
     module = Transformer(self.config, self.rules)
     return module.init(key, jnp.zeros((1, 2), jnp.int32))["params"]
 
+  @property
+  def reads_what_is_seen(self) -> bool:
+    """Whether wider trunks and caches cost decoding memory, but no time."""
+    return plans.reads_what_is_seen(self.config)
+
   def is_laid_out(self, params: Any) -> bool:
     """Whether parameters are in the form of `for_decoding`."""
     return "blocks" not in params

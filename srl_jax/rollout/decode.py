@@ -56,7 +56,8 @@ class SamplingConfig:
       more; the cache doubles when a branch needs it. 0 starts at the full
       width. Every width is one more loop to compile, so go below the default
       only where completions are usually much shorter; see
-      benchmarks/slots.py.
+      benchmarks/slots.py. Where decoding reads only what is seen, as on TPUs,
+      there is one width, the full one.
   """
 
   samples: int = 8
@@ -78,6 +79,9 @@ class SamplingConfig:
 
 class Policy(Protocol):
   """What sampler and trainer need from a model; see `LanguageModel`."""
+
+  @property
+  def reads_what_is_seen(self) -> bool: ...
 
   def is_laid_out(self, params: Any) -> bool: ...
 
@@ -208,7 +212,9 @@ def decode(
   n, r, stem_width = queue.stem_NRC.shape
   # The model never runs the last token of a full row: nothing follows it.
   iterations = stem_width + config.max_new_tokens - 1
-  widths = cache_widths(config.cache_start, iterations)
+  # Where the width of the cache costs no time, one loop is compiled.
+  start = 0 if policy.reads_what_is_seen else config.cache_start
+  widths = cache_widths(start, iterations)
   cache = policy.init_cache(
     prefilled.trunk, min(config.slots or r, r), widths[0]
   )

@@ -308,15 +308,21 @@ class Stream:
   def _fit_cache(self) -> None:
     """Makes the ring as wide as the branches of the next segment need it.
 
-    Every iteration reads the whole ring, so a narrow one is fast.
+    Mostly an iteration reads the whole ring, so a narrow one is fast. Where it
+    reads only what is seen, the ring is at once as wide as the branches ever
+    need it: every width is a program.
     """
-    need = max(self._oldest + self._settings.segment_iterations, _RING)
     longest = max(
       b.request.max_new_tokens for r in self._rows for b in r.branches if b
     )
     # Nothing follows the last token of a branch at its limit, so it is not run.
-    need = width_for(min(need, longest + self._max_stem - 1))
+    most = width_for(longest + self._max_stem - 1)
     width = self._programs.cache_width
+    if self._policy.reads_what_is_seen:
+      need = max(most, width)
+    else:
+      soon = self._oldest + self._settings.segment_iterations
+      need = min(width_for(max(soon, _RING)), most)
     # Narrower only by half: every change copies the ring.
     if need > width or need <= width // 2:
       self._programs.resize(cache_width=need)

@@ -68,6 +68,8 @@ def _positions(position: Any) -> KeyValues:
 class ScriptedModel:
   """A `rollout.Policy` whose parameters are a Script."""
 
+  reads_what_is_seen = False
+
   def is_laid_out(self, params: Script) -> bool:
     """True: a script has one form."""
     return True

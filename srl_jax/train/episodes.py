@@ -24,7 +24,6 @@ import numpy as np
 
 from srl_jax import progress, sharding
 from srl_jax.data.templates import encode_segment
-from srl_jax.models import plans
 from srl_jax.rollout import record
 from srl_jax.rollout.episodes import Episode, EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
@@ -259,7 +258,7 @@ class EpisodesStage:
     ]
     # No more rows than in a round of sampling, which the plan has room for.
     most = self.config.problems_per_round * self.config.samples
-    is_wide = plans.reads_what_is_seen(self._run.policy.config)
+    is_wide = self._run.policy.reads_what_is_seen
     stream = self._run.stream(
       params,
       "step",

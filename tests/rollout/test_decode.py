@@ -313,6 +313,23 @@ def test_one_slot_runs_one_branch_after_the_other():
   assert policy.turns == 6 + 3 + 8
 
 
+def test_where_width_costs_no_time_there_is_one_loop_of_the_full_width():
+  class Wide(ScriptedModel):
+    reads_what_is_seen = True
+    widths = ()
+
+    def init_cache(self, trunk, branches, width):
+      self.widths += (width,)
+      return super().init_cache(trunk, branches, width)
+
+  config = dataclasses.replace(GREEDY, max_new_tokens=12, cache_start=3)
+  trunks, policy = make_trunks([make_trunk([1], (1, [3], 0))]), Wide()
+  got = sample(scripted.successor(16), trunks, config, policy=policy, stops=())
+  assert policy.widths == (12,)
+  want = sample(scripted.successor(16), trunks, config, stops=())
+  jax.tree.map(np.testing.assert_array_equal, got, want)
+
+
 def test_more_samples_begin_with_the_same_ones():
   trunks, points = make_trunks([A, B]), [(0, 0), (0, 1), (1, 0)]
   assert completions(trunks, points, 7) == completions(trunks, points)

@@ -242,6 +242,20 @@ def test_a_ring_is_as_wide_as_the_longest_branch_needs_it(limit, width):
   assert max(widths) == width
 
 
+def test_where_width_costs_no_time_the_ring_has_its_full_width_at_once(
+  monkeypatch,
+):
+  monkeypatch.setattr(ScriptedModel, "reads_what_is_seen", True)
+  stream = make_stream(stop_ids=())
+  widths = []
+  for limit in (129, 30, 400, 9):
+    stream.submit(Request([3, 4], max_new_tokens=limit))
+    while not stream.is_idle:
+      stream.advance()
+      widths.append(stream._programs.cache_width)
+  assert list(dict.fromkeys(widths)) == [192, 512]
+
+
 def test_a_cancelled_request_says_no_more_and_frees_its_slots():
   stream = make_stream(rows=1, slots=2, stop_ids=())
   long = {"samples": range(6), "max_new_tokens": 1000}

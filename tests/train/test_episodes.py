@@ -10,6 +10,7 @@ import pytest
 
 from srl_jax import config as config_lib
 from srl_jax import loading, sharding
+from srl_jax.models import LanguageModel
 from srl_jax.rollout import episodes, record
 from srl_jax.testing import experiment
 from srl_jax.testing.tiny import small_mesh
@@ -168,9 +169,7 @@ def test_trunks_begin_as_wide_as_contexts_get_where_width_costs_no_time(
     raise KeyError(trunk_width)
 
   monkeypatch.setattr(stage.Run, "stream", stream)
-  monkeypatch.setattr(
-    episodes_stage.plans, "reads_what_is_seen", lambda config: is_wide
-  )
+  monkeypatch.setattr(LanguageModel, "reads_what_is_seen", is_wide)
   c = runs.config("episodes")
   mesh = small_mesh()
   with jax.set_mesh(mesh):
