@@ -6,7 +6,6 @@ Axes: those of the legend, see srl_jax/types.py.
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -105,53 +104,48 @@ class KeyValues(NamedTuple):
 
     def take(x):
       x_DN = x.reshape(len(row_DM), -1, *x.shape[1:])
-      taken = jax.vmap(lambda x_N, row_M: x_N.at[row_M].get(mode="clip"))(
-        x_DN, row_DM
-      )
+      taken = jax.vmap(lambda x_N, row_M: x_N[row_M])(x_DN, row_DM)
       return taken.reshape(-1, *x.shape[1:])
 
     return jax.tree.map(take, self)
 
-  def put_behind(
-    self, row_DM: jax.Array, at_DM: jax.Array, new: KeyValues
-  ) -> KeyValues:
-    """Keeps the first `at_DM` entries of rows and puts new ones behind.
+  def with_rows(self, row_DM: jax.Array, rows: KeyValues) -> KeyValues:
+    """Puts back what `rows_of` took. All rows of a device differ."""
+
+    def put(x, new):
+      x_DN = x.reshape(len(row_DM), -1, *x.shape[1:])
+      new_DM = new.reshape(*row_DM.shape, *new.shape[1:])
+
+      def of_device(x_N, row_M, new_M):
+        return x_N.at[row_M].set(
+          new_M, unique_indices=True, mode="promise_in_bounds"
+        )
+
+      return jax.vmap(of_device)(x_DN, row_DM, new_DM).reshape(x.shape)
+
+    return jax.tree.map(put, self, rows)
+
+  def put_behind(self, at_N: jax.Array, new: KeyValues) -> KeyValues:
+    """Keeps the first `at_N` entries of each trunk and puts new ones behind.
 
     Args:
-      row_DM: indices among the rows of each device; their number stands for
-        none.
-      at_DM: number of entries that stay; the others are forgotten.
-      new: of one branch for each row, with positions [D * M, 1, T].
+      at_N: number of entries that stay; the others are forgotten. They and
+        all T new ones are no more than there are.
+      new: of one branch for each trunk, with positions [N, 1, T].
     """
 
-    def put(axis, at_DM):
-      def of_arrays(x, new):
-        # A window for each row, from `at_DM` on along the axis.
-        windows = jax.lax.ScatterDimensionNumbers(
-          update_window_dims=tuple(range(1, x.ndim)),
-          inserted_window_dims=(0,),
-          scatter_dims_to_operand_dims=(0, x.ndim + axis),
-        )
-        scatter = functools.partial(
-          jax.lax.scatter,
-          dimension_numbers=windows,
-          mode=jax.lax.GatherScatterMode.FILL_OR_DROP,
-        )
-        x_DN = x.reshape(len(row_DM), -1, *x.shape[1:])
-        new_DM = new.reshape(*row_DM.shape, *new.shape[1:])
-        start_DM2 = jnp.stack([row_DM, at_DM], axis=-1)
-        return jax.vmap(scatter)(x_DN, start_DM2, new_DM).reshape(x.shape)
+    def put(axis):
+      def of_row(x, new, at):
+        return jax.lax.dynamic_update_slice_in_dim(x, new, at, axis)
 
-      return of_arrays
+      return lambda x, new: jax.vmap(of_row)(x, new, at_N)
 
     place_S = jnp.arange(self.position.shape[1])
-    added_DM = (new.position >= 0).sum((1, 2)).reshape(at_DM.shape)
-    length_DM1 = (at_DM + added_DM)[..., None]
-    position_DMS = jnp.where(place_S < length_DM1, place_S, -1)
+    length_N = at_N + (new.position >= 0).sum((1, 2))
     return KeyValues(
-      jax.tree.map(put(-1, at_DM), self.k, new.k),
-      jax.tree.map(put(-2, at_DM), self.v, new.v),
-      put(-1, 0 * at_DM)(self.position, position_DMS.reshape(-1, len(place_S))),
+      jax.tree.map(put(-1), self.k, new.k),
+      jax.tree.map(put(-2), self.v, new.v),
+      jnp.where(place_S < length_N[:, None], place_S, -1),
     )
 
   def _replace_places(self, row_M, trunks, place_M):

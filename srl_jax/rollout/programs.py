@@ -180,13 +180,16 @@ class Programs:
     devices = len(trunks)
     n = self._none // devices
     tokens_DMT = np.zeros((devices, room, width), np.int32)
-    at_DM, length_DM = np.zeros((2, devices, room), np.int32)
-    row_DM = np.full((devices, room), n, np.int32)
+    at_DM, length_DM, row_DM = np.zeros((3, devices, room), np.int32)
+    is_given_DM = np.arange(room) < np.array([[len(x)] for x in trunks])
     for d, of_device in enumerate(trunks):
-      for m, (row, tokens, at) in enumerate(of_device):
+      given = [row % n for row, _, _ in of_device]
+      others = [row for row in range(n) if row not in given]
+      row_DM[d] = (given + others)[:room]
+      for m, (_, tokens, at) in enumerate(of_device):
         rest = tokens[at:]
         tokens_DMT[d, m, : len(rest)] = rest
-        at_DM[d, m], length_DM[d, m], row_DM[d, m] = at, len(rest), row % n
+        at_DM[d, m], length_DM[d, m] = at, len(rest)
     trunk = self.jitted["extend"](
       self._policy,
       self._params,
@@ -195,6 +198,7 @@ class Programs:
       at_DM,
       length_DM,
       row_DM,
+      is_given_DM,
     )
     self._rows = self._rows.replace(trunk=trunk)
 

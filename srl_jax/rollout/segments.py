@@ -158,6 +158,7 @@ def extend(
   at_DM: jax.Array,
   length_DM: jax.Array,
   row_DM: jax.Array,
+  is_given_DM: jax.Array,
 ) -> Any:
   """Runs what follows the heads of trunks that are there.
 
@@ -168,21 +169,25 @@ def extend(
     tokens_DMT: the tokens that follow, of M trunks of each device.
     at_DM: number of tokens that stay. With T more, the trunk is no wider.
     length_DM: number of real tokens that follow.
-    row_DM: index among the device's rows; their number stands for none.
+    row_DM: index among the device's rows; all differ.
+    is_given_DM: False for rows that stay as they are.
   """
   place_T, at_DM1 = jnp.arange(tokens_DMT.shape[-1]), at_DM[..., None]
   is_real_DMT = place_T < length_DM[..., None]
   position_DMT = jnp.where(is_real_DMT, at_DM1 + place_T, -1)
   # Each is the only branch of a row.
   alone = lambda x: x.reshape(-1, 1, *x.shape[2:])  # noqa: E731
+  heads = trunk.rows_of(row_DM)
   _, new = policy.branch(
-    params,
-    alone(tokens_DMT),
-    alone(position_DMT),
-    alone(at_DM),
-    trunk.rows_of(row_DM),
+    params, alone(tokens_DMT), alone(position_DMT), alone(at_DM), heads
   )
-  return trunk.put_behind(row_DM, at_DM, new)
+
+  def if_given(new, old):
+    is_given = is_given_DM.reshape(-1, *(1,) * (old.ndim - 1))
+    return jnp.where(is_given, new, old)
+
+  longer = heads.put_behind(at_DM.reshape(-1), new)
+  return trunk.with_rows(row_DM, jax.tree.map(if_given, longer, heads))
 
 
 def resize(

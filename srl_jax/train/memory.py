@@ -247,7 +247,7 @@ def decoding_programs(
   if tails_DMT:
     tokens_DMT = np.zeros(tails_DMT, np.int32)
     numbers_DM = tokens_DMT[..., 0]
-    tails = tokens_DMT, numbers_DM, numbers_DM, numbers_DM
+    tails = tokens_DMT, numbers_DM, numbers_DM, numbers_DM, numbers_DM == 0
     yield program("extend", laid, rows.trunk, *tails, beside=rows.cache)
   yield program(
     "segment", laid, rows, queue, key, np.int32(0), settings=settings

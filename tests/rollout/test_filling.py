@@ -39,7 +39,8 @@ def by_name(stream, requests):
 def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices):
   mesh = small_mesh(*((2, 2, 2) if devices == 8 else ()))
   params = random_params(MODEL, seed=1)
-  stream = make_stream(params, rows=4, slots=2, mesh=mesh)
+  # Two rows for each of four devices, of which not all have something to run.
+  stream = make_stream(params, rows=8, slots=2, mesh=mesh)
 
   def ask(prompts):
     before = stream.work.prompt_tokens
@@ -53,17 +54,18 @@ def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices):
     }
     return done, stream.work.prompt_tokens - before
 
-  first = [[i, *range(3, 90)] for i in (3, 4, 5)]
+  first = [[i, *range(3, 90 + i)] for i in range(3, 9)]
   ask(first)
   # One that goes on, one that leaves its trunk before the end, one that is of
   # another problem.
   then = [[*first[0], *range(3, 50)], [*first[1][:60], 7, 8, 9], [9, *first[2]]]
+  then.append([*first[3], *range(3, 40)])
   got, run = ask(then)
-  stream = make_stream(params, rows=4, slots=2, mesh=mesh)
+  stream = make_stream(params, rows=8, slots=2, mesh=mesh)
   fresh, run_fresh = ask(then)
   assert got == fresh
   assert run_fresh == sum(len(x) - 1 for x in then)
-  assert run == 47 + 2 + 88
+  assert run == 47 + 2 + len(first[2]) + 37
 
 
 @pytest.mark.parametrize("window", [0, 24])
