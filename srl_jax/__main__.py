@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hint = f"did you mean {near[0]!r}?" if near else f"use {', '.join(VERBS)}"
     sys.exit(f"error: there is no command {verb!r}; {hint}")
   sys.argv[1:] = rest
+  # `python -m` looks there too, for rewards and domains of the user's.
+  if os.getcwd() not in sys.path:
+    sys.path.insert(0, os.getcwd())
   runpy.run_module(module_of(verb), run_name="__main__", alter_sys=True)
 
 

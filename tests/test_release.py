@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import zipfile
 import pytest
 
 import srl_jax
-from srl_jax.__main__ import VERBS, module_of
+from srl_jax.__main__ import VERBS, main, module_of
 
 ROOT = pathlib.Path(__file__).parents[1]
 VERSION = srl_jax.__version__
@@ -52,6 +53,21 @@ def test_verbs_name_modules_and_hand_their_arguments_on(elsewhere):
   done = srl("local", "--help", **elsewhere)
   assert done.returncode == 0, done.stderr
   assert done.stdout.startswith("usage: python -m srl_jax local --processes=N")
+
+
+def test_a_verb_finds_modules_of_the_current_folder(monkeypatch, tmp_path):
+  # An installed command has its own folder on the path in place of this one.
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "path", [str(ROOT)])
+  monkeypatch.setattr(sys, "argv", ["srl_jax", "show"])
+  (tmp_path / "my_rewards.py").touch()
+  find = importlib.util.find_spec
+  found = []
+  monkeypatch.setattr(
+    runpy, "run_module", lambda *_, **__: found.append(find("my_rewards"))
+  )
+  main()
+  assert found[0]
 
 
 @pytest.mark.slow
@@ -103,7 +119,7 @@ def test_the_archives_hold_all_that_they_should(archives):
   for name in (
     "constraints.txt",
     "test.sh",
-    "docs/index.md",
+    "docs/concepts.md",
     "tests/conftest.py",
   ):
     assert name in names
