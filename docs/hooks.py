@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 OUTSIDE = (
   "CHANGELOG.md",
   "CONTRIBUTING.md",
+  "README.md",
   "benchmarks/README.md",
   "benchmarks/RESULTS.md",
 )

@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from srl_jax import config as config_lib
+from srl_jax.__main__ import VERBS
 from tests.support.columns import explained
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -38,18 +39,21 @@ def pages(select):
 
 
 def commands(text):
-  """Yields each `python -m module ...` as a list of words, module first."""
+  """Yields each command of ours as a list of words, module first."""
   blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-  inline = re.findall(r"`(python -m [^`]+)`", text)
+  inline = re.findall(r"`((?:python -m|srl_jax) [^`]+)`", text)
   for block in [*blocks, *inline]:
     for line in re.split(r"\n|&&", block.replace("\\\n", " ")):
       words = shlex.split(line, comments=True)
-      while "python" in words:
-        words = words[words.index("python") :]
-        if words[1:2] == ["-m"]:
-          end = words.index("--") if "--" in words else len(words)
-          yield words[2:end]
-        words = words[1:]
+      for start in range(len(words) - 1):
+        command = words[start:]
+        if "--" in command:
+          command = command[: command.index("--")]
+        if command[:2] == ["python", "-m"]:
+          yield command[2:]
+        elif command[:1] == ["srl_jax"]:
+          verb, *arguments = command[1:]
+          yield [VERBS.get(verb, [verb])[0], *arguments]
 
 
 COMMANDS = [
