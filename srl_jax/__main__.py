@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """All commands by one name: `srl_jax VERB ...`, or `python -m srl_jax VERB`.
 
-Each verb runs a module, as `python -m MODULE ...` does. Those of launch/ lie
-beside the package in a clone, and inside of it where it is installed.
+Each verb runs a module, as `python -m MODULE ...` does. The modules of launch/
+lie beside the package in a clone, and inside it where it is installed.
 """
 
 from __future__ import annotations

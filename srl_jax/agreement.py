@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the processes of a run agree on: its files, folder, config and data.
 
-Each process reads from its own host and was started by a command of its own.
-Where these differ, each would train its part of the model in another way, or
-wait for ever for the others. All processes have to call each function together.
+Each process reads from its own host and was started by its own command. If
+these differed, the processes would train parts of different models, or wait
+for each other for ever. All processes must call each function together.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where compiled programs are kept, so that the next run need not compile.
 
-JAX keeps them in a folder that the user names, or in none. A command of ours
-names one. An entry is found by the program, the options, the versions of JAX
-and its compiler, and the kind and features of the devices. So another machine
-with the same home never runs code for this one, and a resumed run gets the very
-programs that it was started with.
+JAX keeps them only in a folder that is named; our commands name one. The key of
+an entry is made of the program, the options, the versions of JAX and its
+compiler, and the kind and features of the devices. So another machine with the
+same home never runs code for this one, and a resumed run gets the very programs
+that it was started with.
 """
 
 from __future__ import annotations

@@ -64,9 +64,9 @@ class Config:
     template: wording of the prompts: "plain" (small models from scratch),
       "chat" (the checkpoint's own chat template), "chatml" (for a tokenizer
       with ChatML's control tokens and no template) or "text" (base models).
-    observation_tokens: how many tokens of what an environment answered are
-      shown to the model, half of them of the head and half of the tail; a line
-      between says how much is left out. 0 shows all.
+    observation_tokens: longest observation shown to the model, in tokens.
+      Longer ones keep their head and their tail, half each; a line between says
+      how much is left out. 0 shows all.
     log_every: update steps between console lines.
     data: trajectories and their splits.
     tokenizer: the tokenizer.

@@ -5,11 +5,11 @@
   python -m srl_jax.export --workdir=/tmp/srl --out=DIR --stage=srl --step=200
   python -m srl_jax.export --workdir=/tmp/srl --out=DIR --adapter
 
-Any machine will do, whatever the mesh of the run: parameters are split over
-this machine's devices. The data are not needed, nor the weights that the run
-started from, except to merge adapters, or to name those of a Gemma 3. A
-finished run already has its model in workdir/model; this command is for other
-update steps, other dtypes, unfinished runs, and adapters.
+Any machine works, whatever the mesh of the run: parameters are split over this
+machine's devices. The data are not needed, and the weights that the run started
+from only to merge adapters, or to name those of a Gemma 3. A finished run
+already has its model in workdir/model; this command is for other update steps,
+other dtypes, unfinished runs, and adapters.
 """
 
 from __future__ import annotations

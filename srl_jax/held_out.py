@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The held-out problems of a run, as they are kept in its workdir.
 
-`show` and the report read them there: the data may be gone, or be others now.
+`show` and the report read them from there, because the data may be gone or
+have changed.
 """
 
 from __future__ import annotations

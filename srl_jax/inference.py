@@ -2,7 +2,7 @@
 """Loads a model to ask it something: for evaluation, the chat and the server.
 
 Weights are a run's working directory, a Hugging Face folder or a name on the
-hub. The training loop does not need this: it has its model already.
+hub. The training loop does not use this: it already has its model.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The parameters that a run begins with, and whether they are still the same.
+"""The parameters that a run starts from, and whether they are unchanged.
 
 Checkpoints do not hold the base of adapters, nor the reference of a KL penalty:
 a resumed run reads both again from c.weights.

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains and evaluates the run that an experiment file describes.
 
-  python -m srl_jax.main --config=experiments/math.py --workdir=/tmp/run
-  python -m srl_jax.main --config=experiments/registers.py:rlvr,seed=1
-  python -m srl_jax.main --config=experiments/math.py --config.log_every=5
+  srl_jax train --config=experiments/registers.py --workdir=/tmp/run
+  srl_jax train --config=experiments/registers.py:rlvr,seed=1
+  srl_jax train --config=experiments/math.py --config.log_every=5
 
-The same command resumes a run that was interrupted.
+The same command resumes an interrupted run.
 """
 
 from __future__ import annotations

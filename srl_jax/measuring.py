@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run measures: before and after its stages, and suites meanwhile.
+"""What a run measures: before and after its stages, and suites during them.
 
-The same random numbers at every moment, so that differences between moments are
+All moments use the same random numbers, so that differences between them are
 not differences of luck.
 """
 

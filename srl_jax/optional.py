@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Libraries that only some uses need, and what is said where one is missing.
+"""Libraries that only some uses need, and the error if one is missing.
 
-A machine whose packages were chosen by others (a GPU image, a notebook
-service) runs whatever does not need what it lacks.
+On a machine whose packages were chosen by others (a GPU image, a notebook
+service), everything runs that does not need a missing library.
 """
 
 from __future__ import annotations

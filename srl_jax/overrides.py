@@ -17,8 +17,8 @@ import ml_collections
 
 from srl_jax import strict
 
-# A resumed run may differ in these fields of its config: they change none of
-# its numbers, or, as another mesh, only the order of sums.
+# A resumed run may differ in these fields of its config. They change no number
+# of the run, or only the order of sums (mesh, sizes of parts).
 FREE_TO_CHANGE = (
   "note",
   "log_every",
@@ -111,7 +111,7 @@ def apply(
 ) -> None:
   """Sets dotted fields from text, read by the type of the present value.
 
-  Text that cannot be read so is set unchanged, and the strict conversion
+  Text that does not fit that type is set unchanged, and the strict conversion
   refuses it.
 
   Args:

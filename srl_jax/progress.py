@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says what a run is doing whenever it would else be silent for long.
+"""Says what a run is doing whenever it would otherwise be silent for long.
 
-Whoever does something that may take long opens a `task`; the code below tells
-how far it is by `advance` and `note`, without knowing which task it is. A
-thread says the innermost task when no line came for ten seconds, also while the
-main thread is in a compilation. Each line is complete, so a log file shows the
-same as a terminal. Only process 0 speaks; all know since when nothing went on.
+Code that may take long opens a `task`; the code below it reports progress by
+`advance` and `note`, without knowing which task it is. After ten silent seconds
+a thread prints the innermost task, even while the main thread compiles. Each
+line is complete, so a log file shows the same as a terminal. Only process 0
+prints; all processes know how long nothing has progressed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Task:
   note: str = ""
 
   def line(self, now_s: float) -> str:
-    """Says what it is, how far, how good, how long, and how much longer."""
+    """The task, its progress and result, the time so far and the time left."""
     parts = [self.what]
     if self.total:
       parts.append(f"{self.done}/{self.total}")
@@ -59,12 +59,12 @@ class _State:
 
 
 def changed() -> None:
-  """Notes that something went on; the functions below do so too."""
+  """Notes that there is progress; the functions below do so too."""
   _State.changed_s = time.monotonic()
 
 
 def standstill() -> tuple[float, str]:
-  """Returns since how many seconds nothing went on, and in which task."""
+  """Returns the seconds without progress, and the task."""
   now_s = time.monotonic()
   with _State.lock:
     what = _State.tasks[-1].line(now_s) if _State.tasks else "no task"
@@ -87,7 +87,7 @@ def warn(text: str) -> None:
 
 @contextlib.contextmanager
 def task(what: str, done: int = 0, total: int = 0) -> Iterator[None]:
-  """Names what is under way within, for the lines of long silences.
+  """Names what is done within it, for the lines after long silences.
 
   Args:
     what: what is done, as the line begins.
@@ -127,7 +127,7 @@ def advance(done: int, total: int) -> None:
 
 
 def note(text: str) -> None:
-  """Says how good or how far the innermost task is, in words."""
+  """Notes the result or progress of the innermost task, in words."""
   changed()
   if _State.tasks:
     _State.tasks[-1].note = text
@@ -143,7 +143,7 @@ def _watch(is_over: threading.Event) -> None:
 
 
 def _due_line(now_s: float) -> str:
-  """Returns what is to be said now; "" if nothing is."""
+  """Returns the line that is due now; "" if none is."""
   if not _State.tasks:
     return ""
   current = _State.tasks[-1]

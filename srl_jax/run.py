@@ -8,18 +8,18 @@ train/loop.py trains a stage.
   workdir/versions.json         versions of Python and the libraries
   workdir/held_out.json         checksums of validation and test problems, which
                                 are in the folder held_out
-  workdir/weights.json          checksums of the weights it started from
+  workdir/weights.json          checksums of the weights that it started from
   workdir/tokenizer/            copy of the tokenizer, unless the run trained it
   workdir/metrics.{jsonl,csv}   one row per update step
   workdir/tensorboard/          the same as event files
-  workdir/trackers/             what Weights & Biases and Trackio have of it
+  workdir/trackers/             what Weights & Biases and Trackio have received
   workdir/metrics.txt           what each column of these is, with its unit
   workdir/stages/0_srl/         checkpoints of the first stage, and so on
   workdir/profile/srl/          a trace of the update steps in c.profile
   workdir/rollouts/             a sample of the rollouts of RL stages
   workdir/results.json          what evaluation found, before and after
   workdir/solutions/            what the model wrote for every test problem
-  workdir/suites/               what it wrote for the problems of suites
+  workdir/suites/               what the model wrote for problems of suites
   workdir/model/                the final model as a Hugging Face checkpoint;
                                 c.weights takes its path
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the model of a run as a folder that other software loads.
 
-Other software should ask the model as it was trained, and stop where it was
-taught to stop. The folder therefore has the chat template and the stop tokens
-of the run, which need not be those of the checkpoint that it started from.
+Other software should prompt the model as it was trained, and stop where it
+learnt to stop. So the folder has the chat template and the stop tokens of the
+run, which need not be those of the checkpoint that it started from.
 """
 
 from __future__ import annotations

@@ -4,8 +4,7 @@
   python -m srl_jax.show --workdir=/tmp/srl --samples=3
   python -m srl_jax.show --workdir=/tmp/srl --moment=before --html=before.html
 
-New samples are drawn for held-out problems, as in training. report/samples.py
-decides how they look.
+Samples for held-out problems, as in training. report/samples.py formats them.
 """
 
 from __future__ import annotations

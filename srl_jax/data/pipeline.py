@@ -109,7 +109,7 @@ class Batches:
     return {**self._identity, "grain": self._iterator.get_state()}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Continues where get_state was called.
+    """Restores what get_state returned.
 
     Raises:
       ValueError: the state is from a stream of other data, sizes or seed.

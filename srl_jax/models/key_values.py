@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keys and values of all layers, and what happens to them while decoding.
 
-Axes: those of the legend, see srl_jax/types.py.
+Axes: those of the legend (srl_jax/types.py), but M counts the trunks that a
+program runs, and D in row_DM and the like devices.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class KeyValues(NamedTuple):
 def trunk_source(
   k, v, position, limit_NRT, trunk_of_NR, first_NRT
 ) -> attention.Source:
-  """Trunks as branches see them; those of a row are told apart by trunk_of.
+  """Trunks as attention sources, one per branch if a row has several.
 
   In decoding they lie one behind the other, and `first_NRT` tells them apart.
   """

@@ -218,8 +218,8 @@ class Transformer(nn.Module):
 class LanguageModel:
   """Pure functions of (params, arrays), which is all that other code sees.
 
-  Anything with the methods of `rollout.Policy` can stand in for it (see
-  `srl_jax.testing.ScriptedModel`).
+  Anything with the methods of `rollout.decode.Policy` can stand in for it (see
+  `srl_jax.testing.scripted.ScriptedModel`).
   """
 
   config: ModelConfig

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Group advantages and the filter of dynamic sampling.
 
-Written with methods that numpy and JAX arrays share, because the filter runs
-on the host and the advantage inside the update. The last axis is the group.
+Written with methods that numpy and JAX arrays share, because both run on the
+host, and inside a fused update step. The last axis is the group.
 """
 
 from __future__ import annotations

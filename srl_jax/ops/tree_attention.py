@@ -74,7 +74,7 @@ def suits(kernel: str, own: str, device: str, *, field: str) -> bool:
 
 
 def padded(tokens: int, shards: int = 1) -> int:
-  """Returns the least good length of a row of so many tokens, on P devices."""
+  """The smallest efficient row length for these tokens, on `shards` devices."""
   whole = _size(tokens, shards) * shards
   return -(-tokens // whole) * whole
 

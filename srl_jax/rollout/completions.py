@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole completions of a stream, for those who need no pieces of them."""
+"""Assembles whole completions from a stream's pieces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from srl_jax.rollout.stream import Stream
 
 
 class Completions:
-  """Puts the pieces of a stream together to whole completions."""
+  """The completions of a stream that are not yet whole."""
 
   def __init__(self, stream: Stream):
     self._stream = stream

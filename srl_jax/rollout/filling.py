@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives rows the trunks of prompts: copied, continued, or run from nothing."""
+"""Prefills decoder rows with the trunks of prompts.
+
+An equal trunk is copied, a common prefix is extended, and any other prompt is
+run as a whole.
+"""
 
 from __future__ import annotations
 

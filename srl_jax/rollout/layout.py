@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of rows whose slots batches of trunks share (shared.py)."""
+"""Static sizes of the shared decoder rows (shared.py)."""
 
 from __future__ import annotations
 

@@ -5,6 +5,8 @@ segments.py says what the programs compute, and stream.py what they are given.
 The programs are functions of modules with the policy as an argument, so that
 JAX knows them again: streams of equal policies and shapes share what is
 compiled.
+
+Axes besides those of the legend: M trunks that a program runs, D devices.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Sampled(NamedTuple):
 
 @dataclasses.dataclass
 class Work:
-  """What sampling took so far.
+  """Cost counters of a stream.
 
   Attributes:
     prompt_tokens: prompt tokens that were run.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of the device as the host knows them, and which prompts suit a trunk.
+"""Host-side state of decoder rows, and when a prompt can reuse a row's trunk.
 
 stream.py and shared.py decide what enters a row; segments.py runs it.
 """

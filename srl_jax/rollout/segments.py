@@ -2,12 +2,13 @@
 """A decoding loop in segments, between which trunks and branches change.
 
 decode.py samples one batch to its end. Here a row whose trunk has no branches
-left gets the next trunk while other rows go on, so that no problem waits for
-the longest of its batch. `admit` runs trunks and puts their keys and values
-into free rows. `segment` decodes for a bounded number of iterations. stream.py
-and shared.py are the host's side: they own the queues and read the tapes.
+left gets the next trunk while other rows go on. `admit` runs trunks and puts
+their keys and values into free rows; a row has one place for a trunk, or
+several whose branches share its slots. `segment` decodes for a bounded number
+of iterations. stream.py and shared.py own the queues and read the tapes.
 
-A row has one place for a trunk, or several whose branches share its slots.
+Axes besides those of the legend: Q entries of a row's queue, A most likely
+tokens, M trunks that a program runs, D devices.
 """
 
 from __future__ import annotations

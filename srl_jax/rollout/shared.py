@@ -240,7 +240,7 @@ class SharedSlots:
     return new
 
   def _branches_that_wait(self) -> list[_New]:
-    """Gives rows with idle slots a part of the branches that wait elsewhere."""
+    """Moves waiting branches from busy rows to rows with idle slots."""
     layout, new = self._layout, []
     while True:
       waiting_NU = self._by_place(self._queue.waiting_NQ).sum(axis=2)

@@ -137,7 +137,7 @@ class Program:
 
 
 def _in_short(message: str) -> str:
-  """The sentence of the compiler's message that says what is too much."""
+  """The out-of-memory sentence of the compiler's message."""
   found = re.search(r"Ran out of memory[^\n]*?HBM \([^)]*\)\.", message)
   return found[0].rstrip(".") if found else message.splitlines()[0]
 

@@ -149,7 +149,7 @@ class Problems:
     return {**self._identity, "problems_taken": self._taken}
 
   def set_state(self, state: dict[str, Any]) -> None:
-    """Goes on where `get_state` was called.
+    """Restores what `get_state` returned.
 
     Raises:
       ValueError: the state is of other problems.

@@ -49,11 +49,11 @@ class RoundConfig:
     parts_per_round: number of parts that a round is sampled in, so that the
       host scores one while the device decodes the next; divides
       trunks_per_round.
-    rows: rows of `slots` that all rounds of an update step share, so that a
-      round begins while the last branches of others are decoded; by all
-      devices together. A row has room for several trunks. 0 samples round by
-      round. Where the filter drops groups, this saves iterations of the
-      decoding loop; small rounds waste few groups. See docs/performance.md.
+    rows: 0 samples round by round. Above 0: rows of `slots` decoder slots, on
+      all devices together, that all rounds of an update step share, so that
+      the next round starts while the last branches of the previous one are
+      decoded. Saves decoding time where the filter drops many groups; see
+      docs/performance.md.
   """
 
   samples: int = 8
@@ -113,12 +113,10 @@ class GrpoConfig:
     trunks_per_micro_batch: trunks whose gradient is computed at a time, by all
       processes together; raised to a multiple of the devices. Two share a row
       if there are two per device.
-    lanes_per_branch: lanes of a micro-batch for each branch that its trunks can
-      have. Branches lie in them back to back. With too few lanes, trunks are
-      computed in several rows; with too many, lanes are empty. Nothing else
-      depends on it. 0 takes what is best if half the groups are kept (all,
-      without dynamic sampling) and completions fill 40% of their limit; for
-      episodes, a quarter of a lane for each turn that they can have.
+    lanes_per_branch: lanes of a micro-batch per branch that its trunks can
+      have. Changes speed and memory only. 0 chooses by simulation for a 50%
+      keep rate (100% without dynamic sampling) and completions of 40% of their
+      limit; for episodes, 0.25 per turn.
     validate_every: update steps between validations (mean reward, at the
       sampling temperature), the best of which gives the stage's result; 0
       validates at the end only.
@@ -193,9 +191,9 @@ class EpisodesConfig(GrpoConfig):
 
   A problem is solved turn by turn as in evaluation, and its environment, or
   the domain's verdict, says whether it is solved. The episodes of a problem
-  are a group. A batch is of all problems whose episodes do not all end alike,
-  of as many rounds as give groups_per_batch of them or more; without any, the
-  update step is skipped.
+  are a group. Rounds are sampled until groups_per_batch problems have episodes
+  with different outcomes, or max_rounds is reached. All such problems form the
+  batch; without any, the update step is skipped.
 
   Attributes:
     turns: most turns of an episode.

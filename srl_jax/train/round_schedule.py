@@ -20,7 +20,7 @@ from srl_jax.types import Branches, Trunks
 
 
 class Counts(NamedTuple):
-  """Groups that were judged, and how many of them were kept."""
+  """How many groups were kept, of how many that were judged."""
 
   kept: int = 0
   judged: int = 0

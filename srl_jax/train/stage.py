@@ -215,7 +215,7 @@ class Stage(Protocol):
     """JSON-able state of the data stream, and the pool."""
 
   def set_state(self, data: dict[str, Any], pool: Any) -> None:
-    """Goes on where get_state was called."""
+    """Restores what get_state returned."""
 
   def close(self) -> None:
     """Ends worker processes."""

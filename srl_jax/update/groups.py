@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which groups are trained on: filter and pool. Host side, numpy.
+"""Which groups are trained on: filter and pool.
 
 Dynamic sampling (SRL paper, Section 3; DAPO) keeps a group only if its
 rewards differ, and samples on until a batch is full. Kept groups wait in a
 pool; a batch takes the oldest, and the others stay for the next batch.
-packing.py makes micro-batches of them.
+packing.py makes micro-batches of them. Pool and groups are numpy on the host;
+`is_kept` also runs inside programs.
 
 Axes: P groups, S trunk positions, G samples, C branch positions.
 """
@@ -38,16 +39,16 @@ class DynamicSamplingConfig:
       rewards is greater than this. The paper gives no number. If one sample
       of 8 has one more character in common with the expert's step, the
       deviation is 0.66 / T, where T is the characters of both texts: the
-      default keeps any difference in texts of up to 660 characters together,
-      and drops noise in longer texts.
+      default keeps any difference if the two texts together have at most 660
+      characters, and drops noise in longer texts.
     max_rounds: rounds of sampling for one batch. If it is at least half full
       then, the update step trains on that, with a warning. If not, the stage
       ends early, and its result is the best validated; in the first update
       step, or if most samples break the format, that is an error.
     max_age: update steps that a kept group may wait in the pool; older ones
       are dropped, because the policy has moved away from the one that sampled
-      them. Groups of a round that keeps no more than groups_per_batch wait for
-      one. 0 trains on fresh groups only.
+      them. If a round keeps at most groups_per_batch groups, its surplus waits
+      one update step at most. 0 trains on fresh groups only.
   """
 
   enabled: bool = True

@@ -38,12 +38,11 @@ class LossConfig:
       advantages too), "truncated" importance weights, or "imitation" of the
       samples that are better than their group's mean.
     ratio: of policy and sampler, for each "token" (the paper), or the geometric
-      mean over the tokens of a "sequence" (GSPO), which is close to 1 and wants
-      narrow clips. Of tokens that the parameters of the update have drawn, it
-      is 1.
-    clip_low: the ratio is clipped below at 1 - clip_low.
-    clip_high: the ratio is clipped above at 1 + clip_high; a value larger
-      than clip_low is DAPO's clip-higher.
+      mean over the tokens of a "sequence" (GSPO), which is close to 1 and needs
+      narrow clips. Fresh tokens have ratio 1.
+    clip_low: the lower clip bound of the ratio is 1 - clip_low.
+    clip_high: the upper clip bound is 1 + clip_high; a value larger than
+      clip_low is DAPO's clip-higher.
     dual_clip: upper bound of the ratio of a "dual_clipped" token with a
       negative advantage.
     importance_cap: upper bound of the truncated importance weight.

@@ -6,7 +6,7 @@ gradient of its loss numerator, and the update step divides by the summed
 denominators, so that the result does not depend on how the batch was cut. Two
 programs are compiled, for any number of micro-batches.
 
-Parameters that are trained and not stored in float32 have a float32 copy in the
+Trained parameters that are not stored in float32 have a float32 copy in the
 optimizer state, which takes the steps (optim.with_master).
 
 If the parameters contain adapters, only adapters are trained (models/lora.py);
