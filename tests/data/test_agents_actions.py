@@ -157,3 +157,34 @@ def test_notes_to_oneself_join_the_next_thought():
     Step(LS.replace("ls", "pwd"), observation="/"),
   )
   assert trajectory.metadata == {"turns_without_action": "1"}
+
+
+JSON_CALL = (
+  '<tool_call>\n{"name": "bash", "arguments": {"command": "%s"}}\n</tool_call>'
+)
+CODER_CALL = f"<tool_call>\n{LS.replace('ls', '%s')}\n</tool_call>"
+
+
+@pytest.mark.parametrize("call", [JSON_CALL, CODER_CALL])
+def test_calls_between_tags_are_actions_and_code_beside_them_is_not(call):
+  fenced = "Look:\n```\nx = 1\n```\n"
+  both = f"{fenced}{call % 'ls'}\n{call % 'pwd'}"
+  answers = "<tool_response>\n{}\n</tool_response>"
+  answered = f"{answers.format('a.py')}\n{answers.format('/')}"
+  trajectory = parse(chat("Fix it.", both, answered, fenced), "f-1")
+  assert trajectory.steps == (
+    Step(LS, observation="a.py", thought=fenced.strip()),
+    Step(LS.replace("ls", "pwd"), observation="/"),
+  )
+  assert trajectory.metadata == {"turns_without_action": "1"}
+
+
+def test_a_call_between_tags_that_no_server_reads_is_no_step():
+  good = JSON_CALL % "ls"
+  for bad in ("{ls}", "3", '{"name": 3}', '{"name": "a", "arguments": [1]}'):
+    text = f"{good}\n<tool_call>{bad}</tool_call>"
+    trajectory = parse(chat("Fix it.", text, "No.", good), "f-1")
+    assert [s.text for s in trajectory.steps] == [LS]
+    assert trajectory.metadata == {"turns_without_action": "1"}
+  text = good.replace('{"command": "ls"}', r'"{\"command\": \"ls\"}"')
+  assert [s.text for s in parse(chat("Fix it.", text), "f").steps] == [LS]

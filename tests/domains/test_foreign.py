@@ -48,8 +48,9 @@ def test_an_agent_keeps_to_the_spelling_that_most_of_its_messages_have():
   fenced = "```\nls\n```"
   assert not read(tagged, tagged, fenced).actions
   assert not read(fenced, fenced, tagged).actions
-  # In doubt the tags, which no prose has.
+  # In doubt the tags, which no prose has, unlike blocks of code.
   assert read(fenced, tagged).actions == (Action("submit"),)
+  assert read(fenced, f"{fenced}\n{tagged}").actions == (Action("submit"),)
   spelled = read("Look.\n<command>\nls\n</command>")
   assert spelled == ("Look.\n", (bash("ls"),))
 

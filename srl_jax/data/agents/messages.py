@@ -204,7 +204,7 @@ class _Acts:
     self._acts += acts
 
   def _answer(self, message: Message) -> None:
-    text = observation_of(message.text)
+    texts = [observation_of(text) for text in _responses(message.text)]
     ids = set(message.answers) - {""}
     named = [act for act in self._turn if act.call_id in ids]
     if not named:
@@ -213,9 +213,9 @@ class _Acts:
         act for act in self._acts if act.call_id in ids and not act.answers
       ][-1:]
     for act in named:
-      act.answers.append(text)
+      act.answers += texts
     if not named and not (ids and any(act.call_id for act in self._turn)):
-      self._without_id.append(text)
+      self._without_id += texts
 
   def _end_turn(self) -> None:
     """Gives answers without ids to the calls, in their order.
@@ -251,8 +251,8 @@ class _Acts:
       raise RecordError(
         where,
         "and the messages after it hold no action; read are tool_calls,"
-        " <function=NAME>..</function>, <command>..</command> and blocks"
-        " between lines of ```",
+        " <tool_call>..</tool_call>, <function=NAME>..</function>,"
+        " <command>..</command> and blocks between lines of ```",
       )
 
   def steps(self) -> tuple[Step, ...]:
@@ -290,6 +290,18 @@ def thought_of(parts: Iterable[str]) -> str:
   cleaned = (_THINK_TAGS.sub("\n\n", part).strip() for part in parts)
   bare = (_LABEL.sub("", part) for part in cleaned)
   return with_line_feeds("\n\n".join(filter(None, bare)))
+
+
+_RESPONSES = re.compile(
+  r"\s*<tool_response>\n?(.*?)\n?</tool_response>\s*", re.DOTALL
+)
+_NEXT_RESPONSE = re.compile(r"\n?</tool_response>\s*<tool_response>\n?")
+
+
+def _responses(text: str) -> list[str]:
+  """Parts the answers that Qwen's template makes one message of the user."""
+  match = _RESPONSES.fullmatch(text)
+  return _NEXT_RESPONSE.split(match[1]) if match else [text]
 
 
 _OBSERVATION = re.compile(

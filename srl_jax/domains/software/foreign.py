@@ -2,19 +2,22 @@
 """Actions as other agents write them, read into the form of actions.py.
 
   spelling   an action in the text of a message      used by
+  tool_call  each <tool_call>..</tool_call>          Qwen, Hermes
   function   the first <function=NAME>..</function>  SWE-smith, R2E-Gym
   command    the last <command>ls</command>          SWE-agent 0.7
   fence      the last block between lines of ```     SWE-agent, mini-swe-agent
 
-Where a text spells several, the agents named here ran that one. One keeps to
-one spelling, so that a block of code in its thoughts is no action, and neither
-is what stands in a think block.
+Where a text spells several, the agents named here ran that one, and all of the
+first form. Inside its tags is the call as JSON (Hermes, Qwen) or in the form of
+the second (Qwen3-Coder). An agent keeps to one spelling, so that a block of
+code in its thoughts is no action, and neither is what stands in a think block.
 
 Tools that do the same under other names get one name (`canonical`).
 """
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 import shlex
@@ -41,6 +44,7 @@ _SUBMISSION = re.compile(
   r"(?:COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT|MINI_SWE_AGENT_FINAL_OUTPUT)"
 )
 
+_CALL = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
 _COMMAND = re.compile(
   r"<(command|mswea_bash_command)>\n?(.*?)\n?</\1>", re.DOTALL
 )
@@ -127,12 +131,35 @@ REFUSED = "Please always provide EXACTLY ONE action"
 def spelling_of(texts: Iterable[str]) -> Callable[[str], Spelled]:
   """Returns how the actions in an agent's messages are read.
 
-  It is the spelling in which most of them hold an action.
+  It is the spelling of most of them, and that of a text is the first in the
+  table above in which it holds an action: agents that write tags write blocks
+  of code beside them.
   """
-  texts = list(texts)
-  return max(
-    _SPELLINGS, key=lambda read: sum(bool(read(text).actions) for text in texts)
+  counts = collections.Counter(
+    next((read for read in _SPELLINGS if read(text).actions), None)
+    for text in texts
   )
+  return max(_SPELLINGS, key=lambda read: counts[read])
+
+
+def _tool_call(text: str) -> Spelled:
+  try:
+    actions = [x for m in _CALL.finditer(text) for x in _called(m[1])]
+  except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+    return Spelled(text, ())  # Servers cannot read it either, and run none.
+  return Spelled(_CALL.sub("", text), tuple(actions))
+
+
+def _called(text: str) -> list[Action]:
+  """The calls between the tags; an error of many kinds for something else."""
+  is_json = text.lstrip().startswith("{")
+  if not is_json and (found := [one.action for one in find(text)]):
+    return found
+  call = json.loads(text)
+  arguments = call.get("arguments") or {}
+  if isinstance(arguments, str):
+    arguments = json.loads(arguments)
+  return [Action.of_call(call["name"], arguments)]
 
 
 def _function(text: str) -> Spelled:
@@ -190,4 +217,6 @@ def _after_thought(read: Callable[[str], Spelled]) -> Callable[[str], Spelled]:
   return read_after
 
 
-_SPELLINGS = tuple(map(_after_thought, (_function, _command, _fence)))
+_SPELLINGS = tuple(
+  map(_after_thought, (_tool_call, _function, _command, _fence))
+)
