@@ -128,6 +128,29 @@ def test_calls_of_two_messages_are_answered_by_their_ids():
   assert observed == ["answer 0", "answer 1", None]
 
 
+def test_calls_and_results_in_parts_are_read():
+  def call(number, command):
+    arguments = {"id": f"c{number}", "input": {"command": command}}
+    return {"type": "tool_use", "name": "bash"} | arguments
+
+  def result(number, text):
+    parts = [{"type": "text", "text": text}]
+    return {"type": "tool_result", "tool_use_id": number, "content": parts}
+
+  thought = {"type": "text", "text": "As in\n```\nfoo\n```"}
+  record = chat(
+    "Fix it.",
+    [thought, call(0, "ls"), call(1, "pwd")],
+    [result("c1", "/"), result("c0", "a.py"), {"type": "text", "text": "Go."}],
+    [call(2, "ls")],
+  )
+  assert parse(record, "f-1").steps == (
+    Step(LS, observation="a.py", thought=thought["text"]),
+    Step(LS.replace("ls", "pwd"), observation="/\n\nGo."),
+    Step(LS),
+  )
+
+
 def test_notes_to_oneself_join_the_next_thought():
   def call(number, name, **arguments):
     function = {"name": name, "arguments": arguments}

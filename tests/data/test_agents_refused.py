@@ -61,6 +61,11 @@ BROKEN = [
     "the name 'a b' is empty or has white space",
   ),
   (
+    chat("Fix it.", ["Hm.", {"type": "tool_use", "name": "a", "input": [1]}]),
+    "messages[1].content[1].arguments",
+    "is [1]; write an obj",
+  ),
+  (
     broken(arguments='{"command": ls}'),
     f"{FIRST_CALL}.arguments",
     "which is no JSON (Expecting value",

@@ -29,11 +29,13 @@ from srl_jax.data.agents.messages import (
 )
 from srl_jax.data.agents.values import (
   action_of,
+  calls_in,
   content_of,
   decoded,
   list_at,
   object_at,
   offered_tools,
+  results_in,
   text_at,
   thinking_of,
   with_line_feeds,
@@ -167,6 +169,11 @@ def _chat(
       continue
     if known == "agent":
       messages.append(_agent(item, extra, text, where, tools))
+    elif results := results_in(item.get("content"), where):
+      messages += (
+        Message("tool", result, where, answers=(call_id,))
+        for call_id, result in results
+      )
     else:
       ids = list_at(item, "tool_call_ids", where) or [item.get("tool_call_id")]
       answers = tuple(x for x in ids if isinstance(x, str))
@@ -181,13 +188,12 @@ def _agent(
   where: str,
   tools: frozenset[str],
 ) -> Message:
-  calls = list_at(item, "tool_calls", where)
+  listed = list_at(item, "tool_calls", where)
+  calls = {f"{where}.tool_calls[{i}]": call for i, call in enumerate(listed)}
   if not calls and item.get("function_call"):
-    calls = [item["function_call"]]
-  named = [
-    action_of(call, f"{where}.tool_calls[{i}]", tools)
-    for i, call in enumerate(calls)
-  ]
+    calls = {f"{where}.function_call": item["function_call"]}
+  calls = calls or calls_in(item.get("content"), where)
+  named = [action_of(call, place, tools) for place, call in calls.items()]
   actions = tuple(action for action, _ in named)
   ids = tuple(call_id for _, call_id in named)
   if not actions:

@@ -68,7 +68,7 @@ def content_of(item: Mapping[str, Any], where: str) -> str:
   """Returns the text of a message: `content`, `text` or `value`.
 
   Parts of a list follow each other; one that is no text is named in brackets.
-  Thoughts are left out (`thinking_of`).
+  Thoughts and calls are left out (`thinking_of`, `calls_in`).
 
   Raises:
     RecordError: the content is neither a text nor a list of parts.
@@ -87,12 +87,12 @@ def content_of(item: Mapping[str, Any], where: str) -> str:
     return "\n".join(
       _part(x, f"{where}.{name}[{i}]")
       for i, x in enumerate(value)
-      if not (isinstance(x, dict) and x.get("type") in _THINKING)
+      if not (isinstance(x, dict) and x.get("type") in _ELSEWHERE)
     )
   return ""
 
 
-_THINKING = ("thinking", "redacted_thinking")
+_ELSEWHERE = ("thinking", "redacted_thinking", "tool_use")
 
 
 def thinking_of(content: Any) -> str:
@@ -102,6 +102,34 @@ def thinking_of(content: Any) -> str:
     text_at(part, "thinking") for part in parts if isinstance(part, dict)
   )
   return "\n\n".join(filter(None, thoughts))
+
+
+def calls_in(content: Any, where: str) -> dict[str, Any]:
+  """Returns by their places the parts that call a tool, as Anthropic's do."""
+  parts = content if isinstance(content, list) else ()
+  return {
+    f"{where}.content[{i}]": part
+    for i, part in enumerate(parts)
+    if isinstance(part, dict) and part.get("type") == "tool_use"
+  }
+
+
+def results_in(content: Any, where: str) -> list[tuple[str, str]]:
+  """Returns (id of the call, text) of each part, if some answer calls.
+
+  The id is "" in parts without one. [] for other content.
+
+  Raises:
+    RecordError: a part is no text, and no object either.
+  """
+  parts = content if isinstance(content, list) else ()
+  objects = [part if isinstance(part, dict) else {} for part in parts]
+  if all(part.get("type") != "tool_result" for part in objects):
+    return []
+  return [
+    (text_at(found, "tool_use_id"), _part(part, f"{where}.content[{i}]"))
+    for i, (found, part) in enumerate(zip(objects, parts, strict=True))
+  ]
 
 
 def _part(part: Any, where: str) -> str:
@@ -140,7 +168,8 @@ def action_of(
 
   Args:
     call: {"id", "function": {"name", "arguments"}}, or name and arguments in
-      the object itself. ATIF says tool_call_id and function_name.
+      the object itself. ATIF says tool_call_id and function_name, and
+      Anthropic input.
     where: the call's place in the record.
     tools: names of the tools that the record offers; empty if unknown.
 
@@ -162,7 +191,7 @@ def action_of(
       f" {', '.join(sorted(tools))}",
     )
   place = f"{where}.arguments"
-  arguments = decoded(inner.get("arguments"), place) or {}
+  arguments = decoded(inner.get("arguments", inner.get("input")), place) or {}
   if not isinstance(arguments, dict):
     raise RecordError(
       place, f"is {_short(arguments)}; write an object, or its JSON text"
