@@ -103,11 +103,16 @@ def test_what_is_no_single_action_is_named(text, words):
 
 
 def test_arguments_of_a_call_become_texts():
-  arguments = {"path": "/a", "view_range": [1, 20], "x": None, "on": True}
+  arguments = {
+    "path": "/a",
+    "view_range": [1, 20],
+    "x": None,
+    "on": ["é", True],
+  }
   assert Action.of_call("view", arguments).values == {
     "path": "/a",
     "view_range": "[1, 20]",
-    "on": "true",
+    "on": '["é", true]',
   }
 
 

@@ -91,11 +91,17 @@ class Action:
     return cls(
       name,
       tuple(
-        (key, value if isinstance(value, str) else json.dumps(value))
+        (key, _as_text(value))
         for key, value in arguments.items()
         if value is not None
       ),
     )
+
+
+def _as_text(value: Any) -> str:
+  if isinstance(value, str):
+    return value
+  return json.dumps(value, ensure_ascii=False)  # As the model would write it.
 
 
 class Found(NamedTuple):
