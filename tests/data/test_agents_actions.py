@@ -68,6 +68,14 @@ def test_actions_have_line_feeds_like_all_else():
     with_feeds = message["content"].replace("\r\n", "\n")
     message["content"] = with_feeds.replace("\n", "\r\n")
   assert parse(edit | {"messages": messages}, "f") == parse(edit, "f")
+  calls = agents.smith_tool()
+  expected = parse(calls, "f")
+  messages = json.loads(calls["messages"])
+  for message in messages:
+    for call in message.get("tool_calls", ()):
+      function = call["function"]
+      function["arguments"] = function["arguments"].replace(r"\n", r"\r\n")
+  assert parse(calls | {"messages": messages}, "f") == expected
   log = agents.traj_without_history()
   expected = parse(log, "f")
   for turn in log["trajectory"]:

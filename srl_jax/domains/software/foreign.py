@@ -63,7 +63,7 @@ def canonical(action: Action) -> Action:
   """Returns an action under the names of SWE-agent's tools.
 
   These are `bash` with `command`, `str_replace_editor` and `submit`. Tools
-  that they do not have keep their names.
+  that they do not have keep their names. Lines of values end in line feeds.
   """
   name = _NAMES.get(action.name, action.name)
   if name == "submit":
@@ -71,7 +71,7 @@ def canonical(action: Action) -> Action:
   return Action(
     name,
     tuple(
-      (_PARAMETERS.get((name, key), key), value)
+      (_PARAMETERS.get((name, key), key), value.replace("\r\n", "\n"))
       for key, value in action.parameters
       if key not in _DROPPED_NAMES and (name, key, value) not in _DROPPED
     ),
