@@ -223,6 +223,43 @@ def events() -> dict[str, Any]:
   }
 
 
+def events_of_sdk() -> dict[str, Any]:
+  """The same of OpenHands 1; the second action is refused, and tried again."""
+
+  def said(source: str, text: str) -> dict[str, Any]:
+    message = {"content": [{"type": "text", "text": text}]}
+    return {"kind": "MessageEvent", "source": source, "llm_message": message}
+
+  names = {"bash": "terminal", "str_replace_editor": "file_editor"}
+  log = [{"kind": "SystemPromptEvent", "source": "agent"}, said("user", _ASKED)]
+  for number, (thought, tool, arguments, answer) in enumerate(TURNS):
+    call_id, name = f"c{number}", names.get(tool, tool)
+    about = {"tool_name": name, "tool_call_id": call_id}
+    extra = {"summary": "Work.", "security_risk": "LOW"}
+    call = {
+      "id": call_id,
+      "name": name,
+      "arguments": json.dumps(arguments | extra),
+    }
+    parts = [{"type": "text", "text": answer}]
+    acting = about | {
+      "kind": "ActionEvent",
+      "source": "agent",
+      "thought": [] if number % 2 else [{"type": "text", "text": thought}],
+      "reasoning_content": thought if number % 2 else None,
+      "action": {"kind": "SomeAction"},
+      "tool_call": call,
+    }
+    if number == 1:
+      error = about | {"source": "agent", "error": "No such parameter."}
+      log.append(acting | {"action": None})
+      log.append(error | {"kind": "AgentErrorEvent"})
+    log.append(acting)
+    seen = about | {"source": "environment", "observation": {"content": parts}}
+    log.append(seen | {"kind": "ObservationEvent"})
+  return {"instance_id": TASK, "history": log[:-1], "resolved": True}
+
+
 def atif() -> dict[str, Any]:
   """An ATIF document; a thought may be the message or the reasoning."""
   steps: list[dict[str, Any]] = [
@@ -262,6 +299,7 @@ SHAPES = {
     nebius,
     openhands,
     events,
+    events_of_sdk,
     atif,
   )
 }

@@ -4,6 +4,9 @@
 An event is an action or an observation. With an action comes the answer of the
 model that it was made of, and an observation names the call that it is for.
 Events without a call are the harness's own, but for the user's messages.
+
+The SDK, of which OpenHands consists since version 1, says an event's `kind`;
+an action holds the call itself.
 """
 
 from __future__ import annotations
@@ -18,25 +21,35 @@ from srl_jax.data.agents.values import (
   list_at,
   object_at,
   text_at,
+  thinking_of,
 )
+from srl_jax.domains.software.actions import Action
 from srl_jax.trajectory import RecordError
 
 
 def is_event(item: dict[str, Any]) -> bool:
   """Whether an object of a list is an event."""
   is_action = isinstance(item.get("args"), dict) and "action" in item
-  return is_action or ("observation" in item and "extras" in item)
+  is_observation = "observation" in item and "extras" in item
+  return is_action or is_observation or _is_of_sdk(item)
+
+
+def _is_of_sdk(item: dict[str, Any]) -> bool:
+  return isinstance(item.get("kind"), str) and "source" in item
 
 
 def read(items: Sequence[dict[str, Any]], name: str) -> list[Message]:
   """Returns the messages of a list of events, which is the record's `name`.
 
   Raises:
-    RecordError: the answer of the model does not hold the call of an action.
+    RecordError: an action holds no call of a tool.
   """
   messages = []
   for number, item in enumerate(items):
     where = f"{name}[{number}]"
+    if _is_of_sdk(item):
+      messages += _of_sdk(item, where)
+      continue
     call = object_at(item, "tool_call_metadata")
     call_id = text_at(call, "tool_call_id")
     args = object_at(item, "args")
@@ -72,3 +85,33 @@ def _call(metadata: dict[str, Any], call_id: str, where: str) -> dict[str, Any]:
     f"{where}.tool_call_metadata",
     f"holds no call {call_id!r} in model_response; log it, or give messages",
   )
+
+
+def _of_sdk(item: dict[str, Any], where: str) -> list[Message]:
+  kind, call_id = item["kind"], text_at(item, "tool_call_id")
+  if kind == "MessageEvent":
+    text = content_of(object_at(item, "llm_message"), where)
+    role = "agent" if item["source"] == "agent" else "user"
+    return [Message(role, text, where)]
+  if kind != "ActionEvent":
+    text = content_of(object_at(item, "observation"), where)
+    text = text or text_at(item, "error", "rejection_reason")
+    answers = (call_id,)
+    return [Message("tool", text, where, answers=answers)] if call_id else []
+  if item.get("action") is None:  # A call that the tool does not take.
+    return [Message("agent", "", where)]
+  call = item.get("tool_call")
+  action, _ = action_of(call, f"{where}.tool_call", frozenset())
+  # Every tool of the SDK takes words on what the call is for.
+  own = tuple(p for p in action.parameters if p[0] != "summary")
+  return [
+    Message(
+      "agent",
+      content_of({"content": item.get("thought")}, where),
+      where,
+      reasoning=text_at(item, "reasoning_content")
+      or thinking_of(item.get("thinking_blocks")),
+      actions=(Action(action.name, own),),
+      call_ids=(call_id,),
+    )
+  ]
