@@ -8,8 +8,9 @@ import random
 
 import pytest
 
-from srl_jax.data.agents import parse, to_atif
+from srl_jax.data.agents import parse
 from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.data.schema import from_json, to_json
 from srl_jax.trajectory import RecordError
 from tests.support import agents
 from tests.support.agents import chat
@@ -148,7 +149,8 @@ def test_whatever_stands_in_a_record_it_is_read_or_refused(shape):
       outcomes["refused"] += bool(error.field and error.problem)
       continue
     outcomes["read"] += 1
-    assert parse(to_atif(trajectory), "f-1") == trajectory
+    written = json.dumps(to_json(trajectory))
+    assert from_json(json.loads(written)) == trajectory
   assert sum(outcomes.values()) == 300
   assert min(outcomes["read"], outcomes["refused"]) > 20
 

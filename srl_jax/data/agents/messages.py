@@ -110,6 +110,8 @@ def to_trajectory(
   name = facts.id or (
     default_id if facts.task in default_id else f"{facts.task}@{default_id}"
   )
+  for key, value in {**metadata, "id": name}.items():
+    check_characters(value, key)
   return Trajectory(
     id=name,
     domain="software",
