@@ -63,8 +63,6 @@ def _run(args: argparse.Namespace) -> None:
   if out:
     writing.check_free(out, args.as_)
   loaded = readers.load_trajectories(configs["data"])
-  if out:
-    writing.check_form(loaded.trajectories, args.as_)
   filled = [name for name, split in loaded.splits.items() if split]
   if args.show is not None and args.split not in filled:
     raise ValueError(
@@ -264,9 +262,8 @@ def _write(
   if loaded.rejects:
     print(f"refused records: {folder / 'rejects.jsonl'}")
   domain = f" data.domain={config.domain}" if config.domain else ""
-  read_as = "agents" if form == "atif" else form
   print(
-    f"wrote {written}\nuse it: data.format={read_as} data.path={folder}{domain}"
+    f"wrote {written}\nuse it: data.format={form} data.path={folder}{domain}"
   )
 
 
@@ -294,8 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     dest="as_",
     choices=typing.get_args(writing.Form),
     default="tfds",
-    help="form to write: TFDS (array_record), one JSON object per line, or "
-    "one ATIF document per line",
+    help="form to write: TFDS (array_record), or one JSON object per line",
   )
   add(
     "--template",

@@ -16,22 +16,21 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from srl_jax import storage
-from srl_jax.data import agents, records, schema
+from srl_jax.data import records, schema
 from srl_jax.data.readers import LoadReport
 from srl_jax.data.splits import SPLITS
-from srl_jax.domains.software.actions import ActionError, parse
-from srl_jax.trajectory import Step, Trajectory
+from srl_jax.trajectory import Trajectory
 
-Form = Literal["tfds", "jsonl", "atif"]
+Form = Literal["tfds", "jsonl"]
 _TFDS = "expert_trajectories"  # As TFDS calls what tfds_builders writes.
 _REJECTS = "rejects.jsonl"
 _UNFINISHED = ".unfinished-"
 # Moved last: without them a folder does not read as data to train on.
-_LAST = {"tfds": "features.json", "jsonl": "train.jsonl", "atif": "train.jsonl"}
+_LAST = {"tfds": "features.json", "jsonl": "train.jsonl"}
 
 
 def check_free(folder: pathlib.Path, form: Form) -> None:
@@ -46,39 +45,6 @@ def check_free(folder: pathlib.Path, form: Form) -> None:
   for path in (folder / name for name in (*names, _REJECTS)):
     if path.exists():
       raise ValueError(f"{path} exists already; remove it or write elsewhere")
-
-
-def check_form(trajectories: Sequence[Trajectory], form: Form) -> None:
-  """Refuses ATIF for steps that its readers would leave out.
-
-  Raises:
-    ValueError: steps hold no action; the message counts them.
-  """
-  if form != "atif":
-    return
-  bad = [
-    (trajectory.id, number, step.text)
-    for trajectory in trajectories
-    for number, step in enumerate(trajectory.steps, 1)
-    if not _holds_action(step)
-  ]
-  if bad:
-    name, number, text = bad[0]
-    steps = sum(len(trajectory.steps) for trajectory in trajectories)
-    raise ValueError(
-      f"{len(bad):,} of {steps:,} steps hold no action of an agent, the first:"
-      f" step {number} of {name!r} ({text[:60]!r}); --as=atif is for agents"
-      " whose steps are actions such as <function=NAME>..</function>; use"
-      " --as=jsonl or --as=tfds"
-    )
-
-
-def _holds_action(step: Step) -> bool:
-  try:
-    parse(step.text)
-  except ActionError:
-    return False
-  return True
 
 
 def write(
@@ -111,9 +77,8 @@ def write(
       inside = tfds_builders.write(loaded.splits, new, description)
       written = folder / inside.relative_to(new)
     else:
-      to_json = {"jsonl": schema.to_json, "atif": agents.to_atif}[form]
       for split, trajectories in loaded.splits.items():
-        _write_lines(trajectories, new / f"{split}.jsonl", to_json)
+        _write_lines(trajectories, new / f"{split}.jsonl")
     check_free(folder, form)  # Another command may have been faster.
     _move_out(new, folder, _LAST[form])
   return written
@@ -163,12 +128,10 @@ def _move_out(new: pathlib.Path, folder: pathlib.Path, last: str) -> None:
 
 
 def _write_lines(
-  trajectories: Sequence[Trajectory],
-  path: pathlib.Path,
-  to_json: Callable[[Trajectory], dict[str, Any]],
+  trajectories: Sequence[Trajectory], path: pathlib.Path
 ) -> None:
   if not trajectories:
     return
   with path.open("w", encoding="utf-8") as file:
     for trajectory in trajectories:
-      file.write(json.dumps(to_json(trajectory)) + "\n")
+      file.write(json.dumps(schema.to_json(trajectory)) + "\n")

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from srl_jax.data.agents import parse, to_atif
+from srl_jax.data.agents import parse
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.domains.software.actions import Action
 from srl_jax.domains.software.actions import parse as parse_action
-from srl_jax.trajectory import RecordError, Step, Trajectory
+from srl_jax.trajectory import Step
 from tests.support import agents
 from tests.support.agents import chat
 
@@ -211,8 +211,6 @@ def test_demonstrations_and_what_others_copied_are_not_learnt():
   document["steps"][3] |= {"llm_call_count": 0}
   steps = parse(document, "f-1").steps
   assert [s.is_target for s in steps] == [False, False, True, True, True]
-  again = parse(to_atif(parse(document, "f-1")), "f-1").steps
-  assert again == steps
 
 
 def test_an_action_that_nothing_answered_has_an_empty_observation():
@@ -260,60 +258,6 @@ def test_the_problem_is_the_issue_without_instructions(text, issue):
 def test_atif_of_these_versions_is_read(version):
   document = agents.atif() | {"schema_version": version}
   assert parse(document, "f-1") == parse(agents.atif(), "f-1")
-
-
-@pytest.mark.parametrize("shape", [*agents.SHAPES, "mini_swe_agent"])
-def test_what_is_written_as_atif_is_read_again(shape):
-  trajectory = parse(getattr(agents, shape)(), "f-1")
-  document = json.loads(json.dumps(to_atif(trajectory)))
-  assert parse(document, "g-7") == trajectory
-
-
-def test_atif_keeps_what_is_said_in_the_words_of_other_agents():
-  """What `read` takes from the records of others is here to the letter."""
-  submit = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
-  own = Trajectory(
-    "a",
-    "bugs_of_mine",
-    " ISSUE:\nIt fails.\n\nINSTRUCTIONS:\nRepair it. ",
-    (
-      Step(LS, observation="OBSERVATION:\r\na.py", thought="THOUGHT: Look. "),
-      Step(LS.replace("bash", "execute_bash"), observation=None),
-      Step(LS.replace("bash", "think"), thought="Hm.", is_target=False),
-      Step("No action.", observation=""),
-      Step(LS.replace("ls", submit)),
-    ),
-    answer="42",
-    metadata={"resolved": "maybe", "task": "", "model": "m", "note": ""},
-  )
-  document = json.loads(json.dumps(to_atif(own)))
-  assert parse(document, "f-1") == own
-  document["steps"][1]["tool_calls"] *= 2
-  with pytest.raises(RecordError, match="calls 2 tools"):
-    parse(document, "f-1")
-  del document["steps"][1:]
-  with pytest.raises(RecordError, match="hold no step of an agent"):
-    parse(document, "f-1")
-
-
-def test_atif_keeps_what_was_counted():
-  trajectory = parse(chat("Fix it.", "Hm.", "Go on.", LS), "f-1")
-  assert trajectory.metadata == {"turns_without_action": "1"}
-  assert parse(to_atif(trajectory), "f-1") == trajectory
-
-
-def test_atif_has_values_as_a_tool_takes_them():
-  document = to_atif(parse(agents.openhands(), "f-1"))
-  assert [s["source"] for s in document["steps"]] == ["user", *["agent"] * 5]
-  view = document["steps"][2]
-  [call] = view["tool_calls"]
-  assert (call["function_name"], call["arguments"]) == (
-    "str_replace_editor",
-    agents.VIEW,
-  )
-  assert view["observation"]["results"] == [
-    {"source_call_id": call["tool_call_id"], "content": "1\tdef add(a, b):"}
-  ]
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_agents_are_counted_in_both_contexts_and_by_their_tools(
       "--observation_tokens=10",
       "--group_size=3",
       f"--out={tmp_path / 'out'}",
-      "--as=atif",
+      "--as=jsonl",
     ]
   )
   printed = capsys.readouterr().out
@@ -236,9 +236,9 @@ def test_agents_are_counted_in_both_contexts_and_by_their_tools(
   )
   assert "1 records refused for 'messages', the first:" in printed
   assert re.search(r"^dropped: steps for the context only +2$", printed, re.M)
-  out = f"data.format=agents data.path={tmp_path / 'out'}"
+  out = f"data.format=jsonl data.path={tmp_path / 'out'}"
   assert f"use it: {out}" in printed
-  again = readers.load_trajectories(DataConfig("agents", str(tmp_path / "out")))
+  again = readers.load_trajectories(DataConfig("jsonl", str(tmp_path / "out")))
   assert again.splits == direct.splits
 
 

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from srl_jax.data import readers, tfds_builders
-from srl_jax.data.agents import to_atif
 from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.data.schema import to_json
 from srl_jax.data.selection import check_used, select, tools_of
 from srl_jax.domains.software.actions import Action, render
 from srl_jax.trajectory import Step, Trajectory
@@ -118,8 +118,8 @@ def test_a_step_that_is_none_stays_none():
 def test_if_nothing_is_left_the_error_counts_why(tmp_path):
   path = tmp_path / "runs.jsonl"
   runs = [run("x"), run("y", resolved="false")]
-  path.write_text("\n".join(json.dumps(to_atif(t)) for t in runs), "utf-8")
-  config = DataConfig("agents", str(path), resolved_only=True)
+  path.write_text("\n".join(json.dumps(to_json(t)) for t in runs), "utf-8")
+  config = DataConfig("jsonl", str(path), resolved_only=True)
   with pytest.raises(
     ValueError,
     match=r"runs.jsonl is left \(does not say whether it is resolved: 1; not"
@@ -148,10 +148,10 @@ def test_tools_are_named_with_the_command_of_the_editor():
 
 def test_the_choice_comes_before_the_splits(tmp_path):
   path = tmp_path / "runs.jsonl"
-  lines = [json.dumps(to_atif(t)) for t in RUNS]
+  lines = [json.dumps(to_json(t)) for t in RUNS]
   path.write_text("\n".join([*lines, "{}"]), "utf-8")
   config = DataConfig(
-    "agents", str(path), resolved_only=True, per_task=3, seed=24, valid_size=1
+    "jsonl", str(path), resolved_only=True, per_task=3, seed=24, valid_size=1
   )
   report = load_trajectories(config)
   assert len(report.trajectories) == 4
@@ -179,7 +179,7 @@ def test_prepared_data_are_chosen_from_too(tmp_path):
 
 def test_unresolved_runs_are_not_kept_while_reading(tmp_path, monkeypatch):
   path = tmp_path / "runs.jsonl"
-  path.write_text("\n".join(json.dumps(to_atif(t)) for t in RUNS), "utf-8")
+  path.write_text("\n".join(json.dumps(to_json(t)) for t in RUNS), "utf-8")
   given = []
 
   def watched(trajectories, choice):
@@ -187,7 +187,7 @@ def test_unresolved_runs_are_not_kept_while_reading(tmp_path, monkeypatch):
     return select(trajectories, choice)
 
   monkeypatch.setattr(readers, "select", watched)
-  load_trajectories(DataConfig("agents", str(path), resolved_only=True))
+  load_trajectories(DataConfig("jsonl", str(path), resolved_only=True))
   assert [t.id for t in given] == ["a1", "b1", "a2", "a3", "a4"]
 
 

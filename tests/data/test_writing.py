@@ -13,7 +13,6 @@ from srl_jax.data import folders, prepare, readers, tfds_builders, writing
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.schema import to_json
 from srl_jax.testing.trajectories import sums
-from srl_jax.trajectory import Step, Trajectory
 
 DATA = [sums(1 + i % 4, f"s{i}") for i in range(12)]
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -101,7 +100,7 @@ def test_two_commands_do_not_write_to_a_folder_at_a_time(tmp_path, path):
     ("tfds", "expert_trajectories"),
     ("tfds", "rejects.jsonl"),
     ("jsonl", "valid.jsonl"),
-    ("atif", "train.jsonl"),
+    ("jsonl", "train.jsonl"),
     ("jsonl", "rejects.jsonl"),
   ],
 )
@@ -117,23 +116,3 @@ def test_a_folder_of_other_data_is_refused_before_any_work(
 def test_a_file_is_no_folder_to_write_to(tmp_path, path):
   with pytest.raises(SystemExit, match="is a file; give a folder"):
     run(path, path)
-
-
-def test_atif_is_refused_for_steps_that_would_be_left_out(tmp_path, path):
-  out = tmp_path / "out"
-  with pytest.raises(SystemExit) as caught:
-    run(path, out, "--as=atif")
-  said = str(caught.value)
-  assert "30 of 30 steps hold no action of an agent, the first: step 1" in said
-  assert said.endswith("use --as=jsonl or --as=tfds")
-  assert not out.exists()
-
-
-def test_atif_is_refused_for_a_single_step_without_an_action():
-  steps = tuple(map(Step, ("<function=submit>\n</function>", "I submit.")))
-  good = Trajectory("good", "software", "p", steps[:1])
-  writing.check_form([good], "atif")
-  mixed = Trajectory("mixed", "software", "p", steps)
-  with pytest.raises(ValueError, match=r"1 of 3 .* step 2 of 'mixed' \('I sub"):
-    writing.check_form([good, mixed], "atif")
-  writing.check_form([good, mixed], "jsonl")

@@ -4,7 +4,7 @@
 records    a record of any known shape -> messages
 values     texts, parts and calls in records
 events     the events of OpenHands
-atif       the Agent Trajectory Interchange Format, in and out
+atif       the Agent Trajectory Interchange Format
 messages   messages -> the steps of a trajectory
 
 A step is one action, in the grammar of srl_jax.domains.software.actions
@@ -14,7 +14,6 @@ get the names of SWE-agent. The problem is the issue alone, without the source's
 instructions on how to write actions.
 """
 
-from srl_jax.data.agents.atif import to_atif
 from srl_jax.data.agents.records import parse
 
-__all__ = ["parse", "to_atif"]
+__all__ = ["parse"]

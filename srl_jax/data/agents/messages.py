@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -60,9 +59,6 @@ class Facts(NamedTuple):
     problem: the issue, for records whose messages do not hold it.
     resolved: whether the tests pass in the end; None if unknown.
     model: the expert.
-    metadata: other facts to keep.
-    domain: the domain, if `to_atif` wrote the record; otherwise "".
-    answer: the reference answer that it wrote.
   """
 
   id: str = ""
@@ -70,9 +66,6 @@ class Facts(NamedTuple):
   problem: str = ""
   resolved: bool | None = None
   model: str = ""
-  metadata: Mapping[str, str] = types.MappingProxyType({})
-  domain: str = ""
-  answer: str | None = None
 
 
 def to_trajectory(
@@ -117,10 +110,7 @@ def to_trajectory(
     domain="software",
     problem=problem,
     steps=acts.steps(),
-    metadata={
-      **facts.metadata,
-      **{key: value for key, value in metadata.items() if value},
-    },
+    metadata={key: value for key, value in metadata.items() if value},
   )
 
 

@@ -80,10 +80,7 @@ def parse(record: Any, default_id: str) -> Trajectory:
   if not isinstance(record, dict):
     raise RecordError("(record)", "is no object; write one per line")
   if "schema_version" in record:
-    messages, facts = atif.read(record)
-    if facts.domain:
-      return atif.as_written(messages, facts, default_id)
-    return to_trajectory(messages, facts, default_id)
+    return to_trajectory(*atif.read(record), default_id)
   name, items = _list_of(record)
   tools = offered_tools(record.get("tools"), "tools")
   if all("role" in item or "from" in item for item in items):
