@@ -9,6 +9,8 @@ A step begins with a line such as "3. **Title**" and ends where step 4 begins:
   1. plain items have no bold title    part of step 1
    2. **Solve**                        less indented than the text of step 1
      ...
+  ## Part 2                            a heading above step 3 belongs to it
+  3. **Check**
   The answer is \boxed{7}.             belongs to the last step
 
 What is in a list, and how deep, is as in Markdown (markdown.py). No step begins
@@ -20,6 +22,7 @@ numbering leaves open where a step begins are refused too.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import re
 import textwrap
 from typing import Any
@@ -37,6 +40,9 @@ _THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 _HEAD = re.compile(
   r"([ \t]*)([0-9]{1,9})([.)])[ \t]+\*\*(?!\s)(.+?)\*\*[ \t]*:?[ \t]*(.*)"
 )
+_HEADING_OR_BLANK = re.compile(r"#{1,6}[ \t].*|\s*")
+# What is indented under the first line of a list item.
+_INDENTED = re.compile(r"(?:[ \t].*\n?|\n)*+")
 
 
 def parse(
@@ -141,17 +147,34 @@ def split_steps(text: str) -> tuple[Step, ...]:
       "has no numbered, bold-titled steps; they must look like '1. **Title**'"
       " at the start of a line",
     )
-  preamble = "\n".join(lines[: starts[0]]).strip()
+  begins = [0, *(_heading_above(lines, x) for x in starts[1:]), len(lines)]
   steps = []
-  for head, start, end in zip(
-    heads, starts, [*starts[1:], len(lines)], strict=True
+  for head, start, (begin, end) in zip(
+    heads, starts, itertools.pairwise(begins), strict=True
   ):
-    rest = textwrap.dedent("\n".join(lines[start + 1 : end]))
-    parts = [] if steps else [preamble]
-    parts.append(f"{head[5]}\n{rest}".strip())
-    body = "\n\n".join(part for part in parts if part)
+    before = "\n".join(lines[begin:start]).strip()
+    after = _dedent("\n".join(lines[start + 1 : end]))
+    parts = before, f"{head[5]}\n{after}".strip()
+    body = "\n\n".join(filter(None, parts))
     steps.append(Step(body, title=head[4].strip().rstrip(":").rstrip()))
   return tuple(steps)
+
+
+def _heading_above(lines: list[str], start: int) -> int:
+  """Returns where the headings directly above a line begin, if any do."""
+  while _HEADING_OR_BLANK.fullmatch(lines[start - 1]):
+    start -= 1
+  return start
+
+
+def _dedent(text: str) -> str:
+  """Takes off the indent that the lines of a list item have.
+
+  The first line without an indent ends the item: a conclusion, or code whose
+  own indents must stay.
+  """
+  indented = _INDENTED.match(text)[0]
+  return textwrap.dedent(indented) + text[len(indented) :]
 
 
 def _heads(lines: list[str]) -> list[tuple[int, re.Match[str]]]:

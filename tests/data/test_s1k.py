@@ -35,6 +35,21 @@ def test_the_usual_indented_body_loses_its_indent():
   )
 
 
+def test_only_what_is_indented_under_a_title_loses_its_indent():
+  code = "```\ndef f():\n  return 1\n```"
+  body = f"- one\n- two\n\nSo \\boxed{{7}}:\n{code}\n   - kept"
+  text = body.replace("- one\n-", "   - one\n   -")
+  assert split_steps(f"1. **A**:\n{text}") == (Step(body, title="A"),)
+
+
+def test_headings_above_a_step_belong_to_it():
+  text = "# Part 1\n1. **A**: a\n\n## Part 2\n### x\n\n2. **B**: b\n## End"
+  assert split_steps(text) == (
+    Step("# Part 1\n\na", title="A"),
+    Step("## Part 2\n### x\n\nb\n## End", title="B"),
+  )
+
+
 INSIDE = {
   "nested bold list": "   1. **N**\n   2. **M**",
   "nested list at the number of the next step": "   2. **N**",
