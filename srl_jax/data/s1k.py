@@ -57,7 +57,8 @@ def parse(
 
   The answer is the first of these that exists: the last \\boxed{} of
   `solution`; a `solution` of one short line; the last \\boxed{} of an attempt
-  that was graded right; None.
+  that was graded right; None. The grade is in the metadata as "resolved":
+  "true" or "false", or absent if there is none.
 
   Raises:
     RecordError: the record cannot be used; the message names the field, what
@@ -67,19 +68,21 @@ def parse(
     raise RecordError("(record)", "is no object; write one per line")
   attempt = _without_thought(get(record, _FIELD, str, required=True))
   solution = (get(record, "solution", str) or "").strip()
-  grade = get(record, "deepseek_grade", str) or ""
-  right = grade.strip().lower() == "yes"
+  grade = (get(record, "deepseek_grade", str) or "").strip().lower()
   answer = _boxed(solution)
   if answer is None and 0 < len(solution) <= 40 and "\n" not in solution:
     answer = solution
-  if answer is None and right:
+  if answer is None and grade == "yes":
     answer = _boxed(attempt)
   steps = split_steps(attempt)
   if reasoning:
     thought = get(record, _REASONING, str, required=True).strip()
     thought = bare_thought(thought, _REASONING)
     steps = (dataclasses.replace(steps[0], thought=thought), *steps[1:])
-  metadata = {"source_type": get(record, "source_type", str), "grade": grade}
+  metadata = {
+    "source_type": get(record, "source_type", str),
+    "resolved": {"yes": "true", "no": "false"}.get(grade),
+  }
   return Trajectory(
     id=get(record, "id", str) or default_id,
     domain=get(record, "cot_type", str) or "math",

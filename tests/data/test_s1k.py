@@ -281,7 +281,20 @@ def test_columns_become_fields():
   assert trajectory.problem == "How many?"
   assert trajectory.metadata == {
     "source_type": "qfq830/openaimath",
-    "grade": "Yes",
+    "resolved": "true",
+  }
+
+
+def test_solutions_that_were_graded_right_can_be_chosen(tmp_path):
+  path = tmp_path / "s.jsonl"
+  grades = ("Yes", "No", None, "yes ")
+  lines = [json.dumps(RECORD | {"deepseek_grade": x}) for x in grades]
+  path.write_text("\n".join(lines), "utf-8")
+  report = load_trajectories(DataConfig("s1k", str(path), resolved_only=True))
+  assert [t.id for t in report.trajectories] == ["s-1", "s-4"]
+  assert report.left_out == {
+    "not resolved": ("s-2",),
+    "does not say whether it is resolved": ("s-3",),
   }
 
 
