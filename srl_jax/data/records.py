@@ -18,11 +18,16 @@ from srl_jax.data import sources
 from srl_jax.data.rows import Row
 from srl_jax.trajectory import RecordError, Trajectory
 
+# Of a file in another format each record is bad; all would fill the memory.
+_KEPT_RECORDS = 1000
 Place = tuple[pathlib.Path, int]  # A file, and the number of a record there.
 
 
 class Reject(NamedTuple):
-  """A record that was set aside; str() gives the full message."""
+  """A record that was set aside; str() gives the full message.
+
+  `record` is its text, and "" after the first 1,000 rejects of a file.
+  """
 
   path: str
   line: int
@@ -63,8 +68,9 @@ def read_file(
   read = functools.partial(_read, path, parse, prefix, place_of, keep)
   before = len(place_of)
   trajectories, rejects = read(sources.rows(path))
-  if rejects and len(place_of) == before:
-    # No line is a record; the text may be JSON as a whole.
+  none_good = rejects and len(place_of) == before
+  if none_good and (rejects[0].field == "(line)" or len(rejects) == 1):
+    # The first line is not JSON, or the only one; all may be one document.
     whole = sources.document_rows(path)
     again = read(whole) if whole else ([], [])
     if again[0]:
@@ -90,7 +96,9 @@ def _read(
         where = _shown(place_of[trajectory.id], path)
         raise RecordError("id", f"{taken} {where}; give every record its own")
     except RecordError as error:
-      rejects.append(_reject(path, row, error))
+      reject = _reject(path, row, error)
+      is_kept = len(rejects) < _KEPT_RECORDS
+      rejects.append(reject if is_kept else reject._replace(record=""))
       continue
     place_of[trajectory.id] = path, row.number
     if keep(trajectory):

@@ -122,6 +122,16 @@ def test_rejects_file_holds_the_reason_and_the_record(tmp_path):
   }
 
 
+def test_a_large_file_in_another_format_fits_into_memory(tmp_path, monkeypatch):
+  # As lines of JSON, it is not read a second time and as a whole.
+  monkeypatch.setattr(records.sources, "document_rows", None)
+  path = tmp_path / "d.jsonl"
+  write(path, *[{"conversations": []}] * 1002)
+  _, rejects = records.read_file(path, schema.from_json)
+  assert len(rejects) == 1002
+  assert [bool(r.record) for r in rejects[998:]] == [True, True, False, False]
+
+
 def test_windows_files_are_read_as_others(tmp_path):
   path = tmp_path / "d.jsonl"
   path.write_bytes(b"\xef\xbb\xbf" + json.dumps(JSONL).encode() + b"\r\n\r\n")
