@@ -34,7 +34,6 @@ _LISTS = re.compile(
   r"data(set)?|rows|records|examples|items|instances|trajectories|problems"
   r"|train(ing)?|valid(ation)?|val|dev|test|pretrain|eval"
 )
-_FIELDS = {"problem", "steps", "question", "answer", "deepseek_attempt"}
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -157,29 +156,20 @@ def _refuse_nested(text: bytes, path: pathlib.Path) -> None:
   except RecordError:
     return
   name = shlex.quote(str(path))
-  listed = [
-    key
+  commands = [
+    f"jq -c '.{key}[]' {name} > {key}.jsonl"
     for key, inner in value.items()
     if _LISTS.fullmatch(key)
     and isinstance(inner, list)
-    and inner
-    and all(isinstance(record, dict) for record in inner)
+    and any(isinstance(record, dict) for record in inner)
   ]
-  if listed:
-    commands = " and ".join(
-      f"jq -c '.[\"{key}\"][]' {name} > {shlex.quote(key + '.jsonl')}"
-      for key in listed
-    )
+  if commands:
     raise ValueError(
-      f"{path} is one JSON object whose records are under"
-      f" {', '.join(map(repr, listed))}; a list or one object per line is"
-      f" read; type: {commands}"
+      f"{path} is one JSON object that holds the records; a list of them or one"
+      f" per line is read; type: {' and '.join(commands)}"
     )
-  columns = [v for k, v in value.items() if k in _FIELDS]
-  if len(columns) > 1 and (
-    all(isinstance(v, dict) for v in columns)
-    or all(isinstance(v, list) and len(v) == len(columns[0]) for v in columns)
-  ):
+  problem = value.get("problem", value.get("question"))
+  if isinstance(problem, (dict, list)):
     raise ValueError(
       f"{path} is one JSON object of columns; one object per line is read;"
       " write it again with pandas: read_json(path).to_json("

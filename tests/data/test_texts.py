@@ -170,11 +170,11 @@ def test_records_inside_an_object_are_named_with_what_to_type(tmp_path, indent):
   records = list(map(json.loads, GOOD))
   path = tmp_path / "d.json"
   for value, words in (
+    ({"data": records}, r"type: jq -c '\.data\[\]' \S+/d.json > data.jsonl$"),
     (
-      {"data": records},
-      r"under 'data'; .* jq -c '.\[\"data\"\]\[\]' .*d.json >",
+      {"version": "1", "train": records, "test": records},
+      r"train.jsonl and jq -c '\.test\[\]' \S+ > test.jsonl$",
     ),
-    ({"version": "1", "train": records, "test": records}, "'train', 'test'"),
     ({"problem": ["p"], "steps": [["s"]]}, "is one JSON object of columns"),
     ({"problem": {"0": "p"}, "steps": {"0": ["s"]}}, "object of columns"),
   ):
