@@ -4,8 +4,8 @@
 From files to trajectories:
 
 schema         the JSON form of a Trajectory and its Steps
-sources, rows  files -> rows: JSON lines, JSON, Parquet, Arrow, compressed
-tables, texts  values of tables; text that is no UTF-8
+sources        files -> rows: JSON lines, JSON, Parquet, Arrow, compressed
+tables, texts  the rows of a table, and of JSON text
 folders        which files of a folder belong together, and to which split
 records        rows -> trajectories; what is wrong with one costs no other
 readers        the whole of it, with rejects and splits

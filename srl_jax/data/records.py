@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from srl_jax import storage
 from srl_jax.data import sources
-from srl_jax.data.rows import Row
+from srl_jax.data.texts import Row
 from srl_jax.trajectory import RecordError, Trajectory
 
 # Of a file in another format each record is bad; all would fill the memory.

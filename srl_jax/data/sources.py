@@ -22,7 +22,7 @@ from typing import IO, Any, NamedTuple
 
 from srl_jax import storage
 from srl_jax.data import tables, texts
-from srl_jax.data.rows import Row
+from srl_jax.data.texts import Row
 from srl_jax.optional import needed_for
 from srl_jax.storage import textfile
 

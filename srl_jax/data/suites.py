@@ -18,7 +18,7 @@ from typing import Any
 from srl_jax import storage
 from srl_jax.data import sources
 from srl_jax.data.folders import FORM
-from srl_jax.data.rows import Row
+from srl_jax.data.texts import Row
 from srl_jax.domains import find_suite, known_suites
 from srl_jax.domains.suite import Problem, Reading, Suite
 from srl_jax.processes import failures

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from srl_jax.data.rows import Row
+from srl_jax.data.texts import Row
 from srl_jax.optional import needed_for
 
 if TYPE_CHECKING:

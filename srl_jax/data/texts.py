@@ -13,10 +13,9 @@ import json
 import pathlib
 import re
 import shlex
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NamedTuple
 
-from srl_jax.data.rows import Row
 from srl_jax.storage import textfile
 from srl_jax.trajectory import RecordError
 
@@ -34,6 +33,21 @@ _LISTS = re.compile(
   r"data(set)?|rows|records|examples|items|instances|trajectories|problems"
   r"|train(ing)?|valid(ation)?|val|dev|test|pretrain|eval"
 )
+
+
+class Row(NamedTuple):
+  """A record that is not decoded yet, so that a bad one costs no other.
+
+  Attributes:
+    number: its line in a file of JSON lines, else its place in the file, both
+      from 1.
+    raw: what stands in the file: bytes of JSON text, or a dict of a table.
+    decode: makes the record of `raw`; raises RecordError if it cannot.
+  """
+
+  number: int
+  raw: bytes | dict[str, Any]
+  decode: Callable[[Any], Any]
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
