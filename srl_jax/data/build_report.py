@@ -61,8 +61,6 @@ class BuildReport:
     trunk_tokens: expected number of trunk tokens processed to visit every
       branch point once, with points_per_trunk of them on each visit of a trunk.
     stem_tokens: stem tokens of a branch point, summed over all.
-    segments: for each trajectory of an agent, in tokens, the problem and then
-      each step of the context; () for task "solve".
   """
 
   trajectories: int
@@ -75,7 +73,6 @@ class BuildReport:
   context_tokens: int
   trunk_tokens: float
   stem_tokens: int
-  segments: tuple[tuple[int, ...], ...] = ()
 
   def prompt_tokens(self, group_size: int = 1) -> tuple[int, int]:
     """Returns the prompt tokens of one rollout of all points: (flat, shared).
@@ -86,26 +83,3 @@ class BuildReport:
     flat = group_size * (self.context_tokens + self.stem_tokens)
     shared = self.trunk_tokens + group_size * self.stem_tokens
     return flat, round(shared)
-
-  def prompt_tokens_with(
-    self, context_turns: int, group_size: int = 1
-  ) -> tuple[int, int]:
-    """Returns the same for agents in another context, if every step counts.
-
-    Args:
-      context_turns: number of earlier steps in the context; 0 for all. With m
-        > 0 each point has a trunk of its own, which only its samples share.
-      group_size: number of samples per point.
-    """
-    stem = self.stem_tokens / max(self.points, 1)
-    flat = shared = 0.0
-    for problem, *steps in self.segments:
-      first = [max(0, k - context_turns) for k in range(len(steps) + 1)]
-      at = [
-        problem + sum(steps[first[k] if context_turns else 0 : k])
-        for k in range(len(steps) + 1)
-      ]
-      stems = group_size * stem * len(at)
-      flat += group_size * sum(at) + stems
-      shared += (sum(at) if context_turns else at[-1]) + stems
-    return round(flat), round(shared)

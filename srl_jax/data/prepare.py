@@ -173,7 +173,7 @@ def summary(
   `group_size` is the number of samples per step, from which the prompt tokens
   of a rollout follow.
   """
-  columns: dict[str, dict[str, Any]] = {}
+  rows: dict[str, list[Any]] = {"": list(reports)}
   is_part = any(compared[x].checked < r.points for x, r in reports.items())
   for split, report in reports.items():
     flat, shared = report.prompt_tokens(group_size)
@@ -191,31 +191,16 @@ def summary(
       f"prompt tokens, {group_size} samples, flat": flat,
       f"prompt tokens, {group_size} samples, shared": shared,
       "flat / shared": f"{flat / max(shared, 1):.1f}",
-      **_of_contexts(report, group_size),
       "prompts with the ids of their whole text": compared[split].equal,
     }
     if is_part:
       cells["prompts compared"] = compared[split].checked
-    columns[split] = cells
-  # What only some splits have, such as observations, is left open for others.
-  labels = dict.fromkeys(x for cells in columns.values() for x in cells)
-  rows: dict[str, list[Any]] = {"": list(reports)}
-  for label in labels:
-    rows[label] = [cells.get(label, "") for cells in columns.values()]
+    for label, cell in cells.items():
+      rows.setdefault(label, []).append(cell)
   for reason in dict.fromkeys(d for r in reports.values() for d in r.drops):
     dropped = (len(r.drops.get(reason, ())) for r in reports.values())
     rows[f"dropped: {reason}"] = list(dropped)
   return _table(rows)
-
-
-def _of_contexts(report: BuildReport, group_size: int) -> dict[str, str]:
-  """What sharing saves agents in the two contexts that are common."""
-  cells = {}
-  for turns, name in ((0, "all steps so far"), (2, "the last 2 steps")):
-    flat, shared = report.prompt_tokens_with(turns, group_size)
-    ratio = f"{flat / max(shared, 1):.1f}"
-    cells[f"the same for agents, {name}"] = f"{flat:,} / {shared:,} = {ratio}"
-  return cells if report.segments else {}
 
 
 def actions_summary(trajectories: Sequence[Trajectory]) -> str:

@@ -231,7 +231,6 @@ def build_trunks(
       for r in trunks
     ),
     stem_tokens=sum(len(point.stem) for point in points),
-    segments=tuple(builder.segments),
   )
   return trunks, report
 
@@ -246,7 +245,6 @@ class _Builder:
     self._stems: dict[Segment, np.ndarray] = {}
     self._end = self._encode(template.end())
     self.drops: dict[str, list[str]] = {}
-    self.segments: list[tuple[int, ...]] = []
 
   def trunks(self, trajectory: Trajectory) -> list[Trunk]:
     """One trunk, or one per step with context_turns; [] if all is dropped."""
@@ -285,8 +283,6 @@ class _Builder:
       self._encode(template.step(step, number))
       for number, step in enumerate(trajectory.steps[: max(end - 1, 0)], 1)
     ]
-    if end and trajectory.steps[0].observation is not None:
-      self.segments.append((len(head), *map(len, segments)))
     # Not in the head: the prompt of a whole solution has no steps under it.
     heading = self._encode(template.heading(trajectory)) if is_solving else []
     point_of = self._solve if is_solving else self._step
