@@ -154,7 +154,8 @@ def _fingerprint(trunks: Sequence[Trunk]) -> int:
   for trunk in trunks:
     crc = zlib.crc32(trunk.tokens, crc)
     for point in trunk.points:
+      crc = zlib.crc32(np.uint32([point.at, point.point_id]), crc)
+      crc = zlib.crc32(point.stem, crc)
       crc = zlib.crc32(point.target_tokens, crc)
       crc = zlib.crc32(point.target.encode("utf-8"), crc)
-      crc = zlib.crc32(point.point_id.to_bytes(4, "little"), crc)
   return crc

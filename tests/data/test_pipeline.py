@@ -80,9 +80,11 @@ def test_restored_stream_goes_on_bit_for_bit():
     assert_equal(next(stream), next(restored))
 
 
-def with_target(trunk, target):
-  points = [dataclasses.replace(p, target=target) for p in trunk.points]
-  return dataclasses.replace(trunk, points=tuple(points))
+def with_last(**change):
+  """Trunks of which the last branch point of the last one is another."""
+  *points, last = TRUNKS[-1].points
+  points = (*points, dataclasses.replace(last, **change))
+  return [*TRUNKS[:-1], dataclasses.replace(TRUNKS[-1], points=points)]
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,10 @@ def with_target(trunk, target):
     ({"trunks": TRUNKS[1:]}, "trunks"),
     ({"trunks": TRUNKS[::-1]}, "trunks_crc32"),
     # What rewards compare with, as reference answers.
-    ({"trunks": [*TRUNKS[:-1], with_target(TRUNKS[-1], "8")]}, "trunks_crc32"),
+    ({"trunks": with_last(target="8")}, "trunks_crc32"),
+    # The end of a chat template, or of the problem.
+    ({"trunks": with_last(stem=np.int32([1]))}, "trunks_crc32"),
+    ({"trunks": with_last(at=TRUNKS[-1].points[-1].at - 1)}, "trunks_crc32"),
   ],
 )
 def test_state_of_another_stream_is_refused(other, name):
