@@ -66,6 +66,12 @@ _UNREADABLE = (
     "a Feather file of version 1",
     "write it again with pyarrow.feather.write_feather(table, path)",
   ),
+  (
+    b"\x83\xafp\xd1\r\x88J?",
+    "an ArrayRecord file",
+    "give the folder of its TFDS dataset with data.format=tfds, or write JSON"
+    " lines or Parquet",
+  ),
   (b"\x89HDF", "an HDF5 file", "write JSON lines or Parquet"),
   (b"SQLite format 3\0", "an SQLite database", "write JSON lines or Parquet"),
   (b"\x80\x04\x95", "a pickle", "write JSON lines or Parquet"),
@@ -77,6 +83,8 @@ _UNREADABLE = (
   ),
   (b"<html", "a web page", "download the file itself"),
 )
+# Such a table begins as any text does, so its name must tell.
+_TABLE_IN_TEXT = re.compile(r"\.[ct]sv(?=\.|$)", re.I)
 # What the libraries raise where a compressed file is damaged.
 _DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError)
 _PEEKED = 512
@@ -197,4 +205,13 @@ def _recognised(
       f"{path} is {encoding} text; only UTF-8 is read; type: {command} >"
       f" {new_name} and give that file"
     )
-  return head.removeprefix(b"\xef\xbb\xbf").lstrip()
+  head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+  in_text = _TABLE_IN_TEXT.search(path.name)
+  if in_text and not head.startswith((b"{", b"[")):
+    read = "read_table" if in_text[0].lower() == ".tsv" else "read_csv"
+    raise ValueError(
+      f"{path} is a table in text, which is not read; write it again with"
+      f" pandas: {read}(path, dtype=str).to_json('data.jsonl',"
+      " orient='records', lines=True)"
+    )
+  return head

@@ -155,14 +155,31 @@ def archive(kind):
     (b"version https://git-lfs.github.com/spec/v1\noid", "type: git lfs pull"),
     (b"<!doctype html>\n<html>", "is a web page, .* download the file itself"),
     (b"FEA1" + bytes(20), "write it again with pyarrow.feather"),
+    (
+      b"\x83\xafp\xd1\r\x88J?" + bytes(56),
+      "is an ArrayRecord file, .* with data.format=tfds",
+    ),
   ],
   # Without names, they would hold the time at which gzip packed them.
-  ids=["zip", "tar", "git-lfs", "html", "feather"],
+  ids=["zip", "tar", "git-lfs", "html", "feather", "array-record"],
 )
 def test_what_holds_no_records_is_named_with_what_to_do(
   tmp_path, content, words
 ):
   assert re.search(words, refusal(tmp_path / "d.jsonl", content))
+
+
+@pytest.mark.parametrize(
+  ("name", "reader"),
+  [("d.csv", "read_csv"), ("d.TSV", "read_table"), ("d.csv.gz", "read_csv")],
+)
+def test_a_table_in_text_is_named_with_what_reads_it(tmp_path, name, reader):
+  content = b"problem,answer\n1+1?,2\n"
+  content = gzip.compress(content) if name.endswith("gz") else content
+  said = refusal(tmp_path / name, content)
+  assert f"write it again with pandas: {reader}(path, dtype=str)" in said
+  (tmp_path / name).write_text(TEXT)
+  assert len(problems(tmp_path / name)) == len(RECORDS)
 
 
 def test_one_object_over_many_lines_is_one_record(tmp_path):

@@ -162,7 +162,7 @@ def test_a_file_that_is_not_the_suites_is_refused(
     ("x.json", b"[1, ", "x.json begins as a JSON list, and its brackets"),
     ("x.parquet", b"PAR1", "x.parquet is cut off or damaged"),
     ("x.jsonl", b"\xff\xfe{\0}\0", "x.jsonl is UTF-16 text; only UTF-8"),
-    ("x.csv", b"a,b", "x.csv, line 1 is not JSON"),
+    ("x.csv", b"a,b", "x.csv is a table in text, which is not"),
   ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
