@@ -127,17 +127,26 @@ def _unified(found: Any) -> Any:
   """Takes the letter i for the imaginary unit, and a letter for one variable.
 
   The parser takes i for a variable, and one letter for two variables, by what
-  stands before it.
+  stands before it. A derivative such as dx/dt, of what does not name t, is a
+  variable of its own: SymPy would make it 0.
   """
   import sympy
 
-  if not getattr(found, "free_symbols", ()):
+  if not hasattr(found, "xreplace"):
     return found
   # Not real: SymPy would make x^2 = -3 and x^2 = -5 both False.
-  return found.xreplace(
+  found = found.xreplace(
     {
       letter: sympy.I if letter.name == "i" else sympy.Symbol(letter.name)
       for letter in found.free_symbols
+    }
+  )
+  return found.xreplace(
+    {
+      derivative: sympy.Symbol(str(derivative))
+      for derivative in found.atoms(sympy.Derivative)
+      if not derivative.expr.is_Number
+      and derivative.expr.free_symbols.isdisjoint(derivative.variables)
     }
   )
 

@@ -129,6 +129,8 @@ x=3,y=5 | x = 3 \\ y = 5
 y=5,x=3 | x &= 3 \\[1mm] y &= 5
 3,5 | x=3 \quad x=5
 5 | x=2+3 \\ x=5
+m \frac{dv}{dt}+bv=f | m \frac{d v}{d t}=f-b v
+2x | \frac{d}{dx} x^2
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -227,6 +229,12 @@ i | -i
 5 | x=3 \quad y=5
 5 | x=3 \\ x=5
 x = 3\\ y = 5 | x = 9\\ y = 5
+m \frac{dv}{dt}+bv=f | bv=f
+m \frac{dv}{dt}+bv=f | 5 m \frac{dv}{dt}+bv=f
+\frac{dx}{dt}=kx-a | -\frac{dx}{dt}=kx-a
+\frac{dx}{dt}=kx-a | \frac{dy}{dt}=kx-a
+\frac{\partial u}{\partial x}=u | \frac{\partial u}{\partial t}=u
+\frac{d(mv)}{dt}+3 | 3+\frac{dI}{dt}
 """
 
 
