@@ -107,9 +107,11 @@ _CHOICE = re.compile(
   r"|(?i:option|choice)\s+([A-J])",
   re.DOTALL,
 )
+# After a first choice; "(D) Both (A) and (B)" is one, and so is "(D) P(A)".
 _OTHER_CHOICE = re.compile(
-  r"\(\s*[A-J]\s*\)|(?<![A-Za-z\\])[A-J]\s*[).:]|(?:,|;|/|and\b|or\b|&)",
-  re.IGNORECASE,
+  r"(?i:,|;|/|&|and\b|or\b)|(?!(?i:all|both|neither|none|only)\b)"
+  r".*?(?<![A-Za-z\\(])(?:\(\s*[A-J]\s*\)|[A-J]\s*[).:])",
+  re.DOTALL,
 )
 
 
@@ -277,7 +279,10 @@ def _member(a: str, b: str) -> bool | None:
 
 
 _UNION = re.compile(r"\\(?:big)?cup(?![A-Za-z])|(?<=[)\]}])\s*U\s*(?=[(\[\\{])")
-_MAY_BE_UNION = re.compile(rf"{_RELATION.pattern}|[)\]}}]\s*or\b")
+# Commas are read as the words beside them.
+_MAY_BE_UNION = re.compile(
+  r"(?!.*(?<![A-Za-z\\])and\b).*(?<![A-Za-z\\])or\b", re.DOTALL
+)
 
 
 def _union(a: str, b: str) -> bool | None:
@@ -286,9 +291,9 @@ def _union(a: str, b: str) -> bool | None:
   if len(parts_a) == len(parts_b) == 1:
     return None
   # The other may be "x < 2 or x > 3".
-  if len(parts_a) == 1 and _MAY_BE_UNION.search(a):
+  if len(parts_a) == 1 and _MAY_BE_UNION.match(a):
     parts_a = parts_of(a)
-  if len(parts_b) == 1 and _MAY_BE_UNION.search(b):
+  if len(parts_b) == 1 and _MAY_BE_UNION.match(b):
     parts_b = parts_of(b)
   if len(parts_a) == len(parts_b):
     return _same_bag([p.strip() for p in parts_a], [p.strip() for p in parts_b])
