@@ -54,17 +54,20 @@ _WHY = re.compile(
   r"\s+(?=(?:it|they|he|she|we|this|that|there)\b)",
   re.IGNORECASE,
 )
-_BRACKET = re.compile(r"\(")
+# A remark, also one that a full stop cut; none is f(x) or 3(x+1).
+_REMARK = re.compile(r"\s\((?:[^()]|\([^()]*\))*(?:\)|$)")
 # What makes a number before it part of a term, and a number after it.
 _TERM = re.compile(
   r"\s*[-+/^_=<>{(\[!\\]|\s*\*(?!\*)|[a-z]|\s[A-Za-z](?![\w'])"
 )
 _OPERAND = re.compile(r"(?:[A-Za-z)\]}]|[-+*/^=_(\[{<>\\]\s*[$€£]?\s*)$")
-# What makes a last number part of a term. A capital may touch it, as in G0531,
-# and what is equal to it or leads to it is none.
+# What makes a last number part of a term, a ratio or a range. A capital may
+# touch it, as in G0531, and what is equal to it or leads to it is none; nor is
+# 41.7 that is rounded to it.
 _PART = re.compile(
   r"(?:[a-z)\]}^_(\[{\\,]|[-+/<^_(\[{\\]\s*[$€£]?\s*|(?<![-=>])>\s*"
   r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|\d\s*,\s*|[(\[{][^()\[\]{}]*,\s*"
+  r"|\d:|\d\s+:\s*|^(?!.*\b(?i:round|simplif|reduc)).*\d\s+to\s+[$€£]?"
   r"|\\(?:sqrt|frac|times|cdot|div|pm|mp|leq|geq|neq|sin|cos|tan)\s*"
   r"|\b(?:log|ln)\s*(?:_\s*(?:\w|\{[^{}]*\})\s*)?)$"
 )
@@ -190,8 +193,8 @@ def _is_result(line: str, numbers: list[re.Match[str]]) -> bool:
 
 
 def _only_number(clause: str) -> list[str]:
-  """Returns the number of a clause if it has one before a bracket."""
-  clause = _BRACKET.split(clause, maxsplit=1)[0]
+  """Returns the number of a clause if it has one outside of remarks."""
+  clause = _REMARK.sub(" ", clause)
   numbers = list(NUMBER.finditer(clause))
   if len(numbers) != 1 or _HEDGE.search(clause):
     return []

@@ -223,11 +223,15 @@ def test_explicit_answers_are_the_only_candidates(text, answer):
     ("The answer is $3\\sqrt{13}$ because of Pythagoras.", "3\\sqrt{13}"),
     ("The answer is $(3,4)$, as required.", "(3,4)"),
     ("The answer is A because 3 > 2.", "A"),
+    ("The answer is 42 (see Fig. 3).", "42"),
+    ("The answer is 42 (or 6 (here) times 7).", "42"),
     ("Answer: Yes, it is.", "Yes"),
     ("so it must be\nx + 1\n", "x+1"),
     ("D8631\nE0042\nG0531", "0531"),  # the register task
     ("5\n3/4\ncups", "3/4"),  # not 5 3/4
     ("They sold 48 and then 1,024 clips.", "1024"),
+    ("Step 3: 5", "5"),
+    ("So we round 4.7 to 5", "5"),
     ("She sold 48 and 24 clips, so a total of 48+24=72 clips.", "72"),
     ("The difference between them is $28 - $20 = $8.00.", "8"),
     ("7 of 28 and 12 of 24 give 7*(1/2) + 6.5 = 10 cups in all", "10"),
@@ -271,6 +275,8 @@ def test_unmarked_answers_are_found(text, reference):
     ("It is $[3, 5)$", "5"),
     ("so x > 5", "5"),
     ("The roots are 3, 5", "5"),
+    ("The ratio is 3:5", "5"),
+    ("It takes 3 to 5 days", "5"),
     # Words that make another number of it.
     ("The answer is negative 5.", "5"),
     ("It is minus 5", "5"),
@@ -293,6 +299,8 @@ def test_unmarked_answers_are_found(text, reference):
     ("It is $\\log_{2} 5$", "5"),
     ("The answer is a multiple of 5.", "5"),
     ("The answer is reduced mod 5.", "5"),
+    ("The answer is 5 (if x > 0) or 8 (otherwise).", "5"),
+    ("The answer is 5(x+1)", "5"),
     ("<answer>3, 5</answer>", "5"),
     ("<answer>It is 3 or 5</answer>", "5"),
     ("<answer>3\n5</answer>", "5"),
