@@ -17,6 +17,7 @@ import numpy as np
 
 from srl_jax.report.runs import RunFiles
 
+_AXES = ("update_step", "seconds", "tokens")
 # Longer curves are averaged over neighbouring update steps.
 MOST_POINTS = 400
 # Samples in the scatter plot of thought lengths, per run.
@@ -39,25 +40,29 @@ def curves(runs: Sequence[RunFiles]) -> dict[str, Any]:
   axes: list[dict[str, list[float]]] = []
   series: list[dict[str, Any]] = []
   known: dict[str, int] = {}
+  groups: dict[tuple[str, ...], list[list[tuple[float, ...]]]] = {}
+
+  def add(points, **names):
+    columns = [list(map(_short, x)) for x in zip(*points, strict=True)]
+    axis = dict(zip(_AXES, columns, strict=False))
+    # Nearly all metrics of a run share one of two axes.
+    index = known.setdefault(json.dumps(axis), len(axes))
+    if index == len(axes):
+      axes.append(axis)
+    values = dict(
+      zip(("y", "low", "high"), columns[len(_AXES) :], strict=False)
+    )
+    series.append(names | {"axis": index} | values)
+
   for run in runs:
     for (stage, metric), points in _points(run).items():
-      points = _thinned(points)
-      axis = _axis(points)
-      # Nearly all metrics of a run share one of two axes.
-      index = known.setdefault(json.dumps(axis), len(axes))
-      if index == len(axes):
-        axes.append(axis)
-      series.append(
-        {
-          "run": run.label,
-          "group": run.group,
-          "stage": stage,
-          "metric": metric,
-          "axis": index,
-          "y": [_short(p[-1]) for p in points],
-        }
-      )
-  _add_means(axes, series)
+      groups.setdefault((run.group, stage, metric), []).append(points)
+      names = {"run": run.label, "group": run.group, "stage": stage}
+      add(_thinned(points), **names, metric=metric)
+  for (group, stage, metric), members in groups.items():
+    if len(members) > 1 and (points := _mean(members)):
+      names = {"group": group, "stage": stage, "metric": metric}
+      add(points, **names, runs=len(members))
   return {"axes": axes, "series": series}
 
 
@@ -86,67 +91,27 @@ def _thinned(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
   return [tuple(part.mean(0).tolist()) for part in parts]
 
 
-def _axis(points: Sequence[tuple[float, ...]]) -> dict[str, list[float]]:
-  update_steps, seconds, tokens, _ = zip(*points, strict=True)
-  return {
-    "update_step": list(map(_short, update_steps)),
-    "seconds": list(map(_short, seconds)),
-    "tokens": list(map(_short, tokens)),
-  }
+def _mean(
+  members: Sequence[Sequence[tuple[float, ...]]],
+) -> list[tuple[float, ...]]:
+  """The mean, lowest and highest values of runs where all of them have one."""
+  of_runs = [{point[0]: point for point in points} for points in members]
+  common = sorted(set.intersection(*map(set, of_runs)))
+  # Only then do averages over neighbours run over the same update steps.
+  thinned = [_thinned([run[step] for step in common]) for run in of_runs]
+  return [
+    (
+      *np.mean(points, axis=0).tolist(),
+      min(point[-1] for point in points),
+      max(point[-1] for point in points),
+    )
+    for points in zip(*thinned, strict=True)
+  ]
 
 
 def _short(value: float) -> float:
   """Five digits are more than a screen shows; update steps stay whole."""
   return int(value) if float(value).is_integer() else float(f"{value:.5g}")
-
-
-def _add_means(axes: list[Any], series: list[dict[str, Any]]) -> None:
-  together: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-  for x in series:
-    key = (x["group"], x["stage"], x["metric"])
-    together.setdefault(key, []).append(x)
-  for (group, stage, metric), members in together.items():
-    if len(members) < 2:
-      continue
-    places = [
-      {step: i for i, step in enumerate(axes[x["axis"]]["update_step"])}
-      for x in members
-    ]
-    common = sorted(set.intersection(*map(set, places)))
-    if not common:
-      continue
-    axis: dict[str, list[float]] = {"update_step": common}
-    for name in ("seconds", "tokens"):
-      axis[name] = [
-        _short(
-          np.mean(
-            [
-              axes[x["axis"]][name][at[step]]
-              for x, at in zip(members, places, strict=True)
-            ]
-          )
-        )
-        for step in common
-      ]
-    values = np.array(
-      [
-        [x["y"][at[step]] for step in common]
-        for x, at in zip(members, places, strict=True)
-      ]
-    )
-    axes.append(axis)
-    series.append(
-      {
-        "group": group,
-        "stage": stage,
-        "metric": metric,
-        "axis": len(axes) - 1,
-        "runs": len(members),
-        "y": list(map(_short, values.mean(0).tolist())),
-        "low": list(map(_short, values.min(0).tolist())),
-        "high": list(map(_short, values.max(0).tolist())),
-      }
-    )
 
 
 def groups_kept(runs: Sequence[RunFiles]) -> list[dict[str, Any]]:

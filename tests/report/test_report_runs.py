@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
 
 from srl_jax.evaluate.journal import Journal
@@ -176,6 +177,25 @@ def test_the_mean_of_a_group_ends_where_its_first_run_ends(tmp_path):
   assert axis["update_step"] == [0, 1]
   assert mean["y"] == [0.25, 1.5]
   assert (mean["low"], mean["high"]) == ([0, 1], [0.5, 2])
+
+
+def test_means_of_long_curves_are_over_the_same_update_steps(tmp_path):
+  paths = []
+  for seed, (count, gap) in enumerate([(1000, -1), (700, 5)]):
+    paths.append(
+      begin_run(tmp_path / f"run{seed}", name="x", seed=seed, stages=["srl"])
+    )
+    reward = {i: None if i == gap else i + 100 * seed for i in range(count)}
+    rows = [{"update_step": i, "srl/reward": x} for i, x in reward.items()]
+    write_rows(paths[-1], rows)
+  mean, axis = curve(series.curves(read_runs(paths)), "reward")
+  steps = np.array(axis["update_step"])
+  # Of the 699 common update steps the first are averaged in pairs.
+  assert len(steps) == series.MOST_POINTS
+  assert (*steps[:3], steps[-1]) == (0.5, 2.5, 5, 699)
+  np.testing.assert_allclose(mean["y"], steps + 50, rtol=1e-3)
+  np.testing.assert_allclose(mean["low"], steps, rtol=1e-3)
+  np.testing.assert_allclose(mean["high"], steps + 100, rtol=1e-3)
 
 
 def test_long_curves_are_averaged_over_neighbours(tmp_path):
