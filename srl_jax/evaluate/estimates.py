@@ -47,10 +47,7 @@ def bootstrap(
   Returns:
     The estimate; all NaN if the denominators sum to 0.
   """
-  top = np.asarray(numerators, np.float64)
-  bottom = np.ones_like(top) if denominators is None else denominators
-  bottom = np.asarray(bottom, np.float64)
-  top, bottom = top[bottom > 0], bottom[bottom > 0]
+  top, bottom = _terms(numerators, denominators)
   if not len(bottom):
     return Estimate(math.nan, math.nan, math.nan)
   rng = np.random.default_rng(seed)
@@ -77,13 +74,12 @@ def share(
   Args:
     numerators: outcomes that are 1, one sum per problem (or trajectory).
     denominators: all outcomes, one sum per problem; if absent all are 1.
+      Problems with 0 say nothing, and do not count.
 
   Returns:
     The estimate; all NaN if the denominators sum to 0.
   """
-  top = np.asarray(numerators, np.float64)
-  bottom = np.ones_like(top) if denominators is None else denominators
-  bottom = np.asarray(bottom, np.float64)
+  top, bottom = _terms(numerators, denominators)
   count = bottom.sum()
   if not count:
     return Estimate(math.nan, math.nan, math.nan)
@@ -101,6 +97,16 @@ def share(
     effective *= (ndtri(0.975) / stdtrit(problems - 1, 0.975)) ** 2
   effective = min(max(effective, fewest), count)
   return _binomial(float(value), float(effective))
+
+
+def _terms(
+  numerators: Sequence[float], denominators: Sequence[float] | None
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the terms of both sums where the denominator is not 0."""
+  top = np.asarray(numerators, np.float64)
+  bottom = np.ones_like(top) if denominators is None else denominators
+  bottom = np.asarray(bottom, np.float64)
+  return top[bottom > 0], bottom[bottom > 0]
 
 
 def _binomial(value: float, outcomes: float) -> Estimate:

@@ -58,6 +58,12 @@ def test_few_problems_of_many_outcomes_say_little(problems):
   assert held > 930
 
 
+def test_problems_without_outcomes_do_not_count():
+  of_two = share([30, 10], [40, 40])
+  # As if all 200 problems were known, it would be [0.16, 0.84].
+  assert share([30, 10] + [0] * 198, [40, 40] + [0] * 198) == of_two
+
+
 def test_of_no_outcomes_there_is_no_share():
   assert math.isnan(share([], []).value)
   assert math.isnan(share([0.0], [0.0]).high)
