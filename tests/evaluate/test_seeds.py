@@ -67,9 +67,24 @@ def test_where_nothing_differs_the_interval_is_no_point():
   found = difference(np.zeros((1, 200)), np.zeros((1, 200)), is_share=True)
   assert str(found) == "+0.000 [-0.018, +0.018]"
   assert math.isinf(found.problems_needed)
+  # One that does makes it no narrower; t would give [-0.005, +0.015].
+  found = difference(np.zeros((1, 200)), np.eye(1, 200), is_share=True)
+  assert str(found) == "+0.005 [-0.013, +0.023]"
   # Nor where all problems change alike.
   found = difference(np.zeros((1, 30)), np.ones((1, 30)), is_share=True)
   assert str(found) == "+1.000 [+0.884, +1.000]"
+
+
+@pytest.mark.parametrize("expected", [3, 5])
+def test_intervals_cover_where_few_problems_change(expected):
+  # t alone: 0.85 and 0.87.
+  rng = np.random.default_rng(0)
+  held = 0
+  for _ in range(1000):
+    other = (rng.random((1, 200)) < expected / 200).astype(float)
+    found = difference(np.zeros((1, 200)), other, is_share=True)
+    held += found.low <= expected / 200 <= found.high
+  assert held / 1000 >= 0.93
 
 
 def test_a_power_of_80_percent_is_what_it_says():
