@@ -32,7 +32,9 @@ class RolloutMetrics:
   groups_kept: Array = metric("sum", "groups", "groups kept by the filter")
   rounds: Array = metric("sum", "rounds", "rounds of sampling")
   tokens_sampled: Array = metric("sum", "tokens", "completion tokens drawn")
-  trunk_tokens: Array = metric("sum", "tokens", "trunk tokens processed")
+  prompt_tokens: Array = metric(
+    "sum", "tokens", "prompt tokens run: trunks once, stems in each sample"
+  )
   flat_prompt_tokens: Array = metric(
     "sum", "tokens", "prompt tokens if each sample repeated its context"
   )
@@ -75,7 +77,7 @@ def measure(
   groups = _sum(xp, is_real_NK)
   kept = _sum(xp, kept_NK)
   drawn = _sum(xp, branches.is_completion_NRC)
-  prompt_NK = trunks.branch_at_NK + trunks.stem_length_NK
+  stem_tokens = _sum(xp, is_real_NK * trunks.stem_length_NK) * samples
   zero = xp.zeros((), xp.float32)
   positions = trunks.tokens_NS.size + branches.tokens_NRC.size
   tokens = _sum(xp, trunks.length_N) + _sum(xp, branches.length_NR)
@@ -96,8 +98,9 @@ def measure(
     groups_kept=kept,
     rounds=zero + 1,
     tokens_sampled=drawn,
-    trunk_tokens=_sum(xp, is_real_NK.any(1) * trunks.length_N),
-    flat_prompt_tokens=_sum(xp, is_real_NK * prompt_NK) * samples,
+    prompt_tokens=_sum(xp, is_real_NK.any(1) * trunks.length_N) + stem_tokens,
+    flat_prompt_tokens=_sum(xp, is_real_NK * trunks.branch_at_NK) * samples
+    + stem_tokens,
     slot_occupancy=Ratio(
       _sum(xp, slot_use.busy_N), _sum(xp, slot_use.slot_iterations_N)
     ),

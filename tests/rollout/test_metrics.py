@@ -59,7 +59,8 @@ def test_a_round_of_three_groups_by_hand():
     "groups_sampled": 3,
     "groups_kept": 1,
     "tokens_sampled": (2 + 1 + 1) + (2 + 1 + 2) + (1 + 2 + 3),
-    "trunk_tokens": 4,
+    # Trunks of 3 + 1 tokens once, stems of 1 + 2 + 1 three times.
+    "prompt_tokens": 4 + 3 * 4,
     # Contexts of 1 + 1, 3 + 2 and 1 + 1 tokens, three times each.
     "flat_prompt_tokens": 3 * (2 + 5 + 2),
     "slot_occupancy": 11 / 24,
