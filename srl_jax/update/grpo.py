@@ -132,7 +132,9 @@ class GrpoMetrics:
     "share of tokens with advantage < 0 and a ratio above dual_clip",
   )
   ratio_max: Array = metric("max", "1", "largest ratio in the surrogate")
-  kl_reference: Ratio = metric("ratio", "nats", "k3 KL to the reference")
+  kl_reference: Ratio = metric(
+    "ratio", "nats", "k3 KL to the reference; none if kl_coefficient is 0"
+  )
   logp_gap: Ratio = metric(
     "ratio", "nats", "mean |sampler - trainer log-prob| of fresh tokens"
   )
@@ -306,7 +308,9 @@ def _grpo_metrics(loss, batch, logp_NBW, old_NBW, entropy_NBW, kl_NBW, config):
       is_bounded_NBW.astype(jnp.float32), is_counted_NBW
     ),
     ratio_max=jnp.where(is_counted_NBW, ratio_NBW, 0.0).max(),
-    kl_reference=losses.token_mean(kl_NBW, is_counted_NBW),
+    kl_reference=losses.token_mean(
+      kl_NBW, is_counted_NBW & (config.kl_coefficient > 0)
+    ),
     logp_gap=losses.token_mean(fresh_gap_NBW, is_fresh_NBW),
     logp_gap_max=fresh_gap_NBW.max(),
     tokens_trained=is_counted_NBW.sum(),

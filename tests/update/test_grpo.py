@@ -194,6 +194,8 @@ def test_kl_pulls_back_to_the_reference():
   plain = value_and_gradient(ONE_TOKEN)
   np.testing.assert_allclose(same[1], plain[1], **CLOSE)
   assert abs(same[2]["kl_reference"]) < 1e-6
+  # Without a reference nothing is measured, and 0 would say "no drift".
+  assert np.isnan(plain[2]["kl_reference"])
   # The reference gives token 1 twice the policy's probability, token 2 half.
   reference = scripted.after_token(
     np.log(np.stack([[0.2, 0.6, 0.1, 0.1], *[np.full(V, 0.25)] * 3]))
