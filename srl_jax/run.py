@@ -5,7 +5,9 @@ This file decides the order of things and the files of the working directory;
 train/loop.py trains a stage.
 
   workdir/config.json           the resolved configuration
-  workdir/versions.json         versions of Python and the libraries
+  workdir/versions.json         versions of Python and the libraries, the
+                                checksum of this code
+  workdir/own_code.json         checksums of rewards and a domain of one's own
   workdir/held_out.json         checksums of validation and test problems, which
                                 are in the folder held_out
   workdir/weights.json          checksums of the weights it started from
@@ -42,6 +44,7 @@ from srl_jax import (
   held_out,
   initial_weights,
   loading,
+  own_code,
   progress,
   saving,
   sharding,
@@ -92,6 +95,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     stack.push(lambda error, *_: trackers.close(failed=error is not None))
     run = dataclasses.replace(run, trackers=trackers)
     _check_held_out(run, workdir)
+    own_code.check(config, workdir, _of_stages_to_come(config, workdir))
     measuring = Measuring(config, run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
     with progress.task("preparing the data of the stages"):
@@ -188,8 +192,7 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
     # A field that this version has added has its default in it.
     before = _resolved(loading.read_run_config(workdir))
     more_steps = _more_update_steps(config, before)
-    to_come = sharding.gather_objects(_of_stages_to_come(config, workdir))[0]
-    free = FREE_TO_CHANGE + to_come
+    free = FREE_TO_CHANGE + _of_stages_to_come(config, workdir)
     if more_steps:
       free += (f"{config.stages[-1]}.update_steps",)
     different = [
@@ -210,6 +213,8 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
       for folder in (workdir / loading.KEPT_TOKENIZER, workdir / "suites"):
         if folder.exists():
           storage.remove(folder)
+    if has_begun:
+      _warn_of_versions(workdir)
     if more_steps and has_begun:
       return more_steps
   files.write_json(path, resolved)
@@ -217,6 +222,20 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
   return 0
+
+
+def _warn_of_versions(workdir: pathlib.Path) -> None:
+  before = agreement.read_json(workdir / VERSIONS) or {}
+  changed = [
+    f"{name} was {before[name]} and is {new}"
+    for name, new in versions().items()
+    if before.get(name, new) != new
+  ]
+  if changed:
+    progress.warn(
+      f"{workdir} was begun with other code: {'; '.join(changed)}; numbers "
+      "from here on may not be those of one run"
+    )
 
 
 def _of_stages_to_come(
@@ -232,7 +251,8 @@ def _of_stages_to_come(
     if not (steps.is_dir() and any(steps.iterdir())):
       fields = dataclasses.fields(getattr(config, name))
       found += [f"{name}.{x.name}" for x in fields if x.name != "trunks"]
-  return tuple(found)
+  # A disk that is shared may still show the others an earlier state.
+  return sharding.gather_objects(tuple(found))[0]
 
 
 def _resolved(config: Config) -> dict[str, Any]:

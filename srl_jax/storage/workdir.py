@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import os
 import pathlib
 import platform
 import socket
+import zlib
 from collections.abc import Iterator
 
 import jax
@@ -21,6 +23,10 @@ from srl_jax.storage.lease import Lease
 _FILE = "run.lock"
 # What the folder of a run has and no other.
 VERSIONS = "versions.json"
+# Checksums of the user's own rewards and domain.
+OWN_CODE = "own_code.json"
+# A version does not tell two copies apart that were edited.
+SOURCE = "source of srl_jax (crc32)"
 
 
 class RefusedError(ValueError):
@@ -115,3 +121,8 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
       found[name] = "not installed"
   return found
+@functools.cache
+  root, crc = pathlib.Path(__file__).parents[1], 0
+  for file in sorted(root.rglob("*.py")):
+    crc = zlib.crc32(bytes(file.relative_to(root)) + file.read_bytes(), crc)
+  found[SOURCE] = f"{crc:08x}"
