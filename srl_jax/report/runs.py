@@ -23,7 +23,7 @@ from srl_jax.evaluate.journal import read_results
 from srl_jax.metrics import read_rows
 from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.rollout import record
-from srl_jax.storage.workdir import no_run
+from srl_jax.storage.workdir import OWN_CODE, SOURCE, VERSIONS, no_run
 
 # What runs of one group may differ in: they are repetitions of one another.
 _OF_A_REPETITION = {"seed", *FREE_TO_CHANGE}
@@ -35,8 +35,8 @@ class RunFiles:
 
   Attributes:
     label: its name on the page, unlike those of all other runs there.
-    group: the same for runs that differ in their seeds alone, and in what
-      changes none of their numbers.
+    group: the same for runs of the same code that differ in their seeds
+      alone, and in what changes none of their numbers.
     workdir: its folder.
     config: what its config.json says.
     rows: of its metrics.jsonl.
@@ -107,7 +107,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
     )
   configs = [_read_config(path) for path in paths]
   labels = _distinct([str(path) for path in resolved])
-  groups = _groups(configs, labels)
+  groups = _groups(configs, [_code_of(path) for path in paths], labels)
   return [
     _read_run(*x) for x in zip(paths, configs, labels, groups, strict=True)
   ]
@@ -141,11 +141,21 @@ def _distinct(paths: Sequence[str]) -> list[str]:
 
 
 def _groups(
-  configs: Sequence[Mapping[str, Any]], labels: Sequence[str]
+  configs: Sequence[Mapping[str, Any]],
+  codes: Sequence[Any],
+  labels: Sequence[str],
 ) -> list[str]:
   """Names of groups: the experiment's, with a label where two have that one."""
   keys = [
-    json.dumps(dict(_of_group(config)), sort_keys=True) for config in configs
+    json.dumps([dict(_of_group(config)), code], sort_keys=True)
+    for config, code in zip(configs, codes, strict=True)
+def _code_of(workdir: pathlib.Path) -> list[Any]:
+  """Checksums of the code that made a run: the package, and the user's own."""
+  paths = workdir / VERSIONS, workdir / OWN_CODE
+  versions, own = (_read_json(x) if x.is_file() else {} for x in paths)
+  return [versions.get(SOURCE), own]
+
+
   ]
   names: dict[str, str] = {}
   for config, label, key in zip(configs, labels, keys, strict=True):

@@ -17,6 +17,7 @@ from srl_jax.testing.reports import write_run
 
 
 def begin_run(workdir, **config):
+from srl_jax.storage.workdir import SOURCE
   workdir.mkdir(parents=True)
   (workdir / "config.json").write_text(json.dumps(config))
   return workdir
@@ -43,6 +44,15 @@ def test_runs_that_differ_in_their_seeds_only_are_one_group(tmp_path):
 def test_a_run_that_has_just_begun_is_empty(tmp_path):
   [run] = read_runs([begin_run(tmp_path / "run", name="new", stages=["srl"])])
   assert (run.steps_done, run.update_steps) == (0, 0)
+  # Runs of other code are no repetitions.
+  code = {"versions.json": {SOURCE: "f0"}, "own_code.json": {"data.domain": 1}}
+  for name, value in code.items():
+    (paths[1] / name).write_text(json.dumps(value))
+    first, second, _ = read_runs(paths)
+    assert second.group != first.group
+    (paths[0] / name).write_text(json.dumps(value))
+    first, second, _ = read_runs(paths)
+    assert second.group == first.group
   assert not run.is_finished and not run.rows and not run.results
   assert series.curves([run]) == {"axes": [], "series": []}
   assert series.groups_kept([run]) == []
