@@ -6,7 +6,7 @@ train/loop.py trains a stage.
 
   workdir/config.json           the resolved configuration
   workdir/versions.json         versions of Python and the libraries, the
-                                checksum of this code
+                                checksum of this code, commits of the hub
   workdir/own_code.json         checksums of rewards and a domain of one's own
   workdir/held_out.json         checksums of validation and test problems, which
                                 are in the folder held_out
@@ -23,7 +23,7 @@ train/loop.py trains a stage.
   workdir/solutions/            what the model wrote for every test problem
   workdir/suites/               what it wrote for the problems of suites
   workdir/model/                the final model as a Hugging Face checkpoint;
-                                c.weights takes its path
+                                c.weights takes the folder of a run
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ from srl_jax import (
 )
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
+from srl_jax.models import hf_files
 from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.processes import watchdog
 from srl_jax.report.results_table import results_table
@@ -88,6 +89,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     had_update_steps = _claim_workdir(config, workdir)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
+    files.write_json(workdir / VERSIONS, versions() | _commits(config))
     if jax.process_count() > 1:
       agreement.check_same(_checksums(run))
     shown = dataclasses.asdict(config)
@@ -222,6 +224,12 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
   return 0
+
+
+def _commits(config: Config) -> dict[str, str]:
+  """Commits of what came from the hub, by name."""
+  sources = {config.weights, config.tokenizer.path}
+  return {x: hf_files.COMMITS[x] for x in sources if x in hf_files.COMMITS}
 
 
 def _warn_of_versions(workdir: pathlib.Path) -> None:

@@ -45,6 +45,22 @@ def no_run(workdir: pathlib.Path) -> ValueError:
   )
 
 
+def model_folder(workdir: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of the model that a run has ended with.
+
+  Raises:
+    ValueError: the run is not finished.
+  """
+  model = workdir / "model"
+  if not (model / "config.json").is_file():
+    raise ValueError(
+      f"the run in {workdir} is not finished (no model in it); write one of "
+      f"its checkpoints by python -m srl_jax.export --workdir={workdir} "
+      "--out=DIR and give DIR instead"
+    )
+  return model
+
+
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
   """Keeps other runs out of a folder (process 0 does, for all processes).
@@ -111,6 +127,7 @@ def _refusal(workdir: pathlib.Path, option: str, owner: str) -> HeldError:
   )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
   """Returns the versions of the packages that a run's numbers depend on."""
   names = ("srl_jax", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
@@ -120,9 +137,8 @@ def versions() -> dict[str, str]:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       found[name] = "not installed"
-  return found
-@functools.cache
   root, crc = pathlib.Path(__file__).parents[1], 0
   for file in sorted(root.rglob("*.py")):
     crc = zlib.crc32(bytes(file.relative_to(root)) + file.read_bytes(), crc)
   found[SOURCE] = f"{crc:08x}"
+  return found
