@@ -193,7 +193,7 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   if agreement.read_json(path) is not None:
     # A field that this version has added has its default in it.
     before = _resolved(loading.read_run_config(workdir))
-    more_steps = _more_update_steps(config, before)
+    more_steps, why_not = _more_update_steps(config, before)
     free = FREE_TO_CHANGE + _of_stages_to_come(config, workdir)
     if more_steps:
       free += (f"{config.stages[-1]}.update_steps",)
@@ -207,7 +207,7 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
       raise RefusedError(
         f"{workdir} holds a run of another configuration: "
         f"{'; '.join(different[:5])}; give this run a --workdir of its own, or "
-        "the old configuration to go on with that one"
+        f"the old configuration to go on with that one{why_not}"
       )
     if different and jax.process_index() == 0:
       # What an attempt left that failed before anything was measured.
@@ -268,24 +268,32 @@ def _resolved(config: Config) -> dict[str, Any]:
   return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def _more_update_steps(config: Config, before: dict[str, Any]) -> int:
+def _more_update_steps(
+  config: Config, before: dict[str, Any]
+) -> tuple[int, str]:
   """How many update steps the last stage had, if it may go on beyond them.
 
   It may if the ones before are the same in a longer run: at a constant rate.
   What was validated at their end stays validated.
 
   Returns:
-    The number before, or 0 if there are no more steps than it, or it matters.
+    The number before, or 0 if there are no more steps than it, or it matters;
+    and, where it matters, what to do instead, for a message.
   """
   if not config.stages:
-    return 0
+    return 0, ""
   name = config.stages[-1]
   stage = getattr(config, name)
   had = before.get(name, {}).get("update_steps", 0)
-  is_constant = stage.optim.schedule == "constant"
-  if stage.update_steps <= had or not is_constant or stage.optim.warmup_ratio:
-    return 0
-  return had
+  if stage.update_steps <= had:
+    return 0, ""
+  if stage.optim.schedule == "constant" and not stage.optim.warmup_ratio:
+    return had, ""
+  return 0, (
+    f"; a run goes on for longer only if {name}.optim.schedule='constant' and "
+    "warmup_ratio=0, as other rates depend on update_steps: start a new run "
+    "from its model instead, by --config.weights=WORKDIR"
+  )
 
 
 def _checksums(run: Run) -> dict[str, Any]:
