@@ -131,6 +131,11 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
     ({"rlvr.lr": "1"}, r"did you mean config\.rlvr\.optim\.learning_rate\?"),
     # In no stage at all.
     ({"srl.test_size": "1"}, r"did you mean config\.data\.test_size\?"),
+    # Nothing is like it.
+    (
+      {"srl.optim.optimizer": "muon"},
+      r"optim\.optimizer does not exist; the fields of config\.srl\.optim are",
+    ),
     (
       {"slr.steps": "1"},
       r"config\.slr does not exist; did you mean config\.srl",
