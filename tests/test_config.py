@@ -374,6 +374,13 @@ def test_every_experiment_builds_and_its_model_has_a_shape(
     assert limits[mode] < model.max_positions
 
 
+def test_an_objective_is_no_method():
+  get_config = load(ROOT / "experiments" / "math.py")
+  for preset in ("registers", "qwen2_5_0_5b"):
+    with pytest.raises(ValueError, match=r"no method 'dapo'.*docs/configure"):
+      get_config(f"{preset},method=dapo")
+
+
 @pytest.mark.parametrize(("get_config", "preset"), EXPERIMENTS[:1])
 def test_an_experiment_refuses_a_misspelt_override(get_config, preset):
   with pytest.raises(ValueError, match=r"did you mean config\.seed\?"):
