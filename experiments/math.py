@@ -115,6 +115,11 @@ METHODS = {
 def get_config(argument=None):
   preset, overrides = config.parse_argument(argument, "auto", PRESETS)
   method, note = overrides.pop("method", "srl"), ""
+  if method not in METHODS:
+    raise ValueError(
+      f"there is no method {method!r}; choose one of {', '.join(METHODS)} "
+      "(objectives, such as DAPO, are fields: see docs/configure.md)"
+    )
   if preset == "auto":
     preset, note = choose()
   if preset == "registers":
@@ -134,10 +139,6 @@ def get_config(argument=None):
 
 def set_method(c, method):
   """What is trained, in which order."""
-  if method not in METHODS:
-    raise ValueError(
-      f"there is no method {method!r}; choose one of {', '.join(METHODS)}"
-    )
   c.stages = METHODS[method]
   if method != "srl":
     c.name += f",method={method}"
@@ -179,7 +180,7 @@ def set_checkpoint(c, overrides):
   if "weights" not in overrides:
     raise ValueError(
       "the preset 'checkpoint' wants a folder, or a name on the Hugging Face "
-      "hub: --config=experiments/math.py:checkpoint,weights=PATH"
+      "hub: --config=FILE:checkpoint,weights=PATH"
     )
   config.use_checkpoint(c, overrides.pop("weights"))
   set_paper(c)

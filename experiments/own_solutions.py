@@ -7,7 +7,8 @@ solutions are lines of JSON in data/solutions.jsonl unless told otherwise:
   python -m srl_jax.main --config=experiments/own_solutions.py --workdir=W
 
 The presets are those of experiments/math.py for 8 chips (`qwen2_5_0_5b`, the
-default, and `qwen2_5_7b_lora`) and for 64 (`qwen2_5_7b`), and so is the recipe.
+default, and `qwen2_5_7b_lora`), for 64 (`qwen2_5_7b`), and for any checkpoint
+that fits the devices as they are (`checkpoint,weights=PATH`); so is the recipe.
 An update step trains on 128 groups instead of the paper's 512, so that the
 first results come within the hour.
 """
@@ -15,12 +16,20 @@ first results come within the hour.
 from srl_jax import config
 
 # Parts that a round is sampled in, so that it fits.
-PARTS = {"qwen2_5_0_5b": 1, "qwen2_5_7b_lora": 2, "qwen2_5_7b": 1}
+PARTS = {
+  "qwen2_5_0_5b": 1,
+  "qwen2_5_7b_lora": 2,
+  "qwen2_5_7b": 1,
+  "checkpoint": 1,
+}
 
 
 def get_config(argument=None):
   preset, overrides = config.parse_argument(argument, "qwen2_5_0_5b", PARTS)
-  c = config.base_config(__file__, "math", preset)
+  base = preset
+  if preset == "checkpoint" and "weights" in overrides:
+    base += f",weights={overrides.pop('weights')}"
+  c = config.base_config(__file__, "math", base)
   c.name = f"own_solutions:{preset}"
   c.data.format = "jsonl"
   c.data.path = "data/solutions.jsonl"

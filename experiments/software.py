@@ -107,13 +107,9 @@ def set_history(c):
 def laid_out_model(preset, overrides):
   """The model and its layout, as in experiments/math.py."""
   if preset == "checkpoint":
-    if "weights" not in overrides:
-      raise ValueError(
-        "the preset 'checkpoint' wants a folder, or a name on the Hugging Face "
-        "hub: --config=experiments/software.py:checkpoint,weights=PATH"
-      )
-    argument = f"checkpoint,weights={overrides.pop('weights')}"
-    return config.base_config(__file__, "math", argument)
+    if "weights" in overrides:
+      preset += f",weights={overrides.pop('weights')}"
+    return config.base_config(__file__, "math", preset)
   layout = "qwen2_5_7b_lora" if preset == "srl_lora" else "qwen2_5_7b"
   c = config.base_config(__file__, "math", layout)
   c.weights = c.tokenizer.path = MODEL

@@ -59,8 +59,8 @@ class Config:
       parameters of the one before.
     weights: where the first stage starts: "random", "registers_student" or
       "lookup_student" (small students that ship with the package), a Hugging
-      Face checkpoint folder (workdir/model of another run is one), or the name
-      of one on the hub.
+      Face checkpoint folder, the working directory of a finished run, or a
+      name on the hub, as ORG/NAME or ORG/NAME@COMMIT.
     template: wording of the prompts: "plain" (small models from scratch),
       "chat" (the checkpoint's own chat template), "chatml" (for a tokenizer
       with ChatML's control tokens and no template) or "text" (base models).
@@ -260,7 +260,7 @@ def use_checkpoint(config: ml_collections.ConfigDict, source: str) -> None:
 
   Args:
     config: is changed.
-    source: a folder, or a name on the hub, of which config.json is fetched.
+    source: as c.weights; config.json is fetched.
 
   Raises:
     ValueError: no such folder, or a model that is not supported.

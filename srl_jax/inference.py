@@ -29,6 +29,7 @@ from srl_jax.models import LanguageModel, hf_files
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout import segments
 from srl_jax.rollout.stream import Stream
+from srl_jax.storage.workdir import VERSIONS, model_folder
 from srl_jax.tokenizers import SentencePieceTokenizer, tokenizer_folder
 from srl_jax.tokenizers.folder import read_tokenizer_folder
 from srl_jax.train.stage import Run
@@ -125,7 +126,7 @@ def config_of(weights: str) -> Config:
       is not supported.
   """
   folder = storage.path(weights)
-  if (folder / "versions.json").is_file():
+  if (folder / VERSIONS).is_file():
     return _config_of_run(folder)
   c = config_lib.default_config()
   source = loading.STUDENTS.get(weights, weights)
@@ -183,20 +184,14 @@ def with_weights(
 
 def _config_of_run(workdir: pathlib.Path) -> Config:
   config = loading.read_run_config(workdir)
-  if not (workdir / "model" / "config.json").is_file():
-    raise ValueError(
-      f"the run in {workdir} is not finished (no model in it); write one of "
-      f"its checkpoints by python -m srl_jax.export --workdir={workdir} "
-      "--out=DIR and give --weights=DIR"
-    )
+  weights = str(model_folder(workdir))
   # The folder holds the adapters merged, and nothing is trained any more.
   model = dataclasses.replace(
     config.model, lora=LoraConfig(), param_dtype=config.model.dtype
   )
   config = loading.with_kept_tokenizer(config, workdir)
   config = loading.with_paths(
-    dataclasses.replace(config, weights=str(workdir / "model"), model=model),
-    workdir,
+    dataclasses.replace(config, weights=weights, model=model), workdir
   )
   return loading.on_this_machine(config)
 

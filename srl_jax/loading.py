@@ -285,8 +285,11 @@ def with_paths(config: Config, workdir: pathlib.Path) -> Config:
 
 def _with_small_files(source: str) -> str:
   """Where to find what is beside weights, which themselves may not be there."""
-  if source == "random" or storage.is_remote(source):
+  if source == "random":
     return source
+  folder = hf_files.folder_of(source)
+  if storage.is_remote(folder):
+    return str(folder)
   return str(hf_files.fetch(source, storage.SMALL_FILES))
 
 

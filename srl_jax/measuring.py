@@ -68,7 +68,12 @@ class Measuring:
       )
 
   def at_moment(self, moment: str, params: Any) -> dict[str, list[float]]:
-    """Returns {metric: [value, low, high]} before or after a stage."""
+    """Returns {metric: [value, low, high]} before or after a stage.
+
+    Empty before training if `c.evaluate.before` is False.
+    """
+    if moment == "before" and not self._config.evaluate.before:
+      return {}
     name = moment.replace(" ", "_")
     path = self._workdir / "solutions" / f"{name}.jsonl"
     found = _on_test_split(self._config, self._run, params, path, moment)

@@ -5,7 +5,9 @@ This file decides the order of things and the files of the working directory;
 train/loop.py trains a stage.
 
   workdir/config.json           the resolved configuration
-  workdir/versions.json         versions of Python and the libraries
+  workdir/versions.json         versions of Python and the libraries, the
+                                checksum of this code, commits of the hub
+  workdir/own_code.json         checksums of rewards and a domain of one's own
   workdir/held_out.json         checksums of validation and test problems, which
                                 are in the folder held_out
   workdir/weights.json          checksums of the weights that it started from
@@ -21,7 +23,7 @@ train/loop.py trains a stage.
   workdir/solutions/            what the model wrote for every test problem
   workdir/suites/               what the model wrote for problems of suites
   workdir/model/                the final model as a Hugging Face checkpoint;
-                                c.weights takes its path
+                                c.weights takes the folder of a run
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ from srl_jax import (
   held_out,
   initial_weights,
   loading,
+  own_code,
   progress,
   saving,
   sharding,
@@ -49,6 +52,7 @@ from srl_jax import (
 )
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
+from srl_jax.models import hf_files
 from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.processes import watchdog
 from srl_jax.report.results_table import results_table
@@ -85,6 +89,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     had_update_steps = _claim_workdir(config, workdir)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
+    files.write_json(workdir / VERSIONS, versions() | _commits(config))
     if jax.process_count() > 1:
       agreement.check_same(_checksums(run))
     shown = dataclasses.asdict(config)
@@ -92,6 +97,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     stack.push(lambda error, *_: trackers.close(failed=error is not None))
     run = dataclasses.replace(run, trackers=trackers)
     _check_held_out(run, workdir)
+    own_code.check(config, workdir, _of_stages_to_come(config, workdir))
     measuring = Measuring(config, run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
     with progress.task("preparing the data of the stages"):
@@ -187,9 +193,8 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   if agreement.read_json(path) is not None:
     # A field that this version has added has its default in it.
     before = _resolved(loading.read_run_config(workdir))
-    more_steps = _more_update_steps(config, before)
-    to_come = sharding.gather_objects(_of_stages_to_come(config, workdir))[0]
-    free = FREE_TO_CHANGE + to_come
+    more_steps, why_not = _more_update_steps(config, before)
+    free = FREE_TO_CHANGE + _of_stages_to_come(config, workdir)
     if more_steps:
       free += (f"{config.stages[-1]}.update_steps",)
     different = [
@@ -202,7 +207,7 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
       raise RefusedError(
         f"{workdir} holds a run of another configuration: "
         f"{'; '.join(different[:5])}; give this run a --workdir of its own, or "
-        "the old configuration to go on with that one"
+        f"the old configuration to go on with that one{why_not}"
       )
     if different and jax.process_index() == 0:
       # What an attempt left that failed before anything was measured.
@@ -210,6 +215,8 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
       for folder in (workdir / loading.KEPT_TOKENIZER, workdir / "suites"):
         if folder.exists():
           storage.remove(folder)
+    if has_begun:
+      _warn_of_versions(workdir)
     if more_steps and has_begun:
       return more_steps
   files.write_json(path, resolved)
@@ -217,6 +224,26 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
   return 0
+
+
+def _commits(config: Config) -> dict[str, str]:
+  """Commits of what came from the hub, by name."""
+  sources = {config.weights, config.tokenizer.path}
+  return {x: hf_files.COMMITS[x] for x in sources if x in hf_files.COMMITS}
+
+
+def _warn_of_versions(workdir: pathlib.Path) -> None:
+  before = agreement.read_json(workdir / VERSIONS) or {}
+  changed = [
+    f"{name} was {before[name]} and is {new}"
+    for name, new in versions().items()
+    if before.get(name, new) != new
+  ]
+  if changed:
+    progress.warn(
+      f"{workdir} was begun with other code: {'; '.join(changed)}; numbers "
+      "from here on may not be those of one run"
+    )
 
 
 def _of_stages_to_come(
@@ -232,7 +259,8 @@ def _of_stages_to_come(
     if not (steps.is_dir() and any(steps.iterdir())):
       fields = dataclasses.fields(getattr(config, name))
       found += [f"{name}.{x.name}" for x in fields if x.name != "trunks"]
-  return tuple(found)
+  # A disk that is shared may still show the others an earlier state.
+  return sharding.gather_objects(tuple(found))[0]
 
 
 def _resolved(config: Config) -> dict[str, Any]:
@@ -240,24 +268,32 @@ def _resolved(config: Config) -> dict[str, Any]:
   return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def _more_update_steps(config: Config, before: dict[str, Any]) -> int:
+def _more_update_steps(
+  config: Config, before: dict[str, Any]
+) -> tuple[int, str]:
   """How many update steps the last stage had, if it may go on beyond them.
 
   It may if the ones before are the same in a longer run: at a constant rate.
   What was validated at their end stays validated.
 
   Returns:
-    The number before, or 0 if there are no more steps than it, or it matters.
+    The number before, or 0 if there are no more steps than it, or it matters;
+    and, where it matters, what to do instead, for a message.
   """
   if not config.stages:
-    return 0
+    return 0, ""
   name = config.stages[-1]
   stage = getattr(config, name)
   had = before.get(name, {}).get("update_steps", 0)
-  is_constant = stage.optim.schedule == "constant"
-  if stage.update_steps <= had or not is_constant or stage.optim.warmup_ratio:
-    return 0
-  return had
+  if stage.update_steps <= had:
+    return 0, ""
+  if stage.optim.schedule == "constant" and not stage.optim.warmup_ratio:
+    return had, ""
+  return 0, (
+    f"; a run goes on for longer only if {name}.optim.schedule='constant' and "
+    "warmup_ratio=0, as other rates depend on update_steps: start a new run "
+    "from its model instead, by --config.weights=WORKDIR"
+  )
 
 
 def _checksums(run: Run) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from srl_jax.arguments import HelpFormatter, errors_in_one_line
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import Trunk
-from srl_jax.domains import domains_of
+from srl_jax.domains import domains_of, find_domain
 from srl_jax.models import weights
 from srl_jax.report.samples import Sample, samples_html, samples_text
 from srl_jax.rewards import FAILURES, Completion, Scorer, format
@@ -71,6 +71,8 @@ def draw_samples(
   # SFT has no reward, and episodes are rewarded as a whole.
   name = ["srl", *(x for x in config.stages if x in ("srl", "rlvr"))][-1]
   stage = getattr(config, name)
+  if config.data.domain:
+    find_domain(config.data.domain)  # It may have to be imported.
   mesh = sharding.make_mesh(config.mesh)
   with jax.set_mesh(mesh):
     run = loading.load_saved(config, mesh, workdir)

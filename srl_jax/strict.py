@@ -266,10 +266,8 @@ def _wrong_type(path: str, value: Any, annotation: Any) -> str:
 def _unknown_field(name: str, cls: Any, path: str, root: Any) -> str:
   nearest = _nearest_field(name, path, root)
   known = ", ".join(field.name for field in dataclasses.fields(cls))
-  return (
-    f"{path}.{name} does not exist; did you mean {nearest}? The fields of"
-    f" {path} are: {known}"
-  )
+  hint = f"did you mean {nearest}? The" if nearest else "the"
+  return f"{path}.{name} does not exist; {hint} fields of {path} are: {known}"
 
 
 # Likeness above which one name may be a misspelling of the other.
@@ -277,7 +275,7 @@ _ALIKE = 0.75
 
 
 def _nearest_field(name: str, path: str, root: Any) -> str:
-  """Returns the path whose last part looks most like `name`.
+  """Returns the path whose last part looks most like `name`, or "".
 
   A right name in the wrong section is as common as a typing error. So the
   search covers the section `path` and all that is nested in it, then the
@@ -294,8 +292,10 @@ def _nearest_field(name: str, path: str, root: Any) -> str:
   while True:
     inside = [x for x in candidates if x.startswith(f"{section}.")]
     nearest = max(inside, key=nearness, default="")
-    if section == root[1] or (nearest and nearness(nearest) >= _ALIKE):
+    if nearest and nearness(nearest) >= _ALIKE:
       return nearest
+    if section == root[1]:
+      return ""
     section = section.rpartition(".")[0]
 
 

@@ -131,6 +131,11 @@ def test_overrides_are_read_by_the_type_of_what_is_there():
     ({"rlvr.lr": "1"}, r"did you mean config\.rlvr\.optim\.learning_rate\?"),
     # In no stage at all.
     ({"srl.test_size": "1"}, r"did you mean config\.data\.test_size\?"),
+    # Nothing is like it.
+    (
+      {"srl.optim.optimizer": "muon"},
+      r"optim\.optimizer does not exist; the fields of config\.srl\.optim are",
+    ),
     (
       {"slr.steps": "1"},
       r"config\.slr does not exist; did you mean config\.srl",
@@ -367,6 +372,13 @@ def test_every_experiment_builds_and_its_model_has_a_shape(
   }
   for mode in config.evaluate.modes:
     assert limits[mode] < model.max_positions
+
+
+def test_an_objective_is_no_method():
+  get_config = load(ROOT / "experiments" / "math.py")
+  for preset in ("registers", "qwen2_5_0_5b"):
+    with pytest.raises(ValueError, match=r"no method 'dapo'.*docs/configure"):
+      get_config(f"{preset},method=dapo")
 
 
 @pytest.mark.parametrize(("get_config", "preset"), EXPERIMENTS[:1])

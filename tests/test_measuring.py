@@ -55,6 +55,18 @@ def right(workdir, name, decoding, count):
   return sum(a.is_correct for a in answers) / count
 
 
+def test_the_model_before_training_need_not_be_measured(runs, tmp_path, capsys):
+  changes = {"sft__update_steps": 1, "evaluate__before": False}
+  for _ in range(2):
+    results = runs.run(tmp_path, "sft", **changes).results
+    assert results["before"] == {} and results["after sft"]
+    said = capsys.readouterr().out
+    assert re.findall("held-out test set +(.*)", said) == ["after sft"]
+  assert [x.name for x in (tmp_path / "solutions").iterdir()] == [
+    "after_sft.jsonl"
+  ]
+
+
 @pytest.mark.slow
 def test_results_have_the_suites_before_and_after(measured):
   saved = json.loads((measured.workdir / "results.json").read_text())

@@ -29,6 +29,7 @@ FLOORS = {
   "swebench": 8,
   "inference": 7,
   "loading": 7,
+  "own_code": 7,
   "initial_weights": 7,
   "saving": 7,
   "config": 7,

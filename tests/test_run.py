@@ -157,7 +157,7 @@ def test_a_rate_that_falls_to_the_end_keeps_a_run_as_long_as_it_is(
 ):
   changes = {"sft__optim__schedule": "cosine"}
   runs.run(tmp_path, "sft", sft__update_steps=1, **changes)
-  with pytest.raises(ValueError, match=r"sft\.update_steps was 1 and is 2"):
+  with pytest.raises(ValueError, match=r"_steps was 1 and is 2.* --config\.we"):
     runs.run(tmp_path, "sft", sft__update_steps=2, **changes)
   for _ in range(2):  # A run that only measures is found finished.
     runs.run(tmp_path / "measured", "sft", stages=())

@@ -2,6 +2,8 @@
 """Samples and curves of a finished run."""
 
 import difflib
+import json
+import shutil
 
 import pytest
 
@@ -57,6 +59,27 @@ def test_before_and_after_are_of_the_same_steps(drawn):
 def test_the_same_samples_are_drawn_again(runs, whole, drawn):
   with runs.quickly():
     assert show.draw_samples(whole.workdir, 8) == drawn["after"]
+
+
+def test_a_run_with_a_domain_of_ones_own_is_shown_too(
+  runs, whole, drawn, tmp_path, monkeypatch, imported_domains
+):
+  module = tmp_path / "show_domain_for_tests.py"
+  module.write_text("from srl_jax.domains import GENERAL as OWN")
+  monkeypatch.syspath_prepend(tmp_path)
+  workdir = shutil.copytree(whole.workdir, tmp_path / "run")
+  domain = f"{module.stem}:OWN"
+  config = json.loads((workdir / "config.json").read_text())
+  config["data"]["domain"] = domain
+  (workdir / "config.json").write_text(json.dumps(config))
+  for path in (workdir / "held_out").iterdir():
+    rows = map(json.loads, path.read_text().splitlines())
+    path.write_text(
+      "".join(f"{json.dumps(x | {'domain': domain})}\n" for x in rows)
+    )
+  with runs.quickly():
+    samples = show.draw_samples(workdir, 8)
+  assert [x.expert for x in samples] == [x.expert for x in drawn["after"]]
 
 
 def test_the_command_prints_or_writes_a_page(

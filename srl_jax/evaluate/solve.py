@@ -42,6 +42,8 @@ class EvalConfig:
   """What is measured before and after training.
 
   Attributes:
+    before: whether to measure before training, too; several runs that start
+      from the same model need that once.
     modes: how the model finds whole solutions: "turns" (step by step, thoughts
       dropped), "solve" (in one go) or both.
     problems: number of problems of the test split to solve; 0 for all.
@@ -71,6 +73,7 @@ class EvalConfig:
     suites_problems: number of problems of each suite in that part.
   """
 
+  before: bool = True
   modes: tuple[Mode, ...] = ("turns", "solve")
   problems: int = 0
   samples: int = 0

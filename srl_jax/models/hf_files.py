@@ -27,6 +27,7 @@ from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.hf_layout import Place
 from srl_jax.models.hf_remote import RemoteTensors
 from srl_jax.processes import failures
+from srl_jax.storage.workdir import VERSIONS, model_folder
 
 _HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # How a multimodal Gemma 3 names its text model, and the parts left out here.
@@ -38,6 +39,9 @@ _CONSTANTS = ("rotary_emb.inv_freq",)
 _PATTERNS = (*storage.SMALL_FILES, "*.safetensors")
 # Mistral's weights a second time, in the form of its own software.
 _TWICE = "consolidated*"
+# What this process has fetched, as commits by names on the hub: all files of a
+# name are of one commit, whatever is pushed meanwhile.
+COMMITS: dict[str, str] = {}
 
 
 class HfCheckpoint:
@@ -165,40 +169,70 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
   """Returns a folder: the one of this name, or a copy of it from the hub.
 
   Args:
-    source: a folder, or owner/name on the Hugging Face hub; a folder that
-      exists comes first.
+    source: as in `folder_of`, or owner/name or owner/name@commit on the Hugging
+      Face hub; a folder that exists comes first.
     patterns: the files to fetch.
 
   Raises:
-    ValueError: neither is there.
+    ValueError: neither is there, or it is of a run that is not finished.
   """
-  folder = storage.path(source)
+  folder = folder_of(source)
   if storage.is_remote(folder) and "*.safetensors" not in patterns:
     return storage.local_copy(folder, patterns)
   if folder.is_dir():
     return folder
   # Anything else, such as a file, cannot be a name on the hub.
-  is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+", source)
+  is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", source)
   if storage.is_remote(folder) or folder.exists() or not is_name:
     raise ValueError(
       f"there is no checkpoint folder {source!r}; give a folder as "
       "transformers' save_pretrained writes it, or a name on the Hugging Face "
       "hub such as Qwen/Qwen2.5-7B-Instruct"
     )
+  name, revision = name_and_revision(source)
   try:
-    return pathlib.Path(
+    folder = pathlib.Path(
       huggingface_hub.snapshot_download(
-        source, allow_patterns=list(patterns), ignore_patterns=[_TWICE]
+        name,
+        revision=COMMITS.get(source, revision),
+        allow_patterns=list(patterns),
+        ignore_patterns=[_TWICE],
       )
     )
   # The hub's errors (no network, no such name, no access) share no base class.
   except Exception as error:
+    at = f" --revision {revision}" if revision else ""
     raise failures.of_hub(
       f"{source!r} is no folder here, and the Hugging Face hub did not give it "
       f"({type(error).__name__}: {str(error).splitlines()[0]}); fetch it where "
-      f"there is a network (hf download {source}) and give the folder",
+      f"there is a network (hf download {name}{at}) and give the folder",
       error,
     ) from error
+  # The hub's cache has a folder per commit.
+  COMMITS[source] = folder.name
+  return folder
+
+
+def name_and_revision(source: str) -> tuple[str, str | None]:
+  """Returns what libraries of Hugging Face call a checkpoint, and its commit.
+
+  A folder has no commit.
+  """
+  folder = folder_of(source)
+  if storage.is_remote(folder) or folder.exists():
+    return str(folder), None
+  name, _, revision = source.partition("@")
+  return name, revision or None
+
+
+def folder_of(source: str) -> pathlib.Path:
+  """Returns the path of a checkpoint folder: of a run's, that of its model.
+
+  Raises:
+    ValueError: the run is not finished.
+  """
+  folder = storage.path(source)
+  return model_folder(folder) if (folder / VERSIONS).is_file() else folder
 
 
 def read_model_config(folder: pathlib.Path) -> ModelConfig:

@@ -75,10 +75,12 @@ def save_adapters(
   if jax.process_index() != 0:
     return
   targets = sorted({name.rsplit(".", 3)[1] for name in tensors})
+  name, revision = hf_files.name_and_revision(base)
   written = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
-    "base_model_name_or_path": base,
+    "base_model_name_or_path": name,
+    "revision": revision,
     "r": config.rank,
     "lora_alpha": config.alpha,
     "lora_dropout": 0.0,

@@ -14,11 +14,16 @@ from typing import Any
 import jinja2
 
 from srl_jax import storage
+from srl_jax.evaluate import seeds
 from srl_jax.report import charts, series
 from srl_jax.report.episodes import read_episodes
 from srl_jax.report.evaluations import Comparison, SuiteRow
 from srl_jax.report.results_table import label
-from srl_jax.report.runs import RunFiles, paired_differences
+from srl_jax.report.runs import (
+  RunFiles,
+  group_differences,
+  paired_differences,
+)
 from srl_jax.report.viewer import MOST_CHARS, read_rollouts
 
 _ASSETS = importlib.resources.files("srl_jax.report") / "assets"
@@ -67,6 +72,7 @@ def make_page(
   return template.render(
     title=", ".join(dict.fromkeys(names)),
     runs=[_summary(run) for run in runs],
+    groups=[(x, *_signed(x.estimate)) for x in group_differences(runs)],
     style=_asset("page.css"),
     scripts=[_script(text) for text in _scripts(has_charts=bool(runs))],
     data=data,
@@ -117,16 +123,13 @@ def _summary(run: RunFiles) -> dict[str, Any]:
       )
       for metric in metrics
     ],
-    "differences": [
-      (
-        x,
-        f"{x.estimate.value:+.3f}",
-        f"{x.estimate.low:+.3f}",
-        f"{x.estimate.high:+.3f}",
-      )
-      for x in paired_differences(run)
-    ],
+    "differences": [(x, *_signed(x.estimate)) for x in paired_differences(run)],
   }
+
+
+def _signed(x: seeds.Difference) -> tuple[str, str]:
+  """A difference and its interval, as text."""
+  return f"{x.value:+.3f}", f"[{x.low:+.3f}, {x.high:+.3f}]"
 
 
 def _cell(estimate: Sequence[float] | None) -> tuple[str, str]:

@@ -25,7 +25,7 @@ def results_table(results: Results) -> str:
   Returns:
     A table of cells such as "0.512 [0.480, 0.544]".
   """
-  moments = list(results)
+  moments = [moment for moment, found in results.items() if found]
   metrics: dict[str, None] = {}
   for of_moment in results.values():
     metrics.update(dict.fromkeys(of_moment))

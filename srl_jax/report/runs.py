@@ -8,6 +8,7 @@ empty here. How it looks is the business of page.py.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -23,10 +24,15 @@ from srl_jax.evaluate.journal import read_results
 from srl_jax.metrics import read_rows
 from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.rollout import record
-from srl_jax.storage.workdir import no_run
+from srl_jax.storage.workdir import OWN_CODE, SOURCE, VERSIONS, no_run
 
 # What runs of one group may differ in: they are repetitions of one another.
 _OF_A_REPETITION = {"seed", *FREE_TO_CHANGE}
+# Fields of c.evaluate that change nothing of what is measured in the end.
+_WHEN_AND_HOW_FAST = (
+  *("before", "answers_per_batch"),
+  *("suites_every_update_steps", "suites_problems"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +41,8 @@ class RunFiles:
 
   Attributes:
     label: its name on the page, unlike those of all other runs there.
-    group: the same for runs that differ in their seeds alone, and in what
-      changes none of their numbers.
+    group: the same for runs of the same code that differ in their seeds
+      alone, and in what changes none of their numbers.
     workdir: its folder.
     config: what its config.json says.
     rows: of its metrics.jsonl.
@@ -107,7 +113,7 @@ def read_runs(workdirs: Sequence[str | os.PathLike]) -> list[RunFiles]:
     )
   configs = [_read_config(path) for path in paths]
   labels = _distinct([str(path) for path in resolved])
-  groups = _groups(configs, labels)
+  groups = _groups(configs, [_code_of(path) for path in paths], labels)
   return [
     _read_run(*x) for x in zip(paths, configs, labels, groups, strict=True)
   ]
@@ -140,12 +146,22 @@ def _distinct(paths: Sequence[str]) -> list[str]:
   return ends
 
 
+def _code_of(workdir: pathlib.Path) -> list[Any]:
+  """Checksums of the code that made a run: the package, and the user's own."""
+  paths = workdir / VERSIONS, workdir / OWN_CODE
+  versions, own = (_read_json(x) if x.is_file() else {} for x in paths)
+  return [versions.get(SOURCE), own]
+
+
 def _groups(
-  configs: Sequence[Mapping[str, Any]], labels: Sequence[str]
+  configs: Sequence[Mapping[str, Any]],
+  codes: Sequence[Any],
+  labels: Sequence[str],
 ) -> list[str]:
   """Names of groups: the experiment's, with a label where two have that one."""
   keys = [
-    json.dumps(dict(_of_group(config)), sort_keys=True) for config in configs
+    json.dumps([dict(_of_group(config)), code], sort_keys=True)
+    for config, code in zip(configs, codes, strict=True)
   ]
   names: dict[str, str] = {}
   for config, label, key in zip(configs, labels, keys, strict=True):
@@ -229,6 +245,68 @@ def paired_differences(run: RunFiles) -> Iterator[MomentDifference]:
           lost=int((other < base).sum()),
           estimate=seeds.difference(base[None], other[None], is_share=True),
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class GroupDifference:
+  """How much more of the same problems another group solves in the end.
+
+  Attributes:
+    base: name of the group that is compared with.
+    group: name of the other.
+    how: as in MomentDifference.
+    runs: number of runs of the base, and of the other.
+    estimate: mean difference of the share solved; its interval is over problems
+      and, where a group has several runs, over runs.
+  """
+
+  base: str
+  group: str
+  how: str
+  runs: tuple[int, int]
+  estimate: seeds.Difference
+
+
+def group_differences(runs: Sequence[RunFiles]) -> Iterator[GroupDifference]:
+  """Yields the differences of each group from the first, problem by problem.
+
+  Runs that are not finished are left out, and so are groups that were measured
+  on other problems or in another way.
+  """
+  groups: dict[str, list[RunFiles]] = {}
+  for run in runs:
+    if run.is_finished and run.results:
+      groups.setdefault(run.group, []).append(run)
+  for base, group in itertools.product([*groups][:1], [*groups][1:]):
+    pair = groups[base], groups[group]
+    if len({_measured(run) for side in pair for run in side}) > 1:
+      continue
+    ends = [[_shares(x, [*x.results][-1]) for x in side] for side in pair]
+    for how in ends[0][0]:
+      found = [[x.get(how, {}) for x in side] for side in ends]
+      common = sorted(set.intersection(*({*x} for side in found for x in side)))
+      if len(common) > 1:
+        base_SP, other_SP = (
+          np.array([[x[name] for name in common] for x in side])
+          for side in found
+        )
+        yield GroupDifference(
+          base=base,
+          group=group,
+          how=how,
+          runs=(len(base_SP), len(other_SP)),
+          estimate=seeds.difference(base_SP, other_SP, is_share=True),
+        )
+
+
+def _measured(run: RunFiles) -> str:
+  """On what a run was measured, and how: equal if runs may be compared."""
+  path = run.workdir / "held_out.json"
+  test = _read_json(path).get("test") if path.is_file() else None
+  fields = dict(run.config.get("evaluate", {}))
+  for name in _WHEN_AND_HOW_FAST:
+    fields.pop(name, None)
+  return json.dumps([test, fields], sort_keys=True)
 
 
 def _shares(run: RunFiles, moment: str) -> dict[str, dict[str, float]]:

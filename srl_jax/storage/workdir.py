@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.metadata
 import os
 import pathlib
 import platform
 import socket
+import zlib
 from collections.abc import Iterator
 
 import jax
@@ -21,6 +23,10 @@ from srl_jax.storage.lease import Lease
 _FILE = "run.lock"
 # What the folder of a run has and no other.
 VERSIONS = "versions.json"
+# Checksums of the user's own rewards and domain.
+OWN_CODE = "own_code.json"
+# A version does not tell two copies apart that were edited.
+SOURCE = "source of srl_jax (crc32)"
 
 
 class RefusedError(ValueError):
@@ -37,6 +43,22 @@ def no_run(workdir: pathlib.Path) -> ValueError:
     f"there is no run in {workdir} (no config.json); give the --workdir of a "
     "run of python -m srl_jax.main"
   )
+
+
+def model_folder(workdir: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of the model that a run has ended with.
+
+  Raises:
+    ValueError: the run is not finished.
+  """
+  model = workdir / "model"
+  if not (model / "config.json").is_file():
+    raise ValueError(
+      f"the run in {workdir} is not finished (no model in it); write one of "
+      f"its checkpoints by python -m srl_jax.export --workdir={workdir} "
+      "--out=DIR and give DIR instead"
+    )
+  return model
 
 
 @contextlib.contextmanager
@@ -105,6 +127,7 @@ def _refusal(workdir: pathlib.Path, option: str, owner: str) -> HeldError:
   )
 
 
+@functools.cache
 def versions() -> dict[str, str]:
   """Returns the versions of the packages that a run's numbers depend on."""
   names = ("srl_jax", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
@@ -114,4 +137,8 @@ def versions() -> dict[str, str]:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       found[name] = "not installed"
+  root, crc = pathlib.Path(__file__).parents[1], 0
+  for file in sorted(root.rglob("*.py")):
+    crc = zlib.crc32(bytes(file.relative_to(root)) + file.read_bytes(), crc)
+  found[SOURCE] = f"{crc:08x}"
   return found

@@ -261,5 +261,6 @@ def check_finite(values: dict[str, float]) -> None:
   if not np.isfinite(values["grad_norm"]):
     raise RuntimeError(
       f"the gradient norm is {values['grad_norm']}: the loss overflowed; lower "
-      "optim.learning_rate, or set c.model.dtype='float32' to find out where"
+      "optim.learning_rate, try c.model.dtype='float32', or put "
+      "JAX_DEBUG_NANS=True before the command, which shows the operation"
     )

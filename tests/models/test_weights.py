@@ -246,43 +246,6 @@ def test_a_model_of_another_shape_is_named_by_its_fields(gemma):
     weights.load_params(gemma, model, mesh, KEY)
 
 
-def test_names_that_are_neither_folder_nor_on_the_hub(tmp_path, monkeypatch):
-  assert hf_files.fetch(str(tmp_path)) == tmp_path
-  with pytest.raises(ValueError, match=r"no checkpoint folder '\./nothing'"):
-    hf_files.fetch("./nothing")
-
-  def refuse(name, **patterns):
-    raise OSError("no network")
-
-  monkeypatch.setattr(hf_files.huggingface_hub, "snapshot_download", refuse)
-  with pytest.raises(
-    ValueError, match=r"hub did not give it \(OSError: no network\); .*hf down"
-  ):
-    hf_files.fetch("Qwen/Qwen2.5-7B-Instruct")
-
-
-def test_weights_that_a_repository_has_twice_are_fetched_once(
-  tmp_path, monkeypatch
-):
-  # As those of Mistral: once for transformers, and once for its own software.
-  weights_there = ["model-00001-of-00002.safetensors", "model.safetensors"]
-  others = ["config.json", "tokenizer.json", "tokenizer.model"]
-  twice = ["consolidated.safetensors", "consolidated.00.pth", "README.md"]
-
-  def download(name, **patterns):
-    every = [*weights_there, *others, *twice]
-    fetched.extend(
-      hf_files.huggingface_hub.utils.filter_repo_objects(every, **patterns)
-    )
-    return str(tmp_path / name)
-
-  hub = hf_files.huggingface_hub
-  monkeypatch.setattr(hub, "snapshot_download", download)
-  fetched = []
-  assert hf_files.fetch("a/b") == tmp_path / "a" / "b"
-  assert fetched == [*weights_there, *others]
-
-
 @pytest.mark.parametrize("family", families.CONFIGS)
 def test_what_is_written_is_what_was_read(tmp_path, family):
   folder = families.write(tmp_path / "x", family, files=2)

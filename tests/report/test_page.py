@@ -91,6 +91,14 @@ def test_the_library_of_charts_cannot_end_its_script(tmp_path, monkeypatch):
   assert page.tags.count("b") == 1  # Of the table of differences.
 
 
+def test_experiments_are_compared_with_the_first(tmp_path):
+  paths = [write_run(tmp_path / "a"), write_run(tmp_path / "b", update_steps=9)]
+  text = page_of(*paths).text
+  assert "how much more is solved than by made-up" in text
+  assert "made-up (b)" in text
+  assert "how much more is solved than by" not in page_of(paths[0]).text
+
+
 def test_a_page_says_what_a_run_does_not_have_yet(tmp_path):
   begun = tmp_path / "begun"
   begun.mkdir()

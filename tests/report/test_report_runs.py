@@ -8,11 +8,17 @@ import math
 import numpy as np
 import pytest
 
+from srl_jax.evaluate import seeds
 from srl_jax.evaluate.journal import Journal
 from srl_jax.report import series
-from srl_jax.report.runs import paired_differences, read_runs
+from srl_jax.report.runs import (
+  group_differences,
+  paired_differences,
+  read_runs,
+)
 from srl_jax.report.viewer import MOST_CHARS, Viewer, read_rollouts
 from srl_jax.rewards import matching_blocks
+from srl_jax.storage.workdir import SOURCE
 from srl_jax.testing.answers import with_finals
 from srl_jax.testing.reports import write_run
 
@@ -39,6 +45,15 @@ def test_runs_that_differ_in_their_seeds_only_are_one_group(tmp_path):
   assert [x.label for x in (first, second)] == ["a/run", "b/run"]
   [lone] = read_runs(paths[:1])
   assert lone.label == "run"
+  # Runs of other code are no repetitions.
+  code = {"versions.json": {SOURCE: "f0"}, "own_code.json": {"data.domain": 1}}
+  for name, value in code.items():
+    (paths[1] / name).write_text(json.dumps(value))
+    first, second, _ = read_runs(paths)
+    assert second.group != first.group
+    (paths[0] / name).write_text(json.dumps(value))
+    first, second, _ = read_runs(paths)
+    assert second.group == first.group
 
 
 def test_a_run_that_has_just_begun_is_empty(tmp_path):
@@ -90,6 +105,34 @@ def test_differences_are_paired_by_problem(tmp_path):
   assert difference.estimate.value == 0.5
   assert difference.estimate.low < 0.5 < difference.estimate.high
   assert (difference.moment, difference.how) == ("after srl", "turns, greedy")
+
+
+def test_groups_are_compared_over_problems_and_runs(tmp_path):
+  ends = {"a": ("0011", "0001"), "b": ("0111", "1111")}
+  paths = []
+  for number, rights in enumerate(ends.values()):
+    for seed, right in enumerate(rights):
+      path = write_run(
+        tmp_path / f"{number}{seed}", seed=seed, update_steps=20 + number
+      )
+      solutions = path / "solutions" / "after_srl.jsonl"
+      rows = map(json.loads, solutions.read_text().splitlines())
+      lines = [
+        json.dumps(row | {"is_correct": x == "1"}) + "\n"
+        for row, x in zip(rows, right, strict=True)
+      ]
+      solutions.write_text("".join(lines))
+      paths.append(path)
+  [found] = group_differences(read_runs(paths))
+  assert (found.base, found.runs) == ("made-up", (2, 2))
+  # 7 of 8 minus 3 of 8.
+  assert found.estimate == seeds.difference(
+    [[0, 0, 1, 1], [0, 0, 0, 1]], [[0, 1, 1, 1], [1, 1, 1, 1]], is_share=True
+  )
+  assert found.estimate.value == 0.5
+  # Not where the problems, or how they were asked, are others.
+  (paths[0] / "held_out.json").write_text(json.dumps({"test": {"crc32": 1}}))
+  assert not list(group_differences(read_runs(paths)))
 
 
 def test_a_problem_that_only_one_moment_has_is_left_out(tmp_path):
