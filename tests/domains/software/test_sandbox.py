@@ -4,6 +4,7 @@
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,19 @@ def test_input_output_errors_and_status_of_a_command_come_back(sandbox):
   with pytest.raises(SandboxError, match=r"No such file.*nonsense"):
     sandbox.run(["nonsense"])
   assert sandbox.run(["true"]).succeeded
+
+
+@needs_sandbox
+def test_an_output_is_held_once_in_the_memory_of_the_sandbox():
+  size = 64 << 20
+  with Sandbox(CONFIG) as sandbox:
+    command = ["head", "-c", str(size), "/dev/zero"]
+    for _ in range(2):
+      assert len(sandbox.run(command, output_bytes=2 * size).output) == size
+    status = pathlib.Path(f"/proc/{sandbox._first}/status").read_text()
+  [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status)
+  # Some is Python's own, and a growing array has room to spare.
+  assert int(peak) << 10 < 1.6 * size
 
 
 @needs_sandbox
