@@ -107,13 +107,17 @@ class _Run:
     self._status: int | None = None
     self._cause = ""
     self._begin = time.monotonic()
+    variables = request["variables"]
+    # The sandbox's own, which is the image's in a container.
+    own = os.environ.get("PATH", os.defpath)
+    variables["PATH"] = variables["PATH"].replace("$PATH", own)
     self._process = subprocess.Popen(
       request["arguments"],
       stdin=subprocess.PIPE if payload else subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT if request["is_merged"] else subprocess.PIPE,
       cwd=request["folder"],
-      env=request["variables"],
+      env=variables,
       preexec_fn=prepare,
     )
     pipes = (self._process.stdout, self._process.stderr)
