@@ -268,9 +268,15 @@ def test_an_episode_without_a_verdict_is_in_no_group(
   monkeypatch.setattr(turns_lib, "make_turns", make_turns)
   outcome = runs.run(tmp_path, "episodes", **ONE_TURN)
   rows = {k: x for row in outcome.rows() for k, x in row.items()}
+  assert record.list_files(tmp_path / "rollouts")
   # As unsolved ones, they would make the reward 0.25.
   assert rows["episodes/reward"] == rows["episodes/no_verdict"] == 0.5
   assert groups and all(group == [1.0, 0.0] for group in groups)
+  for file in record.list_files(tmp_path / "rollouts"):
+    kept = record.read_file(file.path)
+    for row in kept if file.split == "train" else ():
+      assert row["value"] == (1.0, 0.0, None, None)[row["sample"]]
+      assert row["reward"] == (row["value"] or 0)
 
 
 def test_without_any_verdict_a_run_ends(runs, tmp_path, monkeypatch):
