@@ -32,8 +32,12 @@ class Environment(Protocol):
   def step(self, action: str) -> tuple[str, bool]:
     """Executes an action; returns (observation, whether the episode ends)."""
 
-  def solved(self) -> bool:
-    """Whether the problem is solved; asked once, when the episode has ended."""
+  def solved(self) -> bool | None:
+    """Whether the problem is solved; asked once, when the episode has ended.
+
+    None if nobody can tell, as when the machine has failed: the episode then
+    counts neither as solved nor as unsolved.
+    """
 
   def close(self) -> None:
     """Frees the episode's resources."""

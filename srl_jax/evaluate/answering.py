@@ -18,7 +18,7 @@ from srl_jax import progress, sharding
 from srl_jax.domains import domain_of
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.journal import Journal
-from srl_jax.evaluate.judges import JudgeFunction, Judges
+from srl_jax.evaluate.judges import JudgeError, JudgeFunction, Judges
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.records import Answer
 from srl_jax.rollout.completions import complete
@@ -108,7 +108,8 @@ def answer_by_turns(
   """Samples episodes that the journal lacks; all processes take part.
 
   An environment decides whether its problem is solved; all other answers are
-  judged, as text of the actions.
+  judged, as text of the actions. An answer of which an environment cannot tell
+  is not kept, so the next call samples it again.
 
   Args:
     make_stream: makes a stream.
@@ -120,7 +121,8 @@ def answer_by_turns(
     judge: judges a text; must be importable.
 
   Raises:
-    JudgeError: as in `answer_questions`.
+    JudgeError: as in `answer_questions`, or an environment could not tell
+      whether its problem is solved.
     RuntimeError: an environment failed.
   """
   done = _done(journal, decoding)
@@ -136,14 +138,24 @@ def answer_by_turns(
   with contextlib.ExitStack() as stack:
     answers = stack.enter_context(_judging(journal, judge, what, len(wanted)))
     episodes = sample_episodes(make_stream(), trajectories, wanted, rules)
+    unjudged = []
     for episode in stack.enter_context(contextlib.closing(episodes)):
       problem = problems[episode.problem]
+      if episode.is_correct is None:
+        unjudged.append(problem.id)
+        continue
       make = _maker_by_turns(problem, decoding.name, episode)
       if domain_of(trajectories[episode.problem]).environment:
         final = episode.actions[-1] if episode.actions else ""
         answers.add(make(final=final, is_correct=episode.is_correct))
       else:
         answers.judge("\n".join(episode.actions), problem, make)
+    if unjudged:
+      raise JudgeError(
+        f"{len(unjudged)} of {len(wanted)} answers have no verdict, the first "
+        f"to the problem {unjudged[0]!r}: their environments could not tell. "
+        "All others are kept; see the log, then run this again"
+      )
 
 
 def _done(

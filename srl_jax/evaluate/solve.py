@@ -219,7 +219,7 @@ def solve_problems(
   with contextlib.closing(found):
     for episode in found:
       episodes.append(episode)
-      right += episode.is_correct
+      right += episode.is_correct or 0
       progress.advance(len(episodes), len(wanted))
       progress.note(f"right so far {right}/{len(episodes)}")
   return sorted(episodes, key=lambda x: (x.problem, x.sample))
@@ -230,11 +230,22 @@ def summarise(
 ) -> dict[str, Estimate]:
   """Returns avg@n, and unbiased pass@k for k = 2, 4, ... n, over problems.
 
-  With one sample per problem the only entry is "accuracy".
+  With one sample per problem the only entry is "accuracy". Problems of which an
+  episode has no verdict are left out; if there are any, "no verdict" is their
+  share.
   """
   correct = np.zeros(problems, np.int64)
+  is_judged = np.ones(problems, bool)
   for episode in episodes:
-    correct[episode.problem] += episode.is_correct
+    if episode.is_correct is None:
+      is_judged[episode.problem] = False
+    else:
+      correct[episode.problem] += episode.is_correct
+  correct = correct[is_judged]
   if samples == 1:
-    return {"accuracy": share(correct)}
-  return estimates(solve_rates(correct, samples))
+    found = {"accuracy": share(correct)}
+  else:
+    found = estimates(solve_rates(correct, samples))
+  if not is_judged.all():
+    found["no verdict"] = share(~is_judged)
+  return found

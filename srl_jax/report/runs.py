@@ -329,6 +329,8 @@ def _solution_shares(
   found: dict[str, dict[str, list[bool]]] = {}
   for x in solutions:
     decoding = f"sampled at {x['temperature']:g}" if x["temperature"] else ""
+    if x["is_correct"] is None:  # The environment could not tell.
+      continue
     how = f"{x['mode']}, {decoding or 'greedy'}"
     of_problem = found.setdefault(how, {}).setdefault(x["problem"], [])
     of_problem.append(x["is_correct"])

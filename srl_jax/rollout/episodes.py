@@ -58,8 +58,9 @@ class Episode:
       environment.
     ending: "answered" (by a final action), "environment done", "no action",
       "turn limit" or "context full".
-    is_correct: whether the environment says that the problem is solved.
-      Without an environment, whether the domain's verdict on the actions is 1.
+    is_correct: whether the environment says that the problem is solved; None
+      if it cannot tell. Without an environment, whether the domain's verdict on
+      the actions is 1.
     tokens: length of the texts in tokens, stop tokens included.
     drawn: the tokens of the texts with their prompts, turn by turn.
   """
@@ -70,7 +71,7 @@ class Episode:
   actions: tuple[str, ...]
   observations: tuple[str, ...]
   ending: str
-  is_correct: bool
+  is_correct: bool | None
   tokens: int
   drawn: tuple[Sampled, ...] = dataclasses.field(
     default=(), repr=False, compare=False
@@ -210,7 +211,7 @@ class _Open:
   tokens: int = 0
   environment: Environment | None = None
   ending: str = ""
-  is_correct: bool = False
+  is_correct: bool | None = False
 
   @property
   def domain(self) -> Domain:
@@ -313,15 +314,15 @@ class _Open:
       )
     return observation, bool(is_over)
 
-  def judge(self) -> bool:
+  def judge(self) -> bool | None:
     """Whether the problem is solved; an episode without actions solves none."""
     if self.domain.environment:
       if self.environment is None:
         return False
-      is_solved = bool(self.environment.solved())
+      is_solved = self.environment.solved()
       environment, self.environment = self.environment, None
       environment.close()
-      return is_solved
+      return None if is_solved is None else bool(is_solved)
     trajectory, verdict = self.posed.trajectory, self.posed.verdict
     if verdict is None or not self.actions or trajectory.answer is None:
       return False

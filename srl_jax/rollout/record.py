@@ -280,7 +280,8 @@ def rows_of_episodes(
 
   Returns:
     Rows as `rows_of` returns them. A turn counts as a step, its target is the
-    expert's step of that number, and its reward is that of its episode.
+    expert's step of that number, and its reward is that of its episode. If that
+    has no verdict, the reward is 0 and there is no value.
   """
   steps = [step.text for step in trajectory.steps]
   return [
@@ -293,8 +294,10 @@ def rows_of_episodes(
       "tokens": len(drawn.tokens),
       "is_stopped": drawn.is_stopped,
       "is_kept": is_kept,
-      "reward": float(episode.is_correct),
-      "value": float(episode.is_correct),
+      "reward": float(episode.is_correct or 0),
+      "value": (
+        None if episode.is_correct is None else float(episode.is_correct)
+      ),
       "failure": "",
     }
     for episode in episodes

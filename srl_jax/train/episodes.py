@@ -2,9 +2,10 @@
 """RL on outcomes: an agent acts turn by turn, and what counts is the end.
 
 A problem's episodes are a group. The reward of an episode is 1 if its problem
-is solved and else 0, and all its turns share its advantage. Each turn is a
-branch of its own context (update/turns.py), so that the model is trained on
-what it saw. Problems whose episodes all end alike teach nothing and are
+is solved and else 0, and all its turns share its advantage. An episode whose
+environment cannot tell is left out of its group. Each turn is a branch of its
+own context (update/turns.py), so that the model is trained on what it saw.
+Problems whose episodes all end alike teach nothing and are
 dropped. If none is left after the last round of sampling, the update step is
 skipped: the parameters stay as they are.
 """
@@ -197,13 +198,14 @@ class EpisodesStage:
         rounds.append(self._round(params, key))
       for episodes in rounds[-1].episodes:
         if self._is_kept(episodes):
-          kept.append([self._outcome(episode) for episode in episodes])
+          kept.append([self._outcome(x) for x in episodes if _is_judged(x)])
     self._record(rounds[0], update_step)
     return kept, _values(rounds, len(kept))
 
   def _is_kept(self, episodes: Sequence[Episode]) -> bool:
     """Whether to train on a problem: some episodes solve it, others do not."""
-    return self.config.keep_all or len(set(_rewards(episodes))) > 1
+    rewards = set(_rewards(episodes))
+    return len(rewards) > (0 if self.config.keep_all else 1)
 
   def _record(self, round_: _Round, update_step: int) -> None:
     """Keeps some episodes of training for people to look at."""
@@ -323,7 +325,7 @@ class EpisodesStage:
       for pair in itertools.islice(pairs, recorder.config.trajectories):
         rows += record.rows_of_episodes(*pair, None)
       self._keep("valid", update_step, rows)
-    solved = float(np.mean([_rewards(x).mean() for x in episodes]))
+    solved = _mean_reward([episode for [episode] in episodes])
     return solved, {"validation_reward": solved}
 
   def check(self, values: dict[str, float]) -> None:
@@ -352,14 +354,27 @@ def _as_rewarded(episode: Episode) -> Episode:
   is rewarded for them never learns to stop. What an environment has executed
   counts as it is.
   """
-  is_solved = episode.is_correct and bool(
-    episode.observations or episode.drawn[-1].is_stopped
+  if episode.is_correct and not episode.observations:
+    is_solved = episode.drawn[-1].is_stopped
+    return dataclasses.replace(episode, is_correct=is_solved)
+  return episode
+
+
+def _is_judged(episode: Episode) -> bool:
+  return episode.is_correct is not None
+
+
+def _rewards(episodes: Sequence[Episode]) -> list[float]:
+  return [float(x.is_correct) for x in episodes if _is_judged(x)]
+
+
+def _mean_reward(episodes: Sequence[Episode]) -> float:
+  if rewards := _rewards(episodes):
+    return float(np.mean(rewards))
+  raise RuntimeError(
+    f"none of {len(episodes)} episodes has a verdict: their environments could "
+    "not tell; see the log for why, then start the run again"
   )
-  return dataclasses.replace(episode, is_correct=is_solved)
-
-
-def _rewards(episodes: Sequence[Episode]) -> np.ndarray:
-  return np.array([episode.is_correct for episode in episodes], np.float32)
 
 
 def _values(rounds: Sequence[_Round], kept: int) -> dict[str, float]:
@@ -370,7 +385,8 @@ def _values(rounds: Sequence[_Round], kept: int) -> dict[str, float]:
   cut = sum(not turn.is_stopped for x in episodes for turn in x.drawn)
   tokens = sum(episode.tokens for episode in episodes)
   return {
-    "reward": float(np.mean([x.is_correct for x in episodes])),
+    "reward": _mean_reward(episodes),
+    "no_verdict": float(np.mean([not _is_judged(x) for x in episodes])),
     "completion_tokens": tokens / max(1, turns),
     "turns": turns / len(episodes),
     "cut_turns": cut / max(1, turns),

@@ -111,6 +111,13 @@ _MORE_OF_RL = (
 _MORE_OF_EPISODES = (
   ("turns", "mean", "turns", "turns of an episode"),
   ("cut_turns", "mean", "1", "share of turns that the token limit cut off"),
+  (
+    "no_verdict",
+    "mean",
+    "1",
+    "share of episodes whose environment could not tell whether the problem is "
+    "solved; they are left out of rewards and groups",
+  ),
 )
 _MORE_OF_SFT = (
   (

@@ -14,7 +14,7 @@ LS = "<function=bash>\n<parameter=command>ls</parameter>\n</function>"
 
 
 def test_an_action_is_no_thought_however_it_is_spelled_beside_its_command():
-  """As domains/software/agent.py writes runs of the dialect swe-smith."""
+  """As mini-swe-agent's files have it, with the calls of SWE-smith."""
   record = chat("Fix it.", f"I look.\n{LS}", "a.py", LS)
   record["messages"][1]["extra"] = {"actions": [{"command": "ls"}]}
   steps = parse(record, "f-1").steps

@@ -279,6 +279,24 @@ def test_an_environment_decides_what_is_right(tmp_path, imported_domains):
   assert seen == {"0": ("seen",), "1": ("seen",) * 2, "2": ("seen",) * 2}
 
 
+def test_an_answer_without_a_verdict_is_not_kept_and_said(
+  tmp_path, imported_domains, monkeypatch
+):
+  name = "some.module:COUNTED"
+  domain = dataclasses.replace(
+    domains.DOMAINS["software"], name="counted", environment=Counter
+  )
+  imported_domains[name] = domain
+  with monkeypatch.context() as patched, Journal(tmp_path, {}, PROBLEMS) as it:
+    patched.setattr(Counter, "solved", lambda self: self.is_done or None)
+    with pytest.raises(JudgeError, match=r"6 of 9 answers .* problem '1'"):
+      run_by_turns(it, lambda prompt: "f" if prompt[0] == "a" else "d", name)
+  with Journal(tmp_path, {}, PROBLEMS) as journal:
+    assert {a.problem for a in journal.answers} == {"0"}
+    run_by_turns(journal, lambda prompt: "f", name)
+  assert len(journal.answers) == 9
+
+
 def test_a_question_may_be_for_some_of_the_samples_only(tmp_path):
   problem = Problem("0", "h", "x")
   questions = [

@@ -99,6 +99,22 @@ def test_the_summary_of_episodes():
   assert {k: e.value for k, e in got.items()} == {"accuracy": 0.5}
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+def test_problems_without_a_verdict_are_left_out_and_counted(samples):
+  correct = ((True, True), (False, None), (None, False), (False, False))
+  episodes = [
+    Episode(problem, sample, ("x",), ("x",), (), "answered", is_correct, 2)
+    for problem, of_problem in enumerate(correct)
+    for sample, is_correct in enumerate(of_problem[:samples])
+  ]
+  got = {k: e.value for k, e in summarise(episodes, 4, samples).items()}
+  # As unsolved ones, they would make 1/4 of either.
+  if samples == 1:
+    assert got == {"accuracy": pytest.approx(1 / 3), "no verdict": 0.25}
+  else:
+    assert got == {"avg@2": 0.5, "pass@2": 0.5, "no verdict": 0.5}
+
+
 def scripted(table, **sampling):
   """A sampler that looks completions up by their prompts."""
   return ScriptedSampler(

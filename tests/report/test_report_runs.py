@@ -142,6 +142,10 @@ def test_a_problem_that_only_one_moment_has_is_left_out(tmp_path):
   [run] = read_runs([workdir])
   [difference] = paired_differences(run)
   assert (difference.problems, difference.estimate.value) == (2, 0.0)
+  # One without a verdict is as one that is not there.
+  path.write_text(path.read_text().replace("false", "null"))
+  [run] = read_runs([workdir])
+  assert list(paired_differences(run)) == []  # One problem has no interval.
 
 
 def write_rows(workdir, rows):

@@ -13,7 +13,6 @@ from srl_jax.chat.prompts import read_prompts
 from srl_jax.data import suites
 from srl_jax.data.prepare import main as prepare
 from srl_jax.data.readers import DataConfig, load_trajectories
-from srl_jax.domains.software.agent import write_runs
 from srl_jax.domains.software.tasks import read_tasks
 from srl_jax.evaluate.__main__ import main as evaluate
 from srl_jax.models import hf_files
@@ -111,7 +110,6 @@ def test_no_command_makes_a_local_folder_of_a_url(
 
 READERS = {
   "tasks": lambda: read_tasks(URL),
-  "runs of agents": lambda: write_runs([], URL, "model"),
   "data": lambda: load_trajectories(DataConfig("jsonl", URL)),
   "prompts": lambda: read_prompts(URL),
   "suites": lambda: suites.find_file(*suites.parse_suites(f"{URL}.jsonl")[0]),

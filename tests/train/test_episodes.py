@@ -17,6 +17,7 @@ from srl_jax.testing.tiny import small_mesh
 from srl_jax.train import episodes as episodes_stage
 from srl_jax.train import loop, stage
 from srl_jax.train.problems import Problems
+from srl_jax.update import turns as turns_lib
 
 
 def train(runs, whole, workdir, **more):
@@ -231,6 +232,57 @@ def test_an_answer_that_the_limit_cut_off_is_no_success(
   for file in record.list_files(tmp_path / "rollouts"):
     for row in record.read_file(file.path):
       assert row["reward"] == row["is_stopped"]
+
+
+def with_verdicts(monkeypatch, *verdicts):
+  """Makes episodes end with verdicts that follow from the sample alone."""
+
+  def sample(*arguments):
+    for episode in episodes.sample_episodes(*arguments):
+      [turn] = episode.drawn
+      turn = turn._replace(is_stopped=True)
+      is_correct = verdicts[episode.sample % len(verdicts)]
+      yield dataclasses.replace(episode, is_correct=is_correct, drawn=(turn,))
+
+  monkeypatch.setattr(episodes_stage, "sample_episodes", sample)
+
+
+ONE_TURN = {
+  "episodes__update_steps": 1,
+  "episodes__turns": 1,
+  "data__test_size": 0,
+}
+
+
+def test_an_episode_without_a_verdict_is_in_no_group(
+  runs, tmp_path, monkeypatch
+):
+  with_verdicts(monkeypatch, True, False, None, None)
+  groups = []
+  make = turns_lib.make_turns
+
+  def make_turns(problems, **more):
+    groups.extend([x.reward for x in group] for group in problems)
+    return make(problems, **more)
+
+  monkeypatch.setattr(turns_lib, "make_turns", make_turns)
+  outcome = runs.run(tmp_path, "episodes", **ONE_TURN)
+  rows = {k: x for row in outcome.rows() for k, x in row.items()}
+  assert record.list_files(tmp_path / "rollouts")
+  # As unsolved ones, they would make the reward 0.25.
+  assert rows["episodes/reward"] == rows["episodes/no_verdict"] == 0.5
+  assert groups and all(group == [1.0, 0.0] for group in groups)
+  for file in record.list_files(tmp_path / "rollouts"):
+    kept = record.read_file(file.path)
+    for row in kept if file.split == "train" else ():
+      assert row["value"] == (1.0, 0.0, None, None)[row["sample"]]
+      assert row["reward"] == (row["value"] or 0)
+
+
+def test_without_any_verdict_a_run_ends(runs, tmp_path, monkeypatch):
+  with_verdicts(monkeypatch, None)
+  with pytest.raises(RuntimeError, match=r"none of .* episodes has a verdict"):
+    runs.run(tmp_path, "episodes", **ONE_TURN)
 
 
 def test_problems_that_cannot_be_used_are_left_out(runs, tmp_path, capsys):

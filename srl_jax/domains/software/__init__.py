@@ -5,12 +5,10 @@ actions       actions of agents, and the grammar in which they are written
 foreign       actions as other agents write them
 tasks         repositories with issues and hidden tests
 environment   what episodes act in, and the domain of a file of tasks
-agent         any model at a task, without episodes; files for others' tools
 dialects      how agents write actions and what they are answered
 editor        the tool that edits files
 workspace     the agent's copy of a repository, and its changes as a patch
 hidden_tests  judges a patch by tests that come in afterwards
-strays        runs inside of a sandbox: takes away what would hide modules
 examiner      runs inside of a sandbox: pytest, and who deceives it
 sandbox       where all of this runs
 launchers     bubblewrap, podman or docker, and limits

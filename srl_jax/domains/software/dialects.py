@@ -75,15 +75,13 @@ class ActionResult(NamedTuple):
 
   Attributes:
     observation: the answer to the agent.
-    command: the command that ran; "" if none did.
-    ran: what came of it; None if none did.
+    ran: what came of the command; None if none ran.
     submits: whether the agent has ended its work.
     patch: the patch that the agent gave; None if its files are to be compared.
     is_format_error: whether there was no action in the text.
   """
 
   observation: str
-  command: str = ""
   ran: Ran | None = None
   submits: bool = False
   patch: bytes | None = None
@@ -167,7 +165,7 @@ submit: ends the work; the state of the files is what counts."""
     text = _shown(ran)
     if why := _why_ended(ran, self._wall_s):
       text += f"\n{why}"
-    return ActionResult(_cut(text) or NO_OUTPUT, command, ran)
+    return ActionResult(_cut(text) or NO_OUTPUT, ran)
 
 
 class SweSmith(SweSmithOnce):
@@ -220,8 +218,8 @@ echo {_MARK} && cat patch.txt
     first = output.lstrip().partition("\n")[0]
     if first.strip() == _MARK and ran.succeeded:
       patch = ran.output.lstrip().partition(b"\n")[2]
-      return ActionResult("", command, ran, submits=True, patch=patch)
-    return ActionResult(_tagged(output, ran, self._wall_s), command, ran)
+      return ActionResult("", ran, submits=True, patch=patch)
+    return ActionResult(_tagged(output, ran, self._wall_s), ran)
 
 
 DIALECTS: dict[str, type[Dialect]] = {

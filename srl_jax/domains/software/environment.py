@@ -79,12 +79,10 @@ class RepairEnvironment:
   """The environment of one episode; see srl_jax.domains.Environment.
 
   Whatever a model writes and whatever a repository holds, `step` answers it.
-  A task that cannot be begun and a sandbox that has ended end the episode,
-  which is then not solved, and are said to the user in one line of the log.
+  A task that cannot be begun and a sandbox that has ended end the episode.
+  Nobody can then tell whether it is solved, and the log says why in one line.
 
   Attributes:
-    outcomes: what each action has led to.
-    format_errors: number of texts without an action.
     ending: why the episode has ended, in mini-swe-agent's words: Submitted,
       LimitsExceeded, TimeExceeded, RepeatedFormatError, or SandboxError; "" if
       it has not.
@@ -110,8 +108,7 @@ class RepairEnvironment:
     self._problem = ""
     self._errors_in_a_row = 0
     self._spent_s = 0.0
-    self.outcomes: list[ActionResult] = []
-    self.format_errors = 0
+    self._turns = 0
     self.ending = ""
     self.patch = b""
     self.verdict: Verdict | None = None
@@ -155,8 +152,7 @@ class RepairEnvironment:
       outcome = ActionResult("")
       self._fail(error)
     self._spent_s += time.monotonic() - begin
-    self.outcomes.append(outcome)
-    self.format_errors += outcome.is_format_error
+    self._turns += 1
     self._errors_in_a_row += 1
     if not outcome.is_format_error:
       self._errors_in_a_row = 0
@@ -164,16 +160,19 @@ class RepairEnvironment:
       self._stop_at_limits()
     return outcome.observation or self._problem, bool(self.ending)
 
-  def solved(self) -> bool:
-    """Whether the hidden tests pass; the work so far is judged."""
-    self.stop("LimitsExceeded")
+  def solved(self) -> bool | None:
+    """Whether the hidden tests pass on the work so far; None if nobody knows.
+
+    So it is if the fault is the machine's or the task's; see Verdict.is_void.
+    """
+    self._stop("LimitsExceeded")
     if self.verdict is None:
       self.verdict = self._judge()
       is_odd = self.verdict.problem or self.verdict.missing
       if not self.verdict.is_solved:
         level = logging.WARNING if is_odd else logging.INFO
         _LOG.log(level, "%s: %s", self._task.id, self.verdict.reason)
-    return self.verdict.is_solved
+    return None if self.verdict.is_void else self.verdict.is_solved
 
   def close(self) -> None:
     """Ends the sandbox."""
@@ -183,9 +182,9 @@ class RepairEnvironment:
   def _stop_at_limits(self) -> None:
     agent = self._agent
     if self._errors_in_a_row >= agent.format_errors:
-      self.stop("RepeatedFormatError")
-    elif agent.turns and len(self.outcomes) >= agent.turns:
-      self.stop("LimitsExceeded")
+      self._stop("RepeatedFormatError")
+    elif 0 < agent.turns <= self._turns:
+      self._stop("LimitsExceeded")
     elif 0 < agent.wall_s <= self._spent_s:
       _LOG.warning(
         "%s: stopped after %.0f s in the environment (wall_s=%g)",
@@ -193,9 +192,9 @@ class RepairEnvironment:
         self._spent_s,
         agent.wall_s,
       )
-      self.stop("TimeExceeded")
+      self._stop("TimeExceeded")
 
-  def stop(self, ending: str) -> None:
+  def _stop(self, ending: str) -> None:
     """Ends an episode without a submission, if it has not ended.
 
     The work so far counts where the files are what is submitted.
@@ -222,13 +221,13 @@ class RepairEnvironment:
   def _judge(self) -> Verdict:
     nothing = dict.fromkeys(self._task.tests, False)
     if self.ending == "SandboxError":
-      return Verdict(nothing, self._problem)
+      return Verdict(nothing, self._problem, is_void=True)
     if not self.patch.strip():
       return Verdict(nothing, "nothing was changed, or no patch submitted")
     try:
       return judge(self._task, self._config, self.patch, self._agent.tests_s)
     except (TaskError, SandboxError) as error:
-      return Verdict(nothing, str(error))
+      return Verdict(nothing, str(error), is_void=True)
 
 
 def repair_domain(

@@ -3,8 +3,10 @@
 
 hidden_tests.py starts this file with `python -I`; nothing else of srl_jax is
 there. It gets a JSON object on stdin and writes lines to stdout that begin with
-a mark that only it and the parent know. The tests run in this process, and so
-does the code under test, which may cheat. So an outcome counts only if
+a mark that only it and the parent know. First it takes away new code that would
+hide a module of the environment, such as the code.py that agents leave behind.
+Then the tests run in this process, and so does the code under test, which may
+cheat. So an outcome counts only if
 
 - pytest says that the test passed and no exception left any of its phases;
 - tests that must fail did fail (_CONTROLS), which shows that nobody has
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib
+import importlib.machinery
 import json
 import os
 import pathlib
@@ -126,11 +128,17 @@ def belongs_to_tests(path: str) -> bool:
   )
 
 
+def module_of(path: str) -> str:
+  """The module that a file makes importable from a folder that has it."""
+  return path.partition("/")[0].partition(".")[0]
+
+
 def main() -> None:
   """Runs the tests that stdin asks for."""
   request = json.loads(sys.stdin.buffer.read())
   mark = request.pop("mark")
   channel = os.fdopen(os.dup(1), "w", encoding="utf-8")
+  sys.stdout.reconfigure(line_buffering=True)  # _exit() drops what is left.
   os.dup2(2, 1)  # What tests print goes where pytest's own output goes.
   os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
@@ -138,6 +146,7 @@ def main() -> None:
     channel.write(f"{mark} {json.dumps(fields)}\n")
     channel.flush()
 
+  report(taken=_take_away(request["root"], {*request["modules"]}))
   try:
     # The pytest of the repository's environment, which srl_jax does not need.
     pytest = importlib.import_module("pytest")
@@ -145,18 +154,13 @@ def main() -> None:
   except ImportError as error:
     report(problem=f"the sandbox's Python cannot import pytest: {error}")
     os._exit(0)
-  checked = _make_checked(request["root"])
-  setattr(builtins, _CHECKED, checked)
-  _check_arguments_of_equal(checked)
-  _check_comparisons(rewrite)
+  _check_comparisons(rewrite, _make_checked(request["root"]))
   _examine(pytest, request, report)
   # Nothing that the code under test has left for the end is run.
   os._exit(0)
 
 
-def _examine(
-  pytest: Any, request: dict[str, Any], report: Callable[..., None]
-) -> None:
+def _examine(pytest: Any, request: dict[str, Any], report: Any) -> None:
   root = request["root"]
   controls = pathlib.Path(request["controls"])
   controls.mkdir()
@@ -166,15 +170,16 @@ def _examine(
   settings.write_text("[pytest]\n", encoding="utf-8")
   files = [x for x in request["files"] if os.path.exists(f"{root}/{x}")]
   arguments = [
-    *("-c", str(settings), "--rootdir", root, "--confcutdir", root),
-    *("-p", "no:cacheprovider", "-q", "--tb=short", "--no-header"),
+    *("-c", str(settings), "--rootdir", root, "--confcutdir", root, "-q"),
+    *("-p", "no:cacheprovider", "--continue-on-collection-errors"),
+    "--tb=short",
     *request["arguments"],
     *files,
     str(file),
   ]
   os.chdir(root)
   plugin = _Plugin(root, controls, report)
-  status = pytest.main(arguments, plugins=[plugin])
+  status = pytest.main(arguments, [plugin])
   if plugin.replaced:
     report(problem=f"the code under test replaces {plugin.replaced}")
   report(is_end=True, status=int(status))
@@ -183,9 +188,7 @@ def _examine(
 class _Plugin:
   """Reports tests when all of their phases have run."""
 
-  def __init__(
-    self, root: str, controls: pathlib.Path, report: Callable[..., None]
-  ) -> None:
+  def __init__(self, root: str, controls: pathlib.Path, report: Any):
     self._root, self._controls, self._report = root, controls, report
     self._phases: dict[str, list[bool]] = {}
     self._of_controls: set[str] = set()
@@ -203,7 +206,9 @@ class _Plugin:
     """Notes whether an exception left a phase."""
     phases = self._phases.setdefault(item.nodeid, [])
     phases.append(call.excinfo is None)
-    if self._controls in item.path.parents:
+    # Before pytest 7, an item has no `path`.
+    path = pathlib.Path(getattr(item, "path", None) or item.fspath)
+    if self._controls in path.parents:
       self._of_controls.add(item.nodeid)
 
   def pytest_runtest_logreport(self, report: Any) -> None:
@@ -229,6 +234,38 @@ class _Plugin:
       is_passed=phases == [True] * 6,
       is_control=nodeid in self._of_controls,
     )
+
+
+def _take_away(root: str, own: set[str]) -> list[str]:
+  """Removes code that is named like a module of the environment.
+
+  Names in `own` are the repository's, whatever else is called so.
+  """
+  taken = []
+  for folder in filter(os.path.isdir, (root, f"{root}/src")):
+    for name in sorted(os.listdir(folder)):
+      if module_of(name) not in own and _is_known(module_of(name)):
+        taken += _code(f"{folder}/{name}")
+  for path in taken:
+    os.remove(path)
+  return [os.path.relpath(path, root) for path in taken]
+
+
+def _is_known(name: str) -> bool:
+  """Whether a module is there without the repository: -I leaves that out."""
+  return name in sys.builtin_module_names or (
+    name.isidentifier()
+    and importlib.machinery.PathFinder.find_spec(name) is not None
+  )
+
+
+def _code(path: str) -> list[str]:
+  """What can be imported of a file, a link or a folder."""
+  if os.path.isdir(path) and not os.path.islink(path):
+    names = sorted(os.listdir(path))
+    return [x for name in names for x in _code(f"{path}/{name}")]
+  suffixes = tuple(importlib.machinery.all_suffixes())
+  return [path] if os.path.isdir(path) or path.endswith(suffixes) else []
 
 
 def _is_source(file: str, root: str) -> bool:
@@ -302,11 +339,9 @@ def _make_checked(root: str) -> Callable[[Any], Any]:
     if kind in _PLAIN or depth > 3:
       return
     if kind in (list, tuple, set, frozenset, dict):
-      for x in list(value)[:_MANY]:
+      values = value.values() if kind is dict else ()
+      for x in (*list(value)[:_MANY], *list(values)[:_MANY]):
         refuse(x, depth + 1)
-      if kind is dict:
-        for x in list(value.values())[:_MANY]:
-          refuse(x, depth + 1)
       return
     owner = next(x for x in kind.__mro__ if "__eq__" in vars(x))
     if is_foreign(owner) and not _is_proxy(vars(owner)["__eq__"]):
@@ -343,24 +378,21 @@ def _is_proxy(function: Any) -> bool:
   )
 
 
-def _check_comparisons(rewrite: Any) -> None:
-  """Checks what assertions compare, in the files in which pytest does so."""
+def _check_comparisons(rewrite: Any, checked: Callable[[Any], Any]) -> None:
+  """Checks what assertions and assertEqual compare."""
   original = rewrite.rewrite_asserts
+  equal = unittest.TestCase.assertEqual
 
   def rewrite_asserts(module: ast.Module, *rest: Any, **more: Any) -> None:
     _Comparisons().visit(module)
     ast.fix_missing_locations(module)
     original(module, *rest, **more)
 
-  rewrite.rewrite_asserts = rewrite_asserts
-
-
-def _check_arguments_of_equal(checked: Callable[[Any], Any]) -> None:
-  original = unittest.TestCase.assertEqual
-
   def assert_equal(self, first, second, msg=None):
-    original(self, checked(first), checked(second), msg)
+    equal(self, checked(first), checked(second), msg)
 
+  setattr(builtins, _CHECKED, checked)
+  rewrite.rewrite_asserts = rewrite_asserts
   unittest.TestCase.assertEqual = assert_equal
 
 

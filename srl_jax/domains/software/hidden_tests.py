@@ -4,7 +4,7 @@
 The patch is applied to the task's repository in a sandbox of its own. Then all
 that belongs to the tests is put back as it was, the hidden tests are written
 over it, and examiner.py runs them. A repair is right if every test of the task
-is reported by its name to have passed; exit codes count for nothing.
+is reported by its name to have passed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import pathlib
 import secrets
 from collections.abc import Mapping, Sequence
 
-from srl_jax.domains.software.examiner import CONTROLS, belongs_to_tests
+from srl_jax.domains.software.examiner import (
+  CONTROLS,
+  belongs_to_tests,
+  module_of,
+)
 from srl_jax.domains.software.launchers import (
   WORK,
   SandboxConfig,
   SandboxError,
 )
 from srl_jax.domains.software.sandbox import Ran, Sandbox
-from srl_jax.domains.software.strays import module_of
 from srl_jax.domains.software.tasks import RepairTask
 from srl_jax.domains.software.workspace import (
   GIT,
@@ -34,10 +37,12 @@ from srl_jax.domains.software.workspace import (
 
 _EXAMINER = pathlib.Path(__file__).with_name("examiner.py")
 _EXAMINER_INSIDE = "/run/examiner.py"
-_STRAYS = pathlib.Path(__file__).with_name("strays.py")
-_STRAYS_INSIDE = "/run/strays.py"
+_MOUNTS = (f"{_EXAMINER}:{_EXAMINER_INSIDE}",)
 _SETUP_S = 120.0
 _LOG_CHARACTERS = 4000
+_SHOWN_LINES = 3
+# That tests have failed is the only failure of which pytest reports all tests.
+_COMPLETE = (0, 1)
 
 # Of the forms in which models write patches, git apply is strict about some,
 # and patch is not. While it runs .git is away, for git would later run commands
@@ -83,6 +88,9 @@ class Verdict:
       not reported did not.
     problem: why nothing counts: a patch that does not apply, tests that do not
       end, cheating; "" if the outcomes count.
+    is_void: whether the problem is none of the patch's, so that nothing is
+      known of it: the sandbox has ended, the task's tests cannot be written, or
+      pytest runs no tests at all.
     log: the end of what pytest printed, for people.
     undone: files that the repair changed and that count as they were: those
       that belong to tests, and code that would hide another module.
@@ -92,6 +100,7 @@ class Verdict:
 
   outcomes: Mapping[str, bool]
   problem: str = ""
+  is_void: bool = False
   log: str = ""
   undone: tuple[str, ...] = ()
   missing: tuple[str, ...] = ()
@@ -123,6 +132,9 @@ def judge(
 ) -> Verdict:
   """Applies a patch to a task's repository and runs the hidden tests.
 
+  If they come to nothing, tests without the repository show whether that is
+  the patch's fault or pytest's.
+
   Args:
     task: the task.
     config: how sandboxes are made.
@@ -135,10 +147,7 @@ def judge(
   """
   nothing = dict.fromkeys(task.tests, False)
   with open_workspace(
-    task,
-    config,
-    is_for_agent=False,
-    mounts=(f"{_EXAMINER}:{_EXAMINER_INSIDE}", f"{_STRAYS}:{_STRAYS_INSIDE}"),
+    task, config, is_for_agent=False, mounts=_MOUNTS
   ) as sandbox:
     try:
       if patch.strip():
@@ -151,11 +160,13 @@ def judge(
       ours = _files_of_tests(sandbox, task)
       undone = _put_tests_back(sandbox, ours)
       _write_hidden_tests(sandbox, task)
-      undone += _take_strays_away(sandbox, config, _modules(sandbox, ours))
-      judged = _run_tests(sandbox, config, task, wall_s)
-      return dataclasses.replace(judged, undone=undone)
+      modules = _modules(sandbox, ours)
+      judged = _run_tests(sandbox, task, task.test_paths, modules, wall_s)
     except SandboxError as error:
-      return Verdict(nothing, str(error))
+      return Verdict(nothing, str(error), is_void=True)
+  is_void = bool(judged.problem) and not _pytest_works(task, config)
+  undone += judged.undone
+  return dataclasses.replace(judged, undone=undone, is_void=is_void)
 
 
 def check_task(
@@ -260,20 +271,6 @@ def _modules(sandbox: Sandbox, ours: set[str]) -> list[str]:
   return sorted({module_of(path.removeprefix("src/")) for path in paths})
 
 
-def _take_strays_away(
-  sandbox: Sandbox, config: SandboxConfig, modules: list[str]
-) -> tuple[str, ...]:
-  """Removes new code that would hide other modules; returns the files."""
-  request = json.dumps({"root": WORK, "modules": modules})
-  ran = sandbox.run(
-    [config.interpreter, "-I", "-B", _STRAYS_INSIDE],
-    request.encode(errors="surrogateescape"),
-    wall_s=_SETUP_S,
-    is_merged=False,
-  )
-  return tuple(json.loads(_done(ran, "new code cannot be looked through")))
-
-
 def _write_hidden_tests(sandbox: Sandbox, task: RepairTask) -> None:
   if task.test_patch:
     command = "git apply --whitespace=nowarn -"
@@ -285,22 +282,30 @@ def _write_hidden_tests(sandbox: Sandbox, task: RepairTask) -> None:
     _done(ran, "the hidden tests cannot be written")
 
 
+def _pytest_works(task: RepairTask, config: SandboxConfig) -> bool:
+  """Whether the controls run, beside which there is no other test."""
+  with open_workspace(task, config, mounts=_MOUNTS) as sandbox:
+    return not _run_tests(sandbox, task, (), [], _SETUP_S).problem
+
+
 def _run_tests(
   sandbox: Sandbox,
-  config: SandboxConfig,
   task: RepairTask,
+  files: Sequence[str],
+  modules: Sequence[str],
   wall_s: float,
 ) -> Verdict:
   mark = secrets.token_hex(16)
   request = {
     "mark": mark,
     "root": WORK,
-    "files": task.test_paths,
+    "modules": modules,
+    "files": files,
     "arguments": task.pytest_arguments,
     "controls": f"/tmp/{secrets.token_hex(8)}",
   }
   ran = sandbox.run(
-    [config.interpreter, "-I", "-B", _EXAMINER_INSIDE],
+    [sandbox.config.interpreter, "-I", "-B", _EXAMINER_INSIDE],
     json.dumps(request).encode(errors="surrogateescape"),
     wall_s=wall_s,
     is_merged=False,
@@ -312,26 +317,36 @@ def _read_reports(
   ran: Ran, task: RepairTask, mark: str, wall_s: float
 ) -> Verdict:
   log = ran.errors.decode(errors="replace")[-_LOG_CHARACTERS:]
-  nothing = dict.fromkeys(task.tests, False)
+  undone: tuple[str, ...] = ()
+
+  def nothing(problem: str) -> Verdict:
+    outcomes = dict.fromkeys(task.tests, False)
+    return Verdict(outcomes, problem, log=log, undone=undone)
+
   reports = []
   for line in ran.output.decode(errors="replace").splitlines():
     if line.startswith(f"{mark} "):
       reports.append(json.loads(line.removeprefix(mark)))
+  for taken in (x["taken"] for x in reports[:1] if "taken" in x):
+    undone = tuple(taken)
   if ran.cause:
     problem = f"the tests were ended: over the limit of {ran.cause}"
     if ran.cause == "wall time":
       problem += f" ({wall_s:g} s)"
-    return Verdict(nothing, problem, log)
+    return nothing(problem)
   for problem in (x["problem"] for x in reports if "problem" in x):
-    return Verdict(nothing, problem, log)
+    return nothing(problem)
   if not reports or "is_end" not in reports[-1]:
     problem = "the tests ended before pytest did"
-    return Verdict(nothing, problem + (ran.signal and f": {ran.signal}"), log)
+    return nothing(problem + (ran.signal and f": {ran.signal}"))
+  if (status := reports[-1]["status"]) not in _COMPLETE:
+    lines = [x.strip() for x in log.splitlines() if x.strip()]
+    end = "; ".join(lines[-_SHOWN_LINES:])
+    return nothing(f"pytest ended early (exit code {status}): {end}")
   tests = [x for x in reports if "name" in x]
   controls = [x for x in tests if x["is_control"]]
   if len(controls) != CONTROLS or any(x["is_passed"] for x in controls):
-    problem = "tests that must fail did not, so no outcome counts"
-    return Verdict(nothing, problem, log)
+    return nothing("tests that must fail did not, so no outcome counts")
   counts = collections.Counter(x["name"] for x in tests)
   passed = {x["name"] for x in tests if x["is_passed"]}
   outcomes = {name: name in passed and counts[name] == 1 for name in task.tests}
@@ -339,4 +354,4 @@ def _read_reports(
   missing = (
     x for x in task.tests if x not in counts and x.partition("::")[0] in files
   )
-  return Verdict(outcomes, "", log, missing=tuple(missing))
+  return Verdict(outcomes, log=log, undone=undone, missing=tuple(missing))

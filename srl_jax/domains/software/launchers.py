@@ -97,10 +97,13 @@ class SandboxConfig:
   Attributes:
     kind: the program that makes them.
     image: name of the image, for podman and docker. It must have python3 (3.9
-      or later), bash, git, tar and patch, and pytest for hidden tests.
-    python: for bubblewrap, the Python interpreter of the repository's
-      environment, with pytest. Its folder is readable in the sandbox. "" for
-      the one that runs this.
+      or later), bash, git, tar and patch. Tasks that name an image of their own
+      get that.
+    python: the Python interpreter of the repository's environment, with pytest
+      (6.2 or later) for the hidden tests; its folder comes first in PATH. With
+      an image, an absolute path in it; "" for its python3. With bubblewrap, a
+      path of this machine, whose folder is readable in the sandbox; "" for the
+      one that runs this. Tasks that name a Python of their own get that.
     readable: for bubblewrap, further files and folders of this machine that
       are readable in the sandbox, at the same path. /usr always is.
     limits: what commands may use.
@@ -119,17 +122,22 @@ class SandboxConfig:
         f"kind={self.kind!r} with image={self.image!r}: podman and docker need "
         "an image, bubblewrap has none"
       )
-    if self.image and (self.python or self.readable):
+    if self.image and self.readable:
       raise ValueError(
-        f"kind={self.kind!r} runs the Python of its image and shows no folder "
-        "of this machine; leave python and readable out"
+        f"kind={self.kind!r} shows no folder of this machine; leave readable "
+        "out"
+      )
+    if self.image and self.python[:1] not in ("", "/"):
+      raise ValueError(
+        f"python={self.python!r} with an image; write its path in the image, "
+        "such as /opt/miniconda3/envs/testbed/bin/python"
       )
 
   @property
   def interpreter(self) -> str:
     """The path of Python inside of the sandbox."""
     if self.image:
-      return "python3"
+      return self.python or "python3"
     return os.path.abspath(self.python) if self.python else sys.executable
 
 

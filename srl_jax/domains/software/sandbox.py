@@ -36,6 +36,7 @@ _GRACE_S = 15.0
 # From the end of process 1 to that of the sandbox.
 _END_S = 10.0
 _OPEN_FILES = 1024
+_PATH = "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin"
 _ERROR_CHARACTERS = 1000
 # Waits until it is in its control group, then becomes the program.
 _GATE = ("/bin/sh", "-c", 'read -r _ && exec "$@"', "sh")
@@ -345,8 +346,12 @@ def check_sandbox(config: SandboxConfig) -> None:
 
 def _variables(config: SandboxConfig) -> dict[str, str]:
   """Environment variables of all commands."""
-  variables = {
-    "PATH": "/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin",
+  # supervisor.py knows the PATH of an image.
+  path = "$PATH" if config.image else _PATH
+  if folder := os.path.dirname(config.interpreter):
+    path = f"{folder}:{path}"
+  return {
+    "PATH": path,
     "HOME": "/tmp",
     "USER": "agent",
     "LANG": "C.UTF-8",
@@ -365,7 +370,3 @@ def _variables(config: SandboxConfig) -> dict[str, str]:
     # No bytecode between a test and its source.
     "PYTHONDONTWRITEBYTECODE": "1",
   }
-  if config.kind == "bubblewrap":
-    folder = os.path.dirname(config.interpreter)
-    variables["PATH"] = f"{folder}:{variables['PATH']}"
-  return variables

@@ -76,6 +76,7 @@ def main() -> None:
       _kill_all()
       reply = {"error": _why_not_started(error, problem_read)}, b"", b""
     _send(replies, *reply)
+    del reply  # Else it would be there beside that to the next request.
 
 
 def _next_request(requests: BinaryIO, parent: int | None) -> bytes:
@@ -106,19 +107,23 @@ class _Run:
     self._status: int | None = None
     self._cause = ""
     self._begin = time.monotonic()
+    variables = request["variables"]
+    # The sandbox's own, which is the image's in a container.
+    own = os.environ.get("PATH", os.defpath)
+    variables["PATH"] = variables["PATH"].replace("$PATH", own)
     self._process = subprocess.Popen(
       request["arguments"],
       stdin=subprocess.PIPE if payload else subprocess.DEVNULL,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT if request["is_merged"] else subprocess.PIPE,
       cwd=request["folder"],
-      env=request["variables"],
+      env=variables,
       preexec_fn=prepare,
     )
     pipes = (self._process.stdout, self._process.stderr)
     self._outputs = {x.fileno(): bytearray() for x in pipes if x is not None}
 
-  def finish(self) -> tuple[dict[str, Any], bytes, bytes]:
+  def finish(self) -> tuple[dict[str, Any], bytearray, bytearray]:
     """Waits for the end, kills what is left, and returns the reply."""
     poll = select.poll()
     for number in (*self._outputs, *self._signs, self._wake):
@@ -143,7 +148,7 @@ class _Run:
       "cpu_s": self._cpu_s,
       "wall_s": wall_s,
     }
-    outputs = [bytes(output) for output in self._outputs.values()]
+    outputs = [*self._outputs.values()]
     self._process.returncode = self._status  # It has been waited for.
     for pipe in (self._process.stdin, self._process.stdout):
       if pipe is not None:
@@ -151,7 +156,7 @@ class _Run:
           pipe.close()
     if self._process.stderr is not None:
       self._process.stderr.close()
-    return report, outputs[0], outputs[1] if len(outputs) > 1 else b""
+    return report, outputs[0], outputs[1] if outputs[1:] else bytearray()
 
   def _serve(self, number: int, poll: select.poll) -> None:
     """Does what a file that is ready asks for."""
@@ -292,10 +297,16 @@ def _resident_bytes() -> int:
 
 
 def _send(
-  stream: BinaryIO, report: dict[str, Any], output: bytes, errors: bytes
+  stream: BinaryIO,
+  report: dict[str, Any],
+  output: bytes | bytearray,
+  errors: bytes | bytearray,
 ) -> None:
   sizes = {"output_bytes": len(output), "error_bytes": len(errors)}
-  stream.write(json.dumps(report | sizes).encode() + b"\n" + output + errors)
+  stream.write(json.dumps(report | sizes).encode() + b"\n")
+  # An output can be a whole repository, and a copy counts as memory, too.
+  stream.write(output)
+  stream.write(errors)
   stream.flush()
 
 

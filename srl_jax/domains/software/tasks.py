@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tasks for agents: a repository, an issue, and tests that nobody is shown.
 
-A file of tasks holds one JSON object per line, as SWE-bench and SWE-smith
-publish them:
+A file of tasks holds one JSON object per line, or is Parquet, with the fields
+of SWE-bench and SWE-smith:
 
   {"instance_id": "toy-1",
    "repository": "toy",            a folder or a git checkout; or "repo": "a/b",
@@ -14,6 +14,9 @@ publish them:
    "test_files": {"tests/test_a.py": "..."},       optional: hidden tests
    "test_patch": "...",            optional: hidden tests as a patch
    "bug_patch": "...",             optional: brings the bug into the repository
+   "image_name": "...",            optional: image of a container; only in this
+   "python": "/..",                optional: Python of the repository's
+                                   environment, here or in the image
    "pytest_arguments": []}         optional: the repository's test settings
 
 Other fields are not read, but for `patch`: with `image_name` (SWE-smith) it is
@@ -24,15 +27,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from srl_jax import storage
+from srl_jax.domains.software.launchers import SandboxConfig
 from srl_jax.storage import textfile
 from srl_jax.trajectory import RecordError, Step, Trajectory
 
+_LOG = logging.getLogger(__name__)
+_IMAGE = re.compile(r"\w[\w.:/@-]*", re.ASCII)
 # A file and what is in it, as pytest names tests.
 _TEST_NAME = re.compile(r"[^:\s][^:]*\.py::\S.*", re.DOTALL)
 
@@ -53,6 +60,10 @@ class RepairTask:
     test_files: (path, text) pairs of the hidden tests, which are written over
       what is there.
     test_patch: hidden tests as a patch to the state that the agent got.
+    image: image of the containers in which the task is; "" for the config's.
+      bubblewrap has none.
+    python: the Python of its environment, as in SandboxConfig; "" for the
+      config's.
     pytest_arguments: further arguments of pytest, for settings that the tests
       need, such as ("-o", "asyncio_mode=auto").
   """
@@ -66,6 +77,8 @@ class RepairTask:
   bug_patch: str = ""
   test_files: tuple[tuple[str, str], ...] = ()
   test_patch: str = ""
+  image: str = ""
+  python: str = ""
   pytest_arguments: tuple[str, ...] = ()
 
   def __post_init__(self):
@@ -80,6 +93,10 @@ class RepairTask:
           "FAIL_TO_PASS or PASS_TO_PASS",
           f"names {name!r}; write a test as pytest does, test_a.py::test_b",
         )
+    if self.image and not _IMAGE.fullmatch(self.image):
+      raise RecordError("image_name", f"is {self.image!r}, no name of an image")
+    if self.python[:1] not in ("", "/"):
+      raise RecordError("python", f"is {self.python!r}; write an absolute path")
     for path in (*self.test_paths, *dict(self.test_files)):
       parts = pathlib.PurePosixPath(path).parts
       if path.startswith("/") or ".." in parts or not parts or "\0" in path:
@@ -110,6 +127,13 @@ class RepairTask:
       return ()
     return _paths(self.fail_to_pass)
 
+  def sandbox(self, config: SandboxConfig) -> SandboxConfig:
+    """How sandboxes of the task are made, where others are made as `config`."""
+    own = {"python": self.python or config.python}
+    if config.image:
+      own["image"] = self.image or config.image
+    return dataclasses.replace(config, **own)
+
   def trajectory(self, domain: str) -> Trajectory:
     """The task as a trajectory without an expert, for episodes."""
     return Trajectory(
@@ -124,10 +148,12 @@ class RepairTask:
 def read_tasks(
   path: str | pathlib.Path, repositories: str | pathlib.Path = ""
 ) -> dict[str, RepairTask]:
-  """Reads a file of tasks.
+  """Reads a file of tasks; records that are none are left out.
+
+  A warning for each field at fault says how many, and names the first.
 
   Args:
-    path: the file.
+    path: the file: JSON lines, or Parquet if it is called so.
     repositories: folder to which paths of repositories are relative; "" for
       the file's own.
 
@@ -135,29 +161,46 @@ def read_tasks(
     The tasks by their ids.
 
   Raises:
-    ValueError: the file cannot be read, or a line is no task; the message
-      names the line and the field.
+    ValueError: the file cannot be read or holds no task.
   """
   path = storage.path(path)
   root = pathlib.Path(repositories) if repositories else path.parent
   tasks: dict[str, RepairTask] = {}
-  try:
-    lines = textfile.read_lines(path)
-  except OSError as error:
-    raise ValueError(f"the tasks {path} cannot be read: {error}") from error
-  for number, line in enumerate(lines, 1):
-    if not line.strip():
-      continue
+  left_out: dict[str, list[str]] = {}
+  for number, row in _rows(path):
     try:
-      task = task_of(json.loads(line), root)
+      task = task_of(json.loads(row) if isinstance(row, str) else row, root)
       if task.id in tasks:
         raise RecordError("instance_id", f"{task.id!r} was there before")
+      tasks[task.id] = task
     except ValueError as error:
-      raise ValueError(f"{path}:{number}: {error}") from error
-    tasks[task.id] = task
+      field = error.field if isinstance(error, RecordError) else "(record)"
+      left_out.setdefault(field, []).append(f"{path}:{number}: {error}")
+  total = len(tasks) + sum(map(len, left_out.values()))
+  said = [
+    f"{len(x)} of {total} records of {path} are left out, the first: {x[0]}"
+    for x in left_out.values()
+  ]
   if not tasks:
-    raise ValueError(f"{path} holds no task; write one JSON object per line")
+    why = "; ".join(said) or "write one JSON object per line"
+    raise ValueError(f"{path} holds no task: {why}")
+  for line in said:
+    _LOG.warning("%s", line)
   return tasks
+
+
+def _rows(path: pathlib.Path) -> list[tuple[int, Any]]:
+  """Rows of Parquet, or lines of text that are not blank, each numbered."""
+  try:
+    if path.suffix == ".parquet":
+      import pyarrow.parquet
+
+      with path.open("rb") as file:
+        return [*enumerate(pyarrow.parquet.read_table(file).to_pylist(), 1)]
+    lines = enumerate(textfile.read_lines(path), 1)
+    return [(number, line) for number, line in lines if line.strip()]
+  except (OSError, ValueError) as error:
+    raise ValueError(f"the tasks {path} cannot be read: {error}") from error
 
 
 def task_of(record: Any, root: pathlib.Path) -> RepairTask:
@@ -187,6 +230,8 @@ def task_of(record: Any, root: pathlib.Path) -> RepairTask:
     bug_patch=bug_patch,
     test_files=tuple(files.items()),
     test_patch=_text(record, "test_patch"),
+    image=_text(record, "image_name"),
+    python=_text(record, "python"),
     pytest_arguments=_names(record, "pytest_arguments"),
   )
 

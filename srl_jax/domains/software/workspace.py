@@ -185,10 +185,13 @@ def open_workspace(
 ) -> Sandbox:
   """Opens a sandbox with a private copy of a task's repository in /testbed.
 
+  It is made as the task says, or else the config.
+
   Raises:
     TaskError: the repository cannot be prepared.
     SandboxError: there is no sandbox.
   """
+  config = task.sandbox(config)
   copy = prepared(task, config, is_for_agent)
   sandbox = Sandbox(config, mounts)
   try:

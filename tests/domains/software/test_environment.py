@@ -169,7 +169,7 @@ def test_what_an_agent_gets_wrong_is_answered(begin):
   assert nothing.startswith("There are 0 actions")
   assert several.startswith("There are 2 actions")
   assert missing == "The tool bash needs the parameter `command`."
-  assert environment.format_errors == 5
+  assert environment._errors_in_a_row == 5
   # A good action makes them forgotten.
   environment = begin(format_errors=2)
   observe(environment, "x", call("bash", command="true"), "x")
@@ -234,7 +234,7 @@ def test_a_sandbox_that_ends_ends_the_episode(begin, caplog):
   assert is_over
   assert observation == "The work cannot go on: the sandbox has ended"
   assert caplog.messages == ["toy-1: the sandbox has ended"]
-  assert not environment.solved()
+  assert environment.solved() is None
   # Asked again, it says the same.
   assert environment.step("x") == (observation, True)
 
@@ -248,7 +248,7 @@ def test_a_task_that_cannot_begin_ends_its_episode_in_one_line(begin, caplog):
   observation, is_over = environment.step(call("bash", command="ls"))
   assert is_over
   assert "There is no .git" in observation
-  assert not environment.solved()
+  assert environment.solved() is None
   assert len(caplog.messages) == 2
   assert "\n" not in caplog.messages[0]
 
@@ -259,7 +259,7 @@ def test_a_patch_that_does_not_apply_solves_nothing_and_is_said(begin, caplog):
   mark = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
   environment.step(mini(f"echo {mark}; echo nonsense"))
   with caplog.at_level(logging.WARNING):
-    assert not environment.solved()
+    assert environment.solved() is False
   assert caplog.messages[0].startswith("toy-1: the patch does not apply")
 
 

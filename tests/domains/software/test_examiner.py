@@ -2,9 +2,12 @@
 """What the examiner takes away, and what it counts as passed."""
 
 import dataclasses
+import pathlib
+import types
 
 import pytest
 
+from srl_jax.domains.software import examiner
 from srl_jax.domains.software.hidden_tests import check_task, judge
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
@@ -152,6 +155,17 @@ def test_names_that_no_test_has_are_reported(folder):
   # Where a file cannot be imported, nobody knows which tests it has.
   broken = verdict(task, calc_DOT_py="1 / 0\n")
   assert broken.missing == ()
+  assert broken.problem == "" and not any(broken.outcomes.values())
+  assert "ZeroDivisionError" in broken.log
+
+
+def test_controls_are_known_in_a_pytest_whose_items_have_no_path():
+  plugin = examiner._Plugin("/testbed", pathlib.Path("/tmp/x"), None)
+  call = types.SimpleNamespace(excinfo=None)
+  for path in ("/tmp/x/test_x.py", "/testbed/test_y.py"):
+    item = types.SimpleNamespace(nodeid=path, fspath=path)
+    plugin.pytest_runtest_makereport(item, call)
+  assert plugin._of_controls == {"/tmp/x/test_x.py"}
 
 
 KIND = """class Sum(int):

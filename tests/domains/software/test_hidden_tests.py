@@ -213,19 +213,27 @@ def test_cheats_beside_a_repair_are_undone(task):
       patch(calc_DOT_py="import os\nos.abort()\n"),
       "pytest did: the signal SIGABRT",
     ),
+    (
+      patch(
+        calc_DOT_py="import pytest\n\n\ndef add(a, b):\n  pytest.exit('no')\n"
+        "\n\ndef double(a):\n  pass\n"
+      ),
+      "pytest ended early (exit code 2): ",
+    ),
   ],
 )
 def test_what_cannot_be_judged_is_no_solution_and_says_why(task, text, problem):
   judged = judge(task, CONFIG, text, wall_s=3 if "wall" in problem else 60)
   assert problem in judged.problem
   assert not judged.is_solved
+  assert not judged.is_void, "pytest runs tests of others"
 
 
 def reported(task, *reports, mark="right", controls=examiner.CONTROLS):
   """The verdict on reports of tests that all passed, and of the controls."""
   lines = [{"name": x, "is_passed": True, "is_control": False} for x in reports]
   lines += controls * [{"name": "", "is_passed": False, "is_control": True}]
-  lines.append({"is_end": True})
+  lines.append({"is_end": True, "status": 1})
   text = "".join(f"{mark} {json.dumps(line)}\n" for line in lines)
   ran = Ran(text.encode(), b"", 0, "", 0.0, 0.0)
   return hidden_tests._read_reports(ran, task, "right", 1)

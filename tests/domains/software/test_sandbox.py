@@ -4,6 +4,7 @@
 import math
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -71,6 +72,26 @@ def test_input_output_errors_and_status_of_a_command_come_back(sandbox):
   with pytest.raises(SandboxError, match=r"No such file.*nonsense"):
     sandbox.run(["nonsense"])
   assert sandbox.run(["true"]).succeeded
+
+
+@needs_sandbox
+def test_an_output_is_held_once_in_the_memory_of_the_sandbox():
+  size = 64 << 20
+  with Sandbox(CONFIG) as sandbox:
+    command = ["head", "-c", str(size), "/dev/zero"]
+    for _ in range(2):
+      assert len(sandbox.run(command, output_bytes=2 * size).output) == size
+    status = pathlib.Path(f"/proc/{sandbox._first}/status").read_text()
+  [peak] = re.findall(r"VmHWM:\s+(\d+) kB", status)
+  # Some is Python's own, and a growing array has room to spare.
+  assert int(peak) << 10 < 1.6 * size
+
+
+@needs_sandbox
+def test_a_path_may_name_the_sandbox_s_own(sandbox):
+  # An image's, in a container; here it is what bubblewrap is started with.
+  ran = sandbox.run(["env"], variables={"PATH": "/first:$PATH"})
+  assert f"PATH=/first:{os.defpath}\n" in ran.output.decode()
 
 
 @needs_sandbox
@@ -274,7 +295,8 @@ def test_a_limit_of_nothing_or_of_infinity_is_refused(limits, message):
     ({"kind": "chroot"}, "allowed is 'bubblewrap' or 'podman'"),
     ({"kind": "docker"}, "need an image"),
     ({"image": "x"}, "bubblewrap has none"),
-    ({"kind": "podman", "image": "x", "python": "/p"}, "leave python"),
+    ({"kind": "podman", "image": "x", "readable": ("/p",)}, "leave readable"),
+    ({"kind": "docker", "image": "x", "python": "p"}, "its path in the image"),
   ],
 )
 def test_a_config_that_cannot_be_meant_is_refused(changes, said):
@@ -298,6 +320,20 @@ def test_a_container_gets_the_same_limits(monkeypatch):
     "--volume=/:/repository:ro",
   ):
     assert argument in line[: line.index("image")]
+
+
+@pytest.mark.parametrize(
+  ("python", "interpreter", "path"),
+  [
+    ("", "python3", "$PATH"),
+    ("/opt/testbed/bin/python", "/opt/testbed/bin/python", "/opt/testbed/bin:"),
+  ],
+)
+def test_a_container_has_the_path_of_its_image(python, interpreter, path):
+  config = SandboxConfig(kind="docker", image="image", python=python)
+  assert config.interpreter == interpreter
+  variables = sandbox_module._variables(config)
+  assert variables["PATH"] == path.removesuffix("$PATH") + "$PATH"
 
 
 def test_the_folders_of_an_interpreter_are_found(tmp_path):

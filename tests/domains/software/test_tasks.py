@@ -2,9 +2,12 @@
 """Files of tasks are read as SWE-bench and SWE-smith publish them."""
 
 import json
+import re
 
+import pyarrow.parquet
 import pytest
 
+from srl_jax.domains.software.launchers import SandboxConfig
 from srl_jax.domains.software.tasks import read_tasks
 
 RECORD = {
@@ -50,6 +53,20 @@ def test_an_instance_of_swe_smith_has_the_bug_in_a_patch(write):
   assert task.hidden_paths == ("tests/test_a.py",)
 
 
+def test_a_task_may_name_its_image_and_its_python(write):
+  python = "/opt/testbed/bin/python"
+  [task] = read_tasks(
+    write(RECORD | {"image_name": "a/b.c:1", "python": python})
+  ).values()
+  container = SandboxConfig(kind="docker", image="other", python="/p")
+  own = task.sandbox(container)
+  assert (own.image, own.python) == ("a/b.c:1", python)
+  # bubblewrap has no image.
+  assert task.sandbox(SandboxConfig()) == SandboxConfig(python=python)
+  [plain] = read_tasks(write(RECORD)).values()
+  assert plain.sandbox(container) == container
+
+
 def test_a_task_is_a_trajectory_without_an_expert(write):
   [task] = read_tasks(write(RECORD)).values()
   trajectory = task.trajectory("software")
@@ -79,6 +96,8 @@ def test_repositories_can_lie_elsewhere(write, tmp_path):
     ({"repo": None}, "'repo': is None; write a text"),
     ({"problem_statement": " "}, "'problem_statement'"),
     ({"instance_id": 7}, "'instance_id': is 7"),
+    ({"image_name": "--volume=/:/host"}, "no name of an image"),
+    ({"python": "3.9"}, "write an absolute path"),
   ],
 )
 def test_a_record_that_is_no_task_is_named(write, changes, said):
@@ -90,15 +109,44 @@ def test_a_record_that_is_no_task_is_named(write, changes, said):
 @pytest.mark.parametrize(
   ("lines", "said"),
   [
-    ((RECORD, RECORD), "jsonl:2: .*'toy-1' was there before"),
-    ((RECORD, "{"), "jsonl:2: "),
     (("[]",), "write an object"),
+    (("{",), "jsonl:1: "),
     ((), "holds no task"),
   ],
 )
 def test_a_file_that_cannot_be_used_is_refused(write, lines, said):
   with pytest.raises(ValueError, match=said):
     read_tasks(write(*lines))
+
+
+def test_records_that_are_no_tasks_are_left_out_and_counted(write, caplog):
+  django = {"FAIL_TO_PASS": ["test_x (a.B)"]}
+  records = [django, {}, {}, django | {"instance_id": "b"}, {"repo": "a/b"}]
+  path = write(*(RECORD | x for x in records), "{")
+  assert list(read_tasks(path)) == ["toy-1"]
+  start = "of 6 records of .*tasks.jsonl are left out, the first: .*jsonl"
+  for message, said in zip(
+    caplog.messages,
+    (
+      rf"2 {start}:1: .* write a test as pytest does",
+      rf"1 {start}:3: .*'toy-1' was there before",
+      rf"1 {start}:5: .* there is no /",
+      rf"1 {start}:6: ",
+    ),
+    strict=True,
+  ):
+    assert re.match(said, message)
+
+
+def test_parquet_is_read_as_well(write, tmp_path):
+  path = write().with_suffix(".parquet")
+  table = pyarrow.Table.from_pylist([RECORD | {"PASS_TO_PASS": None}])
+  pyarrow.parquet.write_table(table, path)
+  [task] = read_tasks(path).values()
+  assert task.problem == RECORD["problem_statement"]
+  path.write_text("no table")
+  with pytest.raises(ValueError, match=r"tasks\.parquet cannot be read: "):
+    read_tasks(path)
 
 
 def test_a_task_may_hold_any_character_within_its_line(tmp_path, write):
