@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
@@ -141,12 +142,20 @@ def _read(checkpoint, place, target, dtype, readers) -> jax.Array:
   @functools.cache
   def read(bounds):
     cuts = [slice(*pair) for pair in bounds]
-    if not layers:
-      return checkpoint.part(place.name, tuple(cuts))
-    of_layers, *cut = cuts
-    names = place.names[of_layers]
-    read = readers.map(lambda name: checkpoint.part(name, tuple(cut)), names)
-    return np.stack([*read])
+    if layers:
+      of_layers, *cut = cuts
+      names = place.names[of_layers]
+      read = readers.map(lambda name: checkpoint.part(name, tuple(cut)), names)
+      return np.stack([*read])
+    rows, *columns = cuts
+    # A table is large, and one request is slow: each reader takes some rows.
+    count = _READERS if place.kind == "table" else 1
+    ends = np.linspace(rows.start, rows.stop, count + 1, dtype=int)
+    pieces = [slice(*pair) for pair in itertools.pairwise(ends)]
+    read = readers.map(
+      lambda piece: checkpoint.part(place.name, (piece, *columns)), pieces
+    )
+    return np.concatenate([*read])
 
   shape = (*layers, *place.stored_shape)
   stored = jax.make_array_from_callback(
