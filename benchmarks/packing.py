@@ -213,10 +213,10 @@ def registers(args: argparse.Namespace) -> dict[str, dict[str, float]]:
       for i in range(args.updates + 1)
     ]
     stage.close()
-    pieces = updates.pieces
+    parts = updates.parts
     return compare(
       Bench(stage.updater, params, mesh, run.rules),
-      layouts(8, stage.data.widths.points, pieces.update_shape),
+      layouts(8, stage.data.widths.points, parts.update_shape),
       pool.taken[1:],
       args.repeats,
       # The first one compiles.

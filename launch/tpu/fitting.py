@@ -69,7 +69,7 @@ def need(
   section = ahead_of_time.with_reward(config, stage)
   built = ahead_of_time.build_stage(config, stage, mesh, data)
   state = ahead_of_time.training_bytes(built)
-  shape = built.updates.pieces.update_shape
+  shape = built.updates.parts.update_shape
   step = phases.step_of(
     config, section, mesh, data, shape, on_chip=chip.on_chip_bytes
   )

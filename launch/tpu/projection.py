@@ -110,7 +110,7 @@ def report(
     return fits
   write("")
   link = chip.link_bytes_per_s(sides)
-  shape = built.updates.pieces.update_shape
+  shape = built.updates.parts.update_shape
   section = ahead_of_time.with_reward(config, stage)
   step = step_of(
     config,

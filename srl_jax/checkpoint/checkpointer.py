@@ -83,10 +83,16 @@ class Checkpointer:
     self._config = config
     path = storage.absolute(storage.path(directory))
     self._directory = epath.Path(path)
-    self._steps = _manager(
-      self._directory / "steps", config.keep, read_only, ("state", "pool")
-    )
     self._best = _manager(self._directory / "best", 1, read_only, ("params",))
+    self._steps = _manager(
+      self._directory / "steps",
+      config.keep,
+      read_only,
+      ("state", "pool"),
+      # Else a run killed in between would resume after a validation whose
+      # best parameters are lost.
+      sums.SumsHandler(wait=self._best.wait_until_finished),
+    )
     # Folders whose files were found to be as written, to read them only once.
     self._intact: set[epath.Path] = set()
 
@@ -102,7 +108,8 @@ class Checkpointer:
 
     Returns once the device arrays are copied, so `state` may be donated to
     the next update step. At most one write is under way: the next `save`
-    waits for it.
+    waits for it. It is complete only after the best parameters that were saved
+    before it.
 
     Args:
       step: number of update steps done.
@@ -347,6 +354,7 @@ def _manager(
   keep: int,
   read_only: bool,
   array_items: tuple[str, ...],
+  sums_handler: sums.SumsHandler | None = None,
   prefix: str = "",
 ) -> ocp.CheckpointManager:
   handlers = {
@@ -360,7 +368,7 @@ def _manager(
     | {
       "meta": ocp.JsonCheckpointHandler(),
       # Last, so that all other files are whole by then.
-      sums.NAME: sums.SumsHandler(),
+      sums.NAME: sums_handler or sums.SumsHandler(),
     },
     options=ocp.CheckpointManagerOptions(
       max_to_keep=None if read_only else keep,

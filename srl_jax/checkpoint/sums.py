@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -37,7 +37,14 @@ class DamagedError(ValueError):
 
 
 class SumsHandler(ocp.AsyncCheckpointHandler):
-  """Writes size and crc32 of all files of the other items."""
+  """Writes size and crc32 of all files of the other items.
+
+  `wait` is called before them, so that a checkpoint is not complete before it
+  returns.
+  """
+
+  def __init__(self, wait: Callable[[], None] = lambda: None):
+    self._wait = wait
 
   async def async_save(self, directory, args):
     del directory, args
@@ -47,8 +54,9 @@ class SumsHandler(ocp.AsyncCheckpointHandler):
     del directory, args
 
   def finalize(self, directory):
-    """Called after the other items are whole, because it is named last."""
+    """Called in the background after the other items, as it is named last."""
     if jax.process_index() == 0:
+      self._wait()
       (directory / _FILE).write_text(json.dumps(_sums(directory.parent)))
 
   def restore(self, directory, args):

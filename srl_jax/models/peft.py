@@ -72,8 +72,6 @@ def save_adapters(
         tensors[f"{_PREFIX}{module}.{name}.weight"] = np.ascontiguousarray(
           matrix, np.float32
         )
-  if jax.process_index() != 0:
-    return
   targets = sorted({name.rsplit(".", 3)[1] for name in tensors})
   name, revision = hf_files.name_and_revision(base)
   written = {
@@ -93,6 +91,8 @@ def save_adapters(
     ),
   }
   with finished_folder(storage.path(folder)) as unfinished:
+    if jax.process_index() != 0:
+      return
     with storage.written(unfinished / "adapter_model.safetensors") as path:
       safetensors.numpy.save_file(tensors, path, {"format": "pt"})
       path.chmod(0o644)

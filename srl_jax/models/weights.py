@@ -13,6 +13,7 @@ import collections
 import concurrent.futures
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
@@ -31,7 +32,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from srl_jax import storage
+from srl_jax import agreement, storage
 from srl_jax.models import hf_layout, lora
 from srl_jax.models.config import differences
 from srl_jax.models.hf_config import to_hf_config
@@ -141,12 +142,20 @@ def _read(checkpoint, place, target, dtype, readers) -> jax.Array:
   @functools.cache
   def read(bounds):
     cuts = [slice(*pair) for pair in bounds]
-    if not layers:
-      return checkpoint.part(place.name, tuple(cuts))
-    of_layers, *cut = cuts
-    names = place.names[of_layers]
-    read = readers.map(lambda name: checkpoint.part(name, tuple(cut)), names)
-    return np.stack([*read])
+    if layers:
+      of_layers, *cut = cuts
+      names = place.names[of_layers]
+      read = readers.map(lambda name: checkpoint.part(name, tuple(cut)), names)
+      return np.stack([*read])
+    rows, *columns = cuts
+    # A table is large, and one request is slow: each reader takes some rows.
+    count = _READERS if place.kind == "table" else 1
+    ends = np.linspace(rows.start, rows.stop, count + 1, dtype=int)
+    pieces = [slice(*pair) for pair in itertools.pairwise(ends)]
+    read = readers.map(
+      lambda piece: checkpoint.part(place.name, (piece, *columns)), pieces
+    )
+    return np.concatenate([*read])
 
   shape = (*layers, *place.stored_shape)
   stored = jax.make_array_from_callback(
@@ -216,8 +225,8 @@ def save_params(
   """Writes a checkpoint folder that transformers loads; adapters are merged.
 
   All processes must call it, because any of them may hold parts of a tensor.
-  The first one writes, layer by layer, and holds one file at a time in memory.
-  The folder gets its name when everything in it is written.
+  They write files side by side, and each holds one at a time in memory. The
+  folder gets its name when everything in it is written.
 
   Args:
     folder: where to write; a folder that is there is replaced.
@@ -247,6 +256,7 @@ def save_params(
   names = _plan_files(sizes, max_file_bytes)
   with finished_folder(folder) as unfinished:
     _write_tensors(unfinished, flat, places, names, jnp.dtype(dtype))
+    agreement.wait_for_all()
     if jax.process_index() == 0:
       if len(set(names.values())) > 1:
         total = {"total_size": sum(sizes.values())}
@@ -262,20 +272,42 @@ def save_params(
 
 
 def _write_tensors(folder, flat, places, names, dtype) -> None:
-  """Writes each file as soon as all of its tensors are there."""
+  """Writes each file as soon as all of its tensors are there.
+
+  Processes take files in turn. While one writes, the others get their tensors.
+  """
   counts = collections.Counter(names.values())
-  pending: dict[str, np.ndarray] = {}
-  for parameter, place in places.items():
-    for name, array in hf_tensors(flat[parameter], place):
-      if jax.process_index() != 0:
-        continue
-      pending[name] = np.ascontiguousarray(place.write(array), dtype)
-      if len(pending) == counts[names[name]]:
-        with storage.written(folder / names[name]) as path:
-          safetensors.numpy.save_file(pending, path, {"format": "pt"})
-          # save_file lets only the owner read the file.
-          path.chmod(0o644)
-        pending = {}
+  own = {*[*counts][jax.process_index() :: jax.process_count()]}
+  pending: dict[str, tuple[Place, np.ndarray]] = {}
+  writing: list[concurrent.futures.Future[None]] = []
+  with concurrent.futures.ThreadPoolExecutor(1) as writer:
+    for parameter, place in places.items():
+      is_own = {x: names[x] in own for x in place.names}
+      for name, array in hf_tensors(flat[parameter], place, is_own.get):
+        if not pending:
+          # One file at a time in memory.
+          _raise_errors(writing)
+        pending[name] = place, array
+        if len(pending) == counts[names[name]]:
+          path = folder / names[name]
+          writing.append(writer.submit(_write_file, path, pending, dtype))
+          pending = {}
+    _raise_errors(writing)
+
+
+def _raise_errors(futures) -> None:
+  for future in futures:
+    future.result()
+
+
+def _write_file(path, tensors, dtype) -> None:
+  for name, (place, array) in tensors.items():
+    # Replaced one by one, since both layouts of all take twice the memory.
+    tensors[name] = np.ascontiguousarray(place.write(array), dtype)
+  with storage.written(path) as local:
+    safetensors.numpy.save_file(tensors, local, {"format": "pt"})
+    # save_file lets only the owner read the file.
+    local.chmod(0o644)
 
 
 def _plan_files(sizes: Mapping[str, int], limit: int) -> dict[str, str]:
@@ -295,46 +327,62 @@ def _plan_files(sizes: Mapping[str, int], limit: int) -> dict[str, str]:
 
 
 def hf_tensors(
-  value: jax.Array, place: Place
+  value: jax.Array,
+  place: Place,
+  is_wanted: Callable[[str], bool] = lambda name: True,
 ) -> Iterator[tuple[str, np.ndarray]]:
   """Yields (name of the tensor, whole array on the host), layer by layer.
 
-  All processes must iterate over it together.
+  All processes must iterate over it together. Each gets those tensors that it
+  wants.
   """
   everywhere = NamedSharding(value.sharding.mesh, PartitionSpec())
-  if not place.layers:
-    yield place.name, jax.device_get(jax.device_put(value, everywhere))
-    return
   take = jax.jit(
     lambda x, layer: jax.lax.dynamic_index_in_dim(x, layer, keepdims=False),
     out_shardings=everywhere,
   )
+
+  def gathered(layer):
+    x = (
+      take(value, layer) if place.layers else jax.device_put(value, everywhere)
+    )
+    # Whoever wants nothing must not be ahead: devices would hold it all.
+    return jax.block_until_ready(x)
+
   for layer, name in enumerate(place.names):
-    yield name, jax.device_get(take(value, layer))
+    if is_wanted(name):
+      yield name, jax.device_get(gathered(layer))
+    else:
+      gathered(layer)
 
 
 @contextlib.contextmanager
 def finished_folder(folder: pathlib.Path) -> Iterator[pathlib.Path]:
   """Yields a folder to write to, which gets its name if all goes well.
 
-  Only the first process writes; the others get the path and must not use it.
-  A folder that was there before is replaced. A folder in a bucket has its name
+  All processes must call it, and may write files of their own. The first one
+  names the folder when it is through, so it waits for the others before. A
+  folder that was there before is replaced. A folder in a bucket has its name
   from the beginning, and is complete when the caller wrote its config last.
   """
+  is_first = jax.process_index() == 0
   if storage.is_remote(folder):
-    if jax.process_index() == 0 and folder.exists():
+    if is_first and folder.exists():
       for config in folder.glob("*config.json"):
         config.unlink()
       folder.rmtree()
+    agreement.wait_for_all()
     yield folder
     return
   unfinished = folder.with_name(f".{folder.name}.unfinished")
-  if jax.process_index() != 0:
-    yield unfinished
-    return
-  shutil.rmtree(unfinished, ignore_errors=True)
-  unfinished.mkdir(parents=True)
+  if is_first:
+    shutil.rmtree(unfinished, ignore_errors=True)
+  agreement.wait_for_all()
+  # Each makes it, since a shared disk may show it to the others later.
+  unfinished.mkdir(parents=True, exist_ok=True)
   yield unfinished
+  if not is_first:
+    return
   old = folder.with_name(f".{folder.name}.old")
   shutil.rmtree(old, ignore_errors=True)
   if folder.exists():

@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 from jax.experimental import mesh_utils
 
 MESH_AXES = ("data", "fsdp", "tensor")
@@ -72,8 +73,10 @@ def make_mesh(
       "multiple of it, for example --config.mesh.data="
       f"{slices} --config.mesh.fsdp=-1"
     )
+  if slices == 1 and others[-1] == 4 and _is_plane(devices):
+    placed = np.array(sorted(devices, key=_square)).reshape(sizes)
   # Without splitting, 16 x 4 devices would not fit an 8 x 8 torus.
-  if slices == 1:
+  elif slices == 1:
     placed = mesh_utils.create_device_mesh(
       sizes, devices, allow_split_physical_axes=True
     )
@@ -87,6 +90,25 @@ def make_mesh(
   return jax.sharding.Mesh(
     placed, MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(sizes)
   )
+
+
+def _is_plane(devices: Sequence[jax.Device]) -> bool:
+  """Whether devices are TPU chips that squares of 2 x 2 cover, as v5e and v6e.
+
+  Four chips in a row are no ring and belong to two hosts; in a square they are
+  a ring on one host.
+  """
+  if devices[0].platform != "tpu":
+    return False
+  *sides, height = np.ptp([x.coords for x in devices], axis=0) + 1
+  is_one_to_a_chip = math.prod(sides) * height == len(devices)
+  return is_one_to_a_chip and height == 1 and not any(x % 2 for x in sides)
+
+
+def _square(device: jax.Device) -> tuple[int, ...]:
+  """The place of a chip's square, and that of the chip around it."""
+  x, y, _ = device.coords
+  return x // 2, y // 2, x % 2, (x + y) % 2
 
 
 def slice_count(devices: Sequence[jax.Device]) -> int:

@@ -155,9 +155,6 @@ def train_stage(
       # Rows before a checkpoint are not written again.
       mirror.copy_all()
       data, pool = stage.get_state()
-      # A checkpoint must not be complete before the best parameters of its
-      # step: resumed from it, the run would not validate this step again.
-      saver.wait()
       saver.save(done, state.to_save(), pool, {"data": data})
 
     for update_step in range(total if is_over else first, total):

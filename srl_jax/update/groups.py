@@ -156,46 +156,50 @@ class Pool:
   """Kept groups that wait for a batch, oldest first."""
 
   def __init__(self):
-    self._groups: Groups | None = None
+    # What was added since it was last looked at, after what was there then.
+    self._parts: list[Groups] = []
 
   def __len__(self) -> int:
-    return 0 if self._groups is None else self._groups.count
+    return sum(part.count for part in self._parts)
 
   def add(self, groups: Groups) -> None:
     """Appends groups in their order."""
-    if self._groups is None:
-      self._groups = groups
-      return
-    self._groups = tree.map(
-      lambda old, new: np.concatenate([old, new]), self._groups, groups
-    )
+    self._parts.append(groups)
+
+  def _whole(self) -> Groups:
+    """Returns all groups; each round is copied once, when they are needed."""
+    if len(self._parts) > 1:
+      whole = tree.map(lambda *x: np.concatenate(x), *self._parts)
+      self._parts = [whole]
+    return self._parts[0]
 
   def take(self, count: int) -> Groups:
     """Removes and returns the oldest `count` groups."""
-    assert self._groups is not None and count <= len(self)
-    taken = self._groups.pick(slice(count))
-    self._groups = self._groups.pick(slice(count, None))
-    return taken
+    assert self._parts and count <= len(self)
+    whole = self._whole()
+    self._parts = [whole.pick(slice(count, None))]
+    return whole.pick(slice(count))
 
   def drop_born_before(self, update_step: int) -> int:
     """Removes groups sampled before this update step; returns how many."""
-    if self._groups is None:
+    if not self._parts:
       return 0
-    is_old_P = self._groups.born_P < update_step
-    self._groups = self._groups.pick(~is_old_P)
+    whole = self._whole()
+    is_old_P = whole.born_P < update_step
+    self._parts = [whole.pick(~is_old_P)]
     return int(is_old_P.sum())
 
   def get_state(self) -> Groups | dict[str, Any]:
     """Returns the groups for a checkpoint; {} if the pool never held any."""
-    return {} if self._groups is None else self._groups
+    return self._whole() if self._parts else {}
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Restores what `get_state` returned, given as nested dicts of fields."""
     if not state:
-      self._groups = None
+      self._parts = []
       return
     batch = dict(state["batch"])
     trunks = Trunks(**batch.pop("trunks"))
     branches = Branches(**batch.pop("branches"))
     batch = Experience(trunks=trunks, branches=branches, **batch)
-    self._groups = Groups(**{**state, "batch": batch})
+    self._parts = [Groups(**{**state, "batch": batch})]

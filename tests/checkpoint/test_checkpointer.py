@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from typing import NamedTuple
 
 import jax
@@ -228,6 +229,30 @@ def test_the_best_slot_holds_one_set_of_parameters_beside_the_rest(tmp_path):
     checkpointer.save_best(20, early, 0.75)
     assert checkpointer.best() == (20, 0.75)
     assert_same(checkpointer.restore_best(abstract(early)), early)
+
+
+def test_a_checkpoint_is_complete_after_the_best_parameters_before_it(
+  tmp_path, monkeypatch
+):
+  is_released, sums_of = threading.Event(), sums._sums
+  at_sums = {"best": threading.Event(), "steps": threading.Event()}
+
+  def stuck(directory):
+    slot = directory.parent.name
+    at_sums[slot].set()
+    assert slot == "steps" or is_released.wait(30)
+    return sums_of(directory)
+
+  monkeypatch.setattr(sums, "_sums", stuck)
+  with open_at(tmp_path) as checkpointer:
+    checkpointer.save_best(1, make_state()["params"], 0.5)
+    checkpointer.save(1, make_state(), {}, {})
+    # Both are written in the background, and the checkpoint would be first.
+    assert at_sums["best"].wait(30) and not at_sums["steps"].wait(1)
+    assert not (tmp_path / "steps" / "1").exists()
+    is_released.set()
+    checkpointer.wait()
+    assert (checkpointer.latest_step(), checkpointer.best()) == (1, (1, 0.5))
 
 
 def test_a_reader_creates_and_removes_nothing(tmp_path):

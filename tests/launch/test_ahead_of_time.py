@@ -8,6 +8,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -181,6 +182,25 @@ def test_an_unknown_topology_is_refused(topology):
 def test_a_shape_that_no_chip_comes_in_is_refused():
   with pytest.raises(ValueError, match=r"topology=v5e:3x5: .*for example"):
     ahead_of_time.devices("v5e:3x5")
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+  ("topology", "neighbours"),
+  [("v5e:8x8", 1), ("v6e:8x8", 1), ("v5e:2x4", 1), ("v5p:4x4x4", 3)],
+)
+def test_four_chips_of_a_tensor_group_are_a_ring(topology, neighbours):
+  devices = ahead_of_time.devices(topology)
+  mesh = sharding.make_mesh(
+    sharding.MeshConfig(data=1, fsdp=-1, tensor=4), devices
+  )
+  assert {*mesh.devices.flat} == {*devices}
+  for group in mesh.devices.reshape(-1, 4):
+    places = np.array([chip.coords for chip in group])
+    steps = np.abs(places - np.roll(places, 1, axis=0)).sum(axis=1)
+    # A side of four v5p closes; that of eight v5e does not.
+    assert steps.max() == neighbours, places
+    assert neighbours == 3 or len({x.process_index for x in group}) == 1
 
 
 @needs_libtpu

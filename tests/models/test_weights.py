@@ -113,6 +113,9 @@ def test_devices_read_a_checkpoint_once_between_them(gemma, asked):
   assert {name: sum(found) for name, found in asked.items()} == sizes
   gate = "model.layers.0.mlp.gate_proj.weight"
   assert asked[gate] == [sizes[gate] // 8] * 8
+  # Each device's share of a table is read by all readers.
+  table = "model.embed_tokens.weight"
+  assert asked[table] == [sizes[table] // 64] * 64
   # 20 rows are not for 8 devices, but for the 2 x 2 that hold other parts.
   v = "model.layers.0.self_attn.v_proj.weight"
   assert asked[v] == [sizes[v] // 4] * 4

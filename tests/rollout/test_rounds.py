@@ -45,15 +45,15 @@ def a_round(start, parts=1, reward=None, **device):
 
 
 def first_round(stage, params):
-  pieces = stage.updates.pieces
+  parts = stage.updates.parts
   return rounds.sample_and_score(
-    pieces.sampler,
+    parts.sampler,
     params,
     next(stage.data.batches),
     KEY,
-    scorer=pieces.scorer,
-    tokenizer=pieces.run.tokenizer,
-    device_scorer=pieces.device_scorer,
+    scorer=parts.scorer,
+    tokenizer=parts.run.tokenizer,
+    device_scorer=parts.device_scorer,
     parts=stage.config.sampling.parts_per_round,
   )
 
@@ -158,7 +158,7 @@ def on_mesh(runs, mesh, measure, **changes):
     stage.prepare(params)
     found = jax.device_get(measure(stage, params, mesh))
     stage.close()
-    return stage.updates.pieces.sampler.batch_devices, found
+    return stage.updates.parts.sampler.batch_devices, found
 
 
 def completions(stage, params, mesh):

@@ -283,7 +283,7 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
       str(caught.value),
     )
     assert "or raise c.srl.dynamic_sampling.max_rounds" in str(caught.value)
-    data = equal.pieces.data.batches.get_state()
+    data = equal.parts.data.batches.get_state()
     assert data["grain"]["next_index"] == 2, "two batches were sampled"
 
     random = nn.unbox(run.policy.init(jax.random.key(0)))

@@ -2,13 +2,14 @@
 """What a stage has when it resumes, and what it leaves of a killed attempt."""
 
 import os
+import threading
 import types
 
 import jax
 import jax.numpy as jnp
 import pytest
 
-from srl_jax.checkpoint import CheckpointConfig, Checkpointer
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer, sums
 from srl_jax.train import loop
 
 
@@ -52,6 +53,27 @@ def test_only_adapters_are_freed_where_only_they_train():
   state, _, freed = resume(params, False)
   assert sorted(freed) == [False, True] and not params["w"].is_deleted()
   assert state.frozen["w"].tolist() == [0, 0]
+
+
+def test_training_goes_on_while_the_best_parameters_are_written(
+  runs, tmp_path, monkeypatch
+):
+  is_training, sums_of, waited = threading.Event(), sums._sums, []
+
+  def slow(directory):
+    if "best" in directory.parts:
+      waited.append(is_training.wait(20))
+    return sums_of(directory)
+
+  monkeypatch.setattr(sums, "_sums", slow)
+  changes = {
+    "sft__update_steps": 4,
+    "sft__validate_every": 2,
+    "checkpoint__every_update_steps": 2,
+  }
+  # Step 2 is validated and saved before the third is taken.
+  runs.run(tmp_path, "sft", events={("sft", 2): is_training.set}, **changes)
+  assert waited and all(waited)
 
 
 def test_the_best_of_an_attempt_that_saved_nothing_is_forgotten(runs, tmp_path):

@@ -160,6 +160,23 @@ def test_the_oldest_groups_go_first_and_the_rest_is_carried_over():
   assert len(pool) == 0
 
 
+def test_rounds_are_copied_once_however_many_there_are(monkeypatch):
+  copied, concatenate = [], np.concatenate
+
+  def counting(arrays):
+    copied.append(len(arrays))
+    return concatenate(arrays)
+
+  rounds = [a_round(x)[2] for x in (1, 5, 9)]
+  monkeypatch.setattr(np, "concatenate", counting)
+  pool = Pool()
+  for of_round in rounds:
+    pool.add(of_round)
+  assert len(pool) == 12 and not copied, "devices wait between rounds"
+  assert numbers(pool.take(12)) == [*range(1, 13)]
+  assert set(copied) == {3}
+
+
 def test_groups_that_waited_too_long_are_dropped():
   pool = Pool()
   assert pool.drop_born_before(9) == 0
