@@ -27,9 +27,9 @@ class Result:
   Attributes:
     name: what tables call it: the checkpoint, the moment or the seed.
     suite: name of the suite.
-    protocol: facts that must be alike wherever results are compared: prompt,
-      decoding, limits, samples; as JSON. The checkpoint and the seed are not
-      among them.
+    protocol: facts that must be alike wherever results are compared: mode,
+      decoding, limits, samples; as JSON. The checkpoint, its template and the
+      seed are not among them.
     problems: the problems of the suite.
     answers: the answers to all of them.
   """

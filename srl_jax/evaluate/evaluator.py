@@ -249,6 +249,8 @@ def facts(
     del protocol[name]
   if functions := _verdicts(plan):
     protocol["verdicts"] = functions
+  if plan.protocol.mode == "turns":
+    protocol["context_turns"] = plan.context_turns
   source = b"".join(path.read_bytes() for path in rules)
   protocol["rules_sha256"] = hashlib.sha256(source).hexdigest()[:16]
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
@@ -271,8 +273,6 @@ def facts(
     "protocol": protocol | {"differences": plan.protocol.differences(standard)},
     "seed": plan.seed,
   }
-  if plan.protocol.mode == "turns" and plan.context_turns:
-    found["context_turns"] = plan.context_turns
   # As it will be read again: lists for tuples.
   return json.loads(json.dumps(found))
 

@@ -2,10 +2,13 @@
 """Comparisons of models, and what they refuse."""
 
 import dataclasses
+import types
 
 import pytest
 
 from srl_jax.evaluate.compare import Result, compare
+from srl_jax.evaluate.evaluator import Plan, facts
+from srl_jax.evaluate.protocols import PROTOCOLS
 from srl_jax.testing.answers import with_finals
 
 
@@ -76,3 +79,20 @@ def test_results_of_different_measurements_are_refused(changes, message):
 def test_no_results_are_refused():
   with pytest.raises(ValueError, match="no results"):
     compare([], [])
+
+
+def test_turns_with_other_contexts_are_refused():
+  model = types.SimpleNamespace(
+    name="m",
+    checksum="0",
+    stop_ids=(0,),
+    run=types.SimpleNamespace(template=None),
+  )
+  all_turns, last_two = (
+    result(["1"], ["2"], protocol=facts(model, plan, prompts=())["protocol"])
+    for plan in (
+      Plan([], {}, PROTOCOLS["turns"], context_turns=turns) for turns in (0, 2)
+    )
+  )
+  with pytest.raises(ValueError, match="context_turns is 0 and 2"):
+    compare([all_turns], [last_two])
