@@ -171,6 +171,8 @@ def sample_episodes(
         if episode.ending:
           episode.is_correct = answer
           calls.end(episode)
+          if episode.drawn:
+            stream.release(episode.drawn[-1].request)
           open_.remove(episode)
           yield episode.ended()
           continue

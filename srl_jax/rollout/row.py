@@ -29,7 +29,8 @@ class Row:
   """A row of the device, as the host knows it.
 
   `branches` are those in the row's queue by entry. `later` are those that wait
-  for an entry. `last_use` is the number of the segment that last ran it.
+  for an entry. `last_use` is the number of the segment that last ran it, and
+  `last` the request that last got an entry.
   """
 
   branches: list[Branch | None]
@@ -38,6 +39,7 @@ class Row:
     default_factory=collections.deque
   )
   last_use: int = -1
+  last: Request | None = None
 
   def is_free(self) -> bool:
     """Whether no branch needs the trunk."""

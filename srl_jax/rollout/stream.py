@@ -155,6 +155,16 @@ class Stream:
     )
     self._cancelled.add(ticket)
 
+  def release(self, request: Request) -> None:
+    """Says that no prompt will go on from this one, whose samples have ended.
+
+    Its row is then the first to be taken, and not one that somebody comes back
+    to.
+    """
+    for row in self._rows:
+      if row.last is request:
+        row.last_use = -1
+
   @property
   def stop_ids(self) -> tuple[int, ...]:
     """Token ids that end a completion."""
@@ -287,6 +297,7 @@ class Stream:
         continue
       row.branches[q] = branch = row.later.popleft()
       request, length = branch.request, len(branch.request.tokens)
+      row.last = request
       # The branch begins where the trunk ends, or where the prompt leaves it.
       at = min(common(row.tokens, np.asarray(request.tokens)), length - 1)
       stem = request.tokens[at:]

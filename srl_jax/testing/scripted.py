@@ -210,6 +210,7 @@ class ScriptedStream:
     capacity: number of answers that are given together.
     rows: the same, as every request may take them all.
     requests: all requests so far.
+    released: those that nobody goes on from.
     prompts: text of each answer's prompt.
   """
 
@@ -226,6 +227,7 @@ class ScriptedStream:
     self._tokenizer, self._answer, self._turns = tokenizer, answer, turns
     self.stop_ids, self.capacity, self.rows = (stop_id,), capacity, capacity
     self.requests: list[Request] = []
+    self.released: list[Request] = []
     self.prompts: list[str] = []
     # What is to be answered: tickets with the index of the sample.
     self._waiting: list[tuple[int, int]] = []
@@ -247,6 +249,10 @@ class ScriptedStream:
     ticket = len(self.requests)
     self._waiting += [(ticket, sample) for sample in request.samples]
     return ticket
+
+  def release(self, request: Request) -> None:
+    """Notes that nobody goes on from a request."""
+    self.released.append(request)
 
   def answer(self, prompt: str, request: Request, sample: int) -> Completion:
     """Returns the answer of a sample; here it is the same for all."""

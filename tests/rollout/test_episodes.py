@@ -143,6 +143,8 @@ def test_observations_enter_the_context_and_the_episode(use):
   assert episode.texts == ("<think>a</think>x", "y", "z")
   assert episode.actions == ("x", "y", "z")
   assert episode.observations == ("one", "", "three")
+  # Nobody goes on from the last turn.
+  assert stream.released == stream.requests[-1:]
   # Bytes, and a stop token for each text.
   assert episode.tokens == len("<think>a</think>xyz") + 3
 

@@ -126,6 +126,22 @@ def test_the_source_of_equal_trunks_is_the_row_that_has_most_of_it():
   assert stream.work.prompt_tokens - before == len(new) - 32
 
 
+def test_a_row_that_nobody_comes_back_to_is_taken_first():
+  params = random_params(MODEL, seed=1)
+  stream = make_stream(params, rows=3, slots=1)
+  first, second, third = (
+    Request([i, *range(3, 40)], max_new_tokens=4) for i in (3, 4, 5)
+  )
+  for request in (first, second, third):
+    list(complete(stream, [request]))
+  stream.release(second)
+  # The row of the first is longest unused.
+  list(complete(stream, [Request([6, 7, 8], max_new_tokens=4)]))
+  before = stream.work.prompt_tokens
+  list(complete(stream, [Request([*first.tokens, 8, 9], max_new_tokens=4)]))
+  assert stream.work.prompt_tokens - before < len(first.tokens) // 2
+
+
 def test_long_prompts_are_run_few_at_a_time(monkeypatch):
   params = random_params(MODEL, seed=1)
   rng = np.random.default_rng(0)
