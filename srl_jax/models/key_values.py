@@ -28,6 +28,10 @@ class KeyValues(NamedTuple):
   v: Any
   position: jax.Array
 
+  def turned(self) -> KeyValues:
+    """The same with the last two axes of the keys exchanged."""
+    return self._replace(k=jax.tree.map(lambda x: x.swapaxes(-1, -2), self.k))
+
   def forget(self, rows_NR: jax.Array) -> KeyValues:
     """Marks all entries of the rows that are True as empty."""
     is_gone_NR1 = rows_NR[..., None]

@@ -54,7 +54,7 @@ class Layout:
       "entries": self.places * self.branches,
       "trunk_width": self.trunk_width,
       # The model never runs the last token of a full branch.
-      "cache_width": self.stem_width + self.max_new_tokens - 1,
+      "cache_width": _whole(self.stem_width + self.max_new_tokens - 1),
       "places": self.places,
     }
 
@@ -76,6 +76,11 @@ class Layout:
       is_greedy=False,
       places=self.places,
     )
+
+
+def _whole(width: int) -> int:
+  """The next multiple of 16: TPUs store other widths in another order."""
+  return -(-width // 16) * 16
 
 
 def places(slots: int, branches: int) -> int:

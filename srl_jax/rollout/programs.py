@@ -11,13 +11,15 @@ Axes besides those of the legend: M trunks that a program runs, D devices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from srl_jax import sharding
+from srl_jax.models.key_values import KeyValues
 from srl_jax.rollout import segments
 from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.segments import Queue, Rows, Settings, Tape
@@ -50,7 +52,7 @@ class Programs:
     self.jitted: dict[str, Any] = {
       "lay out": jax.jit(_for_decoding, static_argnums=0),
       "make": jax.jit(
-        segments.empty_rows, static_argnums=0, static_argnames=tuple(sizes)
+        _empty_rows, static_argnums=0, static_argnames=tuple(sizes)
       ),
     }
     if params is not None:
@@ -77,7 +79,8 @@ class Programs:
 
     def resize(cache):
       return jax.jit(
-        segments.resize,
+        _resize,
+        static_argnums=0,
         static_argnames="width",
         out_shardings=(_layer(cache, 0), everywhere),
       )
@@ -85,13 +88,13 @@ class Programs:
     # What changes trunks is not compiled again for each width of the ring.
     self.jitted |= {
       "admit": jax.jit(
-        segments.admit,
+        _admit,
         static_argnums=0,
         donate_argnums=2,
         out_shardings=kept.trunk,
       ),
       "extend": jax.jit(
-        segments.extend,
+        _extend,
         static_argnums=0,
         donate_argnums=2,
         out_shardings=kept.trunk,
@@ -100,7 +103,7 @@ class Programs:
       "resize trunk": resize(kept.trunk),
       "resize cache": resize(kept.cache),
       "segment": jax.jit(
-        segments.segment,
+        _segment,
         static_argnums=0,
         static_argnames="settings",
         donate_argnums=2,
@@ -236,7 +239,9 @@ class Programs:
     old, k, v = getattr(self._rows, name), (), ()
     for i in range(max(1, len(old.k))):
       layer = _layer(old, i)
-      made, column = self.jitted[f"resize {name}"](layer, oldest, width=width)
+      made, column = self.jitted[f"resize {name}"](
+        self._policy, layer, oldest, width=width
+      )
       jax.tree.map(lambda x: x.delete(), (layer.k, layer.v))
       k, v = k + made.k, v + made.v
     return made._replace(k=k, v=v), column
@@ -260,6 +265,43 @@ class Programs:
   def _none(self) -> int:
     """Stands for no row."""
     return self._rows.entry_NB.shape[0]
+
+
+def _stored(policy: Policy, tree: Any) -> Any:
+  """Turns keys as they are computed with into keys as they are stored, or back.
+
+  The kernel of decoding reads keys as [.., X, E], and the loop has them so. If
+  they were stored in another order, every segment would copy all of them, at
+  its begin and at its end.
+  """
+  if not policy.reads_what_is_seen:
+    return tree
+  is_cache = lambda x: isinstance(x, KeyValues)  # noqa: E731
+  turn = lambda x: x.turned() if is_cache(x) else x  # noqa: E731
+  return jax.tree.map(turn, tree, is_leaf=is_cache)
+
+
+def _on_stored(function: Callable[..., Any]) -> Callable[..., Any]:
+  """A function of policy and arrays, for keys as they are stored."""
+
+  @functools.wraps(function)
+  def on_stored(policy, *args, **static):
+    args = _stored(policy, args)
+    return _stored(policy, function(policy, *args, **static))
+
+  return on_stored
+
+
+_empty_rows = _on_stored(segments.empty_rows)
+_admit = _on_stored(segments.admit)
+_extend = _on_stored(segments.extend)
+_segment = _on_stored(segments.segment)
+
+
+@_on_stored
+def _resize(policy: Policy, cache: Any, oldest: Any, *, width: int) -> Any:
+  del policy
+  return segments.resize(cache, oldest, width=width)
 
 
 class Bound(NamedTuple):

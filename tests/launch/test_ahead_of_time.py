@@ -3,6 +3,7 @@
 
 import dataclasses
 import importlib.util
+import math
 import pathlib
 import re
 
@@ -65,6 +66,29 @@ def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
   assert any(line.endswith("projected / ideal") for line in lines)
   [summary] = [line for line in lines if line.startswith("step at peak rates")]
   assert re.search(r"bound by (compute|memory|links)$", summary)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_segment_copies_neither_trunks_nor_the_ring():
+  changes = "model.n_layers=2,model.head_width=128,model.dtype=bfloat16"
+  changes += ",srl.sampling.rows=16,srl.sampling.slots=16"
+  changes += ",srl.trunks.max_trunk_tokens=512"
+  # 1,003 columns and some of the stem: no multiple of 16.
+  changes += ",srl.sampling.max_new_tokens=1003,model.max_positions=2048"
+  config = config_lib.to_config(
+    experiment.get_config(f"srl,{OVERRIDES},{changes}")
+  )
+  devices = ahead_of_time.devices("v5e:2x2")
+  mesh = sharding.make_mesh(config.mesh, devices)
+  data = ahead_of_time.widths(config, "srl", 16, 64)
+  stage = ahead_of_time.build_stage(config, "srl", mesh, data)
+  [segment] = (p for p in stage.plan() if p.name.endswith("segment"))
+  compiled, _ = segment._outcome
+  copied = re.findall(r" = \w+\[([\d,]+)\]\S* copy\(", compiled.as_text())
+  sizes = [math.prod(map(int, shape.split(","))) for shape in copied]
+  # A device has 8 rows of three trunks, and a key/value head.
+  assert max(sizes) < 8 * 3 * 512 * 128
 
 
 @pytest.mark.slow

@@ -35,12 +35,18 @@ def by_name(stream, requests):
   return {done.request.point_id: done for done in complete(stream, requests)}
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices):
+class OfKernel(LanguageModel):
+  """Its keys are stored as the kernel of decoding reads them."""
+
+  reads_what_is_seen = True
+
+
+@pytest.mark.parametrize(
+  ("devices", "model"), [(1, MODEL), (8, MODEL), (1, OfKernel(MODEL.config))]
+)
+def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices, model):
   mesh = small_mesh(*((2, 2, 2) if devices == 8 else ()))
   params = random_params(MODEL, seed=1)
-  # Two rows for each of four devices, of which not all have something to run.
-  stream = make_stream(params, rows=8, slots=2, mesh=mesh)
 
   def ask(prompts):
     before = stream.work.prompt_tokens
@@ -54,13 +60,20 @@ def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices):
     }
     return done, stream.work.prompt_tokens - before
 
+  # Two rows for each of four devices, of which not all have something to run.
+  stream = make_stream(params, rows=8, slots=2, mesh=mesh, model=model)
   first = [[i, *range(3, 90 + i)] for i in range(3, 9)]
-  ask(first)
   # One that goes on, one that leaves its trunk before the end, one that is of
   # another problem.
   then = [[*first[0], *range(3, 50)], [*first[1][:60], 7, 8, 9], [9, *first[2]]]
   then.append([*first[3], *range(3, 40)])
+  ask(first)
   got, run = ask(then)
+  rows, width = stream._programs._rows, MODEL.config.head_width
+  for cache in (rows.trunk, rows.cache):
+    axis = cache.k[0].shape[2:].index(width)
+    assert axis == (1 if model.reads_what_is_seen else 0)
+    assert cache.v[0].shape[3] == width
   stream = make_stream(params, rows=8, slots=2, mesh=mesh)
   fresh, run_fresh = ask(then)
   assert got == fresh

@@ -41,10 +41,10 @@ def test_an_old_width_is_freed_layer_by_layer(programs):
   old = []
 
   def noted(resize):
-    def of_layer(layer, *args, **width):
+    def of_layer(policy, layer, *args, **width):
       assert all(x.is_deleted() for x in old)
       old.extend((*layer.k, *layer.v))
-      return resize(layer, *args, **width)
+      return resize(policy, layer, *args, **width)
 
     return of_layer
 
