@@ -212,9 +212,7 @@ def decode(
   n, r, stem_width = queue.stem_NRC.shape
   # The model never runs the last token of a full row: nothing follows it.
   iterations = stem_width + config.max_new_tokens - 1
-  # Where the width of the cache costs no time, one loop is compiled.
-  start = 0 if policy.reads_what_is_seen else config.cache_start
-  widths = cache_widths(start, iterations)
+  widths = cache_widths(_first_width(policy, config), iterations)
   cache = policy.init_cache(
     prefilled.trunk, min(config.slots or r, r), widths[0]
   )
@@ -270,6 +268,11 @@ def decode(
     assemble(state, queue, config.max_new_tokens, pad_id),
     SlotUse(state.busy_N, jnp.full(n, slot_iterations)),
   )
+
+
+def _first_width(policy: Policy, config: SamplingConfig) -> int:
+  """Least width of the cache; 0 for one loop, where width costs no time."""
+  return 0 if policy.reads_what_is_seen else config.cache_start
 
 
 def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
