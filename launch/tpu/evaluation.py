@@ -62,15 +62,15 @@ def programs(
     else:
       widths = (width, settings.max_solve_tokens)
       sizes = most_rows(settings, widths, problems, samples)
-    yield from _stream(mode, run, params, widths, sizes, beside)
+    has_turns = mode == "turns"
+    yield from _stream(mode, run, params, widths, sizes, beside, has_turns)
   if settings.suites:
     protocol = settings.suite_protocol()
     widths = (width, protocol.max_new_tokens)
     counts = [decoding.samples for decoding in protocol.decodings]
-    sizes = most_rows(
-      settings, widths, 0, [1] if protocol.mode == "turns" else counts
-    )
-    yield from _stream("suites", run, params, widths, sizes, beside)
+    has_turns = protocol.mode == "turns"
+    sizes = most_rows(settings, widths, 0, [1] if has_turns else counts)
+    yield from _stream("suites", run, params, widths, sizes, beside, has_turns)
 
 
 def most_rows(
@@ -141,16 +141,19 @@ def _stream(
   widths: tuple[int, int],
   sizes: tuple[int, int],
   beside: int,
+  has_turns: bool,
 ) -> Iterator[Program]:
   """A stream of answers when it has grown to its limits.
 
-  `widths` are of prompts and answers, `sizes` rows and slots of each.
+  `widths` are of prompts and answers, `sizes` rows and slots of each. With
+  turns, prompts go on from one another.
   """
   rows, slots = sizes
   key = run.key("evaluate")
   stream = run.stream(None, "solve", rows=rows, slots=slots, key=key)
   with jax.set_mesh(run.mesh):
     made, queue, settings, room = stream.at_widest(*widths)
+    tails_DMT = stream.widest_tails(widths[0]) if has_turns else None
   with contextlib.suppress(DoesNotFitError):
     yield from memory.decoding_programs(
       made,
@@ -160,6 +163,7 @@ def _stream(
       key=abstract.scalar(key, run.mesh),
       room=room,
       has_places=False,
+      tails_DMT=tails_DMT,
       mesh=run.mesh,
       remedy=_REMEDY,
       beside_bytes=beside,

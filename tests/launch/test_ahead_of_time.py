@@ -109,7 +109,7 @@ def test_the_programs_of_the_evaluation_compile_for_a_tpu(capsys):
   kinds = [name for name in found if not name.startswith(("rollout", "update"))]
   assert kinds == [
     *("single steps: prefill", "single steps: decode"),
-    *("turns: admit", "turns: segment"),
+    *("turns: admit", "turns: extend", "turns: segment"),
     *("solve: admit", "solve: segment"),
     *("suites: admit", "suites: segment"),
   ]
