@@ -134,6 +134,7 @@ def test_equal_contexts_are_run_once():
   episodes = list(sample_episodes(stream, PAIR, wanted, rules))
   assert len({e.texts for e in episodes}) == 2
   assert len(contexts) == 3 * len(set(contexts)) == 18
-  # The last token of a prompt is the first of its branch.
-  want = sum(len(context) - 1 for context in set(contexts))
-  assert stream.work.prompt_tokens == want
+  # The last token of a prompt is the first of its branch. Later turns go on
+  # from earlier ones, so a part of their contexts is not run again.
+  most = sum(len(context) - 1 for context in set(contexts))
+  assert stream.work.prompt_tokens <= most
