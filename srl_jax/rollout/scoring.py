@@ -74,7 +74,7 @@ def completion_texts(
 
   The stop token that ended a completion is not part of its text.
   """
-  n, r = branches.length_NR.shape
+  n, r = branches.stopped_NR.shape
   return [
     [_completion(branches, (i, j), tokenizer) for j in range(r)]
     for i in range(n)
