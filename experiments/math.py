@@ -15,12 +15,12 @@ Presets (`--config=experiments/math.py:NAME`):
   registers        The register programs of experiments/registers.py:srl. No
                    files, no accelerator, 2 minutes on two cores.
   qwen2_5_7b       The paper's model. 64 TPU v5e chips: up to 11.4 of their
-                   15.75 GiB, and at peak rates 37 s for an update step, so 3
+                   15.75 GiB, and at peak rates 36 s for an update step, so 3
                    hours for all 300. v5p:4x4x4: 15 s; v6e:8x8: 14 s.
-  qwen2_5_3b       The paper's smaller model. 64 chips: 9.3 GiB, 24 s, 2
+  qwen2_5_3b       The paper's smaller model. 64 chips: 9.3 GiB, 23 s, 2
                    hours.
-  qwen2_5_0_5b     8 chips: 8.3 GiB, 49 s, 4 hours.
-  qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.3 GiB, 272 s, 23 hours.
+  qwen2_5_0_5b     8 chips: 8.3 GiB, 48 s, 4 hours.
+  qwen2_5_7b_lora  Adapters on the 7B model. 8 chips: 14.3 GiB, 264 s, 22 hours.
   checkpoint       From any checkpoint that fits the devices as they are:
                    checkpoint,weights=PATH. What it needs depends on it.
 
@@ -41,7 +41,7 @@ Memory and times are by the TPU compiler and by counts, not measured
 (benchmarks/RESULTS.md; `python -m launch.compile` makes them anew, for other
 topologies and methods too). Those above are of SRL, with 4 groups in 10 kept
 and 420 tokens in the mean completion. With as many kept and 1,500 tokens, RLVR
-of qwen2_5_7b takes 12.4 GiB and 61 s, so 3.4 hours for all 200 update steps,
+of qwen2_5_7b takes 12.4 GiB and 60 s, so 3.3 hours for all 200 update steps,
 and that of qwen2_5_0_5b 5.2 GiB, 73 s and 4 hours; SFT of qwen2_5_7b takes 9.2
 GiB, and on all reasoning 14.2. The evaluation comes on top of them.
 

@@ -10,13 +10,13 @@ Presets (`--config=experiments/software.py:NAME`), all of the same trajectories:
   srl           The next action, from the issue and the last two actions with
                 their observations (the default).
                 64 TPU v5e chips: up to 14.0 of their 15.75 GiB, and at peak
-                rates 59 s for an update step, so 4.3 hours for all 262.
+                rates 57 s for an update step, so 4.1 hours for all 262.
   srl_history   SRL from the issue and all earlier actions, in contexts of up to
                 12,288 tokens: longer ones are left out. All actions of a
                 trajectory share its trunk, and each row of the update is split
-                over 4 of the 64 chips: up to 11.7 GiB, 49 s, 3.5 hours.
-  srl_lora      srl by adapters of rank 32. 8 chips: up to 14.3 GiB, 403 s,
-                29 hours.
+                over 4 of the 64 chips: up to 11.7 GiB, 47 s, 3.4 hours.
+  srl_lora      srl by adapters of rank 32. 8 chips: up to 14.3 GiB, 384 s,
+                28 hours.
   sft_actions   SFT on the same actions in the same contexts, by SWE-smith's
                 recipe: 5e-5, three epochs. It writes no thoughts, and the table
                 counts that as a broken format: its similarity and its share of

@@ -167,8 +167,8 @@ class Counter:
     rows = trunks * load.branches * (load.width - 1)
     trunk = trunks * load.trunk
     # A product has two in the backward pass, and one more in the forward pass
-    # if its result is not kept. "dots" keeps products without a batch axis. A
-    # matrix that is not trained needs no gradient.
+    # if its result is needed and not kept. "dots" keeps products without a
+    # batch axis. A matrix that is not trained needs no gradient.
     remat = self._config.remat
     twice = remat == "full"
     is_full = not self._adapters
@@ -176,9 +176,11 @@ class Counter:
     if kernel is not None:
       tokens = kernel.tokens / self._split.batch
     streams = self._stream(tokens)
-    layers = streams.times(2 + is_full + twice)
+    again = self._stream(tokens, is_again=True).times(twice)
+    layers = streams.times(2 + is_full).plus(again)
     # Of the two products only that for the input has partial sums.
-    layers = layers._replace(link_bytes=streams.link_bytes * (2 + twice))
+    links = 2 * streams.link_bytes + again.link_bytes
+    layers = layers._replace(link_bytes=links)
     layers = layers.plus(
       self._lookup(tokens, self._stored_size).times(1 + is_full),
       self._gather(self._blocks).times(2 + twice),
@@ -270,18 +272,24 @@ class Counter:
   def _vocab(self) -> float:
     return self._config.vocab_size / self._split.parts("vocab")
 
-  def _stream(self, tokens: float) -> Work:
-    """Work of all blocks on `tokens` tokens, without attention."""
+  def _stream(self, tokens: float, is_again: bool = False) -> Work:
+    """Work of all blocks on `tokens` tokens, without attention.
+
+    Computed again for gradients, the last product of a block is left out: only
+    a norm after it needs its result.
+    """
     c = self._config
     heads = (c.n_heads * c.head_width) / self._split.parts("kv_heads")
     kv = 2 * c.n_kv_heads * c.head_width / self._split.parts("kv_heads")
     hidden = c.d_mlp / self._split.parts("mlp")
     block = product(tokens, c.d_model, heads + kv, self._size).plus(
       product(tokens, heads, c.d_model, self._size),
-      product(tokens, c.d_model, hidden, self._size).times(3),
+      product(tokens, c.d_model, hidden, self._size).times(2),
       self._sum(tokens, "kv_heads"),
-      self._sum(tokens, "mlp"),
     )
+    if not is_again or c.sandwich_norms:
+      down = product(tokens, hidden, c.d_model, self._size)
+      block = block.plus(down, self._sum(tokens, "mlp"))
     return block.times(c.n_layers)
 
   def _adapt(self, tokens: float) -> Work:
@@ -380,21 +388,3 @@ class Counter:
       adapted = sum(map(at_rest.stored, self._adapted))
       merged = 2.0 * self._config.lora.rank * adapted
     return Work(merged, there * self._stored_size + here * self._size, received)
-
-
-# Levels of the recursion for two texts of a few hundred characters.
-_LEVELS = 20
-
-
-def reward(pairs: float, characters: int, function: str) -> Work:
-  """Work of comparing pairs of texts of `characters` each, on one device.
-
-  The programs are elementwise on int16 or int32 arrays, so only memory traffic
-  is counted. Texts shorter than the limit take less.
-  """
-  if function == "levenshtein":
-    # Each of the 2 X diagonals reads two diagonals and writes one.
-    return Work(0, pairs * 2 * characters * characters * 3 * 4)
-  doublings = math.ceil(math.log2(characters))
-  cells = pairs * characters**2
-  return Work(0, cells * 2 * (1 + 2 * doublings + _LEVELS))

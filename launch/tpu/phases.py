@@ -23,11 +23,11 @@ from srl_jax.train.data import StageData
 from srl_jax.train.rl_config import RlConfig
 from srl_jax.update.packing import PackShape
 
-from . import counting, drawn
+from . import drawn
 from .counting import Counter
 from .drawn import Batch, Lengths
 from .ideal import Ideal
-from .work import Load, Split, Work
+from .work import Load, Split, Work, reward_work
 
 
 class Phase(NamedTuple):
@@ -140,7 +140,7 @@ def _rollout(counter, section, data, shape, splits, rounds, lengths, read):
     mean=mean,
     read=read,
   )
-  reward = counting.reward(
+  reward = reward_work(
     per_part * branches / in_rollout.batch,
     data.target_chars,
     section.reward.function,

@@ -21,7 +21,7 @@ from srl_jax.train import memory
 from srl_jax.train.data import StageData
 from srl_jax.train.rl import RlStage
 
-from . import ahead_of_time, evaluation
+from . import ahead_of_time, evaluation, gathers
 from .chips import Chip, parse_topology
 from .counting import Counter
 from .drawn import Lengths
@@ -105,6 +105,8 @@ def report(
     names.append(program.name)
     line, is_fit = memory.try_program(program, chip.memory_bytes)
     write(line)
+    if program.name == "update: accumulate" and program.is_compiled():
+      write(_gathers(program))
     fits &= is_fit
   if stage == "sft":
     return fits
@@ -133,6 +135,14 @@ def report(
   if slices > 1:
     write(_between_slices(config, step.phases, mesh, slices))
   return fits
+
+
+def _gathers(program: memory.Program) -> str:
+  beside, every = gathers.beside_other_work(program.hlo())
+  return (
+    f"{program.name}: other work runs beside {beside} of {every} all-gathers "
+    "(one for all layers of a loop)"
+  )
 
 
 def _drawn(section, lengths: Lengths, step: Step) -> str:
@@ -220,6 +230,12 @@ def _seconds(work: Work, chip: Chip, link: float) -> float:
   return max(_times(work, chip, link).values())
 
 
+def _beside_links(work: Work, chip: Chip, link: float) -> float:
+  """Seconds of links that count as hidden, or of what is hidden by them."""
+  *others, links = _times(work, chip, link).values()
+  return min(links, max(others))
+
+
 def _table(phases, chip, link):
   yield (
     "per chip and step                 times     TFLOP  GB memory   GB links |"
@@ -273,11 +289,20 @@ def summary(step: Step, chip: Chip, link: float, chips: int):
     bound[phase.name, resource] = times[resource]
   total = step_seconds(step.phases, chip, link)
   (name, resource), most = max(bound.items(), key=lambda item: item[1])
+  links = sum(
+    _beside_links(x.work.times(x.count), chip, link)
+    for x in step.phases
+    if x.name.startswith("rollout: decode")
+  )
   rate = step.tokens / total
   yield (
     f"step at peak rates: {total:.1f} s, {rate:,.0f} sampled tokens/s "
     f"({rate / chips:,.0f} per chip); {most / total:.0%} of it is {name}, "
     f"bound by {resource}"
+  )
+  yield (
+    f"in decoding a product waits for the sums of the one before: {links:.1f} "
+    "s more where nothing else is done meanwhile"
   )
   yield (
     "counted: phases one after the other, links of one torus axis at a time; "

@@ -68,6 +68,24 @@ def product(rows: float, inner: float, columns: float, size: int) -> Work:
   return Work(2.0 * rows * inner * columns, elements * size)
 
 
+# Levels of the recursion for two texts of a few hundred characters.
+_LEVELS = 20
+
+
+def reward_work(pairs: float, characters: int, function: str) -> Work:
+  """Work of comparing pairs of texts of `characters` each, on one device.
+
+  The programs are elementwise on int16 or int32 arrays, so only memory traffic
+  is counted. Texts shorter than the limit take less.
+  """
+  if function == "levenshtein":
+    # Each of the 2 X diagonals reads two diagonals and writes one.
+    return Work(0, pairs * 2 * characters * characters * 3 * 4)
+  doublings = math.ceil(math.log2(characters))
+  cells = pairs * characters**2
+  return Work(0, cells * 2 * (1 + 2 * doublings + _LEVELS))
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
   """How rules split arrays over a mesh while a program computes.

@@ -110,6 +110,14 @@ class Program:
       compiled.output_shardings,
     )
 
+  def hlo(self) -> str:
+    """Compiles the program and returns what the compiler made of it.
+
+    Raises:
+      DoesNotFitError: the compiler refused it.
+    """
+    return self._compiled()[0].as_text()
+
   def is_compiled(self) -> bool:
     """Whether the compiler found a way to run it."""
     return not isinstance(self._outcome[0], DoesNotFitError)

@@ -63,6 +63,7 @@ def test_the_programs_of_a_stage_compile_for_a_tpu(capsys):
     "update: finish",
   ]
   assert "100% of the groups kept, completions of 8 tokens on average" in out
+  assert re.search(r"beside \d+ of [1-9]\d* all-gathers", out)
   assert any(line.endswith("projected / ideal") for line in lines)
   [summary] = [line for line in lines if line.startswith("step at peak rates")]
   assert re.search(r"bound by (compute|memory|links)$", summary)
@@ -393,11 +394,13 @@ STEP = Step(
 
 
 def test_every_phase_takes_as_long_as_what_binds_it():
-  [line, _] = projection.summary(STEP, TOY, 1.0, 4)
+  [line, waits, _] = projection.summary(STEP, TOY, 1.0, 4)
   assert line == (
     "step at peak rates: 5.0 s, 64 sampled tokens/s (16 per chip); 60% of it "
     "is update: finish, bound by memory"
   )
+  # Its second of links counts as hidden by two of compute.
+  assert ": 1.0 s more where nothing else is done meanwhile" in waits
 
 
 def test_each_part_of_a_step_stands_beside_the_least_that_it_could_be():

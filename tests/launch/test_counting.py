@@ -6,9 +6,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from launch.tpu import counting
 from launch.tpu.counting import Counter
-from launch.tpu.work import InKernel, Load, Split, Work, product
+from launch.tpu.work import InKernel, Load, Split, Work, product, reward_work
 from srl_jax.models import LoraConfig, ModelConfig
 from srl_jax.sharding import ShardingRules
 
@@ -213,15 +212,23 @@ def test_adapters_cost_products_of_their_own_and_save_gradients_of_matrices():
 
 
 def test_what_is_not_kept_is_computed_twice():
-  def flops(remat, is_blocked=False):
-    return accumulate(ONE, is_blocked=is_blocked, remat=remat).flops
+  def flops(remat, is_blocked=False, **changes):
+    return accumulate(ONE, is_blocked=is_blocked, remat=remat, **changes).flops
 
   tokens = 4 * 6 + 4 * 3 * 4
   head = 2 * TABLE * 4 * 3 * 4
   attention = 2 * 2 * 2 * 4 * 4 * (4 * 6 * 6 + 4 * 3 * 4 * (6 + 4))
   assert flops("none", True) - flops("none") == head
   assert flops("dots") - flops("none") == attention
-  assert flops("full") - flops("dots") == 2 * 2 * BLOCK * tokens
+  # Nothing but a norm after it needs the result of `down`, which is 10 x 8.
+  again = 2 * 2 * (BLOCK - 80) * tokens
+  assert flops("full") - flops("dots") == again
+  sandwich = [flops(x, sandwich_norms=True) for x in ("dots", "full")]
+  assert sandwich[1] - sandwich[0] == 2 * 2 * BLOCK * tokens
+  two = split_over(tensor=2)
+  links = [accumulate(two, remat=x).link_bytes for x in ("dots", "full")]
+  # One of the two partial sums [tokens, 8] of a layer: 4 bytes an element.
+  assert links[1] - links[0] == 2 * 2 * (1 / 2) * tokens * 8 * 4
 
 
 def test_every_chunk_of_positions_scatters_the_gradient_of_the_head():
@@ -351,5 +358,5 @@ def test_the_optimizer_reads_and_writes_what_a_device_stores():
 def test_rewards_read_their_grids():
   # 2 pairs of 16 characters: int16 cells are written, doubled 4 times (each a
   # read and a write), and read at 20 levels.
-  assert counting.reward(2, 16, "difflib") == Work(0, 2 * 256 * 2 * 29, 0)
-  assert counting.reward(2, 16, "levenshtein").memory_bytes == 2 * 32 * 16 * 12
+  assert reward_work(2, 16, "difflib") == Work(0, 2 * 256 * 2 * 29, 0)
+  assert reward_work(2, 16, "levenshtein").memory_bytes == 2 * 32 * 16 * 12
