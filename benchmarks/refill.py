@@ -23,10 +23,11 @@ import jax
 import numpy as np
 
 from benchmarks import measuring
-from srl_jax.rollout import segments
+from srl_jax.rollout import tapes
 from srl_jax.rollout.layout import Layout
-from srl_jax.rollout.segments import Queue, Settings, Tape
+from srl_jax.rollout.segments import Queue, Settings
 from srl_jax.rollout.shared import SharedSlots, Use
+from srl_jax.rollout.tapes import Tape
 from srl_jax.train.round_schedule import Counts, sample_together
 from srl_jax.types import Branches, Trunks
 
@@ -106,7 +107,7 @@ class Clockwork:
         break
       self._left_NB -= is_live_NB
       is_last_NB = is_live_NB & (self._left_NB == 0)
-      kind_NB = np.where(is_last_NB, segments.STOPPED, segments.DRAWN)
+      kind_NB = np.where(is_last_NB, tapes.STOPPED, tapes.DRAWN)
       made.append((self._entry_NB.copy(), np.where(is_live_NB, kind_NB, 0)))
       self._entry_NB[is_last_NB] = entries
       self._refill(waiting_NQ, length_NQ)

@@ -45,6 +45,7 @@ FLOORS = {
   "rollout": 4,
   "agreement": 3,
   "models": 3,
+  "policy": 0,
   "device_rewards": 2,
   "ops": 2,
   "reductions": 2,

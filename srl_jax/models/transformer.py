@@ -218,7 +218,7 @@ class Transformer(nn.Module):
 class LanguageModel:
   """Pure functions of (params, arrays), which is all that other code sees.
 
-  Anything with the methods of `rollout.decode.Policy` can stand in for it (see
+  Anything with the methods of `srl_jax.policy.Policy` can stand in for it (see
   `srl_jax.testing.scripted.ScriptedModel`).
   """
 

@@ -15,15 +15,18 @@ The bookkeeping of slots is in slots.py. The model comes in as functions of
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from srl_jax import strict
 from srl_jax.ops import sampling
+from srl_jax.policy import Policy, trunk_positions
 from srl_jax.rollout.slots import (
+  Slots,
   State,
+  TrunkQueue,
   assemble,
   cache_widths,
   first_state,
@@ -75,48 +78,6 @@ class SamplingConfig:
       slots="[0, )",
       cache_start="[0, )",
     )
-
-
-class Policy(Protocol):
-  """What sampler and trainer need from a model; see `LanguageModel`."""
-
-  @property
-  def reads_what_is_seen(self) -> bool: ...
-
-  def is_laid_out(self, params: Any) -> bool: ...
-
-  def for_decoding(self, params: Any) -> Any: ...
-
-  def trunk(self, params: Any, tokens_NS: Any, position_NS: Any) -> Any: ...
-
-  def branch(
-    self,
-    params: Any,
-    tokens_NRT: Any,
-    position_NRT: Any,
-    branch_at_NR: Any,
-    trunk: Any,
-    cache: Any = None,
-    column: Any = None,
-    start_NR: Any = None,
-  ) -> tuple[Any, Any]: ...
-
-  def lanes(
-    self,
-    params: Any,
-    trunk_NUS: Any,
-    trunk_position_NUS: Any,
-    tokens_NBW: Any,
-    position_NBW: Any,
-    first_NBW: Any,
-    trunk_of_NB: Any,
-  ) -> Any: ...
-
-  def logits(self, params: Any, hidden_D: Any) -> Any: ...
-
-  def head(self, params: Any) -> Any: ...
-
-  def init_cache(self, trunk: Any, branches: int, width: int) -> Any: ...
 
 
 class Prefilled(NamedTuple):
@@ -212,46 +173,36 @@ def decode(
   n, r, stem_width = queue.stem_NRC.shape
   # The model never runs the last token of a full row: nothing follows it.
   iterations = stem_width + config.max_new_tokens - 1
-  widths = cache_widths(_first_width(policy, config), iterations)
+  # Where the width of the cache costs no time, one loop is compiled.
+  start = 0 if policy.reads_what_is_seen else config.cache_start
+  widths = cache_widths(start, iterations)
   cache = policy.init_cache(
     prefilled.trunk, min(config.slots or r, r), widths[0]
   )
   state = first_state(queue, cache, iterations)
-  stops = jnp.asarray(stop_ids, jnp.int32)
 
   def advance(state: State) -> State:
-    branch_NB, age_NB, token_NB = state.slots
-    branch_at_NB = of_slots(queue.branch_at_NR, branch_NB)
-    is_live_NB = branch_NB < r
-    position_NB = jnp.where(is_live_NB, branch_at_NB + age_NB, -1)
-    hidden_NBTD, cache = policy.branch(
-      prefilled.params,
-      token_NB[..., None],
-      position_NB[..., None],
-      branch_at_NB,
-      prefilled.trunk,
+    made = run_slots(
+      policy,
+      prefilled,
       state.cache,
       state.column,
-    )
-    logits_NBV = policy.logits(prefilled.params, hidden_NBTD[:, :, 0])
-    place_NB = age_NB + 1 - of_slots(queue.stem_length_NR, branch_NB)
-    drawn_NB, logp_NB = draw(
-      logits_NBV,
-      of_slots(queue.key_NR, branch_NB),
-      place_NB,
+      state.slots,
+      queue,
+      stop_ids=stop_ids,
+      max_new=config.max_new_tokens,
       temperature=config.temperature,
       is_greedy=config.temperature == 0,
       is_random=config.temperature > 0,
     )
-    is_drawn_NB = is_live_NB & (place_NB >= 0)
-    given_NB = given(queue.stem_NRC, branch_NB, age_NB)
-    token_NB = jnp.where(is_drawn_NB, drawn_NB, given_NB)
-    is_stop_NB = is_drawn_NB & (token_NB[..., None] == stops).any(-1)
-    is_full_NB = is_drawn_NB & (place_NB + 1 >= config.max_new_tokens)
-    is_done_NB = is_stop_NB | is_full_NB
-    state = state.replace(cache=cache)
-    state = record(state, token_NB, logp_NB, is_done_NB, is_stop_NB)
-    return state if age_NB.shape[1] == r else refill(state, queue)
+    state = record(
+      state.replace(cache=made.cache),
+      made.token_NB,
+      made.logp_NB,
+      made.is_stop_NB | made.is_full_NB,
+      made.is_stop_NB,
+    )
+    return state if state.slots.age_NB.shape[1] == r else refill(state, queue)
 
   for i, width in enumerate(widths):
     if i:
@@ -270,18 +221,86 @@ def decode(
   )
 
 
-def _first_width(policy: Policy, config: SamplingConfig) -> int:
-  """Least width of the cache; 0 for one loop, where width costs no time."""
-  return 0 if policy.reads_what_is_seen else config.cache_start
+class Made(NamedTuple):
+  """What an iteration made in each slot.
 
-
-def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
-  """Returns the positions [N, S] of right-padded trunks, -1 on padding.
-
-  Trunks may have more axes than N.
+  Attributes:
+    token_NB: the token that comes next: drawn, or of the stem.
+    logp_NB: log-prob of a drawn token, in nats.
+    is_drawn_NB: False in idle slots, and where the stem goes on.
+    is_stop_NB: True where a stop token was drawn.
+    is_full_NB: True where the last token allowed was drawn.
+    logits_NBV: of the model.
+    cache: with the tokens that were run.
   """
-  position_S = jnp.arange(width)
-  return jnp.where(position_S < length_N[..., None], position_S, -1)
+
+  token_NB: jax.Array
+  logp_NB: jax.Array
+  is_drawn_NB: jax.Array
+  is_stop_NB: jax.Array
+  is_full_NB: jax.Array
+  logits_NBV: jax.Array
+  cache: Any
+
+
+def run_slots(
+  policy: Policy,
+  prefilled: Prefilled,
+  cache: Any,
+  column: jax.Array,
+  slots: Slots,
+  queue: TrunkQueue,
+  *,
+  stop_ids: tuple[int, ...],
+  max_new: int | jax.Array,
+  start_NB: jax.Array | None = None,
+  **drawing: Any,
+) -> Made:
+  """Runs the next token of every slot; one iteration of a decoding loop.
+
+  Args:
+    policy: the model's functions.
+    prefilled: parameters and trunks.
+    cache: keys and values of the slots.
+    column: where the cache gets those of this iteration.
+    slots: the branches that run, and their tokens.
+    queue: the branches of each trunk.
+    stop_ids: token ids that end a completion.
+    max_new: limit of a completion in tokens, of all slots or of each [N, B].
+    start_NB: where the trunk of each slot begins; None if at 0.
+    **drawing: the keywords of `draw`.
+  """
+  branch_NB, age_NB, token_NB = slots
+  branch_at_NB = of_slots(queue.branch_at_NR, branch_NB)
+  is_live_NB = branch_NB < queue.branch_at_NR.shape[1]
+  position_NB = jnp.where(is_live_NB, branch_at_NB + age_NB, -1)
+  hidden_NBTD, cache = policy.branch(
+    prefilled.params,
+    token_NB[..., None],
+    position_NB[..., None],
+    branch_at_NB,
+    prefilled.trunk,
+    cache,
+    column,
+    start_NB,
+  )
+  logits_NBV = policy.logits(prefilled.params, hidden_NBTD[:, :, 0])
+  place_NB = age_NB + 1 - of_slots(queue.stem_length_NR, branch_NB)
+  key_NB = of_slots(queue.key_NR, branch_NB)
+  drawn_NB, logp_NB = draw(logits_NBV, key_NB, place_NB, **drawing)
+  is_drawn_NB = is_live_NB & (place_NB >= 0)
+  given_NB = given(queue.stem_NRC, branch_NB, age_NB)
+  token_NB = jnp.where(is_drawn_NB, drawn_NB, given_NB)
+  is_stop_NBI = token_NB[..., None] == jnp.asarray(stop_ids, jnp.int32)
+  return Made(
+    token_NB,
+    logp_NB,
+    is_drawn_NB,
+    is_drawn_NB & is_stop_NBI.any(-1),
+    is_drawn_NB & (place_NB + 1 >= max_new),
+    logits_NBV,
+    cache,
+  )
 
 
 @jax.named_scope("draw")

@@ -20,9 +20,10 @@ import numpy as np
 
 from srl_jax import sharding
 from srl_jax.models.key_values import KeyValues
+from srl_jax.policy import Policy
 from srl_jax.rollout import segments
-from srl_jax.rollout.decode import Policy
-from srl_jax.rollout.segments import Queue, Rows, Settings, Tape
+from srl_jax.rollout.segments import Queue, Rows, Settings
+from srl_jax.rollout.tapes import Tape
 
 # Trunks that are copied at a time; the others of a copy stand for none.
 _COPIES = 8

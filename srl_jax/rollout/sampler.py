@@ -13,8 +13,8 @@ from typing import Any
 import jax
 
 from srl_jax import sharding
+from srl_jax.policy import Policy
 from srl_jax.rollout.decode import (
-  Policy,
   SamplingConfig,
   decode,
   prefill,

@@ -7,8 +7,8 @@ their keys and values into free rows; a row has one place for a trunk, or
 several whose branches share its slots. `segment` decodes for a bounded number
 of iterations. stream.py and shared.py own the queues and read the tapes.
 
-Axes besides those of the legend: Q entries of a row's queue, A most likely
-tokens, M trunks that a program runs, D devices.
+Axes besides those of the legend: Q entries of a row's queue, M trunks that a
+program runs, D devices.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from srl_jax.rollout.decode import Policy, draw, trunk_positions
-from srl_jax.rollout.slots import branch_keys, given, of_slots, take_branches
+from srl_jax.policy import Policy, trunk_positions
+from srl_jax.rollout import tapes
+from srl_jax.rollout.decode import Prefilled, run_slots
+from srl_jax.rollout.slots import (
+  Slots,
+  TrunkQueue,
+  branch_keys,
+  of_slots,
+  take_branches,
+)
 from srl_jax.types import Array
-
-# What a tape says of a slot in an iteration: nothing was drawn (idle, or a
-# token of the stem), a token was drawn, a stop token was, or the last one
-# allowed.
-NOTHING, DRAWN, STOPPED, FULL = range(4)
 
 
 class Queue(NamedTuple):
@@ -60,33 +63,6 @@ class Queue(NamedTuple):
   temperature_NQ: Array
   top_k_NQ: Array
   top_p_NQ: Array
-
-
-class Tape(NamedTuple):
-  """What each slot made in each iteration of a segment.
-
-  Attributes:
-    iterations: number of iterations that were run; later entries mean nothing.
-    oldest: the greatest age of a branch at the end, in tokens.
-    entry_TNB: the slot's entry of the queue; Q if it was idle.
-    kind_TNB: NOTHING, DRAWN, STOPPED or FULL.
-    token_TNB: the token, where one was drawn.
-    logp_TNB: its log-prob, in nats, under the distribution drawn from.
-    policy_logp_TNB: its log-prob at temperature 1, without top-k and top-p; 0
-      if A is 0.
-    likely_TNBA: the A most likely tokens at each draw.
-    likely_logp_TNBA: their log-probs at temperature 1, without top-k and top-p.
-  """
-
-  iterations: Array
-  oldest: Array
-  entry_TNB: Array
-  kind_TNB: Array
-  token_TNB: Array
-  logp_TNB: Array
-  policy_logp_TNB: Array
-  likely_TNBA: Array
-  likely_logp_TNBA: Array
 
 
 @flax.struct.dataclass
@@ -240,7 +216,7 @@ def segment(
   enough: jax.Array,
   *,
   settings: Settings,
-) -> tuple[Rows, Tape, jax.Array]:
+) -> tuple[Rows, tapes.Tape, jax.Array]:
   """Decodes for a number of iterations, one token per slot and iteration.
 
   Slots take the waiting branches of their row in the order of the queue. The
@@ -260,7 +236,13 @@ def segment(
     The state, what was made, and which branches still wait [N, Q].
   """
   entries = queue.waiting_NQ.shape[1]
-  key_NQ = branch_keys(key, queue.point_id_NQ, queue.sample_NQ)
+  branches = TrunkQueue(
+    queue.waiting_NQ,
+    queue.branch_at_NQ,
+    queue.stem_NQC,
+    queue.stem_length_NQ,
+    branch_keys(key, queue.point_id_NQ, queue.sample_NQ),
+  )
 
   def goes_on(carry):
     rows, waiting_NQ, tape = carry
@@ -274,8 +256,8 @@ def segment(
 
   def advance(carry):
     rows, waiting_NQ, tape = carry
-    rows, made = _iterate(policy, params, rows, queue, key_NQ, settings)
-    return (*_refill(rows, queue, waiting_NQ), _write(tape, made))
+    rows, made = _iterate(policy, params, rows, queue, branches, settings)
+    return (*_refill(rows, queue, waiting_NQ), tapes.write(tape, made))
 
   is_dropped_NB = of_slots(queue.dropped_NQ, rows.entry_NB)
   is_dropped_NB &= rows.entry_NB < entries
@@ -284,8 +266,10 @@ def segment(
     age_NB=jnp.where(is_dropped_NB, 0, rows.age_NB),
   )
   rows, waiting_NQ = _refill(rows, queue, queue.waiting_NQ & ~queue.dropped_NQ)
+  shape = (settings.segment_iterations, *rows.entry_NB.shape)
+  tape = tapes.empty_tape(shape, settings.likely)
   rows, waiting_NQ, tape = jax.lax.while_loop(
-    goes_on, advance, (rows, waiting_NQ, _empty_tape(rows, settings))
+    goes_on, advance, (rows, waiting_NQ, tape)
   )
   return rows, tape._replace(oldest=rows.age_NB.max()), waiting_NQ
 
@@ -304,58 +288,45 @@ def _refill(
   return rows, waiting_NQ
 
 
-def _iterate(policy, params, rows, queue, key_NQ, settings):
+def _iterate(policy, params, rows, queue, branches, settings):
   """Runs a token in every slot; returns the rows and what the tape gets."""
   entries = queue.waiting_NQ.shape[1]
-  age_NB, is_live_NB = rows.age_NB, rows.entry_NB < entries
   of = lambda x_NQ: of_slots(x_NQ, rows.entry_NB)  # noqa: E731
-  branch_at_NB = of(queue.branch_at_NQ)
-  position_NB = jnp.where(is_live_NB, branch_at_NB + age_NB, -1)
-  hidden_NBTD, cache = policy.branch(
-    params,
-    rows.token_NB[..., None],
-    position_NB[..., None],
-    branch_at_NB,
-    rows.trunk,
+  made = run_slots(
+    policy,
+    Prefilled(params, rows.trunk),
     rows.cache,
     rows.column,
-    _start(rows, entries, settings.places),
-  )
-  logits_NBV = policy.logits(params, hidden_NBTD[:, :, 0])
-  place_NB = age_NB + 1 - of(queue.stem_length_NQ)
-  drawn_NB, logp_NB = draw(
-    logits_NBV,
-    of(key_NQ),
-    place_NB,
+    Slots(rows.entry_NB, rows.age_NB, rows.token_NB),
+    branches,
+    stop_ids=settings.stop_ids,
+    max_new=of(queue.max_new_NQ),
+    start_NB=_start(rows, entries, settings.places),
     temperature=of(queue.temperature_NQ)[..., None],
     top_k=of(queue.top_k_NQ)[..., None] if settings.is_truncated else 0,
     top_p=of(queue.top_p_NQ)[..., None] if settings.is_truncated else 1.0,
     is_greedy=settings.is_greedy,
     is_random=settings.is_random,
   )
-  is_drawn_NB = is_live_NB & (place_NB >= 0)
-  stops = jnp.asarray(settings.stop_ids, jnp.int32)
-  is_stop_NB = is_drawn_NB & (drawn_NB[..., None] == stops).any(-1)
-  is_full_NB = is_drawn_NB & (place_NB + 1 >= of(queue.max_new_NQ))
-  kind_NB = jnp.where(is_stop_NB, STOPPED, jnp.where(is_full_NB, FULL, DRAWN))
-  made = (
+  kind_NB = jnp.where(made.is_full_NB, tapes.FULL, tapes.DRAWN)
+  kind_NB = jnp.where(made.is_stop_NB, tapes.STOPPED, kind_NB)
+  of_tape = (
     rows.entry_NB,
-    jnp.where(is_drawn_NB, kind_NB, NOTHING),
-    drawn_NB,
-    logp_NB,
-    *_of_policy(logits_NBV, drawn_NB, settings.likely),
+    jnp.where(made.is_drawn_NB, kind_NB, tapes.NOTHING),
+    made.token_NB,
+    made.logp_NB,
+    *_of_policy(made.logits_NBV, made.token_NB, settings.likely),
   )
-  given_NB = given(queue.stem_NQC, rows.entry_NB, age_NB)
-  token_NB = jnp.where(is_drawn_NB, drawn_NB, given_NB)
-  goes_on_NB = is_live_NB & ~(is_stop_NB | is_full_NB)
+  goes_on_NB = rows.entry_NB < entries
+  goes_on_NB &= ~(made.is_stop_NB | made.is_full_NB)
   rows = rows.replace(
-    cache=cache,
-    column=(rows.column + 1) % cache.position.shape[-1],
+    cache=made.cache,
+    column=(rows.column + 1) % made.cache.position.shape[-1],
     entry_NB=jnp.where(goes_on_NB, rows.entry_NB, entries),
-    age_NB=jnp.where(goes_on_NB, age_NB + 1, 0),
-    token_NB=jnp.where(goes_on_NB, token_NB, 0),
+    age_NB=jnp.where(goes_on_NB, rows.age_NB + 1, 0),
+    token_NB=jnp.where(goes_on_NB, made.token_NB, 0),
   )
-  return rows, made
+  return rows, of_tape
 
 
 def _start(rows: Rows, entries: int, places: int) -> jax.Array | None:
@@ -378,28 +349,3 @@ def _of_policy(logits_NBV, drawn_NB, count):
   chosen_NB1 = jnp.take_along_axis(logp_NBV, drawn_NB[..., None], axis=-1)
   logp_NBA, token_NBA = jax.lax.top_k(logp_NBV, count)
   return chosen_NB1[..., 0], token_NBA, logp_NBA
-
-
-def _empty_tape(rows: Rows, settings: Settings) -> Tape:
-  shape = (settings.segment_iterations, *rows.entry_NB.shape)
-  return Tape(
-    iterations=jnp.int32(0),
-    oldest=jnp.int32(0),
-    entry_TNB=jnp.zeros(shape, jnp.int32),
-    kind_TNB=jnp.zeros(shape, jnp.int32),
-    token_TNB=jnp.zeros(shape, jnp.int32),
-    logp_TNB=jnp.zeros(shape, jnp.float32),
-    policy_logp_TNB=jnp.zeros(shape, jnp.float32),
-    likely_TNBA=jnp.zeros((*shape, settings.likely), jnp.int32),
-    likely_logp_TNBA=jnp.zeros((*shape, settings.likely), jnp.float32),
-  )
-
-
-def _write(tape: Tape, made: tuple[jax.Array, ...]) -> Tape:
-  """Writes an iteration to the tape; `made` is in the order of its fields."""
-  write = jax.lax.dynamic_update_index_in_dim
-  of_iteration = [
-    write(x, value.astype(x.dtype), tape.iterations, 0)
-    for x, value in zip(tape[2:], made, strict=True)
-  ]
-  return Tape(tape.iterations + 1, tape.oldest, *of_iteration)

@@ -25,9 +25,10 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from srl_jax.rollout import segments
+from srl_jax.rollout import tapes
 from srl_jax.rollout.layout import Layout
-from srl_jax.rollout.segments import Queue, Settings, Tape
+from srl_jax.rollout.segments import Queue, Settings
+from srl_jax.rollout.tapes import Tape
 from srl_jax.types import Branches, Trunks, make_branches
 
 
@@ -186,7 +187,7 @@ class SharedSlots:
     batch, branch = self._batch_NQ[n, q], self._branch_NQ[n, q]
     order = np.lexsort((t, branch, batch))
     kind = tape.kind_TNB[t, n, b]
-    is_last = kind != segments.DRAWN
+    is_last = kind != tapes.DRAWN
     found = branch, tape.token_TNB[t, n, b], tape.logp_TNB[t, n, b], kind
     for number in np.unique(batch).tolist():
       of_batch = order[batch[order] == number]
@@ -331,5 +332,5 @@ def _write(batch: _Batch, branch, token, logp, kind) -> None:
   batch.tokens_RC[branch, column] = token
   batch.logp_RC[branch, column] = logp
   batch.length_R[branch[first]] += counts.astype(np.int32)
-  batch.stopped_R[branch[kind == segments.STOPPED]] = True
-  batch.is_left_R[branch[kind != segments.DRAWN]] = False
+  batch.stopped_R[branch[kind == tapes.STOPPED]] = True
+  batch.is_left_R[branch[kind != tapes.DRAWN]] = False

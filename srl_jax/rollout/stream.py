@@ -23,9 +23,9 @@ import jax
 import numpy as np
 
 from srl_jax import sharding
-from srl_jax.rollout import segments
+from srl_jax.policy import Policy
+from srl_jax.rollout import tapes
 from srl_jax.rollout.batches import rounded_up
-from srl_jax.rollout.decode import Policy
 from srl_jax.rollout.filling import Filler, width_for
 from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.requests import Piece, Request, Work
@@ -37,7 +37,8 @@ from srl_jax.rollout.row import (
   empty_queue,
   shares,
 )
-from srl_jax.rollout.segments import Queue, Settings, Tape
+from srl_jax.rollout.segments import Queue, Settings
+from srl_jax.rollout.tapes import Tape
 
 # The ring grows as it runs; it is narrower only if the limits of all requests
 # are.
@@ -368,12 +369,10 @@ class Stream:
           logp.tolist(),
           policy_logp.tolist() if self.likely else [],
           *likely,
-          {segments.STOPPED: "stop", segments.FULL: "limit"}.get(
-            int(ending), ""
-          ),
+          {tapes.STOPPED: "stop", tapes.FULL: "limit"}.get(int(ending), ""),
         )
       )
-      if ending != segments.DRAWN:
+      if ending != tapes.DRAWN:
         row.branches[q] = None
     self._queue.dropped_NQ[:] = False
     return pieces

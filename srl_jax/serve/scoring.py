@@ -23,7 +23,7 @@ import numpy as np
 
 from srl_jax import sharding
 from srl_jax.ops import logprobs
-from srl_jax.rollout.decode import Policy
+from srl_jax.policy import Policy
 from srl_jax.rollout.row import common
 
 # Texts of a group, and positions that are run at a time, at most.

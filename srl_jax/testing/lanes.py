@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from srl_jax.ops import logprobs
-from srl_jax.rollout.decode import Policy
+from srl_jax.policy import Policy
 from srl_jax.types import Branches, Trunks
 from srl_jax.update.batch import Experience, one_branch_per_lane
 from srl_jax.update.grpo import lane_logps

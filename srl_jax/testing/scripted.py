@@ -66,7 +66,7 @@ def _positions(position: Any) -> KeyValues:
 
 
 class ScriptedModel:
-  """A `rollout.Policy` whose parameters are a Script."""
+  """A `Policy` whose parameters are a Script."""
 
   reads_what_is_seen = False
 

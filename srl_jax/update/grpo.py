@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from srl_jax import strict
 from srl_jax.ops import logprobs, losses
+from srl_jax.policy import Policy, trunk_positions
 from srl_jax.reductions import metric
-from srl_jax.rollout.decode import Policy, trunk_positions
 from srl_jax.types import Array, Ratio
 from srl_jax.update.batch import LossFn, MicroBatch
 

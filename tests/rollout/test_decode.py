@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from srl_jax.policy import trunk_positions
 from srl_jax.rollout import decode as rollout_lib
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.testing import scripted
@@ -357,7 +358,7 @@ def test_the_key_is_that_of_instance_sample_and_position():
 def test_trunk_positions_mark_padding():
   trunks = make_trunks([A, B])
   np.testing.assert_array_equal(
-    rollout_lib.trunk_positions(trunks.length_N, trunks.tokens_NS.shape[1]),
+    trunk_positions(trunks.length_N, trunks.tokens_NS.shape[1]),
     [[0, 1, 2], [0, -1, -1]],
   )
 

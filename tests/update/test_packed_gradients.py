@@ -12,7 +12,7 @@ from srl_jax import reductions
 from srl_jax.models import LanguageModel, LoraConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.ops import logprobs
-from srl_jax.rollout.decode import trunk_positions
+from srl_jax.policy import trunk_positions
 from srl_jax.testing import families
 from srl_jax.testing.tiny import (
   TINY,
