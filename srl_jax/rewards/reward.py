@@ -39,10 +39,17 @@ RewardFunction = Callable[..., float]
 
 
 class Completion(NamedTuple):
-  """What a model wrote, without its stop token; stopped: it wrote one."""
+  """What a model wrote.
+
+  Attributes:
+    text: without the stop token.
+    stopped: whether a stop token ended it.
+    tokens: number of its tokens, stop token included; 0 if nobody counted.
+  """
 
   text: str
   stopped: bool
+  tokens: int = 0
 
 
 class RewardContext(NamedTuple):
@@ -57,6 +64,10 @@ class RewardContext(NamedTuple):
     domain: name of its domain.
     answer: the reference answer, if there is one.
     metadata: of the trajectory.
+    completion_tokens: tokens that the model wrote, thought and stop token
+      included; 0 for a verdict on an episode.
+    max_new_tokens: the limit of `completion_tokens`; 0 for a verdict on an
+      episode.
   """
 
   thought: str
@@ -67,6 +78,8 @@ class RewardContext(NamedTuple):
   domain: str
   answer: str | None
   metadata: Mapping[str, str]
+  completion_tokens: int = 0
+  max_new_tokens: int = 0
 
 
 class Scored(NamedTuple):
@@ -223,13 +236,14 @@ def score_one(
 ) -> Scored:
   """Returns the reward of one completion.
 
-  The context, if the function wants one, gets the thought put in.
+  The context, if the function wants one, gets the thought and the number of
+  tokens put in.
 
   Raises:
     RewardError: the function raised or exited, or returned no number that
       is finite in float32.
   """
-  text, stopped = completion
+  text, stopped, tokens = completion
   is_step = config.check == "step" or (
     config.check == "auto" and config.function != "answer"
   )
@@ -245,7 +259,9 @@ def score_one(
   target = target.strip(format.WHITESPACE)
   more = {}
   if context is not None:
-    more["context"] = context._replace(thought=parsed.thought)
+    more["context"] = context._replace(
+      thought=parsed.thought, completion_tokens=tokens
+    )
   try:
     value = float(function(parsed.action, target, **more))
     problem = "" if _fits(value) else f"it returned {value}"

@@ -16,6 +16,7 @@ import numpy as np
 
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.data.templates import Task
+from srl_jax.data.trunks import Trunk
 from srl_jax.domains import Domain
 from srl_jax.rewards import (
   FAILURES,
@@ -24,6 +25,7 @@ from srl_jax.rewards import (
   RewardContext,
   Scorer,
 )
+from srl_jax.rewards.format import think_block
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Trajectory
 from srl_jax.types import Branches, Scores
@@ -86,8 +88,8 @@ def _completion(
 ) -> Completion:
   tokens = branches.tokens_NRC[index][branches.is_completion_NRC[index]]
   is_stopped = bool(branches.stopped_NR[index])
-  tokens = tokens[:-1] if is_stopped else tokens
-  return Completion(tokenizer.decode(tokens.tolist()), is_stopped)
+  text = tokenizer.decode(tokens[: len(tokens) - is_stopped].tolist())
+  return Completion(text, is_stopped, len(tokens))
 
 
 def score_branches(
@@ -109,6 +111,7 @@ def score_branches(
   """
   rows, points = batch.trunks.is_real_NK.shape
   samples = branches.length_NR.shape[1] // points
+  limit = branches.tokens_NRC.shape[2] - batch.trunks.stem_NKC.shape[2]
   places, completions, targets, contexts = [], [], [], []
   for n, trunk in enumerate(batch.sources):
     for k, point in enumerate(trunk.points):
@@ -116,6 +119,7 @@ def score_branches(
       context = None
       if scorer.wants_context:
         context = reward_context(trunk.trajectory, point.step)
+        context = context._replace(max_new_tokens=limit)
       for g in range(samples):
         if only_NKG is not None and not only_NKG[n, k, g]:
           continue
@@ -139,8 +143,25 @@ def score_branches(
   return scores
 
 
+def score_expert(
+  trunk: Trunk, tokenizer: Tokenizer, scorer: Scorer, max_new_tokens: int
+) -> float:
+  """Returns the reward of the expert's own text at a trunk's first point.
+
+  Raises:
+    RewardError: the reward function failed.
+  """
+  point = trunk.points[0]
+  text = think_block("As the expert does.") + point.target
+  completion = Completion(text, True, len(tokenizer.encode(text)) + 1)
+  context = reward_context(trunk.trajectory, point.step)
+  context = context._replace(max_new_tokens=max_new_tokens)
+  [scored] = scorer.score([completion], [point.target], [context])
+  return scored.reward
+
+
 def reward_context(trajectory: Trajectory, step: int) -> RewardContext:
-  """Returns the reward context of a step's samples, still without a thought."""
+  """Returns the reward context of a step, without a completion."""
   return RewardContext(
     thought="",
     problem=trajectory.problem,

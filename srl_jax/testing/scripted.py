@@ -196,7 +196,7 @@ class ScriptedSampler:
     stem = trunks.stem_NKC[n, k, : trunks.stem_length_NK[n, k]].tolist()
     prompt = self._tokenizer.decode([*seen.tolist(), *stem])
     self.prompts.append(prompt)
-    text, stopped = self._answer(prompt)
+    text, stopped, _ = self._answer(prompt)
     stop = [self._stop_id] if stopped else []
     tokens = [*stem, *self._tokenizer.encode(text), *stop]
     return tokens, len(stem), stopped
@@ -265,7 +265,7 @@ class ScriptedStream:
       request = self.requests[ticket - 1]
       prompt = self._tokenizer.decode(np.asarray(request.tokens).tolist())
       self.prompts.append(prompt)
-      text, is_stopped = self.answer(prompt, request, sample)
+      text, is_stopped, _ = self.answer(prompt, request, sample)
       stop = list(self.stop_ids) if is_stopped else []
       tokens = [*self._tokenizer.encode(text), *stop]
       self._left[place] = tokens, is_stopped

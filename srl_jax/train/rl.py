@@ -20,7 +20,7 @@ from srl_jax.device_rewards import reward as device_reward
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
-from srl_jax.rewards import Scorer
+from srl_jax.rewards import RewardError, Scorer
 from srl_jax.rollout import record, scoring
 from srl_jax.rollout.batches import rounded_up
 from srl_jax.train.batch_shapes import check_sampled, micro_batch_trunks
@@ -53,6 +53,7 @@ class RlStage:
 
     Raises:
       ValueError: the settings do not fit data, model or mesh.
+      RewardError: a reward function of one's own fails on the expert's text.
     """
     sampling = config.sampling
     parts = sampling.parts_per_round
@@ -88,11 +89,30 @@ class RlStage:
         f"c.{name}.fuse is True, and an update step cannot be one program, as "
         f"{reason}; change that, or set c.{name}.fuse=False"
       )
+    if ":" in reward.function and self.data.train:
+      self._try_reward()
     self._has_warned = False
     own = f" by {reward.function}" if ":" in reward.function else ""
     self.description = f"rewards{own} on the {where}"
     if config.fuse:
       self.description += ", one program per update step"
+
+  def _try_reward(self) -> None:
+    """Scores the expert's own text, so that mistakes show before training."""
+    try:
+      value = scoring.score_expert(
+        self.data.train[0],
+        self._run.tokenizer,
+        self._scorer,
+        self.config.sampling.max_new_tokens,
+      )
+    except RewardError:
+      self.close()
+      raise
+    progress.say(
+      f"{self.name}: {self.config.reward.function} gives the expert's own text "
+      f"{value:.3f}"
+    )
 
   def prepare(self, params: Any) -> None:
     run, config = self._run, self.config

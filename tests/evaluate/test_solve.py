@@ -234,7 +234,7 @@ def test_the_stop_token_is_not_part_of_the_text_and_others_are():
     stopped_NR=np.array([[True, False]]),
   )
   assert scoring.completion_texts(branches, TOKENIZER) == [
-    [Completion("B", True), Completion("BCD", False)]
+    [Completion("B", True, 2), Completion("BCD", False, 3)]
   ]
 
 

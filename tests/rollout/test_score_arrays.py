@@ -85,9 +85,9 @@ def a_batch():
 def test_a_text_has_neither_stem_nor_stop_token_nor_padding():
   _, branches = a_batch()
   texts = completion_texts(branches, Digits())
-  assert texts[0][1] == Completion("12", stopped=True)
+  assert texts[0][1] == Completion("12", stopped=True, tokens=3)
   # Its last token is no stop token and stays.
-  assert texts[0][4] == Completion("5", stopped=False)
+  assert texts[0][4] == Completion("5", stopped=False, tokens=1)
   assert texts[1][3] == Completion("", stopped=False)
 
 

@@ -12,8 +12,13 @@ from srl_jax.data import batching
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains import DOMAINS, domains_of
-from srl_jax.rewards import RewardConfig, Scored
-from srl_jax.rollout.scoring import resolve_reward, score_branches
+from srl_jax.rewards import Completion, RewardConfig, Scored
+from srl_jax.rewards.reward import score_one
+from srl_jax.rollout.scoring import (
+  resolve_reward,
+  reward_context,
+  score_branches,
+)
 from srl_jax.testing.trajectories import AGENT, sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.types import Branches
@@ -103,10 +108,10 @@ def contexts_of(wants_context):
   )
   shape = (1, 2 * (widths.points + 1))
   branches = Branches(
-    tokens_NRC=np.zeros((*shape, 1), np.int32),
+    tokens_NRC=np.zeros((*shape, widths.stem + 5), np.int32),
     length_NR=np.ones(shape, np.int32),
-    is_completion_NRC=np.zeros((*shape, 1), bool),
-    sampler_logp_NRC=np.zeros((*shape, 1), np.float32),
+    is_completion_NRC=np.zeros((*shape, widths.stem + 5), bool),
+    sampler_logp_NRC=np.zeros((*shape, widths.stem + 5), np.float32),
     stopped_NR=np.zeros(shape, bool),
   )
   scorer = types.SimpleNamespace(score=score, wants_context=wants_context)
@@ -117,6 +122,7 @@ def contexts_of(wants_context):
 def test_a_context_holds_what_came_before_and_nothing_of_what_follows():
   given = contexts_of(wants_context=True)
   assert [context.step for context in given] == [0, 0, 1, 1, 2, 2, 3, 3]
+  assert {context.max_new_tokens for context in given} == {5}
   for context in given:
     # The steps contain what the environment answered.
     assert context.steps == AGENT.steps[: context.step]
@@ -127,6 +133,17 @@ def test_a_context_holds_what_came_before_and_nothing_of_what_follows():
     *(True, False) * 3,
     True,
   ]
+
+
+def test_a_context_tells_how_long_the_completion_is():
+  def room_left(action, target, *, context):
+    del action, target
+    return context.max_new_tokens - context.completion_tokens
+
+  context = reward_context(AGENT, 0)._replace(max_new_tokens=10)
+  completion = Completion("<think>a</think>b", stopped=True, tokens=3)
+  scored = score_one(RewardConfig(), room_left, completion, "b", context)
+  assert scored.reward == 7
 
 
 def test_no_context_is_made_for_a_function_that_wants_none():

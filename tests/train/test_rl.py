@@ -11,6 +11,7 @@ import pytest
 from srl_jax import loading, sharding
 from srl_jax.data.batching import Widths
 from srl_jax.evaluate.estimates import Estimate
+from srl_jax.rewards import RewardError
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import tiny
 from srl_jax.train import rl
@@ -112,6 +113,24 @@ def test_a_batch_that_no_rounds_can_fill_is_refused(runs, tmp_path):
   changes = {"dynamic_sampling__max_rounds": 2, "groups_per_batch": 97}
   with pytest.raises(ValueError, match="groups_per_batch to 48 or less"):
     runs.run(tmp_path, "srl", **{f"srl__{k}": x for k, x in changes.items()})
+
+
+def test_a_reward_of_ones_own_is_tried_before_anything_is_measured(
+  runs, tmp_path, capsys
+):
+  """On the expert's own text; json.dumps takes no target."""
+  changes = {"reward_workers__count": 0, "srl__update_steps": 1}
+  with pytest.raises(RewardError, match=r"'json:dumps' failed: it raised"):
+    runs.run(tmp_path, "srl", srl__reward__function="json:dumps", **changes)
+  assert not (tmp_path / "results.json").exists()
+  half = "srl_jax.testing.experiment:half"
+  config = runs.config("srl", srl__reward__function=half, **changes)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path / "run")
+    rl.RlStage(run, "srl", config.srl).close()
+  said = capsys.readouterr().out
+  assert f"srl: {half} gives the expert's own text 0.500" in said
 
 
 def test_targets_that_no_completion_has_room_for_are_named(
