@@ -51,6 +51,8 @@ class UnfusedUpdate:
       SharedRounds(parts) if parts.config.sampling.rows else None
     )
     self._worst_failure = ""
+    # The least share of broken formats in an update step of this attempt.
+    self._least_broken = 1.0
     # Values of single samples by metric; a dict for each round of this update
     # step.
     self._drawn: list[dict[str, np.ndarray]] = []
@@ -105,8 +107,8 @@ class UnfusedUpdate:
     values = reduce_metrics(rounds) if rounds else {"tokens_sampled": 0.0}
     values |= shared | {"groups_expired": expired}
     values |= self._batch_values(groups, update_step)
-    if values.get("format_failure", 0) > 0.9:
-      self._warn(update_step, values["format_failure"])
+    if rounds:
+      self._watch_formats(update_step, values["format_failure"])
     packed = pack(
       groups,
       parts.update_shape,
@@ -247,13 +249,25 @@ class UnfusedUpdate:
       values[f"reward_step_{depth + 1}"] = float(mean)
     return values
 
-  def _warn(self, update_step: int, share: float) -> None:
+  def _watch_formats(self, update_step: int, broken: float) -> None:
+    """Warns if hardly any sample has its format; `broken` is the share."""
+    if broken > 0.9:
+      progress.warn(
+        f"{broken:.0%} of the samples of {self.parts.name} update step "
+        f"{update_step + 1} break the format; most often: "
+        f"{self._worst_failure}; {self._cure_of_formats()}"
+      )
+    self._least_broken = min(self._least_broken, broken)
+
+  def _cure_of_formats(self) -> str:
     name = self.parts.name
-    progress.warn(
-      f"{share:.0%} of the samples of {name} update step {update_step + 1} "
-      f"break the format; most often: {self._worst_failure}. Raise "
-      f"c.{name}.sampling.max_new_tokens if thoughts are cut off, or warm the "
-      "model up with an sft stage"
+    longer = f"raise c.{name}.sampling.max_new_tokens if thoughts are cut off"
+    if self._least_broken > 0.5:
+      return f"{longer}, or warm the model up with an sft stage"
+    return (
+      f"in an earlier update step only {self._least_broken:.1%} did, so "
+      f"training has broken the model: lower c.{name}.optim.learning_rate, or "
+      f"{longer}"
     )
 
   def _accept_fewer(self, values: dict[str, float], update_step: int) -> None:
@@ -273,9 +287,8 @@ class UnfusedUpdate:
       f"rewards that differ (kept {values['kept_share']:.1%} of "
       f"{values['groups_sampled']:.0f}; {values['format_failure']:.1%} of the "
       f"samples break the format, mostly: {self._worst_failure}; mean reward "
-      f"{values['reward']:.3f}). If formats break, raise "
-      f"c.{name}.sampling.max_new_tokens or add an sft stage; if all "
-      "rewards are equal, the model solves everything or nothing: raise "
+      f"{values['reward']:.3f}). If formats break: {self._cure_of_formats()}. "
+      "If all rewards are equal, the model solves everything or nothing: raise "
       f"c.{name}.sampling.samples, use other data, lower "
       f"c.{name}.dynamic_sampling.epsilon, lower "
       f"c.{name}.groups_per_batch, or raise "

@@ -326,7 +326,7 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
   [line] = capsys.readouterr().out.splitlines()
   assert line.startswith(
     "warning: 100% of the samples of srl update step 5 break the format; most "
-    "often: not_stopped. Raise c.srl.sampling.max_new_tokens"
+    "often: not_stopped; raise c.srl.sampling.max_new_tokens"
   )
 
 

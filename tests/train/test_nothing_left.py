@@ -112,5 +112,7 @@ def test_broken_formats_are_an_error_at_any_time(
       lambda rounds: measured(rounds) | {"format_failure": 0.6},
     )
 
-  with pytest.raises(RuntimeError, match=r"60.0% of the samples break the"):
+  with pytest.raises(RuntimeError, match=r"60.0% of the samples break") as x:
     run(runs, tmp_path / "run", events={("srl", 4): break_formats})
+  # They held before, so the learning rate is the first to suspect.
+  assert "broken the model: lower c.srl.optim.learning_rate" in str(x.value)
