@@ -162,11 +162,12 @@ class EpisodesStage:
     self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
     problems, values = self._sampled(state.params, update_step)
-    # Without problems the batch is empty: the step changes no parameter, and
-    # the schedule of the learning rate counts it.
-    turns = self._turns(problems, update_step)
-    packed = self._pack(turns, update_step)
-    state, dispatched = update_on(
+    packed = []
+    if problems:
+      packed = self._pack(self._turns(problems, update_step), update_step)
+    # Without micro-batches the step changes no parameter, and the schedule of
+    # the learning rate counts it.
+    return update_on(
       Batch(map(self._run.put, packed), values),
       self.updater,
       state,
@@ -174,9 +175,6 @@ class EpisodesStage:
       passes=self.config.passes,
       reference=reference,
     )
-    if problems:
-      return state, dispatched
-    return state, Dispatched(values | {"skipped_updates": 1.0}, [])
 
   def _sampled(
     self, params: Any, update_step: int

@@ -230,7 +230,10 @@ def update_on(
   passes: int,
   reference: Any,
 ) -> tuple[TrainState, Dispatched]:
-  """Starts `passes` update steps, each on the whole batch."""
+  """Starts `passes` update steps, each on the whole batch.
+
+  Without micro-batches they change no parameter.
+  """
   parts, of_batches, of_updates = batch.micro_batches, [], []
   if passes > 1:
     parts = list(parts)
@@ -244,7 +247,7 @@ def update_on(
     of_batches += metrics
     of_updates.append(of_update)
   values = batch.values | {"micro_batches": len(of_batches)}
-  return state, Dispatched(values, [of_batches, of_updates])
+  return state, Dispatched(values, [x for x in (of_batches, of_updates) if x])
 
 
 def check_divides(config: StageConfig, small: str, large: str) -> None:

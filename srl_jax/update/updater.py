@@ -218,7 +218,8 @@ class Updater:
 
     Args:
       state: the state before the update step; it is consumed.
-      batches: one or more micro-batches of one shape.
+      batches: micro-batches of one shape; without any the state stays as it
+        is, and the schedule counts the step.
       update_step: number of earlier update steps of this stage.
       reference: the trained part of the KL reference, or None.
 

@@ -133,13 +133,16 @@ def test_without_a_problem_that_teaches_the_update_step_is_skipped(
     tmp_path,
     "episodes",
     episodes__update_steps=2,
+    episodes__passes=2,
     episodes__turns=1,
     checkpoint__every_update_steps=1,
   )
   rows = [x for x in outcome.rows() if "episodes/reward" in x]
-  assert [row["episodes/skipped_updates"] for row in rows] == [1, 1]
+  assert [row["episodes/skipped_updates"] for row in rows] == [2, 2]
   assert [row["episodes/rounds"] for row in rows] == [3, 3]
-  assert not any("episodes/grad_norm" in row for row in rows)
+  # No micro-batch was run.
+  assert [row["episodes/micro_batches"] for row in rows] == [0, 0]
+  assert [row["episodes/grad_norm"] for row in rows] == [0, 0]
   first, second = (outcome.saved["episodes", step][0] for step in (1, 2))
   jax.tree.map(np.testing.assert_array_equal, first["params"], second["params"])
   # The schedule of the learning rate counts the steps, and nothing else does.
@@ -148,7 +151,7 @@ def test_without_a_problem_that_teaches_the_update_step_is_skipped(
     for a, b in zip(*map(jax.tree.leaves, (first, second)), strict=True)
     if np.ndim(a) == 0 and a != b
   ]
-  assert moved == [(1, 2)]
+  assert moved == [(2, 4)]
 
 
 def test_contexts_are_those_of_evaluation():
