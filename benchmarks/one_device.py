@@ -133,6 +133,5 @@ def make_batch(
     trunks=make_trunks(work, vocab_size),
     branches=branches,
     reward_NKG=rng.random(shape, np.float32),
-    is_fresh_NK=np.ones(shape[:2], bool),
   )
   return jax.tree.map(lambda x: x[:trunks], batch)

@@ -82,7 +82,6 @@ def rows_of_points(
       *(by_point(x).reshape(count, -1, *x.shape[2:]) for x in old.branches)
     ),
     by_point(old.reward_NKG[:, 0]),
-    by_point(old.is_fresh_NK[:, 0]),
   )
   batch = jax.device_get(one_branch_per_lane(whole))
   return [

@@ -97,7 +97,6 @@ def lanes_of(
       trunks,
       branches,
       reward_NKG=np.zeros(shape, np.float32),
-      is_fresh_NK=np.ones(shape[:2], bool),
     )
   )
   advantage_NBW = np.broadcast_to(

@@ -146,7 +146,6 @@ def batch(branches):
     trunks=TRUNKS,
     branches=branches,
     reward_NKG=rewards.astype(np.float32),
-    is_fresh_NK=TRUNKS.is_real_NK,
   )
 
 

@@ -36,7 +36,6 @@ def branch_logps(
       trunks,
       branches,
       reward_NKG=np.zeros((*points, samples), np.float32),
-      is_fresh_NK=np.zeros(points, bool),
     )
   )
   scores = lane_logps(

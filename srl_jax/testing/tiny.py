@@ -144,7 +144,6 @@ def separate_batch(batch: Experience) -> Experience:
     trunks=separate_prompts(trunks),
     branches=type(batch.branches)(*map(rows, batch.branches)),
     reward_NKG=rows(batch.reward_NKG)[:, None, 0],
-    is_fresh_NK=rows(batch.is_fresh_NK),
   )
 
 

@@ -292,7 +292,6 @@ def expert_experience(batch: batching.TrunkBatch, width: int) -> Experience:
       stopped_NR=length_NK > 0,
     ),
     reward_NKG=np.zeros((*length_NK.shape, 1), np.float32),
-    is_fresh_NK=np.zeros(length_NK.shape, bool),
   )
 
 
@@ -300,7 +299,7 @@ def pack_experience(
   experience: Experience, shape: PackShape
 ) -> Iterator[MicroBatch]:
   """Packs the expert's branches, as `packing.pack` does."""
-  trunks, branches, reward_NKG, _ = experience
+  trunks, branches, reward_NKG = experience
   groups = make_groups(
     trunks,
     branches,

@@ -25,14 +25,11 @@ class Experience(NamedTuple):
     trunks: the trunks and their branch points.
     branches: R = K * G branches per trunk; empty branches have length 0.
     reward_NKG: float32 rewards of the groups (zeros in SFT).
-    is_fresh_NK: True for groups sampled by the same parameters that the
-      batch now updates, so that their ratio starts at 1.
   """
 
   trunks: Trunks
   branches: Branches
   reward_NKG: Array
-  is_fresh_NK: Array
 
 
 class MicroBatch(NamedTuple):
@@ -58,7 +55,7 @@ class MicroBatch(NamedTuple):
       distribution it was drawn from; 0 where it does not count.
     advantage_NBW: float32 advantage of the branch (0 in SFT).
     is_fresh_NBW: True for branches sampled by the same parameters that the
-      batch now updates.
+      batch now updates, so that their ratio starts at 1.
     branches_N: number of branches with completion tokens.
   """
 
@@ -85,7 +82,7 @@ class LossFn(Protocol):
 
 
 def one_branch_per_lane(
-  experience: Experience, *, divide_by_std: bool = True
+  experience: Experience, *, divide_by_std: bool = True, is_fresh: bool = True
 ) -> MicroBatch:
   """Returns rows of one trunk (U = 1), with a lane for each of its branches.
 
@@ -95,8 +92,9 @@ def one_branch_per_lane(
   Args:
     experience: N trunks and their branches.
     divide_by_std: see `advantages.group_advantages`.
+    is_fresh: whether the parameters that are updated have sampled them.
   """
-  trunks, branches, reward_NKG, is_fresh_NK = experience
+  trunks, branches, reward_NKG = experience
   n, r, width = branches.tokens_NRC.shape
   samples = reward_NKG.shape[-1]
   shape = (n, r, width - 1)
@@ -123,6 +121,6 @@ def one_branch_per_lane(
     completion_tokens_NBW=jnp.where(is_counted_NBW, tokens_NB[..., None], 0),
     sampler_logp_NBW=branches.sampler_logp_NRC[..., 1:],
     advantage_NBW=wide(jnp.asarray(advantage_NKG).reshape(n, r)),
-    is_fresh_NBW=wide(jnp.repeat(is_fresh_NK, samples, axis=1)),
+    is_fresh_NBW=jnp.full(shape, is_fresh),
     branches_N=(tokens_NB > 0).sum(-1),
   )

@@ -108,7 +108,6 @@ def kept_experience(
       sampler_logp_NRC=jnp.where(counted_NRC, branches.sampler_logp_NRC, 0.0),
     ),
     reward_NKG=jnp.where(kept_NK[..., None], reward_NKG, 0.0),
-    is_fresh_NK=kept_NK,
   )
 
 

@@ -130,7 +130,6 @@ def make_groups(
       ),
       branches=tree.map(of_branches, branches),
       reward_NKG=of_point(reward_NKG).astype(np.float32),
-      is_fresh_NK=np.ones((len(rows), 1), bool),
     ),
     trunk_id_P=first_id + rows.astype(np.int64),
     depth_P=depth_NK[rows, points],

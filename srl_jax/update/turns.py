@@ -98,7 +98,6 @@ def make_turns(
       trunks=_trunks(turns, trunk_tokens[at_P], trunk_length[at_P]),
       branches=_branches(turns, branch_width),
       reward_NKG=np.array(reward_P, np.float32).reshape(-1, 1, 1),
-      is_fresh_NK=np.ones((len(turns), 1), bool),
     ),
     trunk_id_P=at_P,
     depth_P=np.array(depth_P, np.int32),

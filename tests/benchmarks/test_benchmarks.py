@@ -144,9 +144,9 @@ def test_the_loss_with_given_advantages_is_the_loss_of_the_package(bench):
       trunks._replace(branch_at_NK=points(trunks.branch_at_NK)),
       Branches(*(x[rows.branch_NR] for x in samples)),
       reward_NKG=reward_NKG,
-      # Their log-probs are random numbers.
-      is_fresh_NK=np.zeros(reward_NKG.shape[:2], bool),
-    )
+    ),
+    # Their log-probs are random numbers.
+    is_fresh=False,
   )
   config = LossConfig()
   ours = prefix_sharing.given_advantages(bench.policy)

@@ -63,9 +63,7 @@ def train(mesh):
     for step in range(3):
       branches = sampler.sample(state.params, TRUNKS, jax.random.key(step))
       rewards = np.random.default_rng(step).random((4, 2, 2))
-      batch = Experience(
-        TRUNKS, branches, rewards.astype(np.float32), TRUNKS.is_real_NK
-      )
+      batch = Experience(TRUNKS, branches, rewards.astype(np.float32))
       lanes = one_branch_per_lane(batch)
       placed = sharding.put_batch(lanes, mesh, RULES)
       state, of_batch, of_step = updater.update(

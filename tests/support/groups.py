@@ -73,5 +73,4 @@ def groups(rows, rewards, *, sampler_logp=None, trunk=(1,), points=1):
       stopped_NR=length_NR > 0,
     ),
     reward_NKG=np.asarray(rewards, np.float32),
-    is_fresh_NK=trunks.is_real_NK,
   )

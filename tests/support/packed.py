@@ -40,7 +40,6 @@ def experience_of(
       sampler_logp_NRC=np.where(counted, branches.sampler_logp_NRC, 0)
     ),
     reward_NKG.astype(np.float32),
-    trunks.is_real_NK,
   )
 
 
@@ -48,7 +47,7 @@ def groups_of(
   experience: Experience, kept_NK: np.ndarray | None = None, **when: Any
 ) -> Groups:
   """Returns the kept groups (all by default), born in update step 3."""
-  trunks, branches, reward_NKG, _ = experience
+  trunks, branches, reward_NKG = experience
   kept_NK = trunks.is_real_NK if kept_NK is None else kept_NK
   return make_groups(
     trunks,

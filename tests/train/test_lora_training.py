@@ -66,7 +66,6 @@ def batch():
     trunks=TRUNKS,
     branches=jax.device_get(sample(PARAMS)),
     reward_NKG=rewards.astype(np.float32),
-    is_fresh_NK=TRUNKS.is_real_NK,
   )
 
 

@@ -30,7 +30,9 @@ def value_and_gradient(
   reference = options.get("reference")
 
   batch = one_branch_per_lane(
-    experience, divide_by_std=config.divide_by_group_std
+    experience,
+    divide_by_std=config.divide_by_group_std,
+    is_fresh=options.get("is_fresh", True),
   )
 
   def numerator(params):
@@ -97,16 +99,10 @@ def test_aggregations_weigh_tokens_as_their_equations_say(config, weights):
   assert not gradient[1:].any()
 
 
-def stale(batch):
-  """The batch as if parameters of an earlier update step had sampled it."""
-  return batch._replace(is_fresh_NK=np.zeros_like(batch.is_fresh_NK))
-
-
 def off_policy(ratio):
   """Both samples drew token 1, now `ratio` times as likely in the policy."""
   sampler_logp = np.log(0.3 / ratio)
-  batch = groups([[[[1], [1]]]], [[[1.0, 0.0]]], sampler_logp=sampler_logp)
-  return stale(batch)
+  return groups([[[[1], [1]]]], [[[1.0, 0.0]]], sampler_logp=sampler_logp)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +126,9 @@ def off_policy(ratio):
   ],
 )
 def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
-  _, gradient, metrics = value_and_gradient(off_policy(ratio), config)
+  _, gradient, metrics = value_and_gradient(
+    off_policy(ratio), config, is_fresh=False
+  )
   want = pull * (np.eye(V)[1] - P) / 2
   np.testing.assert_allclose(gradient[0], want, **CLOSE)
   np.testing.assert_allclose(metrics["ratio_max"], ratio, **CLOSE)
@@ -153,7 +151,7 @@ def test_rounding_of_the_sampler_clips_no_fresh_token(surrogate):
   # That the two differ is told.
   np.testing.assert_allclose(metrics["logp_gap_max"], np.log(2), **CLOSE)
   # The clip acts where others have sampled.
-  _, gradient, metrics = value_and_gradient(stale(batch), config)
+  _, gradient, metrics = value_and_gradient(batch, config, is_fresh=False)
   assert not gradient.any() and metrics["clipped_share"] == 1
 
 
@@ -169,7 +167,7 @@ def test_the_importance_cap_is_the_configured_one():
 
 
 def test_the_log_prob_gap_is_of_fresh_groups_only():
-  _, _, metrics = value_and_gradient(off_policy(1.5))
+  _, _, metrics = value_and_gradient(off_policy(1.5), is_fresh=False)
   assert metrics["logp_gap_max"] == 0
   assert np.isnan(metrics["logp_gap"])
   np.testing.assert_allclose(metrics["ratio_max"], 1.5, **CLOSE)
@@ -178,7 +176,9 @@ def test_the_log_prob_gap_is_of_fresh_groups_only():
 def test_temperature_is_the_one_that_the_tokens_were_drawn_at():
   # Temperature 1/2 squares probabilities: they are 16, 9, 4 and 1 of 30.
   batch = groups([[[[1], [2]]]], [[[1.0, 0.0]]], sampler_logp=np.log(0.3))
-  _, gradient, metrics = value_and_gradient(stale(batch), temperature=0.5)
+  _, gradient, metrics = value_and_gradient(
+    batch, temperature=0.5, is_fresh=False
+  )
   np.testing.assert_allclose(metrics["ratio_max"], 1.0, **CLOSE)
   # The second sample's ratio is 4/30 over 9/30, and its advantage is negative:
   # it is clipped. d logp / d logit is also divided by the temperature.

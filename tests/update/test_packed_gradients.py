@@ -35,13 +35,12 @@ from tests.support.packed import experience_of, groups_of
 
 def separate(experience):
   """Returns a row of its own for each group, its prompt cut to what it sees."""
-  trunks, branches, reward_NKG, is_fresh_NK = experience
+  trunks, branches, reward_NKG = experience
   rows = lambda x_NR: separate_rows(x_NR, trunks)  # noqa: E731
   return Experience(
     separate_prompts(trunks),
     type(branches)(*map(rows, branches)),
     rows(reward_NKG)[:, None, 0],
-    rows(is_fresh_NK),
   )
 
 

@@ -135,7 +135,7 @@ def differences(seed, params):
   reward_NKG = np.random.default_rng(seed).random(
     (trees, CONTEXTS, SAMPLES), np.float32
   )
-  experience = Experience(trunks, shared, reward_NKG, trunks.is_real_NK)
+  experience = Experience(trunks, shared, reward_NKG)
   packed = pack(groups_of(experience), SHAPE, update_step=3)
   rows = separate_batch(experience)._replace(trunks=prompts)
   rows = one_branch_per_lane(filled_up(rows, CONTEXTS))
