@@ -282,9 +282,7 @@ class EpisodesStage:
     for number, drawn in enumerate(episode.drawn):
       stem = self._stem(number)
       context = drawn.request.tokens[: -len(stem)]
-      turns.append(
-        Turn(context, stem, drawn.tokens, drawn.logps, drawn.is_stopped)
-      )
+      turns.append(Turn(context, stem, drawn.tokens, drawn.logps))
     return RewardedEpisode(tuple(turns), float(episode.is_correct))
 
   def _turns(

@@ -173,16 +173,16 @@ class UnfusedUpdate:
     parts, config = self.parts, self.parts.config
     if round_index == 0:
       self._record(batch, found, update_step)
-    depth_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
+    step_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
     for n, trunk in enumerate(batch.sources):
-      depth_NK[n, : len(trunk.points)] = [p.step for p in trunk.points]
+      step_NK[n, : len(trunk.points)] = [p.step for p in trunk.points]
     kept_NK = groups_lib.is_kept(scores.reward_NKG, config.dynamic_sampling)
     self.pool.add(
       groups_lib.make_groups(
         trunks,
         branches,
         scores.reward_NKG,
-        depth_NK,
+        step_NK,
         kept_NK,
         update_step=update_step,
         round_index=round_index,
@@ -244,9 +244,9 @@ class UnfusedUpdate:
       ),
     }
     reward_PG = groups.batch.reward_NKG[:, 0]
-    for depth in np.unique(groups.depth_P).tolist():
-      mean = reward_PG[groups.depth_P == depth].mean()
-      values[f"reward_step_{depth + 1}"] = float(mean)
+    for step in np.unique(groups.step_P).tolist():
+      mean = reward_PG[groups.step_P == step].mean()
+      values[f"reward_step_{step + 1}"] = float(mean)
     return values
 
   def _watch_formats(self, update_step: int, broken: float) -> None:

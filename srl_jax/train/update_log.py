@@ -18,8 +18,8 @@ from srl_jax.train.profile import Profile
 from srl_jax.train.stage import Dispatched, Stage
 from srl_jax.update.updater import compiled_count
 
-# Names of metrics that there are for each depth, in the metrics only.
-_OF_DEPTH = re.compile(r"_step_\d+$")
+# Names of metrics that there are for each step, in the metrics only.
+_OF_STEP = re.compile(r"_step_\d+$")
 
 
 class _Pending(NamedTuple):
@@ -100,7 +100,7 @@ class UpdateLog:
   def measured(self, update_step: int, values: dict[str, float]) -> None:
     """Writes and says what was measured after an update step."""
     self._write(update_step, values)
-    shown = {k: v for k, v in values.items() if not _OF_DEPTH.search(k)}
+    shown = {k: v for k, v in values.items() if not _OF_STEP.search(k)}
     texts = [f"{k.replace('_', ' ')} {v:.4f}" for k, v in shown.items()]
     of = f"{update_step + 1}/{self._stage.config.update_steps}"
     progress.say("  ".join([f"{self._stage.name} {of}", *texts]))

@@ -79,13 +79,13 @@ class Groups(NamedTuple):
   Attributes:
     batch: P trunks with K = 1 branch point of G branches each.
     trunk_id_P: id of the trunk in its round; groups with equal ids share it.
-    depth_P: 0-based index of the expert step that the group predicts.
+    step_P: 0-based index of the expert step that the group predicts.
     born_P: update step in which the group was sampled.
   """
 
   batch: Experience
   trunk_id_P: np.ndarray
-  depth_P: np.ndarray
+  step_P: np.ndarray
   born_P: np.ndarray
 
   def pick(self, index: np.ndarray | slice) -> Groups:
@@ -102,7 +102,7 @@ def make_groups(
   trunks: Trunks,
   branches: Branches,
   reward_NKG: np.ndarray,
-  depth_NK: np.ndarray,
+  step_NK: np.ndarray,
   kept_NK: np.ndarray,
   *,
   update_step: int,
@@ -132,7 +132,7 @@ def make_groups(
       reward_NKG=of_point(reward_NKG).astype(np.float32),
     ),
     trunk_id_P=first_id + rows.astype(np.int64),
-    depth_P=depth_NK[rows, points],
+    step_P=step_NK[rows, points],
     born_P=np.full(len(rows), update_step, np.int64),
   )
 

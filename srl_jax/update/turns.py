@@ -29,14 +29,12 @@ class Turn(NamedTuple):
     stem: given tokens at its head, one or more.
     tokens: tokens that were drawn, stop token included.
     logps: their log-probs, in nats.
-    is_stopped: whether they end with a stop token.
   """
 
   context: Sequence[int]
   stem: Sequence[int]
   tokens: Sequence[int]
   logps: Sequence[float]
-  is_stopped: bool
 
 
 class RewardedEpisode(NamedTuple):
@@ -75,7 +73,7 @@ def make_turns(
   trunk_of_P: list[int] = []
   advantage_P: list[float] = []
   reward_P: list[float] = []
-  depth_P: list[int] = []
+  step_P: list[int] = []
   for episodes in problems:
     reward_G = np.array([x.reward for x in episodes], np.float32)
     advantage_G = advantages.group_advantages(
@@ -88,7 +86,7 @@ def make_turns(
     trunks += longest
     for episode, advantage in zip(episodes, advantage_G, strict=True):
       turns += episode.turns
-      depth_P += range(len(episode.turns))
+      step_P += range(len(episode.turns))
       reward_P += [episode.reward] * len(episode.turns)
       advantage_P += [float(advantage)] * len(episode.turns)
   trunk_tokens, trunk_length = _padded(trunks, trunk_width, np.int32)
@@ -100,7 +98,7 @@ def make_turns(
       reward_NKG=np.array(reward_P, np.float32).reshape(-1, 1, 1),
     ),
     trunk_id_P=at_P,
-    depth_P=np.array(depth_P, np.int32),
+    step_P=np.array(step_P, np.int32),
     born_P=np.full(len(turns), update_step, np.int64),
   )
   return Turns(groups, np.array(advantage_P, np.float32).reshape(-1, 1))
@@ -170,5 +168,6 @@ def _branches(turns, width):
     stem_length_NR=stem_N[:, None],
     length_NR=length_N[:, None],
     sampler_logp_NRC=logps_NC[:, None],
-    stopped_NR=np.array([turn.is_stopped for turn in turns], bool)[:, None],
+    # Only rewards ask how a branch has ended.
+    stopped_NR=np.ones((len(turns), 1), bool),
   )

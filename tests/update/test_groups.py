@@ -111,7 +111,7 @@ def test_groups_of_a_round_are_its_real_points_in_order():
   trunks_P1, branches_PG = groups.batch.trunks, groups.batch.branches
   assert trunks_P1.branch_at_NK.tolist() == [[1], [2], [3], [1]]
   assert trunks_P1.stem_length_NK.tolist() == [[1], [2], [1], [1]]
-  assert groups.depth_P.tolist() == [0, 1, 2, 0]
+  assert groups.step_P.tolist() == [0, 1, 2, 0]
   assert groups.born_P.tolist() == [3] * 4
   assert trunks_P1.length_N.tolist() == [3, 3, 3, 1]
   assert trunks_P1.tokens_NS.tolist() == [[1, 2, 3]] * 3 + [[4, 0, 0]]

@@ -21,7 +21,7 @@ def episode(reward, *actions, head=(5, 6), seen=7):
   turns, context = [], tuple(head)
   for number, action in enumerate(actions):
     logps = [-0.5 - 0.1 * number] * len(action)
-    turns.append(Turn(context, STEM, action, logps, True))
+    turns.append(Turn(context, STEM, action, logps))
     context += (*action, seen)
   return RewardedEpisode(tuple(turns), reward)
 
@@ -55,7 +55,7 @@ def test_every_turn_has_the_advantage_of_its_episode():
   np.testing.assert_allclose(first, [2**0.5, -(0.5**0.5), -(0.5**0.5)], 1e-6)
   reward_P = turns.groups.batch.reward_NKG[:, 0, 0]
   assert reward_P.tolist() == [1, 1, 1, 0, 0, 0, 0, 1, 1, 1]
-  assert turns.groups.depth_P.tolist() == [0, 1, 2, 0, 0, 1, 0, 0, 1, 0]
+  assert turns.groups.step_P.tolist() == [0, 1, 2, 0, 0, 1, 0, 0, 1, 0]
   undivided = made(divide_by_std=False).advantage_PG[0, 0]
   np.testing.assert_allclose(undivided, 2 / 3, rtol=1e-6)
 
