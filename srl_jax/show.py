@@ -137,7 +137,7 @@ def _draw(
       trunk,
       completion,
       float(scores.reward_NKG[n, 0, 0]),
-      int(scores.failure_NKG[n, 0, 0]),
+      FAILURES[scores.failure_NKG[n, 0, 0]],
     )
     for n, (trunk, [completion]) in enumerate(zip(trunks, texts, strict=True))
   ]
@@ -149,7 +149,7 @@ def _sample(
   trunk: Trunk,
   completion: Completion,
   reward: float,
-  failure: int,
+  failure: str,
 ) -> Sample:
   [point] = trunk.points
   thought, action = "", completion.text
@@ -162,7 +162,7 @@ def _sample(
     action=action,
     expert=point.target.strip(format.WHITESPACE),
     reward=reward,
-    failure=FAILURES[failure - 1] if failure else "",
+    failure=failure,
   )
 
 

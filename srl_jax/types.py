@@ -136,7 +136,7 @@ class Scores(NamedTuple):
     value_NKG: value of the reward function; nan where the format is broken.
     thought_chars_NKG: length of the thought in characters.
     action_chars_NKG: length of the action in characters.
-    failure_NKG: how the format is broken, as 1 + index in
+    failure_NKG: how the format is broken, as the index in
       `rewards.FAILURES`; 0 where the format is right.
   """
 

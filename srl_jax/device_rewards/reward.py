@@ -180,7 +180,7 @@ class _Completions(NamedTuple):
   """Parts of completions, before they are compared with a target.
 
   Attributes:
-    failure_B: 1 + index in FAILURES; 0 where the format is right.
+    failure_B: index in FAILURES; 0 where the format is right.
     thought_chars_B: length of the thought, also where the format is broken.
     action_chars_B: length of the action, also where the format is broken.
     action_BX: code points of the action, cut off at the width.
@@ -330,7 +330,7 @@ class DeviceReward:
 
 
 def _failure(parts: tags.Parts, stopped_B: jax.Array) -> jax.Array:
-  """Returns the first failure of format.split: 1 + index in FAILURES, or 0.
+  """Returns the first failure of format.split, as its index in FAILURES.
 
   The last two are reached only with a single thought; the texts inside and
   outside of all tags are then thought and action.
@@ -345,8 +345,7 @@ def _failure(parts: tags.Parts, stopped_B: jax.Array) -> jax.Array:
   }
   failure_B = jnp.zeros_like(parts.opens_B)
   for name, is_broken_B in reversed(is_broken.items()):
-    code = 1 + FAILURES.index(name)
-    failure_B = jnp.where(is_broken_B, code, failure_B)
+    failure_B = jnp.where(is_broken_B, FAILURES.index(name), failure_B)
   return failure_B
 
 

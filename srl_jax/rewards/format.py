@@ -20,8 +20,10 @@ THINK_TAG = re.compile(f"{THINK_OPEN}|{THINK_CLOSE}")
 # can do the same on code points.
 WHITESPACE = " \t\r\n"
 
-# The first that applies, in this order, is reported.
+# The first that applies, in this order, is reported; "" stands for none.
+# Arrays hold the index in here, so 0 is a format that is whole.
 FAILURES = (
+  "",
   "not_stopped",  # cut by the length limit, not ended by a stop token
   "no_thought",  # does not begin with <think>
   "thought_not_closed",
@@ -37,7 +39,7 @@ def think_block(thought: str) -> str:
 
 
 class Parsed(NamedTuple):
-  """The parts of a completion, trimmed; failure is "" or one of FAILURES."""
+  """The parts of a completion, trimmed; failure is one of FAILURES."""
 
   thought: str
   action: str

@@ -88,7 +88,7 @@ class Scored(NamedTuple):
   Attributes:
     reward: what is trained on.
     value: the reward function's value; nan where the format is broken.
-    failure: "" or one of format.FAILURES.
+    failure: one of format.FAILURES.
     thought_chars: characters in think blocks, also where they are broken.
     action_chars: characters outside of them.
   """

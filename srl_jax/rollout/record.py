@@ -51,7 +51,7 @@ SCHEMA = {
   "is_stopped": "bool",
   "reward": "float32",
   "value": "float32",  # of the reward function; null if the format is broken
-  "failure": "string",  # one of rewards.FAILURES, or ""
+  "failure": "string",  # one of rewards.FAILURES
   "is_kept": "bool",  # by dynamic sampling; null in validation
 }
 
@@ -320,11 +320,10 @@ def _trajectory_columns(trajectory: Trajectory) -> dict[str, Any]:
 
 def _score_columns(scores: Scores, place: tuple[int, ...]) -> dict[str, Any]:
   value = float(scores.value_NKG[place])
-  failure = int(scores.failure_NKG[place])
   return {
     "reward": float(scores.reward_NKG[place]),
     "value": None if np.isnan(value) else value,
-    "failure": FAILURES[failure - 1] if failure else "",
+    "failure": FAILURES[scores.failure_NKG[place]],
   }
 
 

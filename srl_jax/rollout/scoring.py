@@ -138,8 +138,7 @@ def score_branches(
     scores.value_NKG[place] = one.value
     scores.thought_chars_NKG[place] = one.thought_chars
     scores.action_chars_NKG[place] = one.action_chars
-    if one.failure:
-      scores.failure_NKG[place] = 1 + FAILURES.index(one.failure)
+    scores.failure_NKG[place] = FAILURES.index(one.failure)
   return scores
 
 

@@ -193,7 +193,7 @@ def _sample(draw, words, text, target):
   # Some of the expert's step, and something else.
   kept = target[: draw.randint(0, len(target))]
   action = f"{kept}{_sentence(draw, words // 4, text)}".strip()
-  failure = draw.choice(FAILURES) if draw.random() < 0.1 else ""
+  failure = draw.choice(FAILURES[1:]) if draw.random() < 0.1 else ""
   reward = -1.0 if failure else difflib_ratio(action, target)
   return {
     "text": f"<think>{thought}</think>\n{action}",

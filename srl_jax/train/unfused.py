@@ -323,5 +323,5 @@ class UnfusedUpdate:
 
 
 def _most_frequent_failure(scores: Scores) -> str:
-  seen = np.bincount(scores.failure_NKG.ravel(), minlength=len(FAILURES) + 1)
-  return FAILURES[int(seen[1:].argmax())]
+  seen = np.bincount(scores.failure_NKG.ravel(), minlength=len(FAILURES))
+  return FAILURES[1 + int(seen[1:].argmax())]

@@ -163,9 +163,7 @@ def test_scores_are_those_of_the_host(tokenizer, function):
     reward, batch, branches, tokenizer, score, 50
   )
   # The compared completions have every failure, and also right formats.
-  failures = np.bincount(
-    expected.failure_NKG.ravel(), minlength=1 + len(FAILURES)
-  )
+  failures = np.bincount(expected.failure_NKG.ravel(), minlength=len(FAILURES))
   assert (failures > 0).all() and failures[0] > 100
   assert 0 < np.isnan(expected.reward_NKG).sum() < 150
 
@@ -194,8 +192,7 @@ def test_the_reward_by_hand():
   np.testing.assert_array_equal(
     found.value_NKG[0, 0], [np.float32(6 / 7), np.nan, np.nan, np.nan]
   )
-  names = ["", *FAILURES]
-  assert [names[i] for i in found.failure_NKG[0, 0]] == [
+  assert [FAILURES[i] for i in found.failure_NKG[0, 0]] == [
     "",
     "not_stopped",
     "no_thought",

@@ -220,7 +220,7 @@ def test_scores_are_laid_out_as_the_branches_are():
     scores.action_chars_NKG[:, :, 0], [[6, 6, nan], [2, nan, nan]]
   )
   assert np.isnan(scores.value_NKG[1]).all()
-  not_stopped = 1 + FAILURES.index("not_stopped")
+  not_stopped = FAILURES.index("not_stopped")
   assert scores.failure_NKG[:, :, 0].tolist() == [
     [0, 0, 0],
     [not_stopped, 0, 0],

@@ -68,7 +68,7 @@ def sampled(trunks):
     np.where(is_broken_NKG, np.nan, reward_NKG / 2),
     reward_NKG,
     reward_NKG,
-    np.where(is_broken_NKG, 1 + FAILURES.index("not_stopped"), 0),
+    np.where(is_broken_NKG, FAILURES.index("not_stopped"), 0),
   )
   return batch, branches, scores
 

@@ -42,7 +42,7 @@ class Lengths:
       Scored(
         reward=float(c.text),
         value=float(target),
-        failure="" if c.stopped else FAILURES[2],
+        failure="" if c.stopped else FAILURES[3],
         thought_chars=len(c.text),
         action_chars=len(c.text) + 10,
       )
@@ -100,7 +100,7 @@ def test_scores_lie_where_their_branch_and_point_are():
     "value_NKG": [[[100] * 3, [200] * 3], [[300] * 3, [NAN] * 3]],
     "thought_chars_NKG": [[[1, 2, 1], [1, 1, 1]], [[1, 2, 2], [NAN] * 3]],
     "action_chars_NKG": [[[11, 12, 11], [11] * 3], [[11, 12, 12], [NAN] * 3]],
-    # 1 + 2, the place in FAILURES: 0 is for a format that is whole.
+    # The index in FAILURES; 0 is a format that is whole.
     "failure_NKG": [[[0, 0, 0], [0, 3, 0]], [[0, 0, 0], [0, 0, 0]]],
   }
   for name, value in want.items():
