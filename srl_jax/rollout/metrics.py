@@ -56,9 +56,11 @@ def measure(
   scores: Scores,
   kept_NK: Array,
   slot_use: SlotUse,
+  rollout_s: float = 0.0,
+  reward_s: float = 0.0,
   xp: types.ModuleType = np,
 ) -> RolloutMetrics:
-  """Measures one round; times are 0.
+  """Measures one round.
 
   Args:
     trunks: N trunks with K branch points.
@@ -66,6 +68,8 @@ def measure(
     scores: scores of all branches [N, K, G].
     kept_NK: True for groups that the filter keeps.
     slot_use: how full the slots were.
+    rollout_s: time of sampling and scoring; a program knows none.
+    reward_s: the part of it in which the host scored.
     xp: numpy on the host, jax.numpy inside a program.
   """
   is_scored_NKG = ~xp.isnan(scores.reward_NKG)
@@ -105,8 +109,8 @@ def measure(
       _sum(xp, slot_use.busy_N), _sum(xp, slot_use.slot_iterations_N)
     ),
     padded_share=Ratio(positions - tokens, zero + positions),
-    rollout_s=zero,
-    reward_s=zero,
+    rollout_s=xp.asarray(rollout_s),
+    reward_s=xp.asarray(reward_s),
   )
 
 

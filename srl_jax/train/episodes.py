@@ -72,7 +72,7 @@ class EpisodesStage:
       ValueError: the settings do not fit data, model or mesh.
     """
     self._run, self.name, self.config = run, name, config
-    self.uses_reference = config.loss.kl_coefficient > 0
+    self.uses_reference = config.loss.uses_reference
     run = with_judgeable(run, name)
     self._rules, self._widths = self._make_rules()
     room = self._widths[1], self._rules.max_positions

@@ -88,7 +88,7 @@ class FusedUpdate:
       parts.abstract_targets(rows),
       parts.abstract_key(),
       abstract.scalar(jnp.int32(0), run.mesh),
-      state.trained if parts.uses_reference else None,
+      state.trained if parts.config.loss.uses_reference else None,
     )
     name = parts.name
     yield Program(

@@ -75,7 +75,7 @@ class RlStage:
       ),
     )
     self.name, self.config = name, config
-    self.uses_reference = config.loss.kl_coefficient > 0
+    self.uses_reference = config.loss.uses_reference
     self.data = data or _load(run, name, config)
     _check_batch(name, config, self.data)
     self._run = run

@@ -84,11 +84,6 @@ class RlParts:
       lane_width=widths.stem + sampling.max_new_tokens - 1,
     )
 
-  @property
-  def uses_reference(self) -> bool:
-    """Whether the loss has a KL reference."""
-    return self.config.loss.kl_coefficient > 0
-
   def abstract_trunks(self, rows: int) -> Any:
     """Trunks of the sampler, abstract."""
     empty = self.data.empty_batch().trunks

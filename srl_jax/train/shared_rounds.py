@@ -46,7 +46,7 @@ class SharedRounds:
   """Samples the rounds of update steps."""
 
   def __init__(self, parts: RlParts):
-    self._pieces = parts
+    self._parts = parts
     run, sampling = parts.run, parts.config.sampling
     widths = parts.data.widths
     branches = widths.points * sampling.samples
@@ -79,14 +79,14 @@ class SharedRounds:
 
   def sample(
     self, params: Any, update_step: int, need: int
-  ) -> tuple[list[ScoredRound], dict[str, float]]:
+  ) -> list[ScoredRound]:
     """Samples until `need` groups are kept, or too many rounds have begun.
 
     Returns:
-      All rounds, in the order in which they were drawn, and the metrics that
-      they have in common.
+      All rounds, in the order in which they were drawn. The first one has the
+      use of slots and the time of all.
     """
-    parts = self._pieces
+    parts = self._parts
     # As in rollout/rounds.py.
     jax.block_until_ready(params)
     begin_s = time.monotonic()
@@ -123,16 +123,18 @@ class SharedRounds:
     )
     # Their memory is for the update.
     self._programs.stop()
-    # Rounds that share slots have no use of slots and no time of their own.
-    shared = {
-      "slot_occupancy": slots.use.busy / slots.use.slot_iterations,
-      "rollout_s": time.monotonic() - begin_s,
-    }
-    return [drawn[number] for number in range(len(drawn))], shared
+    use = SlotUse(
+      np.array([slots.use.busy]), np.array([slots.use.slot_iterations])
+    )
+    first = drawn[0].found._replace(
+      slot_use=use, rollout_s=time.monotonic() - begin_s
+    )
+    drawn[0] = drawn[0]._replace(found=first)
+    return [drawn[number] for number in range(len(drawn))]
 
   def _score(self, batch: TrunkBatch, branches: Branches) -> ScoredRound:
     """Scores a round."""
-    parts, run = self._pieces, self._pieces.run
+    parts, run = self._parts, self._parts.run
     scored = None
     if parts.device_scorer:
       placed = sharding.put_batch(branches, run.mesh, run.rollout_rules)
@@ -145,8 +147,8 @@ class SharedRounds:
     own = own_scores(batch, branches, scored, parts.scorer, run.tokenizer)
     reward_s = time.monotonic() - begin_s
     scores = sharding.gather_rows(own, len(batch.sources))
-    slot_use = SlotUse(*np.zeros((2, len(batch.sources)), np.int64))
-    found = Round(branches, scores, slot_use, 0.0, reward_s)
+    none = SlotUse(*np.zeros((2, 1), np.int64))
+    found = Round(branches, scores, none, 0.0, reward_s)
     return ScoredRound(batch, found)
 
   def compiled(self) -> list[Any]:
@@ -160,14 +162,14 @@ class SharedRounds:
       params: the parameters, abstract.
       beside_bytes: bytes per device of other arrays in memory.
     """
-    name, mesh = self._pieces.name, self._pieces.run.mesh
+    name, mesh = self._parts.name, self._parts.run.mesh
     layout = self.layout
     self.at_rest_bytes = yield from decoding_programs(
       self._programs,
-      layout.queue(self._pieces.config.sampling.temperature),
+      layout.queue(self._parts.config.sampling.temperature),
       layout.settings(self._stop_ids),
       params=params,
-      key=abstract.scalar(self._pieces.run.key(name), mesh),
+      key=abstract.scalar(self._parts.run.key(name), mesh),
       room=layout.room,
       has_places=True,
       mesh=mesh,

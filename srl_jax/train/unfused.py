@@ -7,7 +7,6 @@ wait for the next batch. fused.py does all of this in one program where it can.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -83,9 +82,9 @@ class UnfusedUpdate:
     expired = self.pool.drop_born_before(
       update_step - config.dynamic_sampling.max_age
     )
-    rounds, shared, self._drawn = [], {}, []
+    rounds, self._drawn = [], []
     if self._shared_rounds and self._is_short(0):
-      rounds, shared = self._rounds_together(params, update_step)
+      rounds = self._rounds_together(params, update_step)
     most = len(rounds) or config.dynamic_sampling.max_rounds
     while self._is_short(len(rounds)):
       if len(rounds) == most:
@@ -105,7 +104,7 @@ class UnfusedUpdate:
     groups = self.pool.take(count)
     # All groups may have waited in the pool.
     values = reduce_metrics(rounds) if rounds else {"tokens_sampled": 0.0}
-    values |= shared | {"groups_expired": expired}
+    values["groups_expired"] = expired
     values |= self._batch_values(groups, update_step)
     if rounds:
       self._watch_formats(update_step, values["format_failure"])
@@ -126,12 +125,8 @@ class UnfusedUpdate:
 
   def _rounds_together(
     self, params: Any, update_step: int
-  ) -> tuple[list[rollout_metrics.RolloutMetrics], dict[str, float]]:
-    """Samples rounds in shared slots: until the batch is full, or all.
-
-    Returns:
-      The metrics of each round, and those that they have in common.
-    """
+  ) -> list[rollout_metrics.RolloutMetrics]:
+    """Samples rounds in shared slots: until the batch is full, or all."""
     config = self.parts.config
     need = config.groups_per_batch - len(self.pool)
     what = (
@@ -139,11 +134,10 @@ class UnfusedUpdate:
       f"together, {need} of {config.groups_per_batch} groups to keep"
     )
     with progress.task(what):
-      found, shared = self._shared_rounds.sample(params, update_step, need)
-    rounds = [
+      found = self._shared_rounds.sample(params, update_step, need)
+    return [
       self._judge(one, update_step, index) for index, one in enumerate(found)
     ]
-    return rounds, shared
 
   def _round(
     self, params: Any, update_step: int, round_index: int
@@ -191,13 +185,14 @@ class UnfusedUpdate:
     self._worst_failure = _most_frequent_failure(scores)
     if parts.run.trackers.is_watching:
       self._drawn.append(rollout_metrics.of_samples(branches, scores))
-    measured = rollout_metrics.measure(
-      trunks, branches, scores, kept_NK, found.slot_use
-    )
-    return dataclasses.replace(
-      measured,
-      rollout_s=np.float64(found.rollout_s),
-      reward_s=np.float64(found.reward_s),
+    return rollout_metrics.measure(
+      trunks,
+      branches,
+      scores,
+      kept_NK,
+      found.slot_use,
+      found.rollout_s,
+      found.reward_s,
     )
 
   def _record(self, batch: TrunkBatch, found: Round, update_step: int) -> None:

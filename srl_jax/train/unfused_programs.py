@@ -35,7 +35,7 @@ def programs(parts: RlParts, shared: SharedRounds | None) -> Iterator[Program]:
   """
   run, updater = parts.run, parts.updater
   state = updater.abstract_state()
-  reference = state.trained if parts.uses_reference else None
+  reference = state.trained if parts.config.loss.uses_reference else None
   beside_bytes = bytes_per_device((state.opt_state, reference))
   trunks, key = _part(parts)
   with jax.set_mesh(run.mesh):
@@ -52,7 +52,7 @@ def programs(parts: RlParts, shared: SharedRounds | None) -> Iterator[Program]:
     name=parts.name,
     rows_multiple=sharding.batch_devices(run.mesh, run.rules),
     narrower="trunks.points_per_trunk",
-    has_reference=parts.uses_reference,
+    has_reference=parts.config.loss.uses_reference,
   )
 
 

@@ -116,6 +116,11 @@ class LossConfig:
         "for example max_new_tokens"
       )
 
+  @property
+  def uses_reference(self) -> bool:
+    """Whether there is a KL reference: parameters to stay close to."""
+    return self.kl_coefficient > 0
+
 
 @flax.struct.dataclass
 class GrpoMetrics:
@@ -249,7 +254,7 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
       )
     loss_NBW = surrogate(logp_NBW, old_NBW, batch.advantage_NBW)
     kl_NBW = jnp.zeros_like(loss_NBW)
-    if config.kl_coefficient:
+    if config.uses_reference:
       reference_NBW = logps(reference, batch).logp
       kl_NBW = losses.kl_k3(logp_NBW, only_counted(reference_NBW))
       loss_NBW = loss_NBW + config.kl_coefficient * kl_NBW
