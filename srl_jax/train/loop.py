@@ -39,12 +39,6 @@ from srl_jax.update.updater import TrainState
 During = Callable[[str, int, Any], dict[str, float]]
 
 
-def nothing(stage: str, done: int, params: Any) -> dict[str, float]:
-  """Measures nothing."""
-  del stage, done, params
-  return {}
-
-
 # The file of a stage that ended early.
 _ENDED = "ended.json"
 
@@ -67,7 +61,7 @@ def train_stage(
   directory: pathlib.Path,
   first_global_step: int,
   is_stopping: Callable[[], bool],
-  during: During = nothing,
+  during: During | None = None,
 ) -> Any:
   """Trains one stage, from its last checkpoint if it has one.
 
@@ -181,7 +175,7 @@ def train_stage(
         config.validate_every and done % config.validate_every == 0
       ):
         validate(done)
-      if measured := during(name, done, state.params):
+      if during and (measured := during(name, done, state.params)):
         log.flush()
         log.measured(update_step, measured)
       is_asked = is_stopping()
@@ -321,7 +315,7 @@ def train_stages(
   params: Any,
   workdir: pathlib.Path,
   after_stage: Callable[[str, Any], None],
-  during: During = nothing,
+  during: During | None = None,
 ) -> Any:
   """Trains all stages in order, skipping the ones that are done.
 

@@ -10,7 +10,6 @@ from srl_jax import strict
 from srl_jax.data.trunks import TrunkConfig
 from srl_jax.rewards import RewardConfig
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.train.stage import check_divides
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
 from srl_jax.update.optim import OptimConfig
@@ -73,7 +72,11 @@ class RoundConfig:
       parts_per_round="[1, )",
       rows="[0, )",
     )
-    check_divides(self, "parts_per_round", "trunks_per_round")
+    if self.trunks_per_round % self.parts_per_round:
+      raise ValueError(
+        f"trunks_per_round={self.trunks_per_round} is not a multiple of "
+        f"parts_per_round={self.parts_per_round}; change one of them"
+      )
     if self.rows and self.parts_per_round > 1:
       raise ValueError(
         f"sampling.parts_per_round={self.parts_per_round} cuts a round into "

@@ -250,15 +250,6 @@ def update_on(
   return state, Dispatched(values, [x for x in (of_batches, of_updates) if x])
 
 
-def check_divides(config: StageConfig, small: str, large: str) -> None:
-  """Raises ValueError unless one field is a multiple of another."""
-  if getattr(config, large) % getattr(config, small):
-    raise ValueError(
-      f"{large}={getattr(config, large)} is not a multiple of {small}="
-      f"{getattr(config, small)}; change one of them"
-    )
-
-
 def check_finite(values: dict[str, float]) -> None:
   """Raises RuntimeError when the gradient has overflowed."""
   if not np.isfinite(values["grad_norm"]):

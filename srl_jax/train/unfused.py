@@ -308,13 +308,14 @@ class UnfusedUpdate:
 
   def get_state(self) -> dict[str, Any]:
     """What decides how many rounds begin at once, for JSON."""
-    counts = self._shared_rounds.counts if self._shared_rounds else ()
-    return {"judged": list(counts)} if counts else {}
+    if not self._shared_rounds:
+      return {}
+    return {"counts": self._shared_rounds.counts._asdict()}
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Restores what `get_state` returned; state of a run without it is none."""
     if self._shared_rounds:
-      self._shared_rounds.counts = Counts(*state.get("judged", ()))
+      self._shared_rounds.counts = Counts(**state.get("counts", {}))
 
 
 def _most_frequent_failure(scores: Scores) -> str:

@@ -55,8 +55,8 @@ def test_rounds_are_sampled_together_and_groups_carried_over(together):
   assert max(row["srl/logp_gap_max"] for row in rows) < 1e-4
   _, pool, meta = together.saved["srl", 2]
   assert len(pool.born_P) > 0
-  kept, judged = meta["data"]["judged"]
-  assert 0 < kept < judged
+  counts = meta["data"]["counts"]
+  assert 0 < counts["kept"] < counts["judged"]
 
 
 def test_stopped_anywhere_such_a_run_ends_with_the_same_bits(
