@@ -86,21 +86,10 @@ def train_stage(
   with contextlib.ExitStack() as stack:
     stack.callback(stage.close)
     saver = stack.enter_context(Checkpointer(directory, run.checkpoint))
-    saver.set_damaged_aside()
-    if saver.latest_step() is None:
-      saver.forget_best()
-    first = saver.latest_step() or 0
+    state, reference, first = _start(stage, params, saver)
+    del params
     # It may have ended early before the run was killed.
     is_over = _ended_early(directory) == [first, total]
-    if first:
-      state, reference, saved_data = _resumed(stage, params, saver, first)
-      stage.set_state(*saved_data)
-      progress.say(f"{name}: resuming after update step {first} of {total}")
-    else:
-      state, reference = updater.init(params), None
-      if stage.uses_reference:
-        reference = jax.tree.map(jnp.copy, state.trained)
-    del params
     if run.recorder:
       run.recorder.drop_from(name, first)
     if stage.description:
@@ -133,24 +122,6 @@ def train_stage(
     )
     stack.callback(log.close)
 
-    def validate(done: int) -> None:
-      log.flush()
-      with progress.task(f"{name}: validation after step {done} of {total}"):
-        value, values = stage.validate(state.params, done - 1)
-      log.measured(done - 1, values)
-      best = saver.best()
-      is_best = best is None or value > best[1]
-      # They save together, also where a reward is not the same on all.
-      if sharding.gather_objects(is_best)[0]:
-        saver.save_best(done, state.trained, value)
-
-    def save(done: int) -> None:
-      log.flush()
-      # Rows before a checkpoint are not written again.
-      mirror.copy_all()
-      data, pool = stage.get_state()
-      saver.save(done, state.to_save(), pool, {"data": data})
-
     for update_step in range(total if is_over else first, total):
       start_s = time.monotonic()
       try:
@@ -162,8 +133,8 @@ def train_stage(
           f"{total} update steps"
         )
         if not config.validate_every or update_step % config.validate_every:
-          validate(update_step)
-        save(update_step)
+          _validate(stage, state, saver, log, update_step)
+        _save(stage, state, saver, log, update_step)
         if jax.process_index() == 0:
           files.write_json(directory / _ENDED, [update_step, total])
         break
@@ -174,13 +145,13 @@ def train_stage(
       if is_last or (
         config.validate_every and done % config.validate_every == 0
       ):
-        validate(done)
+        _validate(stage, state, saver, log, done)
       if during and (measured := during(name, done, state.params)):
         log.flush()
         log.measured(update_step, measured)
       is_asked = is_stopping()
       if is_last or is_asked or saver.is_due(done):
-        save(done)
+        _save(stage, state, saver, log, done)
       if is_asked and not is_last:
         saver.wait()
         raise Stopped(
@@ -191,6 +162,62 @@ def train_stage(
     best = saver.restore_best(updater.abstract_state().trained)
     progress.say(f"{name}: {_result(saver, total)}")
     return state._replace(trained=best).params
+
+
+def _start(
+  stage: Stage, params: Any, saver: Checkpointer
+) -> tuple[TrainState, Any, int]:
+  """Returns the state, the reference, and the update steps that are done."""
+  saver.set_damaged_aside()
+  first = saver.latest_step()
+  if first is None:
+    saver.forget_best()
+    state = stage.updater.init(params)
+    if not stage.uses_reference:
+      return state, None, 0
+    return state, jax.tree.map(jnp.copy, state.trained), 0
+  state, reference, saved_data = _resumed(stage, params, saver, first)
+  stage.set_state(*saved_data)
+  progress.say(
+    f"{stage.name}: resuming after update step {first} of "
+    f"{stage.config.update_steps}"
+  )
+  return state, reference, first
+
+
+def _validate(
+  stage: Stage,
+  state: TrainState,
+  saver: Checkpointer,
+  log: UpdateLog,
+  done: int,
+) -> None:
+  """Validates after `done` update steps; keeps the best parameters."""
+  log.flush()
+  total = stage.config.update_steps
+  with progress.task(f"{stage.name}: validation after step {done} of {total}"):
+    value, values = stage.validate(state.params, done - 1)
+  log.measured(done - 1, values)
+  best = saver.best()
+  is_best = best is None or value > best[1]
+  # They save together, also where a reward is not the same on all.
+  if sharding.gather_objects(is_best)[0]:
+    saver.save_best(done, state.trained, value)
+
+
+def _save(
+  stage: Stage,
+  state: TrainState,
+  saver: Checkpointer,
+  log: UpdateLog,
+  done: int,
+) -> None:
+  """Saves a checkpoint of `done` update steps."""
+  log.flush()
+  # Rows before a checkpoint are not written again.
+  mirror.copy_all()
+  data, pool = stage.get_state()
+  saver.save(done, state.to_save(), pool, {"data": data})
 
 
 def _resumed(
