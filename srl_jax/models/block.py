@@ -7,16 +7,14 @@ from flax import linen as nn
 
 from srl_jax.models import layers
 from srl_jax.models.config import ModelConfig
-from srl_jax.models.key_values import trunk_source
 from srl_jax.sharding import ShardingRules, constrain_tokens
 
 
 class Block(nn.Module):
   """Reads a stream of tokens, and the keys and values that they see.
 
-  A view says who sees the keys and values beside it: for those of trunks the
-  arguments of `trunk_source` after them, for a cache its positions and the
-  column to write to.
+  The views of trunks and of the cache are the same in all layers; `trunk_kv`
+  and `cache_kv` are the keys and values of this one.
   """
 
   config: ModelConfig
@@ -35,8 +33,8 @@ class Block(nn.Module):
     cache_kv,
   ):
     c = self.config
-    sources = [trunk_source(*trunk_kv, *trunk_view)] if trunk_kv else []
-    cache = layers.Cache(*cache_kv, *cache_view) if cache_kv else None
+    sources = [trunk_view.source(*trunk_kv)] if trunk_kv else []
+    cache = layers.Cache(*cache_kv, cache_view) if cache_kv else None
     attend = layers.Attention(c, self.rules, name="attention")
     h_NRTD = self._norm("attention_norm", x_NRTD)
     h_NRTD, k, v = attend(

@@ -176,21 +176,33 @@ class KeyValues(NamedTuple):
     )
 
 
-def trunk_source(
-  k, v, position, limit_NRT, trunk_of_NR, first_NRT
-) -> attention.Source:
-  """Trunks as attention sources, one per branch if a row has several.
+class TrunkView(NamedTuple):
+  """What queries see of trunks, whose keys and values differ by layer.
 
-  In decoding they lie one behind the other, and `first_NRT` tells them apart.
+  Attributes:
+    position: positions of the trunks' tokens; -1 marks padding.
+    limit_NRT: last position that a query sees.
+    trunk_of_NR: which of its row's trunks a branch reads; None if a row has
+      one, or if several lie one behind the other.
+    first_NRT: first position of them that a query sees; None if it is 0.
   """
-  if trunk_of_NR is None or len(position) == len(trunk_of_NR):
-    return attention.Source(k, v, position, limit_NRT, first_NRT)
-  rows = len(trunk_of_NR)
 
-  def choose(x):
-    x_NU = x.reshape(rows, -1, *x.shape[1:])
-    return jax.vmap(lambda x_U, trunk_R: x_U[trunk_R])(x_NU, trunk_of_NR)
+  position: jax.Array
+  limit_NRT: jax.Array
+  trunk_of_NR: jax.Array | None = None
+  first_NRT: jax.Array | None = None
 
-  k, v = (choose(x) for x in (k, v))
-  merge = lambda x_NR: x_NR.reshape(-1, *x_NR.shape[2:])  # noqa: E731
-  return attention.Source(merge(k), merge(v), choose(position), limit_NRT)
+  def source(self, k: jax.Array, v: jax.Array) -> attention.Source:
+    """The trunks of a layer as a source; one per branch if it chooses."""
+    position, limit_NRT, trunk_of_NR, first_NRT = self
+    if trunk_of_NR is None or len(position) == len(trunk_of_NR):
+      return attention.Source(k, v, position, limit_NRT, first_NRT)
+    rows = len(trunk_of_NR)
+
+    def choose(x):
+      x_NU = x.reshape(rows, -1, *x.shape[1:])
+      return jax.vmap(lambda x_U, trunk_R: x_U[trunk_R])(x_NU, trunk_of_NR)
+
+    k, v = (choose(x) for x in (k, v))
+    merge = lambda x_NR: x_NR.reshape(-1, *x_NR.shape[2:])  # noqa: E731
+    return attention.Source(merge(k), merge(v), choose(position), limit_NRT)

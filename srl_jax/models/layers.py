@@ -137,22 +137,32 @@ class RMSNorm(Module):
     return (x32 * scale_D).astype(x.dtype)
 
 
-class Cache(NamedTuple):
-  """Keys and values of a branch so far, and where its next tokens go.
-
-  B is N * R here.
+class CacheView(NamedTuple):
+  """Where the next tokens of branches go in the cache.
 
   Attributes:
-    k_BHEC: keys; entries from `column` on are overwritten.
-    v_BHCE: values, likewise.
     position_NRC: positions of the tokens, with those about to be written.
     column: first entry to write.
   """
 
-  k_BHEC: jax.Array
-  v_BHCE: jax.Array
   position_NRC: jax.Array
   column: jax.Array
+
+
+class Cache(NamedTuple):
+  """Keys and values of branches so far, and where their next tokens go.
+
+  B is N * R here.
+
+  Attributes:
+    k_BHEC: keys; entries from `view.column` on are overwritten.
+    v_BHCE: values, likewise.
+    view: positions, and where to write.
+  """
+
+  k_BHEC: jax.Array
+  v_BHCE: jax.Array
+  view: CacheView
 
 
 class Lanes(NamedTuple):
@@ -207,9 +217,9 @@ class Attention(Module):
     if cache is not None:
       write = jax.lax.dynamic_update_slice_in_dim
       own = Source(
-        write(cache.k_BHEC, own.k, cache.column, axis=3),
-        write(cache.v_BHCE, own.v, cache.column, axis=2),
-        cache.position_NRC,
+        write(cache.k_BHEC, own.k, cache.view.column, axis=3),
+        write(cache.v_BHCE, own.v, cache.view.column, axis=2),
+        cache.view.position_NRC,
         position_NRT,
       )
     if isinstance(layout, Lanes):
@@ -359,7 +369,7 @@ def _room(cache: Cache | None, sources: Sequence[Source]) -> int:
     return 0
   # It leaves its trunk at one of its tokens, and does not outgrow the cache.
   trunks = sum(source.position.shape[-1] for source in sources)
-  return trunks + cache.position_NRC.shape[-1]
+  return trunks + cache.view.position_NRC.shape[-1]
 
 
 class GatedMLP(Module):

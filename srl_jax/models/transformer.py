@@ -23,7 +23,7 @@ from flax import linen as nn
 from srl_jax.models import layers, lora, plans
 from srl_jax.models.block import Block
 from srl_jax.models.config import LoraConfig, ModelConfig
-from srl_jax.models.key_values import KeyValues
+from srl_jax.models.key_values import KeyValues, TrunkView
 from srl_jax.ops import logprobs, tree_attention, trees
 from srl_jax.ops.attention import Source
 from srl_jax.sharding import (
@@ -91,8 +91,7 @@ class Transformer(nn.Module):
 
   def __call__(self, tokens_NS):
     """Touches every parameter once; only for initialisation."""
-    n, s = tokens_NS.shape
-    position_NS = jnp.broadcast_to(jnp.arange(s), (n, s))
+    position_NS = jnp.indices(tokens_NS.shape)[1]
     x_NRTD, _ = self._run(tokens_NS[:, None], position_NS[:, None])
     return x_NRTD, self.head()
 
@@ -105,25 +104,24 @@ class Transformer(nn.Module):
     self, tokens_NRT, position_NRT, branch_at_NR, trunk, cache, column, start_NR
   ):
     position_NRC, decode_plans = position_NRT, None
-    # How far each query may look, and from where on.
     limit_NR1, first_NR1 = branch_at_NR[..., None] - 1, None
     if start_NR is not None:
       first_NR1 = start_NR[..., None]
       limit_NR1 += first_NR1
+    trunk_view = TrunkView(trunk.position, limit_NR1, first_NRT=first_NR1)
     if cache is not None:
       position_NRC = jax.lax.dynamic_update_slice_in_dim(
         cache.position, position_NRT, column, axis=2
       )
-      c = self.config
-      if plans.reads_what_is_seen(c):
-        seen = Source(None, None, trunk.position, limit_NR1, first_NR1)
+      if plans.reads_what_is_seen(self.config):
+        seen = trunk_view.source(None, None)
         own = Source(None, None, position_NRC, position_NRT)
-        decode_plans = plans.plan_decoding(c, seen, own, position_NRT)
+        decode_plans = plans.plan_decoding(self.config, seen, own, position_NRT)
     x_NRTD, (k, v) = self._run(
       tokens_NRT,
       position_NRT,
-      trunk_view=(trunk.position, limit_NR1, None, first_NR1),
-      cache_view=(position_NRC, column),
+      trunk_view=trunk_view,
+      cache_view=layers.CacheView(position_NRC, column),
       layout=decode_plans,
       trunk_kv=(trunk.k, trunk.v),
       cache_kv=cache and (cache.k, cache.v),
@@ -131,10 +129,15 @@ class Transformer(nn.Module):
     return x_NRTD, KeyValues(k, v, position_NRC)
 
   def lanes(
-    self, trunk_NUS, trunk_position_NUS, tokens_NBW, position_NBW, *where
+    self,
+    trunk_NUS,
+    trunk_position_NUS,
+    tokens_NBW,
+    position_NBW,
+    first_NBW,
+    trunk_of_NB,
   ):
     """Trunks first, then the lanes that read their keys and values."""
-    first_NBW, trunk_of_NB = where
     trunk_XS, position_XS = (
       x.reshape(-1, x.shape[-1]) for x in (trunk_NUS, trunk_position_NUS)
     )
@@ -146,18 +149,26 @@ class Transformer(nn.Module):
     x_NBWD, _ = self._run(
       tokens_NBW,
       position_NBW,
-      trunk_view=(trunks.position, branch_at_NBW - 1, trunk_of_NB, None),
+      trunk_view=TrunkView(trunks.position, branch_at_NBW - 1, trunk_of_NB),
       layout=layers.Lanes(cell_NBW, first_NBW),
       trunk_kv=(trunks.k, trunks.v),
     )
     return x_NBWD
 
   def rows(
-    self, trunk_NUS, trunk_position_NUS, tokens_NBW, position_NBW, *where
+    self,
+    trunk_NUS,
+    trunk_position_NUS,
+    tokens_NBW,
+    position_NBW,
+    first_NBW,
+    trunk_of_NB,
   ):
     """What `lanes` returns, from one pass over trunks and lanes together."""
     n, b, w = tokens_NBW.shape
-    labels = trees.label_lanes(trunk_position_NUS, position_NBW, *where)
+    labels = trees.label_lanes(
+      trunk_position_NUS, position_NBW, first_NBW, trunk_of_NB
+    )
     trunk_tokens, (_, devices) = trunk_NUS[0].size, row_split(self.rules)
     real = trunk_tokens + b * w
     room = tree_attention.padded(real, devices) - real
@@ -192,10 +203,8 @@ class Transformer(nn.Module):
       if self.config.scale_embeddings:
         x_NRTD *= jnp.asarray(self.config.d_model**0.5, x_NRTD.dtype)
     x_NRTD = constrain_tokens(x_NRTD, self.rules)
-    views, kvs = (
-      (position, trunk_view, cache_view, layout),
-      (trunk_kv, cache_kv),
-    )
+    views = position, trunk_view, cache_view, layout
+    kvs = trunk_kv, cache_kv
     local_L = self.config.is_local()
     if self.is_stacked:
       local_L = None if local_L is None else jnp.asarray(local_L)
@@ -342,8 +351,7 @@ class LanguageModel:
       first_NBW: cell of the first token of the same branch.
       trunk_of_NB: which of the U trunks of its row a lane reads.
     """
-    kernel = self.config.lane_kernel
-    is_tree = tree_attention.is_chosen(kernel, device_kind())
+    is_tree = tree_attention.is_chosen(self.config.lane_kernel, device_kind())
     return self._apply(
       params,
       trunk_NUS,
