@@ -10,16 +10,23 @@ import jax.numpy as jnp
 
 
 class Policy(Protocol):
-  """What sampler and trainer need from a model; see `LanguageModel`."""
+  """What sampler and trainer need from a model.
+
+  `LanguageModel` (models/transformer.py) says what arguments and results are.
+  """
 
   @property
-  def reads_what_is_seen(self) -> bool: ...
+  def reads_what_is_seen(self) -> bool:
+    """Whether wider trunks and caches cost decoding no time."""
 
-  def is_laid_out(self, params: Any) -> bool: ...
+  def is_laid_out(self, params: Any) -> bool:
+    """Whether parameters are in the form of `for_decoding`."""
 
-  def for_decoding(self, params: Any) -> Any: ...
+  def for_decoding(self, params: Any) -> Any:
+    """The parameters in the form that suits a decoding loop."""
 
-  def trunk(self, params: Any, tokens_NS: Any, position_NS: Any) -> Any: ...
+  def trunk(self, params: Any, tokens_NS: Any, position_NS: Any) -> Any:
+    """Keys and values of trunks."""
 
   def branch(
     self,
@@ -31,7 +38,8 @@ class Policy(Protocol):
     cache: Any = None,
     column: Any = None,
     start_NR: Any = None,
-  ) -> tuple[Any, Any]: ...
+  ) -> tuple[Any, Any]:
+    """Hidden states [N, R, T, D] of branch tokens; their keys and values."""
 
   def lanes(
     self,
@@ -42,13 +50,17 @@ class Policy(Protocol):
     position_NBW: Any,
     first_NBW: Any,
     trunk_of_NB: Any,
-  ) -> Any: ...
+  ) -> Any:
+    """Hidden states [N, B, W, D] of branches that lie back to back."""
 
-  def logits(self, params: Any, hidden_D: Any) -> Any: ...
+  def logits(self, params: Any, hidden_D: Any) -> Any:
+    """Float32 logits [..., V] of hidden states [..., D]."""
 
-  def head(self, params: Any) -> Any: ...
+  def head(self, params: Any) -> Any:
+    """The output layer, for scoring tokens block by block."""
 
-  def init_cache(self, trunk: Any, branches: int, width: int) -> Any: ...
+  def init_cache(self, trunk: Any, branches: int, width: int) -> Any:
+    """An empty cache of `width` positions for the branches of each trunk."""
 
 
 def trunk_positions(length_N: jax.Array, width: int) -> jax.Array:
