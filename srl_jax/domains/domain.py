@@ -22,8 +22,9 @@ class Environment(Protocol):
   """Executes the actions of one episode; an agent's domain has such a class.
 
   An instance is made at the episode's first action and serves that episode
-  only. Its methods are called from one thread: in episodes not the main one,
-  while instances of other episodes act at the same time in other threads.
+  only. Its methods are called from one thread. With `Domain.environment_waits`
+  that is not the main one, and instances of other episodes act at the same time
+  in other threads.
   """
 
   def reset(self, trajectory: Trajectory) -> None:
@@ -65,6 +66,11 @@ class Domain:
     environment: makes the Environment of an episode, which then decides
       instead of the verdict whether the problem is solved; None if the domain
       has no environment.
+    environment_waits: whether an environment's calls take long, as where they
+      run programs. Each environment then acts in a thread of its own, and the
+      model goes on with other episodes. Time decides which of them are decoded
+      together, so two runs may differ in the last bits. Otherwise the model
+      waits, and a run is the same each time.
     suites: sets of problems to evaluate on, which are known by name.
     draw: draws a problem and an expert's steps from random numbers, under a
       given id, for data.format="drawn"; None where they make no problem. The
@@ -80,5 +86,6 @@ class Domain:
   verdict: str = "answer"
   reward: str = "difflib"
   environment: Callable[[], Environment] | None = None
+  environment_waits: bool = False
   suites: tuple[Suite, ...] = ()
   draw: Callable[[Draws, str], Trajectory | None] | None = None

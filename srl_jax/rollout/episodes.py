@@ -265,7 +265,9 @@ class _Open:
       call = _Open.execute
     else:
       return False
-    calls.begin(self, call, owner=self.owner, in_thread=has_environment)
+    calls.begin(
+      self, call, owner=self.owner, in_thread=self.domain.environment_waits
+    )
     return True
 
   def observe(

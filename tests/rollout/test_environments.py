@@ -78,10 +78,9 @@ def use(monkeypatch, imported_domains):
   monkeypatch.setattr(os, "cpu_count", lambda: 2)
   monkeypatch.setattr(Meeting, "made", [])
 
-  def of(environment):
-    imported_domains[NAME] = dataclasses.replace(
-      DOMAINS["software"], name="meetings", environment=environment
-    )
+  def of(environment, **changes):
+    changes |= {"name": "meetings", "environment": environment}
+    imported_domains[NAME] = dataclasses.replace(DOMAINS["software"], **changes)
 
   return of
 
@@ -96,6 +95,18 @@ def test_environments_act_at_the_same_time_each_in_a_thread(use):
   assert [len(meeting.threads) for meeting in Meeting.made] == [1] * 4
   used = set().union(*(meeting.threads for meeting in Meeting.made))
   assert len(used) == 4 and threading.get_ident() not in used
+
+
+def test_the_model_waits_for_quick_environments(use):
+  class Quick(Meeting):
+    def step(self, action):
+      self.threads.add(threading.get_ident())
+      return "went on", False
+
+  use(Quick, environment_waits=False)
+  list(sample_episodes(make_stream(), [problem("a")], [(0, 0)], rules_of(2)))
+  [made] = Meeting.made
+  assert made.threads == {threading.get_ident()}
 
 
 @pytest.mark.parametrize("slow", ["step", "solved"])

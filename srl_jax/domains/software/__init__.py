@@ -45,4 +45,5 @@ SOFTWARE = Domain(
   ),
   steps_heading="Recent actions:",
   is_final=submits,
+  environment_waits=True,
 )
