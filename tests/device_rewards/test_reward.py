@@ -177,6 +177,7 @@ def test_the_reward_by_hand():
       (good + "abcd", False),
       ("abcd", True),
       (good, True),
+      (good + "abcd" + THINK_CLOSE, True),
     ]
   ]
   # The reward runs outside of jit here.
@@ -187,19 +188,20 @@ def test_the_reward_by_hand():
   )
   assert is_scored_NKG.all()
   # The ratio is 2 * 3 of 3 + 4 characters.
-  expected = [np.float32(6 / 7), -1, -1, -1]
+  expected = [np.float32(6 / 7), -1, -1, -1, -1]
   assert found.reward_NKG[0, 0].tolist() == expected
   np.testing.assert_array_equal(
-    found.value_NKG[0, 0], [np.float32(6 / 7), np.nan, np.nan, np.nan]
+    found.value_NKG[0, 0], [np.float32(6 / 7), *[np.nan] * 4]
   )
   assert [FAILURES[i] for i in found.failure_NKG[0, 0]] == [
     "",
     "not_stopped",
     "no_thought",
     "empty_action",
+    "several_thoughts",
   ]
-  assert found.thought_chars_NKG[0, 0].tolist() == [1, 1, 0, 1]
-  assert found.action_chars_NKG[0, 0].tolist() == [3, 4, 4, 0]
+  assert found.thought_chars_NKG[0, 0].tolist() == [1, 1, 0, 1, 1]
+  assert found.action_chars_NKG[0, 0].tolist() == [3, 4, 4, 0, 4]
 
 
 def test_completions_too_long_are_left_to_the_caller():

@@ -66,6 +66,9 @@ def test_the_counts_by_hand():
   batch = arrays(pairs, 5)
   assert difflib(*batch).tolist() == [3, 3, 1, 2, 4, 0, 0, 0]
   assert levenshtein(*batch).tolist() == [3, 3, 2, 2, 4, 0, 0, 0]
+  # Runs are doubled up to the longest: here one more than a power of two.
+  for pair, count in ((("bcabc", "abc"), 3), (("bcdexabcde", "abcde"), 5)):
+    assert difflib(*arrays([pair], 10)).tolist() == [count]
 
 
 def test_the_ratio_by_hand_and_of_nothing():

@@ -54,18 +54,25 @@ def test_log_prob_and_entropy_by_hand(
 
 
 @pytest.mark.parametrize("max_logits", [0, 1])
-def test_every_token_that_no_other_beats_is_at_the_top(narrow, max_logits):
+# All logits may be far below zero.
+@pytest.mark.parametrize("shift", [0, -200])
+def test_every_token_that_no_other_beats_is_at_the_top(
+  narrow, max_logits, shift
+):
   # Twelve tokens in blocks of four. The largest logit, 2, is that of token 3
   # and of token 8. With the opposite state it is 0, that of tokens 0, 2 and 9.
   logit_V = np.array([0, 1, 0, 2, 1, 1, 1, 1, 2, 0, 1, 1], np.float32)
+  logit_V += shift
   hidden_RC = np.stack([np.ones(V), -np.ones(V)]).astype(np.float32)
-  _, _, is_top = token_logps(
+  logp, _, is_top = token_logps(
     Head(logit_V[:, None]),
     hidden_RC[None, ..., None],
     np.broadcast_to(np.arange(V), (1, 2, V)),
     temperature=1.0,
     max_logits=max_logits,
   )
+  # Float32 has some 1e-5 of 200.
+  np.testing.assert_allclose(np.exp(logp).sum(-1), 1, rtol=1e-4)
   assert np.flatnonzero(is_top[0, 0]).tolist() == [3, 8]
   assert np.flatnonzero(is_top[0, 1]).tolist() == [0, 2, 9]
 
@@ -185,9 +192,14 @@ def test_bfloat16_states_are_scored_in_float32(max_logits):
   ]
   dtypes = {x.dtype for found in scored for x in (found.logp, found.entropy)}
   assert dtypes == {np.dtype(np.float32)}
-  # The probabilities of all tokens add up; bfloat16 would miss by some 1e-3.
-  total = sum(np.exp(logp) for logp, *_ in scored)
-  np.testing.assert_allclose(total, 1.0, rtol=1e-5)
+  hidden_NRCD, table_VD = (
+    np.asarray(x, jnp.bfloat16).astype(np.float64)
+    for x in (HIDDEN_NRCD, TABLE_VD)
+  )
+  want_NRCV = jax.nn.log_softmax(hidden_NRCD @ table_VD.T)
+  logp_NRCV = np.stack([found.logp for found in scored], axis=-1)
+  # Logits that are rounded to bfloat16 would miss by some 1e-2.
+  np.testing.assert_allclose(logp_NRCV, want_NRCV, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.skipif(

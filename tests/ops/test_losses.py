@@ -158,6 +158,13 @@ def test_truncated_importance_weights_without_losing_tokens(ratio, weight):
   )
 
 
+def test_only_what_was_better_than_expected_is_imitated():
+  logp_NBW = jnp.array([[[-0.5, -1.0, -2.0]]])
+  advantage_NBW = jnp.array([[[1.0, 0.0, -1.0]]])
+  loss_NBW = losses.imitation(logp_NBW, logp_NBW, advantage_NBW)
+  assert loss_NBW.tolist() == [[[0.5, 0.0, 0.0]]]
+
+
 k3 = jax.jit(jax.value_and_grad(losses.kl_k3))
 
 

@@ -63,6 +63,14 @@ def test_each_row_is_filtered_for_itself():
   np.testing.assert_allclose(got_NBV, want_NBV, atol=1e-6)
 
 
+def test_a_row_that_keeps_all_mass_keeps_every_token():
+  # In float32 the first token alone has a mass of 1.
+  logits = np.array([[0.0, -20.0]], np.float32)
+  off = {name: np.array([[x]]) for name, x in OFF.items()}
+  logp = jax.jit(sampling.distribution)(logits, **off)
+  np.testing.assert_allclose(logp, logits, atol=1e-6)
+
+
 def test_a_set_that_holds_the_mass_exactly_is_enough():
   # All numbers are powers of two and exact. The first token alone holds 1/2;
   # with one more there would be [2/3, 1/3, 0] or, with its tie, the input.

@@ -106,11 +106,11 @@ def test_a_stop_token_ends_its_own_row_only_and_padding_follows():
 
 
 def test_a_stop_token_in_the_stem_ends_nothing_and_at_the_limit_it_counts():
-  trunks = make_trunks([make_trunk([1], (1, [9, 1], 0), (1, [5], 1))])
+  trunks = make_trunks([make_trunk([1], (1, [8, 9, 1], 0), (1, [5], 1))])
   got = sample(scripted.successor(10), trunks)
   assert got.tokens_NRC[0].tolist() == [
-    [9, 1, 2, 3, 4, 5],
-    [5, 6, 7, 8, 9, 0],
+    [8, 9, 1, 2, 3, 4, 5],
+    [5, 6, 7, 8, 9, 0, 0],
   ]
   # The fourth token, the last that is allowed, is a stop token.
   assert got.stopped_NR.tolist() == [[False, True]]

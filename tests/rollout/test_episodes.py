@@ -235,6 +235,8 @@ LONG = "x" * 500
   [
     (["x", "submit"], "answered", ["x", "submit"]),
     (["right", "over"], "environment done", ["right", "over"]),
+    # In the last turn that is allowed.
+    (["x", "y", "over"], "environment done", ["x", "y", "over"]),
     (["x", "y", "right"], "turn limit", ["x", "y", "right"]),
     (["x", "<think>hm</think>"], "no action", ["x"]),
     ([LONG], "context full", [LONG]),

@@ -34,8 +34,8 @@ def test_a_round_of_three_groups_by_hand():
   nan = np.nan
   reward_NKG = np.array([[[0.5, 1.0, 0.0], [-1] * 3], [[0.25] * 3, [nan] * 3]])
   broken_NKG = (reward_NKG == -1).astype(np.int32)
-  ones_NKG = np.ones((2, 2, 3))
-  scores = Scores(reward_NKG, reward_NKG, ones_NKG, 3 * ones_NKG, broken_NKG)
+  chars_NKG = 1.0 + 8 * broken_NKG  # Broken samples do not count.
+  scores = Scores(reward_NKG, reward_NKG, chars_NKG, 3 * chars_NKG, broken_NKG)
   kept_NK = np.array([[True, False], [False, False]])
   values = reduce_metrics(
     [

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far the bookkeeping of slots reaches: turns and widths of the cache."""
 
+import functools
+
 import jax
+import numpy as np
 import pytest
 
+from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig, rollout
 from srl_jax.rollout.slots import cache_widths
 from srl_jax.testing import scripted
-from srl_jax.testing.tiny import make_trunk, make_trunks
+from srl_jax.testing.tiny import TINY, make_trunk, make_trunks, random_params
 
 
 @pytest.mark.parametrize(("slots", "turns"), [(1, 12), (2, 8)])
@@ -36,6 +40,38 @@ def test_branches_that_all_reach_the_limit_are_kept_whole(slots, turns):
     [6, 7, 8, 9, 10],
   ]
   assert slot_use.slot_iterations_N.tolist() == [slots * turns]
+
+
+def test_a_cache_of_few_slots_that_grows_gives_the_same_samples():
+  # Branches of 2, 5, 12 and 12 turns. In two slots the third begins at turn 2
+  # and outgrows six columns at turn 8, in the middle of the ring. The fourth
+  # lasts to turn 16, when the ring of twelve has come round again.
+  model = LanguageModel(TINY)
+  stems = (range(n) for n in (1, 4, 11, 11))
+  points = [(3, stem, k) for k, stem in enumerate(stems)]
+  trunks = make_trunks([make_trunk([1, 2, 3], *points)])
+
+  @functools.partial(jax.jit, static_argnames=("slots", "cache_start"))
+  def sample(params, **sizes):
+    config = SamplingConfig(samples=1, max_new_tokens=2, **sizes)
+    found, _ = rollout(
+      model,
+      params,
+      trunks,
+      jax.random.key(0),
+      config=config,
+      stop_ids=(),
+      pad_id=0,
+    )
+    return found
+
+  params = random_params(model)
+  whole, got = sample(params), sample(params, slots=2, cache_start=6)
+  np.testing.assert_array_equal(got.tokens_NRC, whole.tokens_NRC)
+  # Float32 rounding of other widths.
+  np.testing.assert_allclose(
+    got.sampler_logp_NRC, whole.sampler_logp_NRC, atol=2e-5
+  )
 
 
 def test_the_cache_doubles_from_its_start_to_the_longest_row():
