@@ -203,6 +203,7 @@ x=8 | y=8
 \$30 | 30\text{ cents}
 7\pi\text{ cm} | 7\pi\text{ m}
 3,-4 | 3
+1,1,2 | 1,2,2
 (3,-4) | (-4,3)
 [1,5] | (1,5)
 [1,5] | 1<x<5
@@ -210,9 +211,11 @@ x \geq 6 | x > 6
 (-\infty,1)\cup(6,\infty) | (-\infty,1]\cup(6,\infty)
 \begin{pmatrix} 6 \\ 1 \end{pmatrix} | \begin{pmatrix} 1 \\ 6 \end{pmatrix}
 \begin{pmatrix} 6 \\ 1 \end{pmatrix} | \begin{pmatrix} 6 & 1 \end{pmatrix}
+\begin{vmatrix} 6 \\ 1 \end{vmatrix} | \begin{pmatrix} 6 \\ 1 \end{pmatrix}
 B | (B) or (C)
 B | B, C
 31 | (B) 32
+(B) 31 | (B) 32
 \sqrt{2} | 1.41421356
 \frac{\pi}{2^{99}} | \frac{\pi}{2^{98}}
 x^2=-3 | x^2=-5
@@ -222,6 +225,7 @@ e^{t}/3 | e^{t/3}
 n=2, 3, 4 | n=1, 2, 3
 10:00 | 1:00
 even | not even
+the cat sat upon mats with dogs, foo | foo, the cat sat upon mats with dogs
 i | -i
 2i | 2
 1+i | 1-i
@@ -290,6 +294,7 @@ def test_a_solution_gives_one_answer(text, reference, reward):
 def test_a_heading_does_not_end_a_solution():
   assert not marks_answer("#### Step 1: add the lengths")
   assert not marks_answer("#### Work\n3x = 27")
+  assert not marks_answer("#### So we have:")
   assert marks_answer("3x = 27\n#### 9")
   assert marks_answer("#### \\frac{1}{2}")
 

@@ -65,6 +65,7 @@ def test_an_output_cut_by_the_length_limit_is_broken():
     ("x<think>never closed", ("never closed", "x", "")),
     # The prompt ended in "<think>".
     ("a thought</think>x", ("a thought", "x", "")),
+    ("a thought</think>x</think>y", ("a thought", "xy", "")),
     # A stray tag later on does not swallow what came before it.
     ("<think>a</think>x</think>y", ("a", "xy", "")),
     ("<think>a<think>b</think>x", ("a\nb", "x", "")),

@@ -278,6 +278,7 @@ def test_a_worker_that_dies_is_reported_and_replaced():
   with Scorer(config, WorkersConfig(1)) as scorer:
     with pytest.raises(RewardError, match=r"exit code 7.*\n.*please die"):
       scorer.score([completion("please die")], [""])
+    assert scorer._free.qsize() == 1, "the next would wait forever"
     assert scorer.score([completion("live")], [""])[0].reward == 1.0
 
 
@@ -287,6 +288,7 @@ def test_a_worker_that_hangs_is_given_up():
   with Scorer(config, WorkersConfig(1, 2.0)) as scorer:
     with pytest.raises(RewardError, match=r"took more than 2 s.*\n.*sleep"):
       scorer.score([completion("sleep")], [""])
+    assert scorer._free.qsize() == 1, "the next would wait forever"
     assert scorer.score([completion("")._replace(text="x")], [""])
   assert time.monotonic() - start < 30
 
