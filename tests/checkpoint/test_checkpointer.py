@@ -180,6 +180,7 @@ def test_a_state_of_another_model_is_refused_with_the_difference(tmp_path):
   state = make_state()
   with open_at(tmp_path) as checkpointer:
     checkpointer.save(1, state, {}, {})
+    checkpointer.save_best(1, state["params"], 0.5)
     other = abstract(state)
     w = other["params"]["w"]
     other["params"]["w"] = jax.ShapeDtypeStruct((32, 4), w.dtype)
@@ -191,6 +192,8 @@ def test_a_state_of_another_model_is_refused_with_the_difference(tmp_path):
     )
     with pytest.raises(ValueError, match=message):
       checkpointer.restore(1, other)
+    with pytest.raises(ValueError, match=message.replace("params/", "")):
+      checkpointer.restore_best(other["params"])
 
 
 def test_a_checkpoint_of_several_processes_of_before_is_read(tmp_path):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from srl_jax.checkpoint import CheckpointConfig, Checkpointer
+from srl_jax.checkpoint import CheckpointConfig, Checkpointer, sums
 from srl_jax.checkpoint.sums import DamagedError
 
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -22,8 +22,10 @@ def open_at(path, **options):
 
 
 @pytest.fixture
-def saved(tmp_path):
+def saved(tmp_path, monkeypatch):
   """The folder of checkpoints 1 and 2, and the best parameters."""
+  # Files are read in many parts, as large ones are.
+  monkeypatch.setattr(sums, "_CHUNK_BYTES", 16)
   with open_at(tmp_path) as saver:
     for step in (1, 2):
       state = {"params": {"w": jnp.full(64, float(step))}}
@@ -102,6 +104,12 @@ def test_a_run_goes_on_from_the_last_intact_checkpoint(saved, capsys):
   with open_at(saved) as saver:
     saver.set_damaged_aside()
     assert saver.latest_step() == 2
+  # The same step may be damaged again.
+  flip(saved / "steps" / "2")
+  with open_at(saved) as saver:
+    saver.set_damaged_aside()
+    assert restore_latest(saver) == (1.0, 1, 1)
+  assert not (saved / "steps" / "2").exists()
 
 
 def forget_sums(folder):
@@ -150,6 +158,18 @@ def test_damaged_best_parameters_are_set_aside_or_refused(saved, capsys):
     with pytest.raises(ValueError, match=r"no best parameters yet.*/damaged"):
       saver.restore_best({"w": SHAPE})
   assert "best/1 is damaged" in capsys.readouterr().out
+
+
+def test_best_parameters_that_were_forgotten_are_not_taken_for_intact(saved):
+  with open_at(saved) as saver:
+    saver.restore_best({"w": SHAPE})
+    saver.forget_best()
+    assert saver.best() is None
+    saver.save_best(1, {"w": jnp.full(64, 3.0)}, 0.5)
+    saver.wait()
+    flip(saved / "best" / "1")  # The number of those before.
+    with pytest.raises(DamagedError, match="best/1 is damaged"):
+      saver.restore_best({"w": SHAPE})
 
 
 def test_training_does_not_begin_again_where_all_checkpoints_are_damaged(saved):

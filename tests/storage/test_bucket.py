@@ -151,7 +151,7 @@ def test_the_copy_of_a_folder_leaves_its_weights_out(folder):
   assert names == {"a.json", "chat_templates/c.jinja"}
 
 
-def test_metrics_and_event_files_are_there_after_a_copy(folder):
+def test_metrics_and_event_files_are_there_after_a_copy(folder, monkeypatch):
   board = TensorBoard(folder / "tensorboard")
   with metrics.MetricWriter(folder) as writer:
     board.begin(0, [])
@@ -164,6 +164,9 @@ def test_metrics_and_event_files_are_there_after_a_copy(folder):
     [event] = (folder / "tensorboard").iterdir()
     before = storage.size(event)
     assert before > 3 * 20  # The rows, not the head of the file alone.
+    with monkeypatch.context() as patch:
+      patch.setattr(storage, "upload", None)  # Nothing has changed.
+      mirror.copy_all()
     writer.write(3, {"loss": 3})
   board.close()
   assert len(metrics.read_rows(folder / "metrics.jsonl")) == 4
@@ -180,11 +183,20 @@ def test_a_resumed_run_keeps_the_rows_before_its_checkpoint(folder):
   assert [row["loss"] for row in rows] == [0, 1, 20]
 
 
-def test_rows_go_up_on_a_timer(folder, monkeypatch):
+def test_rows_go_up_on_a_timer_also_after_a_failure(folder, monkeypatch):
+  tries, upload = [], storage.upload
+
+  def upload_later(*files):
+    tries.append(files)
+    if len(tries) == 1:
+      raise OSError("busy")
+    upload(*files)
+
+  monkeypatch.setattr(storage, "upload", upload_later)
   monkeypatch.setattr(mirror, "_EVERY_S", 0.05)
   with metrics.MetricWriter(folder) as writer:
     writer.write(0, {"loss": 1})
-    end_s = time.monotonic() + 60
+    end_s = time.monotonic() + 30
     while time.monotonic() < end_s:
       if metrics.read_rows(folder / "metrics.jsonl"):
         break

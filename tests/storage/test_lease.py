@@ -2,6 +2,7 @@
 """Tests of the lock of a working directory in a bucket."""
 
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -22,14 +23,29 @@ def test_a_second_run_is_refused_while_the_first_renews_its_lock(
   folder, monkeypatch
 ):
   monkeypatch.setattr(lease, "_RENEWED_EVERY_S", 0.05)
-  with (
-    locked(folder),
-    pytest.raises(ValueError, match="another run is working in gs://"),
-    locked(folder),
-  ):
-    pass
+  with locked(folder):
+    with (
+      pytest.raises(ValueError, match="another run is working in gs://"),
+      locked(folder),
+    ):
+      pass
+    # It is written again and again, not only once.
+    generations, end_s = set(), time.monotonic() + 10
+    while len(generations) < 4 and time.monotonic() < end_s:
+      generations.add(storage.read_generation(folder / "run.lock")[1])
+      time.sleep(0.05)
+    assert len(generations) == 4
   with locked(folder):  # It was given back.
     pass
+
+
+def test_a_run_whose_lock_was_taken_over_ends(folder, monkeypatch):
+  codes = queue.SimpleQueue()
+  monkeypatch.setattr(lease, "_RENEWED_EVERY_S", 0.05)
+  monkeypatch.setattr(lease.os, "_exit", codes.put)
+  with locked(folder):
+    (folder / "run.lock").write_text("9 other\nnew\nelsewhere")
+    assert codes.get(timeout=10) == 1
 
 
 def test_a_lock_that_is_given_back_meanwhile_is_taken(folder, monkeypatch):

@@ -11,17 +11,18 @@ import pytest
 from srl_jax.storage.workdir import locked
 
 HOLDER = """
-import pathlib, sys, time
+import pathlib, sys
 from srl_jax.storage.workdir import locked
 with locked(pathlib.Path(sys.argv[1])):
   print("locked", flush=True)
-  time.sleep(600)
+  sys.stdin.read()
 """
 
 
 def test_a_lock_names_its_holder_and_ends_with_it(tmp_path):
   command = [sys.executable, "-c", HOLDER, str(tmp_path)]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+  pipe = subprocess.PIPE
+  with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as holder:
     assert holder.stdout.readline() == "locked\n"
     with pytest.raises(ValueError) as caught, locked(tmp_path):
       pass
