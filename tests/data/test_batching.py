@@ -7,7 +7,7 @@ import pytest
 from srl_jax.data.batching import collate, target_tokens, widths
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import TrunkConfig, build_trunks
-from srl_jax.testing.trajectories import sums
+from srl_jax.testing.trajectories import TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer
 
 TRUNKS, _ = build_trunks(
@@ -74,6 +74,20 @@ def test_target_that_does_not_fit_is_refused():
   batch = collate(TRUNKS, trunk_width=40, points=3, stem_width=1)
   with pytest.raises(ValueError, match="raise width to 14"):
     target_tokens(batch, 12)
+  # Widths count stems, here of titles, and fit exactly.
+  titled, _ = build_trunks(
+    [TITLED],
+    PlainTemplate(),
+    ByteTokenizer(),
+    TrunkConfig(step_title_hint=True),
+  )
+  size = widths(titled)
+  batch = collate(
+    titled, trunk_width=size.trunk, points=size.points, stem_width=size.stem
+  )
+  target_tokens(batch, size.target)
+  with pytest.raises(ValueError, match=f"raise width to {size.target},"):
+    target_tokens(batch, size.target - 1)
 
 
 def test_widths_of_nothing_are_an_error():

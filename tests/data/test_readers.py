@@ -304,6 +304,15 @@ def test_copies_and_other_wordings_of_a_task_land_in_one_split():
     of_task = collections.Counter(int(t.id) // 3 for t in split)
     assert set(of_task.values()) <= {3}
   assert [len(splits[x]) for x in ("train", "valid", "test")] == [30, 15, 15]
+  # Texts without a common task may be of one problem, by a chain of others.
+  chains = [
+    one(6 * k + i, f"{text} {k}", task=f"{task} {k}")
+    for k in range(20)
+    for i, (text, task) in enumerate(("a1", "b1", "b2", "c2", "c3", "d3"))
+  ]
+  for split in split_by_problem(chains, {"valid": 30, "test": 30}).values():
+    of_chain = collections.Counter(int(t.id) // 6 for t in split)
+    assert set(of_chain.values()) <= {6}
   # What is known of the tasks of other splits counts too.
   splits = {"train": [data[0]], "valid": [data[2]], "test": [data[1]]}
   assert len(list(shared_problems(splits))) == 3

@@ -28,6 +28,10 @@ def test_differences_are_other_minus_base_of_every_metric():
   assert found["pass@2"].value == pytest.approx(1 - 2 / 3)
   assert found["words"].value == 0
   assert (found["avg@2"].base, found["avg@2"].problems) == (0.5, 3)
+  # Of three equal shares as little is known as of 0 of 3.
+  found = compare([BASE], [BASE])
+  assert found["avg@2"].high == pytest.approx(1 - 0.025 ** (1 / 3))
+  assert found["words"].high == 0
 
 
 def test_problems_are_paired_by_id_and_not_by_place():

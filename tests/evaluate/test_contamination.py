@@ -35,6 +35,8 @@ def test_the_share_is_of_different_grams():
   assert found.share == 0.4
   # "a a a" stands four times and is one gram.
   assert overlap("a a a a a a b", "a a a").grams == 2
+  # Words that the suite does not have are none of its words.
+  assert overlap(LONG, "zebra two three").found == 0
 
 
 def test_grams_of_several_texts_add_up():

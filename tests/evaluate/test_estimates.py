@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import betaincinv
 
 from srl_jax.evaluate.estimates import bootstrap, share
 from srl_jax.evaluate.solve import summarise
@@ -45,6 +46,16 @@ def test_problems_count_by_their_outcomes():
   np.testing.assert_allclose(found.high, 1 - 0.025 ** (1 / 1.6))
 
 
+def test_outcomes_of_a_problem_that_agree_in_part_count_by_their_variance():
+  # Twelve shares of 0.2 or 0.8 vary by 0.09 * 12 / 11, and their mean by a
+  # twelfth of it. Independent outcomes would be 0.25 over that: 30.6.
+  # Quantiles of t and the normal distribution make 24.2 of them.
+  found = share([2, 8] * 6, [10] * 12)
+  outcomes = 0.25 / (0.09 / 11) * (1.959964 / 2.200985) ** 2
+  low = betaincinv(outcomes / 2, outcomes / 2 + 1, 0.025)
+  np.testing.assert_allclose([found.low, found.high], [low, 1 - low], rtol=1e-5)
+
+
 @pytest.mark.parametrize("problems", [1, 2, 3, 5])
 def test_few_problems_of_many_outcomes_say_little(problems):
   """How the outcomes of a problem depend on each other is hardly known."""
@@ -82,6 +93,11 @@ def coverage(draw, true, samples=None, *, method=share, repeats=2000):
 def test_intervals_of_single_outcomes_cover(rate):
   # That of Wilson covers 92% at 0.5%, a bootstrap 63%.
   assert coverage(lambda rng: rng.random(200) < rate, rate) >= 0.93
+
+
+def test_a_bootstrap_is_drawn_by_its_seed():
+  one, again, other = (bootstrap(range(100), seed=x) for x in (0, 0, 1))
+  assert one == again != other
 
 
 def test_a_bootstrap_does_not_cover_near_zero():

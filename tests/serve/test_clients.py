@@ -151,8 +151,12 @@ def test_echo_scores_the_prompt_as_the_sampler_scores_what_it_draws(
   tokenizer = ready.run.tokenizer
   prompt = "Natalia sold 48/2 = 24 clips. 🙂"
   ask = {"model": "tiny", "temperature": 1.0, "logprobs": 3, "seed": 2}
-  drawn = served.client.completions.create(prompt=prompt, max_tokens=12, **ask)
-  drawn = drawn.choices[0]
+  drawn, echoed = (
+    served.client.completions.create(
+      prompt=prompt, max_tokens=12, echo=echo, **ask
+    ).choices[0]
+    for echo in (False, True)
+  )
   prompt_tokens = tokenizer.encode(prompt)
   all_tokens = tokenizer.encode(prompt)
   # The same tokens again, given: ids, since other ids can spell the same text.
@@ -177,6 +181,7 @@ def test_echo_scores_the_prompt_as_the_sampler_scores_what_it_draws(
   assert got.tokens[count:] == want.tokens
   offset = [x + len(prompt) for x in want.text_offset]
   assert got.text_offset[count:] == offset
+  assert echoed.logprobs.text_offset[count:] == offset
   for ours, theirs in zip(
     got.top_logprobs[count:], want.top_logprobs, strict=True
   ):

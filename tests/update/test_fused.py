@@ -128,19 +128,19 @@ def make_sampler():
 
 
 @functools.cache
-def make_program(dynamic, rows):
+def make_program(dynamic, rows, divide_by_std=True):
   function = fused_update(
     make_sampler().rollout,
     score_in_turns,
     make_updater().functions,
     dynamic_sampling=dynamic,
     trunks_per_micro_batch=rows,
-    divide_by_std=True,
+    divide_by_std=divide_by_std,
   )
   return jax.jit(function, donate_argnums=0)
 
 
-def in_pieces(dynamic, key):
+def in_pieces(dynamic, key, divide_by_std):
   updater, state = make_updater(), first_state()
   branches, slot_use = jax.device_get(
     make_sampler().start(state.params, TRUNKS, key)
@@ -156,7 +156,12 @@ def in_pieces(dynamic, key):
     update_step=0,
     round_index=0,
   )
-  batches = pack(groups, PackShape(rows=1, trunks=2, lanes=3), update_step=0)
+  batches = pack(
+    groups,
+    PackShape(rows=1, trunks=2, lanes=3),
+    update_step=0,
+    divide_by_std=divide_by_std,
+  )
   batches = [sharding.put_batch(batch, MESH, RULES) for batch in batches]
   state, of_batches, of_update = updater.update(state, batches, 0)
   measured = rollout_metrics.measure(
@@ -167,8 +172,8 @@ def in_pieces(dynamic, key):
   return state.params, values, scores.reward_NKG
 
 
-def fused(dynamic, key, *, rows=2, targets=TARGETS):
-  state, metrics = make_program(dynamic, rows)(
+def fused(dynamic, key, *, rows=2, targets=TARGETS, divide_by_std=True):
+  state, metrics = make_program(dynamic, rows, divide_by_std)(
     first_state(), TRUNKS, targets, key, 0, None
   )
   values = {}
@@ -193,13 +198,18 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("dynamic", [KEEP_SOME, KEEP_ALL], ids=["some", "all"])
-def test_the_fused_step_is_the_step_in_pieces(dynamic, seed):
-  *pieces, reward_NKG = in_pieces(dynamic, jax.random.key(seed))
+@pytest.mark.parametrize(
+  ("dynamic", "divide_by_std"),
+  [(KEEP_SOME, True), (KEEP_ALL, False)],
+  ids=["some", "all, centred"],
+)
+def test_the_fused_step_is_the_step_in_pieces(dynamic, divide_by_std, seed):
+  key = jax.random.key(seed)
+  *pieces, reward_NKG = in_pieces(dynamic, key, divide_by_std)
   std_NK = reward_NKG.std(-1)[TRUNKS.is_real_NK]
   # The example has groups of equal, nearly equal and different rewards.
   assert set(np.digitize(std_NK, [1e-6, KEEP_SOME.epsilon])) == {0, 1, 2}
-  assert_same(fused(dynamic, jax.random.key(seed)), pieces)
+  assert_same(fused(dynamic, key, divide_by_std=divide_by_std), pieces)
 
 
 def test_micro_batches_of_the_fused_step_add_up():

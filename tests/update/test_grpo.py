@@ -121,6 +121,8 @@ def off_policy(ratio):
     # Samples of one token are sequences of one ratio.
     (1.5, LossConfig(ratio="sequence"), 1.5),
     (0.5, LossConfig(ratio="sequence"), -0.5),
+    # The bad sample is bounded, and the good one is clipped.
+    (4.0, LossConfig(surrogate="dual_clipped"), 0.0),
     # Only the good sample counts, whatever its ratio.
     (1.5, LossConfig(surrogate="imitation"), -1.0),
   ],
@@ -134,6 +136,8 @@ def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
   np.testing.assert_allclose(metrics["ratio_max"], ratio, **CLOSE)
   is_outside = not 1 - config.clip_low < ratio < 1 + config.clip_high
   assert metrics["clipped_share"] == is_outside
+  # One sample of two has an advantage below 0.
+  assert metrics["dual_clipped_share"] == (ratio > config.dual_clip) / 2
 
 
 @pytest.mark.parametrize("surrogate", ["clipped", "dual_clipped"])
@@ -235,13 +239,15 @@ def test_what_is_not_counted_cannot_overflow():
       ),
     )
   )
-  loss, gradient, _ = value_and_gradient(
+  loss, gradient, metrics = value_and_gradient(
     batch,
     LossConfig(kl_coefficient=0.5),
     params=params,
     reference=reference,
   )
   assert np.isfinite(loss)
+  entropy = -(P * np.log(P)).sum()
+  np.testing.assert_allclose(metrics["entropy"], entropy, **CLOSE)
   np.testing.assert_allclose(gradient[0], [0, -0.5, 0.5, 0], **CLOSE)
   assert not gradient[1:].any()
 

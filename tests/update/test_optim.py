@@ -4,9 +4,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from srl_jax.update.optim import OptimConfig, learning_rate, make_optimizer
+from srl_jax.update.optim import (
+  OptimConfig,
+  learning_rate,
+  make_optimizer,
+  with_master,
+)
 
 
 def rates(total, **fields):
@@ -98,6 +104,16 @@ def test_weight_decay_is_decoupled_and_for_matrices_only():
     params["blocks"]["attention"]["q_bias"],
   ):
     np.testing.assert_allclose(vector, 1.9, rtol=1e-5)
+
+
+def test_of_rounded_parameters_the_copy_decays():
+  optimizer = with_master(optax.add_decayed_weights(0.5))
+  params = {"x": jnp.ones(1, jnp.bfloat16)}  # The nearest to the copy.
+  copy = jnp.full(1, 1 + 2**-9, jnp.float32)
+  state = optimizer.init(params)._replace(master={"x": copy})
+  grads = jax.tree.map(jnp.zeros_like, params)
+  _, state = optimizer.update(grads, state, params)
+  assert state.master["x"] == 1.5 * (1 + 2**-9)
 
 
 def moments(state, name):

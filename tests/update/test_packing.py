@@ -79,8 +79,12 @@ def test_the_docstrings_example_is_packed_as_it_says():
   np.testing.assert_allclose(
     batch.sampler_logp_NBW[0, 2], [-1.1, -1.2, -4.1, -4.2], rtol=1e-6
   )
-  # The better sample of each group is the second: 1, 4; 9, 16.
+  # The better sample of each group is the second: 0, 1; 4, 9.
   np.testing.assert_allclose(batch.advantage_NBW[0, 2], [-1, -1, 1, 1])
+  [batch] = pack(
+    the_docstrings_example(), shape, update_step=3, divide_by_std=False
+  )
+  assert batch.advantage_NBW[0, 2].tolist() == [-0.5, -0.5, 2.5, 2.5]
   assert batch.is_fresh_NBW[0].tolist() == (batch.position_NBW[0] >= 0).tolist()
 
 
