@@ -156,7 +156,7 @@ def test_health_and_metrics(served, monkeypatch):
   values = {name: float(x) for name, x in map(str.split, lines)}
   assert values["srl_jax_completions_open"] == 0
   assert values["srl_jax_tokens_drawn_total"] >= 3
-  assert values["srl_jax_slot_turns_total"] >= 3
+  assert values["srl_jax_slot_iterations_total"] >= 3
   # Large counters keep their last digits, whose differences are rates.
   monkeypatch.setattr(served.engine.counts, "requests", 1234567)
   said = httpx.get(served.url + "/metrics", timeout=60).text
