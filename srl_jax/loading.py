@@ -32,7 +32,7 @@ from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.rewards.format import think_block
 from srl_jax.rollout.record import Recorder
-from srl_jax.storage.workdir import no_run
+from srl_jax.storage.workdir import COMMITS, no_run
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -214,10 +214,16 @@ def load_saved(
     ValueError: a part cannot be used; or `workdir` is of a version that left
       less there, and what the config names is gone.
   """
+  pin_commits(workdir)
   config = with_kept_tokenizer(config, workdir)
   config = dataclasses.replace(config, weights="random")
   run = load_model(with_paths(config, workdir), mesh)
   return dataclasses.replace(run, **held_out.read(workdir))
+
+
+def pin_commits(workdir: pathlib.Path) -> None:
+  """Lets the hub give the commits that the run in `workdir` has read."""
+  hf_files.COMMITS.update(agreement.read_json(workdir / COMMITS) or {})
 
 
 def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:

@@ -57,7 +57,14 @@ from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.processes import watchdog
 from srl_jax.report.results_table import results_table
 from srl_jax.storage import files
-from srl_jax.storage.workdir import VERSIONS, RefusedError, locked, versions
+from srl_jax.storage.workdir import (
+  COMMITS,
+  LATER,
+  VERSIONS,
+  RefusedError,
+  locked,
+  versions,
+)
 from srl_jax.trackers.trackers import open_trackers
 from srl_jax.train import loop
 from srl_jax.train.metric_columns import describe_columns
@@ -89,7 +96,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     had_update_steps = _claim_workdir(config, workdir)
     with progress.task("loading data and tokenizer"):
       run = loading.load_run(config, mesh, workdir)
-    files.write_json(workdir / VERSIONS, versions() | _commits(config))
+    _keep_commits(config, workdir)
     if jax.process_count() > 1:
       agreement.check_same(_checksums(run))
     shown = dataclasses.asdict(config)
@@ -98,6 +105,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     run = dataclasses.replace(run, trackers=trackers)
     _check_held_out(run, workdir)
     own_code.check(config, workdir, _of_stages_to_come(config, workdir))
+    _note_versions(workdir)
     measuring = Measuring(config, run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
     with progress.task("preparing the data of the stages"):
@@ -216,34 +224,45 @@ def _claim_workdir(config: Config, workdir: pathlib.Path) -> int:
         if folder.exists():
           storage.remove(folder)
     if has_begun:
-      _warn_of_versions(workdir)
+      loading.pin_commits(workdir)
     if more_steps and has_begun:
       return more_steps
   files.write_json(path, resolved)
-  files.write_json(workdir / VERSIONS, versions())
+  if results is None:
+    files.write_json(workdir / VERSIONS, versions())
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
   return 0
 
 
-def _commits(config: Config) -> dict[str, str]:
-  """Commits of what came from the hub, by name."""
+def _keep_commits(config: Config, workdir: pathlib.Path) -> None:
+  """Writes which commits came from the hub, for `loading.pin_commits`.
+
+  Raises:
+    ValueError: processes got different ones.
+  """
   sources = {config.weights, config.tokenizer.path}
-  return {x: hf_files.COMMITS[x] for x in sources if x in hf_files.COMMITS}
+  found = {x: hf_files.COMMITS[x] for x in sources if x in hf_files.COMMITS}
+  agreement.check_same({"commits on the Hugging Face hub": found})
+  if found:
+    files.write_json(workdir / COMMITS, found)
 
 
-def _warn_of_versions(workdir: pathlib.Path) -> None:
-  before = agreement.read_json(workdir / VERSIONS) or {}
-  changed = [
-    f"{name} was {before[name]} and is {new}"
-    for name, new in versions().items()
-    if before.get(name, new) != new
-  ]
+def _note_versions(workdir: pathlib.Path) -> None:
+  """Says and notes what is not of the versions of the attempt before."""
+  begun = agreement.read_json(workdir / VERSIONS) or {}
+  later = begun.get(LATER, [])
+  before = {name: x for part in (begun, *later) for name, x in part.items()}
+  changed = {
+    name: new for name, new in versions().items() if before.get(name) != new
+  }
   if changed:
+    listed = [f"{x} was {before.get(x)} and is {changed[x]}" for x in changed]
     progress.warn(
-      f"{workdir} was begun with other code: {'; '.join(changed)}; numbers "
+      f"{workdir} was begun with other code: {'; '.join(listed)}; numbers "
       "from here on may not be those of one run"
     )
+    files.write_json(workdir / VERSIONS, begun | {LATER: [*later, changed]})
 
 
 def _of_stages_to_come(

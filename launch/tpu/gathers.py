@@ -20,9 +20,10 @@ def beside_other_work(hlo: str) -> tuple[int, int]:
     hlo: text of a program compiled by libtpu. What works while an all-gather is
       under way is in one fusion with it, under the same channel.
   """
+  gather = re.compile(r" all-gather(?:-start)?\(.*?channel_id=(\d+)")
   beside, every = set(), set()
   for computation in re.split(r"\n(?=\S)", hlo):
-    found = re.findall(r" all-gather\(.*?channel_id=(\d+)", computation)
+    found = gather.findall(computation)
     every.update(found)
     if "async_collective_fusion" in computation.partition(" ")[0]:
       beside.update(found)

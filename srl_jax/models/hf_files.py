@@ -39,6 +39,8 @@ _CONSTANTS = ("rotary_emb.inv_freq",)
 _PATTERNS = (*storage.SMALL_FILES, "*.safetensors")
 # Mistral's weights a second time, in the form of its own software.
 _TWICE = "consolidated*"
+# A name on the hub, and maybe a commit, branch or tag.
+_NAME = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<commit>[\w./-]+))?")
 # What this process has fetched, as commits by names on the hub: all files of a
 # name are of one commit, whatever is pushed meanwhile.
 COMMITS: dict[str, str] = {}
@@ -182,8 +184,9 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
   if folder.is_dir():
     return folder
   # Anything else, such as a file, cannot be a name on the hub.
-  is_name = re.fullmatch(r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?", source)
-  if storage.is_remote(folder) or folder.exists() or not is_name:
+  if (
+    storage.is_remote(folder) or folder.exists() or not _NAME.fullmatch(source)
+  ):
     raise ValueError(
       f"there is no checkpoint folder {source!r}; give a folder as "
       "transformers' save_pretrained writes it, or a name on the Hugging Face "
@@ -194,7 +197,7 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
     folder = pathlib.Path(
       huggingface_hub.snapshot_download(
         name,
-        revision=COMMITS.get(source, revision),
+        revision=revision,
         allow_patterns=list(patterns),
         ignore_patterns=[_TWICE],
       )
@@ -216,13 +219,17 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
 def name_and_revision(source: str) -> tuple[str, str | None]:
   """Returns what libraries of Hugging Face call a checkpoint, and its commit.
 
-  A folder has no commit.
+  The commit is the one that was fetched or asked for. A folder has none.
   """
-  folder = folder_of(source)
+  try:
+    folder = folder_of(source)
+  except ValueError:  # A run that goes on for longer; its model comes back.
+    return str(storage.path(source) / "model"), None
   if storage.is_remote(folder) or folder.exists():
     return str(folder), None
-  name, _, revision = source.partition("@")
-  return name, revision or None
+  if not (found := _NAME.fullmatch(source)):
+    return source, None
+  return found["name"], COMMITS.get(source, found["commit"])
 
 
 def folder_of(source: str) -> pathlib.Path:

@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from flax import traverse_util
 
-from srl_jax import storage
+from srl_jax import agreement, storage
 from srl_jax.models import hf_files, hf_layout, lora
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.models.transformer import LanguageModel
@@ -91,6 +91,8 @@ def save_adapters(
     ),
   }
   with finished_folder(storage.path(folder)) as unfinished:
+    # No other makes the folder again after it has got its name.
+    agreement.wait_for_all()
     if jax.process_index() != 0:
       return
     with storage.written(unfinished / "adapter_model.safetensors") as path:

@@ -146,7 +146,11 @@ def _read(checkpoint, place, target, dtype, readers) -> jax.Array:
       of_layers, *cut = cuts
       names = place.names[of_layers]
       read = readers.map(lambda name: checkpoint.part(name, tuple(cut)), names)
-      return np.stack([*read])
+      read = [*read]
+      if len({x.dtype for x in read}) > 1:
+        # NumPy knows no type that both float16 and bfloat16 fit in.
+        read = [x.astype(np.float32) for x in read]
+      return np.stack(read)
     rows, *columns = cuts
     # A table is large, and one request is slow: each reader takes some rows.
     count = _READERS if place.kind == "table" else 1

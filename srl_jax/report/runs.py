@@ -24,7 +24,7 @@ from srl_jax.evaluate.journal import read_results
 from srl_jax.metrics import read_rows
 from srl_jax.overrides import FREE_TO_CHANGE
 from srl_jax.rollout import record
-from srl_jax.storage.workdir import OWN_CODE, SOURCE, VERSIONS, no_run
+from srl_jax.storage.workdir import LATER, OWN_CODE, SOURCE, VERSIONS, no_run
 
 # What runs of one group may differ in: they are repetitions of one another.
 _OF_A_REPETITION = {"seed", *FREE_TO_CHANGE}
@@ -150,7 +150,8 @@ def _code_of(workdir: pathlib.Path) -> list[Any]:
   """Checksums of the code that made a run: the package, and the user's own."""
   paths = workdir / VERSIONS, workdir / OWN_CODE
   versions, own = (_read_json(x) if x.is_file() else {} for x in paths)
-  return [versions.get(SOURCE), own]
+  later = [x[SOURCE] for x in versions.get(LATER, ()) if SOURCE in x]
+  return [versions.get(SOURCE), *later, own]
 
 
 def _groups(

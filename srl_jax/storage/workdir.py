@@ -23,6 +23,10 @@ from srl_jax.storage.lease import Lease
 _FILE = "run.lock"
 # What the folder of a run has and no other.
 VERSIONS = "versions.json"
+# In it, what later attempts had in place of what the first one had.
+LATER = "later"
+# Commits of what came from the Hugging Face hub, by name.
+COMMITS = "commits.json"
 # Checksums of the user's own rewards and domain.
 OWN_CODE = "own_code.json"
 # A version does not tell two copies apart that were edited.

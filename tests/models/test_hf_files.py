@@ -3,6 +3,7 @@
 
 import pytest
 
+from srl_jax import loading
 from srl_jax.models import hf_files
 
 
@@ -37,6 +38,13 @@ def test_all_files_of_a_name_on_the_hub_are_of_one_commit(
     hf_files.fetch(source)
   assert asked == [("a/b", None), ("a/b", "newest_1"), ("a/b", "f00")]
   assert hf_files.COMMITS == {"a/b": "newest_1", "a/b@f00": "f00"}
+  # An adapter of it names the commit, too.
+  assert hf_files.name_and_revision("a/b") == ("a/b", "newest_1")
+  # A run keeps to what it has read, whatever was pushed meanwhile.
+  (tmp_path / "commits.json").write_text('{"a/b": "old"}')
+  loading.pin_commits(tmp_path)
+  hf_files.fetch("a/b")
+  assert asked[-1] == ("a/b", "old")
 
 
 def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
@@ -44,6 +52,9 @@ def test_the_folder_of_a_run_stands_for_its_model(tmp_path):
   with pytest.raises(ValueError, match=r"is not finished .*export --workdir="):
     hf_files.fetch(str(tmp_path))
   model = tmp_path / "model"
+  assert hf_files.name_and_revision(str(tmp_path)) == (str(model), None)
+  gone = "/data/user@host/model"
+  assert hf_files.name_and_revision(gone) == (gone, None)
   model.mkdir()
   (model / "config.json").write_text("{}")
   assert hf_files.fetch(str(tmp_path)) == model

@@ -7,6 +7,7 @@ import math
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -137,6 +138,21 @@ def test_weights_become_the_dtype_of_the_parameters(gemma):
   assert {str(x.dtype) for x in jax.tree.leaves(found)} == {"bfloat16"}
   whole = load(gemma)["embedding"].astype("bfloat16")
   np.testing.assert_array_equal(found["embedding"], whole)
+
+
+def test_layers_may_be_stored_in_different_halves(gemma, tmp_path):
+  folder = tmp_path / "x"
+  shutil.copytree(gemma, folder)
+  for path in folder.glob("*.safetensors"):
+    every = safetensors.numpy.load_file(path)
+    for name, x in every.items():
+      half = jnp.bfloat16 if ".0." in name else np.float16
+      every[name] = x.astype(half)
+    safetensors.numpy.save_file(every, path)
+  want = load(gemma)["blocks"]["mlp"]["gate"]
+  found = load(folder)["blocks"]["mlp"]["gate"]
+  np.testing.assert_array_equal(found[0], want[0].astype(jnp.bfloat16))
+  np.testing.assert_array_equal(found[1], want[1].astype(np.float16))
 
 
 @pytest.fixture
