@@ -103,7 +103,9 @@ def with_sequence_ratio(
     return jax.ops.segment_sum(gap_W, first_W, len(gap_W))[first_W]
 
   gap_NBW = jax.vmap(jax.vmap(sums))(logp_NBW - sampler_logp_NBW, first_NBW)
+  is_counted_NBW = completion_tokens_NBW > 0
   gap_NBW = gap_NBW / jnp.maximum(completion_tokens_NBW, 1)
+  gap_NBW = jnp.where(is_counted_NBW, gap_NBW, 0.0)
   return jax.lax.stop_gradient(logp_NBW - gap_NBW)
 
 

@@ -8,6 +8,7 @@ makes the call, and all learn in the same moment that it is done.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -40,6 +41,8 @@ class Calls(Generic[S]):
     self._describe, self._close = describe, close
     self._begun: dict[S, Future | None] = {}
     self._threads: dict[S, ThreadPoolExecutor] = {}
+    # Those without a thread, in the order of their first calls.
+    self._others: dict[S, None] = {}
     self._cores = threading.Semaphore(os.cpu_count() or 1)
     self._is_closing = False
 
@@ -63,8 +66,11 @@ class Calls(Generic[S]):
     """
     self._begun[subject] = None
     if owner == jax.process_index():
-      begin = self._in_thread if in_thread else _now
-      self._begun[subject] = begin(call, subject)
+      if in_thread:
+        self._begun[subject] = self._in_thread(call, subject)
+      else:
+        self._others[subject] = None
+        self._begun[subject] = _now(call, subject)
 
   def collect(self, *, wait: bool) -> list[tuple[S, Any]]:
     """Takes calls that are done: the same in all processes.
@@ -111,13 +117,17 @@ class Calls(Generic[S]):
     return results, "", None
 
   def end(self, subject: S) -> None:
-    """Lets the subject's thread go."""
+    """Says that the subject has no more calls, and nothing to close."""
+    self._others.pop(subject, None)
     if thread := self._threads.pop(subject, None):
       thread.shutdown(wait=False)
 
   def close(self) -> None:
     """Closes all subjects with threads, after the calls that are being made."""
     self._is_closing = True
+    for subject in self._others:
+      with contextlib.suppress(Exception):
+        self._close(subject)
     for subject, thread in self._threads.items():
       thread.submit(self._close, subject)
     for thread in self._threads.values():

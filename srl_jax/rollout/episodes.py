@@ -6,13 +6,13 @@ writes the next action. Its thought is dropped. If the domain has an
 environment, the environment executes the action, and its observation enters
 the context as in the trunks of training.
 
-While environments act and verdicts are found, the model goes on with the other
-episodes. An episode whose action is executed asks the stream for its next turn,
-and one that is judged makes room for another, so that short episodes wait for
-no long ones, and fast environments for no slow ones. Equal contexts are run
-once where they meet on the stream: those of all samples of a problem at the
-first turn, later those of samples with the same actions. Of a context that goes
-on from one that a row still has, only what is new is run.
+An episode whose action is executed asks the stream for its next turn, and one
+that is judged makes room for another, so that short episodes wait for no long
+ones. Where `Domain.environment_waits`, the model goes on with other episodes
+while environments act, and fast environments wait for no slow ones. Equal
+contexts are run once where they meet on the stream: those of all samples of a
+problem at the first turn, later those of samples with the same actions. Of a
+context that goes on from one that a row still has, only what is new is run.
 """
 
 from __future__ import annotations
@@ -119,12 +119,12 @@ def sample_episodes(
   """Lets the model solve problems; yields episodes as they end.
 
   The random numbers of a completion follow from the stream's key, problem,
-  task, turn and sample, so other episodes, and the time that environments take,
-  change at most how its logits are rounded. As many episodes are open as can be
-  decoded together. All processes get all episodes in the same order. Each
-  environment lives in one process, which sends its observations to the others.
-  There it has a thread of its own, and as many environments act at the same
-  time as there are cores.
+  task, turn and sample, so other episodes change at most how its logits are
+  rounded, as does the time that environments in threads take. As many episodes
+  are open as can be decoded together. All processes get all episodes in the
+  same order. Each environment lives in one process, which sends its
+  observations to the others. Where `Domain.environment_waits`, it has a thread
+  of its own, and as many act at the same time as there are cores.
 
   Args:
     stream: samples the turns; no other requests may be under way.
@@ -258,6 +258,7 @@ class _Open:
       False if there is nothing to call: the model has the next turn.
     """
     has_environment = self.domain.environment is not None
+    in_thread = has_environment and self.domain.environment_waits
     is_executed = len(self.observations) == len(self.actions)
     if self.ending:
       call = _Open.judge
@@ -265,9 +266,7 @@ class _Open:
       call = _Open.execute
     else:
       return False
-    calls.begin(
-      self, call, owner=self.owner, in_thread=self.domain.environment_waits
-    )
+    calls.begin(self, call, owner=self.owner, in_thread=in_thread)
     return True
 
   def observe(

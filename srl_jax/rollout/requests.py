@@ -106,8 +106,7 @@ class Work:
     trunk_positions: the same with padding.
     drawn_tokens: tokens that were drawn.
     slot_iterations: iterations of the loop times slots; those that ran no token
-    of a
-      branch are waste.
+      of a branch are waste.
     segments: number of segments.
   """
 

@@ -143,15 +143,26 @@ def score_branches(
 
 
 def score_expert(
-  trunk: Trunk, tokenizer: Tokenizer, scorer: Scorer, max_new_tokens: int
+  trunk: Trunk,
+  task: Task,
+  tokenizer: Tokenizer,
+  scorer: Scorer,
+  max_new_tokens: int,
 ) -> float:
   """Returns the reward of the expert's own text at a trunk's first point.
+
+  With the task "solve" that is all steps from there on, of which the target is
+  only the answer.
 
   Raises:
     RewardError: the reward function failed.
   """
   point = trunk.points[0]
-  text = think_block("As the expert does.") + point.target
+  text = point.target
+  if task == "solve":
+    steps = trunk.trajectory.steps[point.step :]
+    text = "\n".join(step.text for step in steps)
+  text = think_block("As the expert does.") + text
   completion = Completion(text, True, len(tokenizer.encode(text)) + 1)
   context = reward_context(trunk.trajectory, point.step)
   context = context._replace(max_new_tokens=max_new_tokens)

@@ -235,14 +235,14 @@ def assemble(
   is_drawn_NRC = completion_mask(queue.stem_length_NR, ended.length_NR, width)
   # The last token of a branch was made in its last iteration.
   first_iteration_NR = ended.iteration_NR - (ended.length_NR - 1)
-  turn_NRC = first_iteration_NR[..., None] + position_C
+  iteration_NRC = first_iteration_NR[..., None] + position_C
 
   def of_branches(tape_TNB, otherwise):
-    of_trunk = lambda tape_TB, turn_RC, slot_R: (  # noqa: E731
-      tape_TB.at[turn_RC, slot_R[:, None]].get(mode="clip")
+    of_trunk = lambda tape_TB, iteration_RC, slot_R: (  # noqa: E731
+      tape_TB.at[iteration_RC, slot_R[:, None]].get(mode="clip")
     )
     found_NRC = jax.vmap(of_trunk, in_axes=(1, 0, 0))(
-      tape_TNB, turn_NRC, ended.slot_NR
+      tape_TNB, iteration_NRC, ended.slot_NR
     )
     return jnp.where(is_drawn_NRC, found_NRC, otherwise)
 

@@ -5,9 +5,9 @@ A problem's episodes are a group. The reward of an episode is 1 if its problem
 is solved and else 0, and all its turns share its advantage. An episode whose
 environment cannot tell is left out of its group. Each turn is a branch of its
 own context (update/turns.py), so that the model is trained on what it saw.
-Problems whose episodes all end alike teach nothing and are
-dropped. If none is left after the last round of sampling, the update step is
-skipped: the parameters stay as they are.
+Problems whose episodes all end alike teach nothing and are dropped. If none is
+left after the last round of sampling, the update step is skipped: the
+parameters stay as they are.
 """
 
 from __future__ import annotations

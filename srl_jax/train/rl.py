@@ -102,6 +102,7 @@ class RlStage:
     try:
       value = scoring.score_expert(
         self.data.train[0],
+        self.config.trunks.task,
         self._run.tokenizer,
         self._scorer,
         self.config.sampling.max_new_tokens,

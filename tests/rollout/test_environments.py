@@ -147,6 +147,28 @@ def test_nobody_waits_for_a_slow_environment(use, slow):
   assert max(most) <= 2
 
 
+def test_environments_at_once_are_left_when_nobody_wants_their_episodes(use):
+  closed = []
+
+  class Quick(Meeting):
+    def reset(self, trajectory):
+      self.name = trajectory.id
+
+    def step(self, action):
+      return "went on", self.name == "b"
+
+    def close(self):
+      closed.append(self.name)
+
+  use(Quick, environment_waits=False)
+  problems = [problem(x) for x in "abc"]
+  wanted = [(n, 0) for n in range(3)]
+  episodes = sample_episodes(make_stream(), problems, wanted, rules_of(3))
+  assert next(episodes).problem == 1 and closed == ["b"]
+  episodes.close()
+  assert closed == ["b", "a", "c"]
+
+
 def test_an_environment_that_acts_is_left_when_nobody_wants_its_episode(use):
   may_go_on = threading.Event()
   calls = []

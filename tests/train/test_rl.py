@@ -115,6 +115,10 @@ def test_a_batch_that_no_rounds_can_fill_is_refused(runs, tmp_path):
     runs.run(tmp_path, "srl", **{f"srl__{k}": x for k, x in changes.items()})
 
 
+def is_longer(action, target):
+  return float(len(action) > len(target))
+
+
 def test_a_reward_of_ones_own_is_tried_before_anything_is_measured(
   runs, tmp_path, capsys
 ):
@@ -131,6 +135,14 @@ def test_a_reward_of_ones_own_is_tried_before_anything_is_measured(
     rl.RlStage(run, "srl", config.srl).close()
   said = capsys.readouterr().out
   assert f"srl: {half} gives the expert's own text 0.500" in said
+  # A verdict gets the whole solution, of which the target is only the answer.
+  own = f"{__name__}:is_longer"
+  config = runs.config("rlvr", rlvr__reward__function=own, **changes)
+  with runs.quickly(), jax.set_mesh(mesh):
+    run = loading.load_run(config, mesh, tmp_path / "rlvr")
+    rl.RlStage(run, "rlvr", config.rlvr).close()
+  said = capsys.readouterr().out
+  assert f"rlvr: {own} gives the expert's own text 1.000" in said
 
 
 def test_targets_that_no_completion_has_room_for_are_named(
