@@ -202,7 +202,7 @@ def _stage(config: config_lib.Config) -> str:
       return stage
   raise ValueError(
     f"{config.name} has no stage of RL (c.stages={config.stages}), and only "
-    "such are counted; python -m launch.compile takes all"
+    "such are counted; srl_jax compile takes all"
   )
 
 

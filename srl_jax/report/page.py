@@ -102,8 +102,9 @@ def _script(text: str) -> str:
 
 
 def _summary(run: RunFiles) -> dict[str, Any]:
+  results = {name: found for name, found in run.results.items() if found}
   metrics: dict[str, None] = {}
-  for of_moment in run.results.values():
+  for of_moment in results.values():
     metrics.update(dict.fromkeys(of_moment))
   return {
     "label": run.label,
@@ -115,11 +116,11 @@ def _summary(run: RunFiles) -> dict[str, Any]:
     "steps_done": run.steps_done,
     "update_steps": run.update_steps,
     "has_rollouts": bool(run.rollout_files),
-    "moments": list(run.results),
+    "moments": list(results),
     "rows": [
       (
         label(metric),
-        [_cell(of_moment.get(metric)) for of_moment in run.results.values()],
+        [_cell(of_moment.get(metric)) for of_moment in results.values()],
       )
       for metric in metrics
     ],

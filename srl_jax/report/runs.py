@@ -27,7 +27,7 @@ from srl_jax.rollout import record
 from srl_jax.storage.workdir import LATER, OWN_CODE, SOURCE, VERSIONS, no_run
 
 # What runs of one group may differ in: they are repetitions of one another.
-_OF_A_REPETITION = {"seed", *FREE_TO_CHANGE}
+_OF_A_REPETITION = {"seed", "evaluate.before", *FREE_TO_CHANGE}
 # Fields of c.evaluate that change nothing of what is measured in the end.
 _WHEN_AND_HOW_FAST = (
   *("before", "answers_per_batch"),
@@ -326,16 +326,19 @@ def _shares(run: RunFiles, moment: str) -> dict[str, dict[str, float]]:
 def _solution_shares(
   solutions: Sequence[Mapping[str, Any]],
 ) -> dict[str, dict[str, float]]:
-  """Share of right samples, by mode and decoding and by problem."""
-  found: dict[str, dict[str, list[bool]]] = {}
+  """Share of right samples, by mode and decoding and by problem.
+
+  Problems are left out of which the environment could not tell of a sample.
+  """
+  found: dict[str, dict[str, list[bool | None]]] = {}
   for x in solutions:
     decoding = f"sampled at {x['temperature']:g}" if x["temperature"] else ""
-    if x["is_correct"] is None:  # The environment could not tell.
-      continue
     how = f"{x['mode']}, {decoding or 'greedy'}"
     of_problem = found.setdefault(how, {}).setdefault(x["problem"], [])
     of_problem.append(x["is_correct"])
   return {
-    how: {name: float(np.mean(x)) for name, x in problems.items()}
+    how: {
+      name: float(np.mean(x)) for name, x in problems.items() if None not in x
+    }
     for how, problems in found.items()
   }

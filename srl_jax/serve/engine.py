@@ -96,8 +96,7 @@ class Engine:
       rows: different prompts that are decoded together.
       slots: completions of a prompt that are decoded together.
       segment_iterations: tokens of each completion between two looks at what
-      has
-        come in.
+        has come in.
       max_stem: see `Stream`.
       max_queue: completions that may wait when all slots are busy.
       on_failure: is called in the event loop after a failure of the thread.

@@ -38,6 +38,7 @@ def test_runs_that_differ_in_their_seeds_only_are_one_group(tmp_path):
   # What changes no number does not count.
   config = json.loads((paths[1] / "config.json").read_text())
   config["log_every"], config["trackers"]["wandb"] = 7, True
+  config["evaluate"]["before"] = False
   (paths[1] / "config.json").write_text(json.dumps(config))
   first, second, other = read_runs(paths)
   assert first.group == second.group == "made-up"
