@@ -22,6 +22,16 @@ def test_an_action_is_no_thought_however_it_is_spelled_beside_its_command():
   assert [s.text for s in steps] == [LS, LS]
 
 
+def test_a_block_of_code_is_no_action_of_an_agent_whose_calls_are_recorded():
+  record = agents.smith_tool()
+  messages = json.loads(record["messages"])
+  closing = {"role": "assistant", "content": "Run it:\n```bash\npytest\n```"}
+  record["messages"] = json.dumps([*messages, closing])
+  trajectory = parse(record, "f-1")
+  assert len(trajectory.steps) == len(agents.TURNS)
+  assert trajectory.metadata["turns_without_action"] == "1"
+
+
 def test_an_action_that_was_refused_is_no_step():
   refused = "<function=foo>\n</function>"
   record = chat("Fix it.", refused, "There is no foo.", LS, "a.py", LS)

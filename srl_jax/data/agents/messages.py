@@ -148,7 +148,8 @@ class _Acts:
     self._notes: list[str] = []
     messages = [m._replace(text=with_line_feeds(m.text)) for m in messages]
     agents = [m.text for m in messages if m.role == "agent" and not m.actions]
-    read = foreign.spelling_of(agents)
+    has_calls = any(m.actions for m in messages)
+    read = foreign.spelling_of(agents, has_fences=not has_calls)
     for message in messages:
       if message.role != "agent":
         self._answer(message)

@@ -128,18 +128,21 @@ def _flags(words: Sequence[str]) -> tuple[tuple[str, str], ...]:
 REFUSED = "Please always provide EXACTLY ONE action"
 
 
-def spelling_of(texts: Iterable[str]) -> Callable[[str], Spelled]:
+def spelling_of(
+  texts: Iterable[str], has_fences: bool = True
+) -> Callable[[str], Spelled]:
   """Returns how the actions in an agent's messages are read.
 
   It is the spelling of most of them, and that of a text is the first in the
   table above in which it holds an action: agents that write tags write blocks
-  of code beside them.
+  of code beside them. Without `has_fences` a block is no action of any agent.
   """
+  spellings = _SPELLINGS if has_fences else _SPELLINGS[:-1]
   counts = collections.Counter(
-    next((read for read in _SPELLINGS if read(text).actions), None)
+    next((read for read in spellings if read(text).actions), None)
     for text in texts
   )
-  return max(_SPELLINGS, key=lambda read: counts[read])
+  return max(spellings, key=lambda read: counts[read])
 
 
 def _tool_call(text: str) -> Spelled:
