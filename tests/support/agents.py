@@ -255,7 +255,9 @@ def events_of_sdk() -> dict[str, Any]:
       log.append(acting | {"action": None})
       log.append(error | {"kind": "AgentErrorEvent"})
     log.append(acting)
-    seen = about | {"source": "environment", "observation": {"content": parts}}
+    # Its first versions have a text.
+    result = {"content": parts} if number % 2 else {"output": answer}
+    seen = about | {"source": "environment", "observation": result}
     log.append(seen | {"kind": "ObservationEvent"})
   return {"instance_id": TASK, "history": log[:-1], "resolved": True}
 

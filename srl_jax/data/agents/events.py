@@ -94,7 +94,8 @@ def _of_sdk(item: dict[str, Any], where: str) -> list[Message]:
     role = "agent" if item["source"] == "agent" else "user"
     return [Message(role, text, where)]
   if kind != "ActionEvent":
-    text = content_of(object_at(item, "observation"), where)
+    seen = object_at(item, "observation")
+    text = content_of(seen, where) or text_at(seen, "output")
     text = text or text_at(item, "error", "rejection_reason")
     answers = (call_id,)
     return [Message("tool", text, where, answers=answers)] if call_id else []
