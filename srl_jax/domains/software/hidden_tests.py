@@ -14,7 +14,7 @@ import dataclasses
 import json
 import pathlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from srl_jax.domains.software.examiner import (
   CONTROLS,
@@ -90,7 +90,7 @@ class Verdict:
       end, cheating; "" if the outcomes count.
     is_void: whether the problem is none of the patch's, so that nothing is
       known of it: the sandbox has ended, the task's tests cannot be written, or
-      pytest runs no tests at all.
+      pytest runs no tests with their conftest.py files.
     log: the end of what pytest printed, for people.
     undone: files that the repair changed and that count as they were: those
       that belong to tests, and code that would hide another module.
@@ -132,8 +132,8 @@ def judge(
 ) -> Verdict:
   """Applies a patch to a task's repository and runs the hidden tests.
 
-  If they come to nothing, tests without the repository show whether that is
-  the patch's fault or pytest's.
+  If they come to nothing, a run of their conftest.py files without the patch
+  shows whether that is the patch's fault or the task's.
 
   Args:
     task: the task.
@@ -283,9 +283,18 @@ def _write_hidden_tests(sandbox: Sandbox, task: RepairTask) -> None:
 
 
 def _pytest_works(task: RepairTask, config: SandboxConfig) -> bool:
-  """Whether the controls run, beside which there is no other test."""
-  with open_workspace(task, config, mounts=_MOUNTS) as sandbox:
-    return not _run_tests(sandbox, task, (), [], _SETUP_S).problem
+  """Whether the controls run without a patch, beside the tests' settings."""
+  settings = sorted(f"{x}/conftest.py" for x in _folders(task.test_paths))
+  with open_workspace(
+    task, config, is_for_agent=False, mounts=_MOUNTS
+  ) as sandbox:
+    _write_hidden_tests(sandbox, task)
+    return not _run_tests(sandbox, task, settings, [], _SETUP_S).problem
+
+
+def _folders(paths: Iterable[str]) -> set[str]:
+  """All folders that hold one of the files, near or far."""
+  return {str(x) for path in paths for x in pathlib.PurePosixPath(path).parents}
 
 
 def _run_tests(

@@ -12,9 +12,11 @@ from srl_jax.domains.software.sandbox import Sandbox
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
   CONFIG,
+  FILES,
   FIXED,
   make_task,
   patch,
+  write_repository,
 )
 
 pytestmark = needs_sandbox
@@ -42,6 +44,33 @@ def test_a_task_that_cannot_be_judged_says_nothing_of_the_repair(
   judged = judge(odd, CONFIG, patch(calc_DOT_py=FIXED))
   assert problem in judged.problem
   assert judged.is_void and not judged.is_solved
+
+
+OPTION = """
+
+def pytest_addoption(parser):
+  parser.addoption("--slow", action="store_true")
+"""
+
+
+@pytest.mark.parametrize(
+  ("conftest", "text", "problem", "is_void"),
+  [
+    (FILES["tests/conftest.py"] + OPTION, "while True: pass", "time", False),
+    ("import nothing_there\n", FIXED, "No module named", True),
+  ],
+  ids=["an-endless-loop", "a-broken-conftest"],
+)
+def test_settings_of_the_tests_count_in_telling_whose_fault_it_is(
+  tmp_path, conftest, text, problem, is_void
+):
+  write_repository(tmp_path)
+  (tmp_path / "tests/conftest.py").write_text(conftest)
+  arguments = ("--slow",) if conftest.endswith(OPTION) else ()
+  odd = make_task(tmp_path, pytest_arguments=arguments)
+  judged = judge(odd, CONFIG, patch(calc_DOT_py=text + "\n"), wall_s=3)
+  assert problem in judged.problem
+  assert judged.is_void == is_void
 
 
 def test_a_python_that_lacks_pytest_says_nothing_of_the_repair(task, tmp_path):
