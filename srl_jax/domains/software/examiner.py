@@ -83,12 +83,7 @@ def test_numpy(name):
   numpy = sys.modules.get("numpy")
   if numpy is None:
     raise RuntimeError("on purpose")
-  checks = numpy.testing
-  {
-    "equal": checks.assert_equal,
-    "allclose": checks.assert_allclose,
-    "array_equal": checks.assert_array_equal,
-  }[name](numpy.ones(2), numpy.zeros(2))
+  getattr(numpy.testing, f"assert_{name}")(numpy.ones(2), numpy.zeros(2))
 """
 CONTROLS = 12
 
@@ -239,23 +234,26 @@ class _Plugin:
 def _take_away(root: str, own: set[str]) -> list[str]:
   """Removes code that is named like a module of the environment.
 
-  Names in `own` are the repository's, whatever else is called so.
+  Names in `own` are the repository's, whatever else is called so. An editable
+  install may have its folders in sys.path, but they are not the environment's.
   """
+  folders = sorted({os.path.realpath(x) for x in (root, f"{root}/src")})
+  path = [x for x in sys.path if os.path.realpath(x) not in folders]
   taken = []
-  for folder in filter(os.path.isdir, (root, f"{root}/src")):
+  for folder in filter(os.path.isdir, folders):
     for name in sorted(os.listdir(folder)):
-      if module_of(name) not in own and _is_known(module_of(name)):
+      if module_of(name) not in own and _is_known(module_of(name), path):
         taken += _code(f"{folder}/{name}")
   for path in taken:
     os.remove(path)
   return [os.path.relpath(path, root) for path in taken]
 
 
-def _is_known(name: str) -> bool:
-  """Whether a module is there without the repository: -I leaves that out."""
+def _is_known(name: str, path: list[str]) -> bool:
+  """Whether a module is built in or in a folder of the path."""
   return name in sys.builtin_module_names or (
     name.isidentifier()
-    and importlib.machinery.PathFinder.find_spec(name) is not None
+    and importlib.machinery.PathFinder.find_spec(name, path) is not None
   )
 
 

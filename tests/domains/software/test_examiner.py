@@ -79,6 +79,16 @@ def test_a_repository_may_be_named_like_a_module_of_the_environment(tmp_path):
   assert judged.undone == ()
 
 
+def test_new_code_of_an_editable_install_stays(tmp_path, monkeypatch):
+  """Files with .pth put the repository into the path, which -I leaves."""
+  for path in ("new.py", "src/own.py", "third.py", "env/third.py"):
+    (tmp_path / path).parent.mkdir(exist_ok=True)
+    (tmp_path / path).touch()
+  for folder in ("env", "src", ""):
+    monkeypatch.syspath_prepend(str(tmp_path / folder))
+  assert examiner._take_away(str(tmp_path), set()) == ["third.py"]
+
+
 SUBTESTS = """import unittest
 
 from calc import add
