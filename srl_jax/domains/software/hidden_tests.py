@@ -248,8 +248,11 @@ def _put_tests_back(sandbox: Sandbox, ours: set[str]) -> tuple[str, ...]:
   listed = _done(_git(sandbox, _CHANGED), "the patch cannot be listed")
   fields = listed.decode(errors="surrogateescape").split("\0")[:-1]
   changed = dict(zip(fields[1::2], fields[::2], strict=True))
-  tests = {x for x in changed if x in ours or belongs_to_tests(x)}
   added = {x for x in changed if changed[x] == "A"}
+  tests = {x for x in changed if x in ours or belongs_to_tests(x)}
+  # A new file where a hidden test needs a folder, or the reverse.
+  needed = _folders(ours)
+  tests |= {x for x in added if x in needed or ours & _folders([x])}
   for command, paths in (
     (_REMOVE, tests & added),
     (_RESTORE, tests - added),

@@ -89,6 +89,26 @@ def test_new_code_of_an_editable_install_stays(tmp_path, monkeypatch):
   assert examiner._take_away(str(tmp_path), set()) == ["third.py"]
 
 
+@pytest.mark.parametrize(
+  ("hidden", "path"),
+  [("checks/test_calc.py", "checks"), ("check.py", "check.py/a.txt")],
+)
+def test_what_stands_where_a_hidden_test_comes_is_taken_away(
+  folder, hidden, path
+):
+  tests = HIDDEN.partition("def test_double")[0]
+  task = make_task(
+    folder,
+    test_files=((hidden, tests),),
+    fail_to_pass=(f"{hidden}::test_add[1]",),
+    pass_to_pass=(),
+  )
+  text = patch(calc_DOT_py=FIXED) + added(path, "x")
+  judged = judge(task, CONFIG, text, wall_s=60)
+  assert judged.is_solved, judged
+  assert judged.undone == (path,)
+
+
 SUBTESTS = """import unittest
 
 from calc import add
