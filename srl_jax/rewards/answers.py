@@ -63,11 +63,13 @@ _TERM = re.compile(
 _OPERAND = re.compile(r"(?:[A-Za-z)\]}]|[-+*/^=_(\[{<>\\]\s*[$€£]?\s*)$")
 # What makes a last number part of a term, a ratio or a range. A capital may
 # touch it, as in G0531, and what is equal to it or leads to it is none; nor is
-# 41.7 that is rounded to it.
+# 41.7 that is rounded to it, what goes from 30 to it, or "Box 2 : " before it.
 _PART = re.compile(
   r"(?:[a-z)\]}^_(\[{\\,]|[-+/<^_(\[{\\]\s*[$€£]?\s*|(?<![-=>])>\s*"
   r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|\d\s*,\s*|[(\[{][^()\[\]{}]*,\s*"
-  r"|\d:|\d\s+:\s*|^(?!.*\b(?i:round|simplif|reduc)).*\d\s+to\s+[$€£]?"
+  r"|\d:|^(?=.*\b(?i:ratio|is|are)\b|[^A-Za-z]*$).*\d\s+:\s*"
+  r"|^(?!.*\b(?i:round|simplif|reduc|chang|convert|from\s+\S+\s+to\b))"
+  r".*\d\s+to\s+[$€£]?"
   r"|\\(?:sqrt|frac|times|cdot|div|pm|mp|leq|geq|neq|sin|cos|tan)\s*"
   r"|\b(?:log|ln)\s*(?:_\s*(?:\w|\{[^{}]*\})\s*)?)$"
 )
