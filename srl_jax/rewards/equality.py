@@ -107,10 +107,12 @@ _CHOICE = re.compile(
   r"|(?i:option|choice)\s+([A-J])",
   re.DOTALL,
 )
-# After a first choice; "(D) Both (A) and (B)" is one, and so is "(D) P(A)".
+# After a first choice; "(D) Both (A) and (B)" is one, and so are "(D) P(A)" and
+# "(D) angle A: 30".
 _OTHER_CHOICE = re.compile(
   r"(?i:,|;|/|&|and\b|or\b)|(?!(?i:all|both|neither|none|only)\b)"
-  r".*?(?<![A-Za-z\\(])(?:\(\s*[A-J]\s*\)|[A-J]\s*[).:])",
+  r"(?:.*?(?<![A-Za-z\\(])(?:\(\s*)?[A-J]\s*\)"
+  r"|(?:.*?[,;\n\d]\s*)?[A-J]\s*[.:])",
   re.DOTALL,
 )
 

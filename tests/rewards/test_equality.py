@@ -132,6 +132,7 @@ y=5,x=3 | x &= 3 \\[1mm] y &= 5
 (-\infty,1)\cup(2,3)\cup(6,\infty) | x<1, 2<x<3, \text{ or } x>6
 D | \text{(D) Both (A) and (B)}
 D | (D) P(A) = 3
+C | (C) angle A: 30
 m \frac{dv}{dt}+bv=f | m \frac{d v}{d t}=f-b v
 2x | \frac{d}{dx} x^2
 """
@@ -241,6 +242,8 @@ x = 3\\ y = 5 | x = 9\\ y = 5
 (-\infty,5]\cup[0,\infty) | x \ge 0, x \le 5
 A | (A) 3 (B) 4
 A | A. 3, B. 4, C. 5
+A | (A) red (B) green
+A | A. red, B. green
 m \frac{dv}{dt}+bv=f | bv=f
 m \frac{dv}{dt}+bv=f | 5 m \frac{dv}{dt}+bv=f
 \frac{dx}{dt}=kx-a | -\frac{dx}{dt}=kx-a
