@@ -84,7 +84,7 @@ _UNREADABLE = (
   (b"<html", "a web page", "download the file itself"),
 )
 # Such a table begins as any text does, so its name must tell.
-_TABLE_IN_TEXT = re.compile(r"\.[ct]sv(?=\.|$)", re.I)
+_TABLE_IN_TEXT = re.compile(r"\.[ct]sv(?=(\.(gz|bz2|xz|zstd?))?$)", re.I)
 # What the libraries raise where a compressed file is damaged.
 _DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError)
 _PEEKED = 512
@@ -207,7 +207,7 @@ def _recognised(
     )
   head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
   in_text = _TABLE_IN_TEXT.search(path.name)
-  if in_text and not head.startswith((b"{", b"[")):
+  if in_text and head and not head.startswith((b"{", b"[")):
     read = "read_table" if in_text[0].lower() == ".tsv" else "read_csv"
     raise ValueError(
       f"{path} is a table in text, which is not read; write it again with"

@@ -182,6 +182,16 @@ def test_a_table_in_text_is_named_with_what_reads_it(tmp_path, name, reader):
   assert len(problems(tmp_path / name)) == len(RECORDS)
 
 
+@pytest.mark.parametrize(
+  ("name", "text"), [("d.csv", ""), ("d.csv.jsonl", '"x"\n')]
+)
+def test_no_table_in_text_is_an_empty_file_or_one_of_lines(
+  tmp_path, name, text
+):
+  (tmp_path / name).write_text(text)
+  assert len(list(sources.rows(tmp_path / name))) == bool(text)
+
+
 def test_one_object_over_many_lines_is_one_record(tmp_path):
   path = tmp_path / "d.json"
   good = json.dumps(RECORDS[0], indent=2)
