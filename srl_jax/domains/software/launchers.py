@@ -99,11 +99,12 @@ class SandboxConfig:
     image: name of the image, for podman and docker. It must have python3 (3.9
       or later), bash, git, tar and patch. Tasks that name an image of their own
       get that.
-    python: the Python interpreter of the repository's environment, with pytest
-      (6.2 or later) for the hidden tests; its folder comes first in PATH. With
-      an image, an absolute path in it; "" for its python3. With bubblewrap, a
-      path of this machine, whose folder is readable in the sandbox; "" for the
-      one that runs this. Tasks that name a Python of their own get that.
+    python: the Python interpreter (3.7 or later) of the repository's
+      environment, with pytest (6.2 or later) for the hidden tests; its folder
+      comes first in PATH. With an image, an absolute path in it; "" for its
+      python3. With bubblewrap, a path of this machine, whose folder is readable
+      in the sandbox; "" for the one that runs this. Tasks that name a Python of
+      their own get that.
     readable: for bubblewrap, further files and folders of this machine that
       are readable in the sandbox, at the same path. /usr always is.
     limits: what commands may use.
