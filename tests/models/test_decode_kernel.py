@@ -75,12 +75,12 @@ def compiled_rollout(kernel, topology):
 @pytest.mark.parametrize(
   "topology", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2", "tpu7x:2x2x1"]
 )
-def test_a_turn_reads_its_caches_where_they_are(topology):
+def test_an_iteration_reads_its_caches_where_they_are(topology):
   pytest.importorskip("libtpu")
   text = compiled_rollout("auto", topology).as_text()
   calls = [x for x in text.splitlines() if "decode_attention" in x]
-  # Two layers in each of two loops; the second is for the whole cache.
-  assert sum(" custom-call(" in x for x in calls) == 4
+  # Two layers in one loop: the cache has its full width at once.
+  assert sum(" custom-call(" in x for x in calls) == 2
   # Arrays of all branches' keys or values, of 4 heads.
   cache = rf"bf16\[{TRUNKS * POINTS * SAMPLES},4,(128,1039|1039,128)\]\S* "
   made = re.findall(cache + r"([a-z\-]+)\(", text)
