@@ -31,6 +31,14 @@ def make_stream(params, *, mesh=None, model=MODEL, **sizes):
   )
 
 
+def close_to(done):
+  """What completions may be that are the same up to rounding."""
+  return {
+    name: (tokens, pytest.approx(logps, abs=1e-4))
+    for name, (tokens, logps) in done.items()
+  }
+
+
 def by_name(stream, requests):
   return {done.request.point_id: done for done in complete(stream, requests)}
 
@@ -55,7 +63,7 @@ def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices, model):
       for i, tokens in enumerate(prompts)
     ]
     done = {
-      x.request.point_id: (x.tokens, np.round(x.logps, 4).tolist())
+      x.request.point_id: (list(x.tokens), list(x.logps))
       for x in complete(stream, requests)
     }
     return done, stream.work.prompt_tokens - before
@@ -76,7 +84,7 @@ def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices, model):
     assert cache.v[0].shape[3] == width
   stream = make_stream(params, rows=8, slots=2, mesh=mesh)
   fresh, run_fresh = ask(then)
-  assert got == fresh
+  assert got == close_to(fresh)
   assert run_fresh == sum(len(x) - 1 for x in then)
   assert run == 47 + 2 + len(first[2]) + 37
 
@@ -100,10 +108,7 @@ def test_tails_of_many_lengths_take_few_programs(window):
       for i, tokens in enumerate(prompts)
     ]
     done = by_name(stream, requests)
-    return {
-      name: (x.tokens, np.round(x.logps, 4).tolist())
-      for name, x in done.items()
-    }
+    return {name: (list(x.tokens), list(x.logps)) for name, x in done.items()}
 
   stream = make_stream(params, rows=16, slots=1, max_stem=1, model=model)
   ask(stream, first)
@@ -118,7 +123,7 @@ def test_tails_of_many_lengths_take_few_programs(window):
   before = stream.work.prompt_tokens
   got = ask(stream, then)
   fresh = make_stream(params, rows=16, slots=1, max_stem=1, model=model)
-  assert got == ask(fresh, then)
+  assert got == close_to(ask(fresh, then))
   # The trunks are 192 tokens wide, and a tail is at most half of that.
   assert run == [(1, 96), (4, 64), (1, 64), (1, 64)]
   # Two heads leave no room for 64 tokens: what is too much runs again.
