@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Code of a user's own, which a config knows by its name only."""
 
+import json
 import sys
 
+import jax
 import pytest
 
 from srl_jax import own_code
+from srl_jax.models import hf_files
 from srl_jax.storage import workdir as workdir_lib
 from srl_jax.storage.workdir import RefusedError
 from srl_jax.testing import experiment
@@ -63,6 +66,18 @@ def test_another_reward_is_refused_once_a_stage_has_trained_with_it(
   said = capsys.readouterr().out
   assert "was begun with other code: jax was " in said
   assert "is of tomorrow; numbers" in said
+  # The first attempt's versions stay, beside what later ones had; it is said
+  # again only if something changes again.
+  noted = json.loads((tmp_path / "run" / "versions.json").read_text())
+  assert noted["jax"] == jax.__version__
+  assert noted["later"] == [{"jax": "of tomorrow"}]
+  # The run keeps to the commits of the hub that it has read.
+  commits = tmp_path / "run" / "commits.json"
+  commits.write_text('{"a/b": "old"}')
+  monkeypatch.setattr(hf_files, "COMMITS", {"a/b": "new"})
+  run()
+  assert hf_files.COMMITS == {"a/b": "old"}
+  assert "was begun with other code" not in capsys.readouterr().out
 
 
 def test_a_domain_counts_with_the_files_of_its_reward_and_verdict(
