@@ -206,6 +206,8 @@ def take_streams() -> tuple[BinaryIO, BinaryIO]:
   os.dup2(2, 1)
   with open(os.devnull, "rb") as nothing:
     os.dup2(nothing.fileno(), 0)
+  # Children are killed, which would lose what they have printed last.
+  sys.stdout.reconfigure(line_buffering=True)
   return requests, answers
 
 
