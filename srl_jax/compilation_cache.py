@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import sys
 
 import filelock
 import jax
@@ -56,6 +57,7 @@ def use_default(workdir: pathlib.Path | None = None) -> None:
         f"warning: compiled programs are not kept for the next run ({error}); "
         "set JAX_COMPILATION_CACHE_DIR to a folder that can be written, or to "
         "nothing",
+        file=sys.stderr,
         flush=True,
       )
     return

@@ -39,7 +39,7 @@ def compiles(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "UserWarning" not in done.stderr
-    return done.stdout.splitlines()
+    return [*done.stderr.splitlines(), *done.stdout.splitlines()]
 
   return call
 
@@ -81,6 +81,19 @@ def test_a_home_that_cannot_be_written_gives_one_warning(compiles, tmp_path):
   assert first.startswith("warning: compiled programs are not kept for the")
   assert "set JAX_COMPILATION_CACHE_DIR" in first
   assert rest == ["none", "-1", "0 hits"]
+
+
+def test_a_chat_keeps_its_programs_for_the_next(tmp_path):
+  inherited = dict(os.environ)
+  del inherited["JAX_COMPILATION_CACHE_DIR"]
+  student = ("--weights=registers_student", "--max_new_tokens=1")
+  subprocess.run(
+    [sys.executable, "-m", "srl_jax.chat", *student, "^Dy+wEx-yFz-y;?1234"],
+    env=inherited | {"XDG_CACHE_HOME": str(tmp_path)},
+    check=True,
+    capture_output=True,
+  )
+  assert list((tmp_path / "srl_jax" / "compilation").glob("*-cache"))
 
 
 def test_programs_of_a_run_in_a_bucket_are_kept_in_it(

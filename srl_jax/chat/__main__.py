@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 import jax
 
-from srl_jax import inference
+from srl_jax import compilation_cache, inference
 from srl_jax.arguments import HelpFormatter, check_least, errors_in_one_line
 from srl_jax.chat.answers import ChatAnswer, Drawing, Prompt, after, drive
 from srl_jax.chat.prompts import read_prompts
@@ -329,6 +329,7 @@ def _chat(args: argparse.Namespace) -> None:
   prompts = read_prompts(args.prompts) if args.prompts else {}
   if args.prompt:
     prompts = {0: args.prompt}
+  compilation_cache.use_default()
   config = inference.config_of(args.weights)
   model = inference.load(config, args.weights)
   chat = _Chat(args, model, config.srl.trunks.context_turns)

@@ -98,9 +98,9 @@ def check_alike(results: Sequence[Result]) -> None:
       )
 
 
-_MEANINGS = {
-  "rules_sha256": "the version of the code that judges answers (rules_sha256)"
-}
+# The fact of a protocol that names the code of verdicts.
+RULES = "rules_sha256"
+_MEANINGS = {RULES: f"the version of the code that judges answers ({RULES})"}
 
 
 def _facts(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

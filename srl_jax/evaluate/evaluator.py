@@ -31,7 +31,7 @@ from srl_jax.evaluate.answering import (
   answer_by_turns,
   answer_questions,
 )
-from srl_jax.evaluate.compare import Result
+from srl_jax.evaluate.compare import RULES, Result
 from srl_jax.evaluate.journal import Journal, group
 from srl_jax.evaluate.judges import JudgeFunction, domain_verdict
 from srl_jax.evaluate.protocols import Decoding, Protocol, our_verdict
@@ -178,7 +178,9 @@ def evaluate_suites(
     stack.enter_context(memory_errors(plan.answers_per_batch))
     journal = None
     if jax.process_index() == 0:
-      journal = stack.enter_context(Journal(out, found, plan.problems))
+      journal = stack.enter_context(
+        Journal(out, found, plan.problems, judge_of(plan))
+      )
     for decoding in plan.protocol.decodings:
       if plan.protocol.mode == "turns":
         _answer_by_turns(model, plan, decoding, journal)
@@ -194,10 +196,12 @@ def answered(model: ReadyModel, plan: Plan, out: pathlib.Path) -> int:
 
   Raises:
     ValueError: the folder holds another evaluation, or is damaged.
+    JudgeError: an answer could not be judged anew.
   """
   if jax.process_index() != 0:
     return 0
-  with Journal(out, facts(model, plan), plan.problems) as journal:
+  found = facts(model, plan)
+  with Journal(out, found, plan.problems, judge_of(plan)) as journal:
     return len(journal.answers)
 
 
@@ -252,7 +256,7 @@ def facts(
   if plan.protocol.mode == "turns":
     protocol["context_turns"] = plan.context_turns
   source = b"".join(path.read_bytes() for path in rules)
-  protocol["rules_sha256"] = hashlib.sha256(source).hexdigest()[:16]
+  protocol[RULES] = hashlib.sha256(source).hexdigest()[:16]
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
   if prompts is None:
     prompts = (question(model, plan, x).tokens for x in plan.problems)

@@ -82,13 +82,14 @@ def intervene(
   if not questions:
     progress.say("no answer has a think block to change")
     return {}
+  judge = evaluator.judge_of(plan)
   with contextlib.ExitStack() as stack:
     stack.enter_context(evaluator.memory_errors(plan.answers_per_batch))
     journal = None
     if jax.process_index() == 0:
       facts = evaluator.facts(model, plan) | {"interventions": most}
       problems = [asked.problem for asked in questions]
-      journal = stack.enter_context(Journal(out, facts, problems))
+      journal = stack.enter_context(Journal(out, facts, problems, judge))
     answer_questions(
       lambda width: model.stream(
         rows=min(plan.answers_per_batch, len(questions)),
@@ -100,7 +101,7 @@ def intervene(
       Decoding("greedy"),
       max_new_tokens=plan.protocol.max_new_tokens,
       journal=journal,
-      judge=evaluator.judge_of(plan),
+      judge=judge,
       tokenizer=model.run.tokenizer,
     )
     return _shares(found, journal.answers) if journal else {}

@@ -15,13 +15,16 @@ cut by a crash is dropped, and its answer is sampled again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from srl_jax import progress
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.compare import Result, protocol_differences
+from srl_jax.evaluate.compare import RULES, Result, protocol_differences
+from srl_jax.evaluate.judges import JudgeFunction, Judges
 from srl_jax.evaluate.records import Answer
 from srl_jax.storage import files
 from srl_jax.storage.mirror import Mirror
@@ -41,32 +44,42 @@ class Journal:
     folder: pathlib.Path,
     facts: Mapping[str, Any],
     problems: Sequence[Problem],
+    judge: JudgeFunction | None = None,
   ):
     """Opens the folder of an evaluation, new or begun before.
 
     Args:
       folder: the folder.
       facts: what the answers depend on; JSON. Only "model", which is a path or
-        a name, may be another when the folder is opened again.
+        a name, may be another when the folder is opened again, and with `judge`
+        the rules of verdicts.
       problems: all problems, which name their suites.
+      judge: judges the answers in the folder anew if those rules have changed.
+        Of answers turn by turn it cannot: the rules also say where one ends.
 
     Raises:
       ValueError: the folder holds another evaluation, or files of that name
         without one.
+      JudgeError: an answer could not be judged anew; the folder is as it was.
     """
     check_folder(folder)
     path = folder / FACTS
     facts = json.loads(json.dumps(facts))
-    if path.exists():
-      before = read_facts(folder)
-      if different := list(_differences(before, facts)):
-        raise ValueError(
-          f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
-          "give this one an --out of its own"
-        )
+    before = read_facts(folder) if path.exists() else facts
+    different = list(_differences(before, facts))
+    is_outdated = judge and different and _differ_in_rules_alone(before, facts)
+    if different and not is_outdated:
+      raise ValueError(
+        f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
+        "give this one an --out of its own"
+      )
+    self.answers = read_answers(folder)
+    if is_outdated:
+      self.answers = _judged_anew(self.answers, problems, judge)
+      # In one go, and before the facts call them answers of these rules.
+      files.write_text(folder / ANSWERS, "".join(map(_line, self.answers)))
     files.write_json(path, facts)
     files.write_text(folder / PROBLEMS, "".join(map(_line, problems)))
-    self.answers = read_answers(folder)
     self._mirror = Mirror(folder)
     path = self._mirror.folder / ANSWERS
     # What a crash has cut stays behind the last whole line.
@@ -85,6 +98,43 @@ class Journal:
   def __exit__(self, *_: object) -> None:
     self._file.close()
     self._mirror.close()
+
+
+def _differ_in_rules_alone(
+  before: Mapping[str, Any], now: Mapping[str, Any]
+) -> bool:
+  """Whether the same answers, in one go, are only judged by other rules."""
+  protocols = [dict(facts.get("protocol") or {}) for facts in (before, now)]
+  for protocol in protocols:
+    protocol.pop(RULES, None)
+  before, now = (
+    {**facts, "protocol": protocol}
+    for facts, protocol in zip((before, now), protocols, strict=True)
+  )
+  is_in_turns = any(protocol.get("mode") == "turns" for protocol in protocols)
+  return not is_in_turns and not list(_differences(before, now))
+
+
+def _judged_anew(
+  answers: Sequence[Answer], problems: Sequence[Problem], judge: JudgeFunction
+) -> list[Answer]:
+  """Returns answers with verdicts by the rules of now."""
+  by_id = {(problem.suite, problem.id): problem for problem in problems}
+  what = "answers judged anew, as the rules of verdicts have changed"
+  found: list[Answer] = []
+  with progress.task(what, total=len(answers)), Judges(judge) as judges:
+    for answer in answers:
+      problem = by_id[answer.suite, answer.problem]
+      make = functools.partial(dataclasses.replace, answer)
+      judges.put(answer.text, problem, make)
+      found += judges.take()
+      progress.advance(len(found), len(answers))
+    found += judges.take(0)
+  right = [sum(answer.is_correct for answer in x) for x in (answers, found)]
+  progress.say(
+    f"{len(found)} {what}: {right[1]} are right, {right[0]} were before"
+  )
+  return found
 
 
 def check_folder(folder: pathlib.Path) -> None:

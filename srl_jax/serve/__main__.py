@@ -19,7 +19,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from srl_jax import inference, storage
+from srl_jax import compilation_cache, inference, storage
 from srl_jax.arguments import HelpFormatter, check_least, errors_in_one_line
 from srl_jax.optional import needed_for
 from srl_jax.serve.engine import Engine
@@ -136,6 +136,7 @@ def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
     import uvicorn
 
     from srl_jax.serve.app import ServerSettings, make_app
+  compilation_cache.use_default()
   config = inference.config_of(args.weights)
   folder = storage.path(args.weights)
   name = storage.absolute(folder).name if folder.is_dir() else args.weights

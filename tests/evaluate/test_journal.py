@@ -12,6 +12,8 @@ from srl_jax.evaluate.journal import (
   read_facts,
   read_results,
 )
+from srl_jax.evaluate.judges import JudgeError
+from srl_jax.evaluate.protocols import our_verdict
 from srl_jax.evaluate.records import Answer
 from srl_jax.storage import files
 
@@ -143,3 +145,59 @@ def test_facts_that_say_nothing_are_damaged(tmp_path, text):
   (tmp_path / "evaluation.json").write_text(text)
   with pytest.raises(ValueError, match=r"evaluation\.json .*is damaged"):
     read_results(tmp_path)
+
+
+def of_rules(version, mode="solve"):
+  return {"protocol": {"mode": mode, "rules_sha256": version}, "seed": 0}
+
+
+@pytest.fixture
+def judged_by_old_rules(tmp_path):
+  with Journal(tmp_path, of_rules("old"), PROBLEMS) as journal:
+    journal.add(answer(0, final="", is_correct=False))
+    journal.add(answer(1, text="\\boxed{5}", final="5", is_correct=True))
+  return tmp_path
+
+
+def test_answers_are_judged_anew_when_rules_alone_have_changed(
+  judged_by_old_rules, capsys
+):
+  folder = judged_by_old_rules
+  with Journal(folder, of_rules("new"), PROBLEMS, our_verdict) as journal:
+    assert [(a.final, a.is_correct) for a in journal.answers] == [
+      ("3", True),
+      ("5", False),
+    ]
+    journal.add(answer(2))
+  assert read_facts(folder) == of_rules("new")
+  assert [a.is_correct for a in read_answers(folder)] == [True, False, True]
+  said = "2 answers judged anew, as the rules of verdicts have changed: 1 are"
+  assert said in capsys.readouterr().out
+  with Journal(folder, of_rules("new"), PROBLEMS, our_verdict):
+    assert "anew" not in capsys.readouterr().out
+
+
+def test_a_verdict_that_fails_leaves_the_folder_as_it_was(judged_by_old_rules):
+  folder = judged_by_old_rules
+  before = read_answers(folder)
+  with pytest.raises(JudgeError, match="could not be judged"):
+    # No judge takes a text and a problem and is called "len".
+    Journal(folder, of_rules("new"), PROBLEMS, len)
+  assert read_answers(folder) == before
+  assert read_facts(folder) == of_rules("old")
+
+
+def test_what_new_rules_may_have_changed_in_sampling_is_refused(
+  judged_by_old_rules, tmp_path
+):
+  folder = judged_by_old_rules
+  said = "another evaluation .the version of the code that judges answers"
+  with pytest.raises(ValueError, match=said):
+    Journal(folder, of_rules("new"), PROBLEMS)
+  with pytest.raises(ValueError, match=r"another evaluation .*; seed was 0"):
+    Journal(folder, of_rules("new") | {"seed": 1}, PROBLEMS, our_verdict)
+  with Journal(tmp_path / "turns", of_rules("old", "turns"), PROBLEMS):
+    pass
+  with pytest.raises(ValueError, match=said):
+    new = of_rules("new", "turns")
+    Journal(tmp_path / "turns", new, PROBLEMS, our_verdict)

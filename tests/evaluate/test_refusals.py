@@ -161,9 +161,6 @@ def test_a_folder_of_another_or_damaged_evaluation_is_refused(
   rules = json.loads(as_written)["protocol"]["rules_sha256"]
   facts.write_text(as_written.replace(rules, "of an older version"))
   code = "the version of the code that judges answers (rules_sha256) is"
-  assert refused().startswith(
-    f"{holds}({code} 'of an older version' and '{rules}')"
-  )
   assert (
     f"were not measured alike: {code} 'of an older version' and "
     in refused(compare=out, out=out.with_name("new"))
