@@ -6,7 +6,7 @@ thoughts are the calculator annotations, "48/2=24"), then SRL on another part.
 What to look at is the similarity of single steps on held-out problems; a
 model of this size solves next to none of them.
 
-  python -m srl_jax.main --config=experiments/gsm8k.py \
+  srl_jax train --config=experiments/gsm8k.py \
     --config.data.path=PATH/gsm8k_train.jsonl
 
 The hub's folder has a test split of its own: with its path, also give

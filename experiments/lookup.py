@@ -20,7 +20,7 @@ Presets (`--config=experiments/lookup.py:NAME`):
   sft_thoughts  SFT on the expert's thoughts and actions, which SRL never sees:
                 the ceiling.
 
-  python -m srl_jax.main --config=experiments/lookup.py --workdir=/tmp/lookup
+  srl_jax train --config=experiments/lookup.py --workdir=/tmp/lookup
 """
 
 from srl_jax import config

@@ -7,8 +7,8 @@ often). The table at the end is of easy issues that it has not seen: how fluent
 it is. It took 47 and 23 minutes, in two parts, on two cores that did other work
 too; no files.
 
-  python -m srl_jax.main --config=experiments/lookup_student.py --workdir=V
-  python -m srl_jax.main --workdir=W --config=experiments/lookup_student.py:\
+  srl_jax train --config=experiments/lookup_student.py --workdir=V
+  srl_jax train --workdir=W --config=experiments/lookup_student.py:\
 second,weights=V/model,tokenizer.path=V/model
   cp W/model/* srl_jax/assets/lookup_student
 

@@ -38,7 +38,7 @@ first four and sft):
   sft_rlvr       SFT first, RLVR after.
 
 Memory and times are by the TPU compiler and by counts, not measured
-(benchmarks/RESULTS.md; `python -m launch.compile` makes them anew, for other
+(benchmarks/RESULTS.md; `srl_jax compile` makes them anew, for other
 topologies and methods too). Those above are of SRL, with 4 groups in 10 kept
 and 420 tokens in the mean completion. With as many kept and 1,500 tokens, RLVR
 of qwen2_5_7b takes 12.4 GiB and 60 s, so 3.3 hours for all 200 update steps,

@@ -4,7 +4,7 @@
 docs/train_a_model.md goes from a file of solutions to a verdict with it. The
 solutions are lines of JSON in data/solutions.jsonl unless told otherwise:
 
-  python -m srl_jax.main --config=experiments/own_solutions.py --workdir=W
+  srl_jax train --config=experiments/own_solutions.py --workdir=W
 
 The presets are those of experiments/math.py for 8 chips (`qwen2_5_0_5b`, the
 default, and `qwen2_5_7b_lora`), for 64 (`qwen2_5_7b`), and for any checkpoint

@@ -20,7 +20,7 @@ Presets (`--config=experiments/registers.py:NAME`), with what to expect on the
   sft       SFT on the expert's steps, which hold no thoughts. The student
             unlearns to think, and solves nothing at all.
 
-  python -m srl_jax.main --config=experiments/registers.py --workdir=/tmp/srl
+  srl_jax train --config=experiments/registers.py --workdir=/tmp/srl
 """
 
 from srl_jax import config

@@ -7,7 +7,7 @@ srl_jax/domains/registers.py says how often). The test table at the end shows
 how well it does on hard problems: badly, as it was taught to. 24 minutes on one
 core of a laptop class machine; no files.
 
-  python -m srl_jax.main --config=experiments/registers_student.py --workdir=W
+  srl_jax train --config=experiments/registers_student.py --workdir=W
   cp W/model/* srl_jax/assets/registers_student
 
 Another seed, with the tokenizer of the first (its ids must not move):

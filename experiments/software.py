@@ -35,7 +35,7 @@ one epoch has actions, and SFT three epochs.
 
 The model is laid out over TPU v5e chips as in experiments/math.py. Memory and
 time are by the TPU compiler and by counts, not measured:
-`python -m launch.compile --config=experiments/software.py --topology=v5e:8x8
+`srl_jax compile --config=experiments/software.py --topology=v5e:8x8
 --config.srl.trunks.points_per_trunk=1`, which makes as many contexts, one to a
 trunk.
 """

@@ -17,7 +17,7 @@ with the greedy answers that are right: 57% after SFT in all of them.
   srl_episodes  SRL as in srl, then RL on outcomes: episodes whose answer is
                 right get 1, all others 0, and no expert is asked: 90%.
 
-  python -m srl_jax.main --config=experiments/sql.py --workdir=/tmp/sql
+  srl_jax train --config=experiments/sql.py --workdir=/tmp/sql
 """
 
 from srl_jax import config

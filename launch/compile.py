@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles an experiment for TPUs without having any: does it fit, how fast?
 
-  python -m launch.compile --config=experiments/math.py:qwen2_5_7b \
+  srl_jax compile --config=experiments/math.py:qwen2_5_7b \
     --topology=v5e:8x8
 
 Any machine with the `tpu` extra will do. The stages that sample are compiled,
@@ -27,7 +27,7 @@ from .tpu import projection
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command and returns its exit status."""
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax compile",
+    prog="srl_jax compile",
     description="Compiles an experiment's stages for a TPU topology.",
     formatter_class=HelpFormatter,
     # No abbreviations: config.load refuses every flag that is not known.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which presets fit my chips, how long do they take, and what does that cost?
 
-  python -m launch.fit --type=v5litepod-8
-  python -m launch.fit --type=v5p-128 --price=1.68
-  python -m launch.fit --type=v5e-64 --config=experiments/software.py:srl
+  srl_jax fit --type=v5litepod-8
+  srl_jax fit --type=v5p-128 --price=1.68
+  srl_jax fit --type=v5e-64 --config=experiments/software.py:srl
 
 An experiment with LAYOUTS, as experiments/math.py, is spread over the chips,
 preset by preset. Any other is counted as it is.
@@ -75,7 +75,7 @@ class Machine:
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the command; the status is 0 if any preset fits, else 1."""
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax fit",
+    prog="srl_jax fit",
     description="Which presets fit my chips, how long, at what price?",
     formatter_class=HelpFormatter,
   )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts one command as several processes of a distributed run, on one machine.
 
-  python -m launch.local --processes=2 -- python -m srl_jax.main --config=...
+  srl_jax local --processes=2 -- srl_jax train --config=...
 
 The command of each process gets --coordinator_address, --num_processes and
 --process_id, and its output lines get the number of the process as a prefix.
@@ -36,7 +36,7 @@ _CRASH_S = 5.0
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs the launcher and returns its exit status."""
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax local",
+    prog="srl_jax local",
     usage="%(prog)s --processes=N -- COMMAND ...",
     description="Starts one command as several processes on this machine.",
   )
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if options.processes < 1:
     parser.error(f"--processes is {options.processes}; use 1 or more")
   if not command:
-    parser.error("no command; write it last, e.g. -- python -m srl_jax.main")
+    parser.error("no command; write it last, e.g. -- srl_jax train")
   try:
     return run(command_lines(command, options.processes))
   except OSError as error:

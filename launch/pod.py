@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes what brings up a pod and runs an experiment on it.
 
-  python -m launch.pod --type=v5p-128 --zone=us-east5-a --as=gcloud \
+  srl_jax pod --type=v5p-128 --zone=us-east5-a --as=gcloud \
     --config=experiments/math.py:qwen2_5_7b \
     --config.data.path=gs://BUCKET/s1K-1.1 --workdir=gs://BUCKET/run
 
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax pod",
+    prog="srl_jax pod",
     description="Writes what brings up a pod and runs an experiment on it.",
     formatter_class=HelpFormatter,
     # No abbreviations: config.load refuses every flag that is not known.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a run's model as a Hugging Face checkpoint, or its adapters for PEFT.
 
-  python -m srl_jax.export --workdir=/tmp/srl --out=/tmp/srl_hf
-  python -m srl_jax.export --workdir=/tmp/srl --out=DIR --stage=srl --step=200
-  python -m srl_jax.export --workdir=/tmp/srl --out=DIR --adapter
+  srl_jax export --workdir=/tmp/srl --out=/tmp/srl_hf
+  srl_jax export --workdir=/tmp/srl --out=DIR --stage=srl --step=200
+  srl_jax export --workdir=/tmp/srl --out=DIR --adapter
 
 Any machine works, whatever the mesh of the run: parameters are split over this
 machine's devices. The data are not needed, and the weights that the run started
@@ -124,7 +124,7 @@ def _no_best(stage: str, stages: Sequence[str], latest: int | None) -> str:
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if there is nothing to export."""
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.export",
+    prog="srl_jax export",
     description=__doc__,
     formatter_class=HelpFormatter,
   )

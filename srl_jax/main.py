@@ -97,7 +97,7 @@ def main(argv: Sequence[str]) -> None:
     if (_PROCESSES.value, _PROCESS.value) != (None, None) and not is_several:
       raise ValueError(
         "--num_processes and --process_id need --coordinator_address=host:port "
-        "too; python -m srl_jax local sets all three"
+        "too; srl_jax local sets all three"
       )
     if is_several:
       # This precedes the experiment, which may ask for the devices.

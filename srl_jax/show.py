@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Shows samples of a run's model beside the expert's steps.
 
-  python -m srl_jax.show --workdir=/tmp/srl --samples=3
-  python -m srl_jax.show --workdir=/tmp/srl --moment=before --html=before.html
+  srl_jax show --workdir=/tmp/srl --samples=3
+  srl_jax show --workdir=/tmp/srl --moment=before --html=before.html
 
 Samples for held-out problems, as in training. report/samples.py formats them.
 """
@@ -169,7 +169,7 @@ def _sample(
 def main(argv: Sequence[str] | None = None) -> None:
   """Runs the command; exits with a message if there is nothing to show."""
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.show",
+    prog="srl_jax show",
     description=__doc__.partition("\n")[0],
     formatter_class=HelpFormatter,
   )

@@ -52,7 +52,7 @@ def test_verbs_name_modules_and_hand_their_arguments_on(elsewhere):
     assert spec is not None, verb
   done = srl("local", "--help", **elsewhere)
   assert done.returncode == 0, done.stderr
-  assert done.stdout.startswith("usage: python -m srl_jax local --processes=N")
+  assert done.stdout.startswith("usage: srl_jax local --processes=N")
 
 
 def test_a_verb_finds_modules_of_the_current_folder(monkeypatch, tmp_path):

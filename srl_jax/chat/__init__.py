@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks a model something at the terminal: `python -m srl_jax.chat`."""
+"""Asks a model something at the terminal: `srl_jax chat`."""

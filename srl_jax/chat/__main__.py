@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Asks a model something, at the terminal or for a file of prompts.
 
-  python -m srl_jax.chat --weights=/tmp/srl --mode=turns "What is 2+3*4?"
-  python -m srl_jax.chat --weights=Qwen/Qwen2.5-0.5B-Instruct
-  python -m srl_jax.chat --weights=/tmp/srl --prompts=problems.jsonl --json
+  srl_jax chat --weights=/tmp/srl --mode=turns "What is 2+3*4?"
+  srl_jax chat --weights=Qwen/Qwen2.5-0.5B-Instruct
+  srl_jax chat --weights=/tmp/srl --prompts=problems.jsonl --json
 
 Without a prompt it asks for one after the other, or answers each line of a
 pipe. At the terminal, Ctrl-C ends an answer, and the end of the input (Ctrl-D)
@@ -41,7 +41,7 @@ _ROWS = 8  # Prompts of a file that are sampled together.
 def _parser() -> argparse.ArgumentParser:
   assert __doc__
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.chat",
+    prog="srl_jax chat",
     description=__doc__.partition("\n")[0],
     formatter_class=HelpFormatter,
   )

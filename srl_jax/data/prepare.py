@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads expert trajectories, reports on them, shows and writes them.
 
-  python -m srl_jax.data.prepare --data.format=gsm8k --data.path=train.jsonl \\
+  srl_jax prepare --data.format=gsm8k --data.path=train.jsonl \\
     --data.valid_size=200 --out=prepared/gsm8k
 
 The command compares up to 2,000 prompts of each split with the same prompts
@@ -263,7 +263,7 @@ def _texts(loaded: LoadReport):
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.data.prepare",
+    prog="srl_jax prepare",
     usage="%(prog)s --data.format=F --data.path=P [--out=O] [options]",
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,

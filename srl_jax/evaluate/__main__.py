@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates a checkpoint on suites of problems.
 
-  python -m srl_jax.evaluate --weights=/tmp/srl --suites=aime24,math500 \\
+  srl_jax evaluate --weights=/tmp/srl --suites=aime24,math500 \\
     --out=/tmp/srl_eval
-  python -m srl_jax.evaluate --weights=Qwen/Qwen2.5-7B-Instruct \\
+  srl_jax evaluate --weights=Qwen/Qwen2.5-7B-Instruct \\
     --suites=amc23 --protocol=qwen2.5-math --out=/tmp/qwen
-  python -m srl_jax.evaluate --weights=registers_student --suites=exam.jsonl \\
+  srl_jax evaluate --weights=registers_student --suites=exam.jsonl \\
     --samples=8 --out=/tmp/exam --compare=/tmp/earlier_exam
 
 Weights are a run's working directory, a Hugging Face folder, or a name on the
@@ -46,7 +46,7 @@ def _parse(
   argv: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, list[str]]:
   """Returns the flags, and the overrides of the experiment's fields."""
-  parser = command_line.Parser("python -m srl_jax.evaluate", __doc__, 64)
+  parser = command_line.Parser("srl_jax evaluate", __doc__, 64)
   add = parser.add_argument
   add("--suites", required=True, help="names, NAME=PATH, or paths, by commas")
   add("--protocol", default="paper", help=", ".join(PROTOCOLS))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates a model on suites: prompts, answers, verdicts, numbers.
 
-The command `python -m srl_jax.evaluate` and runs use this. What is particular
+The command `srl_jax evaluate` and runs use this. What is particular
 to a suite or a protocol is declared in domains/ and evaluate/protocols.py; the
 answers of a folder are those of evaluate/journal.py.
 """

@@ -188,7 +188,7 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
   if not path.is_file():
     raise ValueError(
       f"there is no evaluation in {folder} (no {FACTS}); give the --out of "
-      "python -m srl_jax.evaluate"
+      "srl_jax evaluate"
     )
   try:
     return dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a report on runs: one page, which opens without a network.
 
-  python -m srl_jax.report --workdir=/tmp/srl --out=report.html
-  python -m srl_jax.report --workdir=RUN_0 --workdir=RUN_1 --out=report.html
-  python -m srl_jax.report --trajectories=runs --out=report.html
+  srl_jax report --workdir=/tmp/srl --out=report.html
+  srl_jax report --workdir=RUN_0 --workdir=RUN_1 --out=report.html
+  srl_jax report --trajectories=runs --out=report.html
 
 Runs may be finished or under way. Runs that differ in their seed only are drawn
 with their mean.
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.report",
+    prog="srl_jax report",
     description=__doc__.partition("\n")[0],
     formatter_class=HelpFormatter,
   )

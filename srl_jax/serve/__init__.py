@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server for a model, by OpenAI's protocol: `python -m srl_jax.serve`."""
+"""A server for a model, by OpenAI's protocol: `srl_jax serve`."""

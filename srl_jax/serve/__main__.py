@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Serves a model by OpenAI's protocol.
 
-  python -m srl_jax.serve --weights=/tmp/srl
-  python -m srl_jax.serve --weights=Qwen/Qwen2.5-0.5B-Instruct --port=8000
+  srl_jax serve --weights=/tmp/srl
+  srl_jax serve --weights=Qwen/Qwen2.5-0.5B-Instruct --port=8000
 
 It listens on this machine only, unless --host says otherwise. SIGTERM and
 Ctrl-C let the running requests end. If the device's thread fails, all requests
@@ -32,7 +32,7 @@ _LOCAL = ("127.0.0.1", "::1", "localhost")
 def _parser() -> argparse.ArgumentParser:
   assert __doc__
   parser = argparse.ArgumentParser(
-    prog="python -m srl_jax.serve",
+    prog="srl_jax serve",
     description=__doc__.partition("\n")[0],
     formatter_class=HelpFormatter,
   )

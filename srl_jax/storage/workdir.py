@@ -45,7 +45,7 @@ def no_run(workdir: pathlib.Path) -> ValueError:
   """Returns the error for a folder that has no config.json."""
   return ValueError(
     f"there is no run in {workdir} (no config.json); give the --workdir of a "
-    "run of python -m srl_jax.main"
+    "run of srl_jax train"
   )
 
 
@@ -59,7 +59,7 @@ def model_folder(workdir: pathlib.Path) -> pathlib.Path:
   if not (model / "config.json").is_file():
     raise ValueError(
       f"the run in {workdir} is not finished (no model in it); write one of "
-      f"its checkpoints by python -m srl_jax.export --workdir={workdir} "
+      f"its checkpoints by srl_jax export --workdir={workdir} "
       "--out=DIR and give DIR instead"
     )
   return model

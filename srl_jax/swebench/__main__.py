@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Evaluates a checkpoint on SWE-bench: it writes patches, and scores them.
 
-  python -m srl_jax.swebench --weights=/tmp/srl --suite=swebench_verified \\
+  srl_jax swebench --weights=/tmp/srl --suite=swebench_verified \\
     --repositories=/data/clones --out=/tmp/srl_swebench
-  python -m srl_jax.swebench --weights=/tmp/srl --suite=swebench_verified \\
+  srl_jax swebench --weights=/tmp/srl --suite=swebench_verified \\
     --repositories=/data/clones --protocol=end-to-end --samples=8 \\
     --harness=/opt/swebench/bin/python --out=/tmp/srl_swebench_8
 
@@ -49,7 +49,7 @@ def _parse(
   argv: Sequence[str] | None,
 ) -> tuple[argparse.Namespace, list[str]]:
   """Returns the flags, and the overrides of the experiment's fields."""
-  parser = command_line.Parser("python -m srl_jax.swebench", __doc__, 4)
+  parser = command_line.Parser("srl_jax swebench", __doc__, 4)
   add = parser.add_argument
   add("--suite", required=True, help="swebench_verified, NAME=PATH, or a path")
   add("--repositories", required=True, help="folder of git clones")

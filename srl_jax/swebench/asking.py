@@ -46,7 +46,7 @@ def check_folder(model: ReadyModel, task: Task, out: pathlib.Path) -> None:
     return
   if (out / FACTS).exists():
     raise ValueError(
-      f"{out} holds an evaluation of python -m srl_jax.evaluate, whose tables "
+      f"{out} holds an evaluation of srl_jax evaluate, whose tables "
       "would be overwritten; give this one a folder of its own"
     )
   with Journal(out / "edits", facts(model, task), _problems(task.instances)):

@@ -5,7 +5,7 @@ The expert copies the digits of the problem, one per step. A model of a few
 thousand parameters learns the format in a few update steps of SFT and then
 guesses digits, so that the rewards of about half the groups differ.
 
-  python -m srl_jax.main --config=srl_jax/testing/experiment.py:srl,data.path=F
+  srl_jax train --config=srl_jax/testing/experiment.py:srl,data.path=F
 """
 
 from __future__ import annotations

@@ -116,7 +116,7 @@ def test_a_run_that_is_not_finished_is_refused(refused, whole, tmp_path):
     (tmp_path / name).write_bytes((whole.workdir / name).read_bytes())
   said = refused(weights=tmp_path)
   assert said.startswith(f"the run in {tmp_path} is not finished")
-  assert "python -m srl_jax.export" in said
+  assert "srl_jax export" in said
 
 
 def test_folders_that_cannot_be_written_are_refused(refused, suite):

@@ -29,7 +29,7 @@ def make():
       "slices": 1,
       "is_spot": True,
       "image": "registry/srl_jax",
-      "command_line": "python -m launch.pod",
+      "command_line": "srl_jax pod",
     }
     return pods.Pod(**about | changes)
 
