@@ -182,14 +182,15 @@ def test_from_transformers_to_transformers(runs, tmp_path, capsys):
     ]
   )
   report = capsys.readouterr().out
-  [line] = [x for x in report.splitlines() if "in one piece" in x]
+  of_whole = "prompts with the ids of their whole text"
+  [line] = [x for x in report.splitlines() if of_whole in x]
   assert line.split()[-1] == "24", report
   found, results = run_recipe(
     runs,
     tmp_path / "run",
     f"checkpoint,weights={folder}",
     ["sft", "srl"],
-    **{"data.format": "gsm8k", "data.path": data},
+    **{"data.format": "gsm8k", "data.path": data, "evaluate.suites": "()"},
   )
   assert results["after srl"]
   assert found["sft/tokens_trained"] > 0

@@ -307,6 +307,7 @@ def test_contenders_take_turns_in_processes_of_their_own(small_models):
 @pytest.mark.parity
 @pytest.mark.parametrize(("work", "peer"), [("w1", "trl"), ("sampling", "hf")])
 def test_peers_do_the_same_work(small_models, work, peer):
+  pytest.importorskip("trl")
   specs = engine.contenders(arguments(f"--work={work}", "--peers", peer))
   specs = {k: v for k, v in specs.items() if k in (peer.upper(), "rate")}
   medians, _, [notes] = engine.measure(specs, repeats=1)
@@ -316,6 +317,7 @@ def test_peers_do_the_same_work(small_models, work, peer):
 
 @pytest.mark.parity
 def test_the_model_of_the_peers_has_our_shape():
+  pytest.importorskip("transformers")
   from benchmarks import peers
 
   model = MODELS["tiny"]

@@ -14,10 +14,11 @@ from srl_jax.trajectory import Step, Trajectory
 
 pytestmark = pytest.mark.parity
 
-# In several languages, LaTeX and code, too.
+# In several languages, LaTeX and code, too; no step has a think tag.
 TRAJECTORIES = word_problems(20) + [
-  Trajectory(f"sample-{i}", "math", text, (Step(text), Step(f"{text}!")))
+  Trajectory(f"sample-{i}", "math", text, (Step(step), Step(f"{step}!")))
   for i, text in enumerate(checkpoints.SAMPLES)
+  for step in [text.replace("think>", "b>")]
 ]
 
 
