@@ -6,17 +6,15 @@ A config knows code of one's own by its name only, as "package.module:name".
 
 from __future__ import annotations
 
-import inspect
 import operator
 import pathlib
-import sys
 import zlib
 from collections.abc import Sequence
 
 from srl_jax import agreement
 from srl_jax.config import Config
 from srl_jax.domains import find_domain
-from srl_jax.rewards.reward import RewardConfig, find_function
+from srl_jax.rewards.reward import RewardConfig, find_function, source_of
 from srl_jax.storage import files
 from srl_jax.storage.workdir import OWN_CODE, RefusedError
 
@@ -45,19 +43,8 @@ def checksums(config: Config) -> dict[str, int]:
       if name != config.data.domain:
         find_function(RewardConfig(function=name))
     if own:
-      found[field] = zlib.crc32(b"".join(map(_source, own)))
+      found[field] = zlib.crc32(b"".join(map(source_of, own)))
   return found
-
-
-def _source(name: str) -> bytes:
-  module, _, attribute = name.partition(":")
-  imported = sys.modules[module]
-  if module != "__main__":
-    return pathlib.Path(imported.__file__).read_bytes()
-  try:
-    return inspect.getsource(getattr(imported, attribute)).encode()
-  except (OSError, TypeError):  # It was typed, or it is no function.
-    return b""
 
 
 def check(config: Config, workdir: pathlib.Path, free: Sequence[str]) -> None:

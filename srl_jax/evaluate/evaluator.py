@@ -20,12 +20,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import progress, rewards
+from srl_jax import progress
 from srl_jax.data.messages import encode_messages
 from srl_jax.data.suites import find_file, parse_suites, read_problems
 from srl_jax.data.templates import encode_prompt
 from srl_jax.domains import find_domain
 from srl_jax.domains.suite import Problem
+from srl_jax.evaluate import rules
 from srl_jax.evaluate.answering import (
   Question,
   answer_by_turns,
@@ -39,8 +40,6 @@ from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
 from srl_jax.rollout.episodes import EpisodeRules
 from srl_jax.rollout.requests import Request
-
-_RULES = sorted(pathlib.Path(rewards.__file__).parent.rglob("*.py"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +235,7 @@ def facts(
   standard: Protocol | None = None,
   *,
   prompts: Iterable[Sequence[int]] | None = None,
-  rules: Iterable[pathlib.Path] = _RULES,
+  files: Iterable[pathlib.Path] = rules.FILES,
 ) -> dict[str, Any]:
   """Returns what the answers depend on, as JSON.
 
@@ -246,17 +245,17 @@ def facts(
     standard: the unchanged protocol; by default the one of the plan's name.
     prompts: token ids in which template, tokenizer and wording are; by default
       those of `question`.
-    rules: source files of the rules that judge answers.
+    files: source files of the rules that judge answers.
   """
   protocol = dataclasses.asdict(plan.protocol)
   for name in ("wording", "verdict", "notes"):
     del protocol[name]
-  if functions := _verdicts(plan):
+  functions = _verdicts(plan)
+  if functions:
     protocol["verdicts"] = functions
   if plan.protocol.mode == "turns":
     protocol["context_turns"] = plan.context_turns
-  source = b"".join(path.read_bytes() for path in rules)
-  protocol[RULES] = hashlib.sha256(source).hexdigest()[:16]
+  protocol[RULES] = rules.checksum(functions.values(), files)
   checksum = hashlib.sha256(repr(plan.problems).encode()).hexdigest()
   if prompts is None:
     prompts = (question(model, plan, x).tokens for x in plan.problems)

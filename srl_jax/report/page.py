@@ -128,8 +128,10 @@ def _summary(run: RunFiles) -> dict[str, Any]:
   }
 
 
-def _signed(x: seeds.Difference) -> tuple[str, str]:
-  """A difference and its interval, as text."""
+def _signed(x: seeds.Difference | None) -> tuple[str, str]:
+  """A difference and its interval, as text; nothing of nothing."""
+  if x is None:
+    return "", ""
   return f"{x.value:+.3f}", f"[{x.low:+.3f}, {x.high:+.3f}]"
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from srl_jax import storage
 from srl_jax.evaluate import seeds, summary
-from srl_jax.evaluate.compare import Result
+from srl_jax.evaluate.compare import Result, check_alike
 from srl_jax.evaluate.journal import read_results
 from srl_jax.metrics import read_rows
 from srl_jax.overrides import FREE_TO_CHANGE
@@ -28,9 +28,10 @@ from srl_jax.storage.workdir import LATER, OWN_CODE, SOURCE, VERSIONS, no_run
 
 # What runs of one group may differ in: they are repetitions of one another.
 _OF_A_REPETITION = {"seed", "evaluate.before", *FREE_TO_CHANGE}
-# Fields of c.evaluate that change nothing of what is measured in the end.
+# Fields of c.evaluate that change nothing of what is measured in the end; what
+# a folder of suites holds is compared itself.
 _WHEN_AND_HOW_FAST = (
-  *("before", "answers_per_batch"),
+  *("before", "answers_per_batch", "suites_folder"),
   *("suites_every_update_steps", "suites_problems"),
 )
 
@@ -216,15 +217,18 @@ class MomentDifference:
     problems: number of problems.
     gained: problems that are solved more often than before.
     lost: problems that are solved less often.
-    estimate: mean difference of the share solved, with a paired t interval.
+    estimate: mean difference of the share solved, with a paired t interval;
+      None if there is a refusal.
+    refusal: why the two moments may not be compared; "" if they may.
   """
 
   moment: str
   how: str
-  problems: int
-  gained: int
-  lost: int
-  estimate: seeds.Difference
+  problems: int = 0
+  gained: int = 0
+  lost: int = 0
+  estimate: seeds.Difference | None = None
+  refusal: str = ""
 
 
 def paired_differences(run: RunFiles) -> Iterator[MomentDifference]:
@@ -233,6 +237,10 @@ def paired_differences(run: RunFiles) -> Iterator[MomentDifference]:
   for moment in run.results:
     after = _shares(run, moment)
     for how in before if moment != "before" else ():
+      of_both = [run.suites.get(x, ()) for x in ("before", moment)]
+      if refusal := _refusal(how, of_both):
+        yield MomentDifference(moment, how, refusal=refusal)
+        continue
       common = sorted(before[how].keys() & after.get(how, {}).keys())
       if len(common) > 1:
         base, other = (
@@ -258,21 +266,24 @@ class GroupDifference:
     how: as in MomentDifference.
     runs: number of runs of the base, and of the other.
     estimate: mean difference of the share solved; its interval is over problems
-      and, where a group has several runs, over runs.
+      and, where a group has several runs, over runs. None if there is a
+      refusal.
+    refusal: why the two groups may not be compared; "" if they may.
   """
 
   base: str
   group: str
   how: str
   runs: tuple[int, int]
-  estimate: seeds.Difference
+  estimate: seeds.Difference | None = None
+  refusal: str = ""
 
 
 def group_differences(runs: Sequence[RunFiles]) -> Iterator[GroupDifference]:
   """Yields the differences of each group from the first, problem by problem.
 
-  Runs that are not finished are left out, and so are groups that were measured
-  on other problems or in another way.
+  Runs that are not finished are left out. Groups that were measured on other
+  problems or in another way are named with the reason.
   """
   groups: dict[str, list[RunFiles]] = {}
   for run in runs:
@@ -280,10 +291,16 @@ def group_differences(runs: Sequence[RunFiles]) -> Iterator[GroupDifference]:
       groups.setdefault(run.group, []).append(run)
   for base, group in itertools.product([*groups][:1], [*groups][1:]):
     pair = groups[base], groups[group]
-    if len({_measured(run) for side in pair for run in side}) > 1:
+    counts = len(pair[0]), len(pair[1])
+    if refusal := _measured_otherwise([run for side in pair for run in side]):
+      yield GroupDifference(base, group, "all", counts, refusal=refusal)
       continue
     ends = [[_shares(x, [*x.results][-1]) for x in side] for side in pair]
+    suites = [x.suites.get([*x.results][-1], ()) for side in pair for x in side]
     for how in ends[0][0]:
+      if refusal := _refusal(how, suites):
+        yield GroupDifference(base, group, how, counts, refusal=refusal)
+        continue
       found = [[x.get(how, {}) for x in side] for side in ends]
       common = sorted(set.intersection(*({*x} for side in found for x in side)))
       if len(common) > 1:
@@ -295,19 +312,51 @@ def group_differences(runs: Sequence[RunFiles]) -> Iterator[GroupDifference]:
           base=base,
           group=group,
           how=how,
-          runs=(len(base_SP), len(other_SP)),
+          runs=counts,
           estimate=seeds.difference(base_SP, other_SP, is_share=True),
         )
 
 
-def _measured(run: RunFiles) -> str:
-  """On what a run was measured, and how: equal if runs may be compared."""
+def _measured_otherwise(runs: Sequence[RunFiles]) -> str:
+  """Says in what the measurements of runs differ; "" if in nothing."""
+  found = [_measured(run) for run in runs]
+  differing = [
+    name
+    for name in dict.fromkeys(name for x in found for name in x)
+    if any(x.get(name) != found[0].get(name) for x in found)
+  ]
+  if not differing:
+    return ""
+  return f"not measured alike: other {', '.join(differing)}"
+
+
+def _measured(run: RunFiles) -> dict[str, Any]:
+  """On what a run was measured, and how."""
   path = run.workdir / "held_out.json"
   test = _read_json(path).get("test") if path.is_file() else None
-  fields = dict(run.config.get("evaluate", {}))
-  for name in _WHEN_AND_HOW_FAST:
-    fields.pop(name, None)
-  return json.dumps([test, fields], sort_keys=True)
+  fields = {
+    f"c.evaluate.{name}": value
+    for name, value in run.config.get("evaluate", {}).items()
+    if name not in _WHEN_AND_HOW_FAST
+  }
+  return {"test problems": test, **fields}
+
+
+def _refusal(how: str, suites: Sequence[Sequence[Result]]) -> str:
+  """Says why answers to a suite may not be compared; "" if they may.
+
+  Args:
+    how: as in MomentDifference; solutions of the test split may be compared.
+    suites: the results on suites, for each side.
+  """
+  suite = how.rpartition(", ")[0]
+  results = [x for of_side in suites for x in of_side if x.suite == suite]
+  try:
+    if results:
+      check_alike(results)
+  except ValueError as error:
+    return str(error)
+  return ""
 
 
 def _shares(run: RunFiles, moment: str) -> dict[str, dict[str, float]]:

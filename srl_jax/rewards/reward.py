@@ -26,6 +26,8 @@ import importlib
 import inspect
 import math
 import os
+import pathlib
+import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
@@ -217,6 +219,21 @@ def find_function(config: RewardConfig) -> RewardFunction:
       "not a function of (action, target)."
     )
   return function
+
+
+def source_of(name: str) -> bytes:
+  """Returns the code of "package.module:name", which has been imported.
+
+  It is empty for what was typed in a notebook and for what is no function.
+  """
+  module, _, attribute = name.partition(":")
+  imported = sys.modules[module]
+  if module != "__main__":
+    return pathlib.Path(imported.__file__).read_bytes()
+  try:
+    return inspect.getsource(getattr(imported, attribute)).encode()
+  except (OSError, TypeError):  # It was typed, or it is no function.
+    return b""
 
 
 def wants_context(function: RewardFunction) -> bool:

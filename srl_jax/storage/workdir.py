@@ -31,6 +31,8 @@ COMMITS = "commits.json"
 OWN_CODE = "own_code.json"
 # A version does not tell two copies apart that were edited.
 SOURCE = "source of srl_jax (crc32)"
+# Packages on which verdicts about answers depend.
+JUDGING = ("math-verify", "latex2sympy2-extended", "sympy", "levenshtein")
 
 
 class RefusedError(ValueError):
@@ -136,7 +138,7 @@ def versions() -> dict[str, str]:
   """Returns the versions of the packages that a run's numbers depend on."""
   names = ("srl_jax", "jax", "jaxlib", "flax", "optax", "numpy", "grain")
   found = {"python": platform.python_version()}
-  for name in names:
+  for name in names + JUDGING:
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

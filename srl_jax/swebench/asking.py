@@ -295,7 +295,7 @@ def facts(model: ReadyModel, task: Task) -> dict[str, Any]:
     PROTOCOLS[task.plan.protocol.name],
     # The template is in it; all other words are in the rules.
     prompts=[prompts.encoded(model, "Issue")],
-    rules=_RULES,
+    files=_RULES,
   )
   found["max_file_tokens"] = task.max_file_tokens
   if task.found_files is not None:

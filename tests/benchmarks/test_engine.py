@@ -317,7 +317,6 @@ def test_peers_do_the_same_work(small_models, work, peer):
 
 @pytest.mark.parity
 def test_the_model_of_the_peers_has_our_shape():
-  pytest.importorskip("transformers")
   from benchmarks import peers
 
   model = MODELS["tiny"]
@@ -327,8 +326,7 @@ def test_the_model_of_the_peers_has_our_shape():
   assert sum(x.numel() for x in theirs.parameters()) == count
   tokenizer = peers.make_tokenizer(512)
   every = workload.words(512)
-  ids = [5, 400, 77]
-  text = " ".join(every[i] for i in ids)
+  text = " ".join(every[i] for i in (ids := [5, 400, 77]))
   assert tokenizer(text)["input_ids"] == ids
   assert tokenizer.decode(ids) == text
 

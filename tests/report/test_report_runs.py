@@ -4,6 +4,7 @@
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from srl_jax.evaluate import seeds
 from srl_jax.evaluate.journal import Journal
 from srl_jax.report import series
+from srl_jax.report.page import make_page
 from srl_jax.report.runs import (
   group_differences,
   paired_differences,
@@ -133,7 +135,9 @@ def test_groups_are_compared_over_problems_and_runs(tmp_path):
   assert found.estimate.value == 0.5
   # Not where the problems, or how they were asked, are others.
   (paths[0] / "held_out.json").write_text(json.dumps({"test": {"crc32": 1}}))
-  assert not list(group_differences(read_runs(paths)))
+  [found] = group_differences(read_runs(paths))
+  assert found.estimate is None
+  assert found.refusal == "not measured alike: other test problems"
 
 
 def test_a_problem_that_only_one_moment_has_is_left_out(tmp_path):
@@ -344,6 +348,9 @@ def test_a_page_takes_whole_trajectories_of_all_moments(tmp_path):
     assert sum(x["count"] for x in counts.depths) == 108
 
 
+RULES = {"rules_sha256": "of now"}
+
+
 def test_answers_to_suites_are_compared_between_moments(tmp_path):
   workdir = write_run(tmp_path / "run")
   for moment, rights in (("before", "000"), ("after_srl", "011")):
@@ -352,7 +359,7 @@ def test_answers_to_suites_are_compared_between_moments(tmp_path):
     )
     problems = [dataclasses.replace(x, suite="sums") for x in problems]
     folder = workdir / "suites" / moment
-    with Journal(folder, {"protocol": {}}, problems) as journal:
+    with Journal(folder, {"protocol": RULES}, problems) as journal:
       for answer in answers:
         journal.add(answer)
   [run] = read_runs([workdir])
@@ -360,3 +367,18 @@ def test_answers_to_suites_are_compared_between_moments(tmp_path):
   assert (difference.how, difference.moment) == ("sums, greedy", "after srl")
   assert (difference.gained, difference.lost, difference.problems) == (2, 0, 3)
   assert difference.estimate.value == pytest.approx(2 / 3)
+  other = write_run(tmp_path / "other", update_steps=21)
+  shutil.copytree(workdir / "suites", other / "suites")
+  _, of_groups = group_differences(read_runs([workdir, other]))
+  assert (of_groups.how, of_groups.estimate.value) == ("sums, greedy", 0)
+  # Not where they were judged otherwise.
+  path = other / "suites" / "after_srl" / "evaluation.json"
+  path.write_text(path.read_text().replace("of now", "of an older version"))
+  runs = read_runs([workdir, other])
+  refused = "is 'of now' and 'of an older version'"
+  _, of_groups = group_differences(runs)
+  _, difference = paired_differences(runs[1])
+  for x in (of_groups, difference):
+    assert x.estimate is None
+    assert refused in x.refusal
+  assert make_page(runs).count("of an older version") == 2
