@@ -325,8 +325,8 @@ def test_the_model_of_the_peers_has_our_shape():
   count = sum(x.size for x in jax.tree.leaves(params))
   assert sum(x.numel() for x in theirs.parameters()) == count
   tokenizer = peers.make_tokenizer(512)
-  every = workload.words(512)
-  text = " ".join(every[i] for i in (ids := [5, 400, 77]))
+  ids = [5, 400, 77]
+  text = " ".join(workload.words(512)[i] for i in ids)
   assert tokenizer(text)["input_ids"] == ids
   assert tokenizer.decode(ids) == text
 
