@@ -13,9 +13,9 @@ import time
 import pytest
 
 from srl_jax import run as run_lib
+from srl_jax import run as run_module
 from srl_jax.checkpoint import CheckpointConfig, Checkpointer
 from srl_jax.testing import experiment
-from srl_jax.train import loop
 
 
 def test_a_run_says_what_it_is_and_leaves_it_in_its_folder(runs, whole):
@@ -130,7 +130,7 @@ def test_a_run_may_go_on_for_longer(runs, whole, tmp_path, capsys, monkeypatch):
   capsys.readouterr()
   # Nothing is taken back by a run that cannot begin.
   with monkeypatch.context() as patch:
-    patch.setattr(loop, "print_memory_plan", lambda _: enough())
+    patch.setattr(run_module, "print_memory_plan", lambda _: enough())
     with pytest.raises(EnoughError):
       runs.run(tmp_path, "sft_srl")
   assert answers.exists() and "after srl" in json.loads(results.read_text())

@@ -159,6 +159,22 @@ def test_rounding_at_the_ends_never_draws_the_impossible(
   assert drawn.tolist() == [want] * 3
 
 
+def test_sums_that_rounding_orders_otherwise_never_draw_the_impossible():
+  rng = np.random.default_rng(0)
+  logits = rng.normal(0, 3, (4000, 75)).astype(np.float32)
+  kept = rng.random(logits.shape) < 0.3
+  mass = jnp.asarray(np.where(kept, np.exp(logits), 0))
+  sums = np.asarray(jax.jit(lambda x: jnp.cumsum(x, -1))(mass))
+  rows, cells = np.nonzero((np.diff(sums) > 0) & ~kept[:, 1:])
+  # The sum of a cell without mass is more than the one before it.
+  assert len(rows) > 100
+  uniform = (sums[rows, cells] / sums[rows, -1]).astype(np.float32)
+  for towards in (0, 1):
+    tried = np.nextafter(uniform, np.float32(towards))
+    drawn = np.asarray(jax.jit(sampling._invert)(mass[rows], tried))
+    assert kept[rows, drawn].all()
+
+
 def test_no_device_gathers_the_logits_of_a_row():
   auto = (jax.sharding.AxisType.Auto,) * 2
   mesh = jax.make_mesh((2, 4), ("data", "tensor"), axis_types=auto)

@@ -6,26 +6,23 @@ import dataclasses
 import io
 import os
 import re
-import types
 from unittest import mock
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import linen as nn
 
 from srl_jax import initial_weights, loading, sharding
 from srl_jax.rewards import RewardConfig
-from srl_jax.testing import experiment, tiny
+from srl_jax.testing import experiment
 from srl_jax.train import loop as train
 from srl_jax.train import rl as stage_rl
 from srl_jax.train import rl_parts as stage_pieces
 from srl_jax.train import sft as stage_sft
-from srl_jax.train import update_log
+from srl_jax.train import stages as stages_lib
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import grpo_loss
-from srl_jax.update.updater import Updater
 
 
 class PowerCutError(Exception):
@@ -110,10 +107,8 @@ def test_sigterm_saves_and_says_how_to_go_on(pieces):
     f"sft: asked to stop; update step 11 of 16 is saved in {stages}0_sft. "
     + rest
   )
-  assert said[2] == (
-    "sft: asked to stop; the stage is finished and saved in "
-    f"{stages}0_sft. {rest}"
-  )
+  # It is validated when it goes on.
+  assert said[2] == said[1].replace("step 11", "step 16")
   assert said[4].startswith("srl: asked to stop; update step 3 of 6 is saved")
 
 
@@ -165,10 +160,10 @@ def started(runs, whole, workdir, preset, **changes):
 def train_all(run, configs, params, workdir):
   """Trains the stages; returns the parameters after each."""
   after = {}
-  stages = train.make_stages(run, configs, workdir)
+  stages = stages_lib.make_stages(run, configs, workdir)
   for stage in stages.values():
     stage.prepare(params)
-  train.train_stages(
+  stages_lib.train_stages(
     run,
     configs,
     stages,
@@ -219,7 +214,7 @@ def test_the_line_of_a_validation_leaves_out_the_values_by_step(validated):
 def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):
   # The interrupted run began srl with what its own sft stage had returned.
   with started(runs, whole, whole.workdir, "sft_srl") as (run, configs, params):
-    assert not train.make_stages(run, configs, whole.workdir)
+    assert not stages_lib.make_stages(run, configs, whole.workdir)
     after = train_all(run, configs, params, whole.workdir)
   final = (whole.workdir / "model/model.safetensors").read_bytes()
   assert after["srl"]["embedding"].tobytes() in final
@@ -328,73 +323,3 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
     "warning: 100% of the samples of srl update step 5 break the format; most "
     "often: not_stopped; raise c.srl.sampling.max_new_tokens"
   )
-
-
-class FakeStage:
-  """Takes update steps of nothing, and notes when."""
-
-  name, description, columns, uses_reference = "srl", "", (), False
-
-  def __init__(self, config, params, seen):
-    self.config, self.seen = config, seen
-    schedule = optax.constant_schedule(0.0)
-    self.updater = Updater(None, optax.sgd(0.0), schedule, params, MESH)
-
-  def take_update(self, state, update_step, reference):
-    del reference
-    self.seen.append(f"take {update_step}")
-    known = {"tokens_trained": 1.0}
-    return state, update_log.Dispatched(known, [[update_step]])
-
-  def validate(self, params, update_step):
-    self.seen.append(f"validate {update_step}")
-    return 0.0, {}
-
-  def check(self, values):
-    pass
-
-  def compiled_count(self):
-    return 0
-
-  def get_state(self):
-    return {}, {}
-
-  def close(self):
-    pass
-
-
-MESH = tiny.small_mesh()
-
-
-def test_the_metrics_of_a_step_are_read_while_the_next_one_runs(
-  runs, tmp_path, monkeypatch
-):
-  seen = []
-
-  def read(metrics):
-    seen.append(f"read {metrics[0]}")
-    return {}
-
-  monkeypatch.setattr(update_log, "reduce_metrics", read)
-  config = runs.config(
-    "srl",
-    srl__update_steps=4,
-    srl__validate_every=0,
-    checkpoint__every_update_steps=100,
-  )
-  run = types.SimpleNamespace(log_every=1, recorder=None, trackers=None)
-  run.checkpoint, run.profile = config.checkpoint, config.profile
-  params = {"w": jax.device_put(np.zeros(2), sharding.replicated(MESH))}
-  train.train_stage(
-    run,
-    FakeStage(config.srl, params, seen),
-    params,
-    tmp_path / "stages" / "0_srl",
-    0,
-    lambda: False,
-  )
-  # Two steps are queued before any is waited for; the last has no next one.
-  expected = (
-    "take 0,take 1,read 0,take 2,read 1,take 3,read 2,read 3,validate 3"
-  )
-  assert seen == expected.split(",")
