@@ -27,6 +27,7 @@ from srl_jax.evaluate import evaluator
 from srl_jax.evaluate import summary as summary_lib
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.estimates import Estimate
+from srl_jax.evaluate.journal import FACTS, read_facts
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
@@ -84,12 +85,14 @@ class Measuring:
           found[f"{result.suite} {metric}"] = value
     return {k: [e.value, e.low, e.high] for k, e in found.items()}
 
+  def is_due(self, done: int) -> bool:
+    """Whether suites are answered after `done` update steps of a stage."""
+    every = self._config.evaluate.suites_every_update_steps
+    return self._plan is not None and every > 0 and done % every == 0
+
   def during(self, stage: str, done: int, params: Any) -> dict[str, float]:
-    """Returns the greedy accuracy on a part of each suite, if it is due."""
+    """Returns the greedy accuracy on a part of each suite."""
     settings = self._config.evaluate
-    every = settings.suites_every_update_steps
-    if self._plan is None or not every or done % every:
-      return {}
     protocol = dataclasses.replace(
       self._plan.protocol, decodings=(Decoding("greedy"),)
     )
@@ -98,12 +101,7 @@ class Measuring:
       problems=_first_of_each(self._plan.problems, settings.suites_problems),
       protocol=protocol,
     )
-    name = f"{stage}_{done}"
-    folder = self._workdir / "suites" / name
-    # A killed attempt may have left answers of other parameters.
-    if jax.process_index() == 0 and folder.exists():
-      storage.remove(folder)
-    results = self._on_suites(name, params, plan)
+    results = self._on_suites(f"{stage}_{done}", params, plan, is_during=True)
     found = {
       f"suite_{result.suite}": float(
         np.mean([answer.is_correct for answer in result.answers])
@@ -114,7 +112,12 @@ class Measuring:
     return sharding.gather_objects(found)[0]
 
   def _on_suites(
-    self, name: str, params: Any, plan: evaluator.Plan | None
+    self,
+    name: str,
+    params: Any,
+    plan: evaluator.Plan | None,
+    *,
+    is_during: bool = False,
   ) -> Sequence[Result]:
     if plan is None:
       return []
@@ -126,6 +129,10 @@ class Measuring:
     )
     plan = evaluator.fitted(model, plan)
     out = self._workdir / "suites" / name
+    # A killed attempt may have left answers of other parameters.
+    begun = is_during and jax.process_index() == 0 and (out / FACTS).exists()
+    if begun and read_facts(out) != evaluator.facts(model, plan):
+      storage.remove(out)
     return evaluator.evaluate_suites(model, plan, out)
 
 

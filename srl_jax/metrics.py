@@ -69,6 +69,9 @@ class MetricWriter:
     ]
     files.write_text(self._jsonl_path, "".join(map(_json_line, kept)))
     self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
+    # What a kill cut short is measured again, and may have been written.
+    last = [row for row in kept if row["update_step"] == first_step - 1]
+    self._written = {_json_line(row) for row in last}
     self._columns = ["update_step"]
     for row in kept:
       self._add_columns(row)
@@ -79,7 +82,7 @@ class MetricWriter:
   def write(
     self, step: int, values: Mapping[str, float], prefix: str = ""
   ) -> None:
-    """Appends one row.
+    """Appends one row, unless it was written before the run was resumed.
 
     Args:
       step: update step of the row; see `first_step`.
@@ -90,7 +93,9 @@ class MetricWriter:
       return
     row = {"update_step": int(step)}
     row.update({prefix + name: float(x) for name, x in values.items()})
-    self._jsonl.write(_json_line(row))
+    if (line := _json_line(row)) in self._written:
+      return
+    self._jsonl.write(line)
     self._jsonl.flush()
     if self._add_columns(row):
       self._csv.close()

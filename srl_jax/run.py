@@ -2,7 +2,7 @@
 """A whole run: load, evaluate, train the stages, evaluate, write the table.
 
 This file decides the order of things and the files of the working directory;
-train/loop.py trains a stage.
+train/stages.py trains the stages, and train/loop.py one of them.
 
   workdir/config.json           the resolved configuration
   workdir/versions.json         versions of Python and the libraries, the
@@ -66,9 +66,15 @@ from srl_jax.storage.workdir import (
   versions,
 )
 from srl_jax.trackers.trackers import open_trackers
-from srl_jax.train import loop
 from srl_jax.train.metric_columns import describe_columns
 from srl_jax.train.stage import Run, Stage
+from srl_jax.train.stages import (
+  make_stages,
+  marker,
+  needs_first_params,
+  print_memory_plan,
+  train_stages,
+)
 from srl_jax.trajectory import Trajectory
 
 
@@ -81,7 +87,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   Raises:
     ValueError: unusable input, config or working directory.
     RuntimeError: training went wrong; see the message.
-    loop.Stopped: on SIGTERM, after saving.
+    Stopped: on SIGTERM, after saving.
   """
   workdir = storage.path(workdir)
   if config.note and jax.process_index() == 0:
@@ -110,14 +116,14 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     configs = {name: getattr(config, name) for name in config.stages}
     with progress.task("preparing the data of the stages"):
       again = config.stages[-1:] if had_update_steps else ()
-      stages = loop.make_stages(run, configs, workdir, again)
+      stages = make_stages(run, configs, workdir, again)
     for stage in stages.values():
       stack.callback(stage.close)
     params = _first_params(config, run, stages, workdir)
     print_summary(config, run, params)
     for stage in stages.values():
       stage.prepare(params)
-    loop.print_memory_plan(stages)
+    print_memory_plan(stages)
     _go_on_for_longer(config, workdir, had_update_steps)
     path = workdir / "results.json"
     results = agreement.read_json(path) or {}
@@ -128,14 +134,14 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         files.write_json(path, results)
 
     measure("before", params)
-    params = loop.train_stages(
+    params = train_stages(
       run,
       configs,
       stages,
       params,
       workdir,
       lambda stage, params: measure(f"after {stage}", params),
-      measuring.during,
+      measuring,
     )
     dtype = run.policy.config.param_dtype
     saving.save_model(workdir / "model", params, run, config, dtype)
@@ -153,7 +159,7 @@ def _first_params(
   takes each host of a pod minutes.
   """
   results = agreement.read_json(workdir / "results.json") or {}
-  if "before" in results and not loop.needs_first_params(
+  if "before" in results and not needs_first_params(
     run, config.stages, stages, workdir
   ):
     return initial_weights.abstract_params(run)
@@ -274,7 +280,7 @@ def _of_stages_to_come(
   """
   found: list[str] = []
   for index, name in enumerate(config.stages):
-    steps = loop.marker(workdir, index, name).parent / "steps"
+    steps = marker(workdir, index, name).parent / "steps"
     if not (steps.is_dir() and any(steps.iterdir())):
       fields = dataclasses.fields(getattr(config, name))
       found += [f"{name}.{x.name}" for x in fields if x.name != "trunks"]
@@ -350,7 +356,7 @@ def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
     results.pop(f"after {name}", None)
     files.write_json(path, results)
     index = len(config.stages) - 1
-    loop.marker(workdir, index, name).unlink(missing_ok=True)
+    marker(workdir, index, name).unlink(missing_ok=True)
     files.write_json(workdir / "config.json", _resolved(config))
     progress.say(
       f"{name}: was to take {had} update steps, and goes on to "

@@ -113,11 +113,13 @@ def _invert(mass_BX: jax.Array, uniform_B: jax.Array) -> jax.Array:
   """Index of the cell in which the fraction `uniform_B` of the mass ends."""
   cumulative_BX = jnp.cumsum(mass_BX, axis=-1)
   target_B1 = (uniform_B * cumulative_BX[:, -1])[:, None]
-  index_B = jnp.sum(cumulative_BX <= target_B1, axis=-1)
-  # u * total can round up to total; the last cell with mass is then right.
-  cells_X = jnp.arange(mass_BX.shape[-1])
+  cells_X = jnp.arange(mass_BX.shape[-1], dtype=jnp.int32)
+  # XLA sums in an order in which a cell without mass can be a little more than
+  # the one before; and u * total can round up to total, which no cell is past.
+  is_past_BX = (cumulative_BX > target_B1) & (mass_BX > 0)
+  first_B = jnp.where(is_past_BX, cells_X, cells_X[-1]).min(-1)
   last_B = jnp.where(mass_BX > 0, cells_X, 0).max(-1)
-  return jnp.minimum(index_B, last_B).astype(jnp.int32)
+  return jnp.minimum(first_B, last_B)
 
 
 def draw_greedy(logp_BV: jax.Array) -> jax.Array:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stages of training and the loop around them.
 
-loop.py trains stage after stage; sft.py, rl.py and episodes.py are the stages,
-data.py their data, rl_config.py the settings of RL. An update step of rl.py is
-one program (fused.py) or several (unfused.py), and its rounds may share their
-slots (shared_rounds.py, round_schedule.py). What both need is in rl_parts.py.
+stages.py trains stage after stage, and loop.py one of them; sft.py, rl.py and
+episodes.py are the stages, data.py their data, rl_config.py the settings of RL.
+An update step of rl.py is one program (fused.py) or several (unfused.py), and
+its rounds may share their slots (shared_rounds.py, round_schedule.py). What
+both need is in rl_parts.py.
 """

@@ -321,8 +321,18 @@ class EpisodesStage:
       for pair in itertools.islice(pairs, recorder.config.trajectories):
         rows += record.rows_of_episodes(*pair, None)
       self._keep("valid", update_step, rows)
-    solved = _mean_reward([episode for [episode] in episodes])
-    return solved, {"validation_reward": solved}
+    judged = _rewards([episode for [episode] in episodes])
+    unjudged = len(episodes) - len(judged)
+    values = {"validation_no_verdict": unjudged / len(episodes)}
+    if judged:
+      values["validation_reward"] = float(np.mean(judged))
+    if unjudged:
+      progress.warn(
+        f"{unjudged} of {len(episodes)} validation episodes of {self.name} "
+        "have no verdict, as their environments could not tell (see the log); "
+        "to choose the best parameters they count as not solved"
+      )
+    return sum(judged) / len(episodes), values
 
   def check(self, values: dict[str, float]) -> None:
     if not values["skipped_updates"]:

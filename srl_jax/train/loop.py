@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains the stages of a run in order; run.py evaluates around it.
+"""Trains a stage; stages.py trains one after the other.
 
 Every stage is the same loop: make a batch, take an update step, now and then
-validate and save. Killed at any moment, the same command goes on from the last
+save and validate. Killed at any moment, the same command goes on from the last
 complete checkpoint and ends with the same numbers as if it had never been
 stopped.
 """
@@ -10,10 +10,11 @@ stopped.
 from __future__ import annotations
 
 import contextlib
+import math
 import pathlib
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,32 +23,27 @@ from srl_jax import agreement, progress, sharding
 from srl_jax.checkpoint import Checkpointer
 from srl_jax.metrics import Console, MetricWriter
 from srl_jax.models import lora
-from srl_jax.processes import stopping
-from srl_jax.sharding import abstract
 from srl_jax.storage import files, mirror
-from srl_jax.train import memory
-from srl_jax.train.episodes import EpisodesStage
 from srl_jax.train.profile import Profile
-from srl_jax.train.rl import RlStage
-from srl_jax.train.sft import SftStage
-from srl_jax.train.stage import Run, Stage, StageConfig
+from srl_jax.train.stage import Run, Stage
 from srl_jax.train.unfused import NothingLeftError
 from srl_jax.train.update_log import UpdateLog
 from srl_jax.update.updater import TrainState
 
-# (stage, update steps done, parameters) -> metrics; {} where none are due.
-During = Callable[[str, int, Any], dict[str, float]]
-
-
-# The file of a stage that ended early.
+# The file of a stage that ended early: after which update step, of how many.
 _ENDED = "ended.json"
+# After which update step was last measured, and after which the best was.
+_MEASURED = "measured.json"
 
-STAGES = {
-  "sft": SftStage,
-  "srl": RlStage,
-  "rlvr": RlStage,
-  "episodes": EpisodesStage,
-}
+
+class During(Protocol):
+  """What is measured now and then, besides validation."""
+
+  def is_due(self, done: int) -> bool:
+    """Whether to measure after `done` update steps."""
+
+  def during(self, stage: str, done: int, params: Any) -> dict[str, float]:
+    """Returns metrics of the parameters of a stage."""
 
 
 class Stopped(Exception):  # noqa: N818 (nothing went wrong)
@@ -121,38 +117,38 @@ def train_stage(
       every=run.log_every,
     )
     stack.callback(log.close)
+    measuring = _Measuring(stage, saver, log, directory, during)
+    done, is_last = first, is_over or first == total
+    measuring.resume(done, state, is_last)
 
-    for update_step in range(total if is_over else first, total):
+    while done < total and not is_over:
       start_s = time.monotonic()
       try:
-        with profile.step(update_step + 1):
-          state, dispatched = stage.take_update(state, update_step, reference)
+        with profile.step(done + 1):
+          state, dispatched = stage.take_update(state, done, reference)
       except NothingLeftError as error:
         progress.warn(
-          f"{error}. {name} ends here, after {update_step} of its "
-          f"{total} update steps"
+          f"{error}. {name} ends here, after {done} of its {total} update steps"
         )
-        if not config.validate_every or update_step % config.validate_every:
-          _validate(stage, state, saver, log, update_step)
-        _save(stage, state, saver, log, update_step)
-        if jax.process_index() == 0:
-          files.write_json(directory / _ENDED, [update_step, total])
-        break
-      log.add(update_step, dispatched, start_s)
-      done = update_step + 1
-      progress.advance(done, total)
-      is_last = done == total
-      if is_last or (
-        config.validate_every and done % config.validate_every == 0
-      ):
-        _validate(stage, state, saver, log, done)
-      if during and (measured := during(name, done, state.params)):
-        log.flush()
-        log.measured(update_step, measured)
+        is_over = True
+      else:
+        log.add(done, dispatched, start_s)
+        done += 1
+        progress.advance(done, total)
+      is_last = is_over or done == total
       is_asked = is_stopping()
-      if is_last or is_asked or saver.is_due(done):
+      # First, because to measure may take longer than a machine still has.
+      is_saved = is_last or is_asked or saver.is_due(done)
+      if is_saved:
         _save(stage, state, saver, log, done)
-      if is_asked and not is_last:
+      if is_over and jax.process_index() == 0:
+        files.write_json(directory / _ENDED, [done, total])
+      if not is_asked and measuring.is_due(done, is_last):
+        measuring.measure(done, state, is_last)
+        is_asked = not is_last and is_stopping()
+        if is_asked and not is_saved:
+          _save(stage, state, saver, log, done)
+      if is_asked:
         saver.wait()
         raise Stopped(
           f"{name}: asked to stop; update step {done} of {total} is saved in "
@@ -160,7 +156,7 @@ def train_stage(
         )
     saver.wait()
     best = saver.restore_best(updater.abstract_state().trained)
-    progress.say(f"{name}: {_result(saver, total)}")
+    progress.say(f"{name}: {said_result(saver, total)}")
     return state._replace(trained=best).params
 
 
@@ -185,24 +181,85 @@ def _start(
   return state, reference, first
 
 
-def _validate(
-  stage: Stage,
-  state: TrainState,
-  saver: Checkpointer,
-  log: UpdateLog,
-  done: int,
-) -> None:
-  """Validates after `done` update steps; keeps the best parameters."""
-  log.flush()
-  total = stage.config.update_steps
-  with progress.task(f"{stage.name}: validation after step {done} of {total}"):
-    value, values = stage.validate(state.params, done - 1)
-  log.measured(done - 1, values)
-  best = saver.best()
-  is_best = best is None or value > best[1]
-  # They save together, also where a reward is not the same on all.
-  if sharding.gather_objects(is_best)[0]:
-    saver.save_best(done, state.trained, value)
+class _Measuring:
+  """What is measured of a stage now and then, and whether it has been.
+
+  A checkpoint is saved before its parameters are measured. So a stage that was
+  ended in between measures first when it goes on.
+  """
+
+  def __init__(
+    self,
+    stage: Stage,
+    saver: Checkpointer,
+    log: UpdateLog,
+    directory: pathlib.Path,
+    during: During | None,
+  ):
+    self._stage, self._saver, self._log = stage, saver, log
+    self._file, self._during = directory / _MEASURED, during
+    self._done = 0
+    self._best_step = 0
+
+  def is_due(self, done: int, is_last: bool) -> bool:
+    """Whether something is to be measured after `done` update steps."""
+    return done > self._done and (
+      self._is_validation_due(done, is_last) or self._is_during_due(done)
+    )
+
+  def resume(self, done: int, state: TrainState, is_last: bool) -> None:
+    """Measures what an earlier attempt had to, and did not come to the end of.
+
+    What it measured later is forgotten, as its later update steps are.
+    """
+    known, best = agreement.read_json(self._file) or (0, 0)
+    if known > done and jax.process_index() == 0:
+      files.write_json(self._file, [done, best])
+    # The best parameters are written while training goes on.
+    is_whole = known >= done and best == self._best()[0]
+    if self.is_due(done, is_last) and not is_whole:
+      self.measure(done, state, is_last)
+
+  def measure(self, done: int, state: TrainState, is_last: bool) -> None:
+    """Measures what is due; keeps the best parameters."""
+    stage, log = self._stage, self._log
+    log.flush()
+    if self._is_validation_due(done, is_last):
+      self._validate(done, state)
+    if self._is_during_due(done):
+      values = self._during.during(stage.name, done, state.params)
+      log.measured(done - 1, values)
+    # Rows that are called written must be.
+    mirror.copy_all()
+    if jax.process_index() == 0:
+      files.write_json(self._file, [done, self._best_step])
+    self._done = done
+
+  def _is_validation_due(self, done: int, is_last: bool) -> bool:
+    every = self._stage.config.validate_every
+    return is_last or (every > 0 and done % every == 0)
+
+  def _validate(self, done: int, state: TrainState) -> None:
+    stage, total = self._stage, self._stage.config.update_steps
+    what = f"{stage.name}: validation after step {done} of {total}"
+    with progress.task(what):
+      value, values = stage.validate(state.params, done - 1)
+    self._log.measured(done - 1, values)
+    self._best_step, best = self._best()
+    is_best = self._best_step == 0 or value > best
+    # They save together, also where a reward is not the same on all.
+    if sharding.gather_objects(is_best)[0]:
+      self._saver.save_best(done, state.trained, value)
+      self._best_step = done
+
+  def _is_during_due(self, done: int) -> bool:
+    return self._during is not None and self._during.is_due(done)
+
+  def _best(self) -> tuple[int, float]:
+    """Returns step and value of the best parameters; step 0 if none exist."""
+    step, value = self._saver.best() or (0, -math.inf)
+    # Nothing is greater than NaN, and anything is better.
+    return step, -math.inf if math.isnan(value) else value
 
 
 def _save(
@@ -245,151 +302,7 @@ def _ended_early(directory: pathlib.Path) -> list[int] | None:
   return agreement.read_json(directory / _ENDED)
 
 
-def _result(saver: Checkpointer, total: int) -> str:
+def said_result(saver: Checkpointer, total: int) -> str:
   """Says which parameters are those "after" a stage."""
   step, _ = saver.best()
   return f"its result is update step {step} of {total}, the best validated"
-
-
-def make_stages(
-  run: Run,
-  configs: Mapping[str, StageConfig],
-  workdir: pathlib.Path,
-  again: Collection[str] = (),
-) -> dict[str, Stage]:
-  """Makes the stages that are not done yet; all before any is trained.
-
-  Mistakes in the settings of the last stage then show at once, and not after
-  the first stage has trained for hours.
-
-  Args:
-    run: what they share.
-    configs: of all stages, in order.
-    workdir: of the run.
-    again: names of stages that are made although they are done.
-
-  Raises:
-    ValueError: a stage's settings do not fit data, model or mesh.
-  """
-  return {
-    name: STAGES[name](run, name, config)
-    for index, (name, config) in enumerate(configs.items())
-    if agreement.read_json(marker(workdir, index, name)) is None
-    or name in again
-  }
-
-
-def needs_first_params(
-  run: Run,
-  names: Sequence[str],
-  stages: Mapping[str, Stage],
-  workdir: pathlib.Path,
-) -> bool:
-  """Whether the values of the parameters before the first stage are needed.
-
-  Args:
-    run: the run.
-    names: of all stages, in order.
-    stages: those that are not done, from `make_stages`.
-    workdir: of the run.
-  """
-  # Without stages they are the result. No checkpoint holds adapters' base.
-  if not names or run.policy.config.lora.rank:
-    return True
-  first = stages.get(names[0])
-  if first is None:
-    return False
-  directory = marker(workdir, 0, names[0]).parent
-  with Checkpointer(directory, run.checkpoint) as saver:
-    return first.uses_reference or saver.latest_step() is None
-
-
-def print_memory_plan(stages: Mapping[str, Stage]) -> None:
-  """Compiles the programs of prepared stages and prints the memory they take.
-
-  A program that does not fit shows at once, with what to change, and not in the
-  middle of a run. Update steps find their programs compiled.
-
-  Raises:
-    memory.DoesNotFitError: the compiler refuses one, so it cannot run.
-  """
-  refused = []
-  limit = memory.device_bytes(jax.local_devices()[0])
-  for name, stage in stages.items():
-    progress.say(f"{name}: {memory.header(limit)}")
-    for program in stage.plan():
-      with progress.task(f"{name}: compiling {program.name}"):
-        line, _ = memory.try_program(program, limit)
-      progress.say(f"{name}: {line}")
-      if not program.is_compiled():
-        refused.append(f"{program.name!r} of {name}")
-  if refused:
-    raise memory.DoesNotFitError(
-      f"there is too little memory for {', '.join(refused)}; the plan above "
-      "says what to change"
-    )
-
-
-def marker(workdir: pathlib.Path, index: int, name: str) -> pathlib.Path:
-  """The file that says that a stage is done."""
-  return workdir / "stages" / f"{index}_{name}" / "done.json"
-
-
-def train_stages(
-  run: Run,
-  configs: Mapping[str, StageConfig],
-  stages: Mapping[str, Stage],
-  params: Any,
-  workdir: pathlib.Path,
-  after_stage: Callable[[str, Any], None],
-  during: During | None = None,
-) -> Any:
-  """Trains all stages in order, skipping the ones that are done.
-
-  Args:
-    run: the run.
-    configs: of all stages, in order.
-    stages: what `make_stages` returned, prepared.
-    params: where the first stage starts; see `needs_first_params`.
-    workdir: results go below it.
-    after_stage: called with (stage name, parameters) after each stage, also
-      after one that was done before.
-    during: what to measure now and then, besides validation.
-
-  Returns:
-    The parameters after the last stage.
-
-  Raises:
-    Stopped: on SIGTERM, when all is saved.
-  """
-  first_global_step = 0
-  for index, (name, config) in enumerate(configs.items()):
-    done = marker(workdir, index, name)
-    directory = done.parent
-    if name not in stages:
-      wanted = abstract.like(lora.trained(params))
-      with Checkpointer(directory, run.checkpoint, read_only=True) as saver:
-        params = lora.with_trained(params, saver.restore_best(wanted))
-        result = _result(saver, config.update_steps)
-      progress.say(f"{name}: was finished before; {result}")
-    else:
-      with stopping.saving() as is_asked:
-        is_stopping = lambda: agreement.any_process(is_asked())  # noqa: E731
-        params = train_stage(
-          run,
-          stages[name],
-          params,
-          directory,
-          first_global_step,
-          is_stopping,
-          during,
-        )
-        files.write_json(done, {})
-        if is_stopping():
-          raise Stopped(
-            f"{name}: asked to stop; the stage is finished and saved in "
-            f"{directory}. Run the same command again to go on from there."
-          )
-    first_global_step += config.update_steps
-    after_stage(name, params)
-  return params

@@ -118,6 +118,13 @@ _MORE_OF_EPISODES = (
     "share of episodes whose environment could not tell whether the problem is "
     "solved; they are left out of rewards and groups",
   ),
+  (
+    "validation_no_verdict",
+    "mean",
+    "1",
+    "the same of validation episodes; to choose the best step they count as "
+    "not solved",
+  ),
 )
 _MORE_OF_SFT = (
   (

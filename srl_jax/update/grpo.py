@@ -39,7 +39,8 @@ class LossConfig:
       samples that are better than their group's mean.
     ratio: of policy and sampler, for each "token" (the paper), or the geometric
       mean over the tokens of a "sequence" (GSPO), which is close to 1 and needs
-      narrow clips. Fresh tokens have ratio 1.
+      narrow clips. Fresh tokens have ratio 1; "truncated" takes the
+      trainer's and the sampler's of them, too.
     clip_low: the lower clip bound of the ratio is 1 - clip_low.
     clip_high: the upper clip bound is 1 + clip_high; a value larger than
       clip_low is DAPO's clip-higher.

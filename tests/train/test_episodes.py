@@ -3,6 +3,7 @@
 
 import dataclasses
 import re
+import types
 
 import jax
 import numpy as np
@@ -184,6 +185,35 @@ def test_trunks_begin_as_wide_as_contexts_get_where_width_costs_no_time(
   # Everything but a completion.
   width = c.model.max_positions - c.episodes.max_new_tokens
   assert caught.value.args == (width if is_wide else 0,)
+
+
+def test_validation_episodes_without_a_verdict_do_not_choose_the_best(
+  capsys,
+):
+  made = episodes_stage.EpisodesStage.__new__(episodes_stage.EpisodesStage)
+  made.name, made._valid = "episodes", [None] * 4
+  made._run = types.SimpleNamespace(
+    key=lambda *_: jax.random.key(0), recorder=None
+  )
+  made.config = types.SimpleNamespace(update_steps=10, validate_every=1)
+
+  def validate(*verdicts):
+    episodes = [[types.SimpleNamespace(is_correct=x)] for x in verdicts]
+    made._episodes = lambda *_: episodes
+    return made.validate(None, 0)
+
+  assert validate(True, True, True, False) == (
+    0.75,
+    {"validation_reward": 0.75, "validation_no_verdict": 0},
+  )
+  assert "warning" not in capsys.readouterr().out
+  # One that happens to be judged is no reason to think the model perfect.
+  assert validate(True, None, None, None) == (
+    0.25,
+    {"validation_reward": 1.0, "validation_no_verdict": 0.75},
+  )
+  assert "warning: 3 of 4 validation episodes" in capsys.readouterr().out
+  assert validate(None, None, None, None) == (0, {"validation_no_verdict": 1})
 
 
 def test_a_problem_that_comes_twice_in_a_round_is_sampled_twice(
