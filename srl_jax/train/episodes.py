@@ -13,12 +13,11 @@ parameters stay as they are.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -31,6 +30,13 @@ from srl_jax.rollout.requests import Request
 from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.batch_shapes import micro_batch_trunks, update_shape
+from srl_jax.train.episode_rewards import (
+  EpisodeRound,
+  as_rewarded,
+  is_judged,
+  rewards_of,
+  update_values,
+)
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.problems import Problems, with_judgeable, with_room
 from srl_jax.train.rl import check_logp_gap
@@ -45,14 +51,6 @@ from srl_jax.update.updater import TrainState, compiled_count
 
 # Lanes for each turn that an episode can have: half of them, half as long.
 _LANES_PER_TURN = 0.25
-
-
-class _Round(NamedTuple):
-  """Episodes of a round of sampling, by problem, and what sampling took."""
-
-  problems: list[Trajectory]
-  episodes: list[list[Episode]]
-  rollout_s: float
 
 
 class EpisodesStage:
@@ -182,7 +180,7 @@ class EpisodesStage:
     """Samples rounds until enough problems are kept; consumes problems."""
     config = self.config
     kept: list[list[RewardedEpisode]] = []
-    rounds: list[_Round] = []
+    rounds: list[EpisodeRound] = []
     while (
       len(rounds) < config.max_rounds and len(kept) < config.groups_per_batch
     ):
@@ -196,16 +194,16 @@ class EpisodesStage:
         rounds.append(self._round(params, key))
       for episodes in rounds[-1].episodes:
         if self._is_kept(episodes):
-          kept.append([self._outcome(x) for x in episodes if _is_judged(x)])
+          kept.append([self._outcome(x) for x in episodes if is_judged(x)])
     self._record(rounds[0], update_step)
-    return kept, _values(rounds, len(kept))
+    return kept, update_values(rounds, len(kept))
 
   def _is_kept(self, episodes: Sequence[Episode]) -> bool:
     """Whether to train on a problem: some episodes solve it, others do not."""
-    rewards = set(_rewards(episodes))
+    rewards = set(rewards_of(episodes))
     return len(rewards) > (0 if self.config.keep_all else 1)
 
-  def _record(self, round_: _Round, update_step: int) -> None:
+  def _record(self, round_: EpisodeRound, update_step: int) -> None:
     """Keeps some episodes of training for people to look at."""
     recorder, config = self._run.recorder, self.config
     if not recorder or not recorder.is_due_in_training(
@@ -227,7 +225,7 @@ class EpisodesStage:
       update_step, rollouts={f"{self.name}/samples/{split}": rows}
     )
 
-  def _round(self, params: Any, key: jax.Array) -> _Round:
+  def _round(self, params: Any, key: jax.Array) -> EpisodeRound:
     problems, epochs = self._problems.take(self.config.problems_per_round)
     samples = self.config.samples
     # A problem that comes again in the next epoch gets other random numbers.
@@ -236,7 +234,7 @@ class EpisodesStage:
     jax.block_until_ready(params)
     start_s = time.monotonic()
     episodes = self._episodes(params, problems, samples, key, firsts)
-    return _Round(problems, episodes, time.monotonic() - start_s)
+    return EpisodeRound(problems, episodes, time.monotonic() - start_s)
 
   def _episodes(
     self,
@@ -274,7 +272,7 @@ class EpisodesStage:
     with contextlib.closing(found):
       for episode in found:
         place = episode.sample % samples
-        episodes[episode.problem][place] = _as_rewarded(episode)
+        episodes[episode.problem][place] = as_rewarded(episode)
     return episodes
 
   def _outcome(self, episode: Episode) -> RewardedEpisode:
@@ -321,7 +319,7 @@ class EpisodesStage:
       for pair in itertools.islice(pairs, recorder.config.trajectories):
         rows += record.rows_of_episodes(*pair, None)
       self._keep("valid", update_step, rows)
-    judged = _rewards([episode for [episode] in episodes])
+    judged = rewards_of([episode for [episode] in episodes])
     unjudged = len(episodes) - len(judged)
     values = {"validation_no_verdict": unjudged / len(episodes)}
     if judged:
@@ -351,55 +349,3 @@ class EpisodesStage:
 
   def close(self) -> None:
     pass
-
-
-def _as_rewarded(episode: Episode) -> Episode:
-  """The episode, not solved by an answer that the token limit cut off.
-
-  Evaluation counts such answers, as others do. Training must not: a model that
-  is rewarded for them never learns to stop. What an environment has executed
-  counts as it is.
-  """
-  if episode.is_correct and not episode.observations:
-    is_solved = episode.drawn[-1].is_stopped
-    return dataclasses.replace(episode, is_correct=is_solved)
-  return episode
-
-
-def _is_judged(episode: Episode) -> bool:
-  return episode.is_correct is not None
-
-
-def _rewards(episodes: Sequence[Episode]) -> list[float]:
-  return [float(x.is_correct) for x in episodes if _is_judged(x)]
-
-
-def _mean_reward(episodes: Sequence[Episode]) -> float:
-  if rewards := _rewards(episodes):
-    return float(np.mean(rewards))
-  raise RuntimeError(
-    f"none of {len(episodes)} episodes has a verdict: their environments could "
-    "not tell; see the log for why, then start the run again"
-  )
-
-
-def _values(rounds: Sequence[_Round], kept: int) -> dict[str, float]:
-  """What is known of an update step before its update."""
-  problems = [x for round_ in rounds for x in round_.episodes]
-  episodes = [episode for of_problem in problems for episode in of_problem]
-  turns = sum(len(episode.texts) for episode in episodes)
-  cut = sum(not turn.is_stopped for x in episodes for turn in x.drawn)
-  tokens = sum(episode.tokens for episode in episodes)
-  return {
-    "reward": _mean_reward(episodes),
-    "no_verdict": float(np.mean([not _is_judged(x) for x in episodes])),
-    "completion_tokens": tokens / max(1, turns),
-    "turns": turns / len(episodes),
-    "cut_turns": cut / max(1, turns),
-    "groups_sampled": float(len(problems)),
-    "groups_kept": float(kept),
-    "kept_share": kept / len(problems),
-    "rounds": float(len(rounds)),
-    "tokens_sampled": float(tokens),
-    "rollout_s": sum(round_.rollout_s for round_ in rounds),
-  }
