@@ -12,22 +12,25 @@ import functools
 import itertools
 import json
 import pathlib
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from srl_jax import progress, sharding, storage
+from srl_jax import own_code, progress, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data import batching
 from srl_jax.data.trunks import of_first_trajectories
+from srl_jax.domains import domains_of
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate import evaluator
+from srl_jax.evaluate import evaluator, rules
 from srl_jax.evaluate import summary as summary_lib
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.estimates import Estimate
 from srl_jax.evaluate.journal import FACTS, read_facts
+from srl_jax.evaluate.kept_episodes import KeptEpisodes
 from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
@@ -163,23 +166,43 @@ def _on_test_split(
   problems = []
   if config.evaluate.modes:
     problems = judgeable(run, "test")[: config.evaluate.problems or None]
-  # Without any, the table has no row of whole problems.
-  solved = _solve(config, run, problems, params, moment) if problems else ()
-  for how, episodes, summary in solved:
-    measured |= summary
-    for episode in episodes:
-      solution = {
-        "problem": problems[episode.problem].id,
-        "sample": episode.sample,
-        "texts": episode.texts,
-        "is_correct": episode.is_correct,
-        "ending": episode.ending,
-      }
-      if episode.observations:
-        solution["observations"] = episode.observations
-      lines.append(json.dumps(how | solution) + "\n")
-  files.write_text(solutions_path, "".join(lines))
+  facts = _facts(config, problems, params)
+  with KeptEpisodes(solutions_path.with_suffix(".part"), facts) as kept:
+    # Without any, the table has no row of whole problems.
+    solved = _solve(config, run, problems, params, moment, kept)
+    for how, episodes, summary in solved if problems else ():
+      measured |= summary
+      for episode in episodes:
+        solution = {
+          "problem": problems[episode.problem].id,
+          "sample": episode.sample,
+          "texts": episode.texts,
+          "is_correct": episode.is_correct,
+          "ending": episode.ending,
+        }
+        if episode.observations:
+          solution["observations"] = episode.observations
+        lines.append(json.dumps(how | solution) + "\n")
+    files.write_text(solutions_path, "".join(lines))
+    kept.remove()
   return measured
+
+
+def _facts(
+  config: Config, problems: Sequence[Trajectory], params: Any
+) -> dict[str, Any]:
+  """What the episodes of an evaluation depend on."""
+  verdicts = {domain.verdict for domain in domains_of(problems).values()}
+  return {
+    "weights": checksum_of(params),
+    "seed": config.seed,
+    "evaluate": dataclasses.asdict(config.evaluate),
+    "context_turns": config.srl.trunks.context_turns,
+    "template": config.template,
+    "problems": zlib.crc32(repr(problems).encode()),
+    "rules": rules.checksum(verdicts, rules.FILES),
+    "own code": own_code.checksums(config),
+  }
 
 
 def trunks_per_batch(settings: EvalConfig, widths: batching.Widths) -> int:
@@ -245,6 +268,7 @@ def _solve(
   problems: Sequence[Trajectory],
   params: Any,
   moment: str,
+  kept: KeptEpisodes,
 ):
   """Yields (mode and temperature, episodes, their summary)."""
   settings = config.evaluate
@@ -258,8 +282,9 @@ def _solve(
 
     make_stream = functools.partial(run.stream, params, key=key)
     decoding = f"{samples} samples" if temperature else "greedy"
-    how = "in turns" if mode == "turns" else "in one go"
-    with progress.task(f"{moment}: whole problems {how}, {decoding}"):
+    how = {"mode": mode, "temperature": temperature}
+    in_words = "in turns" if mode == "turns" else "in one go"
+    with progress.task(f"{moment}: whole problems {in_words}, {decoding}"):
       episodes = solve_problems(
         make_stream,
         problems,
@@ -271,11 +296,13 @@ def _solve(
         template=run.template,
         tokenizer=run.tokenizer,
         max_positions=run.policy.config.max_positions,
+        done=kept.of(how),
+        keep=functools.partial(kept.add, how),
       )
     summary = summarise(episodes, len(problems), samples)
     kind = ", greedy" if not temperature else ""
     yield (
-      {"mode": mode, "temperature": temperature},
+      how,
       episodes,
       {f"{mode} {metric}{kind}": x for metric, x in summary.items()},
     )

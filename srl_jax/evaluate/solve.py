@@ -147,6 +147,8 @@ def solve_problems(
   template: Template,
   tokenizer: Tokenizer,
   max_positions: int,
+  done: Sequence[Episode] = (),
+  keep: Callable[[Episode], None] = lambda _: None,
 ) -> list[Episode]:
   """Lets the model solve problems; all processes get all episodes.
 
@@ -164,6 +166,8 @@ def solve_problems(
     template: the wording of the prompts.
     tokenizer: the tokenizer.
     max_positions: the model's context length in tokens.
+    done: episodes that an earlier attempt has had.
+    keep: called with each other episode as it ends.
 
   Returns:
     The episodes, with all samples of the first problem first, then those of
@@ -195,7 +199,11 @@ def solve_problems(
     template=template,
     tokenizer=tokenizer,
   )
-  wanted = list(itertools.product(range(len(trajectories)), range(samples)))
+  every = list(itertools.product(range(len(trajectories)), range(samples)))
+  had = {(episode.problem, episode.sample) for episode in done}
+  wanted = [pair for pair in every if pair not in had]
+  if not wanted:
+    return sorted(done, key=lambda x: (x.problem, x.sample))
   heads = [
     encode_segment(tokenizer, template.problem(trajectory, task))
     for trajectory in trajectories
@@ -205,7 +213,7 @@ def solve_problems(
   rows, slots = rows_and_slots(
     config.answers_per_batch,
     # In turns, the samples of a problem soon have contexts of their own.
-    *((len(wanted), 1) if mode == "turns" else (len(trajectories), samples)),
+    *((len(every), 1) if mode == "turns" else (len(trajectories), samples)),
   )
   stream = make_stream(
     task,
@@ -213,14 +221,16 @@ def solve_problems(
     slots=slots,
     trunk_width=min(2 * longest, max_positions),
   )
-  progress.advance(0, len(wanted))
-  episodes, right = [], 0
+  progress.advance(len(done), len(every))
+  episodes = list(done)
+  right = sum(episode.is_correct or 0 for episode in done)
   found = sample_episodes(stream, trajectories, wanted, rules)
   with contextlib.closing(found):
     for episode in found:
+      keep(episode)
       episodes.append(episode)
       right += episode.is_correct or 0
-      progress.advance(len(episodes), len(wanted))
+      progress.advance(len(episodes), len(every))
       progress.note(f"right so far {right}/{len(episodes)}")
   return sorted(episodes, key=lambda x: (x.problem, x.sample))
 
