@@ -3,7 +3,7 @@
 
 stages.py trains stage after stage, and loop.py one of them; sft.py, rl.py and
 episodes.py are the stages, data.py their data, rl_config.py the settings of RL.
-An update step of rl.py is one program (fused.py) or several (unfused.py), and
-its rounds may share their slots (shared_rounds.py, round_schedule.py). What
-both need is in rl_parts.py.
+An update step of rl.py is in rl_update.py, its programs in rl_programs.py, and
+its rounds may share their slots (shared_rounds.py, round_schedule.py). fused.py
+makes it one program. What both need is in rl_parts.py.
 """

@@ -3,7 +3,7 @@
 
 The two differ in the branch points (next step, whole solution) and in the
 reward. How an update step is taken is decided here, once: in one program
-(fused.py) where that is asked for, else several (unfused.py).
+(fused.py) where that is asked for, else several (rl_update.py).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from srl_jax.train.memory import Program
 from srl_jax.train.problems import with_judgeable
 from srl_jax.train.rl_config import GrpoConfig, RlConfig, RoundConfig
 from srl_jax.train.rl_parts import RlParts, make_updater
+from srl_jax.train.rl_update import RlUpdate
 from srl_jax.train.stage import Dispatched, Run, check_finite
-from srl_jax.train.unfused import UnfusedUpdate
 from srl_jax.types import Branches, Scores
 from srl_jax.update.updater import TrainState, compiled_count
 
@@ -130,7 +130,7 @@ class RlStage:
       device_scorer=self._device_scorer,
       updater=self.updater,
     )
-    self.updates = FusedUpdate(parts) if config.fuse else UnfusedUpdate(parts)
+    self.updates = FusedUpdate(parts) if config.fuse else RlUpdate(parts)
 
   def plan(self) -> Iterator[Program]:
     return self.updates.plan()

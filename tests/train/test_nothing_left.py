@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from srl_jax.checkpoint import Checkpointer
-from srl_jax.train import unfused
+from srl_jax.train import rl_update
 from srl_jax.update import groups
 
 
@@ -105,9 +105,9 @@ def test_broken_formats_are_an_error_at_any_time(
 ):
   def break_formats():
     keep_none()
-    measured = unfused.reduce_metrics
+    measured = rl_update.reduce_metrics
     monkeypatch.setattr(
-      unfused,
+      rl_update,
       "reduce_metrics",
       lambda rounds: measured(rounds) | {"format_failure": 0.6},
     )

@@ -17,8 +17,8 @@ from srl_jax.testing import tiny
 from srl_jax.train import rl
 from srl_jax.train.rl_config import RlConfig, RoundConfig
 from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.rl_update import RlUpdate
 from srl_jax.train.sft import SftStage
-from srl_jax.train.unfused import UnfusedUpdate
 from srl_jax.types import make_branches
 from srl_jax.update.groups import DynamicSamplingConfig, make_groups
 from srl_jax.update.packing import PackShape
@@ -257,7 +257,7 @@ def test_groups_that_waited_too_long_are_not_trained_on():
     update_shape=PackShape(rows=1, trunks=1, lanes=2),
     run=types.SimpleNamespace(put=lambda x: x),
   )
-  updates = UnfusedUpdate(pieces)
+  updates = RlUpdate(pieces)
   for born in (2, 3, 4, 8, 8):
     updates.pool.add(one_group(born))
   batch = updates.next_batch(None, update_step=8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of an update step of several programs, not yet run.
+"""The programs of rl_update.py, not yet run.
 
 memory.py compiles them and says what memory they take.
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RL update steps of several programs: rounds of sampling, pool, update.
+"""An update step of RL: rounds of sampling, pool, update.
 
 Rounds are sampled until the pool holds a batch of kept groups. Surplus groups
-wait for the next batch. fused.py does all of this in one program where it can.
+wait for the next batch. fused.py does all of this in one program, if asked to.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from srl_jax.rewards import FAILURES
 from srl_jax.rollout import metrics as rollout_metrics
 from srl_jax.rollout import record
 from srl_jax.rollout.rounds import Round, sample_and_score
-from srl_jax.train import unfused_programs
+from srl_jax.train import rl_programs
 from srl_jax.train.memory import Program
 from srl_jax.train.rl_parts import RlParts
 from srl_jax.train.round_schedule import Counts
@@ -40,7 +40,7 @@ class NothingLeftError(RuntimeError):
   """A stage has trained on all that its rewards tell apart."""
 
 
-class UnfusedUpdate:
+class RlUpdate:
   """Samples, scores, filters and updates, with the host in between."""
 
   def __init__(self, parts: RlParts):
@@ -304,7 +304,7 @@ class UnfusedUpdate:
 
     If one does not fit, those that read its results are left out.
     """
-    return unfused_programs.programs(self.parts, self._shared_rounds)
+    return rl_programs.programs(self.parts, self._shared_rounds)
 
   def get_state(self) -> dict[str, Any]:
     """What decides how many rounds begin at once, for JSON."""
