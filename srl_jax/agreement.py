@@ -60,10 +60,7 @@ def any_process(says: bool) -> bool:
 
 
 def wait_for_all() -> None:
-  """Waits until all processes are here.
-
-  At the end of a program, JAX aborts those that wait for five minutes.
-  """
+  """Waits until all processes are here, for as long as it takes."""
   any_process(False)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands have in common: their flags, and how they fail."""
+"""What many commands share: help, checks of flags, errors in one line."""
 
 from __future__ import annotations
 

@@ -120,7 +120,8 @@ def main(argv: Sequence[str]) -> None:
     compilation_cache.use_default(workdir)
     train_and_evaluate(config, workdir)
     _error_file(workdir).unlink(missing_ok=True)
-    # Process 0 may still write the model.
+    # Process 0 may still write the model. JAX itself aborts the others once
+    # they have waited at their end for five minutes.
     agreement.wait_for_all()
   except Stopped as stopped:
     print(stopped, flush=True)

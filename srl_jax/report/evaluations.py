@@ -63,7 +63,7 @@ class Comparison:
   Attributes:
     base: folder of the evaluation that is compared with.
     folder: folder of the other.
-    cells: what `suites.difference_cells` returned.
+    cells: what `suite_tables.difference_cells` returned.
     reason: why they are not compared; "" if they are.
   """
 

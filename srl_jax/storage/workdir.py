@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lock of a working directory: one run, or evaluation, at a time."""
+"""A run's working directory: its files, versions of its code, and its lock.
+
+The lock lets one run, or evaluation, at a time into the folder.
+"""
 
 from __future__ import annotations
 

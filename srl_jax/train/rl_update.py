@@ -2,7 +2,8 @@
 """An update step of RL: rounds of sampling, pool, update.
 
 Rounds are sampled until the pool holds a batch of kept groups. Surplus groups
-wait for the next batch. fused.py does all of this in one program, if asked to.
+wait for the next batch. If `fuse` is set, fused.py does all of this in one
+program instead.
 """
 
 from __future__ import annotations

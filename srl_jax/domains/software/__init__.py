@@ -3,6 +3,10 @@
 
 actions       actions of agents, and the grammar in which they are written
 foreign       actions as other agents write them
+edits         edits by search and replace, as models write them into answers
+patches       patches: made from changed files, read and compared
+repositories  files of commits, read out of a folder of git clones
+swebench      instances of SWE-bench, and what models are asked about them
 tasks         repositories with issues and hidden tests
 environment   what episodes act in, and the domain of a file of tasks
 dialects      how agents write actions and what they are answered
