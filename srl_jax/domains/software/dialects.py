@@ -93,9 +93,12 @@ class Dialect(Protocol):
 
   Attributes:
     instructions: says to a model how to write actions.
+    submits_files: whether the files are what is submitted, so that work counts
+      without a submission, too; if not, the agent prints its patch.
   """
 
   instructions: str
+  submits_files: bool
 
   def __init__(self, sandbox: Sandbox, wall_s: float) -> None:
     """Carries actions out in a sandbox, each within a limit of time."""
@@ -124,6 +127,7 @@ str_replace_editor: `command` is view (a directory, or a file with `view_range`
   in the file just once, and `new_str`), insert (`new_str` after the line
   `insert_line`) or undo_edit. `path` begins with /.
 submit: ends the work; the state of the files is what counts."""
+  submits_files = True
 
   def __init__(self, sandbox: Sandbox, wall_s: float) -> None:
     """See Dialect."""
@@ -198,6 +202,7 @@ your changes to a file with `git diff`, look at it, and submit it by the block
 ```mswea_bash_command
 echo {_MARK} && cat patch.txt
 ```"""
+  submits_files = False
 
   def __init__(self, sandbox: Sandbox, wall_s: float) -> None:
     """See Dialect."""

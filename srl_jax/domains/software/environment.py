@@ -202,8 +202,7 @@ class RepairEnvironment:
     if self.ending:
       return
     try:
-      is_mini = self._agent.dialect == "mini"
-      self._end(ending, b"" if is_mini else None)
+      self._end(ending, None if self._dialect.submits_files else b"")
     except SandboxError as error:
       self._fail(error)
 

@@ -8,7 +8,7 @@ import types
 import pytest
 
 from srl_jax.domains.software.actions import Action, render
-from srl_jax.domains.software.dialects import NO_OUTPUT
+from srl_jax.domains.software.dialects import DIALECTS, NO_OUTPUT, Mini
 from srl_jax.domains.software.environment import (
   AgentConfig,
   RepairEnvironment,
@@ -115,13 +115,17 @@ def test_an_agent_that_prints_its_patch_is_judged_by_that(begin):
 
 
 @needs_sandbox
-def test_work_that_is_not_submitted_counts_only_where_files_count(begin):
+def test_work_that_is_not_submitted_counts_only_where_files_count(
+  begin, monkeypatch
+):
   command = "sed -i 's/a - b/a + b/' calc.py"
   environment = begin(turns=1)
   assert environment.step(call("bash", command=command)) == (NO_OUTPUT, True)
   assert environment.ending == "LimitsExceeded"
   assert environment.solved()
-  environment = begin(dialect="mini", turns=1)
+  # Not its name tells, but the dialect itself.
+  monkeypatch.setitem(DIALECTS, "another", Mini)
+  environment = begin(dialect="another", turns=1)
   assert environment.step(mini(command))[1]
   assert not environment.solved()
   assert environment.verdict.problem.startswith("nothing was changed")
