@@ -205,26 +205,17 @@ def _values(rows: Sequence[Sequence[Behaviour]]) -> dict[str, Values]:
   }
 
 
-def values(
-  problems: Sequence[Problem], answers: Sequence[Answer]
-) -> dict[str, Values]:
-  """Returns behaviours per answer as one value per problem, for `compare`.
-
-  They are of the sampled answers; of the greedy ones if none is sampled.
-  """
-  return _values(_rows(problems, answers))
-
-
 def summary(
   problems: Sequence[Problem], answers: Sequence[Answer]
 ) -> dict[str, Estimate]:
   """Returns behaviours with 95% intervals over problems.
 
-  Besides those of `values`, per answer: "place of think blocks" (mean share of
-  the text before a block), "words in think blocks" (share of all words),
-  "wrong equations" (share of the recomputed ones), "wrong ones corrected"
-  (share of the wrong ones) and "markers per 100 words" (secondary). These are
-  ratios of sums over all answers; NaN if there is nothing to divide by.
+  They are of the sampled answers; of the greedy ones if none is sampled.
+  Besides means per answer there are "place of think blocks" (mean share of the
+  text before a block), "words in think blocks" (share of all words), "wrong
+  equations" (share of the recomputed ones), "wrong ones corrected" (share of
+  the wrong ones) and "markers per 100 words" (secondary). These are ratios of
+  sums over all answers; NaN if there is nothing to divide by.
   """
   rows = _rows(problems, answers)
 

@@ -7,7 +7,7 @@ What was not measured alike is refused.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,6 @@ from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.records import Answer
 from srl_jax.evaluate.seeds import Difference, difference
 from srl_jax.evaluate.summary import Values, values
-
-Measure = Callable[[Sequence[Problem], Sequence[Answer]], dict[str, Values]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +40,7 @@ class Result:
 
 
 def compare(
-  base: Sequence[Result],
-  other: Sequence[Result],
-  *,
-  measure: Measure = values,
+  base: Sequence[Result], other: Sequence[Result]
 ) -> dict[str, Difference]:
   """Returns "other minus base" for each metric, paired by problem.
 
@@ -53,7 +48,6 @@ def compare(
     base: the results of one model, one for each seed.
     other: those of the other. Two checkpoints, two moments of a run and two
       seeds are compared alike; the numbers of seeds may differ.
-    measure: what is compared; `values`, or `behaviours.values`.
 
   Raises:
     ValueError: names what differs: suite, facts of the protocol, problems, or
@@ -61,8 +55,7 @@ def compare(
   """
   check_alike([*base, *other])
   base_values, other_values = (
-    [_in_order(base[0], result, measure) for result in side]
-    for side in (base, other)
+    [_in_order(base[0], result) for result in side] for side in (base, other)
   )
   return {
     name: difference(
@@ -163,13 +156,11 @@ def _samples(result: Result) -> dict[str, int]:
   return found
 
 
-def _in_order(
-  first: Result, result: Result, measure: Measure
-) -> dict[str, Values]:
+def _in_order(first: Result, result: Result) -> dict[str, Values]:
   """Measures a result with its problems in the order of the first."""
   by_id = {problem.id: problem for problem in result.problems}
   problems = [by_id[problem.id] for problem in first.problems]
-  return measure(problems, result.answers)
+  return values(problems, result.answers)
 
 
 def _stack(found: Sequence[dict[str, Values]], name: str) -> np.ndarray:

@@ -46,7 +46,6 @@ class Overlap:
     is_whole: whether the whole text was looked for instead, as one gram,
       because no n-gram counts.
     source: id of the trajectory that holds most of them; "" if none does.
-    found_in_source: how many that one holds.
   """
 
   problem: str
@@ -55,7 +54,6 @@ class Overlap:
   is_flagged: bool
   is_whole: bool
   source: str
-  found_in_source: int
 
   @property
   def share(self) -> float:
@@ -126,7 +124,7 @@ def contamination(
       matches[i],
       bool(totals[i]) and matches[i] / totals[i] >= _FLAGGED,
       i in index.whole,
-      *best[i],
+      best[i][0],
     )
     for i, problem in enumerate(problems)
   ]

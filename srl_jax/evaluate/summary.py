@@ -28,8 +28,7 @@ from srl_jax.evaluate.estimates import (
   share,
 )
 from srl_jax.evaluate.records import Answer
-from srl_jax.evaluate.votes import Same, count_votes, majority_at_k
-from srl_jax.rewards.equality import same_answer
+from srl_jax.evaluate.votes import count_votes, majority_at_k
 
 # Thresholds of G-Pass that its paper reports.
 _TAUS = (0.5, 0.75, 1.0)
@@ -95,10 +94,7 @@ def _powers(samples: int) -> list[int]:
 
 
 def values(
-  problems: Sequence[Problem],
-  answers: Sequence[Answer],
-  *,
-  same: Same = same_answer,
+  problems: Sequence[Problem], answers: Sequence[Answer]
 ) -> dict[str, Values]:
   """Returns one value per problem, in their order, for each metric.
 
@@ -115,7 +111,6 @@ def values(
   Args:
     problems: the problems of one suite.
     answers: the answers to them, in any order.
-    same: whether two wrong final answers are the same, for votes.
 
   Raises:
     ValueError: an answer is of another problem, occurs twice, or is missing.
@@ -131,7 +126,7 @@ def values(
     rates = solve_rates(correct, samples)
     average = f"avg@{samples}"
     found |= {average: rates[average], "pass@1": rates[average], **rates}
-    found |= _votes(sampled, samples, same) | _g_pass(correct, samples)
+    found |= _votes(sampled, samples) | _g_pass(correct, samples)
     found |= _shapes(sampled, "")
   if greedy:
     found |= _shapes(greedy, ", greedy")
@@ -192,9 +187,9 @@ def per_answer(
   return Values(means, len(rows[0]) if is_share else 0)
 
 
-def _votes(sampled, samples, same) -> dict[str, Values]:
+def _votes(sampled, samples) -> dict[str, Values]:
   votes = [
-    count_votes([a.final for a in row], [a.is_correct for a in row], same)
+    count_votes([a.final for a in row], [a.is_correct for a in row])
     for row in sampled
   ]
   found = {}
@@ -232,13 +227,10 @@ def _shapes(rows, suffix: str) -> dict[str, Values]:
 
 
 def summary(
-  problems: Sequence[Problem],
-  answers: Sequence[Answer],
-  *,
-  same: Same = same_answer,
+  problems: Sequence[Problem], answers: Sequence[Answer]
 ) -> dict[str, Estimate]:
   """Returns the metrics of `values` with 95% intervals over problems."""
-  return estimates(values(problems, answers, same=same))
+  return estimates(values(problems, answers))
 
 
 def rows(
@@ -253,7 +245,7 @@ def rows(
 
   Args:
     problems: the problems of one suite.
-    found: what `values` (or `behaviours.values`) returned for them.
+    found: what `values` returned for them.
     by: what to group by.
   """
   groups: dict[str, list[int]] = {}

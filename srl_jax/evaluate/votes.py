@@ -3,7 +3,7 @@
 
 Samples without a final answer cast no vote. All votes that were judged right
 are votes for the reference answer. Wrong ones are votes for the same answer if
-`same` says so, or if they read the same in one spelling of TeX.
+rewards/equality.py says so, or if they read the same in one spelling of TeX.
 """
 
 from __future__ import annotations
@@ -11,35 +11,31 @@ from __future__ import annotations
 import collections
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from srl_jax.rewards.equality import same_answer
 from srl_jax.rewards.tex import normalise
 
-Same = Callable[[str, str], bool]
-
 
 def count_votes(
-  finals: Sequence[str],
-  verdicts: Sequence[bool],
-  same: Same = same_answer,
+  finals: Sequence[str], verdicts: Sequence[bool]
 ) -> tuple[int, tuple[int, ...]]:
   """Returns the votes for the right answer, and for each wrong one.
+
+  They do not depend on the order of the samples.
 
   Args:
     finals: final answers of the samples of one problem; "" casts no vote.
     verdicts: whether each is right.
-    same: whether two wrong answers are the same. The result does not depend on
-      the order of the samples.
   """
   # Tables and comparisons ask again, and to compare expressions is slow.
-  return _counted(tuple(finals), tuple(verdicts), same)
+  return _counted(tuple(finals), tuple(verdicts))
 
 
 @functools.lru_cache(1 << 14)
 def _counted(
-  finals: tuple[str, ...], verdicts: tuple[bool, ...], same: Same
+  finals: tuple[str, ...], verdicts: tuple[bool, ...]
 ) -> tuple[int, tuple[int, ...]]:
   right = 0
   spellings: collections.Counter[str] = collections.Counter()
@@ -55,7 +51,7 @@ def _counted(
   for spelling in sorted(spellings):
     final, votes = raw[spelling], spellings[spelling]
     for i, (first, so_far) in enumerate(groups):
-      if same(final, first):
+      if same_answer(final, first):
         groups[i] = (first, so_far + votes)
         break
     else:

@@ -147,12 +147,6 @@ class SharedSlots:
     self._waiting.extend((number, n) for n in range(rows))
     return number
 
-  @property
-  def is_idle(self) -> bool:
-    """Whether everything that was begun has ended."""
-    is_empty = not self._waiting and not self._running
-    return is_empty and bool((self._batch_NQ < 0).all())
-
   def start(self) -> None:
     """Starts a segment, if there is anything to run, without waiting."""
     self._fill_places()

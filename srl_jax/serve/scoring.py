@@ -89,7 +89,7 @@ class TextScorer:
     """
     count = next(n for n in _LIKELY if n >= likely)
     tokens = [np.asarray(text, np.int32) for text in texts]
-    out: list[Scores | None] = [None] * len(tokens)
+    scores: dict[int, Scores] = {}
     for batch in _batches(tokens, self._least):
       trunk_NS, length_N, branch_NRT = _lay_out(tokens, batch, self._least)
       self.positions += trunk_NS.size + branch_NRT.size
@@ -101,8 +101,8 @@ class TextScorer:
         )
       for n, group in enumerate(batch):
         for r, i in enumerate(group.texts):
-          out[i] = _join(scored, n, r, group.trunk, len(tokens[i]))
-    return out  # type: ignore[return-value]
+          scores[i] = _join(scored, n, r, group.trunk, len(tokens[i]))
+    return [scores[i] for i in range(len(tokens))]
 
 
 def _join(scored, n: int, r: int, trunk: int, length: int) -> Scores:

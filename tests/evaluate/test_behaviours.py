@@ -8,7 +8,6 @@ import pytest
 
 from srl_jax.evaluate import behaviours
 from srl_jax.evaluate.behaviours import behaviour
-from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.summary import unit_of
 from srl_jax.testing.answers import answer, numbered_problems
 
@@ -132,22 +131,6 @@ def test_only_shares_are_shown_in_percent():
   counts = {"think blocks", "equations", "markers per 100 words"}
   found = behaviours.summary(numbered_problems(1), [answer("p0")])
   assert {name for name in found if unit_of(name) != "%"} == counts
-  measured = behaviours.values(numbered_problems(1), [answer("p0")])
-  for name, value in measured.items():
-    assert value.is_share == (unit_of(name) == "%"), name
-
-
-def result(name, texts):
-  answers = [
-    answer(f"p{i}", j, text=text)
-    for i, row in enumerate(texts)
-    for j, text in enumerate(row)
-  ]
-  return Result(name, "sums", {}, numbered_problems(len(texts)), answers)
-
-
-def test_behaviours_of_two_models_are_paired_by_problem():
-  base = result("base", [["a", "1 + 1 = 3"], ["a b c", "1 + 1 = 2"]])
-  other = result("other", [["1 + 1 = 3"] * 2, ["a b c d e", "1 + 1 = 3"]])
-  found = compare([base], [other], measure=behaviours.values)
-  assert found["with a wrong equation"].value == 0.5
+  # The interval of a share of answers is wide even for one.
+  wide = {name for name, x in found.items() if x.high > 0}
+  assert wide == {*list(found)[:8]} - counts

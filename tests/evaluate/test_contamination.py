@@ -31,7 +31,7 @@ def overlap(text, *training, words=3, boilerplate=3):
 def test_the_share_is_of_different_grams():
   # Five grams of three words; two stand in t1, and one of these in t0 too.
   found = overlap(LONG, "x one two three x", "one TWO, (three) four")
-  assert found == Overlap("p", 5, 2, False, False, "t1", 2)
+  assert found == Overlap("p", 5, 2, False, False, "t1")
   assert found.share == 0.4
   # "a a a" stands four times and is one gram.
   assert overlap("a a a a a a b", "a a a").grams == 2
@@ -41,7 +41,7 @@ def test_the_share_is_of_different_grams():
 
 def test_grams_of_several_texts_add_up():
   found = overlap(LONG, "one two three", "three four five", "five six seven")
-  assert (found.found, found.found_in_source) == (3, 1)
+  assert found.found == 3
   assert found.is_flagged
   # One of two grams is half of them, one of three is less.
   assert overlap("one two three four", "one two three").is_flagged
@@ -81,7 +81,7 @@ def test_phrases_of_the_suite_count_for_nothing():
 
 def test_short_problems_are_looked_for_as_a_whole():
   found = overlap("Add 2 and 3.", "please add 2 AND 3 now", words=13)
-  assert found == Overlap("p", 1, 1, True, True, "t0", 1)
+  assert found == Overlap("p", 1, 1, True, True, "t0")
   found = overlap("Add 2 and 3.", "add 2 and 4, and 2 and 3", words=13)
   assert (found.found, found.is_flagged, found.is_whole) == (0, False, True)
   # All phrase: the three problems are the same, and found as a whole.
@@ -125,10 +125,8 @@ def test_random_texts_match_a_search_word_by_word():
     words = problem.text.split()
     size = min(5, len(words))
     grams = {tuple(words[i : i + size]) for i in range(len(words) - size + 1)}
-    want = sum(" ".join(gram) in text for gram in grams for text in texts[:1])
     any_of = sum(any(" ".join(g) in t for t in texts) for g in grams)
     assert (got.grams, got.found) == (len(grams), any_of)
-    assert got.found_in_source >= want
   # Some are found and some are not.
   assert len({x.is_flagged for x in found}) == 2
 

@@ -7,6 +7,7 @@ import math
 
 import pytest
 
+from srl_jax.evaluate import votes
 from srl_jax.evaluate.votes import count_votes, majority_at_k
 
 
@@ -69,20 +70,18 @@ def test_equal_answers_are_one_vote():
   finals = ["1/2", "7", r"\frac{14}{2}", "7.0", "0.5", "", "8"]
   verdicts = [True, False, False, False, True, False, False]
   assert count_votes(finals, verdicts) == (2, (3, 1))
-  # Only the spelling counts: 7, 14/2 and 7.0 are three answers.
-  got = count_votes(finals, verdicts, same=lambda a, b: False)
-  assert (got[0], sorted(got[1])) == (2, [1, 1, 1, 1])
 
 
-def test_answers_are_compared_once():
+def test_answers_are_compared_once(monkeypatch):
   asked = []
 
   def same(a, b):
     asked.append((a, b))
     return False
 
+  monkeypatch.setattr(votes, "same_answer", same)
   for _ in range(2):
-    assert count_votes(["7", "8"], [False, False], same) == (0, (1, 1))
+    assert count_votes(["701", "702"], [False, False]) == (0, (1, 1))
   assert len(asked) == 1
 
 

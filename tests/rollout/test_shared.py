@@ -72,7 +72,7 @@ def sampled(batches, model=MODEL, mesh=None, **changes):
     )
     numbers = [slots.begin(trunks) for trunks in batches]
     found, order = {}, []
-    while not slots.is_idle:
+    while len(found) < len(numbers):
       slots.start()
       for number in slots.finish():
         found[number] = slots.take(number)
