@@ -3,7 +3,7 @@
 
 The first bytes decide how a file is read. Compression by gzip, bzip2, xz, zstd
 and lz4 is undone. What is then no table (tables.py) is text (texts.py). What
-cannot be read is named, with what to type. No record is checked here.
+is neither is refused, with what to type. No record is checked here.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ import io
 import lzma
 import pathlib
 import re
-import shlex
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from srl_jax import storage
 from srl_jax.data import tables, texts
@@ -37,54 +36,14 @@ def _arrow_stream(codec: str) -> Callable[[IO[bytes]], IO[bytes]]:
   return opened
 
 
-class _Compression(NamedTuple):
-  magic: bytes
-  name: str
-  unpack: str  # The command that writes the content to standard output.
-  opened: Callable[[IO[bytes]], IO[bytes]]
-
-
-_COMPRESSIONS = (
-  _Compression(b"\x1f\x8b", "gzip", "gzip -dc", gzip.open),
-  _Compression(b"BZh", "bzip2", "bzip2 -dc", bz2.open),
-  _Compression(b"\xfd7zXZ\0", "xz", "xz -dc", lzma.open),
-  _Compression(b"(\xb5/\xfd", "zstd", "zstd -dc", _arrow_stream("zstd")),
-  _Compression(b"\x04\x22M\x18", "lz4", "lz4 -dc", _arrow_stream("lz4")),
-)
-# What a file begins with, what it is, and what to do.
-_UNREADABLE = (
-  (b"PK\x03\x04", "a zip archive", "type: unzip {path}"),
-  (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "type: 7z x {path}"),
-  (b"Rar!", "a rar archive", "type: unrar x {path}"),
-  (
-    b"version https://git-lfs",
-    "a Git LFS pointer and not the data",
-    "type: git lfs pull",
-  ),
-  (
-    b"FEA1",
-    "a Feather file of version 1",
-    "write it again with pyarrow.feather.write_feather(table, path)",
-  ),
-  (
-    b"\x83\xafp\xd1\r\x88J?",
-    "an ArrayRecord file",
-    "give the folder of its TFDS dataset with data.format=tfds, or write JSON"
-    " lines or Parquet",
-  ),
-  (b"\x89HDF", "an HDF5 file", "write JSON lines or Parquet"),
-  (b"SQLite format 3\0", "an SQLite database", "write JSON lines or Parquet"),
-  (b"\x80\x04\x95", "a pickle", "write JSON lines or Parquet"),
-  (
-    b"<!DOCTYPE",
-    "a web page",
-    "download the file itself (on the Hugging Face hub: /resolve/ in its"
-    " address, not /blob/)",
-  ),
-  (b"<html", "a web page", "download the file itself"),
-)
-# Such a table begins as any text does, so its name must tell.
-_TABLE_IN_TEXT = re.compile(r"\.[ct]sv(?=(\.(gz|bz2|xz|zstd?))?$)", re.I)
+# How compressed files begin, and what opens them.
+_COMPRESSIONS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+  b"\x1f\x8b": gzip.open,
+  b"BZh": bz2.open,
+  b"\xfd7zXZ\0": lzma.open,
+  b"(\xb5/\xfd": _arrow_stream("zstd"),
+  b"\x04\x22M\x18": _arrow_stream("lz4"),
+}
 # What the libraries raise where a compressed file is damaged.
 _DAMAGES = (EOFError, OSError, zlib.error, lzma.LZMAError)
 _PEEKED = 512
@@ -101,11 +60,11 @@ def rows(path: pathlib.Path) -> Iterator[Row]:
   """
   if path.suffix == ".parquet":
     tables.check_installed()
-  with _readable(path), _opened(path) as (stream, unpack):
-    head = _recognised(stream, path, unpack)
+  with _readable(path), _opened(path) as (stream, is_packed):
+    head = _recognised(stream, path, is_packed)
     kind = tables.kind_of(head)
     if kind is not None:  # Tables are read from their end.
-      seekable = io.BytesIO(stream.read()) if unpack else stream
+      seekable = io.BytesIO(stream.read()) if is_packed else stream
       yield from tables.rows(seekable, kind)
     elif _DOCUMENT.match(head):
       whole = stream.read()
@@ -123,10 +82,10 @@ def document_rows(path: pathlib.Path) -> list[Row] | None:
   None if the file is no such text.
 
   Raises:
-    ValueError: the records are deeper inside; the message says what to type.
+    ValueError: the text is cut off.
   """
-  with _readable(path), _opened(path) as (stream, unpack):
-    if tables.kind_of(_recognised(stream, path, unpack)):
+  with _readable(path), _opened(path) as (stream, is_packed):
+    if tables.kind_of(_recognised(stream, path, is_packed)):
       return None
     return texts.document(stream.read(), path)
 
@@ -150,31 +109,28 @@ def _readable(path: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: pathlib.Path) -> Iterator[tuple[io.BufferedReader, str]]:
+def _opened(path: pathlib.Path) -> Iterator[tuple[io.BufferedReader, bool]]:
   """Opens a file and undoes its compression, also if it was done twice.
 
-  Yields the content and the shell command that shows it.
+  Yields the content, and whether it was compressed.
   """
-  unpack = ""
+  is_packed = False
   with contextlib.ExitStack() as stack:
     stream: Any = stack.enter_context(storage.open_to_read(path))
-    while (found := _compression_of(stream)) is not None:
-      unpack += f" | {found.unpack}" if unpack else f"{found.unpack} FILE"
-      inner = stack.enter_context(contextlib.closing(found.opened(stream)))
+    while opener := _opener_of(stream.peek(_PEEKED)):
+      is_packed = True
+      inner = stack.enter_context(contextlib.closing(opener(stream)))
       stream = io.BufferedReader(inner)
-    yield stream, unpack
+    yield stream, is_packed
 
 
-def _compression_of(stream: io.BufferedReader) -> _Compression | None:
-  head = stream.peek(_PEEKED)
-  for compression in _COMPRESSIONS:
-    if head.startswith(compression.magic):
-      return compression
-  return None
+def _opener_of(head: bytes) -> Callable[[IO[bytes]], IO[bytes]] | None:
+  found = (x for magic, x in _COMPRESSIONS.items() if head.startswith(magic))
+  return next(found, None)
 
 
 def _recognised(
-  stream: io.BufferedReader, path: pathlib.Path, unpack: str
+  stream: io.BufferedReader, path: pathlib.Path, is_packed: bool
 ) -> bytes:
   """Returns the first bytes without white space and byte order mark.
 
@@ -182,36 +138,25 @@ def _recognised(
     ValueError: the content is neither a table nor UTF-8 text.
   """
   head = stream.peek(_PEEKED)[:_PEEKED]
-  for magic, name, cure in _UNREADABLE:
-    if head[: len(magic)].upper() == magic.upper():
-      cure = cure.format(path=shlex.quote(str(path)))
-      raise ValueError(f"{path} is {name}, which is not read; {cure}")
-  if head[257:262] == b"ustar":
+  if head.startswith(b"version https://git-lfs"):
     raise ValueError(
-      f"{path} is a tar archive, which is not read; type: tar -xf"
-      f" {shlex.quote(str(path))}"
+      f"{path} is a Git LFS pointer and not the data; type: git lfs pull"
     )
   if tables.kind_of(head):
     return head
   encoding = textfile.encoding_of(head)
   if encoding != "UTF-8":
-    new = path.parent / f"utf8-{path.name.partition('.')[0]}.jsonl"
-    new_name, name = shlex.quote(str(new)), shlex.quote(str(path))
-    command = f"iconv -f {encoding} -t UTF-8 {name}"
-    if unpack:
-      packed = unpack.replace("FILE", name)
-      command = f"{packed} | iconv -f {encoding} -t UTF-8"
-    raise ValueError(
-      f"{path} is {encoding} text; only UTF-8 is read; type: {command} >"
-      f" {new_name} and give that file"
-    )
+    said = textfile.other_encoding(path, encoding)
+    raise ValueError(f"{said}; unpack it before" if is_packed else said)
   head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-  in_text = _TABLE_IN_TEXT.search(path.name)
-  if in_text and head and not head.startswith((b"{", b"[")):
-    read = "read_table" if in_text[0].lower() == ".tsv" else "read_csv"
+  # A crash may leave zeros in place of a line.
+  begin = head.lstrip(b"\0\r\n")
+  may_be_json = b"{" in begin and b"\0" not in begin
+  if begin and not (may_be_json or begin.startswith((b"{", b"["))):
     raise ValueError(
-      f"{path} is a table in text, which is not read; write it again with"
-      f" pandas: {read}(path, dtype=str).to_json('data.jsonl',"
-      " orient='records', lines=True)"
+      f"{path} begins with {begin[:20]!r} and is neither JSON, Parquet nor"
+      " Arrow, which are read; unpack an archive (unzip, tar -xf), write other"
+      " files again as JSON lines, CSV by pandas.read_csv(path, dtype=str)"
+      ".to_json('data.jsonl', orient='records', lines=True)"
     )
   return head

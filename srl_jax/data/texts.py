@@ -12,7 +12,6 @@ import codecs
 import json
 import pathlib
 import re
-import shlex
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NamedTuple
 
@@ -28,11 +27,6 @@ _TOKEN = re.compile(
   rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{},"]|[^][{},"\s]++', re.S
 )
 _CLOSING = {b"{": b"}", b"[": b"]"}
-# Names under which others keep a list of records.
-_LISTS = re.compile(
-  r"data(set)?|rows|records|examples|items|instances|trajectories|problems"
-  r"|train(ing)?|valid(ation)?|val|dev|test|pretrain|eval"
-)
 
 
 class Row(NamedTuple):
@@ -109,7 +103,7 @@ def document(text: bytes, path: pathlib.Path) -> list[Row] | None:
   over several lines each.
 
   Raises:
-    ValueError: the list is cut off, or is inside an object.
+    ValueError: the list is cut off.
   """
   text = text.removeprefix(codecs.BOM_UTF8)
   spans = _spans(text, 0)
@@ -128,8 +122,6 @@ def document(text: bytes, path: pathlib.Path) -> list[Row] | None:
     return [Row(n, text[a:b], decode) for n, (a, b) in enumerate(inner, 1)]
   if not values or not all(value.startswith(b"{") for value in values):
     return None
-  if len(values) == 1:
-    _refuse_nested(values[0], path)
   return [Row(n, value, decode) for n, value in enumerate(values, 1)]
 
 
@@ -161,34 +153,6 @@ def _spans(text: bytes, at: int) -> list[tuple[int, int]] | None:
       spans[-1] = (start, match.end())
       start = -1
   return None if open_brackets else spans
-
-
-def _refuse_nested(text: bytes, path: pathlib.Path) -> None:
-  """Raises ValueError if an object holds the records instead of being one."""
-  try:
-    value = decode(text)
-  except RecordError:
-    return
-  name = shlex.quote(str(path))
-  commands = [
-    f"jq -c '.{key}[]' {name} > {key}.jsonl"
-    for key, inner in value.items()
-    if _LISTS.fullmatch(key)
-    and isinstance(inner, list)
-    and any(isinstance(record, dict) for record in inner)
-  ]
-  if commands:
-    raise ValueError(
-      f"{path} is one JSON object that holds the records; a list of them or one"
-      f" per line is read; type: {' and '.join(commands)}"
-    )
-  problem = value.get("problem", value.get("question"))
-  if isinstance(problem, (dict, list)):
-    raise ValueError(
-      f"{path} is one JSON object of columns; one object per line is read;"
-      " write it again with pandas: read_json(path).to_json("
-      "'data.jsonl', orient='records', lines=True)"
-    )
 
 
 def _refuse_long(raw: bytes) -> Any:

@@ -40,12 +40,7 @@ def read_lines(path: pathlib.Path) -> list[str]:
   raw = path.read_bytes()
   encoding = encoding_of(raw)
   if encoding != "UTF-8":
-    new = path.parent / f"utf8-{path.name}"
-    raise ValueError(
-      f"{path} is {encoding} text; only UTF-8 is read; type: iconv -f"
-      f" {encoding} -t UTF-8 {_quoted(path)} > {_quoted(new)} and give that"
-      " file"
-    )
+    raise ValueError(other_encoding(path, encoding))
   lines = raw.removeprefix(codecs.BOM_UTF8).split(b"\n")
   texts = []
   for number, line in enumerate(lines, 1):
@@ -64,6 +59,15 @@ def encoding_of(head: bytes) -> str:
       return name
   zeros = tuple(byte == 0 for byte in head[:4])
   return _ZEROS.get(zeros, "UTF-8")
+
+
+def other_encoding(path: pathlib.Path, encoding: str) -> str:
+  """Returns what to say of a text whose encoding is not UTF-8."""
+  new = path.parent / f"utf8-{path.name}"
+  return (
+    f"{path} is {encoding} text; only UTF-8 is read; type: iconv -f {encoding}"
+    f" -t UTF-8 {_quoted(path)} > {_quoted(new)} and give that file"
+  )
 
 
 def not_utf8(raw: bytes, at: int, file: str = "FILE") -> str:

@@ -132,7 +132,7 @@ GOOD = {"id": 1, "problem": "?", "answer": "1"}
       [{"Prompt": "?"}],
       r"no question .*\(it has prompt\); rename the one with it to problem",
     ),
-    (AIME24, [7], "record 1: is no object"),
+    (AIME24, [[7]], "record 1: is no object"),
     (MINERVA, [GOOD | {"level": "Level 5"}], "'level' is one of MATH"),
     (MINERVA, [{"problem": "?", "solution": "1"}], r"has no \\boxed"),
     (GSM8K, [{"question": "?", "answer": "72"}], "has no answer after ####"),
@@ -162,7 +162,7 @@ def test_a_file_that_is_not_the_suites_is_refused(
     ("x.json", b"[1, ", "x.json begins as a JSON list, and its brackets"),
     ("x.parquet", b"PAR1", "x.parquet is cut off or damaged"),
     ("x.jsonl", b"\xff\xfe{\0}\0", "x.jsonl is UTF-16 text; only UTF-8"),
-    ("x.csv", b"a,b", "x.csv is a table in text, which is not"),
+    ("x.csv", b"a,b", "x.csv begins with b'a,b' and is neither JSON"),
   ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, name, content, message):
