@@ -288,7 +288,7 @@ def quantities(
 def needs_line(model: ModelConfig, work: Workload) -> str:
   """Says what a system without shared trunks would need."""
   needs = floor.needs_without_sharing(model, work)
-  shared = sum(work.predicted("shared"))
+  shared = sum(work.predicted())
   return (
     f"without sharing, by hand: {needs.copies} copies of prompts, "
     f"{needs.tokens:,} tokens a pass ({needs.padded_tokens:,} padded) instead "

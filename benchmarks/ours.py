@@ -26,14 +26,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks import prefix_sharing
 from benchmarks.workload import PAD_ID, STOP_ID, Workload, given, words
 from srl_jax import sharding
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.data.trunks import BranchPoint, Trunk
 from srl_jax.models import LanguageModel, ModelConfig
-from srl_jax.ops import advantages
+from srl_jax.ops import advantages, losses
 from srl_jax.rewards import Completion, RewardConfig, Scorer
 from srl_jax.rollout import decode
 from srl_jax.rollout.decode import SamplingConfig
@@ -42,9 +41,15 @@ from srl_jax.rollout.sampler import Sampler
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import Tokenizer
 from srl_jax.trajectory import Step, Trajectory
+from srl_jax.types import Branches, Trunks
 from srl_jax.update import groups as groups_lib
-from srl_jax.update.batch import MicroBatch
-from srl_jax.update.grpo import LossConfig, grpo_loss
+from srl_jax.update.batch import (
+  Experience,
+  LossFn,
+  MicroBatch,
+  one_branch_per_lane,
+)
+from srl_jax.update.grpo import LossConfig, aggregate, grpo_loss, lane_logps
 from srl_jax.update.optim import OptimConfig, learning_rate, make_optimizer
 from srl_jax.update.packing import pack, pack_shape
 from srl_jax.update.updater import TrainState, Updater
@@ -154,6 +159,40 @@ def _collate(trunks):
   )
 
 
+def given_advantages(policy: LanguageModel, config: LossConfig) -> LossFn:
+  """Returns the package's GRPO loss for given advantages, without metrics."""
+
+  def loss_fn(params, batch, reference):
+    del reference
+    logp_NBW, *_ = lane_logps(
+      policy, params, batch, temperature=1.0, max_logits=config.max_logits
+    )
+    loss_NBW = losses.clipped_surrogate(
+      logp_NBW,
+      batch.sampler_logp_NBW,
+      batch.advantage_NBW,
+      clip_low=config.clip_low,
+      clip_high=config.clip_high,
+    )
+    return aggregate(loss_NBW, batch, config), None
+
+  return loss_fn
+
+
+def lanes_of(
+  trunks: Trunks, branches: Branches, advantage_NR: np.ndarray
+) -> MicroBatch:
+  """Returns a lane for each branch, with these advantages."""
+  count, points = trunks.branch_at_NK.shape
+  shape = (count, points, branches.length_NR.shape[1] // points)
+  no_reward_NKG = np.zeros(shape, np.float32)
+  batch = one_branch_per_lane(Experience(trunks, branches, no_reward_NKG))
+  advantage_NBW = np.broadcast_to(
+    np.float32(advantage_NR)[..., None], batch.tokens_NBW.shape
+  )
+  return batch._replace(advantage_NBW=advantage_NBW)
+
+
 @contextlib.contextmanager
 def given_lengths(work: Workload) -> Iterator[None]:
   """Within it, programs are traced whose completions have given lengths.
@@ -239,7 +278,7 @@ class Ours:
       config = dataclasses.replace(config, max_logits=self.settings.max_logits)
     loss_fn = grpo_loss(self.policy, config, self.sampling.temperature)
     if not self.is_shared:
-      loss_fn = prefix_sharing.given_advantages(self.policy, config)
+      loss_fn = given_advantages(self.policy, config)
     return Updater(
       loss_fn,
       make_optimizer(OPTIM, 1),
@@ -347,7 +386,7 @@ class Ours:
       rows = slice(step * n * g, (step + 1) * n * g)
       batch = self.batches[step if len(self.batches) > 1 else 0]
       where = slice(None) if len(self.batches) > 1 else rows
-      yield prefix_sharing.lanes_of(
+      yield lanes_of(
         jax.tree.map(lambda x, at=where: x[at], batch.trunks),
         jax.tree.map(lambda x, at=rows: x[at], branches),
         advantage_B[rows],

@@ -2,8 +2,8 @@
 """What is sampled and trained on, in tokens and texts; never loads JAX.
 
 Branch b = (n * K + k) * G + g is sample g of step k of trajectory n. Tokens
-are words of letters, so that rewards have texts to compare. layouts.py decides
-how branches are laid out in batches.
+are words of letters, so that rewards have texts to compare. ours.py decides how
+branches are laid out in batches.
 """
 
 from __future__ import annotations
@@ -90,15 +90,12 @@ class Workload:
     """Number of tokens that are trained on."""
     return int(self.lengths[self.is_kept].sum())
 
-  def predicted(self, layout: str) -> tuple[int, int]:
-    """Counts by hand the prompt and branch tokens of a pass."""
+  def predicted(self) -> tuple[int, int]:
+    """Counts by hand the trunk and branch tokens of a pass."""
     n, k, g = self.trajectories, self.steps, self.samples
     # The last token of a branch predicts nothing and is never run.
     branch = n * k * g * (self.stem_tokens - 1) + self.sampled_tokens
-    if layout == "shared":
-      return n * (self.problem_tokens + (k - 1) * self.step_tokens), branch
-    pairs = k * (k - 1) // 2
-    return n * g * (k * self.problem_tokens + pairs * self.step_tokens), branch
+    return n * (self.problem_tokens + (k - 1) * self.step_tokens), branch
 
 
 class Given(NamedTuple):

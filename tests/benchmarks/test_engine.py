@@ -89,7 +89,7 @@ def test_the_workloads_are_those_of_the_comparison():
   needs = floor.needs_without_sharing(MODELS["tiny"], w2)
   assert (needs.padded_tokens, needs.tokens) == (135_168, 89_088)
   # Trunks of 303 tokens; the last token of a branch is not run, the stem is.
-  assert w2.predicted("shared") == (8 * 303, 384 * 48)
+  assert w2.predicted() == (8 * 303, 384 * 48)
   assert w1.prompt_tokens[0] + w1.stem_tokens == 64
   assert w1.sampled_tokens == engine.WORKS["sampling"].sampled_tokens == 8192
   assert w3.prompt_tokens[-1] + w3.stem_tokens == 12_000
