@@ -9,6 +9,6 @@ makes it one program. What both need is in rl_parts.py.
 
 Beside them, stage.py says what a stage is, problems.py which problems can be
 judged, episode_rewards.py what episodes earn, and batch_shapes.py how rows are
-divided over devices. memory.py counts the memory of programs, update_log.py writes the
-metrics, metric_columns.py explains them, and profile.py traces update steps.
+divided over devices. memory.py counts the memory of programs, update_log.py
+writes the metrics, metric_columns.py explains them, and profile.py traces.
 """
