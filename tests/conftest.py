@@ -61,7 +61,7 @@ def imported_domains(monkeypatch):
 @pytest.fixture(scope="session")
 def families(tmp_path_factory):
   """Gives the checkpoint folder of a family; not to be changed."""
-  from srl_jax.testing import checkpoints
+  from tests.support import checkpoints
 
   folder = tmp_path_factory.mktemp("checkpoints")
   return functools.cache(

@@ -7,8 +7,9 @@ import re
 
 import pytest
 
-from srl_jax.testing import checkpoints, experiment
-from srl_jax.testing import families as model_families
+from srl_jax.testing import experiment
+from tests.support import checkpoints
+from tests.support import families as model_families
 from tests.support.commands import error_of, serve
 
 

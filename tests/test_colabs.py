@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from srl_jax.testing import small_model
+from tests.support import small_model
 
 FOLDER = pathlib.Path(__file__).parents[1] / "colabs"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))

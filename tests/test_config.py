@@ -16,10 +16,10 @@ from srl_jax.data.trunks import ExpertTrunkConfig, TrunkConfig
 from srl_jax.models import LanguageModel
 from srl_jax.rewards import RewardConfig
 from srl_jax.sharding import ShardingRules
-from srl_jax.testing import families
 from srl_jax.train.rl_config import EpisodesConfig, RoundConfig
 from srl_jax.update.groups import DynamicSamplingConfig
 from srl_jax.update.grpo import LossConfig
+from tests.support import families
 
 ROOT = pathlib.Path(__file__).parents[1]
 PRESETS = ("small", "large", "large_tpu")

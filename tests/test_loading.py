@@ -12,10 +12,10 @@ from srl_jax import inference, initial_weights, loading
 from srl_jax.config import Config
 from srl_jax.data.readers import DataConfig
 from srl_jax.models import hf_files
-from srl_jax.testing import checkpoints, small_model
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trajectory import Step
+from tests.support import checkpoints, small_model
 
 
 def test_templates_of_a_run_show_as_much_of_an_observation_as_it_says():

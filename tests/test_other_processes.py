@@ -26,7 +26,7 @@ from srl_jax.data.batching import widths
 from srl_jax.data.pipeline import make_batches
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import TrunkConfig, build_trunks
-from srl_jax.testing.trajectories import sums
+from tests.support.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.types import make_branches
 from srl_jax.update.groups import Pool, make_groups

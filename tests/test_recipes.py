@@ -14,7 +14,8 @@ from srl_jax import export, sharding
 from srl_jax import run as run_lib
 from srl_jax.data import prepare
 from srl_jax.models import LanguageModel, hf_files, weights, zoo
-from srl_jax.testing import checkpoints, experiment, tiny
+from srl_jax.testing import experiment, tiny
+from tests.support import checkpoints
 
 RECIPES = pathlib.Path(__file__).parents[1] / "experiments" / "math.py"
 SHORT = {

@@ -10,8 +10,8 @@ import pytest
 from srl_jax import inference, initial_weights, saving
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.templates import CHATML
-from srl_jax.testing import checkpoints, small_model
 from srl_jax.tokenizers.folder import read_tokenizer_folder
+from tests.support import checkpoints, small_model
 
 
 def write(folder, family, tokenizer, *, generation=None, **changes):

@@ -228,7 +228,7 @@ class LanguageModel:
   """Pure functions of (params, arrays), which is all that other code sees.
 
   Anything with the methods of `srl_jax.policy.Policy` can stand in for it (see
-  `srl_jax.testing.scripted.ScriptedModel`).
+  `ScriptedModel` of the tests).
   """
 
   config: ModelConfig

@@ -25,8 +25,8 @@ from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing.experiment import metric_rows
 from srl_jax.testing.tiny import small_mesh
-from srl_jax.testing.trajectories import AGENT, TITLED, word_problems
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer, tokenizer_folder
+from tests.support.trajectories import AGENT, TITLED, word_problems
 
 pytestmark = [
   pytest.mark.slow,

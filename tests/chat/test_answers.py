@@ -21,7 +21,7 @@ from srl_jax.data.messages import encode_messages
 from srl_jax.domains import registers
 from srl_jax.rollout.completions import complete
 from srl_jax.rollout.requests import Piece, Request
-from srl_jax.testing import small_model
+from tests.support import small_model
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pytest
 from srl_jax.data.batching import collate, target_tokens, widths
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import TrunkConfig, build_trunks
-from srl_jax.testing.trajectories import TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer
+from tests.support.trajectories import TITLED, sums
 
 TRUNKS, _ = build_trunks(
   [sums(3, "a"), sums(1, "longer")],

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from srl_jax.data.chat import ChatFormat
-from srl_jax.testing import checkpoints
+from tests.support import checkpoints
 
 NAMES = {"bos_token": "<bos>"}
 

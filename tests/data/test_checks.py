@@ -6,8 +6,8 @@ import dataclasses
 import pytest
 
 from srl_jax.data import checks, s1k
-from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.trajectory import Step
+from tests.support.trajectories import AGENT, TITLED
 
 
 def ending(text, answer="14", **changes):

@@ -5,7 +5,6 @@ import pytest
 
 from srl_jax.data.messages import chat_of, check_messages, encode_messages
 from srl_jax.data.templates import encode_segment, make_template
-from srl_jax.testing import checkpoints
 from srl_jax.tokenizers import (
   ByteTokenizer,
   TokenizerConfig,
@@ -13,6 +12,7 @@ from srl_jax.tokenizers import (
   tokenizer_folder,
 )
 from srl_jax.trajectory import Step, Trajectory
+from tests.support import checkpoints
 
 SYSTEM = {"role": "system", "content": "Be short."}
 USER = {"role": "user", "content": "What is 2 + 3?"}

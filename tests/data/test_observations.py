@@ -5,13 +5,13 @@ import pytest
 
 from srl_jax.data.observations import shortened
 from srl_jax.data.templates import make_template
-from srl_jax.testing import checkpoints
 from srl_jax.tokenizers import (
   ByteTokenizer,
   TokenizerConfig,
   make_tokenizer,
 )
 from srl_jax.trajectory import Step
+from tests.support import checkpoints
 
 BYTES = ByteTokenizer()
 

@@ -12,8 +12,8 @@ from srl_jax.data.batching import widths
 from srl_jax.data.pipeline import draw_points, make_batches
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import TrunkConfig, build_trunks
-from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
+from tests.support.trajectories import sums
 
 TRUNKS, _ = build_trunks(
   [sums(1 + i % 5, f"r{i}") for i in range(10)],

@@ -12,9 +12,9 @@ from srl_jax.data.readers import DataConfig
 from srl_jax.data.schema import to_json
 from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
-from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 from tests.support import agents
+from tests.support.trajectories import sums
 
 DATA = [sums(1 + i % 4, f"s{i}") for i in range(12)]
 

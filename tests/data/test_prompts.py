@@ -8,10 +8,10 @@ import pytest
 from srl_jax.data import prompts
 from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
-from srl_jax.testing import checkpoints
-from srl_jax.testing.trajectories import AGENT, TITLED, sums, word_problems
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer, tokenizer_folder
 from srl_jax.trajectory import Step
+from tests.support import checkpoints
+from tests.support.trajectories import AGENT, TITLED, sums, word_problems
 
 
 def compare(folder, trajectories, name="chat", change=None, limit=0, **config):

@@ -11,8 +11,8 @@ import pytest
 from srl_jax.data import records, schema
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.data.splits import shared_problems, split_by_problem
-from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.trajectory import Step
+from tests.support.trajectories import AGENT, TITLED, sums
 
 GSM8K = {
   "question": "Ann has 3 bags of 4 nuts and eats 2. How many are left?",

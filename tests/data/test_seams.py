@@ -8,12 +8,12 @@ import pytest
 
 from srl_jax.data.seams import first_part
 from srl_jax.data.templates import make_template
-from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.tokenizers import (
   ByteTokenizer,
   TokenizerConfig,
   make_tokenizer,
 )
+from tests.support.trajectories import AGENT, TITLED
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ from srl_jax.data.templates import (
   system_prompt,
 )
 from srl_jax.domains.math import MATH
-from srl_jax.testing import checkpoints
-from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.tokenizers import (
   ByteTokenizer,
   TokenizerConfig,
   make_tokenizer,
   tokenizer_folder,
 )
+from tests.support import checkpoints
+from tests.support.trajectories import AGENT, TITLED
 
 CHATML = make_template("chatml", ByteTokenizer())
 BUILT_IN = [PlainTemplate(), CHATML]

@@ -10,8 +10,8 @@ import tensorflow_datasets as tfds
 
 from srl_jax.data import tfds_builders
 from srl_jax.data.readers import DataConfig, load_trajectories
-from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.trajectory import Step, Trajectory
+from tests.support.trajectories import AGENT, TITLED, sums
 
 RICH = Trajectory(
   id="rich",

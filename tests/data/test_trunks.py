@@ -15,10 +15,10 @@ from srl_jax.data.trunks import (
   build_trunks,
 )
 from srl_jax.rewards import format
-from srl_jax.testing.trajectories import AGENT, TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer, UnspellableError
 from srl_jax.tokenizers.byte import BYTE_SPECIALS
 from srl_jax.trajectory import Step
+from tests.support.trajectories import AGENT, TITLED, sums
 
 TOKENIZER = ByteTokenizer()
 

@@ -12,7 +12,7 @@ import pytest
 from srl_jax.data import folders, prepare, readers, tfds_builders, writing
 from srl_jax.data.readers import DataConfig
 from srl_jax.data.schema import to_json
-from srl_jax.testing.trajectories import sums
+from tests.support.trajectories import sums
 
 DATA = [sums(1 + i % 4, f"s{i}") for i in range(12)]
 FULL = OSError(errno.ENOSPC, "No space left on device")

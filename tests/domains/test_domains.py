@@ -10,9 +10,9 @@ import pytest
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.data.templates import Special, make_template
 from srl_jax.domains import DOMAINS, domain_of, find_domain
-from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step, Trajectory
+from tests.support.trajectories import AGENT, TITLED
 
 HERE = str(pathlib.Path(__file__).parent)
 TOY = "toy_domain_for_tests:TOY"

@@ -22,11 +22,11 @@ from srl_jax.rewards import Completion
 from srl_jax.rollout.episodes import EpisodeRules
 from srl_jax.rollout.requests import Request
 from srl_jax.rollout.stream import Stream
-from srl_jax.testing import scripted
-from srl_jax.testing.answers import by_last_letter, fatal
-from srl_jax.testing.scripted import ScriptedModel, ScriptedStream
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import ByteTokenizer
+from tests.support import scripted
+from tests.support.answers import by_last_letter, fatal
+from tests.support.scripted import ScriptedModel, ScriptedStream
 
 TOKENIZER = ByteTokenizer()
 DECODING = Decoding("sampled", samples=3, temperature=1.0)

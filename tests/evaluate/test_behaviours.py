@@ -9,7 +9,7 @@ import pytest
 from srl_jax.evaluate import behaviours
 from srl_jax.evaluate.behaviours import behaviour
 from srl_jax.evaluate.summary import unit_of
-from srl_jax.testing.answers import answer, numbered_problems
+from tests.support.answers import answer, numbered_problems
 
 ANSWER = """<think>We need to add. Let me check the parts.</think>
 3 + 4 = 8. Wait, 3 + 4 = 7.

@@ -14,7 +14,7 @@ import pytest
 
 from srl_jax.domains import registers
 from srl_jax.evaluate.journal import read_answers
-from srl_jax.testing import small_model
+from tests.support import small_model
 from tests.support.commands import serve
 
 MODULE = "srl_jax.evaluate.__main__"

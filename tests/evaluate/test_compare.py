@@ -9,7 +9,7 @@ import pytest
 from srl_jax.evaluate.compare import Result, compare
 from srl_jax.evaluate.evaluator import Plan, facts
 from srl_jax.evaluate.protocols import PROTOCOLS
-from srl_jax.testing.answers import with_finals
+from tests.support.answers import with_finals
 
 
 def result(*finals, name="base", **changes):

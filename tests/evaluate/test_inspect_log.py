@@ -8,7 +8,7 @@ import pytest
 
 from srl_jax.evaluate.compare import Result
 from srl_jax.evaluate.inspect_log import write_inspect_logs
-from srl_jax.testing.answers import answer, numbered_problems
+from tests.support.answers import answer, numbered_problems
 
 PROBLEMS = numbered_problems(2, level="5")
 ANSWERS = [

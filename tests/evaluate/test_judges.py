@@ -10,7 +10,7 @@ import pytest
 
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.judges import JudgeError, Judges
-from srl_jax.testing.answers import fatal
+from tests.support.answers import fatal
 
 PROBLEM = Problem("p", "?", "c", suite="mine")
 
@@ -68,7 +68,7 @@ PARENT = """
 import os, time
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.judges import Judges
-from srl_jax.testing.answers import fatal
+from tests.support.answers import fatal
 judges = Judges(fatal, 1)
 judges.put("abc", Problem("p", "?", "c"), lambda **fields: fields)
 print(list(judges.take(0)), flush=True)

@@ -25,10 +25,10 @@ from srl_jax.rewards import FAILURES, Completion, RewardConfig, Scorer
 from srl_jax.rollout import scoring
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.episodes import Episode
-from srl_jax.testing.scripted import ScriptedSampler, ScriptedStream
-from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step, Trajectory
+from tests.support.scripted import ScriptedSampler, ScriptedStream
+from tests.support.trajectories import sums
 
 TOKENIZER = ByteTokenizer()
 TEMPLATE = PlainTemplate()

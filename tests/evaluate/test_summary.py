@@ -10,7 +10,7 @@ from srl_jax.domains.suite import Problem
 from srl_jax.evaluate import summary as summary_lib
 from srl_jax.evaluate.estimates import g_pass_at_k, mean_g_pass_at_k
 from srl_jax.evaluate.summary import rows, solve_rates, summary, unit_of
-from srl_jax.testing.answers import answer, numbered_problems, with_finals
+from tests.support.answers import answer, numbered_problems, with_finals
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from srl_jax.evaluate.thoughts import (
   think_blocks,
 )
 from srl_jax.rewards.format import split_lenient
-from srl_jax.testing.answers import answer, numbered_problems
+from tests.support.answers import answer, numbered_problems
 
 TEXTS = [
   "<think>a</think>b",

@@ -13,7 +13,7 @@ import tempfile
 
 import numpy as np
 
-from srl_jax.testing import families
+from tests.support import families
 
 PATH = pathlib.Path(__file__).with_name("golden.npz")
 # More tokens than the windows are wide.

@@ -10,10 +10,10 @@ import pytest
 
 from srl_jax.models import LanguageModel, hf_files, weights
 from srl_jax.rollout.decode import SamplingConfig, rollout
-from srl_jax.testing import families
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.types import Trunks
 from tests.models.make_golden import NEW_TOKENS, PATH, TOKENS
+from tests.support import families
 
 GOLDEN = np.load(PATH)
 # Float32 through up to seven layers of large weights, summed in another order:

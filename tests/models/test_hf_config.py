@@ -9,7 +9,7 @@ from srl_jax.models import ModelConfig, RopeScaling
 from srl_jax.models.config import differences
 from srl_jax.models.hf_config import from_hf_config, to_hf_config
 from srl_jax.models.zoo import MODELS
-from srl_jax.testing.families import CONFIGS
+from tests.support.families import CONFIGS
 
 # As published, with the fields that say nothing about the numbers.
 QWEN2_5_7B = {

@@ -4,7 +4,7 @@
 import pytest
 
 from srl_jax.models.hf_config import from_hf_config
-from srl_jax.testing.families import CONFIGS
+from tests.support.families import CONFIGS
 
 pytestmark = [
   pytest.mark.parity,

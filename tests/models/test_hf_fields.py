@@ -9,7 +9,7 @@ import pytest
 
 from srl_jax.models import hf_fields, hf_files
 from srl_jax.models.hf_config import from_hf_config
-from srl_jax.testing.families import CONFIGS
+from tests.support.families import CONFIGS
 
 WRONG = (
   *(None, True, False, 0, -1, 1, 3, 7, 0.5, 10**6, 10**12, 10**400),

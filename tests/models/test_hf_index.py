@@ -13,8 +13,8 @@ import pytest
 import safetensors.numpy
 
 from srl_jax.models import LanguageModel, hf_files, hf_index, hf_layout, weights
-from srl_jax.testing import families
 from srl_jax.testing.tiny import small_mesh
+from tests.support import families
 
 NORM = "model.norm.weight"
 

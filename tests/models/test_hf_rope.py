@@ -5,7 +5,7 @@ import pytest
 
 from srl_jax.models import RopeScaling
 from srl_jax.models.hf_config import from_hf_config, to_hf_config
-from srl_jax.testing.families import CONFIGS
+from tests.support.families import CONFIGS
 
 QWEN = {k: v for k, v in CONFIGS["qwen3"].items() if k != "rope_theta"}
 GEMMA = {

@@ -13,10 +13,10 @@ import pytest
 
 from srl_jax.models import LanguageModel, LoraConfig, hf_files, peft, weights
 from srl_jax.rollout.decode import SamplingConfig, rollout
-from srl_jax.testing import families
 from srl_jax.testing.lanes import branch_logps
 from srl_jax.testing.tiny import random_params, small_mesh
 from srl_jax.types import Trunks
+from tests.support import families
 
 pytestmark = [
   pytest.mark.parity,

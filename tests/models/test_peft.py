@@ -10,8 +10,8 @@ import pytest
 import safetensors.numpy
 
 from srl_jax.models import LanguageModel, LoraConfig, hf_files, peft
-from srl_jax.testing import families
 from srl_jax.testing.tiny import random_params, small_mesh
+from tests.support import families
 
 LAYER = "layers.0.self_attn.q_proj"
 OF_IMAGES = "model.vision_tower.encoder.layers.0.self_attn.q_proj"

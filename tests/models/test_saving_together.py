@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 
 from srl_jax import storage
-from srl_jax.testing import families
+from tests.support import families
 
 ROOT = pathlib.Path(__file__).parents[2]
 RUN = """

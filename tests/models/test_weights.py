@@ -17,8 +17,8 @@ from srl_jax import sharding
 from srl_jax.models import LanguageModel, LoraConfig, hf_files, weights
 from srl_jax.models.hf_layout import places
 from srl_jax.sharding import MeshConfig, ShardingRules
-from srl_jax.testing import families
 from srl_jax.testing.tiny import random_params, small_mesh
+from tests.support import families
 
 KEY = jax.random.key(0)
 # Every axis that rules know is split, head widths (10) too.

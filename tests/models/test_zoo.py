@@ -11,7 +11,7 @@ from srl_jax import config as config_lib
 from srl_jax.models import LanguageModel, LoraConfig, lora
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.zoo import MODELS
-from srl_jax.testing import families
+from tests.support import families
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from srl_jax.report.runs import (
 from srl_jax.report.viewer import MOST_CHARS, Viewer, read_rollouts
 from srl_jax.rewards import matching_blocks
 from srl_jax.storage.workdir import SOURCE
-from srl_jax.testing.answers import with_finals
 from srl_jax.testing.reports import write_run
+from tests.support.answers import with_finals
 
 
 def begin_run(workdir, **config):

@@ -12,9 +12,9 @@ import pytest
 from srl_jax.policy import trunk_positions
 from srl_jax.rollout import decode as rollout_lib
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.testing import scripted
-from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import make_trunk, make_trunks
+from tests.support import scripted
+from tests.support.scripted import ScriptedModel
 
 
 @functools.partial(

@@ -26,9 +26,9 @@ from srl_jax.testing.tiny import (
   random_params,
   small_mesh,
 )
-from srl_jax.testing.trajectories import TITLED
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step
+from tests.support.trajectories import TITLED
 
 TOKENIZER = ByteTokenizer()
 STOP = TOKENIZER.special_id("</s>")

@@ -16,10 +16,10 @@ from srl_jax.domains import DOMAINS
 from srl_jax.rewards import Completion
 from srl_jax.rollout.episodes import EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
-from srl_jax.testing.scripted import ScriptedStream
-from srl_jax.testing.trajectories import AGENT, TITLED
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.trajectory import Step, Trajectory
+from tests.support.scripted import ScriptedStream
+from tests.support.trajectories import AGENT, TITLED
 
 TOKENIZER = ByteTokenizer()
 STOP = TOKENIZER.special_id("</s>")

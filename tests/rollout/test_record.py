@@ -21,9 +21,9 @@ from srl_jax.rollout.record import (
   recurring_ids,
   rows_of,
 )
-from srl_jax.testing.trajectories import TITLED, sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.types import Scores, make_branches
+from tests.support.trajectories import TITLED, sums
 
 TRUNKS, _ = build_trunks(
   [sums(2, "a"), TITLED, sums(1, "c")],

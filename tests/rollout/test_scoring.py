@@ -19,9 +19,9 @@ from srl_jax.rollout.scoring import (
   reward_context,
   score_branches,
 )
-from srl_jax.testing.trajectories import AGENT, sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.types import Branches
+from tests.support.trajectories import AGENT, sums
 
 TOY = dataclasses.replace(
   DOMAINS["general"], name="toy", reward="a.b:steps", verdict="a.b:tests"

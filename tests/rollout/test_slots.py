@@ -10,8 +10,8 @@ import pytest
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig, rollout
 from srl_jax.rollout.slots import cache_widths
-from srl_jax.testing import scripted
 from srl_jax.testing.tiny import TINY, make_trunk, make_trunks, random_params
+from tests.support import scripted
 
 
 @pytest.mark.parametrize(("slots", "turns"), [(1, 12), (2, 8)])

@@ -14,8 +14,7 @@ from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.requests import Request
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.rollout.stream import Stream
-from srl_jax.testing import compilation, scripted
-from srl_jax.testing.scripted import ScriptedModel
+from srl_jax.testing import compilation
 from srl_jax.testing.tiny import (
   TINY,
   make_trunk,
@@ -23,6 +22,8 @@ from srl_jax.testing.tiny import (
   random_params,
   small_mesh,
 )
+from tests.support import scripted
+from tests.support.scripted import ScriptedModel
 
 MODEL = LanguageModel(dataclasses.replace(TINY, max_positions=512))
 RULES = sharding.ShardingRules()

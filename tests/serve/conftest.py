@@ -12,7 +12,7 @@ import uvicorn
 from srl_jax import inference
 from srl_jax.serve.app import ServerSettings, make_app
 from srl_jax.serve.engine import Engine
-from srl_jax.testing import small_model
+from tests.support import small_model
 
 CONTEXT = 160
 

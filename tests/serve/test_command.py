@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from srl_jax.serve import __main__ as command
-from srl_jax.testing import small_model
+from tests.support import small_model
 
 BREAKS = """
 import sys

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from srl_jax.testing import scripted
 from srl_jax.testing.tiny import make_trunk, make_trunks
 from srl_jax.types import make_branches
 from srl_jax.update.batch import Experience
+from tests.support import scripted
 
 V = 4
 # Probabilities after token 0; after the other tokens they are uniform.

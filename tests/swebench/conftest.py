@@ -14,9 +14,8 @@ from srl_jax import inference, progress
 from srl_jax.processes import stopping
 from srl_jax.rewards import Completion
 from srl_jax.swebench import __main__ as command
-from srl_jax.testing import small_model
-from srl_jax.testing.scripted import ScriptedStream
-from tests.support import repositories
+from tests.support import repositories, small_model
+from tests.support.scripted import ScriptedStream
 
 
 class Stream(ScriptedStream):

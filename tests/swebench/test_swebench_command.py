@@ -9,7 +9,7 @@ import pytest
 from srl_jax.evaluate.journal import read_answers, read_results
 from srl_jax.rollout.stream import Stream
 from srl_jax.swebench import asking
-from srl_jax.testing import scripted, small_model
+from tests.support import scripted, small_model
 from tests.support.edits import BROKEN, FIX, HALF, WRONG, by_name, cell, edit
 from tests.support.repositories import CUTTING, GOLD, SOURCES, git
 

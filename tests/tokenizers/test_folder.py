@@ -9,7 +9,6 @@ import pytest
 import sentencepiece
 import tokenizers
 
-from srl_jax.testing import checkpoints
 from srl_jax.tokenizers import (
   ByteTokenizer,
   HuggingFaceTokenizer,
@@ -20,6 +19,7 @@ from srl_jax.tokenizers import (
   stop_names,
   tokenizer_folder,
 )
+from tests.support import checkpoints
 
 FAMILIES = tuple(checkpoints.FAMILIES)
 

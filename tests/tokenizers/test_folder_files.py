@@ -7,14 +7,14 @@ import shutil
 import pytest
 
 from srl_jax.data.templates import Special, make_template
-from srl_jax.testing import checkpoints
-from srl_jax.testing.trajectories import TITLED
 from srl_jax.tokenizers import (
   TokenizerConfig,
   make_tokenizer,
   stop_names,
   tokenizer_folder,
 )
+from tests.support import checkpoints
+from tests.support.trajectories import TITLED
 
 
 def read(folder):

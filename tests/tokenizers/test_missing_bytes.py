@@ -5,12 +5,12 @@ import json
 
 import pytest
 
-from srl_jax.testing import checkpoints
 from srl_jax.tokenizers import (
   HuggingFaceTokenizer,
   UnspellableError,
   huggingface,
 )
+from tests.support import checkpoints
 
 
 def without_bytes(folder, path, *bytes_):

@@ -7,10 +7,10 @@ from srl_jax.data.messages import chat_of, encode_messages
 from srl_jax.data.templates import make_template, system_prompt
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains.math import MATH
-from srl_jax.testing import checkpoints
-from srl_jax.testing.trajectories import word_problems
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer, tokenizer_folder
 from srl_jax.trajectory import Step, Trajectory
+from tests.support import checkpoints
+from tests.support.trajectories import word_problems
 
 pytestmark = pytest.mark.parity
 

@@ -5,10 +5,10 @@ import dataclasses
 
 from srl_jax.data.templates import PlainTemplate
 from srl_jax.data.trunks import TrunkConfig
-from srl_jax.testing.trajectories import sums
 from srl_jax.tokenizers import ByteTokenizer
 from srl_jax.train.data import build_split
 from srl_jax.train.stage import Run
+from tests.support.trajectories import sums
 
 
 def test_a_run_says_once_which_branch_points_are_dropped_and_why(capsys):

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from srl_jax import reductions
-from srl_jax.testing import scripted
 from srl_jax.testing.lanes import branch_logps
-from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.update.batch import one_branch_per_lane
 from srl_jax.update.grpo import LossConfig, grpo_loss, sft_loss
+from tests.support import scripted
 from tests.support.groups import CLOSE, SCRIPT, P, V, groups
+from tests.support.scripted import ScriptedModel
 
 MODEL = ScriptedModel()
 

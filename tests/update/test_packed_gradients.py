@@ -13,7 +13,6 @@ from srl_jax.models import LanguageModel, LoraConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.ops import logprobs
 from srl_jax.policy import trunk_positions
-from srl_jax.testing import families
 from srl_jax.testing.tiny import (
   TINY,
   make_trunk,
@@ -30,6 +29,7 @@ from srl_jax.update.grpo import (
   sft_loss,
 )
 from srl_jax.update.packing import PackShape, pack
+from tests.support import families
 from tests.support.packed import experience_of, groups_of
 
 

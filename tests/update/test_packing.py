@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from srl_jax import reductions
-from srl_jax.testing import scripted
 from srl_jax.testing.tiny import (
   make_trunk,
   make_trunks,
@@ -25,6 +24,7 @@ from srl_jax.update.packing import (
   place,
   usual_branches,
 )
+from tests.support import scripted
 from tests.support.packed import experience_of, groups_of
 
 

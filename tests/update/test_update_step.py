@@ -9,13 +9,13 @@ import optax
 import pytest
 
 from srl_jax import reductions
-from srl_jax.testing.scripted import ScriptedModel
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.update.batch import one_branch_per_lane
 from srl_jax.update.grpo import LossConfig, grpo_loss
 from srl_jax.update.optim import OptimConfig, learning_rate
 from srl_jax.update.updater import Updater, compiled_count
 from tests.support.groups import CLOSE, SCRIPT, P, groups
+from tests.support.scripted import ScriptedModel
 
 MODEL = ScriptedModel()
 MESH = small_mesh()

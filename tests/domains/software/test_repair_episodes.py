@@ -12,7 +12,6 @@ from srl_jax.domains.software.tasks import read_tasks
 from srl_jax.rewards import Completion
 from srl_jax.rollout.episodes import EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
-from srl_jax.testing.scripted import ScriptedStream
 from srl_jax.tokenizers import ByteTokenizer
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
@@ -21,6 +20,7 @@ from tests.domains.software.toy_repository_for_tests import (
   HIDDEN,
   write_repository,
 )
+from tests.support.scripted import ScriptedStream
 
 TOKENIZER = ByteTokenizer()
 REPAIR = """<think>a minus is wrong</think><function=bash>

@@ -7,7 +7,7 @@ import json
 import pathlib
 import tempfile
 
-from srl_jax.testing import checkpoints, families
+from tests.support import checkpoints, families
 
 
 def write(

@@ -18,7 +18,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from srl_jax.testing.trajectories import word_problems
+from tests.support.trajectories import word_problems
 
 _QWEN = {
   "regex": r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|"
