@@ -79,7 +79,7 @@ def _normal(seeds: np.ndarray) -> np.ndarray:
 class Clockwork:
   """Runs slots without a model: a branch ends at the length that it is given.
 
-  It stands in for `programs.Programs`, turn by turn.
+  It stands in for `DeviceRows`, turn by turn.
   """
 
   def __init__(self, layout: Layout, shape: Shape):

@@ -16,7 +16,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 
 import jax
-from jax.experimental import multihost_utils
 
 from srl_jax import agreement, held_out, progress, sharding, storage, strict
 from srl_jax.config import Config
@@ -306,7 +305,7 @@ def _load_tokenizer(
     # Process 0 trains the tokenizer; the others read the file it wrote.
     if jax.process_index() == 0:
       make_tokenizer(config, _texts(trajectories))
-    multihost_utils.sync_global_devices("tokenizer")
+    agreement.wait_for_all()
   return make_tokenizer(config, _texts(trajectories))
 
 

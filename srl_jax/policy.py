@@ -19,7 +19,7 @@ class Policy(Protocol):
   def reads_what_is_seen(self) -> bool:
     """Whether wider trunks and caches cost decoding no time."""
 
-  def is_laid_out(self, params: Any) -> bool:
+  def is_for_decoding(self, params: Any) -> bool:
     """Whether parameters are in the form of `for_decoding`."""
 
   def for_decoding(self, params: Any) -> Any:

@@ -37,7 +37,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from srl_jax import (
   agreement,
@@ -363,7 +362,7 @@ def _go_on_for_longer(config: Config, workdir: pathlib.Path, had: int) -> None:
       f"{getattr(config, name).update_steps}"
     )
   if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("longer")
+    agreement.wait_for_all()
 
 
 def _check_held_out(run: Run, workdir: pathlib.Path) -> None:

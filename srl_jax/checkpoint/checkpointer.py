@@ -26,9 +26,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
-from srl_jax import progress, storage, strict
+from srl_jax import agreement, progress, storage, strict
 from srl_jax.checkpoint import sums
 from srl_jax.checkpoint.pool import (
   PoolHandler,
@@ -341,7 +340,7 @@ class Checkpointer:
       storage.move(manager.directory / str(number), aside / str(number))
       progress.warn(f"{error}; it is set aside in {aside}")
     if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("set aside")
+      agreement.wait_for_all()
     manager.reload()
 
   def _restore_item(self, step: int, name: str, args: Any) -> Any:

@@ -29,7 +29,7 @@ from srl_jax.arguments import check_least, errors_in_one_line
 from srl_jax.data import checks, prompts, readers, templates, writing
 from srl_jax.data.build_report import BuildReport
 from srl_jax.data.prompts import PromptReport
-from srl_jax.data.readers import DataConfig, LoadReport
+from srl_jax.data.readers import DataConfig, LoadedData
 from srl_jax.data.records import Reject
 from srl_jax.data.selection import tools_of
 from srl_jax.data.trunks import ExpertTrunkConfig, Trunk, build_trunks
@@ -237,7 +237,7 @@ def _table(rows: Mapping[str, list[Any]]) -> str:
 
 
 def _write(
-  loaded: LoadReport,
+  loaded: LoadedData,
   folder: pathlib.Path,
   form: writing.Form,
   config: DataConfig,
@@ -252,7 +252,7 @@ def _write(
   )
 
 
-def _texts(loaded: LoadReport):
+def _texts(loaded: LoadedData):
   """Yields the texts that a new tokenizer is trained on: problems and steps."""
   for trajectory in loaded.splits["pretrain"] + loaded.splits["train"]:
     yield trajectory.problem

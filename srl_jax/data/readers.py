@@ -169,7 +169,7 @@ class DataConfig:
     return {name: getattr(self, f"{name}_size") for name in SPLITS}
 
 
-class LoadReport(NamedTuple):
+class LoadedData(NamedTuple):
   """Trajectories by split, and the bad records.
 
   Those to train on are in the order of the file, and those held out in an order
@@ -189,7 +189,7 @@ class LoadReport(NamedTuple):
     return [t for split in self.splits.values() for t in split]
 
 
-def load_trajectories(config: DataConfig) -> LoadReport:
+def load_trajectories(config: DataConfig) -> LoadedData:
   """Loads the configured trajectories; every name in SPLITS is a key.
 
   Raises:
@@ -207,7 +207,7 @@ def load_trajectories(config: DataConfig) -> LoadReport:
   return loaded._replace(splits=joined)
 
 
-def _load(config: DataConfig) -> LoadReport:
+def _load(config: DataConfig) -> LoadedData:
   sizes = config.sizes()
   if config.format in _WITHOUT_FILE:
     if not any(sizes.values()):
@@ -216,8 +216,8 @@ def _load(config: DataConfig) -> LoadReport:
         "(and valid_size, test_size) to how many trajectories you want"
       )
     if config.format == "drawn":
-      return LoadReport(draw_splits(_drawing(config), sizes, config.seed), ())
-    return LoadReport(_MADE[config.format](sizes, config.seed), ())
+      return LoadedData(draw_splits(_drawing(config), sizes, config.seed), ())
+    return LoadedData(_MADE[config.format](sizes, config.seed), ())
   path = storage.path(config.path).expanduser()
   if not config.path or not path.exists():
     fetch = (
@@ -242,7 +242,7 @@ def _load(config: DataConfig) -> LoadReport:
   warnings = (*warnings, *shared_problems(splits))
   every = {name: splits.get(name, []) for name in SPLITS}
   every |= {name: by_hash(every[name]) for name in ("valid", "test")}
-  return LoadReport(every, tuple(rejects), warnings, left_out)
+  return LoadedData(every, tuple(rejects), warnings, left_out)
 
 
 def _drawing(config: DataConfig) -> Domain:
@@ -331,7 +331,7 @@ def _read_parts(
   return splits, every_reject
 
 
-def _with_domains(loaded: LoadReport, domain: str) -> LoadReport:
+def _with_domains(loaded: LoadedData, domain: str) -> LoadedData:
   """Gives every trajectory a domain that exists.
 
   A domain that a record names is only looked up in DOMAINS. Importing it would

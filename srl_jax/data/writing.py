@@ -21,7 +21,7 @@ from typing import Literal
 
 from srl_jax import storage
 from srl_jax.data import records, schema
-from srl_jax.data.readers import LoadReport
+from srl_jax.data.readers import LoadedData
 from srl_jax.data.splits import SPLITS
 from srl_jax.trajectory import Trajectory
 
@@ -48,7 +48,7 @@ def check_free(folder: pathlib.Path, form: Form) -> None:
 
 
 def write(
-  loaded: LoadReport, folder: pathlib.Path, form: Form, description: str
+  loaded: LoadedData, folder: pathlib.Path, form: Form, description: str
 ) -> pathlib.Path:
   """Writes all splits, and the rejects as rejects.jsonl, or nothing.
 

@@ -235,7 +235,7 @@ class LanguageModel:
   rules: ShardingRules = ShardingRules()
 
   def _apply(self, params, *args, method):
-    is_stacked = not self.is_laid_out(params)
+    is_stacked = not self.is_for_decoding(params)
     config = self.config if is_stacked else self._decoding().config
     module = Transformer(config, self.rules, is_stacked)
     return module.apply({"params": params}, *args, method=method)
@@ -257,7 +257,7 @@ class LanguageModel:
     """Whether wider trunks and caches cost decoding memory, but no time."""
     return plans.reads_what_is_seen(self.config)
 
-  def is_laid_out(self, params: Any) -> bool:
+  def is_for_decoding(self, params: Any) -> bool:
     """Whether parameters are in the form of `for_decoding`."""
     return "blocks" not in params
 
@@ -270,7 +270,7 @@ class LanguageModel:
     compute the same numbers, up to the rounding of merged adapters. Parameters
     in this form already stay as they are.
     """
-    if self.is_laid_out(params):
+    if self.is_for_decoding(params):
       return params
     model = self._decoding()
     if not model.config.lora.rank:

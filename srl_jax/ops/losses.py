@@ -18,7 +18,7 @@ from srl_jax.types import Ratio
 
 def clipped_surrogate(
   logp_NBW: jax.Array,
-  sampler_logp_NBW: jax.Array,
+  old_logp_NBW: jax.Array,
   advantage_NBW: jax.Array,
   *,
   clip_low: float,
@@ -27,17 +27,17 @@ def clipped_surrogate(
   """Per-token PPO surrogate, as a loss (Schulman et al. 2017, Eq. 7).
 
   Both log-probs are of the same sampled tokens at the same temperature;
-  `sampler_logp_NBW` is of the parameters that sampled and gets no gradient.
+  `old_logp_NBW` is of the parameters that sampled and gets no gradient.
   An upper bound above the lower one is DAPO's clip-higher.
   """
-  ratio_NBW = jnp.exp(logp_NBW - jax.lax.stop_gradient(sampler_logp_NBW))
+  ratio_NBW = jnp.exp(logp_NBW - jax.lax.stop_gradient(old_logp_NBW))
   clipped_NBW = jnp.clip(ratio_NBW, 1 - clip_low, 1 + clip_high)
   return -jnp.minimum(ratio_NBW * advantage_NBW, clipped_NBW * advantage_NBW)
 
 
 def dual_clipped_surrogate(
   logp_NBW: jax.Array,
-  sampler_logp_NBW: jax.Array,
+  old_logp_NBW: jax.Array,
   advantage_NBW: jax.Array,
   *,
   clip_low: float,
@@ -53,7 +53,7 @@ def dual_clipped_surrogate(
   """
   loss_NBW = clipped_surrogate(
     logp_NBW,
-    sampler_logp_NBW,
+    old_logp_NBW,
     advantage_NBW,
     clip_low=clip_low,
     clip_high=clip_high,
@@ -64,7 +64,7 @@ def dual_clipped_surrogate(
 
 def truncated_importance(
   logp_NBW: jax.Array,
-  sampler_logp_NBW: jax.Array,
+  old_logp_NBW: jax.Array,
   advantage_NBW: jax.Array,
   *,
   cap: float,
@@ -74,14 +74,14 @@ def truncated_importance(
   The weight min(ratio, cap) corrects for a sampler that is not the present
   policy and gets no gradient, so no token loses its gradient by clipping.
   """
-  ratio_NBW = jnp.exp(logp_NBW - sampler_logp_NBW)
+  ratio_NBW = jnp.exp(logp_NBW - old_logp_NBW)
   weight_NBW = jax.lax.stop_gradient(jnp.minimum(ratio_NBW, cap))
   return -weight_NBW * advantage_NBW * logp_NBW
 
 
 def with_sequence_ratio(
   logp_NBW: jax.Array,
-  sampler_logp_NBW: jax.Array,
+  old_logp_NBW: jax.Array,
   first_NBW: jax.Array,
   completion_tokens_NBW: jax.Array,
 ) -> jax.Array:
@@ -94,7 +94,7 @@ def with_sequence_ratio(
 
   Args:
     logp_NBW: log-probs of the policy; 0 for tokens that do not count.
-    sampler_logp_NBW: those of the sampler, likewise.
+    old_logp_NBW: those that ratios compare with, likewise.
     first_NBW: cell of the first token of the same sequence.
     completion_tokens_NBW: the tokens of each token's own sequence.
   """
@@ -102,7 +102,7 @@ def with_sequence_ratio(
   def sums(gap_W, first_W):
     return jax.ops.segment_sum(gap_W, first_W, len(gap_W))[first_W]
 
-  gap_NBW = jax.vmap(jax.vmap(sums))(logp_NBW - sampler_logp_NBW, first_NBW)
+  gap_NBW = jax.vmap(jax.vmap(sums))(logp_NBW - old_logp_NBW, first_NBW)
   is_counted_NBW = completion_tokens_NBW > 0
   gap_NBW = gap_NBW / jnp.maximum(completion_tokens_NBW, 1)
   gap_NBW = jnp.where(is_counted_NBW, gap_NBW, 0.0)
@@ -110,7 +110,7 @@ def with_sequence_ratio(
 
 
 def imitation(
-  logp_NBW: jax.Array, sampler_logp_NBW: jax.Array, advantage_NBW: jax.Array
+  logp_NBW: jax.Array, old_logp_NBW: jax.Array, advantage_NBW: jax.Array
 ) -> jax.Array:
   """Cross-entropy of the samples that are better than their group's mean.
 
@@ -119,7 +119,7 @@ def imitation(
   update step. Worse samples have a loss of 0, which the mean over a batch
   counts: a group teaches more, the more of its samples are right.
   """
-  del sampler_logp_NBW
+  del old_logp_NBW
   return jnp.where(advantage_NBW > 0, -logp_NBW, 0.0)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from srl_jax import sharding
-from srl_jax.rollout.programs import Programs
+from srl_jax.rollout.device_rows import DeviceRows
 from srl_jax.rollout.requests import Work
 from srl_jax.rollout.row import Row
 
@@ -34,10 +34,10 @@ class Filler:
   """Fills the rows of a stream; its methods need `jax.set_mesh`."""
 
   def __init__(
-    self, programs: Programs, rows: Sequence[Row], devices: int, work: Work
+    self, device_rows: DeviceRows, rows: Sequence[Row], devices: int, work: Work
   ):
     """Keeps these; `devices` is how many the rows are split over."""
-    self._programs, self._rows = programs, rows
+    self._device_rows, self._rows = device_rows, rows
     self._devices, self._work = devices, work
 
   def room(self, widths: Sequence[int]) -> int:
@@ -65,8 +65,8 @@ class Filler:
     if not new:
       return
     longest = width_for(max(map(len, new.values())))
-    if longest > self._programs.trunk_width:
-      self._programs.resize(trunk_width=longest)
+    if longest > self._device_rows.trunk_width:
+      self._device_rows.resize(trunk_width=longest)
     rows_of = {
       row.tokens.tobytes(): n
       for n, row in enumerate(self._rows)
@@ -84,19 +84,19 @@ class Filler:
         to_run[n] = tokens
     self._run(to_run)
     self._extend(to_extend, kept)
-    self._programs.copy(copies)
+    self._device_rows.copy(copies)
 
   def _run(self, new: Mapping[int, np.ndarray]) -> None:
     """Runs new trunks in batches of equal, growing width."""
     by_length = sorted(new.items(), key=lambda item: len(item[1]))
-    widest = self._programs.trunk_width
+    widest = self._device_rows.trunk_width
     while by_length:
       widths = [width_for(len(tokens)) for _, tokens in by_length]
       widths = [widest if 2 * x >= widest else x for x in widths]
       room = self.room(widths)
       width = widths[min(room, len(widths)) - 1]
       part, by_length = by_length[:room], by_length[room:]
-      self._programs.admit(part, room, width)
+      self._device_rows.admit(part, room, width)
       self._work.prompt_tokens += sum(len(tokens) for _, tokens in part)
       self._work.trunk_positions += room * width
 
@@ -108,7 +108,7 @@ class Filler:
     of_device: list[list[int]] = [[] for _ in range(self._devices)]
     for n in sorted(new, key=tail.get):
       of_device[n * self._devices // len(self._rows)].append(n)
-    full = self._programs.trunk_width
+    full = self._device_rows.trunk_width
     while most := max(map(len, of_device)):
       longest = max(tail[rows[-1]] for rows in of_device if rows)
       width = tail_width(longest, full)
@@ -119,7 +119,7 @@ class Filler:
         for rows in of_device
       ]
       of_device = [rows[:-room] for rows in of_device]
-      self._programs.extend(part, room, width)
+      self._device_rows.extend(part, room, width)
       run = [len(tokens) - at for rows in part for _, tokens, at in rows]
       self._work.prompt_tokens += sum(run)
       self._work.trunk_positions += self._devices * room * width

@@ -33,7 +33,7 @@ from srl_jax.types import Branches, Trunks, make_branches
 
 
 class Decoder(Protocol):
-  """What runs the rows; `programs.Programs` does."""
+  """What runs the rows; `DeviceRows` does."""
 
   def admit(
     self, trunks: Any, room: int, width: int, places: Any = None

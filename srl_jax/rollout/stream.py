@@ -26,8 +26,8 @@ from srl_jax import sharding
 from srl_jax.policy import Policy
 from srl_jax.rollout import tapes
 from srl_jax.rollout.batches import rounded_up
+from srl_jax.rollout.device_rows import DeviceRows
 from srl_jax.rollout.filling import Filler, width_for
-from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.requests import Piece, Request, Work
 from srl_jax.rollout.row import (
   Branch,
@@ -98,7 +98,7 @@ class Stream:
     self._queue = empty_queue(n, self._entries, max_stem)
     self.work = Work()
     with jax.set_mesh(mesh):
-      self._programs = Programs(
+      self._device_rows = DeviceRows(
         policy,
         params,
         mesh=mesh,
@@ -109,12 +109,12 @@ class Stream:
         cache_width=width_for(1),
       )
     # Streams of equal rows share what these functions have compiled.
-    self.jitted = self._programs.jitted
-    self._filler = Filler(self._programs, self._rows, devices, self.work)
+    self.jitted = self._device_rows.jitted
+    self._filler = Filler(self._device_rows, self._rows, devices, self.work)
 
   def at_widest(
     self, trunk_width: int, max_new_tokens: int
-  ) -> tuple[Programs, Queue, Settings, int]:
+  ) -> tuple[DeviceRows, Queue, Settings, int]:
     """What takes the most memory when widths have grown, for a plan of it.
 
     Args:
@@ -122,16 +122,16 @@ class Stream:
       max_new_tokens: longest completion in tokens.
 
     Returns:
-      Programs that are not started, the queue, the settings of a segment, and
+      Rows that are not started, the queue, the settings of a segment, and
       the most trunks that are run at a time.
     """
-    sizes = self._programs.sizes | {
+    sizes = self._device_rows.sizes | {
       "trunk_width": width_for(trunk_width),
       "cache_width": width_for(max_new_tokens + self._max_stem - 1),
     }
-    programs = Programs(self._policy, mesh=self._mesh, **sizes)
+    rows = DeviceRows(self._policy, mesh=self._mesh, **sizes)
     room = self._filler.room([sizes["trunk_width"]] * len(self._rows))
-    return programs, self._queue, self._settings, room
+    return rows, self._queue, self._settings, room
 
   def widest_tails(self, trunk_width: int) -> tuple[int, int, int]:
     """Shape [D, M, T] of what is run of M trunks that go on, of each device.
@@ -220,7 +220,7 @@ class Stream:
       few = max(1, (len(self._rows) - idle) // 8)
       is_wanted = self._waiting or more_follow
       enough = idle + few if is_wanted else len(self._rows) + 1
-      tape, waiting_NQ = self._programs.segment(
+      tape, waiting_NQ = self._device_rows.segment(
         self._queue, self._key, enough, self._settings_now()
       )
     return self._read(*jax.device_get((tape, waiting_NQ)))
@@ -329,7 +329,7 @@ class Stream:
     )
     # Nothing follows the last token of a branch at its limit, so it is not run.
     most = width_for(longest + self._max_stem - 1)
-    width = self._programs.cache_width
+    width = self._device_rows.cache_width
     if self._policy.reads_what_is_seen:
       need = max(most, width)
     else:
@@ -337,7 +337,7 @@ class Stream:
       need = min(width_for(max(soon, _RING)), most)
     # Narrower only by half: every change copies the ring.
     if need > width or need <= width // 2:
-      self._programs.resize(cache_width=need)
+      self._device_rows.resize(cache_width=need)
 
   def _read(self, tape: Tape, waiting_NQ: np.ndarray) -> list[Piece]:
     """Turns a tape into pieces and frees the entries of ended branches."""

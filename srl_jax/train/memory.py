@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srl_jax.rollout.programs import Programs
+from srl_jax.rollout.device_rows import DeviceRows
 from srl_jax.rollout.segments import Queue, Settings
 from srl_jax.sharding import abstract
 from srl_jax.update.batch import MicroBatch
@@ -196,7 +196,7 @@ def try_program(program: Program, limit_bytes: int) -> tuple[str, bool]:
 
 
 def decoding_programs(
-  programs: Programs,
+  device_rows: DeviceRows,
   queue: Queue,
   settings: Settings,
   *,
@@ -215,7 +215,7 @@ def decoding_programs(
   Widths that grow take less beside the rows: a layer at a time is copied.
 
   Args:
-    programs: the programs of rows, not started.
+    device_rows: the rows, not started.
     queue: a queue of the rows.
     settings: of a segment.
     params: the parameters, abstract.
@@ -237,7 +237,7 @@ def decoding_programs(
   ) -> Program:
     return Program(
       f"{name}: {title}",
-      programs.bound(title, **static),
+      device_rows.bound(title, **static),
       args,
       mesh,
       remedy,
@@ -245,9 +245,9 @@ def decoding_programs(
     )
 
   laid = program("lay out", params).outputs()
-  rows = program("make", laid, **programs.sizes).outputs()
-  programs.expect(rows)
-  tokens_MS = np.zeros((room, programs.sizes["trunk_width"]), np.int32)
+  rows = program("make", laid, **device_rows.sizes).outputs()
+  device_rows.expect(rows)
+  tokens_MS = np.zeros((room, device_rows.sizes["trunk_width"]), np.int32)
   numbers_M = np.zeros(room, np.int32)
   place_M = numbers_M if has_places else None
   trunks_M = tokens_MS, numbers_M, numbers_M, place_M

@@ -18,8 +18,8 @@ import numpy as np
 from srl_jax import sharding
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.models import LanguageModel
+from srl_jax.rollout.device_rows import DeviceRows
 from srl_jax.rollout.layout import Layout
-from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.rounds import Round, own_scores
 from srl_jax.rollout.shared import SharedSlots
 from srl_jax.sharding import abstract
@@ -65,7 +65,7 @@ class SharedRounds:
       room=sharding.batch_devices(run.mesh, run.rollout_rules),
     )
     self._stop_ids = run.stop_ids(parts.config.trunks.task)
-    self._programs = Programs(
+    self._device_rows = DeviceRows(
       LanguageModel(run.policy.config, run.rollout_rules),
       mesh=run.mesh,
       **self.layout.sizes,
@@ -104,9 +104,9 @@ class SharedRounds:
       )
       return Counts(int(kept_NK.sum()), int(trunks.is_real_NK.sum()))
 
-    self._programs.start(params)
+    self._device_rows.start(params)
     slots = SharedSlots(
-      self._programs,
+      self._device_rows,
       self.layout,
       key=parts.run.key(parts.name, "sample", update_step, 0),
       temperature=parts.config.sampling.temperature,
@@ -122,7 +122,7 @@ class SharedRounds:
       max_rounds=parts.config.dynamic_sampling.max_rounds,
     )
     # Their memory is for the update.
-    self._programs.stop()
+    self._device_rows.stop()
     use = SlotUse(
       np.array([slots.use.busy]), np.array([slots.use.slot_iterations])
     )
@@ -153,7 +153,7 @@ class SharedRounds:
 
   def compiled(self) -> list[Any]:
     """The jitted functions of sampling."""
-    return list(self._programs.jitted.values())
+    return list(self._device_rows.jitted.values())
 
   def plan(self, params: Any, beside_bytes: int) -> Iterator[Program]:
     """The two programs that take most of the memory, before they run.
@@ -165,7 +165,7 @@ class SharedRounds:
     name, mesh = self._parts.name, self._parts.run.mesh
     layout = self.layout
     self.at_rest_bytes = yield from decoding_programs(
-      self._programs,
+      self._device_rows,
       layout.queue(self._parts.config.sampling.temperature),
       layout.settings(self._stop_ids),
       params=params,

@@ -243,17 +243,17 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
     only_counted = lambda x: jnp.where(is_counted_NBW, x, 0.0)  # noqa: E731
     scores = logps(params, batch)
     logp_NBW = only_counted(scores.logp)
-    old_NBW = batch.sampler_logp_NBW
+    old_logp_NBW = batch.sampler_logp_NBW
     if config.surrogate in ("clipped", "dual_clipped"):
       # Fresh tokens were drawn by these very parameters. Where the sampler has
       # rounded otherwise, the clip would take their gradient away.
       fresh_NBW = jax.lax.stop_gradient(logp_NBW)
-      old_NBW = jnp.where(batch.is_fresh_NBW, fresh_NBW, old_NBW)
+      old_logp_NBW = jnp.where(batch.is_fresh_NBW, fresh_NBW, old_logp_NBW)
     if config.ratio == "sequence":
-      old_NBW = losses.with_sequence_ratio(
-        logp_NBW, old_NBW, batch.first_NBW, batch.completion_tokens_NBW
+      old_logp_NBW = losses.with_sequence_ratio(
+        logp_NBW, old_logp_NBW, batch.first_NBW, batch.completion_tokens_NBW
       )
-    loss_NBW = surrogate(logp_NBW, old_NBW, batch.advantage_NBW)
+    loss_NBW = surrogate(logp_NBW, old_logp_NBW, batch.advantage_NBW)
     kl_NBW = jnp.zeros_like(loss_NBW)
     if config.uses_reference:
       reference_NBW = logps(reference, batch).logp
@@ -261,7 +261,7 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
       loss_NBW = loss_NBW + config.kl_coefficient * kl_NBW
     loss = aggregate(loss_NBW, batch, config)
     metrics = _grpo_metrics(
-      loss, batch, logp_NBW, old_NBW, scores.entropy, kl_NBW, config
+      loss, batch, logp_NBW, old_logp_NBW, scores.entropy, kl_NBW, config
     )
     return loss, jax.lax.stop_gradient(metrics)
 
@@ -294,10 +294,12 @@ def _positions_used(batch: MicroBatch) -> Ratio:
   return Ratio(tokens.astype(jnp.float32), jnp.float32(positions))
 
 
-def _grpo_metrics(loss, batch, logp_NBW, old_NBW, entropy_NBW, kl_NBW, config):
+def _grpo_metrics(
+  loss, batch, logp_NBW, old_logp_NBW, entropy_NBW, kl_NBW, config
+):
   is_counted_NBW = batch.completion_tokens_NBW > 0
   is_fresh_NBW = is_counted_NBW & batch.is_fresh_NBW
-  ratio_NBW = jnp.exp(logp_NBW - old_NBW)
+  ratio_NBW = jnp.exp(logp_NBW - old_logp_NBW)
   is_outside_NBW = (ratio_NBW < 1 - config.clip_low) | (
     ratio_NBW > 1 + config.clip_high
   )

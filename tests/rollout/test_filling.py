@@ -77,7 +77,7 @@ def test_of_a_prompt_that_goes_on_only_the_rest_is_run(devices, model):
   then.append([*first[3], *range(3, 40)])
   ask(first)
   got, run = ask(then)
-  rows, width = stream._programs._rows, MODEL.config.head_width
+  rows, width = stream._device_rows._rows, MODEL.config.head_width
   for cache in (rows.trunk, rows.cache):
     axis = cache.k[0].shape[2:].index(width)
     assert axis == (1 if model.reads_what_is_seen else 0)
@@ -113,13 +113,13 @@ def test_tails_of_many_lengths_take_few_programs(window):
   stream = make_stream(params, rows=16, slots=1, max_stem=1, model=model)
   ask(stream, first)
   run = []
-  extend = stream._programs.extend
+  extend = stream._device_rows.extend
 
   def noted(trunks, room, width):
     run.append((room, width))
     extend(trunks, room, width)
 
-  stream._programs.extend = noted
+  stream._device_rows.extend = noted
   before = stream.work.prompt_tokens
   got = ask(stream, then)
   fresh = make_stream(params, rows=16, slots=1, max_stem=1, model=model)
@@ -172,13 +172,13 @@ def test_long_prompts_are_run_few_at_a_time(monkeypatch):
     admitted = []
     monkeypatch.setattr(filling, "_PROMPT_TOKENS", limit)
     stream = make_stream(params, rows=16, slots=1)
-    admit = stream._programs.admit
+    admit = stream._device_rows.admit
 
     def noted(part, room, width):
       admitted.append((room, width))
       admit(part, room, width)
 
-    monkeypatch.setattr(stream._programs, "admit", noted)
+    monkeypatch.setattr(stream._device_rows, "admit", noted)
     *_, planned = stream.at_widest(60, 2)
     got = {name: d.tokens for name, d in by_name(stream, requests).items()}
     return got, admitted, planned

@@ -10,8 +10,8 @@ import pytest
 from srl_jax import sharding
 from srl_jax.models import LanguageModel
 from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.device_rows import DeviceRows
 from srl_jax.rollout.layout import Layout
-from srl_jax.rollout.programs import Programs
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.rollout.shared import SharedSlots
 from srl_jax.testing.tiny import (
@@ -51,7 +51,7 @@ OTHERS = make_trunks(
 FIELDS = ("tokens_NRC", "length_NR", "is_completion_NRC", "stopped_NR")
 
 
-class Watched(Programs):
+class Watched(DeviceRows):
   """Notes which places trunks were run for."""
 
   def admit(self, trunks, room, width, places=None):

@@ -225,8 +225,8 @@ def test_trunks_and_cache_grow_when_they_must():
   }
   # A plan of the memory says so before.
   widest, *_ = make_stream(MODEL, params).at_widest(99, 90)
-  assert widest.sizes["trunk_width"] == small._programs.trunk_width == 128
-  assert widest.sizes["cache_width"] == small._programs.cache_width == 128
+  assert widest.sizes["trunk_width"] == small._device_rows.trunk_width == 128
+  assert widest.sizes["cache_width"] == small._device_rows.cache_width == 128
 
 
 @pytest.mark.parametrize(("limit", "width"), [(128, 128), (129, 192)])
@@ -239,7 +239,7 @@ def test_a_ring_is_as_wide_as_the_longest_branch_needs_it(limit, width):
   widths = set()
   while not stream.is_idle:
     stream.advance()
-    widths.add(stream._programs.cache_width)
+    widths.add(stream._device_rows.cache_width)
   assert max(widths) == width
 
 
@@ -253,7 +253,7 @@ def test_where_width_costs_no_time_the_ring_has_its_full_width_at_once(
     stream.submit(Request([3, 4], max_new_tokens=limit))
     while not stream.is_idle:
       stream.advance()
-      widths.append(stream._programs.cache_width)
+      widths.append(stream._device_rows.cache_width)
   assert list(dict.fromkeys(widths)) == [192, 512]
 
 

@@ -70,7 +70,7 @@ class ScriptedModel:
 
   reads_what_is_seen = False
 
-  def is_laid_out(self, params: Script) -> bool:
+  def is_for_decoding(self, params: Script) -> bool:
     """True: a script has one form."""
     return True
 

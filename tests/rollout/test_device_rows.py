@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from srl_jax.models import LanguageModel
-from srl_jax.rollout.programs import Programs
+from srl_jax.rollout.device_rows import DeviceRows
 from srl_jax.testing.tiny import TINY, random_params, small_mesh
 
 
@@ -20,7 +20,7 @@ def programs():
   sizes = {"rows": 2, "slots": 1, "entries": 2}
   sizes |= {"trunk_width": 16, "cache_width": 16}
   with jax.set_mesh(mesh):
-    yield Programs(model, random_params(model), mesh=mesh, **sizes)
+    yield DeviceRows(model, random_params(model), mesh=mesh, **sizes)
 
 
 def test_trunks_are_run_by_the_same_programs_however_wide_the_ring_is(programs):

@@ -29,7 +29,7 @@ from srl_jax.rollout.tapes import Tape
 _COPIES = 8
 
 
-class Programs:
+class DeviceRows:
   """Rows on the devices; all methods need `jax.set_mesh`."""
 
   def __init__(
@@ -61,7 +61,7 @@ class Programs:
 
   def start(self, params: Any) -> None:
     """Makes empty rows, for other parameters than before."""
-    if not self._policy.is_laid_out(params):
+    if not self._policy.is_for_decoding(params):
       params = self.jitted["lay out"](self._policy, params)
     self._params = params
     make = self.jitted["make"]
