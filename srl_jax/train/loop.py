@@ -245,6 +245,8 @@ class _Measuring:
     with progress.task(what):
       value, values = stage.validate(state.params, done - 1)
     self._log.measured(done - 1, values)
+    if math.isnan(value):
+      progress.warn(f"{stage.name}: validation after step {done} gave nan")
     self._best_step, best = self._best()
     is_best = self._best_step == 0 or value > best
     # They save together, also where a reward is not the same on all.

@@ -177,9 +177,8 @@ def train_all(run, configs, params, workdir):
 @pytest.fixture(scope="module")
 def validated(runs, whole):
   """A stage with a validation after each step: parameters, and what it says."""
-  # The last is as good as the best and must not replace it.
-  values = iter([1.0, 3.0, 2.0, 3.0])
-  seen = []
+  # The last is as good as the best and must not replace it, nor may nan.
+  values, seen = iter([float("nan"), 3.0, float("nan"), 3.0]), []
 
   def validate(self, params, update_step):
     del update_step
@@ -209,6 +208,7 @@ def test_the_line_of_a_validation_leaves_out_the_values_by_step(validated):
   _, _, said = validated
   # There are as many of those as a trajectory has steps.
   assert "sft 2/4  valid score 3.0000" in said
+  assert "warning: sft: validation after step 1 gave nan" in said
 
 
 def test_a_stage_that_is_done_gives_its_best_parameters_again(whole, runs):
