@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,9 +32,13 @@ from srl_jax.checkpoint.pool import (
   PoolHandler,
   PoolRestore,
   PoolSave,
+  check_json,
   pack_pool,
 )
 from srl_jax.sharding import abstract
+
+# How often a reader begins to read best parameters that are replaced.
+_TRIES = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Checkpointer:
       read_only: True for reading a run that may still write (evaluation,
         export): nothing is created or removed.
     """
-    self._config = config
+    self._config, self._is_reader = config, read_only
     path = storage.absolute(storage.path(directory))
     self._directory = epath.Path(path)
     self._best = _manager(self._directory / "best", 1, read_only, ("params",))
@@ -121,7 +124,7 @@ class Checkpointer:
       ValueError: `meta` or `pool` would change on the way.
     """
     # Checked first: an error within Orbax would leave half a save.
-    _check_json(meta)
+    check_json(meta)
     pool_bytes = pack_pool(pool)
     if step in self._steps.all_steps():
       return
@@ -265,25 +268,34 @@ class Checkpointer:
     return meta["step"], meta["value"]
 
   def restore_best(self, abstract_params: Any) -> Any:
-    """Returns the best parameters; see `restore` for the errors."""
+    """Returns the best parameters; see `restore` for the errors.
+
+    A reader gets newer ones if a run under way replaces these meanwhile.
+    """
     self._best.wait_until_finished()
-    number = self._best.latest_step()
-    if number is None:
-      raise ValueError(
-        f"{self._directory} holds no best parameters yet; train past the first"
-        " evaluation, or restore the latest checkpoint (damaged ones are in"
-        f" {self._directory / 'damaged'}, if there were any)"
-      )
-    self._check_files(self._best, number)
-    step, _ = self.best()
     args = ocp.args.Composite(params=ocp.args.StandardRestore(abstract_params))
-    with self._best_reader() as reader:
-      abstract.check_same(
-        reader.item_metadata(number)["params"],
-        abstract_params,
-        f"the best parameters of {self._directory} (step {step})",
-      )
-      return reader.restore(number, args=args)["params"]
+    what = f"the best parameters of {self._directory}"
+    for _ in range(_TRIES):
+      number = self._best.latest_step()
+      if number is None:
+        raise ValueError(
+          f"{self._directory} holds no best parameters yet; train past the"
+          " first evaluation, or restore the latest checkpoint (damaged ones"
+          f" are in {self._directory / 'damaged'}, if there were any)"
+        )
+      try:
+        self._check_files(self._best, number)
+        with self._best_reader() as reader:
+          saved = reader.item_metadata(number)["params"]
+          abstract.check_same(saved, abstract_params, what)
+          return reader.restore(number, args=args)["params"]
+      except Exception:  # Whatever a missing file leads to.
+        # Several processes read no run that is under way.
+        if self._is_reader and jax.process_count() == 1:
+          self._best.reload()
+        if self._best.latest_step() == number:
+          raise
+    raise ValueError(f"{what} were replaced {_TRIES} times; try again")
 
   @contextlib.contextmanager
   def _best_reader(self) -> Iterator[ocp.CheckpointManager]:
@@ -382,15 +394,3 @@ def _manager(
       ),
     ),
   )
-
-
-def _check_json(meta: Mapping[str, Any]) -> None:
-  try:
-    same = json.loads(json.dumps(meta, allow_nan=False)) == meta
-  except (TypeError, ValueError) as error:
-    raise ValueError(f"checkpoint meta is not JSON: {error}") from error
-  if not same:
-    raise ValueError(
-      "checkpoint meta would come back changed from JSON; use string keys,"
-      f" lists instead of tuples, plain numbers instead of arrays: {meta!r}"
-    )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The item `pool` of a checkpoint: host arrays that all processes share.
+"""The items of a checkpoint that all processes share: `pool` and `meta`.
 
-Every process holds the whole pool, so the first one writes it and all read it,
-however many they are.
+The pool is host arrays and `meta` is JSON. Every process holds the whole pool,
+so the first one writes it and all read it, however many they are.
 """
 
 from __future__ import annotations
@@ -102,3 +102,20 @@ def _unpack(data: bytes) -> Any:
       return arrays[f"array_{node}"]
 
     return fill(json.loads(arrays["structure"].item()))
+
+
+def check_json(meta: Mapping[str, Any]) -> None:
+  """Checks that the item `meta` of a checkpoint comes back as it is.
+
+  Raises:
+    ValueError: it does not; the message says why.
+  """
+  try:
+    same = json.loads(json.dumps(meta, allow_nan=False)) == meta
+  except (TypeError, ValueError) as error:
+    raise ValueError(f"checkpoint meta is not JSON: {error}") from error
+  if not same:
+    raise ValueError(
+      "checkpoint meta would come back changed from JSON; use string keys,"
+      f" lists instead of tuples, plain numbers instead of arrays: {meta!r}"
+    )

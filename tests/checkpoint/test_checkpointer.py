@@ -275,6 +275,56 @@ def test_a_reader_creates_and_removes_nothing(tmp_path):
   assert not unfinished.exists()
 
 
+@pytest.mark.parametrize("when", ["before", "while"])
+def test_a_reader_gets_the_best_parameters_that_replace_those_it_reads(
+  tmp_path, monkeypatch, when
+):
+  older, newer = (make_state(seed=seed)["params"] for seed in (1, 2))
+  check = sums.check
+
+  def replace(folder=None):
+    monkeypatch.setattr(sums, "check", check)
+    writer.save_best(2, newer, 0.6)
+    writer.wait()
+    if folder:  # The files were read, and are gone when the arrays are.
+      assert not folder.exists()
+
+  config = CheckpointConfig()
+  with open_at(tmp_path) as writer:
+    writer.save_best(1, older, 0.5)
+    writer.wait()
+    with Checkpointer(tmp_path, config, read_only=True) as reader:
+      assert reader.best() == (1, 0.5)
+      if when == "while":
+        monkeypatch.setattr(sums, "check", replace)
+      else:
+        replace()
+      assert_same(reader.restore_best(abstract(newer)), newer)
+      assert reader.best() == (2, 0.6)
+
+
+def test_a_reader_gives_up_when_the_best_parameters_change_all_the_time(
+  tmp_path, monkeypatch
+):
+  params = make_state()["params"]
+  steps = iter(range(2, 99))
+
+  def replace(folder):
+    writer.save_best(next(steps), params, 0.5)
+    writer.wait()
+
+  with open_at(tmp_path) as writer:
+    writer.save_best(1, params, 0.5)
+    writer.wait()
+    monkeypatch.setattr(sums, "check", replace)
+    config = CheckpointConfig()
+    with (
+      Checkpointer(tmp_path, config, read_only=True) as reader,
+      pytest.raises(ValueError, match="were replaced 5 times; try again"),
+    ):
+      reader.restore_best(abstract(params))
+
+
 def test_checkpoints_are_due_at_multiples_only(tmp_path):
   with open_at(tmp_path, every_update_steps=3) as checkpointer:
     due = [step for step in range(10) if checkpointer.is_due(step)]
