@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import copy
 import difflib
+import functools
+import operator
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import ml_collections
 
@@ -46,6 +50,15 @@ FREE_TO_CHANGE = (
   "rlvr.sampling.parts_per_round",
   "reward_workers",
 )
+
+
+def without_free(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config, as it is in JSON, without the fields FREE_TO_CHANGE."""
+  kept = copy.deepcopy(dict(config))
+  for path in FREE_TO_CHANGE:
+    *parents, last = path.split(".")
+    del functools.reduce(operator.getitem, parents, kept)[last]
+  return kept
 
 
 def parse_argument(

@@ -52,7 +52,7 @@ from srl_jax import (
 from srl_jax.config import Config
 from srl_jax.measuring import Measuring
 from srl_jax.models import hf_files
-from srl_jax.overrides import FREE_TO_CHANGE
+from srl_jax.overrides import FREE_TO_CHANGE, without_free
 from srl_jax.processes import watchdog
 from srl_jax.report.results_table import results_table
 from srl_jax.storage import files
@@ -104,12 +104,12 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     _keep_commits(config, workdir)
     if jax.process_count() > 1:
       agreement.check_same(_checksums(run))
-    shown = dataclasses.asdict(config)
-    trackers = open_trackers(config.trackers, workdir, shown)
-    stack.push(lambda error, *_: trackers.close(failed=error is not None))
-    run = dataclasses.replace(run, trackers=trackers)
     _check_held_out(run, workdir)
     own_code.check(config, workdir, _of_stages_to_come(config, workdir))
+    shown, fingerprint = dataclasses.asdict(config), _fingerprint(config)
+    trackers = open_trackers(config.trackers, workdir, shown, fingerprint)
+    stack.push(lambda error, *_: trackers.close(failed=error is not None))
+    run = dataclasses.replace(run, trackers=trackers)
     _note_versions(workdir)
     measuring = Measuring(config, run, workdir)
     configs = {name: getattr(config, name) for name in config.stages}
@@ -285,6 +285,13 @@ def _of_stages_to_come(
       found += [f"{name}.{x.name}" for x in fields if x.name != "trunks"]
   # A disk that is shared may still show the others an earlier state.
   return sharding.gather_objects(tuple(found))[0]
+
+
+def _fingerprint(config: Config) -> str:
+  """Checksum of the settings and the code that metrics follow from."""
+  settings = without_free(_resolved(config))
+  parts = [settings, versions(), own_code.checksums(config)]
+  return f"{zlib.crc32(json.dumps(parts, sort_keys=True).encode()):08x}"
 
 
 def _resolved(config: Config) -> dict[str, Any]:

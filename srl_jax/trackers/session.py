@@ -10,50 +10,62 @@ from __future__ import annotations
 import json
 import pathlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from srl_jax import progress
 from srl_jax.storage import files
 from srl_jax.trackers.tracker import Connection
 
 
 class Session:
-  """A connection to a tracker, and a file that says what it has.
+  """A run of a tracker, and a file that says what the tracker has.
 
   A run writes some rows again when it goes on from a checkpoint. They are the
-  same, so those that the tracker has are left out. What it has is known if it
-  was closed. If the process was killed instead, the tracker may have lost any
-  row that it held in memory: a new run is opened there, and gets all rows.
+  same, so those that the tracker has are left out. It gets a new run, with all
+  rows, where they would not be the same, since settings or code have changed;
+  and where nobody knows what it has, since the process was killed and the
+  tracker may have lost any row that it held in memory.
   """
 
   def __init__(
-    self, path: pathlib.Path, connect: Callable[[str, bool], Connection]
+    self, path: pathlib.Path, connection: Connection, fingerprint: str
   ):
-    """Connects.
+    """Opens nothing yet.
 
     Args:
       path: JSON file of this session, kept for the next attempt.
-      connect: opens the run of a name; the second argument says whether it was
-        opened before.
+      connection: to the tracker.
+      fingerprint: checksum of what the rows follow from.
     """
-    before = json.loads(path.read_text()) if path.exists() else {}
-    is_known = bool(before.get("written"))
-    self._path = path
+    self._path, self._connection = path, connection
+    self._fingerprint, self._id = fingerprint, ""
     # (update step, number of calls at that step): of the last call, and of the
     # last one that the tracker has from earlier attempts.
-    self._at = (-1, 0)
-    self._written = tuple(before["written"]) if is_known else self._at
-    self._id = before["id"] if is_known else uuid.uuid4().hex[:8]
-    self._has_begun = self._has_sent = False
-    self._connection = connect(self._id, is_known)
+    self._at = self._written = (-1, 0)
+    self._has_sent = False
 
   def begin(self, first_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    del first_step
-    if self._has_begun:  # By an earlier stage of this process.
+    if self._id:  # By an earlier stage of this process.
       return
-    self._has_begun = True
+    before = json.loads(self._path.read_text()) if self._path.exists() else {}
+    written = before.get("written")
+    is_known = bool(written)
+    if is_known and written[0] >= first_step:
+      is_known = before.get("fingerprint") == self._fingerprint
+      if not is_known:
+        progress.say(
+          f"{self._path.stem}: settings or code have changed since run "
+          f"{before['id']} got its rows from update step {first_step} on, so a "
+          "new run gets all rows"
+        )
+    if is_known:
+      self._written = tuple(written)
+    run_id = before["id"] if is_known else uuid.uuid4().hex[:8]
+    self._connection.open(run_id, is_known)
+    self._id = run_id
     for row in rows:
       finite = {
         name: value
@@ -77,6 +89,8 @@ class Session:
       self._connection.texts(step, name, rows)
 
   def close(self, failed: bool = False) -> None:
+    if not self._id:  # Nothing was to be shown.
+      return
     self._connection.close(failed)
     self._note(max(self._at, self._written))
 
@@ -92,4 +106,5 @@ class Session:
     return True
 
   def _note(self, written: tuple[int, int] | None) -> None:
-    files.write_json(self._path, {"id": self._id, "written": written})
+    what = {"id": self._id, "written": written}
+    files.write_json(self._path, what | {"fingerprint": self._fingerprint})

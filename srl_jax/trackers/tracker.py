@@ -28,8 +28,8 @@ SHOWN = (
 _BINS = 40
 
 
-class Connection(Protocol):
-  """An open run of a tracker; what a `Session` needs."""
+class Shown(Protocol):
+  """What is shown of a run."""
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     """Shows the numbers of a row; all are finite."""
@@ -50,7 +50,19 @@ class Connection(Protocol):
     """
 
 
-class Tracker(Connection, Protocol):
+class Connection(Shown, Protocol):
+  """A tracker that cannot take a row back; what a `Session` needs."""
+
+  def open(self, run_id: str, is_resumed: bool) -> None:
+    """Opens a run, before anything else.
+
+    Args:
+      run_id: identifies the run.
+      is_resumed: whether it was opened before.
+    """
+
+
+class Tracker(Shown, Protocol):
   """A place where the rows of a run are shown.
 
   Any method may raise: `Trackers` then goes on without this one.

@@ -20,7 +20,7 @@ import numpy as np
 from srl_jax import progress, strict
 from srl_jax.trackers.session import Session
 from srl_jax.trackers.tensorboard import TensorBoard
-from srl_jax.trackers.tracker import Tracker, spread
+from srl_jax.trackers.tracker import Connection, Tracker, spread
 from srl_jax.trackers.trackio_run import TrackioRun
 from srl_jax.trackers.wandb_run import WandbRun
 
@@ -163,7 +163,10 @@ class Trackers:
 
 
 def open_trackers(
-  config: TrackersConfig, workdir: pathlib.Path, run_config: Mapping[str, Any]
+  config: TrackersConfig,
+  workdir: pathlib.Path,
+  run_config: Mapping[str, Any],
+  fingerprint: str,
 ) -> Trackers:
   """Opens the trackers of a run, on process 0; one that fails is left out.
 
@@ -171,27 +174,24 @@ def open_trackers(
     config: which.
     workdir: of the run, whose name they show.
     run_config: what they show as the run's configuration.
+    fingerprint: checksum of what the rows follow from: settings and code.
   """
   if jax.process_index() != 0:
     return Trackers()
-  folder = workdir / "trackers"
 
-  def wandb(run_id: str, is_resumed: bool) -> WandbRun:
-    return WandbRun(
-      config.project, workdir.name, run_id, is_resumed, run_config, workdir
+  def session(name: str, connection: Connection) -> Session:
+    return Session(
+      workdir / "trackers" / f"{name}.json", connection, fingerprint
     )
 
-  def trackio(run_id: str, is_resumed: bool) -> TrackioRun:
-    name = f"{workdir.name}-{run_id}"
-    return TrackioRun(config.project, name, is_resumed, run_config)
-
+  about = config.project, workdir.name, run_config
   ways: dict[str, Callable[[], Tracker]] = {}
   if config.tensorboard:
     ways["tensorboard"] = lambda: TensorBoard(workdir / "tensorboard")
   if config.wandb:
-    ways["wandb"] = lambda: Session(folder / "wandb.json", wandb)
+    ways["wandb"] = lambda: session("wandb", WandbRun(*about, workdir))
   if config.trackio:
-    ways["trackio"] = lambda: Session(folder / "trackio.json", trackio)
+    ways["trackio"] = lambda: session("trackio", TrackioRun(*about))
   opened: dict[str, Tracker] = {}
   for name, way in ways.items():
     _survives(name, lambda way=way, name=name: opened.update({name: way()}))

@@ -16,19 +16,12 @@ from srl_jax.trackers.tracker import binned, markdown
 class TrackioRun:
   """Logs to a run; TRACKIO_DIR, TRACKIO_SPACE_ID and the like are obeyed."""
 
-  def __init__(
-    self,
-    project: str,
-    name: str,
-    is_resumed: bool,
-    config: Mapping[str, Any],
-  ):
-    """Opens the run.
+  def __init__(self, project: str, name: str, config: Mapping[str, Any]):
+    """Opens nothing yet.
 
     Args:
       project: where TRACKIO_PROJECT says nothing else.
-      name: names the run in its project.
-      is_resumed: whether it was opened before.
+      name: what the run's name in its project begins with.
       config: the run's configuration.
 
     Raises:
@@ -37,11 +30,15 @@ class TrackioRun:
     with needed_for("Runs in Trackio", "trackio"):
       import trackio
     self._trackio = trackio
-    self._run = trackio.init(
-      project=os.environ.get("TRACKIO_PROJECT", project),
-      name=name,
+    self._project = os.environ.get("TRACKIO_PROJECT", project)
+    self._name, self._config = name, dict(config)
+
+  def open(self, run_id: str, is_resumed: bool) -> None:
+    self._run = self._trackio.init(
+      project=self._project,
+      name=f"{self._name}-{run_id}",
       resume="allow" if is_resumed else "never",
-      config=dict(config),
+      config=self._config,
       embed=False,
     )
 

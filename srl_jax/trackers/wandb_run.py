@@ -25,25 +25,20 @@ class WandbRun:
     self,
     project: str,
     name: str,
-    run_id: str,
-    is_resumed: bool,
     config: Mapping[str, Any],
     workdir: pathlib.Path,
   ):
-    """Opens the run.
+    """Opens nothing yet.
 
     Args:
       project: where WANDB_PROJECT says nothing else.
       name: what people read, where WANDB_NAME says nothing else.
-      run_id: identifies the run in its project.
-      is_resumed: whether it was opened before.
       config: the run's configuration.
       workdir: files go to its folder wandb, unless WANDB_DIR says otherwise;
         to the current folder's if it is in a bucket.
 
     Raises:
       ValueError: wandb is missing, or nobody is logged in.
-      wandb.Error: it cannot be opened.
     """
     with needed_for("Runs in Weights & Biases", "wandb"):
       import wandb
@@ -58,16 +53,21 @@ class WandbRun:
     }
     if not storage.is_remote(workdir):  # Its files grow, so they stay here.
       defaults["WANDB_DIR"] = ("dir", str(workdir))
+    self._settings = {"config": dict(config)}
+    for variable, (setting, value) in defaults.items():
+      if variable not in os.environ:
+        self._settings[setting] = value
+
+  def open(self, run_id: str, is_resumed: bool) -> None:
     settings = {}
     if "WANDB_FINISH_TIMEOUT" not in os.environ:
       settings["finish_timeout"] = _FINISH_S
-    self._run = wandb.init(
+    self._run = self._wandb.init(
       id=run_id,
       # "allow" would look for a run that is not there.
       resume="allow" if is_resumed else None,
-      config=dict(config),
-      settings=wandb.Settings(**settings),
-      **{k: v for name, (k, v) in defaults.items() if name not in os.environ},
+      settings=self._wandb.Settings(**settings),
+      **self._settings,
     )
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:

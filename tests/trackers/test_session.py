@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tracker that cannot take a row back gets every row once."""
 
+import json
+
 import pytest
 
 from srl_jax.trackers.session import Session
@@ -9,9 +11,12 @@ from srl_jax.trackers.session import Session
 class Place:
   """A tracker in memory; `runs` outlives the process that fills it."""
 
-  def __init__(self, runs, run_id, is_resumed):
-    assert is_resumed == (run_id in runs)
-    self.rows = runs.setdefault(run_id, [])
+  def __init__(self, runs):
+    self.runs = runs
+
+  def open(self, run_id, is_resumed):
+    assert is_resumed == (run_id in self.runs)
+    self.rows = self.runs.setdefault(run_id, [])
 
   def scalars(self, step, values):
     self.rows.append((step, values))
@@ -26,9 +31,11 @@ class Place:
     self.rows.append("closed")
 
 
-def attempt(folder, runs, first, last, *, is_closed=True, cut_at=None):
+def attempt(
+  folder, runs, first, last, *, is_closed=True, cut_at=None, code="a"
+):
   """Trains from a checkpoint at `first`; `cut_at` ends it within a step."""
-  session = Session(folder / "place.json", lambda *args: Place(runs, *args))
+  session = Session(folder / "place.json", Place(runs), code)
   rows = [{"update_step": i, "loss": i / 4, "gap": None} for i in range(first)]
   session.begin(first, rows)
   for step in range(first, last):
@@ -88,7 +95,7 @@ def test_what_was_known_before_a_kill_is_not_believed_after_it(tmp_path):
 
 def test_a_second_stage_brings_no_row_again(tmp_path):
   runs = {}
-  session = Session(tmp_path / "p.json", lambda *args: Place(runs, *args))
+  session = Session(tmp_path / "p.json", Place(runs), "a")
   session.begin(0, [])
   session.scalars(0, {"loss": 1.0})
   session.begin(1, [{"update_step": 0, "loss": 1.0}])
@@ -104,10 +111,53 @@ def test_a_tracker_that_joins_late_gets_the_rows_before(tmp_path):
   assert rows[:3] == [(i, {"loss": i / 4}) for i in range(3)]
 
 
-def test_a_failed_connection_is_no_session(tmp_path):
-  def refuse(run_id, is_resumed):
-    raise OSError("no network")
+def test_rows_of_other_settings_make_a_new_run_with_all_rows(tmp_path, capsys):
+  runs = {}
+  attempt(tmp_path, runs, 0, 6)
+  [old] = runs
+  # From the end nothing is written again, so it is the same run.
+  attempt(tmp_path, runs, 6, 7, code="b")
+  assert list(runs) == [old] and not capsys.readouterr().out
+  attempt(tmp_path, runs, 4, 8, code="c")
+  assert capsys.readouterr().out == (
+    f"place: settings or code have changed since run {old} got its rows from "
+    "update step 4 on, so a new run gets all rows\n"
+  )
+  before, fresh = runs.values()
+  assert before[-1] == "closed" and len(before) == 6 + 3 + 6 + 1 + 1 + 1 + 2
+  losses = [x for x in fresh if x[1:] and "loss" in x[1]]
+  assert losses == [(i, {"loss": i / 4}) for i in range(8)]
+  attempt(tmp_path, runs, 4, 8, code="c")
+  assert len(runs) == 2
 
+
+def test_a_file_without_a_fingerprint_is_of_other_code(tmp_path):
+  runs = {}
+  attempt(tmp_path, runs, 0, 4)
+  path = tmp_path / "place.json"
+  state = json.loads(path.read_text())
+  del state["fingerprint"]
+  path.write_text(json.dumps(state))
+  attempt(tmp_path, runs, 3, 4)
+  assert len(runs) == 2
+
+
+def test_a_run_that_shows_nothing_is_not_opened(tmp_path):
+  runs = {}
+  attempt(tmp_path, runs, 0, 4)
+  kept = (tmp_path / "place.json").read_text()
+  Session(tmp_path / "place.json", Place(runs), "b").close()
+  [rows] = runs.values()
+  assert rows.count("closed") == 1
+  assert (tmp_path / "place.json").read_text() == kept
+
+
+def test_a_failed_connection_is_no_session(tmp_path):
+  class Refusing(Place):
+    def open(self, run_id, is_resumed):
+      raise OSError("no network")
+
+  session = Session(tmp_path / "p.json", Refusing({}), "a")
   with pytest.raises(OSError, match="no network"):
-    Session(tmp_path / "p.json", refuse)
+    session.begin(0, [])
   assert not (tmp_path / "p.json").exists()

@@ -16,6 +16,7 @@ from srl_jax import run
 from srl_jax.metrics import MetricWriter
 from srl_jax.storage import mirror
 from srl_jax.trackers import tracker
+from srl_jax.trackers import trackers as trackers_lib
 from srl_jax.trackers.tensorboard import TensorBoard
 from srl_jax.trackers.trackers import Trackers, TrackersConfig, open_trackers
 
@@ -151,7 +152,7 @@ def test_a_library_that_is_missing_is_a_warning_with_what_to_type(
 ):
   monkeypatch.setitem(sys.modules, name, None)
   config = TrackersConfig(tensorboard=False, **{name: True})
-  trackers = open_trackers(config, tmp_path, {})
+  trackers = open_trackers(config, tmp_path, {}, "")
   [line] = capsys.readouterr().out.splitlines()
   assert line.startswith(f"warning: {name} shows nothing more of this run: ")
   assert f"type: pip install {name}; " in line
@@ -159,9 +160,9 @@ def test_a_library_that_is_missing_is_a_warning_with_what_to_type(
 
 
 def test_only_what_is_asked_for_is_opened(tmp_path):
-  assert open_trackers(TrackersConfig(), tmp_path, {}).is_watching
+  assert open_trackers(TrackersConfig(), tmp_path, {}, "").is_watching
   none = TrackersConfig(tensorboard=False)
-  assert not open_trackers(none, tmp_path, {}).is_watching
+  assert not open_trackers(none, tmp_path, {}, "").is_watching
   assert not list(tmp_path.iterdir())
 
 
@@ -261,6 +262,58 @@ def test_trackers_learn_whether_a_run_has_failed(
   with caught if fails else contextlib.nullcontext():
     runs.run(tmp_path / "run", "sft", events=events)
   assert book.said[-1] == ("close", fails)
+
+
+def test_a_stage_that_begins_again_with_other_settings_has_a_new_run(
+  runs, tmp_path, monkeypatch
+):
+  shown = {}
+
+  class Place:
+    def __init__(self, *about):
+      pass
+
+    def open(self, run_id, is_resumed):
+      self.rows = shown.setdefault(run_id, [])
+
+    def scalars(self, step, values):
+      self.rows.append({"update_step": step} | values)
+
+    def close(self, failed):
+      pass
+
+  def cut():
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(trackers_lib, "WandbRun", Place)
+  changes = {"sft__update_steps": 2, "trackers__wandb": True}
+  workdir = tmp_path / "run"
+  with pytest.raises(KeyboardInterrupt):
+    rate = {"sft__optim__learning_rate": 1.0}
+    runs.run(workdir, "sft", events={("sft", 1): cut}, **rate, **changes)
+  runs.run(workdir, "sft", **changes)
+  before, after = shown.values()
+  assert before[-1]["update_step"] == 0
+  lines = (workdir / "metrics.jsonl").read_text().splitlines()
+  assert after == [
+    {name: x for name, x in row.items() if x is not None}
+    for row in map(json.loads, lines)
+  ]
+
+
+def test_a_fingerprint_is_of_what_rows_follow_from(runs, monkeypatch):
+  def fingerprint(**changes):
+    return run._fingerprint(runs.config("srl", **changes))
+
+  same = fingerprint()
+  smaller = {"srl__trunks_per_micro_batch": 2, "model__remat": "none"}
+  assert fingerprint(log_every=2, trackers__wandb=True, **smaller) == same
+  found = {same, fingerprint(srl__optim__learning_rate=0.5)}
+  monkeypatch.setattr(run.own_code, "checksums", lambda _: {"data.domain": 1})
+  found.add(fingerprint())
+  monkeypatch.setattr(run, "versions", lambda: {"jax": "0"})
+  found.add(fingerprint())
+  assert len(found) == 4
 
 
 def test_a_run_shows_what_its_metrics_sum_up(whole):
