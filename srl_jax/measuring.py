@@ -12,6 +12,7 @@ import functools
 import itertools
 import json
 import pathlib
+import re
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -35,9 +36,10 @@ from srl_jax.evaluate.protocols import Decoding
 from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.inference import ReadyModel, chat_format, checksum_of
+from srl_jax.metrics import MetricWriter, read_rows
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.storage import files
+from srl_jax.storage import files, mirror
 from srl_jax.train.data import build_split
 from srl_jax.train.problems import judgeable
 from srl_jax.train.stage import Run
@@ -74,10 +76,29 @@ class Measuring:
   def at_moment(self, moment: str, params: Any) -> dict[str, list[float]]:
     """Returns {metric: [value, low, high]} before or after a stage.
 
-    Empty before training if `c.evaluate.before` is False.
+    Empty before training if `c.evaluate.before` is False. The values are a row
+    of the metrics too, of the last update step that was done (before: -1).
     """
     if moment == "before" and not self._config.evaluate.before:
       return {}
+    rows = read_rows(self._workdir / "metrics.jsonl")
+    step = max((x["update_step"] for x in rows), default=-1)
+    # The trackers are open before the hours that this may take.
+    with MetricWriter(
+      self._workdir, first_step=step + 1, trackers=self._run.trackers
+    ) as writer:
+      found = self._measure(moment, params)
+      row = {metric_name(k): value for k, (value, *_) in found.items()}
+      # An attempt that was killed right after it may have written it.
+      if row and not any(
+        x["update_step"] == step and x.keys() & row.keys() for x in rows
+      ):
+        writer.write(step, row)
+      # No later attempt measures it again.
+      mirror.copy_all()
+    return found
+
+  def _measure(self, moment: str, params: Any) -> dict[str, list[float]]:
     name = moment.replace(" ", "_")
     path = self._workdir / "solutions" / f"{name}.jsonl"
     found = _on_test_split(self._config, self._run, params, path, moment)
@@ -137,6 +158,14 @@ class Measuring:
     if begun and read_facts(out) != evaluator.facts(model, plan):
       storage.remove(out)
     return evaluator.evaluate_suites(model, plan, out)
+
+
+def metric_name(metric: str) -> str:
+  """Returns the name that a metric of results.json has in metrics.jsonl.
+
+  Example: "aime24 avg@32" is "test/aime24_avg_at_32".
+  """
+  return "test/" + re.sub(r"[^\w.-]+", "_", metric.replace("@", "_at_"))
 
 
 def _first_of_each(problems: Sequence[Problem], most: int) -> list[Problem]:

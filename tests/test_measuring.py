@@ -10,6 +10,8 @@ import shutil
 import pytest
 
 from srl_jax.evaluate.journal import read_answers
+from srl_jax.measuring import metric_name
+from srl_jax.storage import files
 from srl_jax.testing import experiment
 
 
@@ -128,8 +130,52 @@ def test_a_run_that_is_resumed_measures_the_same(runs, changes, measured):
 def test_measuring_suites_changes_no_other_number(runs, changes, measured):
   without = {k: v for k, v in changes.items() if k.startswith("sft")}
   plain = runs.run(runs.folder / "unmeasured", "sft", **without)
-  rows = [row for row in measured.rows() if "sft/suite_copies" not in row]
+  rows = [
+    {k: v for k, v in row.items() if not k.startswith("test/copies")}
+    for row in measured.rows()
+    if "sft/suite_copies" not in row
+  ]
   assert plain.rows() == rows
+
+
+def test_metrics_have_what_is_measured_before_and_after_stages_once(
+  runs, tmp_path, monkeypatch
+):
+  """Also if the disk is full when results.json is written."""
+  write, fails = files.write_json, ["before", "after sft"]
+
+  def write_json(path, value):
+    if path.name == "results.json" and fails and fails[0] in value:
+      del fails[0]
+      raise PowerCutError
+    write(path, value)
+
+  monkeypatch.setattr(files, "write_json", write_json)
+  outcome = experiment.RunOutcome(tmp_path / "run")
+  for _ in range(2):
+    with pytest.raises(PowerCutError):
+      runs.run(outcome.workdir, "sft", sft__update_steps=3)
+  runs.run(outcome.workdir, "sft", outcome=outcome, sft__update_steps=3)
+  assert not fails
+  found = [
+    (row["update_step"], {k: v for k, v in row.items() if k != "update_step"})
+    for row in outcome.rows()
+    if any(name.startswith("test/") for name in row)
+  ]
+  assert found == [
+    (step, {metric_name(k): x[0] for k, x in outcome.results[moment].items()})
+    for step, moment in ((-1, "before"), (2, "after sft"))
+  ]
+  assert "test/step_similarity_step_1_sampled" in found[0][1]
+
+
+def test_metrics_are_named_without_spaces_and_signs():
+  names = "a avg@32", "my set G-Pass@8 tau=0.5", "step exact, greedy"
+  assert [metric_name(x) for x in names] == [
+    "test/a_avg_at_32",
+    "test/my_set_G-Pass_at_8_tau_0.5",
+    "test/step_exact_greedy",
+  ]
 
 
 def test_a_suite_that_is_missing_is_refused_before_training(

@@ -73,7 +73,9 @@ def _points(
   found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
   seconds = tokens = 0.0
   for row in run.rows:
-    values = {tuple(k.split("/", 1)): v for k, v in row.items() if "/" in k}
+    # What is measured before and after the stages is in the tables.
+    names = [k for k in row if "/" in k and not k.startswith("test/")]
+    values = {tuple(k.split("/", 1)): row[k] for k in names}
     of_metric = {metric: value for (_, metric), value in values.items()}
     seconds += of_metric.get("update_step_s") or 0
     tokens += of_metric.get("tokens_sampled") or 0

@@ -20,7 +20,7 @@ _FLUSH_S = 30.0
 
 
 class TensorBoard:
-  """Writes event files into a folder, a new file per stage and attempt.
+  """Writes event files into a folder, a new file per attempt.
 
   Not with tensorboardX's SummaryWriter: its thread may not have written what
   `flush` should have, and a run whose disk is full would wait for it for ever.
@@ -38,19 +38,17 @@ class TensorBoard:
     self._writer: Any = None
     # The thread of the mirror flushes too, and not a file that is being closed.
     self._lock = threading.Lock()
-    self._files, self._flushed_s = 0, 0.0
+    self._flushed_s = 0.0
     self._mirror: Mirror | None = None
 
   def begin(self, first_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
-    del rows  # They are in the files of earlier stages and attempts.
-    self._end_file()
-    self._mirror = self._mirror or Mirror(self._folder, self._flush)
+    del rows  # They are in the files of earlier attempts.
+    if self._mirror:  # Begun by an earlier stage of this process.
+      return
+    self._mirror = Mirror(self._folder, self._flush)
     self._writer = self._library.event_file_writer.EventsWriter(
-      # The library tells files apart by the second in which they begin.
-      str(self._mirror.folder / "events"),
-      filename_suffix=f".{self._files}",
+      str(self._mirror.folder / "events")
     )
-    self._files += 1
     # Readers drop what earlier files have of this step and later ones.
     event_pb2 = self._library.proto.event_pb2
     start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -85,7 +83,10 @@ class TensorBoard:
 
   def close(self, failed: bool = False) -> None:
     del failed  # Event files do not say how a run ended.
-    self._end_file()
+    with self._lock:
+      writer, self._writer = self._writer, None
+      if writer:
+        writer.close()
     if self._mirror:
       self._mirror.close()
 
@@ -98,9 +99,3 @@ class TensorBoard:
       if self._writer:
         self._flushed_s = time.monotonic()
         self._writer.flush()
-
-  def _end_file(self) -> None:
-    with self._lock:
-      writer, self._writer = self._writer, None
-      if writer:
-        writer.close()

@@ -71,7 +71,9 @@ class WandbRun:
     )
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    self._run.log(dict(values), step=step)
+    # It drops rows of steps before its first, which a resumed run begins after
+    # the last one that it has. What is measured before training is of step -1.
+    self._run.log(dict(values), step=max(step, self._run.starting_step))
 
   def histogram(self, step: int, name: str, values: np.ndarray) -> None:
     shown = self._wandb.Histogram(np_histogram=binned(values))

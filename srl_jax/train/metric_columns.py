@@ -141,15 +141,26 @@ _MORE_OF_SFT = (
     "share of these tokens that were the most likely",
   ),
 )
+_OF_TEST = (
+  (
+    "NAME",
+    "-",
+    "1",
+    "a value of results.json, before (update_step is -1) or after a stage; "
+    "NAME is its name there, as aime24_avg_at_32 of aime24 avg@32",
+  ),
+)
 _SECTIONS = (
   ("all stages", _OF_ALL, _MORE_OF_ALL),
   ("srl, rlvr and episodes", _OF_RL, _MORE_OF_RL),
   ("episodes", (), _MORE_OF_EPISODES),
   ("sft", _OF_SFT, _MORE_OF_SFT),
+  ("test", (), _OF_TEST),
 )
 HEAD = """\
 Columns of metrics.csv, metrics.jsonl and all trackers. Their names begin with
-the stage, as in srl/reward. update_step counts over all stages, from 0.
+the stage, as in srl/reward, or with test/. update_step counts over all stages,
+from 0.
 Each line: name, how parts combine, unit, meaning. A ratio is of
 sums; "-" is measured once, by process 0.
 """

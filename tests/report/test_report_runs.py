@@ -171,6 +171,7 @@ def test_curves_run_over_update_steps_seconds_and_tokens(tmp_path):
   write_rows(
     workdir,
     [
+      {"update_step": -1, "test/exam_greedy": 0.25},
       {"update_step": 0, "srl/reward": 0.5} | step,
       {"update_step": 1, "srl/reward": None} | step,
       {"update_step": 1, "srl/validation_reward": 0.75},
@@ -178,6 +179,8 @@ def test_curves_run_over_update_steps_seconds_and_tokens(tmp_path):
     ],
   )
   found = series.curves(read_runs([workdir]))
+  # The tables have what is measured before and after the stages.
+  assert {x["stage"] for x in found["series"]} == {"srl"}
   one, axis = curve(found, "reward", "run")
   assert one["y"] == [0.5, 0.125]
   assert axis == {

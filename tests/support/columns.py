@@ -8,7 +8,7 @@ from srl_jax.train import metric_columns
 
 def patterns():
   """Returns the explained columns; those of stages of RL begin with "rl/"."""
-  of = {"all stages": ("sft", "rl"), "sft": ("sft",)}
+  of = {"all stages": ("sft", "rl"), "sft": ("sft",), "test": ("test",)}
   return {
     f"{stage}/{row[0]}"
     for title, rows in metric_columns.sections().items()
@@ -20,7 +20,7 @@ def patterns():
 def explained(column):
   """Returns the one of `patterns` that explains a column, or None."""
   stage, _, name = column.rpartition("/")
-  column = f"{'sft' if stage == 'sft' else 'rl'}/{name}"
+  column = f"{stage if stage in ('sft', 'test') else 'rl'}/{name}"
   for pattern in patterns():
     regex = pattern.replace("*", r"\d+").replace("NAME", r"[\w.-]+")
     if re.fullmatch(regex, column):

@@ -362,9 +362,11 @@ def test_rows_before_a_checkpoint_outlive_the_process(tmp_path):
   board.close()
 
 
-def test_event_files_of_the_same_second_are_two(tmp_path):
+def test_a_second_stage_goes_on_in_the_same_event_file(tmp_path):
   board = TensorBoard(tmp_path)
   for step in range(2):
     board.begin(step, [])
+    board.scalars(step, {"loss": 0.5})
   board.close()
-  assert len(list(tmp_path.iterdir())) == 2
+  assert len(list(tmp_path.iterdir())) == 1
+  assert shown(tmp_path, "simple_value") == [(i, "loss", 0.5) for i in (0, 1)]

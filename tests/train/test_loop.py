@@ -90,7 +90,7 @@ def test_stopped_anywhere_a_run_ends_with_the_same_bits(whole, pieces):
 
 def test_stopped_anywhere_a_run_writes_the_same_metrics(whole, pieces):
   pieces, _ = pieces
-  assert len(whole.rows()) == 16 + 2 + 6 + 6
+  assert len(whole.rows()) == 16 + 2 + 6 + 6 + 3
   assert pieces.rows() == whole.rows()
   assert pieces.rollouts() == whole.rollouts()
   assert pieces.results == whole.results
