@@ -70,8 +70,9 @@ _MULTI_HOST = flags.DEFINE_bool(
 def command(argv: Sequence[str] | None = None) -> NoReturn:
   """Runs the command line, and exits.
 
-  The status is 0; 2 if something that the user gave is wrong, which would come
-  again; 1 for other errors, which may pass; 143 or 130 if it was stopped.
+  The status is 0; 2 for what would come again, as something that the user gave
+  is wrong or training went wrong; 1 for other errors, which may pass; 143 or
+  130 if it was stopped.
   """
   app.run(main, argv, flags_parser=_parse_flags)
 

@@ -85,7 +85,8 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
 
   Raises:
     ValueError: unusable input, config or working directory.
-    RuntimeError: training went wrong; see the message.
+    RuntimeError: training went wrong; see the message. A RecurringError if it
+      would go wrong again.
     Stopped: on SIGTERM, after saving.
   """
   workdir = storage.path(workdir)

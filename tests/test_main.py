@@ -10,6 +10,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from srl_jax import main
+from srl_jax.processes import failures
 from srl_jax.storage.workdir import HeldError, RefusedError
 
 
@@ -36,6 +37,7 @@ def test_processes_join_before_an_experiment_asks_for_devices(monkeypatch):
   [
     (ValueError("of the user"), 2),
     (RuntimeError("of a device"), 1),
+    (failures.RecurringError("the gradient norm is nan"), 2),
     (HeldError("another run is working there"), 1),
     (RefusedError("the run there has another configuration"), 2),
     (OSError(errno.ENOSPC, "No space left on device"), 1),

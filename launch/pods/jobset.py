@@ -23,7 +23,7 @@ _SAVE_S = 120
 # waiting would use up a restart.
 _JOIN_S = 86_400
 _CONTAINER = "srl-jax"
-# The status of `srl_jax.main` for what is wrong in what the user gave.
+# The status of `srl_jax.main` for errors that would come again.
 MISTAKE = 2
 _LABELS = "cloud.google.com/gke-"
 

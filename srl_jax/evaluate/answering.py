@@ -123,7 +123,7 @@ def answer_by_turns(
   Raises:
     JudgeError: as in `answer_questions`, or an environment could not tell
       whether its problem is solved.
-    RuntimeError: an environment failed.
+    RecurringError: an environment failed.
   """
   done = _done(journal, decoding)
   wanted = [
@@ -154,7 +154,8 @@ def answer_by_turns(
       raise JudgeError(
         f"{len(unjudged)} of {len(wanted)} answers have no verdict, the first "
         f"to the problem {unjudged[0]!r}: their environments could not tell. "
-        "All others are kept; see the log, then run this again"
+        "All others are kept; see the log, then run this again",
+        passes=True,
       )
 
 

@@ -38,6 +38,7 @@ from srl_jax.evaluate.judges import JudgeFunction, domain_verdict
 from srl_jax.evaluate.protocols import Decoding, Protocol, our_verdict
 from srl_jax.evaluate.solve import rows_and_slots
 from srl_jax.inference import ReadyModel
+from srl_jax.processes.failures import RecurringError
 from srl_jax.rollout.episodes import EpisodeRules
 from srl_jax.rollout.requests import Request
 
@@ -170,7 +171,7 @@ def evaluate_suites(
     ValueError: the folder holds another evaluation, or the protocol needs a
       chat template and the model has none.
     JudgeError: an answer could not be judged.
-    RuntimeError: the devices have too little memory.
+    RecurringError: the devices have too little memory.
   """
   found = facts(model, plan)
   with contextlib.ExitStack() as stack:
@@ -212,14 +213,14 @@ def memory_errors(answers_per_batch: int) -> Iterator[None]:
     answers_per_batch: answers decoded together.
 
   Raises:
-    RuntimeError: memory has run out.
+    RecurringError: memory has run out.
   """
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    raise RuntimeError(
+    raise RecurringError(
       "the devices have too little memory for the model and the keys and "
       f"values of {answers_per_batch} answers at once; give a lower "
       "--answers_per_batch or --max_new_tokens (in a run, a lower "

@@ -3,8 +3,8 @@
 
 A worker is `python -m srl_jax.evaluate.judges`, a child of
 processes/children.py. It gets (judge, text, problem) and answers with the
-verdict, or with what went wrong as text. It imports no JAX, and ends with this
-process, however that ends.
+verdict, or with a RecurringError that says what went wrong. It imports no JAX,
+and ends with this process, however that ends.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from srl_jax.domains.suite import Problem
 from srl_jax.evaluate.protocols import our_verdict
 from srl_jax.evaluate.records import Answer
+from srl_jax.processes import failures
 from srl_jax.processes.children import LazyChild, Pickles, take_streams
 from srl_jax.rewards.format import split_lenient
 from srl_jax.rewards.reward import RewardConfig, find_function
@@ -34,7 +35,7 @@ _LIMIT_S = 600.0
 _MOST_WORKERS = 8
 
 
-class JudgeError(RuntimeError):
+class JudgeError(failures.RecurringError):
   """An answer could not be judged; the message names its problem."""
 
 
@@ -111,14 +112,14 @@ class Judges:
         # Whatever ended the process may have had nothing to do with the text.
         return self._answer(child, text, problem)
     except (TimeoutError, EOFError) as error:
-      raise _error(problem, f"twice the judge {error}") from error
+      raise _error(problem, f"twice the judge {error}", error) from error
     finally:
       self._free.put(child)
 
   def _answer(self, child, text, problem) -> tuple[str, bool]:
     reply = child.ask((self._judge, text, problem), _LIMIT_S)
-    if isinstance(reply, str):
-      raise _error(problem, reply)
+    if isinstance(reply, failures.RecurringError):
+      raise _error(problem, str(reply), reply)
     return reply
 
   def __enter__(self) -> Judges:
@@ -130,10 +131,11 @@ class Judges:
       child.close()
 
 
-def _error(problem: Problem, reason: str) -> JudgeError:
+def _error(problem: Problem, reason: str, error: Exception) -> JudgeError:
   return JudgeError(
     f"an answer to the problem {problem.id!r} of {problem.suite!r} could not "
-    f"be judged: {reason}"
+    f"be judged: {reason}",
+    passes=failures.is_of_machine(error),
   )
 
 
@@ -148,7 +150,10 @@ def main() -> None:
       except Exception as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(place.filename)}:{place.lineno}"
-        reply = f"{type(error).__name__}: {error} ({where})"
+        reply = failures.RecurringError(
+          f"{type(error).__name__}: {error} ({where})",
+          passes=failures.is_of_machine(error),
+        )
       Pickles.send(answers, reply)
 
 

@@ -175,7 +175,7 @@ def solve_problems(
 
   Raises:
     ValueError: the limits leave no room for any problem.
-    RuntimeError: an environment or a verdict failed.
+    RecurringError: an environment or a verdict failed.
   """
   task = "step" if mode == "turns" else "solve"
   turns = config.max_turns if mode == "turns" else 1

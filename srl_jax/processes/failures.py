@@ -5,16 +5,20 @@ A command shows errors of its user as one line, and others as a traceback. That
 a disk is full or a network is down is nobody's mistake in the code; but these
 errors come from many libraries, which share no class and say little.
 
-Nor is it a mistake of the user, which would come again. What starts a run again
-after a failure (a JobSet) asks which of the two it was.
+Nor is it a mistake of the user, which would come again, as do errors of a run
+that resumes exactly. What starts a run again after a failure (a JobSet) asks
+which of the two it was.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import subprocess
 import sys
 import threading
+
+from srl_jax.processes.children import FailedError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
@@ -22,11 +26,28 @@ _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 _OF_TENSORSTORE = ("[http_response_", "[curl_code=")
 # Of HTTP: what comes again until somebody does something.
 _REFUSED = (400, 401, 403, 404)
+# What comes of a service that has too much to do, or is away.
+_AWAY = (408, 425, 429, 500, 502, 503, 504)
 _ROLES = "the roles Storage Object Admin and Storage Legacy Bucket Reader"
 
 
 class PassingError(ValueError):
   """An error that may pass: what the user gave may be right."""
+
+
+class RecurringError(RuntimeError):
+  """An error of a run that the same command meets again.
+
+  A resumed run samples the same tokens and takes the same update steps, so it
+  fails at the same place until something is changed.
+
+  Attributes:
+    passes: whether it may pass all the same; see `is_of_machine`.
+  """
+
+  def __init__(self, message: str, *, passes: bool = False):
+    super().__init__(message)
+    self.passes = passes
 
 
 def of_buckets() -> tuple[type[Exception], ...]:
@@ -126,12 +147,35 @@ def may_pass(error: BaseException | None) -> bool:
 
   Also if the error was made of another, of a disk or of a bucket in use.
   """
+  if isinstance(error, RecurringError):
+    return error.passes
   if not isinstance(error, ValueError) or is_of_storage(error):
     return True
   cause = error.__cause__
   return isinstance(error, PassingError) or (
     is_of_storage(cause) and not _is_refused(cause)
   )
+
+
+def is_of_machine(error: BaseException | None) -> bool:
+  """Whether code of the user failed by no fault of its own.
+
+  So it is if the machine, the network or a disk failed it, also if it raised an
+  error of its own because of that.
+  """
+  passing = (OSError, EOFError, MemoryError, subprocess.TimeoutExpired)
+  while error is not None:
+    if isinstance(error, RecurringError):
+      return error.passes
+    # It was made of the end of a pipe, which says nothing.
+    if isinstance(error, FailedError):
+      return False
+    if isinstance(error, (*passing, PassingError)) or is_of_storage(error):
+      return True
+    if _http_code(error) in _AWAY:
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 def hush() -> None:

@@ -15,6 +15,7 @@ import re
 from typing import Any
 
 from srl_jax.processes.children import FailedError, LazyChild, Lines
+from srl_jax.processes.failures import RecurringError
 
 # The judge ends by itself after some CPU seconds; this is for a machine that
 # is too busy to give it any, and for the start of the process.
@@ -68,14 +69,14 @@ def ask_judge(harness: str, *question: str) -> Any:
 
   Raises:
     ValueError: math-verify is not installed.
-    RuntimeError: the judge itself has failed.
+    RecurringError: the judge itself has failed.
   """
   if harness not in _judges:
     _judges[harness] = LazyChild("srl_jax.rewards.judge", Lines)
   try:
     verdict = _judges[harness].ask([harness, *question], _WALL_LIMIT_S)
   except FailedError as error:
-    raise RuntimeError(
+    raise RecurringError(
       f"the judge of answers {error}; its error is above"
     ) from error
   except (TimeoutError, EOFError):

@@ -33,6 +33,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple
 
 from srl_jax import strict
+from srl_jax.processes import failures
 from srl_jax.rewards import answers, format, similarity
 from srl_jax.trajectory import Step
 
@@ -102,7 +103,7 @@ class Scored(NamedTuple):
   action_chars: int
 
 
-class RewardError(RuntimeError):
+class RewardError(failures.RecurringError):
   """A reward function failed; says on which completion."""
 
 
@@ -279,11 +280,13 @@ def score_one(
     more["context"] = context._replace(
       thought=parsed.thought, completion_tokens=tokens
     )
+  passes = False
   try:
     value = float(function(parsed.action, target, **more))
     problem = "" if _fits(value) else f"it returned {value}"
-  except (Exception, SystemExit):
+  except (Exception, SystemExit) as error:
     # sys.exit(0) would else end the run as if all were well.
+    passes = failures.is_of_machine(error)
     problem = "it raised:\n" + traceback.format_exc(limit=-3).rstrip()
   if problem:
     where = ""
@@ -292,7 +295,8 @@ def score_one(
     raise RewardError(
       f"reward.function {config.function!r} failed: {problem}\n"
       f"  on the completion {shorten(text)}\n"
-      f"  with the target   {shorten(target)}{where}"
+      f"  with the target   {shorten(target)}{where}",
+      passes=passes,
     )
   return Scored(value, value, "", len(parsed.thought), len(parsed.action))
 

@@ -27,7 +27,7 @@ def main() -> None:
           answers, [score_one(config, function, *row) for row in rows]
         )
       except RewardError as error:
-        Pickles.send(answers, str(error))
+        Pickles.send(answers, error)
   except (EOFError, BrokenPipeError):
     pass
 

@@ -4,11 +4,12 @@
 It is `python -m srl_jax.rewards.worker`, a child of processes/children.py. It
 gets first the config, then None, which is answered by True when the worker is
 ready, then lists of (completion, target) or (completion, target, context), each
-answered by a list of Scored or by the text of an error.
+answered by a list of Scored or by a RewardError.
 """
 
 from __future__ import annotations
 
+from srl_jax.processes import failures
 from srl_jax.processes.children import Child, Pickles
 from srl_jax.rewards.reward import (
   Completion,
@@ -56,18 +57,19 @@ class WorkerProcess:
         self._is_ready = self._child.ask(None, _START_LIMIT_S)
       answer = self._child.ask(rows, self._timeout_s)
     except (TimeoutError, EOFError) as error:
-      raise self._error(str(error), rows) from error
-    if isinstance(answer, str):
-      raise RewardError(answer)
+      raise self._error(error, rows) from error
+    if isinstance(answer, RewardError):
+      raise answer
     return answer
 
-  def _error(self, reason: str, rows: list[Row]) -> RewardError:
+  def _error(self, error: Exception, rows: list[Row]) -> RewardError:
     self.close()
     return RewardError(
-      f"reward.function {self._config.function!r} {reason} on {len(rows)} "
+      f"reward.function {self._config.function!r} {error} on {len(rows)} "
       f"completions, the first of which is\n  {shorten(rows[0][0].text)}\n"
       "Try it on them with reward_workers.count = 0; reward_workers.timeout_s "
-      "is the limit for one such chunk."
+      "is the limit for one such chunk.",
+      passes=failures.is_of_machine(error),
     )
 
   def close(self) -> None:

@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import jax
 
 from srl_jax import sharding
+from srl_jax.processes.failures import RecurringError, is_of_machine
 
 S = TypeVar("S")
 
@@ -82,7 +83,7 @@ class Calls(Generic[S]):
       Subjects and results, in the order in which the calls were begun.
 
     Raises:
-      RuntimeError: a call failed in some process.
+      RecurringError: a call failed in some process.
     """
     subjects = list(self._begun)
     done: dict[int, Any] = {}
@@ -90,7 +91,7 @@ class Calls(Generic[S]):
       results, failure, cause = self._results(wait)
       everywhere = sharding.gather_objects((results, failure))
       for failure in filter(None, (failure for _, failure in everywhere)):
-        raise RuntimeError(failure) from cause
+        raise failure from cause
       done = {n: x for results, _ in everywhere for n, x in results.items()}
       if not wait:
         break
@@ -100,8 +101,11 @@ class Calls(Generic[S]):
 
   def _results(
     self, wait: bool
-  ) -> tuple[dict[int, Any], str, Exception | None]:
-    """This process's results by the number of the call, or its failure."""
+  ) -> tuple[dict[int, Any], RecurringError | None, Exception | None]:
+    """This process's results by the number of the call, or its failure.
+
+    The last is what the failure was made of, which other processes do not get.
+    """
     own = [future for future in self._begun.values() if future]
     concurrent.futures.wait(own, _GRACE_S)
     if wait:
@@ -113,8 +117,10 @@ class Calls(Generic[S]):
         try:
           results[number] = future.result()
         except Exception as error:
-          return {}, self._describe(subject), error
-    return results, "", None
+          passes = is_of_machine(error)
+          failure = RecurringError(self._describe(subject), passes=passes)
+          return {}, failure, error
+    return results, None, None
 
   def end(self, subject: S) -> None:
     """Says that the subject has no more calls, and nothing to close."""

@@ -134,7 +134,7 @@ def sample_episodes(
     rules: how they go.
 
   Raises:
-    RuntimeError: an environment or a verdict failed. The message names the
+    RecurringError: an environment or a verdict failed. The message names the
       domain, the problem and the action.
     ValueError: a verdict cannot be imported.
   """

@@ -20,6 +20,7 @@ from srl_jax.device_rewards import reward as device_reward
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
+from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import RewardError, Scorer
 from srl_jax.rollout import record, scoring
 from srl_jax.rollout.batches import rounded_up
@@ -243,11 +244,11 @@ def validation_batch(
 def check_logp_gap(
   name: str, config: GrpoConfig, values: dict[str, float]
 ) -> None:
-  """Raises RuntimeError if sampler and trainer disagree about fresh tokens."""
+  """Raises RecurringError if sampler and trainer differ about fresh tokens."""
   limit = config.max_logp_gap
   # NaN, which a sampler or a trainer that overflows gives, is no agreement.
   if not values["logp_gap_max"] <= limit:
-    raise RuntimeError(
+    raise RecurringError(
       f"sampler and trainer disagree by {values['logp_gap_max']:.3g} nats "
       f"about the log-prob of a fresh token (c.{name}.max_logp_gap is "
       f"{limit:g}); in bfloat16 some tenths of a nat are rounding: try "

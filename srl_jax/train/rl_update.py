@@ -15,6 +15,7 @@ import numpy as np
 
 from srl_jax import progress
 from srl_jax.data.batching import TrunkBatch
+from srl_jax.processes.failures import RecurringError
 from srl_jax.reductions import reduce_metrics
 from srl_jax.rewards import FAILURES
 from srl_jax.rollout import metrics as rollout_metrics
@@ -77,7 +78,7 @@ class RlUpdate:
     Raises:
       NothingLeftError: not even half of the groups have rewards that differ,
         in a later update step and with formats that hold.
-      RuntimeError: the same in the first one, or because formats break.
+      RecurringError: the same in the first one, or because formats break.
     """
     parts, config = self.parts, self.parts.config
     expired = self.pool.drop_born_before(
@@ -272,7 +273,7 @@ class RlUpdate:
     if 2 * len(self.pool) < self.parts.config.groups_per_batch:
       if update_step and values["format_failure"] < 0.5:
         raise NothingLeftError(text)
-      raise RuntimeError(text)
+      raise RecurringError(text)
     progress.warn(f"this update step trains on fewer groups. {text}")
 
   def _starved(self, values: dict[str, float]) -> str:

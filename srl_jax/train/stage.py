@@ -22,6 +22,7 @@ from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data.templates import Task, Template
 from srl_jax.device_rewards.reward import DeviceRewardConfig
 from srl_jax.models import LanguageModel
+from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.rollout.record import Recorder
@@ -206,7 +207,7 @@ class Stage(Protocol):
     """
 
   def check(self, values: dict[str, float]) -> None:
-    """Raises RuntimeError if a finished update step's metrics are alarming."""
+    """Raises RecurringError if an update step's metrics are alarming."""
 
   def compiled_count(self) -> int:
     """How many programs are compiled, apart from the updater's."""
@@ -251,9 +252,9 @@ def update_on(
 
 
 def check_finite(values: dict[str, float]) -> None:
-  """Raises RuntimeError when the gradient has overflowed."""
+  """Raises RecurringError when the gradient has overflowed."""
   if not np.isfinite(values["grad_norm"]):
-    raise RuntimeError(
+    raise RecurringError(
       f"the gradient norm is {values['grad_norm']}: the loss overflowed; lower "
       "optim.learning_rate, try c.model.dtype='float32', or put "
       "JAX_DEBUG_NANS=True before the command, which shows the operation"

@@ -72,7 +72,7 @@ class UpdateLog:
     """Waits for the last update step, writes it, and looks whether it is well.
 
     Raises:
-      RuntimeError: it is not; see `Stage.check`.
+      RecurringError: it is not; see `Stage.check`.
     """
     if values := self._finish():
       self._stage.check(values)

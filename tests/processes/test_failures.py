@@ -2,13 +2,14 @@
 """What is said of full disks, and of buckets that fail in mid-run."""
 
 import errno
+import pickle
 import subprocess
 import sys
 import types
 
 import pytest
 
-from srl_jax.processes import failures
+from srl_jax.processes import children, failures
 from srl_jax.testing import experiment
 
 
@@ -103,6 +104,40 @@ def test_an_error_made_of_one_that_may_pass_may_pass():
   made.__cause__ = OSError(errno.ENOSPC, "No space")
   other.__cause__ = KeyError("x")
   assert failures.may_pass(made) and not failures.may_pass(other)
+
+
+def made_of(cause, error):
+  """Returns an error that was raised because of another."""
+  error.__cause__ = cause
+  return error
+
+
+@pytest.mark.parametrize(
+  ("error", "passes"),
+  [
+    (KeyError("no such field"), False),
+    (ConnectionError("the service is away"), True),
+    (MemoryError(), True),
+    (subprocess.TimeoutExpired("pytest", 9), True),
+    (made_of(TimeoutError(), RuntimeError("no judgement")), True),
+    (made_of(KeyError("x"), RuntimeError("no judgement")), False),
+    # A child that was killed, and one that ended by itself: its pipe broke.
+    (EOFError("exit code -9"), True),
+    (made_of(BrokenPipeError(), children.FailedError("exit code 7")), False),
+  ],
+)
+def test_code_that_its_machine_failed_may_be_tried_again(error, passes):
+  assert failures.is_of_machine(error) == passes
+  found = failures.RecurringError("a reward failed", passes=passes)
+  assert failures.may_pass(pickle.loads(pickle.dumps(found))) == passes
+  assert failures.is_of_machine(made_of(found, ValueError())) == passes
+
+
+@pytest.mark.parametrize(("status", "passes"), [(429, True), (400, False)])
+def test_a_busy_service_is_told_from_a_wrong_request(status, passes):
+  error = Exception("said by a service")
+  error.response = types.SimpleNamespace(status_code=status)
+  assert failures.is_of_machine(error) == passes
 
 
 def test_a_thread_that_ends_by_a_full_disk_leaves_no_traceback(capfd):

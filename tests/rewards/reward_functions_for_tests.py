@@ -59,6 +59,13 @@ def exits(action, target):
   sys.exit(0)
 
 
+def asks_a_service(action, target):
+  try:
+    raise ConnectionRefusedError("nobody answers")
+  except OSError as error:
+    raise ValueError("no judgement") from error
+
+
 def dies(action, target):
   del target
   if "die" in action:

@@ -37,6 +37,14 @@ def test_a_worker_that_hangs_up_is_reported_with_its_own_status():
     score(config, WorkersConfig(1))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_function_whose_service_is_away_may_be_tried_again(workers):
+  config = RewardConfig(function=USER + "asks_a_service")
+  with pytest.raises(RewardError, match="nobody answers") as error:
+    score(config, WorkersConfig(workers))
+  assert error.value.passes
+
+
 @pytest.mark.parametrize(
   ("values", "message"),
   [

@@ -13,6 +13,7 @@ import pytest
 from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains import DOMAINS
+from srl_jax.processes.failures import may_pass
 from srl_jax.rewards import Completion
 from srl_jax.rollout.episodes import EpisodeRules, sample_episodes
 from srl_jax.rollout.requests import Request
@@ -321,6 +322,7 @@ def test_an_exception_of_an_environment_names_domain_problem_and_action(
   assert "OSError: the disk is full" in message
   assert "raise OSError" in message  # where, in the user's code
   assert isinstance(caught.value.__cause__, OSError)
+  assert may_pass(caught.value)
   if where != "close":
     # Every environment that was opened is closed.
     assert all(replay.calls[-1] == "close" for replay in Replay.made)
@@ -375,6 +377,7 @@ def test_without_an_environment_the_domains_verdict_decides(
     "the verdict of the domain 'agents' failed at the problem 'agent' with "
     "the action 'fail'; it raised:"
   ) in str(caught.value)
+  assert not may_pass(caught.value)
 
 
 def test_a_verdict_that_cannot_be_found_is_an_error_before_anything_is_done(

@@ -11,6 +11,7 @@ import pytest
 from srl_jax import loading, sharding
 from srl_jax.data.batching import Widths
 from srl_jax.evaluate.estimates import Estimate
+from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import RewardError
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import tiny
@@ -19,6 +20,7 @@ from srl_jax.train.rl_config import RlConfig, RoundConfig
 from srl_jax.train.rl_parts import RlParts
 from srl_jax.train.rl_update import RlUpdate
 from srl_jax.train.sft import SftStage
+from srl_jax.train.stage import check_finite
 from srl_jax.types import make_branches
 from srl_jax.update.groups import DynamicSamplingConfig, make_groups
 from srl_jax.update.packing import PackShape
@@ -104,8 +106,15 @@ def test_what_a_stage_lacks_is_named(runs, tmp_path):
 @pytest.mark.parametrize("gap", [1.1, np.inf, np.nan])
 def test_a_sampler_that_may_differ_from_the_trainer_stops_the_run(gap):
   rl.check_logp_gap("srl", RlConfig(), {"logp_gap_max": 1.0})
-  with pytest.raises(RuntimeError, match=f"disagree by {gap:.3g} nats"):
+  with pytest.raises(RecurringError, match=f"disagree by {gap:.3g} nats"):
     rl.check_logp_gap("srl", RlConfig(), {"logp_gap_max": gap})
+
+
+@pytest.mark.parametrize("norm", [np.inf, np.nan])
+def test_a_gradient_that_overflows_stops_the_run(norm):
+  check_finite({"grad_norm": 1e9})
+  with pytest.raises(RecurringError, match=f"the gradient norm is {norm}: "):
+    check_finite({"grad_norm": norm})
 
 
 def test_a_batch_that_no_rounds_can_fill_is_refused(runs, tmp_path):
