@@ -25,7 +25,7 @@ from srl_jax.storage.workdir import RefusedError
 from srl_jax.train.stage import Run
 
 # File in the workdir for checksums of the weights that it began with.
-_WEIGHTS = "weights.json"
+WEIGHTS = "weights.json"
 
 
 def initial_params(run: Run) -> Any:
@@ -63,7 +63,7 @@ def base_params(run: Run, config: Config, workdir: pathlib.Path) -> Any:
 def write_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:
   """Writes checksums of the weights of a new run, for `check_weights`."""
   if config.weights != "random":
-    files.write_json(workdir / _WEIGHTS, weights.checksums(params))
+    files.write_json(workdir / WEIGHTS, weights.checksums(params))
 
 
 def check_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:
@@ -75,7 +75,7 @@ def check_weights(params: Any, config: Config, workdir: pathlib.Path) -> None:
   Raises:
     RefusedError: they are others now.
   """
-  path = workdir / _WEIGHTS
+  path = workdir / WEIGHTS
   if config.weights == "random" or not path.exists():
     return
   now, before = weights.checksums(params), json.loads(path.read_text())

@@ -31,7 +31,7 @@ from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.rewards.format import think_block
 from srl_jax.rollout.record import Recorder
-from srl_jax.storage.workdir import COMMITS, no_run
+from srl_jax.storage.workdir import COMMITS, RefusedError, no_run
 from srl_jax.tokenizers import (
   Tokenizer,
   TokenizerConfig,
@@ -92,11 +92,22 @@ def read_run_config(workdir: pathlib.Path) -> Config:
 
 
 def load_run(
-  config: Config, mesh: jax.sharding.Mesh, workdir: pathlib.Path
+  config: Config,
+  mesh: jax.sharding.Mesh,
+  workdir: pathlib.Path,
+  *,
+  is_kept: bool = False,
 ) -> Run:
   """Loads data and tokenizer and builds the model of a run.
 
+  Args:
+    config: of the run.
+    mesh: the devices.
+    workdir: folder of the run.
+    is_kept: whether the tokenizer must be the one that is kept in workdir.
+
   Raises:
+    RefusedError: it is another one.
     ValueError: a part cannot be used, or the parts do not belong together.
   """
   # Before the weights are fetched, which may take long.
@@ -115,6 +126,8 @@ def load_run(
   run = load_model(config, mesh, texts)
   if isinstance(run.template, ChatTemplate):
     run.template.chat.check_thinking()
+  if is_kept:
+    _check_kept(run, config, workdir)
   _keep(run, config, workdir)
   recorder = Recorder(workdir / "rollouts", config.rollouts)
   return dataclasses.replace(run, **splits, recorder=recorder)
@@ -178,6 +191,23 @@ def load_model(
     log_every=config.log_every,
     profile=config.profile,
   )
+
+
+def _check_kept(run: Run, config: Config, workdir: pathlib.Path) -> None:
+  """Refuses another tokenizer than the one that is kept in the workdir."""
+  folder = workdir / KEPT_TOKENIZER
+  kept, now = (
+    {file.name: file.read_bytes() for file in of}
+    for of in (folder.iterdir(), run.files)
+  )
+  names = sorted(kept.keys() | now.keys())
+  if different := [x for x in names if kept.get(x) != now.get(x)]:
+    raise RefusedError(
+      f"the tokenizer in {config.tokenizer.path} is not the one that {workdir} "
+      f"was begun with, which is kept in {folder} (not the same: "
+      f"{', '.join(different)}); give c.tokenizer.path of the same files, or "
+      "this run a --workdir of its own"
+    )
 
 
 def _keep(run: Run, config: Config, workdir: pathlib.Path) -> None:

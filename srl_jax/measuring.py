@@ -47,7 +47,11 @@ from srl_jax.trajectory import Trajectory
 
 
 class Measuring:
-  """The measurements of a run, with the problems of its suites."""
+  """The measurements of a run.
+
+  Attributes:
+    problems: the problems of its suites.
+  """
 
   def __init__(self, config: Config, run: Run, workdir: pathlib.Path):
     """Reads the suites, so that a missing file shows before any training.
@@ -58,12 +62,14 @@ class Measuring:
     self._config, self._run, self._workdir = config, run, workdir
     settings = config.evaluate
     self._plan = None
+    self.problems: Sequence[Problem] = ()
     if settings.suites:
       problems, domains = evaluator.read_suites(
         ",".join(settings.suites),
         settings.suites_folder,
         domain=config.data.domain,
       )
+      self.problems = problems
       self._plan = evaluator.Plan(
         problems,
         domains,

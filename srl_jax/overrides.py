@@ -32,6 +32,8 @@ FREE_TO_CHANGE = (
   "profile",
   "watchdog",
   "evaluate.answers_per_batch",
+  # Not how many problems: their share would be of others from there on.
+  "evaluate.suites_every_update_steps",
   "mesh",
   "model.remat",
   "model.attention_logits",
@@ -49,6 +51,15 @@ FREE_TO_CHANGE = (
   "srl.sampling.parts_per_round",
   "rlvr.sampling.parts_per_round",
   "reward_workers",
+)
+
+# Inputs may lie elsewhere when a run is resumed, with the same contents.
+INPUTS = (
+  "weights",
+  "tokenizer.path",
+  "data.path",
+  "evaluate.suites",
+  "evaluate.suites_folder",
 )
 
 

@@ -30,6 +30,7 @@ FLOORS = {
   "inference": 7,
   "loading": 7,
   "own_code": 7,
+  "ownership": 8,
   "initial_weights": 7,
   "saving": 7,
   "config": 7,

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run may have other than before when it goes on in its folder."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from srl_jax.evaluate.journal import read_answers
+from srl_jax.storage.workdir import RefusedError
+from srl_jax.testing import experiment
+
+
+class CutError(Exception):
+  """Stands for whatever may end a process."""
+
+
+def cut():
+  raise CutError
+
+
+def inputs(folder):
+  """Changes of a config whose inputs are in a folder."""
+  model = str(folder / "model")
+  return {
+    "weights": model,
+    "tokenizer__kind": "huggingface",
+    "tokenizer__path": model,
+    "tokenizer__train_vocab_size": 0,
+    "data__path": str(folder / "data.jsonl"),
+    "evaluate__suites": (f"copies={folder / 'copies.jsonl'}",),
+    "evaluate__suites_folder": str(folder),
+    "evaluate__suite_samples": 0,
+    "evaluate__suite_tokens": 4,
+    "evaluate__modes": (),
+    "sft__update_steps": 4,
+    "sft__validate_every": 0,
+  }
+
+
+@pytest.fixture(scope="module")
+def begun(runs, whole):
+  """A run that was cut after its first checkpoint, and its inputs."""
+  folder = runs.folder / "begun"
+  here = folder / "inputs"
+  shutil.copytree(whole.workdir / "model", here / "model")
+  experiment.write_data(here / "data.jsonl")
+  (here / "copies.jsonl").write_text(
+    "".join(f'{{"problem": "{n}: 1", "answer": "1"}}\n' for n in range(3))
+  )
+  with pytest.raises(CutError):
+    runs.run(folder / "run", "sft", events={("sft", 2): cut}, **inputs(here))
+  return folder
+
+
+@pytest.fixture
+def moved(begun, tmp_path):
+  """The same run, whose inputs have gone elsewhere."""
+  shutil.copytree(begun / "run", tmp_path / "run")
+  shutil.copytree(begun / "inputs", tmp_path / "elsewhere")
+  return tmp_path / "elsewhere"
+
+
+def test_inputs_may_lie_elsewhere_with_the_same_contents(
+  runs, begun, moved, tmp_path, capsys
+):
+  run = tmp_path / "run"
+  runs.run(run, "sft", **inputs(moved))
+  said = capsys.readouterr().out
+  assert "sft: resuming after update step 2 of 4" in said
+  old = begun / "inputs"
+  for field, name in (
+    ("weights", "model"),
+    ("tokenizer.path", "model"),
+    ("data.path", "data.jsonl"),
+    ("evaluate.suites_folder", ""),
+  ):
+    line = (
+      f"config.{field} was {str(old / name)!r} and is {str(moved / name)!r}; "
+      "the contents are the same, so the run goes on\n"
+    )
+    assert line in said
+  config = json.loads((run / "config.json").read_text())
+  assert config["weights"] == str(moved / "model")
+  # It is said once, and the old inputs are no longer needed.
+  runs.run(run, "sft", **inputs(moved))
+  assert "the contents are the same" not in capsys.readouterr().out
+  # Nor may they change where they are, between two moments.
+  other_suite(moved)
+  with pytest.raises(RefusedError, match="the suite copies changed since"):
+    runs.run(run, "sft", **inputs(moved))
+
+
+def other_weights(here):
+  path = here / "model" / "model.safetensors"
+  tensors = safetensors.numpy.load_file(path)
+  name = min(tensors)
+  tensors[name] = np.nextafter(tensors[name], 1)
+  safetensors.numpy.save_file(tensors, path)
+
+
+def other_tokenizer(here):
+  path = here / "model" / "generation_config.json"
+  path.write_text(path.read_text() + "\n")
+
+
+def other_data(here):
+  """Changes a thought in one of the trajectories to train on."""
+  path = here / "data.jsonl"
+  records = [json.loads(line) for line in path.read_text().splitlines()]
+  records[0]["steps"][0]["thought"] = ","
+  path.write_text("".join(json.dumps(x) + "\n" for x in records))
+
+
+def other_suite(here):
+  path = here / "copies.jsonl"
+  path.write_text(path.read_text().replace("2: 1", "2: 3"))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (other_weights, "the weights in .*/elsewhere/model changed since .*/run w"),
+    (other_tokenizer, r"the tokenizer in .* \(not the same: generation_conf"),
+    (other_data, "the train split changed since"),
+    (other_suite, r"the suite copies changed since .* \(it had 3 problems, "),
+  ],
+)
+def test_inputs_elsewhere_with_other_contents_are_refused(
+  runs, begun, moved, tmp_path, change, message
+):
+  run = tmp_path / "run"
+  change(moved)
+  with pytest.raises(RefusedError, match=message):
+    runs.run(run, "sft", **inputs(moved))
+  # The old command still belongs to the folder.
+  config = json.loads((run / "config.json").read_text())
+  assert config["weights"] == str(begun / "inputs" / "model")
+
+
+def test_other_inputs_are_another_configuration(runs, moved, tmp_path):
+  run, changes = tmp_path / "run", inputs(moved)
+  for other in (
+    {"weights": "random"},
+    {"evaluate__suites": (str(moved / "data.jsonl"),)},
+  ):
+    with pytest.raises(RefusedError, match="a run of another configuration"):
+      runs.run(run, "sft", **changes | other)
+  # Nothing is kept that its contents could be compared with.
+  (run / "weights.json").unlink()
+  with pytest.raises(RefusedError, match=r"config\.weights was "):
+    runs.run(run, "sft", **changes)
+
+
+def test_suites_may_be_answered_more_or_less_often(runs, moved, tmp_path):
+  run, changes = tmp_path / "run", inputs(moved)
+  changes["evaluate__suites_problems"] = 32
+  runs.run(run, "sft", evaluate__suites_every_update_steps=1, **changes)
+  suites = run / "suites"
+  assert {x.name for x in suites.iterdir()} == {
+    *("before", "sft_3", "sft_4", "after_sft")
+  }
+  assert len(read_answers(suites / "sft_3")) == 3
+  assert "sft/suite_copies" in (run / "metrics.csv").read_text()
+  # The share of other problems is another number.
+  changes["evaluate__suites_problems"] = 2
+  with pytest.raises(RefusedError, match="suites_problems was 32 and is 2"):
+    runs.run(run, "sft", **changes)
+
+
+def test_a_shorter_run_is_refused_with_a_way_out(runs, moved, tmp_path):
+  changes = inputs(moved) | {"sft__update_steps": 3}
+  with pytest.raises(RefusedError) as got:
+    runs.run(tmp_path / "run", "sft", **changes)
+  assert str(got.value).endswith(
+    "; a run does not end sooner, as its rates may depend on sft.update_steps "
+    "and its best parameters may be of a later one: to end it now, stop it, "
+    "and write the best that it has by srl_jax export "
+    f"--workdir={tmp_path / 'run'} --out=DIR"
+  )
