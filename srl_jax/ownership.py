@@ -20,6 +20,7 @@ from srl_jax import agreement, held_out, loading, progress, sharding, storage
 from srl_jax.config import Config
 from srl_jax.data.suites import parse_suites
 from srl_jax.domains.suite import Suite
+from srl_jax.evaluate import journal
 from srl_jax.initial_weights import WEIGHTS
 from srl_jax.overrides import FREE_TO_CHANGE, INPUTS
 from srl_jax.storage import files
@@ -50,12 +51,14 @@ def claim(config: Config, workdir: pathlib.Path) -> Claim:
   Of a `Claim` that is not empty, `confirm` writes the config.
 
   Raises:
-    RefusedError: the folder is that of another run.
+    RefusedError: the folder is that of another run, or of something else.
     ValueError: its config cannot be read.
   """
   path = workdir / _CONFIG
   results = agreement.read_json(workdir / "results.json")
-  if agreement.read_json(path) is not None:
+  found = agreement.read_json(path)
+  _refuse_others(found, workdir)
+  if found is not None:
     # A field that this version has added has its default in it.
     before = resolved(loading.read_run_config(workdir))
     other = _compare(config, before, workdir, has_begun=results is not None)
@@ -108,6 +111,31 @@ def of_stages_to_come(config: Config, workdir: pathlib.Path) -> tuple[str, ...]:
 def resolved(config: Config) -> dict[str, Any]:
   """Returns the config as it is read again from JSON."""
   return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _refuse_others(
+  config: Mapping[str, Any] | None, workdir: pathlib.Path
+) -> None:
+  """Refuses a folder in which a run would overwrite what is no run's.
+
+  Args:
+    config: what its config.json holds; None if it has none.
+    workdir: the folder.
+  """
+  what = ""
+  if config is None:
+    names = (journal.FACTS, *journal.WRITTEN)
+    found = [name for name in names if (workdir / name).exists()]
+    # A disk that is shared may still show the others an earlier state.
+    if found := sharding.gather_objects(found)[0]:
+      what = f"has {', '.join(found)} and no {_CONFIG}"
+  elif "model_type" in config:
+    what = f"has the {_CONFIG} of a model"
+  if what:
+    raise RefusedError(
+      f"--workdir={workdir} {what}, so it is no folder of a run, and a run "
+      "would overwrite what is there; give this run a --workdir of its own"
+    )
 
 
 def _compare(

@@ -2,6 +2,7 @@
 """What a run may have other than before when it goes on in its folder."""
 
 import json
+import pathlib
 import shutil
 
 import numpy as np
@@ -168,6 +169,34 @@ def test_suites_may_be_answered_more_or_less_often(runs, moved, tmp_path):
   changes["evaluate__suites_problems"] = 2
   with pytest.raises(RefusedError, match="suites_problems was 32 and is 2"):
     runs.run(run, "sft", **changes)
+
+
+@pytest.mark.parametrize(
+  ("files", "found"),
+  [
+    (["evaluation.json", "results.json"], "has evaluation.json, results.json "),
+    (["problems.jsonl"], "has problems.jsonl and no config.json"),
+  ],
+)
+def test_a_folder_of_something_else_is_no_workdir(runs, tmp_path, files, found):
+  for name in files:
+    (tmp_path / name).write_text("{}")
+  with pytest.raises(RefusedError) as got:
+    runs.run(tmp_path, "sft")
+  said = str(got.value)
+  assert said.startswith(f"--workdir={tmp_path} {found}")
+  assert said.endswith("give this run a --workdir of its own")
+  assert "\n" not in said
+  left = {x.name for x in pathlib.Path(tmp_path).iterdir()}
+  assert left == {*files, "run.lock"}
+
+
+def test_a_models_folder_is_no_workdir(runs, whole, tmp_path):
+  shutil.copytree(whole.workdir / "model", tmp_path / "model")
+  with pytest.raises(
+    RefusedError, match=r"has the config\.json of a model, so"
+  ):
+    runs.run(tmp_path / "model", "sft")
 
 
 def test_a_shorter_run_is_refused_with_a_way_out(runs, moved, tmp_path):

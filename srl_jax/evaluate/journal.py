@@ -33,7 +33,7 @@ FACTS = "evaluation.json"
 PROBLEMS = "problems.jsonl"
 ANSWERS = "answers.jsonl"
 # What an evaluation writes; without FACTS beside them they are something else.
-_WRITTEN = (PROBLEMS, ANSWERS, "results.json", "table.md", "table.csv")
+WRITTEN = (PROBLEMS, ANSWERS, "results.json", "table.md", "table.csv")
 
 
 class Journal:
@@ -143,7 +143,7 @@ def check_folder(folder: pathlib.Path) -> None:
   Raises:
     ValueError: it has files of these names, and not what they belong to.
   """
-  found = [name for name in _WRITTEN if (folder / name).exists()]
+  found = [name for name in WRITTEN if (folder / name).exists()]
   if found and not (folder / FACTS).exists():
     raise ValueError(
       f"{folder} has {', '.join(found)} and no {FACTS}, so an evaluation would "
