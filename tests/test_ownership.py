@@ -171,6 +171,20 @@ def test_suites_may_be_answered_more_or_less_often(runs, moved, tmp_path):
     runs.run(run, "sft", **changes)
 
 
+def test_a_suite_that_is_answered_otherwise_names_the_folder_to_remove(
+  runs, moved, tmp_path
+):
+  run = tmp_path / "run"
+  facts = run / "suites" / "after_sft" / "evaluation.json"
+  facts.parent.mkdir()
+  facts.write_text("{}")
+  with pytest.raises(ValueError, match=r"in a run, remove that folder") as got:
+    runs.run(run, "sft", **inputs(moved))
+  assert str(got.value).startswith(f"{facts.parent} holds another evaluation (")
+  shutil.rmtree(facts.parent)
+  assert "after sft" in runs.run(run, "sft", **inputs(moved)).results
+
+
 @pytest.mark.parametrize(
   ("files", "found"),
   [

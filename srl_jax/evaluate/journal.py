@@ -71,7 +71,8 @@ class Journal:
     if different and not is_outdated:
       raise ValueError(
         f"{folder} holds another evaluation ({'; '.join(different[:5])}); "
-        "give this one an --out of its own"
+        "give this one an --out of its own, or, in a run, remove that folder, "
+        "which the same command answers anew"
       )
     self.answers = read_answers(folder)
     if is_outdated:

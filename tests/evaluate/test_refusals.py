@@ -145,7 +145,8 @@ def test_a_folder_of_another_or_damaged_evaluation_is_refused(
   out = finished(command, tmp_path / "out", suite)
   holds = f"{out} holds another evaluation "
   assert refused(seed=3) == (
-    f"{holds}(seed was 0 and is 3); give this one an --out of its own"
+    f"{holds}(seed was 0 and is 3); give this one an --out of its own, or, in "
+    "a run, remove that folder, which the same command answers anew"
   )
   assert refused(max_new_tokens=9).startswith(
     f"{holds}(changes of the protocol are (max_new_tokens 8 instead of 8192, "
