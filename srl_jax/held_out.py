@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import pathlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from srl_jax import agreement
@@ -29,8 +29,7 @@ def check(
   splits: Mapping[str, Sequence[Trajectory]],
   problems: Sequence[Problem],
   workdir: pathlib.Path,
-  *,
-  has_moved: bool,
+  moved: Collection[str] = (),
 ) -> None:
   """Refuses other problems than those of the moments measured before.
 
@@ -41,8 +40,8 @@ def check(
     splits: all data, by the names of the splits.
     problems: those of the suites.
     workdir: folder of the run.
-    has_moved: whether the data were named otherwise before, so that those that
-      are trained on must be the same here, too.
+    moved: fields of the inputs that were named otherwise before; of data, those
+      that are trained on must be the same, too.
 
   Raises:
     RefusedError: they are others; the message names the split or the suite.
@@ -51,8 +50,7 @@ def check(
   path = workdir / CHECKSUMS
   before = agreement.read_json(path)
   if before and agreement.read_json(workdir / "results.json") is not None:
-    compared = splits if has_moved else _HELD_OUT
-    for name in compared:
+    for name in splits if "data.path" in moved else _HELD_OUT:
       _compare(f"the {name} split", before.get(name), now[name], workdir)
     suites = before.get("suites", {})
     for name, of_suite in now["suites"].items():

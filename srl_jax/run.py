@@ -33,7 +33,7 @@ import dataclasses
 import json
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -100,24 +100,13 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     settings = ownership.resolved(config)
     agreement.check_same({"config": settings, "versions": versions()})
     claimed = ownership.claim(config, workdir)
-    with progress.task("loading data and tokenizer"):
-      run = loading.load_run(
-        config, mesh, workdir, is_kept="tokenizer.path" in claimed.moved
-      )
-    _keep_commits(config, workdir, has_moved=bool(claimed.moved))
-    if jax.process_count() > 1:
-      agreement.check_same(_checksums(run))
+    run = _load(config, mesh, workdir, claimed.moved)
     shown, fingerprint = dataclasses.asdict(config), _fingerprint(config)
     trackers = open_trackers(config.trackers, workdir, shown, fingerprint)
     stack.push(lambda error, *_: trackers.close(failed=error is not None))
     run = dataclasses.replace(run, trackers=trackers)
     measuring = Measuring(config, run, workdir)
-    held_out.check(
-      _splits(run),
-      measuring.problems,
-      workdir,
-      has_moved="data.path" in claimed.moved,
-    )
+    held_out.check(_splits(run), measuring.problems, workdir, claimed.moved)
     to_come = ownership.of_stages_to_come(config, workdir)
     own_code.check(config, workdir, to_come)
     _note_versions(workdir)
@@ -127,8 +116,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       stages = make_stages(run, configs, workdir, again)
     for stage in stages.values():
       stack.callback(stage.close)
-    has_moved = "weights" in claimed.moved
-    params = _first_params(config, run, stages, workdir, has_moved=has_moved)
+    params = _first_params(config, run, stages, workdir, claimed.moved)
     print_summary(config, run, params)
     for stage in stages.values():
       stage.prepare(params)
@@ -159,13 +147,35 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
   return results
 
 
+def _load(
+  config: Config,
+  mesh: jax.sharding.Mesh,
+  workdir: pathlib.Path,
+  moved: Collection[str],
+) -> Run:
+  """Loads data and tokenizer; all processes must have read the same.
+
+  Args:
+    config: of the run.
+    mesh: the devices.
+    workdir: folder of the run.
+    moved: the inputs that are named otherwise than before.
+  """
+  is_kept = "tokenizer.path" in moved
+  with progress.task("loading data and tokenizer"):
+    run = loading.load_run(config, mesh, workdir, is_kept=is_kept)
+  _keep_commits(config, workdir, moved)
+  if jax.process_count() > 1:
+    agreement.check_same(_checksums(run))
+  return run
+
+
 def _first_params(
   config: Config,
   run: Run,
   stages: Mapping[str, Stage],
   workdir: pathlib.Path,
-  *,
-  has_moved: bool,
+  moved: Collection[str],
 ) -> Any:
   """Returns what the first stage starts from.
 
@@ -176,7 +186,7 @@ def _first_params(
   is_needed = "before" not in results or needs_first_params(
     run, config.stages, stages, workdir
   )
-  if not (is_needed or has_moved):
+  if not (is_needed or "weights" in moved):
     return initial_weights.abstract_params(run)
   with progress.task("loading the first parameters"):
     params = initial_weights.initial_params(run)
@@ -210,7 +220,7 @@ def print_summary(config: Config, run: Run, params: Any) -> None:
 
 
 def _keep_commits(
-  config: Config, workdir: pathlib.Path, *, has_moved: bool
+  config: Config, workdir: pathlib.Path, moved: Collection[str]
 ) -> None:
   """Writes which commits came from the hub, for `loading.pin_commits`.
 
@@ -222,7 +232,7 @@ def _keep_commits(
   agreement.check_same({"commits on the Hugging Face hub": found})
   if found:
     # The run may still be refused what has moved.
-    kept = agreement.read_json(workdir / COMMITS) if has_moved else None
+    kept = agreement.read_json(workdir / COMMITS) if moved else None
     files.write_json(workdir / COMMITS, (kept or {}) | found)
 
 

@@ -160,8 +160,9 @@ def test_suites_may_be_answered_more_or_less_often(runs, moved, tmp_path):
   changes["evaluate__suites_problems"] = 32
   runs.run(run, "sft", evaluate__suites_every_update_steps=1, **changes)
   suites = run / "suites"
+  # It goes on with update step 2, which had no suites before.
   assert {x.name for x in suites.iterdir()} == {
-    *("before", "sft_3", "sft_4", "after_sft")
+    *("before", "sft_2", "sft_3", "sft_4", "after_sft")
   }
   assert len(read_answers(suites / "sft_3")) == 3
   assert "sft/suite_copies" in (run / "metrics.csv").read_text()

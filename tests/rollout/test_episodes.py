@@ -321,8 +321,7 @@ def test_an_exception_of_an_environment_names_domain_problem_and_action(
   )
   assert "OSError: the disk is full" in message
   assert "raise OSError" in message  # where, in the user's code
-  assert isinstance(caught.value.__cause__, OSError)
-  assert may_pass(caught.value)
+  assert isinstance(caught.value.__cause__, OSError) and may_pass(caught.value)
   if where != "close":
     # Every environment that was opened is closed.
     assert all(replay.calls[-1] == "close" for replay in Replay.made)
@@ -365,8 +364,7 @@ def test_without_an_environment_the_domains_verdict_decides(
   use(environment=None, verdict="verdicts_of_test:verdict")
   texts = ["<think>a</think>x", f"<think>b</think>{last}"]
   [episode], _ = play([agent("1")], texts, turns=2)
-  assert episode.is_correct is is_correct
-  assert episode.observations == ()
+  assert episode.is_correct is is_correct and episode.observations == ()
   # Without a reference there is no verdict, and no call.
   unknown = dataclasses.replace(agent("1"), answer=None)
   [episode], _ = play([unknown], texts, turns=2)

@@ -14,7 +14,6 @@ import pytest
 from flax import linen as nn
 
 from srl_jax import initial_weights, loading, sharding
-from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import RewardConfig
 from srl_jax.testing import experiment
 from srl_jax.train import loop as train
@@ -248,7 +247,7 @@ def test_a_sampler_that_differs_from_the_trainer_stops_the_run(
   changes = {"srl__max_logp_gap": 0.1, "checkpoint__every_update_steps": 1}
   with (
     started(runs, whole, tmp_path, "srl", **changes) as (run, configs, params),
-    pytest.raises(RecurringError, match="sampler and trainer disagree by"),
+    pytest.raises(RuntimeError, match="sampler and trainer disagree by"),
   ):
     train_all(run, configs, params, tmp_path)
   # What they computed is not kept.
@@ -271,7 +270,7 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
     equal = rl_updates(
       run, configs, params, dynamic_sampling=limit, reward=half
     )
-    with pytest.raises(RecurringError) as caught:
+    with pytest.raises(RuntimeError) as caught:
       equal.next_batch(params, 0)
     assert re.match(
       r"srl: after 2 rounds of sampling only 0 of 12 groups have rewards that "
@@ -284,7 +283,7 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
 
     random = nn.unbox(run.policy.init(jax.random.key(0)))
     updates = rl_updates(run, configs, params, dynamic_sampling=limit)
-    with pytest.raises(RecurringError) as caught:
+    with pytest.raises(RuntimeError) as caught:
       updates.next_batch(random, 0)
     assert "100.0% of the samples break the format" in str(caught.value)
     assert "mostly: not_stopped" in str(caught.value)
@@ -306,7 +305,7 @@ def test_half_a_batch_is_trained_on(runs, whole, tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.startswith("warning: this update step trains on fewer groups. ")
     assert f"sampling only {kept} of {2 * kept} groups have rewards" in said
-    with pytest.raises(RecurringError, match=f"only {kept} of {2 * kept + 1} "):
+    with pytest.raises(RuntimeError, match=f"only {kept} of {2 * kept + 1} "):
       branches(2 * kept + 1)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from srl_jax.checkpoint import Checkpointer
+from srl_jax.processes.failures import RecurringError
 from srl_jax.train import rl_update
 from srl_jax.update import groups
 
@@ -77,14 +78,14 @@ def test_a_stage_that_ended_early_does_not_go_on_when_it_is_resumed(
 
 
 def test_nothing_to_learn_from_at_first_is_an_error(runs, keep_none, tmp_path):
-  with pytest.raises(RuntimeError, match="only 0 of 12 groups have rewards"):
+  with pytest.raises(RecurringError, match="only 0 of 12 groups have rewards"):
     run(runs, tmp_path / "run", events={("srl", 0): keep_none})
 
 
 def test_what_the_error_asks_for_can_be_done_in_the_same_folder(
   runs, keep_none, monkeypatch, tmp_path, capsys
 ):
-  with pytest.raises(RuntimeError, match=r"raise c\.srl\.sampling\.samples"):
+  with pytest.raises(RecurringError, match=r"raise c\.srl\.sampling\.samples"):
     run(runs, tmp_path / "run", events={("srl", 0): keep_none})
   monkeypatch.undo()
   # Evaluation has the same contexts, and the first stage is done.
@@ -112,7 +113,7 @@ def test_broken_formats_are_an_error_at_any_time(
       lambda rounds: measured(rounds) | {"format_failure": 0.6},
     )
 
-  with pytest.raises(RuntimeError, match=r"60.0% of the samples break") as x:
+  with pytest.raises(RecurringError, match=r"60.0% of the samples break") as x:
     run(runs, tmp_path / "run", events={("srl", 4): break_formats})
   # They held before, so the learning rate is the first to suspect.
   assert "broken the model: lower c.srl.optim.learning_rate" in str(x.value)
