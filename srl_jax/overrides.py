@@ -63,10 +63,10 @@ INPUTS = (
 )
 
 
-def without_free(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns a config, as it is in JSON, without the fields FREE_TO_CHANGE."""
+def without_changeable(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns a config, as it is in JSON, without FREE_TO_CHANGE and INPUTS."""
   kept = copy.deepcopy(dict(config))
-  for path in FREE_TO_CHANGE:
+  for path in (*FREE_TO_CHANGE, *INPUTS):
     *parents, last = path.split(".")
     del functools.reduce(operator.getitem, parents, kept)[last]
   return kept

@@ -54,7 +54,7 @@ from srl_jax.config import Config
 from srl_jax.data.splits import SPLITS
 from srl_jax.measuring import Measuring
 from srl_jax.models import hf_files
-from srl_jax.overrides import without_free
+from srl_jax.overrides import without_changeable
 from srl_jax.processes import watchdog
 from srl_jax.report.results_table import results_table
 from srl_jax.storage import files
@@ -255,7 +255,7 @@ def _note_versions(workdir: pathlib.Path) -> None:
 
 def _fingerprint(config: Config) -> str:
   """Checksum of the settings and the code that metrics follow from."""
-  settings = without_free(ownership.resolved(config))
+  settings = without_changeable(ownership.resolved(config))
   parts = [settings, versions(), own_code.checksums(config)]
   return f"{zlib.crc32(json.dumps(parts, sort_keys=True).encode()):08x}"
 
