@@ -179,17 +179,23 @@ def _argument(text: str, at: int) -> tuple[str, int]:
 
 
 _SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
+# Words have three letters, one of them a vowel: mgh and Mgh are products, aabb
+# and Aabb are genotypes.
+_WORDS = re.compile(
+  r"\b(?:[Nn]o|(?=\w*[AEIOUYaeiouy])(?!(?i:(?:(\w)\1)+)\b)"
+  r"(?:[A-Z]?[a-z]{2,}|[A-Z]{3,}))\b"
+)
 
 
 def normalise(text: str) -> str:
   """Returns the form in which answers that are no numbers are compared.
 
-  Spaces go, arguments get their braces, products lose their signs, and an
-  answer in words loses its capitals.
+  Spaces go, arguments get their braces, and words of an answer in words lose
+  their capitals.
   """
   text = tidy(text)
-  if re.fullmatch(r"[A-Za-z\s'.-]+", text) and len(text) > 1:
-    text = text.lower()
+  if re.fullmatch(r"[A-Za-z\s'.-]+", text):
+    text = _WORDS.sub(lambda word: word[0].lower(), text)
   text = brace(text).replace("^{\\prime}", "'")
   return _SPACES.sub("", text).removeprefix("+")
 

@@ -135,6 +135,9 @@ D | (D) P(A) = 3
 C | (C) angle A: 30
 m \frac{dv}{dt}+bv=f | m \frac{d v}{d t}=f-b v
 2x | \frac{d}{dx} x^2
+no | No
+YES | Yes.
+\text{The red one} | the Red one
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -250,6 +253,14 @@ m \frac{dv}{dt}+bv=f | 5 m \frac{dv}{dt}+bv=f
 \frac{dx}{dt}=kx-a | \frac{dy}{dt}=kx-a
 \frac{\partial u}{\partial x}=u | \frac{\partial u}{\partial t}=u
 \frac{d(mv)}{dt}+3 | 3+\frac{dI}{dt}
+F = Mg | F = mg
+Mgh | mgh
+M - n | m - n
+kT | kt
+rr | Rr
+AaBb | aabb
+heterozygous Aabb | heterozygous aabb
+No | NO
 """
 
 
