@@ -12,8 +12,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
 
+from srl_jax.rewards.equations import (
+  RELATION,
+  forms_of,
+  has_letters,
+  is_plain,
+  may_drop,
+  sides_of,
+)
 from srl_jax.rewards.expressions import same_expression
 from srl_jax.rewards.parts import (
   NAME,
@@ -24,7 +31,7 @@ from srl_jax.rewards.parts import (
   parts_of,
   split_outside,
 )
-from srl_jax.rewards.quantity import is_unit, parse_quantity, same_quantity
+from srl_jax.rewards.quantity import parse_quantity, same_quantity, split_unit
 from srl_jax.rewards.tex import normalise, spell, tidy
 
 # A model may write a thousand brackets; lists are taken apart by recursion.
@@ -59,9 +66,9 @@ def _same(a: str, b: str) -> bool:
       return verdict
   a, b = spell(a), spell(b)
   # A term with variables is no number; models write many, the judge is slow.
-  if number_a is not None and _has_letters(b):
+  if number_a is not None and has_letters(b):
     return False
-  if number_b is not None and _has_letters(a):
+  if number_b is not None and has_letters(a):
     return False
   return same_expression(a, b)
 
@@ -103,7 +110,8 @@ def _is_group(text: str) -> bool:
 
 
 _CHOICE = re.compile(
-  r"(?:(?i:option|choice)\s*)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])\s*(.*)"
+  r"(?:(?i:option|choice)\s*)?(?:\(\s*([A-J])\s*\)|([A-J])\s*[).:])"
+  r"((?:[\s\d].*)?)"
   r"|(?i:option|choice)\s+([A-J])",
   re.DOTALL,
 )
@@ -114,6 +122,10 @@ _OTHER_CHOICE = re.compile(
   r"(?:.*?(?<![A-Za-z\\(])(?:\(\s*)?[A-J]\s*\)"
   r"|(?:.*?[,;\n\d]\s*)?[A-J]\s*[.:])",
   re.DOTALL,
+)
+# After a letter that is a term; the sign of "(A) -3" is the number's.
+_OPERATOR = re.compile(
+  r"[-+]\s|[+*/^!=<>]|\\(?:times|cdot|div|pm|mp|leq|geq|neq)(?![A-Za-z])"
 )
 
 
@@ -141,14 +153,9 @@ def _letter(text: str) -> tuple[str, str] | None:
   if match is None:
     return None
   rest = (match[3] or "").strip()
-  if rest and _OTHER_CHOICE.match(rest):
+  if rest and (_OTHER_CHOICE.match(rest) or _OPERATOR.match(rest)):
     return None
   return match[1] or match[2] or match[4], rest
-
-
-_EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
-_RELATION = re.compile(r"[<>≠]|\\(?:leq|geq|neq|approx|equiv|sim)(?![A-Za-z])")
-_INNER = re.compile(r"\([^()]*\)|_\s*(?:\{[^{}]*\}|\w)|\\[A-Za-z]+")
 
 
 def _equations(text: str) -> list[str]:
@@ -169,89 +176,27 @@ def _equation(a: str, b: str) -> bool | None:
   """Compares equations, and an equation with what may be its right side."""
   if "=" not in a and "=" not in b:
     return None
-  sides_a, sides_b = _sides(a), _sides(b)
+  sides_a, sides_b = sides_of(a), sides_of(b)
   if sides_a is None or sides_b is None:
     return None
   if len(sides_a) > 1 and len(sides_b) > 1:
     ends_a, ends_b = (sides_a[0], sides_a[-1]), (sides_b[0], sides_b[-1])
     if all(map(_same, ends_a, ends_b)) or all(map(_same, ends_a, ends_b[::-1])):
       return True
-    return same_expression(spell(a), spell(b)) if _plain(a, b) else False
+    return same_expression(spell(a), spell(b)) if is_plain(a, b) else False
   if len(sides_a) > 1:
-    return _may_drop(sides_a) and _same(sides_a[-1], b)
-  if not NAME.fullmatch(sides_b[0]) or _has_letters(sides_b[-1]):
+    return may_drop(sides_a) and _same(_unwrap(sides_a[-1]), b)
+  if not NAME.fullmatch(sides_b[0]) or has_letters(sides_b[-1]):
     return False
   return _same(a, sides_b[-1])
 
 
-_ABOUT = re.compile(r"\\(?:approx|simeq|sim)(?![A-Za-z])|≈")
-# Relative; what two numbers may differ by of which one is about the other.
-_MAX_ROUNDING = Fraction(1, 10)
-
-
 def _approximation(a: str, b: str) -> bool | None:
   """Compares x \\approx y as x, and as the equation x = y."""
-  forms_a, forms_b = _forms(a), _forms(b)
+  forms_a, forms_b = forms_of(a), forms_of(b)
   if forms_a == [a] and forms_b == [b]:
     return None
   return any(_same(x, y) for x in forms_a for y in forms_b)
-
-
-def _forms(text: str) -> list[str]:
-  sides = [side.strip() for side in split_outside(text, _ABOUT)]
-  if len(sides) != 2 or not sides[1] or _has_letters(sides[1]):
-    return [text]
-  if len(parts_of(text)) > 1:
-    return [text]
-  exact, rounded = sides
-  if not exact:
-    return [rounded]
-  number, other = parse_quantity(exact), parse_quantity(rounded)
-  if number and other:
-    error = abs(number.value - other.value)
-    if error > _MAX_ROUNDING * abs(number.value):
-      return [exact]
-  equation = f"{exact} = {rounded}"
-  return [equation] if NAME.fullmatch(exact) else [exact, equation]
-
-
-def _plain(*texts: str) -> bool:
-  """Whether each text has one equals sign: chains are not for the judge."""
-  return all(len(_EQUALS.findall(text)) == 1 for text in texts)
-
-
-def _sides(text: str) -> list[str] | None:
-  """Returns what stands between equals signs; None of other relations."""
-  sides = [side.strip() for side in split_outside(text, _EQUALS)]
-  if not all(sides) or (len(sides) > 1 and _RELATION.search(text)):
-    return None
-  parts = parts_of(text)
-  return None if len(parts) > 1 and len(sides) > 1 else sides
-
-
-def _may_drop(sides: list[str]) -> bool:
-  """Whether a chain of equations says what its right side is.
-
-  So do x = 6, f(4) = 6, |AB| = 6, m + n = 6 and 2 + 4 = 6, but not 2x = 6.
-  """
-  left = sides[0]
-  if NAME.fullmatch(left) or left[0] == left[-1] == "|":
-    return True
-  if left.startswith("\\frac{d") or not _has_letters(left):
-    return True
-  bare = _INNER.sub("", left)
-  terms = re.findall("[A-Za-z]", bare)
-  return not re.search(r"\d", bare) or (
-    len(set(terms)) > 1 and bool(re.search(r"\w\s*[-+]", bare))
-  )
-
-
-def _has_letters(text: str) -> bool:
-  """Whether text has variables; pi, e and i are numbers, and so is 5 cm."""
-  if parse_quantity(text) is not None:
-    return False
-  bare = re.sub(r"\\(?:begin|end)\{\w+\}|\\[A-Za-z]+", " ", text)
-  return bool(re.search(r"[A-DF-Za-df-hj-z]", bare))
 
 
 _MEMBER = re.compile(
@@ -300,12 +245,17 @@ def _union(a: str, b: str) -> bool | None:
   if len(parts_a) == len(parts_b):
     return _same_bag([p.strip() for p in parts_a], [p.strip() for p in parts_b])
   # One of them may be an inequality.
-  return None if _RELATION.search(a + b) else False
+  return None if RELATION.search(a + b) else False
 
 
 def _lists(a: str, b: str) -> bool | None:
-  """Compares lists, sets, tuples and intervals element by element."""
-  list_a, list_b = elements_of(a), elements_of(b)
+  """Compares lists, sets, tuples and intervals element by element.
+
+  The comma of 58,500 is no list's.
+  """
+  list_a, list_b = (
+    elements_of(x) if parse_quantity(x) is None else None for x in (a, b)
+  )
   if list_a is None or list_b is None:
     one, other = (list_a, b) if list_a else (list_b, a)
     if one is None:
@@ -356,27 +306,14 @@ def _matrices(a: str, b: str) -> bool | None:
   )
 
 
-_MAX_UNIT_WORDS = 3
-
-
 def _units(a: str, b: str) -> bool | None:
   """Compares terms with units, such as 12 \\pi cm."""
-  (term_a, unit_a), (term_b, unit_b) = _split_unit(a), _split_unit(b)
+  (term_a, unit_a), (term_b, unit_b) = split_unit(a), split_unit(b)
   if not unit_a and not unit_b:
     return None
   if unit_a and unit_b and not _same("1 " + unit_a, "1 " + unit_b):
     return False
-  return _same(term_a, term_b)
-
-
-def _split_unit(text: str) -> tuple[str, str]:
-  """Returns a term and its unit, of two letters or more; "" if it has none."""
-  words = re.sub(r"\s*\^\s*", "^", text).split()
-  for count in range(min(_MAX_UNIT_WORDS, len(words) - 1), 0, -1):
-    unit = " ".join(words[-count:])
-    if re.match("[A-Za-z]{2}", unit) and is_unit(unit):
-      return " ".join(words[:-count]), unit
-  return text, ""
+  return _same(_unwrap(term_a), _unwrap(term_b))
 
 
 _Rule = Callable[[str, str], bool | None]

@@ -31,7 +31,7 @@ _TOO_BIG = re.compile(
 _NOT_JUDGED = re.compile(
   r"[:;?\"@#`']|\.\.|\d\s*_|\^\s*\{?T\b|\\(?:text|mbox|prime|begin|pm|mp|approx"
   r"|sim|simeq|cong|equiv|propto|[bp]?mod|to|rightarrow|implies|Rightarrow|neg"
-  r"|lnot)(?![A-Za-z])"
+  r"|lnot|not[a-z]*)(?![A-Za-z])"
 )
 _COMMAND = re.compile(r"\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{4,}")
@@ -48,18 +48,25 @@ def may_be_expression(text: str) -> bool:
 
 
 @functools.lru_cache(4096)
-def same_expression(candidate: str, reference: str) -> bool:
+def same_expression(
+  candidate: str, reference: str, within: float = 0.0
+) -> bool:
   """Returns whether the judge takes two pieces of TeX for the same.
+
+  Args:
+    candidate: of a model.
+    reference: what it is compared with.
+    within: what two numbers may differ by, as a share of the reference.
 
   Raises:
     ValueError: math-verify is not installed.
   """
   if not (may_be_expression(candidate) and may_be_expression(reference)):
     return False
-  return bool(ask_judge("", candidate, reference))
+  return bool(ask_judge("", candidate, reference, within))
 
 
-def ask_judge(harness: str, *question: str) -> Any:
+def ask_judge(harness: str, *question: str | float) -> Any:
   """Returns what judge.py answers, or None if it took too much time or memory.
 
   Args:

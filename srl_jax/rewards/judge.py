@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process of expressions.py: `python -m srl_jax.rewards.judge`.
 
-It answers ["", candidate, reference] by true or false, and [harness, task,
-text, answer, solution] by the final answer and true or false, as harnesses/
-finds them; either by the text of an error.
+It answers ["", candidate, reference, within] by true or false, and [harness,
+task, text, answer, solution] by the final answer and true or false, as
+harnesses/ finds them; either by the text of an error.
 """
 
 from __future__ import annotations
@@ -64,8 +64,11 @@ def by_harness(harness: str, task: str, *texts: str) -> tuple[str, bool]:
     return "", False
 
 
-def same(candidate: str, reference: str) -> bool:
-  """Returns whether math-verify and a check by numbers both say so."""
+def same(candidate: str, reference: str, within: float) -> bool:
+  """Returns whether math-verify and a check by numbers both say so.
+
+  Numbers that may differ `within` a share of the reference are only checked.
+  """
   import math_verify
 
   _keep_capitals()
@@ -74,6 +77,8 @@ def same(candidate: str, reference: str) -> bool:
     gold, ours = _parse(reference), _parse(candidate)
     if gold is None or ours is None:
       return False
+    if within:
+      return bool(abs(gold - ours).evalf() <= within * abs(gold))
     # The reference first: the comparison is not symmetric.
     return _agree(gold, ours) and math_verify.verify(
       gold, ours, allow_set_relation_comp=True, timeout_seconds=None

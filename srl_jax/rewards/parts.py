@@ -56,14 +56,14 @@ def is_balanced(text: str) -> bool:
 
 
 _COMMA = re.compile(r"[,;]")
-# Commas within numbers, if other separators stand between them.
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# Commas within numbers; in a list, if other separators stand between them.
+THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _OTHER = re.compile(r"[,;]\s|;|(?<![A-Za-z\\])(?:and|or)\b")
 
 
 def parts_of(text: str, words: bool = True) -> list[str]:
   """Returns the elements of a list: between commas, "and" and "or"."""
-  thousands = _THOUSANDS.sub("", text)
+  thousands = THOUSANDS.sub("", text)
   if thousands != text and _OTHER.search(thousands):
     text = thousands
   parts = [p.strip() for p in split_outside(text, _AND if words else _COMMA)]

@@ -149,6 +149,8 @@ _RATIO = re.compile(r"\\frac\s*\{\s+([^{}]*)\}\s*\{\s+([^{}]*)\}")
 _POWERS = re.compile(r"\s*\^\s*(?:\{\s*(-?\d)\s*\}|(-?\d))")
 # A lone "T" is more often a variable.
 _SINGLE_LETTER_UNITS = frozenset("mghsLJNVWKACF")
+# More often products, such as a weight 2mg; units only after a space.
+_PRODUCTS = frozenset(("mg", "nm", "ms", "in"))
 _NOT_UNITS = re.compile(
   "or|and|to|mod|over|pi|sqrt|exp|log|ln|sin|cos|tan|cot|sec|csc|"
   "arcsin|arccos|arctan|sinh|cosh|tanh|frac|cdot|pm|mp|in|infty|"
@@ -210,6 +212,19 @@ def is_unit(text: str) -> bool:
   singular = _singular(first)
   known = first in _SPELLING or singular in _SPELLING or first[:1] in ("%", "°")
   return known and _unit(" " + text) is not None
+
+
+_MAX_UNIT_WORDS = 3
+
+
+def split_unit(text: str) -> tuple[str, str]:
+  """Returns a term and its unit, of two letters or more; "" if it has none."""
+  words = re.sub(r"\s*\^\s*", "^", text).split()
+  for count in range(min(_MAX_UNIT_WORDS, len(words) - 1), 0, -1):
+    unit = " ".join(words[-count:])
+    if re.match("[A-Za-z]{2}", unit) and is_unit(unit):
+      return " ".join(words[:-count]), unit
+  return text, ""
 
 
 def _value(number: str) -> Fraction | None:
@@ -324,4 +339,4 @@ def _singular(name: str) -> str:
 def _may_touch(word: str) -> bool:
   """Whether a unit may follow its number without a space: 5cm, not 5m."""
   name = word.partition("^")[0]
-  return len(name) > 1 and name in _UNITS
+  return len(name) > 1 and name in _UNITS and name not in _PRODUCTS

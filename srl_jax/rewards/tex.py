@@ -77,7 +77,8 @@ _TIDY = (
   (_word("ge|geqslant"), r"\\geq"),
   (_word("lt"), "<"),
   (_word("gt"), ">"),
-  (_word("ne"), r"\\neq"),
+  (re.compile(r"\\not\s*=|\\ne(?![A-Za-z])"), r"\\neq "),
+  (re.compile(r"\\not\s*\\"), r"\\not"),
   (re.compile(r"\\\{\s*\\\}|\\varnothing(?![A-Za-z])"), r"\\emptyset "),
   (_word("[lc]?dots"), "..."),
   (re.compile(r"(?<=[\d.])\\bar(?![A-Za-z])"), r"\\overline"),
@@ -206,12 +207,17 @@ _FUNCTIONS = re.compile(
   r"|csc|exp|log|ln|sqrt|pi)(?![A-Za-z])"
 )
 
+# Alone, as 1e-8: within a term e is a number itself.
+_E_NOTATION = re.compile(r"([-+]?[\d.,]+)[eE]([-+]?\d+)")
+
 
 def spell(text: str) -> str:
   """Returns TeX for the judge: braces everywhere, functions as commands."""
+  if _E_NOTATION.fullmatch(text):
+    text = _E_NOTATION.sub(r"\1\\cdot 10^{\2}", text)
   text = _FUNCTIONS.sub(
     lambda m: "\\" + re.sub("^a(?=sin|cos|tan)", "arc", m[1]) + " ", text
   )
-  text = text.replace("**", "^").replace("*", "\\cdot ")
+  text = text.replace("**", "^").replace("*", "\\cdot ").replace("$", " ")
   text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
   return brace(text)

@@ -138,6 +138,23 @@ m \frac{dv}{dt}+bv=f | m \frac{d v}{d t}=f-b v
 no | No
 YES | Yes.
 \text{The red one} | the Red one
+54 | 12 \times \$4.50
+15.50 | \$20 - \$4.50
+x \neq 7 | x \not= 7
+x \notin A | x \not\in A
+\frac{\pi}{2} | \frac{\pi}{2} \approx 1.6
+41.8 | \theta = \arcsin\left(\frac{2}{3}\right) \approx 41.8^\circ
+8 | f(1) + f(2) = 8
+8 | \alpha+\beta = 8
+8 | P(X = 3) = 8
+8 | \sin x = 8
+58,500 | 58500
+120, 240 | 120,240
+A | (A) -3
+1e-8 | \frac{1}{10^8}
+-6.5e-2 | -\frac{65}{10^3}
+2 | 2km
+2nm | 2mn
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -261,6 +278,39 @@ rr | Rr
 AaBb | aabb
 heterozygous Aabb | heterozygous aabb
 No | NO
+4.50 | 12 \times \$4.50
+4.50 | \$20 - \$4.50
+18 | 18\$7
+7 | x \not= 7
+7 | x =/= 7
+7 | x = y \not= 7
+7 | x \not\approx 7
+7 | y \approx 8 = 7
+204 | \pi \approx 204
+7 | 2^{10} \approx 7
+5 | x = \sqrt{3} \approx 5
+1.73 | -\sqrt{3} \approx 1.73
+48 | \arcsin\left(\frac{2}{3}\right) \approx 48^\circ
+8 | -x = 8
+8 | x+x = 8
+8 | \sqrt{x} = 8
+8 | \ln(x) = 8
+8 | \log_2 x = 8
+8 | x(x+1) = 8
+8 | e^x = 8
+8 | x! = 8
+8 | -\theta = 8
+8 | \frac{d}{2} = 8
+58,500 | 500, 58
+58,500 | \{58,500\}
+A | (A)\cos(\omega t)
+E | (E)x
+E | (E)^2
+E | (E)!
+A | (A) + 1
+1e-8 | e-8
+2nm | 2
+2mg | 2
 """
 
 
