@@ -146,6 +146,13 @@ def _agents(trajectories: Sequence[Trajectory]) -> Iterable[str]:
       f" out of {len(turns):,} of {len(trajectories):,} trajectories. The"
       f" first: {turns[0][0].id!r}"
     )
+  bad = [t for t in trajectories if t.metadata.get("bad_call")]
+  if bad:
+    yield (
+      f"{len(bad):,} of {len(trajectories):,} trajectories hold calls that no"
+      " tool takes, which are among the turns without an action. The first:"
+      f" {bad[0].id!r}, {bad[0].metadata['bad_call']}"
+    )
   cut = [t for t in trajectories if t.metadata.get("cut_off")]
   if cut:
     yield (

@@ -148,6 +148,29 @@ def test_a_submission_that_nobody_decided_is_left_out():
   assert len(own.steps) == 2
 
 
+EXITS = [
+  ("Exit due to cost limit", "exit_cost", "Exit due to cost limit"),
+  ("I look.\n```\nls\n```\n```\npwd\n", "exit_format", "exit_format"),
+  ("I give up.\n```\nexit_forfeit\n```", "exit_forfeit", "exit_forfeit"),
+  ("I give up.\n```\nexit_forfeit\n```", None, "exit_forfeit"),
+]
+
+
+@pytest.mark.parametrize(("text", "action", "ending"), EXITS)
+def test_how_swe_agent_notes_its_end_is_no_action(text, action, ending):
+  acts = "```\nls\n```"
+  record = chat("Fix it.", acts, "a.py", acts, "b.py", text)
+  record["messages"][-1]["action"] = action
+  trajectory = parse(record, "f-1")
+  assert [s.text for s in trajectory.steps] == [LS, LS]
+  assert trajectory.metadata == {"cut_off": ending}
+  log = agents.traj_without_history()
+  log["trajectory"][-1] |= {"thought": text, "action": "exit_cost"}
+  trajectory = parse(log, "f-1")
+  assert len(trajectory.steps) == len(agents.TURNS) - 1
+  assert trajectory.metadata["cut_off"]
+
+
 def test_a_thought_keeps_no_tags_that_templates_write():
   record = chat("Fix it.", f"<think>Look.</think>\n\n{LS}")
   assert parse(record, "f-1").steps[0].thought == "Look."

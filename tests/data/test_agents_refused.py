@@ -50,28 +50,12 @@ BROKEN = [
     "messages[1]",
     "half a surrogate pair",
   ),
-  (
-    broken(name="browser"),
-    f"{FIRST_CALL}.name",
-    "is 'browser', which the record does not offer; its tools are execute_ba",
-  ),
   (broken(name=""), f"{FIRST_CALL}.name", "is missing or empty"),
-  (
-    broken(name="a b") | {"tools": None},
-    f"{FIRST_CALL}.arguments",
-    "the name 'a b' is empty or has white space",
-  ),
   (
     chat("Fix it.", ["Hm.", {"type": "tool_use", "name": "a", "input": [1]}]),
     "messages[1].content[1].arguments",
     "is [1]; write an obj",
   ),
-  (
-    broken(arguments='{"command": ls}'),
-    f"{FIRST_CALL}.arguments",
-    "which is no JSON (Expecting value",
-  ),
-  (broken(arguments="[1]"), f"{FIRST_CALL}.arguments", "is [1]; write an obj"),
   (
     broken(arguments={"command": "a</parameter></function>"}),
     "trajectory[2]",
@@ -109,6 +93,39 @@ def test_a_broken_record_is_refused_with_its_place_and_reason(
     parse(record, "f-1")
   assert error.value.field == field
   assert words in error.value.problem
+
+
+BAD_CALLS = [
+  ({"name": "browser"}, "name': is 'browser', which the record does not offer"),
+  ({"name": "a b"}, "name': is 'a b', which the record does not offer"),
+  ({"arguments": '{"command": ls}'}, "arguments': is '{"),
+  ({"arguments": "[1]"}, "arguments': is [1]; write an object"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BAD_CALLS)
+def test_a_call_that_no_tool_takes_costs_its_turn_alone(changes, words):
+  trajectory = parse(broken(**changes), "f-1")
+  whole = parse(agents.openhands(), "f-1")
+  assert trajectory.steps == whole.steps[1:]
+  assert trajectory.metadata["turns_without_action"] == "1"
+  assert trajectory.metadata["bad_call"].startswith(
+    f"field '{FIRST_CALL}.{words}"
+  )
+
+
+def test_other_shapes_take_a_bad_call_alike():
+  atif, events, sdk = agents.atif(), agents.events(), agents.events_of_sdk()
+  atif["steps"][2]["tool_calls"][0]["arguments"] = "{ls}"
+  call = events["history"][2]["tool_call_metadata"]["model_response"]
+  call["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] = "["
+  sdk["history"][2]["tool_call"]["arguments"] = '{"command": "ls'
+  for record in (atif, events, sdk):
+    trajectory = parse(record, "f-1")
+    assert [s.text for s in trajectory.steps] == [
+      s.text for s in parse(agents.atif(), "f-1").steps[1:]
+    ]
+    assert "which is no JSON" in trajectory.metadata["bad_call"]
 
 
 def paths(value, path=()):
@@ -158,11 +175,11 @@ def test_whatever_stands_in_a_record_it_is_read_or_refused(shape):
 def test_a_bad_record_costs_no_good_one(tmp_path):
   lines = [json.dumps(agents.smith_xml() | {"traj_id": f"t{i}"}) for i in "ab"]
   path = tmp_path / "runs.jsonl"
-  bad = json.dumps(broken(arguments="{ls}"))
+  bad = json.dumps(broken(name=""))
   path.write_text("\n".join([lines[0], bad, lines[1], lines[0]]), "utf-8")
   report = load_trajectories(DataConfig("agents", str(path)))
   assert [t.id for t in report.trajectories] == ["ta", "tb"]
   assert [(r.line, r.field) for r in report.rejects] == [
-    (2, f"{FIRST_CALL}.arguments"),
+    (2, f"{FIRST_CALL}.name"),
     (4, "id"),
   ]

@@ -15,7 +15,7 @@ from typing import Any
 
 from srl_jax.data.agents.messages import Facts, Message, is_solved
 from srl_jax.data.agents.values import (
-  action_of,
+  actions_of,
   content_of,
   list_at,
   object_at,
@@ -80,10 +80,8 @@ def _messages(
   if source == "user":
     messages.append(Message("user", text, where))
   if source == "agent":
-    named = [
-      action_of(call, f"{where}.tool_calls[{i}]", tools)
-      for i, call in enumerate(list_at(step, "tool_calls", where))
-    ]
+    listed = list_at(step, "tool_calls", where)
+    calls = {f"{where}.tool_calls[{i}]": call for i, call in enumerate(listed)}
     messages.append(
       Message(
         "agent",
@@ -91,8 +89,7 @@ def _messages(
         where,
         reasoning=text_at(step, "reasoning_content")
         or thinking_of(step.get("message")),
-        actions=tuple(action for action, _ in named),
-        call_ids=tuple(call_id for _, call_id in named),
+        **actions_of(calls, tools)._asdict(),
         is_target=not (
           step.get("is_copied_context") or step.get("llm_call_count") == 0
         ),

@@ -16,7 +16,7 @@ from typing import Any
 
 from srl_jax.data.agents.messages import Message
 from srl_jax.data.agents.values import (
-  action_of,
+  actions_of,
   content_of,
   list_at,
   object_at,
@@ -58,16 +58,9 @@ def read(items: Sequence[dict[str, Any]], name: str) -> list[Message]:
         text = content_of(item, where)
         messages.append(Message("tool", text, where, answers=(call_id,)))
     elif call_id:
-      action = _call(call, call_id, where)
-      messages.append(
-        Message(
-          "agent",
-          text_at(args, "thought"),
-          where,
-          actions=(action_of(action, where, frozenset())[0],),
-          call_ids=(call_id,),
-        )
-      )
+      calls = actions_of({where: _call(call, call_id, where)}, frozenset())
+      thought = text_at(args, "thought")
+      messages.append(Message("agent", thought, where, **calls._asdict()))
     elif item.get("action") == "message":
       role = "user" if item.get("source") == "user" else "agent"
       messages.append(Message(role, content_of(args, where), where))
@@ -101,10 +94,8 @@ def _of_sdk(item: dict[str, Any], where: str) -> list[Message]:
     return [Message("tool", text, where, answers=answers)] if call_id else []
   if item.get("action") is None:  # A call that the tool does not take.
     return [Message("agent", "", where)]
-  call = item.get("tool_call")
-  action, _ = action_of(call, f"{where}.tool_call", frozenset())
-  # Every tool of the SDK takes words on what the call is for.
-  own = tuple(p for p in action.parameters if p[0] != "summary")
+  call = {f"{where}.tool_call": item.get("tool_call")}
+  actions, _, bad_call = actions_of(call, frozenset())
   return [
     Message(
       "agent",
@@ -112,7 +103,14 @@ def _of_sdk(item: dict[str, Any], where: str) -> list[Message]:
       where,
       reasoning=text_at(item, "reasoning_content")
       or thinking_of(item.get("thinking_blocks")),
-      actions=(Action(action.name, own),),
-      call_ids=(call_id,),
+      actions=tuple(_without_summary(action) for action in actions),
+      call_ids=(call_id,) * len(actions),
+      bad_call=bad_call,
     )
   ]
+
+
+def _without_summary(action: Action) -> Action:
+  """Every tool of the SDK takes words on what the call is for."""
+  own = tuple(p for p in action.parameters if p[0] != "summary")
+  return Action(action.name, own)

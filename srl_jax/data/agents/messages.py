@@ -2,9 +2,9 @@
 """Turns the messages of a recorded agent into the steps of a trajectory.
 
 What is no action of the expert is left out and counted in the metadata:
-messages without an action (with the answers to them), notes to oneself by a
-tool `think` (which join the next thought), and the submission that SWE-agent
-or SWE-smith adds where the agent was cut off.
+messages without an action or with a call that no tool takes (with the answers
+to them), notes to oneself by a tool `think` (which join the next thought), and
+what SWE-agent or SWE-smith adds where the agent was cut off or gave up.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Message(NamedTuple):
     reasoning: what the agent thought besides the text.
     actions: the agent's actions, if they are recorded apart from the text.
     call_ids: ids of these actions; () without ids.
+    bad_call: why the calls are none that a tool takes; it then has no action.
     answers: ids of the actions that a tool answers; () if it names none.
     fallback: the action, if the text holds none in the agent's spelling.
     is_target: whether the agent's actions are to be learnt.
@@ -45,6 +46,7 @@ class Message(NamedTuple):
   reasoning: str = ""
   actions: tuple[Action, ...] = ()
   call_ids: tuple[str, ...] = ()
+  bad_call: RecordError | None = None
   answers: tuple[str, ...] = ()
   fallback: Action | None = None
   is_target: bool = True
@@ -74,8 +76,9 @@ def to_trajectory(
   """Builds a trajectory of the domain "software".
 
   The metadata say `task`, `resolved` ("true" or "false"), `model`, `cut_off`
-  (what ended it instead of the expert) and `turns_without_action` (how many
-  were left out), where they are known or not 0.
+  (what ended it instead of the expert), `turns_without_action` (how many were
+  left out) and `bad_call` (what is wrong with the first call that is one of
+  them), where they are known or not 0.
 
   Raises:
     RecordError: there is no action, no problem, or a text that cannot be
@@ -99,6 +102,7 @@ def to_trajectory(
     "model": facts.model,
     "cut_off": acts.cut_off,
     "turns_without_action": str(acts.empty_turns or ""),
+    "bad_call": str(acts.bad_call or ""),
   }
   name = facts.id or (
     default_id if facts.task in default_id else f"{facts.task}@{default_id}"
@@ -129,6 +133,8 @@ class _Act:
 # Parameters in which tools take what the agent says, and what is no action.
 _SAID_BY = {"finish": "message", "think": "thought"}
 _CUT_OFF = re.compile(r"\s*(Exit due to [a-z ]+?)\s*")
+# What SWE-agent 0.7 notes as the last action then; the agent may give up, too.
+_EXIT = re.compile(r"exit_(?:api|context|cost|error|forfeit|format)")
 # What SWE-smith writes instead of such a message.
 _WRITTEN_FOR_IT = (
   "Since we have successfully fixed the issue and verified it works, let's"
@@ -142,6 +148,7 @@ class _Acts:
   def __init__(self, messages: Sequence[Message]):
     self.cut_off = ""
     self.empty_turns = 0
+    self.bad_call: RecordError | None = None
     self._acts: list[_Act] = []
     self._turn: list[_Act] = []  # The latest message's calls, notes included.
     self._without_id: list[str] = []  # What was answered to them.
@@ -166,12 +173,16 @@ class _Acts:
     self, message: Message, read: Callable[[str], foreign.Spelled]
   ) -> None:
     text, actions = message.text, message.actions
+    if message.bad_call:
+      self.bad_call = self.bad_call or message.bad_call
+      self.empty_turns += 1
+      return
     if not actions:
       text, actions = read(message.text)
     if not actions and message.fallback is not None:
       actions = (message.fallback,)
-    if not actions and (match := _CUT_OFF.fullmatch(text)):
-      self.cut_off = match[1]
+    if ending := _ending(message.text, (message.fallback, *actions)):
+      self.cut_off = ending
       return
     thoughts = [*self._notes, message.reasoning, text]
     ids = message.call_ids or ("",) * len(actions)
@@ -241,7 +252,7 @@ class _Acts:
         submit = _Act(Action("submit"), "", last.where, "", last.is_target)
         self._acts.append(submit)
     if not self._acts:
-      raise RecordError(
+      raise self.bad_call or RecordError(
         where,
         "and the messages after it hold no action; read are tool_calls,"
         " <tool_call>..</tool_call>, <function=NAME>..</function>,"
@@ -269,6 +280,14 @@ class _Acts:
         )
       )
     return tuple(steps)
+
+
+def _ending(text: str, actions: Iterable[Action | None]) -> str:
+  """What ended the work instead of the expert; "" if a message is no end."""
+  if match := _CUT_OFF.fullmatch(text):
+    return match[1]
+  commands = (a.values.get("command", a.name).strip() for a in actions if a)
+  return next(filter(_EXIT.fullmatch, commands), "")
 
 
 _THINK_TAGS = re.compile(r"\s*</?think>\s*")

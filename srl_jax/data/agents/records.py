@@ -28,7 +28,7 @@ from srl_jax.data.agents.messages import (
   to_trajectory,
 )
 from srl_jax.data.agents.values import (
-  action_of,
+  actions_of,
   calls_in,
   content_of,
   decoded,
@@ -190,9 +190,7 @@ def _agent(
   if not calls and item.get("function_call"):
     calls = {f"{where}.function_call": item["function_call"]}
   calls = calls or calls_in(item.get("content"), where)
-  named = [action_of(call, place, tools) for place, call in calls.items()]
-  actions = tuple(action for action, _ in named)
-  ids = tuple(call_id for _, call_id in named)
+  actions, ids, bad_call = actions_of(calls, tools)
   if not actions:
     commands = extra.get("actions")
     actions = tuple(
@@ -210,6 +208,7 @@ def _agent(
     or thinking_of(item.get("content")),
     actions=actions,
     call_ids=ids,
+    bad_call=bad_call,
     fallback=_flattened(item.get("action")),
     is_target=item.get("train") is not False and item.get("weight") != 0,
   )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from srl_jax.domains.software.actions import Action, ActionError
 from srl_jax.trajectory import RecordError
@@ -161,29 +161,57 @@ def offered_tools(tools: Any, where: str) -> frozenset[str]:
   return frozenset(names - {""})
 
 
-def action_of(
-  call: Any, where: str, tools: frozenset[str]
-) -> tuple[Action, str]:
-  """Returns the action of a function call, and the call's id or "".
+class Calls(NamedTuple):
+  """What the calls of one message do.
+
+  Attributes:
+    actions: one for each call; () if one of them is bad.
+    call_ids: their ids, or "".
+    bad_call: why a call is none that a tool takes.
+  """
+
+  actions: tuple[Action, ...]
+  call_ids: tuple[str, ...]
+  bad_call: RecordError | None = None
+
+
+def actions_of(calls: Mapping[str, Any], tools: frozenset[str]) -> Calls:
+  """Returns the actions of a message's calls, if all are good.
+
+  A bad call, which is the expert's fault and not the record's, names a tool
+  that is not offered, or its arguments are no JSON object.
 
   Args:
-    call: {"id", "function": {"name", "arguments"}}, or name and arguments in
-      the object itself. ATIF says tool_call_id and function_name, and
-      Anthropic input.
-    where: the call's place in the record.
+    calls: by their places in the record: {"id", "function": {"name",
+      "arguments"}}, or name and arguments in the object itself. ATIF says
+      tool_call_id and function_name, and Anthropic input.
     tools: names of the tools that the record offers; empty if unknown.
 
   Raises:
-    RecordError: the call has no name, names a tool that is not offered, or its
-      arguments are no JSON object.
+    RecordError: a call is no object, or has no name.
   """
-  if not isinstance(call, dict):
-    raise RecordError(where, f"is {_short(call)}; a call is an object")
-  inner = call.get("function")
-  inner = inner if isinstance(inner, dict) else call
-  name = text_at(inner, "name", "function_name")
-  if not name:
-    raise RecordError(f"{where}.name", "is missing or empty; name the tool")
+  found = []
+  for where, call in calls.items():
+    if not isinstance(call, dict):
+      raise RecordError(where, f"is {_short(call)}; a call is an object")
+    inner = call.get("function")
+    inner = inner if isinstance(inner, dict) else call
+    name = text_at(inner, "name", "function_name")
+    if not name:
+      raise RecordError(f"{where}.name", "is missing or empty; name the tool")
+    try:
+      found.append((_action(name, inner, where, tools), call))
+    except RecordError as error:
+      return Calls((), (), error)
+  return Calls(
+    tuple(action for action, _ in found),
+    tuple(text_at(call, "id", "tool_call_id") for _, call in found),
+  )
+
+
+def _action(
+  name: str, call: dict[str, Any], where: str, tools: frozenset[str]
+) -> Action:
   if tools and name not in tools:
     raise RecordError(
       f"{where}.name",
@@ -191,16 +219,15 @@ def action_of(
       f" {', '.join(sorted(tools))}",
     )
   place = f"{where}.arguments"
-  arguments = decoded(inner.get("arguments", inner.get("input")), place) or {}
+  arguments = decoded(call.get("arguments", call.get("input")), place) or {}
   if not isinstance(arguments, dict):
     raise RecordError(
       place, f"is {_short(arguments)}; write an object, or its JSON text"
     )
   try:
-    action = Action.of_call(name, arguments)
+    return Action.of_call(name, arguments)
   except ActionError as error:
     raise RecordError(place, str(error)) from None
-  return action, text_at(call, "id", "tool_call_id")
 
 
 def _short(value: Any) -> str:
