@@ -58,26 +58,31 @@ _WHY = re.compile(
 _REMARK = re.compile(r"\s\((?:[^()]|\([^()]*\))*(?:\)|$)")
 # What makes a number before it part of a term, and a number after it.
 _TERM = re.compile(
-  r"\s*[-+/^_=<>{(\[!\\]|\s*\*(?!\*)|[a-z]|\s[A-Za-z](?![\w'])"
+  r"\s*[-+/^_=<>{(\[!\\]|\s*\*(?!\*)|[a-z]"
+  r"|\s(?!an?\s+[a-z]{3}|I\s)[A-Za-z](?![\w'])"
 )
 _OPERAND = re.compile(r"(?:[A-Za-z)\]}]|[-+*/^=_(\[{<>\\]\s*[$€£]?\s*)$")
 # What makes a last number part of a term, a ratio or a range. A capital may
 # touch it, as in G0531, and what is equal to it or leads to it is none; nor is
 # 41.7 that is rounded to it, what goes from 30 to it, or "Box 2 : " before it.
+# In "12 apples and Bob has 30" and "a = 2, b = 5" it is one of two answers.
 _PART = re.compile(
   r"(?:[a-z)\]}^_(\[{\\,]|[-+/<^_(\[{\\]\s*[$€£]?\s*|(?<![-=>])>\s*"
-  r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|\d\s*,\s*|[(\[{][^()\[\]{}]*,\s*"
+  r"|[\w)\]}]\s*\*\s*|\d\s*x\s*|\d\s*[,;&]\s*|[(\[{][^()\[\]{}]*,\s*"
   r"|\d:|^(?=.*\b(?i:ratio|is|are)\b|[^A-Za-z]*$).*\d\s+:\s*"
   r"|^(?!.*\b(?i:round|simplif|reduc|chang|convert|from\s+\S+\s+to\b))"
   r".*\d\s+to\s+[$€£]?"
   r"|\\(?:sqrt|frac|times|cdot|div|pm|mp|leq|geq|neq|sin|cos|tan)\s*"
-  r"|\b(?:log|ln)\s*(?:_\s*(?:\w|\{[^{}]*\})\s*)?)$"
+  r"|\d[^.;=\d]{0,30}(?:\band\b(?! (?:then|so|hence|thus|therefore)\b)"
+  r"[^.,;=\d]{0,20}|(?:\band\b|,)\s*\$?\\?[A-Za-z]\s*=\s*)"
+  r"|\\[bp]?mod\s*[{(]?\s*|\b(?:log|ln)\s*(?:_\s*(?:\w|\{[^{}]*\})\s*)?)$"
 )
 # Words around a number that make another one of it, or of its sign.
 _NEGATIVE = re.compile(r"(?:\bnegative|(?:^|\bis|\bbe|=)\s*minus)\s+$", re.I)
 _CHANGED_BEFORE = re.compile(
   r"(?:\b(?:minus|plus|times|twice|thrice|double|triple|half|least|most|than"
-  r"|over|under|above|below|exceeds|mod|modulo|not|cannot|nor"
+  r"|over|under|above|below|exceeds|mod|modulo|not|cannot|nor|divided by"
+  r"|out of|base|steps?|figures?|theorem|lemma|equations?|case|section"
   r"|(?:square|cube) root"
   r"|(?:root|square|cube|half|third|quarter|multiple|power|logarithm"
   r"|reciprocal|inverse|opposite|double|triple)s? of)|n['’]t)"
@@ -129,9 +134,9 @@ def extract_answers(text: str) -> list[str]:
   1. what stands in \\boxed{..}, as a list if boxes differ; 2. the last <answer>
   block, and what the rules below find in it if it has words; 3. "#### .." in
   the last line; 4. after the last "answer is", "answer:" or "answer =": the
-  line, its first sentence, that without its reason, or its only number; 5. the
-  last line or the last number. Fences of blocks are no lines, and marks of
-  lists and quotes belong to none.
+  line, its first sentence, that without its reason, or its only number, unless
+  "answer:" heads a whole solution; 5. the last line or the last number. Fences
+  of blocks are no lines, and marks of lists and quotes belong to none.
   """
   boxes = all_boxed(text)
   if boxes:
@@ -153,9 +158,8 @@ def _without_box(text: str) -> list[str]:
   lines = [_LIST_MARK.sub("", x).strip() for x in text.splitlines()]
   lines = [line for line in lines if line and not _FENCE.fullmatch(line)]
   text = "\n".join(lines)
-  marks = list(_ANSWER_IS.finditer(text))
-  if marks:
-    line = tidy(text[marks[-1].end() :].partition("\n")[0])
+  line = _marked_line(text)
+  if line:
     if line.count("**") % 2:  # The mark took the other half.
       line = line.replace("**", "", 1)
     sentence = _SENTENCE_END.split(line, maxsplit=1)[0]
@@ -171,6 +175,26 @@ def _without_box(text: str) -> list[str]:
       number = [] if hedged else _with_unit(tidy(line), numbers[-1])
       return [lines[-1], *number]
   return lines[-1:]
+
+
+def _marked_line(text: str) -> str:
+  """Returns the line after the last "answer is", tidy; "" if there is none.
+
+  Nor is there one if "answer:" heads a solution: numbers follow in later lines,
+  and this line is neither a number, nor a term, nor a few words.
+  """
+  marks = list(_ANSWER_IS.finditer(text))
+  if not marks:
+    return ""
+  line, _, later = text[marks[-1].end() :].partition("\n")
+  line = tidy(line)
+  said, words = line.strip(" *."), _WORDS.findall(line)
+  if ":" not in marks[-1][0] or not re.search(r"\d", later):
+    return line
+  if re.search(r"\d", said):
+    is_step = bool(words) or bool(re.search(r"[\d)]\s*=", said))
+    return "" if is_step and parse_quantity(said) is None else line
+  return "" if len(words) > _MAX_MARK_WORDS else line
 
 
 def _is_part(line: str, number: re.Match[str]) -> bool:

@@ -239,6 +239,13 @@ def test_explicit_answers_are_the_only_candidates(text, answer):
     ("She sold 48 and 24 clips, so a total of 48+24=72 clips.", "72"),
     ("The difference between them is $28 - $20 = $8.00.", "8"),
     ("7 of 28 and 12 of 24 give 7*(1/2) + 6.5 = 10 cups in all", "10"),
+    ("Answer: He has 2 boxes.\nEach holds 3.\nSo 2 * 3 = 6.", "6"),
+    ("**Answer:**\n9 - 7 = 2\n2 * 3 = 6", "6"),
+    ("Answer: $x = 6$\nCheck: 6 - 2 = 4", "6"),
+    ("Answer: Yes\nCheck: 6 - 2 = 4", "Yes"),
+    ("The answer is $1800 a month.", "1800"),
+    ("So he makes 200*9=$1800 a month", "1800"),
+    ("The answer is 6 I think.", "6"),
   ],
 )
 def test_unmarked_answers_are_found(text, reference):
@@ -314,6 +321,21 @@ def test_unmarked_answers_are_found(text, reference):
     ("The answer is not $\\sqrt{5}$ because of this.", "\\sqrt{5}"),
     ("The answer is A or B because both hold.", "A"),
     ("Answer: Yes, or no.", "Yes"),
+    # One of several, or no answer.
+    ("Hence, a=2 and b=5.", "5"),
+    ("Thus $a = 2$, $b = 5$.", "5"),
+    ("Therefore, Alice has 2 apples and Bob has 5 apples.", "5"),
+    ("The roots: 2; 5", "5"),
+    ("The solutions are 2 & 5", "5"),
+    ("Thus $2 \\equiv 7 \\pmod 5$.", "5"),
+    ("The remainder is 3 when divided by 5.", "5"),
+    ("The number is 24 in base 5.", "5"),
+    ("The probability is 1 out of 5.", "5"),
+    ("as shown in Figure 5.", "5"),
+    ("It follows from Step 5", "5"),
+    ("The answer is 5 a", "5"),
+    ("Answer: He has 5 boxes.\nEach holds 3.\nSo 5 * 3 = 15.", "5"),
+    ("**Answer:**\n9 - 4 = 5\n5 * 3 = 15", "5"),
   ],
 )
 def test_other_numbers_do_not_count(text, reference):
