@@ -44,7 +44,7 @@ def may_be_expression(text: str) -> bool:
     return False
   if _TOO_BIG.search(text) or text.count("^") > 40 or text.count("!") > 3:
     return False
-  return bool(_MATHS.search(text)) and not _WORD.search(_COMMAND.sub("", text))
+  return not _WORD.search(_COMMAND.sub("", text))
 
 
 @functools.lru_cache(4096)
@@ -62,6 +62,8 @@ def same_expression(
     ValueError: math-verify is not installed.
   """
   if not (may_be_expression(candidate) and may_be_expression(reference)):
+    return False
+  if not _MATHS.search(candidate + reference):  # AB and BA may be an order.
     return False
   return bool(ask_judge("", candidate, reference, within))
 

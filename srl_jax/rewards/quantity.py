@@ -146,6 +146,8 @@ _SPELLING = {
 _UNIT_WORD = re.compile(r"(?:\\?([A-Za-zμΩÅ]+)|([$€£]))(?:\^(-?\d)|(\d))?")
 # Upright letters, around which `tidy` leaves spaces: others are variables.
 _RATIO = re.compile(r"\\frac\s*\{\s+([^{}]*)\}\s*\{\s+([^{}]*)\}")
+_DOT = re.compile(r"(?<=[A-Za-z]{2})\.(?=\s)")  # As of "sq. cm".
+_A = re.compile(r"\ban?(?=\s+[a-z]{3})")  # As of "a day".
 _POWERS = re.compile(r"\s*\^\s*(?:\{\s*(-?\d)\s*\}|(-?\d))")
 # A lone "T" is more often a variable.
 _SINGLE_LETTER_UNITS = frozenset("mghsLJNVWKACF")
@@ -278,7 +280,7 @@ def _unit(rest: str) -> str | None:
     # What follows a degree sign otherwise is a term or another angle.
     scale = text[1:].strip()
     return "°" + scale if scale in ("", "C", "F", "K") else None
-  joined = _POWERS.sub(r"^\1\2", text)
+  joined = _POWERS.sub(r"^\1\2", _A.sub("per", _DOT.sub("", text)))
   joined = _RATIO.sub(
     lambda m: f"{m[1].strip()}/{'/'.join(m[2].split())}", joined
   )

@@ -136,25 +136,24 @@ C | (C) angle A: 30
 m \frac{dv}{dt}+bv=f | m \frac{d v}{d t}=f-b v
 2x | \frac{d}{dx} x^2
 no | No
-YES | Yes.
 \text{The red one} | the Red one
 54 | 12 \times \$4.50
 15.50 | \$20 - \$4.50
 x \neq 7 | x \not= 7
 x \notin A | x \not\in A
-\frac{\pi}{2} | \frac{\pi}{2} \approx 1.6
 41.8 | \theta = \arcsin\left(\frac{2}{3}\right) \approx 41.8^\circ
 8 | f(1) + f(2) = 8
 8 | \alpha+\beta = 8
 8 | P(X = 3) = 8
-8 | \sin x = 8
-58,500 | 58500
-120, 240 | 120,240
 A | (A) -3
 1e-8 | \frac{1}{10^8}
 -6.5e-2 | -\frac{65}{10^3}
 2 | 2km
 2nm | 2mn
+m \cdot n | mn
+mg | m \times g
+35 | 35\text{ a day}
+35\text{ cm}^2 | 35\text{ sq. cm}
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -311,6 +310,8 @@ A | (A) + 1
 1e-8 | e-8
 2nm | 2
 2mg | 2
+ABC | CBA
+35 | 35 a
 """
 
 
