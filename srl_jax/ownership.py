@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.experimental import multihost_utils
 
 from srl_jax import agreement, held_out, loading, progress, sharding, storage
 from srl_jax.config import Config
@@ -89,8 +88,7 @@ def confirm(config: Config, workdir: pathlib.Path, claimed: Claim) -> None:
       f"config.{field} was {old!r} and is {new!r}; the contents are the same, "
       "so the run goes on"
     )
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices("confirmed")
+  agreement.wait_for_all()
 
 
 def of_stages_to_come(config: Config, workdir: pathlib.Path) -> tuple[str, ...]:
