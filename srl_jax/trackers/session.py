@@ -45,7 +45,7 @@ class Session:
     # (update step, number of calls at that step): of the last call, and of the
     # last one that the tracker has from earlier attempts.
     self._at = self._written = (-1, 0)
-    self._has_sent = False
+    self._first_step, self._has_sent = -1, False
 
   def begin(self, first_step: int, rows: Sequence[Mapping[str, Any]]) -> None:
     if self._id:  # By an earlier stage of this process.
@@ -73,6 +73,8 @@ class Session:
         if name != "update_step" and value is not None
       }
       self.scalars(row["update_step"], finite)
+    # What comes of earlier update steps now is not in the rows: it is new.
+    self._first_step = first_step
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
     if self._is_due(step):
@@ -98,7 +100,7 @@ class Session:
     """Counts a call; whether the tracker does not have it yet."""
     same = self._at[1] if step == self._at[0] else 0
     self._at = (step, same + 1)
-    if self._at <= self._written:
+    if self._at <= self._written and step >= self._first_step:
       return False
     if not self._has_sent:
       self._has_sent = True

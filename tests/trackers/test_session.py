@@ -63,6 +63,18 @@ def test_a_resumed_run_is_the_same_run_without_rows_twice(tmp_path):
   assert [x for x in joined if x != "closed"] == once[:-1]
 
 
+def test_what_a_resumed_run_measures_first_is_shown(tmp_path):
+  runs = {}
+  attempt(tmp_path, runs, 0, 3)
+  session = Session(tmp_path / "place.json", Place(runs), "a")
+  session.begin(3, [{"update_step": i, "loss": i / 4} for i in range(3)])
+  # Of the last update step, of which the tracker has three calls.
+  session.scalars(2, {"test/accuracy": 0.5})
+  session.close()
+  [rows] = runs.values()
+  assert rows[-3:] == ["closed", (2, {"test/accuracy": 0.5}), "closed"]
+
+
 def test_a_run_that_was_killed_is_a_new_run_with_all_rows(tmp_path):
   runs = {}
   attempt(tmp_path, runs, 0, 5, is_closed=False)
