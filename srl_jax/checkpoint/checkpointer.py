@@ -141,7 +141,9 @@ class Checkpointer:
 
   def latest_step(self) -> int | None:
     """Returns the step of the last complete checkpoint; None if none exists."""
-    return self._steps.latest_step()
+    step = self._steps.latest_step()
+    # With several processes, Orbax gives an int32, which is not JSON.
+    return None if step is None else int(step)
 
   def set_damaged_aside(self) -> None:
     """Moves damaged checkpoints to the folder `damaged`, and says which.
