@@ -198,3 +198,12 @@ def test_a_run_with_a_damaged_checkpoint_ends_with_the_same_bits(
   model = "model/model.safetensors"
   ours, theirs = (x / model for x in (tmp_path, whole.workdir))
   assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_last_step_is_json_also_where_orbax_gives_an_int32(
+  tmp_path, monkeypatch
+):
+  with Checkpointer(tmp_path, CheckpointConfig()) as saver:
+    # As with several processes, where the first one tells the others.
+    monkeypatch.setattr(saver._steps, "latest_step", lambda: np.int32(3))
+    assert json.dumps(saver.latest_step()) == "3"
