@@ -105,15 +105,10 @@ def _differ_in_rules_alone(
   before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> bool:
   """Whether the same answers, in one go, are only judged by other rules."""
-  protocols = [dict(facts.get("protocol") or {}) for facts in (before, now)]
-  for protocol in protocols:
-    protocol.pop(RULES, None)
-  before, now = (
-    {**facts, "protocol": protocol}
-    for facts, protocol in zip((before, now), protocols, strict=True)
-  )
-  is_in_turns = any(protocol.get("mode") == "turns" for protocol in protocols)
-  return not is_in_turns and not list(_differences(before, now))
+  protocol = dict(now.get("protocol") or {})
+  as_now = dict(before.get("protocol") or {}) | {RULES: protocol.get(RULES)}
+  differences = _differences({**before, "protocol": as_now}, now)
+  return protocol.get("mode") != "turns" and not list(differences)
 
 
 def _judged_anew(
