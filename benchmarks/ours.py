@@ -51,7 +51,8 @@ from srl_jax.update.batch import (
 )
 from srl_jax.update.grpo import LossConfig, aggregate, grpo_loss, lane_logps
 from srl_jax.update.optim import OptimConfig, learning_rate, make_optimizer
-from srl_jax.update.packing import pack, pack_shape
+from srl_jax.update.pack_shapes import pack_shape
+from srl_jax.update.packing import pack
 from srl_jax.update.updater import TrainState, Updater
 
 LAYOUTS = ("shared", "flat", "flat padded")

@@ -39,7 +39,8 @@ from srl_jax.types import Branches, make_branches
 from srl_jax.update.batch import Experience, MicroBatch, one_branch_per_lane
 from srl_jax.update.groups import Groups, Pool, make_groups
 from srl_jax.update.grpo import LossConfig, grpo_loss
-from srl_jax.update.packing import PackShape, pack, pack_shape
+from srl_jax.update.pack_shapes import pack_shape
+from srl_jax.update.packing import PackShape, pack
 from srl_jax.update.updater import Updater
 
 Packer = Callable[[Groups], list[MicroBatch]]
@@ -215,7 +216,7 @@ def registers(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     parts = updates.parts
     return compare(
       Bench(stage.updater, params, mesh, run.rules),
-      layouts(8, stage.data.widths.points, parts.update_shape),
+      layouts(8, stage.data.widths.points, parts.update_shapes[0]),
       pool.taken[1:],
       args.repeats,
       # The first one compiles.

@@ -90,6 +90,13 @@ class Batch(NamedTuple):
   spots: Spots
 
   @property
+  def positions(self) -> int:
+    """Positions of all micro-batches, padding too."""
+    shape = self.shape
+    _, trunks, lanes = shape.pack
+    return self.spots.rows * (trunks * shape.trunk + lanes * shape.cells)
+
+  @property
   def visible_pairs(self) -> float:
     """Pairs of a query and a key that it sees, each trunk counted once."""
     of_trunks = self.length_N * (self.length_N + 1) / 2

@@ -69,9 +69,9 @@ def need(
   section = ahead_of_time.with_reward(config, stage)
   built = ahead_of_time.build_stage(config, stage, mesh, data)
   state = ahead_of_time.training_bytes(built)
-  shape = built.updates.parts.update_shape
+  shapes = built.updates.parts.update_shapes
   step = phases.step_of(
-    config, section, mesh, data, shape, on_chip=chip.on_chip_bytes
+    config, section, mesh, data, shapes, on_chip=chip.on_chip_bytes
   )
   width = stem + section.sampling.max_new_tokens
   return Need(
@@ -79,7 +79,7 @@ def need(
     state
     + max(
       _sampling(config, section, mesh, data.widths, width, lanes),
-      _updating(config, mesh, data.widths.trunk, width, shape),
+      _updating(config, mesh, data.widths.trunk, width, shapes[0]),
     ),
     projection.step_seconds(step.phases, chip, link_bytes_per_s),
   )

@@ -9,6 +9,7 @@ could be (ideal.py).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -67,7 +68,7 @@ def step_of(
   section: RlConfig,
   mesh,
   data: StageData,
-  pack_shape: PackShape,
+  pack_shapes: Sequence[PackShape],
   lengths: Lengths | None = None,
   *,
   on_chip: float = 0,
@@ -79,7 +80,8 @@ def step_of(
     section: the stage's section.
     mesh: mesh of the devices, which may be described ones.
     data: widths of the arrays.
-    pack_shape: shape of a micro-batch.
+    pack_shapes: shapes that a micro-batch may have; the one that packs the
+      batch best is taken.
     lengths: what is sampled and kept; None keeps all, at full length.
     on_chip: see `Chip.on_chip_bytes`.
   """
@@ -92,9 +94,12 @@ def step_of(
     sizes.trunk,
     sizes.stem,
     sampling.max_new_tokens,
-    pack_shape,
+    pack_shapes[0],
   )
-  batch = drawn.draw(shape, lengths)
+  batch = min(
+    (drawn.draw(shape._replace(pack=x), lengths) for x in pack_shapes),
+    key=lambda batch: batch.positions,
+  )
   rounds = drawn.rounds(shape, sampling.trunks_per_round, lengths)
   splits = [
     Split(dict(mesh.shape), x) for x in (config.rules, config.rollout_rules)

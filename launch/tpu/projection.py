@@ -112,14 +112,14 @@ def report(
     return fits
   write("")
   link = chip.link_bytes_per_s(sides)
-  shape = built.updates.parts.update_shape
+  shapes = built.updates.parts.update_shapes
   section = ahead_of_time.with_reward(config, stage)
   step = step_of(
     config,
     section,
     mesh,
     data,
-    shape,
+    shapes,
     lengths,
     on_chip=chip.on_chip_bytes,
   )

@@ -6,7 +6,8 @@ from __future__ import annotations
 from srl_jax import sharding
 from srl_jax.rollout.batches import rounded_up
 from srl_jax.train.stage import Run
-from srl_jax.update.packing import PackShape, pack_shape
+from srl_jax.update.pack_shapes import pack_shape
+from srl_jax.update.packing import PackShape
 
 
 def check_sampled(run: Run, field: str, trunks: int) -> None:

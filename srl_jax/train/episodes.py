@@ -45,7 +45,8 @@ from srl_jax.train.rl_parts import make_updater
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
-from srl_jax.update.packing import pack
+from srl_jax.update.pack_shapes import best_shape, with_rows_of_one
+from srl_jax.update.packing import PackShape, pack
 from srl_jax.update.turns import RewardedEpisode, Turn, Turns
 from srl_jax.update.updater import TrainState, compiled_count
 
@@ -111,14 +112,15 @@ class EpisodesStage:
     )
 
   @property
-  def _shape(self):
+  def _shapes(self):
     config = self.config
-    return update_shape(
+    largest = update_shape(
       self._run,
       micro_batch_trunks(self._run, config.trunks_per_micro_batch),
       config.turns,
       config.lanes_per_branch or _LANES_PER_TURN,
     )
+    return with_rows_of_one(largest, self._widths[0])
 
   def plan(self) -> Iterator[Program]:
     run, config = self._run, self.config
@@ -145,10 +147,14 @@ class EpisodesStage:
         "max_context_tokens, or raise c.mesh.tensor",
         beside_bytes=memory.bytes_per_device((state.opt_state, reference)),
       )
-    [empty] = self._pack(self._turns([], 0), 0)
+    nothing = self._turns([], 0)
     yield from memory.update_programs(
       self.updater,
-      [abstract.batch(empty, self._shape.rows, run.mesh, run.rules)],
+      [
+        abstract.batch(batch, shape.rows, run.mesh, run.rules)
+        for shape in self._shapes
+        for batch in self._pack(nothing, shape, 0)
+      ],
       mesh=run.mesh,
       name=self.name,
       rows_multiple=sharding.batch_devices(run.mesh, run.rules),
@@ -162,7 +168,9 @@ class EpisodesStage:
     problems, values = self._sampled(state.params, update_step)
     packed = []
     if problems:
-      packed = self._pack(self._turns(problems, update_step), update_step)
+      turns = self._turns(problems, update_step)
+      shape = best_shape(turns.groups, self._shapes)
+      packed = self._pack(turns, shape, update_step)
     # Without micro-batches the step changes no parameter, and the schedule of
     # the learning rate counts it.
     return update_on(
@@ -295,10 +303,10 @@ class EpisodesStage:
       divide_by_std=self.config.loss.divide_by_group_std,
     )
 
-  def _pack(self, turns: Turns, update_step: int):
+  def _pack(self, turns: Turns, shape: PackShape, update_step: int):
     return pack(
       turns.groups,
-      self._shape,
+      shape,
       update_step=update_step,
       advantage_PG=turns.advantage_PG,
     )

@@ -15,7 +15,7 @@ from srl_jax.train.batch_shapes import update_shape
 from srl_jax.train.data import StageData
 from srl_jax.train.rl_config import GrpoConfig, RlConfig
 from srl_jax.train.stage import Run
-from srl_jax.update import optim, packing
+from srl_jax.update import optim, pack_shapes
 from srl_jax.update.grpo import grpo_loss
 from srl_jax.update.packing import PackShape
 from srl_jax.update.updater import Updater
@@ -60,8 +60,13 @@ class RlParts:
   updater: Updater
 
   @functools.cached_property
-  def update_shape(self) -> PackShape:
-    """Rows, trunks and lanes of a micro-batch of the update."""
+  def update_shapes(self) -> tuple[PackShape, ...]:
+    """What shapes a micro-batch of the update may have, the largest first."""
+    return pack_shapes.with_rows_of_one(
+      self._largest_shape(), self.data.widths.trunk
+    )
+
+  def _largest_shape(self) -> PackShape:
     config, widths = self.config, self.data.widths
     sampling, share = config.sampling, config.lanes_per_branch
     branches = widths.points * sampling.samples
@@ -70,14 +75,14 @@ class RlParts:
     )
     if share:
       return shape
-    usual = packing.usual_branches(
+    usual = pack_shapes.usual_branches(
       widths.points,
       sampling.samples,
       stem=widths.stem,
       limit=sampling.max_new_tokens,
       kept=0.5 if config.dynamic_sampling.enabled else 1.0,
     )
-    return packing.fewest_positions(
+    return pack_shapes.fewest_positions(
       shape,
       *usual,
       trunk_width=widths.trunk,

@@ -21,7 +21,7 @@ from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
 from srl_jax.train.rl_parts import RlParts
 from srl_jax.train.shared_rounds import SharedRounds
 from srl_jax.update import groups as groups_lib
-from srl_jax.update.packing import pack
+from srl_jax.update.packing import PackShape, pack
 
 
 def programs(parts: RlParts, shared: SharedRounds | None) -> Iterator[Program]:
@@ -47,7 +47,7 @@ def programs(parts: RlParts, shared: SharedRounds | None) -> Iterator[Program]:
     yield from _rollout(parts, state.params, beside_bytes)
   yield from memory.update_programs(
     updater,
-    [_micro_batch(parts, branches)],
+    [_micro_batch(parts, branches, shape) for shape in parts.update_shapes],
     mesh=run.mesh,
     name=parts.name,
     rows_multiple=sharding.batch_devices(run.mesh, run.rules),
@@ -63,7 +63,7 @@ def _part(parts: RlParts) -> tuple[Any, Any]:
   return parts.abstract_trunks(rows), parts.abstract_key()
 
 
-def _micro_batch(parts: RlParts, branches: Any) -> Any:
+def _micro_batch(parts: RlParts, branches: Any, shape: PackShape) -> Any:
   """A micro-batch as `pack` makes it of no groups, abstract."""
   none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), branches)
   points, samples = parts.data.widths.points, parts.config.sampling.samples
@@ -78,12 +78,11 @@ def _micro_batch(parts: RlParts, branches: Any) -> Any:
   )
   [batch] = pack(
     groups,
-    parts.update_shape,
+    shape,
     update_step=0,
     divide_by_std=parts.config.loss.divide_by_group_std,
   )
-  rows = parts.update_shape.rows
-  return abstract.batch(batch, rows, parts.run.mesh, parts.run.rules)
+  return abstract.batch(batch, shape.rows, parts.run.mesh, parts.run.rules)
 
 
 def _shared(

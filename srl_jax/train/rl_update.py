@@ -34,6 +34,7 @@ from srl_jax.train.stage import (
 from srl_jax.types import Scores
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.groups import Groups, Pool
+from srl_jax.update.pack_shapes import best_shape
 from srl_jax.update.packing import pack
 from srl_jax.update.updater import TrainState
 
@@ -112,7 +113,7 @@ class RlUpdate:
       self._watch_formats(update_step, values["format_failure"])
     packed = pack(
       groups,
-      parts.update_shape,
+      best_shape(groups, parts.update_shapes),
       update_step=update_step,
       divide_by_std=config.loss.divide_by_group_std,
     )

@@ -35,7 +35,8 @@ from srl_jax.update.batch import Experience, MicroBatch
 from srl_jax.update.groups import make_groups
 from srl_jax.update.grpo import sft_loss
 from srl_jax.update.optim import OptimConfig
-from srl_jax.update.packing import PackShape, fewest_positions, pack
+from srl_jax.update.pack_shapes import fewest_positions
+from srl_jax.update.packing import PackShape, pack
 from srl_jax.update.updater import TrainState, Updater, compiled_count
 
 # Trunks whose lengths say how many lanes are best.

@@ -4,8 +4,8 @@
 Completions end far below their limit and many groups are dropped, so a row
 with a place for every branch would be mostly padding. Here branches lie back
 to back in lanes, and two trunks with unequal numbers of branches share the
-lanes of a row. Not for: which groups are trained on (groups.py), what the
-arrays mean (batch.py).
+lanes of a row. Not for: which groups are trained on (groups.py), how large
+micro-batches are (pack_shapes.py), what the arrays mean (batch.py).
 
 Axes: P groups, G samples, M branches with completion tokens, N rows, U trunks
 of a row, B lanes of a row, W cells of a lane.
@@ -24,10 +24,6 @@ from srl_jax.ops import advantages
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.groups import Groups
 
-# Numbers of lanes that are tried, at most; groups that are drawn for it; and
-# the deviation of the logarithm of their completions' lengths.
-_TRIALS, _GROUPS, _SPREAD = 32, 128, 0.6
-
 
 class PackShape(NamedTuple):
   """The shape of a micro-batch.
@@ -41,86 +37,6 @@ class PackShape(NamedTuple):
   rows: int
   trunks: int
   lanes: int
-
-
-def pack_shape(
-  trunks: int, *, multiple: int, branches: int, filled: float
-) -> PackShape:
-  """Chooses the shape of micro-batches of `trunks` trunks.
-
-  Rows of two trunks even out their needs; rows of more save little. So there
-  are two, or one where rows of two would not divide over the devices.
-
-  Args:
-    trunks: trunks of a micro-batch, a multiple of `multiple`.
-    multiple: the rows must be a multiple of this.
-    branches: the most branches that a trunk can have.
-    filled: lanes of a row for each branch that its trunks can have, at most 1.
-      A trunk that needs more lanes than there are goes to several rows, and is
-      computed in each; `fewest_positions` finds what is best.
-  """
-  per_row = 1 if trunks % (2 * multiple) else 2
-  lanes = math.ceil(per_row * branches * min(1.0, filled))
-  return PackShape(trunks // per_row, per_row, max(1, lanes))
-
-
-def fewest_positions(
-  shape: PackShape,
-  trunk_id_M: np.ndarray,
-  cells_M: np.ndarray,
-  *,
-  trunk_width: int,
-  lane_width: int,
-) -> PackShape:
-  """Returns the shape with as many lanes as pack these branches best.
-
-  It places them into rows of few lanes and of more, up to `shape.lanes`, and
-  counts the positions of the rows. Long trunks want many lanes, so that few
-  are computed twice; short ones few, so that few lanes are empty.
-
-  Args:
-    shape: a shape with the most lanes that come into question.
-    trunk_id_M: the trunk of each branch; branches like those to come.
-    cells_M: cells that it takes, at least one.
-    trunk_width: positions of a trunk.
-    lane_width: cells of a lane.
-  """
-
-  def positions(lanes: int) -> int:
-    row = PackShape(1, shape.trunks, lanes)
-    rows = place(trunk_id_M, cells_M, lane_width, row).rows
-    return rows * (shape.trunks * trunk_width + lanes * lane_width)
-
-  step = math.ceil(shape.lanes / _TRIALS)
-  tried = range(shape.lanes, 0, -step)
-  return shape._replace(lanes=min(reversed(tried), key=positions))
-
-
-def usual_branches(
-  points: int, samples: int, *, stem: int, limit: int, kept: float
-) -> tuple[np.ndarray, np.ndarray]:
-  """Draws branches of kept groups as runs are assumed to have them.
-
-  Lengths are log-normal, 40% of the limit on average, and some are cut off.
-
-  Args:
-    points: branch points of a trunk.
-    samples: samples of a branch point.
-    stem: given tokens at the head of a branch.
-    limit: longest completion in tokens.
-    kept: share of the groups that are kept.
-
-  Returns:
-    The trunk of each branch, and the cells that it takes.
-  """
-  rng = np.random.default_rng(0)
-  # From one kept group to the next.
-  point_P = rng.geometric(kept, _GROUPS).cumsum() - 1
-  # The limit takes a few hundredths off the mean.
-  middle = math.log(1.04 * 0.4 * limit) - _SPREAD**2 / 2
-  length_M = rng.lognormal(middle, _SPREAD, _GROUPS * samples)
-  length_M = np.clip(length_M.round(), 1, limit).astype(np.int64)
-  return (point_P // points).repeat(samples), stem + length_M - 1
 
 
 def pack(
@@ -165,13 +81,8 @@ def pack(
   """
   branches = groups.batch.branches
   tokens_PG = branches.is_completion_NRC.sum(-1)
-  of_M = np.nonzero(tokens_PG)
-  spots = place(
-    groups.trunk_id_P[of_M[0]],
-    branches.length_NR[of_M] - 1,
-    branches.tokens_NRC.shape[-1] - 1,
-    shape,
-  )
+  of_M, trunk_id_M, cells_M = branches_of(groups)
+  spots = place(trunk_id_M, cells_M, branches.tokens_NRC.shape[-1] - 1, shape)
   if advantage_PG is None:
     advantage_PG = advantages.group_advantages(
       groups.batch.reward_NKG[:, 0], divide_by_std=divide_by_std
@@ -199,6 +110,19 @@ def pack(
         is_fresh_NBW=is_fresh_PG,
       ),
     )
+
+
+def branches_of(
+  groups: Groups,
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, np.ndarray]:
+  """Returns the branches that have completion tokens.
+
+  Returns:
+    The group and the sample of each, its trunk, and the cells that it takes.
+  """
+  branches = groups.batch.branches
+  of_M = np.nonzero(branches.is_completion_NRC.any(-1))
+  return of_M, groups.trunk_id_P[of_M[0]], branches.length_NR[of_M] - 1
 
 
 def _fill_trunks(groups, group_M, spots, shape):

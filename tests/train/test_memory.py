@@ -13,6 +13,7 @@ from srl_jax import initial_weights, loading
 from srl_jax.testing import tiny
 from srl_jax.train import memory, rl
 from srl_jax.train.memory import Memory, Program
+from srl_jax.update import pack_shapes
 
 # Name of what is compiled, in JAX's log.
 COMPILED = re.compile(r"Finished XLA compilation of jit\((\w+)\)")
@@ -84,6 +85,18 @@ def test_rl_runs_the_programs_of_its_plan(
   before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
   assert before == ["prefill", "decode", "accumulate", "finish"]
   # Validation has as many points as the longest trajectory; so has training.
+  assert after == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_rows_of_one_trunk_are_in_the_plan(
+  runs, start, tmp_path, caplog, monkeypatch
+):
+  monkeypatch.setattr(pack_shapes, "_LONG_TRUNK", 1)
+  changes = SMALL | start
+  before, after = logged(runs, tmp_path / "run", "srl", caplog, **changes)
+  both = ["accumulate", "accumulate"]
+  assert before == ["prefill", "decode", *both, "finish"]
   assert after == []
 
 

@@ -208,35 +208,38 @@ def test_slots_that_rounds_share_may_be_more_than_a_trunk_has_branches():
   assert RoundConfig(rows=2).slots_of(8) == RoundConfig().slots_of(8) == 8
 
 
-def update_shape(trunk_width, points, **settings):
-  """The shape for 8 samples of at most 256 tokens."""
+def update_shapes(trunk_width, points, **settings):
+  """The shapes for 8 samples of at most 256 tokens."""
   config = RlConfig(trunks_per_micro_batch=4, **settings)
-  pieces = types.SimpleNamespace(
-    config=config,
-    run=types.SimpleNamespace(
-      mesh=tiny.small_mesh(), rules=sharding.ShardingRules()
-    ),
-    data=types.SimpleNamespace(widths=Widths(trunk_width, points, 1, 0)),
+  run = types.SimpleNamespace(
+    mesh=tiny.small_mesh(), rules=sharding.ShardingRules()
   )
+  data = types.SimpleNamespace(widths=Widths(trunk_width, points, 1, 0))
   assert (config.sampling.samples, config.sampling.max_new_tokens) == (8, 256)
-  return RlParts.update_shape.func(pieces)
+  return RlParts(run, "srl", config, data, *[None] * 4).update_shapes
 
 
 @pytest.mark.parametrize(("share", "lanes"), [(0.25, 8), (0.2, 7), (1.0, 32)])
 def test_trunks_have_as_many_lanes_per_branch_as_asked(share, lanes):
   # Two trunks to a row, of 2 points with 8 samples each.
-  assert update_shape(9, 2, lanes_per_branch=share) == PackShape(2, 2, lanes)
+  found = update_shapes(9, 2, lanes_per_branch=share)
+  assert found == (PackShape(2, 2, lanes),)
+
+
+def test_rows_of_one_trunk_are_a_choice_where_trunks_are_long():
+  found = update_shapes(1000, 2, lanes_per_branch=0.25)
+  assert found == (PackShape(2, 2, 8), PackShape(2, 1, 8))
 
 
 def test_otherwise_lanes_suit_trunks_points_and_the_filter():
-  one, four = (update_shape(1000, points) for points in (1, 4))
+  one, four = (update_shapes(1000, points)[0] for points in (1, 4))
   # A trunk of one point is in the update only if its group is kept.
   assert one == PackShape(2, 2, 8)
   assert four == PackShape(2, 2, 14)
   # Long trunks are dear to compute twice.
-  assert update_shape(9, 4).lanes < four.lanes
+  assert update_shapes(9, 4)[0].lanes < four.lanes
   everything = DynamicSamplingConfig(enabled=False)
-  all_kept = update_shape(1000, 4, dynamic_sampling=everything)
+  [all_kept, *_] = update_shapes(1000, 4, dynamic_sampling=everything)
   assert 1.5 * four.lanes < all_kept.lanes < 64
 
 
@@ -263,7 +266,7 @@ def one_group(update_step):
 def test_groups_that_waited_too_long_are_not_trained_on():
   pieces = types.SimpleNamespace(
     config=RlConfig(groups_per_batch=2),
-    update_shape=PackShape(rows=1, trunks=1, lanes=2),
+    update_shapes=[PackShape(rows=1, trunks=1, lanes=2)],
     run=types.SimpleNamespace(put=lambda x: x),
   )
   updates = RlUpdate(pieces)

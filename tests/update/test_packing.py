@@ -5,7 +5,6 @@ import collections
 
 import jax
 import numpy as np
-import pytest
 
 from srl_jax import reductions
 from srl_jax.testing.tiny import (
@@ -16,14 +15,7 @@ from srl_jax.update import packing
 from srl_jax.update.grpo import (
   sft_loss,
 )
-from srl_jax.update.packing import (
-  PackShape,
-  fewest_positions,
-  pack,
-  pack_shape,
-  place,
-  usual_branches,
-)
+from srl_jax.update.packing import PackShape, pack
 from tests.support import scripted
 from tests.support.packed import experience_of, groups_of
 
@@ -167,85 +159,6 @@ def test_nothing_is_lost_or_doubled():
     assert found == want
     seen.append(sum(found.values()))
   assert min(seen) > 100 and np.mean(lanes_used) > 0.5
-
-
-@pytest.mark.parametrize(
-  ("trunks", "multiple", "filled", "shape"),
-  [
-    # Rows of two trunks, each device one; a quarter of 2 * 16 branches.
-    (16, 8, 0.25, PackShape(8, 2, 8)),
-    # Rows of two would leave devices without one.
-    (8, 8, 0.25, PackShape(8, 1, 4)),
-    (24, 8, 0.25, PackShape(24, 1, 4)),
-    # No more lanes than branches, and at least one.
-    (2, 1, 3.0, PackShape(1, 2, 32)),
-    (1, 1, 0.0, PackShape(1, 1, 1)),
-  ],
-)
-def test_the_shape_follows_from_trunks_and_branches(
-  trunks, multiple, filled, shape
-):
-  got = pack_shape(trunks, multiple=multiple, branches=16, filled=filled)
-  assert got == shape
-
-
-def best_lanes(trunk_width, branches, most=16, lane_width=100):
-  return fewest_positions(
-    PackShape(4, 2, most),
-    *branches,
-    trunk_width=trunk_width,
-    lane_width=lane_width,
-  )
-
-
-def test_lanes_are_as_many_as_the_branches_of_a_row_take():
-  # Eight trunks of four branches that fill a lane each.
-  branches = np.arange(8).repeat(4), np.full(32, 100)
-  assert best_lanes(1000, branches) == PackShape(4, 2, 8)
-  # Two of them, or four, share a lane.
-  assert best_lanes(1000, (branches[0], np.full(32, 50))).lanes == 4
-  assert best_lanes(1000, (branches[0], np.full(32, 25))).lanes == 2
-  # Where trunks cost nothing, no lane needs to be empty.
-  assert best_lanes(0, (np.zeros(5, int), np.full(5, 100))).lanes == 1
-
-
-def test_one_branch_to_a_trunk_takes_one_lane_each():
-  # As SFT on windows has them: a lane is of one trunk.
-  branches = np.arange(9), np.full(9, 10)
-  assert best_lanes(1000, branches, most=2) == PackShape(4, 2, 2)
-
-
-@pytest.mark.parametrize("points", [1, 2, 4])
-def test_no_other_number_of_lanes_takes_much_less(points):
-  """Of branches that are not those of the trial."""
-  limit, trunk_width = 1000, 2000
-  most = 2 * points * 8
-  usual = usual_branches(points, 8, stem=1, limit=limit, kept=0.5)
-  chosen = best_lanes(trunk_width, usual, most, limit)
-  rng = np.random.default_rng(1)
-  kept_P = np.flatnonzero(rng.random(400) < 0.5)
-  trunk_id_M = (kept_P // points).repeat(8)
-  cells_M = rng.integers(100, 700, trunk_id_M.size)
-
-  def positions(lanes):
-    spots = place(trunk_id_M, cells_M, limit, PackShape(1, 2, lanes))
-    return spots.rows * (2 * trunk_width + lanes * limit)
-
-  best = min(map(positions, range(1, most + 1)))
-  assert positions(chosen.lanes) < 1.1 * best
-  assert positions(max(1, chosen.lanes // 2)) > 1.2 * best
-  assert positions(most) > 1.2 * best
-
-
-def test_usual_branches_are_of_the_share_that_is_kept():
-  trunk_id_M, cells_M = usual_branches(2, 8, stem=3, limit=100, kept=0.25)
-  assert trunk_id_M.size == cells_M.size == 128 * 8
-  # Of 512 points, two to a trunk.
-  assert 200 < trunk_id_M.max() < 310
-  assert cells_M.min() >= 3 and cells_M.max() == 3 + 100 - 1
-  assert 0.37 < (cells_M - 2).mean() / 100 < 0.43
-  all_M, _ = usual_branches(2, 8, stem=3, limit=100, kept=1.0)
-  assert all_M.tolist() == [i // 16 for i in range(128 * 8)]
 
 
 def test_positions_used_counts_tokens_of_trunks_and_lanes():
