@@ -24,6 +24,9 @@ import jax.numpy as jnp
 # Finite, so that a query that sees nothing (padding) gives finite garbage and
 # a zero gradient instead of NaN.
 _MASKED = -1e30
+_float32_product = functools.partial(
+  jnp.einsum, preferred_element_type=jnp.float32
+)
 # A stream that sees only itself is cut into _PIECES pieces of at least _PIECE
 # positions, and each piece looks no further than to its own end. Four pieces
 # compute 5/8 of the square; more take longer to compile than they save.
@@ -264,11 +267,10 @@ def _reorder(x: jax.Array, axes: str, wanted: str) -> jax.Array:
 
 def _logits(q_NRTHME: jax.Array, source: Source, scoring: Scoring) -> jax.Array:
   """Masked logits; their axes are those of `_rows`, then the keys."""
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   if source.position.ndim == 2:
-    logits = product("NRTHME,NHEX->NHRTMX", q_NRTHME, source.k)
+    logits = _products(q_NRTHME, source.k)
   else:
-    logits = product("BTHME,BHEX->BHTMX", _merge(q_NRTHME), source.k)
+    logits = _products(_merge(q_NRTHME)[:, None], source.k)[:, :, 0]
     logits = _split(logits, q_NRTHME.shape[1])
   logits *= scoring.scale
   if scoring.softcap:
@@ -280,14 +282,44 @@ def _logits(q_NRTHME: jax.Array, source: Source, scoring: Scoring) -> jax.Array:
   return jnp.where(is_seen, logits, _MASKED)
 
 
+@jax.custom_vjp
+def _products(q_NRTHME: jax.Array, k_NHEX: jax.Array) -> jax.Array:
+  """Products [N, H, R, T, M, X] of queries with keys that branches share.
+
+  The gradient of the keys has the queries as its first factor. JAX would take
+  that of the products, of which XLA on CPU makes a transposed copy.
+  """
+  return _float32_product("NRTHME,NHEX->NHRTMX", q_NRTHME, k_NHEX)
+
+
+def _products_forward(q_NRTHME, k_NHEX):
+  return _products(q_NRTHME, k_NHEX), (q_NRTHME, k_NHEX)
+
+
+def _products_backward(factors, grad_NHRTMX):
+  q_NRTHME, k_NHEX = factors
+  grad_NHRTME = _float32_product("NHRTMX,NHEX->NHRTME", grad_NHRTMX, k_NHEX)
+  # einsum would swap the factors.
+  grad_NHEX = jax.lax.dot_general(
+    q_NRTHME,
+    grad_NHRTMX,
+    (((1, 2, 4), (2, 3, 4)), ((0, 3), (0, 1))),
+    preferred_element_type=jnp.float32,
+  )
+  grad_q = _reorder(grad_NHRTME, "NHRTME", "NRTHME")
+  return grad_q.astype(q_NRTHME.dtype), grad_NHEX.astype(k_NHEX.dtype)
+
+
+_products.defvjp(_products_forward, _products_backward)
+
+
 def _mix(weights: jax.Array, source: Source) -> jax.Array:
-  product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   weights = weights.astype(source.v.dtype)
   # With the results in this order, XLA on CPU makes one matrix product; in
   # another order it falls back to loops that take ten times as long.
   if source.position.ndim == 2:
-    out = product("NHRTMX,NHXE->NHRTME", weights, source.v)
+    out = _float32_product("NHRTMX,NHXE->NHRTME", weights, source.v)
   else:
-    out = product("BHTMX,BHXE->BHTME", _merge(weights), source.v)
+    out = _float32_product("BHTMX,BHXE->BHTME", _merge(weights), source.v)
     out = _split(out, weights.shape[1])
   return _reorder(out, f"{_rows(source)}E", "NRTHME")
