@@ -40,6 +40,18 @@ _ANSWER_IS = re.compile(
   re.IGNORECASE,
 )
 _WORDS = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+# A later line that says why the answer is right.
+_CHECK = re.compile(
+  r"^[^\w\n]*(?:check|verif|explanation|reason|justif|because|proof|note\b"
+  r"|why\b)",
+  re.IGNORECASE | re.MULTILINE,
+)
+# A line that ends a solution: it is reckoned, or concludes.
+_COMES_TO = re.compile(
+  r"[\d)%][^=\n\d)%]*(?:=|\bequals\b)\s*[$€£]?\s*-?[.\d]"
+  r"|^[^\w\n]*(?:so|thus|hence|therefore|in total|altogether|finally)\b.*\d",
+  re.IGNORECASE | re.MULTILINE,
+)
 # A line with nothing but a fence of mathematics or code.
 _FENCE = re.compile(
   r"```\w*|\$\$|\\[\[\]()]|\\(?:begin|end)\{[a-z]+\*?\}", re.IGNORECASE
@@ -180,17 +192,19 @@ def _without_box(text: str) -> list[str]:
 def _marked_line(text: str) -> str:
   """Returns the line after the last "answer is", tidy; "" if there is none.
 
-  Nor is there one if "answer:" heads a solution: numbers follow in later lines,
-  and this line is neither a number, nor a term, nor a few words.
+  Nor is there one if "answer:" heads a solution: this line is neither a number,
+  nor a term, nor a few words, and what follows comes to a result.
   """
   marks = list(_ANSWER_IS.finditer(text))
   if not marks:
     return ""
   line, _, later = text[marks[-1].end() :].partition("\n")
   line = tidy(line)
-  said, words = line.strip(" *."), _WORDS.findall(line)
-  if ":" not in marks[-1][0] or not re.search(r"\d", later):
+  later = tidy(_CHECK.split(later, maxsplit=1)[0])
+  if ":" not in marks[-1][0] or not _COMES_TO.search(later):
     return line
+  said = _REMARK.sub("", line).strip(" *.")
+  words = [x for x in _WORDS.findall(said) if x not in ("and", "or")]
   if re.search(r"\d", said):
     is_step = bool(words) or bool(re.search(r"[\d)]\s*=", said))
     return "" if is_step and parse_quantity(said) is None else line

@@ -243,6 +243,17 @@ def test_explicit_answers_are_the_only_candidates(text, answer):
     ("**Answer:**\n9 - 7 = 2\n2 * 3 = 6", "6"),
     ("Answer: $x = 6$\nCheck: 6 - 2 = 4", "6"),
     ("Answer: Yes\nCheck: 6 - 2 = 4", "Yes"),
+    ("Answer: Here are all boxes of his.\nHe has 2 of 3.\nSo 6.", "6"),
+    ("Answer: He has 2 boxes because 4 - 2 equals 2.\n3 of it equals 6.", "6"),
+    # An answer in a sentence, and a remark.
+    ("Answer: There are 6 apples.\nI checked it in 3 steps.", "6"),
+    ("**Answer:** Janet makes $18 a day.\n\nShe sells 9", "18"),
+    ("Answer: 3 and 5\nBoth satisfy x^2 - 8x + 15 = 0.", "3, 5"),
+    ("Answer: x = 3 or x = 5\n3 + 5 = 8", "3, 5"),
+    ("Answer: 6 (since 2*3 = 6)\nAnd 6 / 3 = 2", "6"),
+    ("Answer: Each pays 6.\n\n1. Add 2\n2. Divide", "6"),
+    ("Answer: \\frac{3}{4} of the cake\nsee step 2", "3/4"),
+    ("Answer: There are 6 apples.\n**Check:** 6 - 4 = 2", "6"),
     ("The answer is $1800 a month.", "1800"),
     ("So he makes 200*9=$1800 a month", "1800"),
     ("The answer is 6 I think.", "6"),
@@ -336,6 +347,10 @@ def test_unmarked_answers_are_found(text, reference):
     ("The answer is 5 a", "5"),
     ("Answer: He has 5 boxes.\nEach holds 3.\nSo 5 * 3 = 15.", "5"),
     ("**Answer:**\n9 - 4 = 5\n5 * 3 = 15", "5"),
+    ("Answer: There are 6 apples.\nI checked it in 5 steps.", "5"),
+    ("**Answer:** Janet makes $18 a day.\n\nShe sells 5", "5"),
+    ("Answer: x = 2 or x = 3\n2 + 3 = 5", "5"),
+    ("Answer: There are 6 apples.\nExplanation:\n6 - 1 = 5", "5"),
   ],
 )
 def test_other_numbers_do_not_count(text, reference):
@@ -367,6 +382,8 @@ def test_thoughts_are_dropped_before_looking():
     "1+1 = 2 and 3 " * 1500,
     "is from 3 to 1 : " * 1500 + "x 7x",
     "\\text{" * 5000,
+    "Answer: In 2 steps.\n" + ")" * 20000,
+    "Answer: In 2 steps.\n" + ".\n" * 20000,
   ],
 )
 def test_degenerate_outputs_are_cheap(text):
