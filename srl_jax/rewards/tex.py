@@ -181,9 +181,9 @@ def _argument(text: str, at: int) -> tuple[str, int]:
 
 _SPACES = re.compile(r"(?<!\d)\s+|\s+(?!\d)")
 # Words have three letters, one of them a vowel: mgh and Mgh are products, aabb
-# and Aabb are genotypes.
+# and Aabb are genotypes. "NO" is a word if it is all of the answer.
 _WORDS = re.compile(
-  r"\b(?:[Nn]o|(?=\w*[AEIOUYaeiouy])(?!(?i:(?:(\w)\1)+)\b)"
+  r"\b(?:[Nn]o|(?<!.)NO(?!.*\w)|(?=\w*[AEIOUYaeiouy])(?!(?i:(?:(\w)\1)+)\b)"
   r"(?:[A-Z]?[a-z]{2,}|[A-Z]{3,}))\b"
 )
 

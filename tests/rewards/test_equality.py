@@ -154,6 +154,9 @@ m \cdot n | mn
 mg | m \times g
 35 | 35\text{ a day}
 35\text{ cm}^2 | 35\text{ sq. cm}
+No | NO
+NO | no.
+Yes | YES
 """
 DIFFERENT = r"""
 3 x-5 | 3
@@ -276,7 +279,7 @@ kT | kt
 rr | Rr
 AaBb | aabb
 heterozygous Aabb | heterozygous aabb
-No | NO
+No gas | NO gas
 4.50 | 12 \times \$4.50
 4.50 | \$20 - \$4.50
 18 | 18\$7
