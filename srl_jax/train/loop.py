@@ -32,7 +32,7 @@ from srl_jax.update.updater import TrainState
 
 # The file of a stage that ended early: after which update step, of how many.
 _ENDED = "ended.json"
-# After which update step was last measured, and after which the best was.
+# After which update steps was measured last, the best was, validated last.
 _MEASURED = "measured.json"
 
 
@@ -198,26 +198,26 @@ class _Measuring:
   ):
     self._stage, self._saver, self._log = stage, saver, log
     self._file, self._during = directory / _MEASURED, during
-    self._done = 0
-    self._best_step = 0
+    # After which update step was measured last, the best was, and was
+    # validated last; as in the file.
+    self._done = self._best_step = self._validated = 0
 
   def is_due(self, done: int, is_last: bool) -> bool:
     """Whether something is to be measured after `done` update steps."""
-    return done > self._done and (
-      self._is_validation_due(done, is_last) or self._is_during_due(done)
-    )
+    return self._is_validation_due(done, is_last) or self._is_during_due(done)
 
   def resume(self, done: int, state: TrainState, is_last: bool) -> None:
     """Measures what an earlier attempt had to, and did not come to the end of.
 
     What it measured later is forgotten, as its later update steps are.
     """
-    known, best = agreement.read_json(self._file) or (0, 0)
-    if known > done and jax.process_index() == 0:
-      files.write_json(self._file, [done, best])
+    known, best, validated = agreement.read_json(self._file) or (0, 0, 0)
+    self._done, self._best_step = min(known, done), self._best()[0]
     # The best parameters are written while training goes on.
-    is_whole = known >= done and best == self._best()[0]
-    if self.is_due(done, is_last) and not is_whole:
+    self._validated = min(validated, done) if best == self._best_step else 0
+    if known > done:
+      self._write()
+    if self.is_due(done, is_last):
       self.measure(done, state, is_last)
 
   def measure(self, done: int, state: TrainState, is_last: bool) -> None:
@@ -231,13 +231,18 @@ class _Measuring:
       log.measured(done - 1, values)
     # Rows that are called written must be.
     mirror.copy_all()
-    if jax.process_index() == 0:
-      files.write_json(self._file, [done, self._best_step])
     self._done = done
+    self._write()
+
+  def _write(self) -> None:
+    if jax.process_index() == 0:
+      known = [self._done, self._best_step, self._validated]
+      files.write_json(self._file, known)
 
   def _is_validation_due(self, done: int, is_last: bool) -> bool:
     every = self._stage.config.validate_every
-    return is_last or (every > 0 and done % every == 0)
+    is_time = is_last or (every > 0 and done % every == 0)
+    return is_time and self._validated < done
 
   def _validate(self, done: int, state: TrainState) -> None:
     stage, total = self._stage, self._stage.config.update_steps
@@ -253,9 +258,11 @@ class _Measuring:
     if sharding.gather_objects(is_best)[0]:
       self._saver.save_best(done, state.trained, value)
       self._best_step = done
+    self._validated = done
 
   def _is_during_due(self, done: int) -> bool:
-    return self._during is not None and self._during.is_due(done)
+    during = self._during
+    return during is not None and self._done < done and during.is_due(done)
 
   def _best(self) -> tuple[int, float]:
     """Returns step and value of the best parameters; step 0 if none exist."""

@@ -54,7 +54,23 @@ class FakeStage:
 MESH = tiny.small_mesh()
 
 
-def train(runs, workdir, seen, is_stopping=lambda: False, **changes):
+class FakeDuring:
+  """Measures after every second update step, and notes when."""
+
+  def __init__(self, seen):
+    self.seen = seen
+
+  def is_due(self, done):
+    return done % 2 == 0
+
+  def during(self, stage, done, params):
+    self.seen.append(f"during {done - 1}")
+    return {}
+
+
+def train(
+  runs, workdir, seen, is_stopping=lambda: False, during=None, **changes
+):
   """Trains four update steps of nothing."""
   settings = {
     "srl__update_steps": 4,
@@ -72,6 +88,7 @@ def train(runs, workdir, seen, is_stopping=lambda: False, **changes):
     workdir / "stages" / "0_srl",
     0,
     is_stopping,
+    during,
   )
 
 
@@ -151,3 +168,52 @@ def test_a_stage_killed_before_its_best_was_whole_is_validated_again(
   shutil.rmtree(tmp_path / "stages" / "0_srl" / "best")
   train(runs, tmp_path, seen, srl__update_steps=4 if is_early else 3)
   assert seen == ["validate 2"]
+
+
+def test_a_stage_that_ends_early_is_validated_whatever_was_measured(
+  runs, tmp_path, monkeypatch, reads
+):
+  seen = []
+  take_update = FakeStage.take_update
+
+  def take_two(self, state, update_step, reference):
+    if update_step == 2:
+      raise loop.NothingLeftError("no group is left")
+    return take_update(self, state, update_step, reference)
+
+  monkeypatch.setattr(FakeStage, "take_update", take_two)
+  train(runs, tmp_path, seen, during=FakeDuring(seen))
+  assert seen == ["take 0", "take 1", "during 1", "validate 1"]
+  train(runs, tmp_path, seen, during=FakeDuring(seen))
+  assert len(seen) == 4
+
+
+def test_what_was_measured_is_not_measured_again_by_later_attempts(
+  runs, tmp_path, monkeypatch, reads
+):
+  seen = []
+  take_update = FakeStage.take_update
+  due = {
+    "srl__update_steps": 6,
+    "srl__validate_every": 3,
+    "checkpoint__every_update_steps": 1,
+  }
+
+  class CutError(Exception):
+    pass
+
+  def cut_at(last):
+    def take(self, state, update_step, reference):
+      if update_step == last:
+        raise CutError
+      return take_update(self, state, update_step, reference)
+
+    return take
+
+  # The second attempt only has something to measure besides validation.
+  for last in (3, 4, 4, 4):
+    monkeypatch.setattr(FakeStage, "take_update", cut_at(last))
+    with pytest.raises(CutError):
+      train(runs, tmp_path, seen, during=FakeDuring(seen), **due)
+  rows = ("take 0,take 1,during 1,take 2,validate 2", "take 3,during 3")
+  assert seen == ",".join(rows).split(",")
