@@ -37,6 +37,7 @@ from srl_jax.evaluate.solve import EvalConfig, solve_problems, summarise
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.inference import ReadyModel, chat_format, checksum_of
 from srl_jax.metrics import MetricWriter, read_rows
+from srl_jax.overrides import without_changeable
 from srl_jax.rewards import RewardConfig, Scorer
 from srl_jax.rollout.decode import SamplingConfig
 from srl_jax.storage import files, mirror
@@ -44,6 +45,16 @@ from srl_jax.train.data import build_split
 from srl_jax.train.problems import judgeable
 from srl_jax.train.stage import Run
 from srl_jax.trajectory import Trajectory
+
+# Settings that the episodes of an evaluation depend on, beside their problems.
+_OF_EPISODES = (
+  "seed",
+  "model",
+  "tokenizer",
+  "template",
+  "observation_tokens",
+  "evaluate",
+)
 
 
 class Measuring:
@@ -106,14 +117,26 @@ class Measuring:
 
   def _measure(self, moment: str, params: Any) -> dict[str, list[float]]:
     name = moment.replace(" ", "_")
-    path = self._workdir / "solutions" / f"{name}.jsonl"
-    found = _on_test_split(self._config, self._run, params, path, moment)
+    path = self._solutions(moment)
+    settings = self._config.evaluate
+    with evaluator.memory_errors(settings.answers_per_batch):
+      found = _on_test_split(self._config, self._run, params, path, moment)
     for result in self._on_suites(name, params, self._plan):
       values = summary_lib.summary(result.problems, result.answers)
       for metric, value in values.items():
         if metric == "greedy" or "@" in metric:
           found[f"{result.suite} {metric}"] = value
     return {k: [e.value, e.low, e.high] for k, e in found.items()}
+
+  def written(self, moment: str) -> None:
+    """Removes what is kept of a moment until its results are written."""
+    folder = _part(self._solutions(moment))
+    if jax.process_index() == 0 and folder.exists():
+      storage.remove(folder)
+
+  def _solutions(self, moment: str) -> pathlib.Path:
+    name = moment.replace(" ", "_")
+    return self._workdir / "solutions" / f"{name}.jsonl"
 
   def is_due(self, done: int) -> bool:
     """Whether suites are answered after `done` update steps of a stage."""
@@ -202,7 +225,7 @@ def _on_test_split(
   if config.evaluate.modes:
     problems = judgeable(run, "test")[: config.evaluate.problems or None]
   facts = _facts(config, problems, params)
-  with KeptEpisodes(solutions_path.with_suffix(".part"), facts) as kept:
+  with KeptEpisodes(_part(solutions_path), facts) as kept:
     # Without any, the table has no row of whole problems.
     solved = _solve(config, run, problems, params, moment, kept)
     for how, episodes, summary in solved if problems else ():
@@ -219,8 +242,12 @@ def _on_test_split(
           solution["observations"] = episode.observations
         lines.append(json.dumps(how | solution) + "\n")
     files.write_text(solutions_path, "".join(lines))
-    kept.remove()
   return measured
+
+
+def _part(solutions_path: pathlib.Path) -> pathlib.Path:
+  """The folder of the episodes that an attempt has come to."""
+  return solutions_path.with_suffix(".part")
 
 
 def _facts(
@@ -228,12 +255,11 @@ def _facts(
 ) -> dict[str, Any]:
   """What the episodes of an evaluation depend on."""
   verdicts = {domain.verdict for domain in domains_of(problems).values()}
+  settings = without_changeable(dataclasses.asdict(config))
   return {
     "weights": checksum_of(params),
-    "seed": config.seed,
-    "evaluate": dataclasses.asdict(config.evaluate),
+    "settings": {name: settings[name] for name in _OF_EPISODES},
     "context_turns": config.srl.trunks.context_turns,
-    "template": config.template,
     "problems": zlib.crc32(repr(problems).encode()),
     "rules": rules.checksum(verdicts, rules.FILES),
     "own code": own_code.checksums(config),

@@ -28,6 +28,8 @@ from srl_jax.train.metric_columns import describe_columns
 from srl_jax.train.stages import marker
 
 _CONFIG = "config.json"
+# Folders with what is measured, and who has it.
+_MEASURED = ("suites", "solutions", "tensorboard", "trackers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,11 +185,15 @@ def _compare(
 
 
 def _remove_begun(workdir: pathlib.Path) -> None:
-  """Removes what an attempt left that failed before anything was measured."""
-  (workdir / loading.TOKENIZER).unlink(missing_ok=True)
-  for folder in (workdir / loading.KEPT_TOKENIZER, workdir / "suites"):
-    if folder.exists():
-      storage.remove(folder)
+  """Removes what an attempt left that failed before anything was measured.
+
+  Of what it measured in part, all is of the settings that it had.
+  """
+  for name in (loading.TOKENIZER, "metrics.jsonl", "metrics.csv"):
+    (workdir / name).unlink(missing_ok=True)
+  for name in (loading.KEPT_TOKENIZER, *_MEASURED):
+    if (workdir / name).exists():
+      storage.remove(workdir / name)
 
 
 def _is_checked(

@@ -129,6 +129,7 @@ def train_and_evaluate(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
       if moment not in results:
         results[moment] = measuring.at_moment(moment, params)
         files.write_json(path, results)
+      measuring.written(moment)
 
     measure("before", params)
     params = train_stages(

@@ -224,8 +224,8 @@ def memory_errors(answers_per_batch: int) -> Iterator[None]:
       "the devices have too little memory for the model and the keys and "
       f"values of {answers_per_batch} answers at once; give a lower "
       "--answers_per_batch or --max_new_tokens (in a run, a lower "
-      "c.evaluate.answers_per_batch or c.evaluate.suite_tokens), or spread the "
-      "model over more devices. What is answered is kept. It was said: "
+      "c.evaluate.answers_per_batch), or spread the model over more devices. "
+      "What is answered is kept. It was said: "
       f"{str(error).splitlines()[0]}"
     ) from error
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The episodes of an evaluation in a run, kept one by one as they end.
 
-So an evaluation that was killed goes on. They are removed when all of it is
-written.
+So an evaluation that was killed goes on. Whoever has written all of it removes
+the folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from srl_jax import sharding, storage
+from srl_jax import sharding
 from srl_jax.rollout.episodes import Episode
 from srl_jax.storage import files
 from srl_jax.storage.mirror import Mirror
@@ -67,12 +67,6 @@ class KeptEpisodes:
       }
       self._file.write(_line({"how": how, "episode": fields}))
       self._file.flush()
-
-  def remove(self) -> None:
-    """Removes them, as they are written where they belong."""
-    self.close()
-    if jax.process_index() == 0:
-      storage.remove(self._folder)
 
   def close(self) -> None:
     if self._file:
