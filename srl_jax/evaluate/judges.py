@@ -52,7 +52,8 @@ def domain_verdict(
   final, is_correct = our_verdict(text, problem)
   if problem.suite in functions:
     verdict = find_function(RewardConfig(function=functions[problem.suite]))
-    is_correct = verdict(split_lenient(text).action, problem.answer) >= 1
+    score = verdict(split_lenient(text).action, problem.answer)
+    is_correct = bool(score >= 1)  # Also of a number of numpy.
   return final, is_correct
 
 

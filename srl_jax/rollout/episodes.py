@@ -334,7 +334,8 @@ class _Open:
       thoughts = [format.split_lenient(text).thought for text in self.texts]
       context = scoring.reward_context(trajectory, 0)
       more["context"] = context._replace(thought="\n".join(thoughts))
-    return verdict("\n".join(self.actions), trajectory.answer, **more) >= 1
+    score = verdict("\n".join(self.actions), trajectory.answer, **more)
+    return bool(score >= 1)  # Also of a number of numpy.
 
   def leave_environment(self) -> None:
     """Closes the environment if it is open."""

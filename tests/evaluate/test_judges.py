@@ -5,11 +5,13 @@ import pathlib
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import pytest
 
 from srl_jax.domains.suite import Problem
-from srl_jax.evaluate.judges import JudgeError, Judges
+from srl_jax.evaluate.judges import JudgeError, Judges, domain_verdict
 from tests.support.answers import fatal
 
 PROBLEM = Problem("p", "?", "c", suite="mine")
@@ -55,6 +57,16 @@ def test_a_text_that_cannot_be_judged_is_named_and_costs_no_other(text, reason):
     # Only what its machine did to it may pass.
     assert error.value.passes == (text == "die")
     assert [*found, *judges.take_good()][-1:] == [("b", False)]
+
+
+def test_a_verdict_may_be_a_number_of_numpy(monkeypatch):
+  module = types.SimpleNamespace(verdict=lambda text, answer: np.float64(1))
+  monkeypatch.setitem(sys.modules, "verdicts_of_test", module)
+  _, is_correct = domain_verdict(
+    {"mine": "verdicts_of_test:verdict"}, "c", PROBLEM
+  )
+  # Journals are JSON.
+  assert is_correct is True
 
 
 def children_of(pid):
