@@ -150,7 +150,7 @@ def _agents(trajectories: Sequence[Trajectory]) -> Iterable[str]:
   if bad:
     yield (
       f"{len(bad):,} of {len(trajectories):,} trajectories hold calls that no"
-      " tool takes, which are among the turns without an action. The first:"
+      " tool takes, which are left out. The first:"
       f" {bad[0].id!r}, {bad[0].metadata['bad_call']}"
     )
   cut = [t for t in trajectories if t.metadata.get("cut_off")]

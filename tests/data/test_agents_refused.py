@@ -114,6 +114,20 @@ def test_a_call_that_no_tool_takes_costs_its_turn_alone(changes, words):
   )
 
 
+def test_a_bad_call_beside_others_is_left_out_alone():
+  record = copy.deepcopy(agents.openhands())
+  whole = parse(record, "f-1")
+  calls = record["trajectory"][2]["tool_calls"]
+  bad = {"name": "browser", "arguments": "{}"}
+  calls.insert(0, {"id": "bad", "type": "function", "function": bad})
+  answer = {"role": "tool", "tool_call_id": "bad", "content": "no such tool"}
+  record["trajectory"].insert(3, answer)
+  trajectory = parse(record, "f-1")
+  assert trajectory.steps == whole.steps
+  assert "turns_without_action" not in trajectory.metadata
+  assert "'browser'" in trajectory.metadata["bad_call"]
+
+
 def test_other_shapes_take_a_bad_call_alike():
   atif, events, sdk = agents.atif(), agents.events(), agents.events_of_sdk()
   atif["steps"][2]["tool_calls"][0]["arguments"] = "{ls}"

@@ -93,8 +93,8 @@ def test_what_readers_of_agents_left_out_is_counted():
   assert said == [
     "3 turns without an action are left out of 2 of 4 trajectories. The first:"
     " 'b'",
-    "1 of 4 trajectories hold calls that no tool takes, which are among the"
-    " turns without an action. The first: 'b', field 'a': is 3",
+    "1 of 4 trajectories hold calls that no tool takes, which are left out. The"
+    " first: 'b', field 'a': is 3",
     "1 of 4 trajectories were cut off and do not end by the expert's decision."
     " The first: 'c' (Exit due to cost limit)",
   ]

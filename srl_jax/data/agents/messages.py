@@ -2,8 +2,8 @@
 """Turns the messages of a recorded agent into the steps of a trajectory.
 
 What is no action of the expert is left out and counted in the metadata:
-messages without an action or with a call that no tool takes (with the answers
-to them), notes to oneself by a tool `think` (which join the next thought), and
+messages without an action and calls that no tool takes (with the answers to
+them), notes to oneself by a tool `think` (which join the next thought), and
 what SWE-agent or SWE-smith adds where the agent was cut off or gave up.
 """
 
@@ -34,7 +34,7 @@ class Message(NamedTuple):
     reasoning: what the agent thought besides the text.
     actions: the agent's actions, if they are recorded apart from the text.
     call_ids: ids of these actions; () without ids.
-    bad_call: why the calls are none that a tool takes; it then has no action.
+    bad_call: why a call beside the actions is none that a tool takes.
     answers: ids of the actions that a tool answers; () if it names none.
     fallback: the action, if the text holds none in the agent's spelling.
     is_target: whether the agent's actions are to be learnt.
@@ -77,8 +77,8 @@ def to_trajectory(
 
   The metadata say `task`, `resolved` ("true" or "false"), `model`, `cut_off`
   (what ended it instead of the expert), `turns_without_action` (how many were
-  left out) and `bad_call` (what is wrong with the first call that is one of
-  them), where they are known or not 0.
+  left out) and `bad_call` (what is wrong with the first call that no tool
+  takes), where they are known or not 0.
 
   Raises:
     RecordError: there is no action, no problem, or a text that cannot be
@@ -175,8 +175,9 @@ class _Acts:
     text, actions = message.text, message.actions
     if message.bad_call:
       self.bad_call = self.bad_call or message.bad_call
-      self.empty_turns += 1
-      return
+      if not actions:
+        self.empty_turns += 1
+        return
     if not actions:
       text, actions = read(message.text)
     if not actions and message.fallback is not None:

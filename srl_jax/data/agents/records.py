@@ -191,7 +191,7 @@ def _agent(
     calls = {f"{where}.function_call": item["function_call"]}
   calls = calls or calls_in(item.get("content"), where)
   actions, ids, bad_call = actions_of(calls, tools)
-  if not actions:
+  if not calls:
     commands = extra.get("actions")
     actions = tuple(
       Action("bash", (("command", command["command"]),))

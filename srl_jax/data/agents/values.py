@@ -165,9 +165,9 @@ class Calls(NamedTuple):
   """What the calls of one message do.
 
   Attributes:
-    actions: one for each call; () if one of them is bad.
+    actions: one for each call that is good.
     call_ids: their ids, or "".
-    bad_call: why a call is none that a tool takes.
+    bad_call: why a call is none that a tool takes, of the first such call.
   """
 
   actions: tuple[Action, ...]
@@ -176,7 +176,7 @@ class Calls(NamedTuple):
 
 
 def actions_of(calls: Mapping[str, Any], tools: frozenset[str]) -> Calls:
-  """Returns the actions of a message's calls, if all are good.
+  """Returns the actions of a message's calls, without those that are bad.
 
   A bad call, which is the expert's fault and not the record's, names a tool
   that is not offered, or its arguments are no JSON object.
@@ -190,7 +190,8 @@ def actions_of(calls: Mapping[str, Any], tools: frozenset[str]) -> Calls:
   Raises:
     RecordError: a call is no object, or has no name.
   """
-  found = []
+  found: list[tuple[Action, str]] = []
+  bad_call = None
   for where, call in calls.items():
     if not isinstance(call, dict):
       raise RecordError(where, f"is {_short(call)}; a call is an object")
@@ -200,13 +201,13 @@ def actions_of(calls: Mapping[str, Any], tools: frozenset[str]) -> Calls:
     if not name:
       raise RecordError(f"{where}.name", "is missing or empty; name the tool")
     try:
-      found.append((_action(name, inner, where, tools), call))
+      action = _action(name, inner, where, tools)
     except RecordError as error:
-      return Calls((), (), error)
-  return Calls(
-    tuple(action for action, _ in found),
-    tuple(text_at(call, "id", "tool_call_id") for _, call in found),
-  )
+      bad_call = bad_call or error
+    else:
+      found.append((action, text_at(call, "id", "tool_call_id")))
+  actions, ids = zip(*found, strict=True) if found else ((), ())
+  return Calls(actions, ids, bad_call)
 
 
 def _action(
