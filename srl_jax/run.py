@@ -255,9 +255,14 @@ def _note_versions(workdir: pathlib.Path) -> None:
 
 
 def _fingerprint(config: Config) -> str:
-  """Checksum of the settings and the code that metrics follow from."""
+  """Checksum of the settings and the code that metrics follow from.
+
+  And of what decides how much the trackers get of an update step.
+  """
   settings = without_changeable(ownership.resolved(config))
-  parts = [settings, versions(), own_code.checksums(config)]
+  every = config.evaluate.suites_every_update_steps
+  shown = [every, dataclasses.asdict(config.rollouts), config.trackers.texts]
+  parts = [settings, shown, versions(), own_code.checksums(config)]
   return f"{zlib.crc32(json.dumps(parts, sort_keys=True).encode()):08x}"
 
 

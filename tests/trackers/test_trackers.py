@@ -308,12 +308,19 @@ def test_a_fingerprint_is_of_what_rows_follow_from(runs, monkeypatch):
   same = fingerprint()
   smaller = {"srl__trunks_per_micro_batch": 2, "model__remat": "none"}
   assert fingerprint(log_every=2, trackers__wandb=True, **smaller) == same
-  found = {same, fingerprint(srl__optim__learning_rate=0.5)}
+  found = {
+    same,
+    fingerprint(srl__optim__learning_rate=0.5),
+    # Sessions count what they get of an update step.
+    fingerprint(evaluate__suites_every_update_steps=5),
+    fingerprint(rollouts__every_update_steps=3),
+    fingerprint(trackers__texts=1),
+  }
   monkeypatch.setattr(run.own_code, "checksums", lambda _: {"data.domain": 1})
   found.add(fingerprint())
   monkeypatch.setattr(run, "versions", lambda: {"jax": "0"})
   found.add(fingerprint())
-  assert len(found) == 4
+  assert len(found) == 7
 
 
 def test_a_run_shows_what_its_metrics_sum_up(whole):
