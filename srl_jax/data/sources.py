@@ -151,7 +151,9 @@ def _recognised(
   head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
   # A crash may leave zeros in place of a line.
   begin = head.lstrip(b"\0\r\n")
-  may_be_json = b"{" in begin and b"\0" not in begin
+  # Where the first line is cut, the next is whole, or not in sight.
+  next_begins = rb"\n\s*\{" if b"\n" in begin else rb"\{"
+  may_be_json = b"\0" not in begin and re.search(next_begins, begin)
   if begin and not (may_be_json or begin.startswith((b"{", b"["))):
     raise ValueError(
       f"{path} begins with {begin[:20]!r} and is neither JSON, Parquet nor"

@@ -156,10 +156,20 @@ def archive(kind):
     (b"\x83\xafp\xd1\r\x88J?" + bytes(56), r"b'\\x83\\xafp"),
     (b"\n<!doctype html>\n<html>", "b'<!doctype html>"),
     (b"problem,answer\n1+1?,2\n", "b'problem,answer"),
+    (b"problem,answer\n$\\frac{1}{2}$?,0.5\n", "b'problem,answer"),
     (gzip.compress(b"problem,answer\n1+1?,2\n", mtime=0), "b'problem,answer"),
   ],
   # Without names, they would hold the time at which gzip packed them.
-  ids=["zip", "tar", "sqlite", "array-record", "html", "csv", "csv-gz"],
+  ids=[
+    "zip",
+    "tar",
+    "sqlite",
+    "array-record",
+    "html",
+    "csv",
+    "csv-tex",
+    "csv-gz",
+  ],
 )
 def test_what_holds_no_records_is_named_with_what_to_do(
   tmp_path, content, begins
@@ -179,7 +189,10 @@ def test_a_pointer_of_git_lfs_is_named_with_what_fetches_the_data(tmp_path):
   )
 
 
-@pytest.mark.parametrize("first", ["", "cut off}\n", "{\0}\n"])
+LONG = 'of a: {"' + 600 * "x" + "}\n"  # Longer than what is looked at.
+
+
+@pytest.mark.parametrize("first", ["", "cut off}\n", "{\0}\n", LONG])
 def test_a_first_line_that_is_no_record_costs_no_other(tmp_path, first):
   path = tmp_path / "d.csv"
   path.write_text(first + TEXT)
