@@ -24,6 +24,13 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_TEXTS = ("No space left on device", "Disk quota exceeded")
 # What TensorStore adds to errors of a bucket, which are ValueErrors.
 _OF_TENSORSTORE = ("[http_response_", "[curl_code=")
+# Of a path: what comes again until somebody does something.
+_OF_FILES = (
+  FileNotFoundError,
+  PermissionError,
+  IsADirectoryError,
+  NotADirectoryError,
+)
 # Of HTTP: what comes again until somebody does something.
 _REFUSED = (400, 401, 403, 404)
 # What comes of a service that has too much to do, or is away.
@@ -161,7 +168,8 @@ def is_of_machine(error: BaseException | None) -> bool:
   """Whether code of the user failed by no fault of its own.
 
   So it is if the machine, the network or a disk failed it, also if it raised an
-  error of its own because of that.
+  error of its own because of that. A file that is missing and a request that is
+  refused are none of it.
   """
   passing = (OSError, EOFError, MemoryError, subprocess.TimeoutExpired)
   while error is not None:
@@ -170,11 +178,16 @@ def is_of_machine(error: BaseException | None) -> bool:
     # It was made of the end of a pipe, which says nothing.
     if isinstance(error, FailedError):
       return False
-    if isinstance(error, (*passing, PassingError)) or is_of_storage(error):
+    if isinstance(error, PassingError) or is_of_storage(error):
       return True
-    if _http_code(error) in _AWAY:
+    code = _http_code(error)
+    if code in _AWAY:
       return True
-    error = error.__cause__ or error.__context__
+    lasts = isinstance(error, _OF_FILES) or 400 <= code < 500
+    if isinstance(error, passing) and not lasts:
+      return True
+    hidden = error.__suppress_context__
+    error = error.__cause__ or (None if hidden else error.__context__)
   return False
 
 

@@ -121,6 +121,10 @@ def made_of(cause, error):
     (subprocess.TimeoutExpired("pytest", 9), True),
     (made_of(TimeoutError(), RuntimeError("no judgement")), True),
     (made_of(KeyError("x"), RuntimeError("no judgement")), False),
+    (FileNotFoundError("model.json"), False),
+    (made_of(PermissionError("model.json"), ValueError()), False),
+    # As the hub says what is not on this machine, when it is away.
+    (made_of(ConnectionError(), FileNotFoundError("not in the cache")), True),
     # A child that was killed, and one that ended by itself: its pipe broke.
     (EOFError("exit code -9"), True),
     (made_of(BrokenPipeError(), children.FailedError("exit code 7")), False),
@@ -133,9 +137,23 @@ def test_code_that_its_machine_failed_may_be_tried_again(error, passes):
   assert failures.is_of_machine(made_of(found, ValueError())) == passes
 
 
-@pytest.mark.parametrize(("status", "passes"), [(429, True), (400, False)])
-def test_a_busy_service_is_told_from_a_wrong_request(status, passes):
-  error = Exception("said by a service")
+@pytest.mark.parametrize("with_error", [False, True])
+def test_an_error_says_whether_it_was_raised_because_of_another(with_error):
+  try:
+    try:
+      raise TimeoutError
+    except TimeoutError as error:
+      raise ValueError("bad") from (error if with_error else None)
+  except ValueError as error:
+    assert failures.is_of_machine(error) == with_error
+
+
+@pytest.mark.parametrize("kind", [Exception, OSError])
+@pytest.mark.parametrize(
+  ("status", "passes"), [(429, True), (503, True), (400, False), (401, False)]
+)
+def test_a_busy_service_is_told_from_a_wrong_request(kind, status, passes):
+  error = kind("said by a service")
   error.response = types.SimpleNamespace(status_code=status)
   assert failures.is_of_machine(error) == passes
 
