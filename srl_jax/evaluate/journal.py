@@ -77,7 +77,8 @@ class Journal:
     self.answers = read_answers(folder)
     if is_outdated:
       self.answers = _judged_anew(self.answers, problems, judge)
-      # In one go, and before the facts call them answers of these rules.
+      # While they may be of either rules, the facts call them those of none.
+      files.write_json(path, _without_rules(facts))
       files.write_text(folder / ANSWERS, "".join(map(_line, self.answers)))
     files.write_json(path, facts)
     files.write_text(folder / PROBLEMS, "".join(map(_line, problems)))
@@ -105,10 +106,15 @@ def _differ_in_rules_alone(
   before: Mapping[str, Any], now: Mapping[str, Any]
 ) -> bool:
   """Whether the same answers, in one go, are only judged by other rules."""
-  protocol = dict(now.get("protocol") or {})
-  as_now = dict(before.get("protocol") or {}) | {RULES: protocol.get(RULES)}
-  differences = _differences({**before, "protocol": as_now}, now)
-  return protocol.get("mode") != "turns" and not list(differences)
+  is_one_go = (now.get("protocol") or {}).get("mode") != "turns"
+  pair = _without_rules(before), _without_rules(now)
+  return is_one_go and not list(_differences(*pair))
+
+
+def _without_rules(facts: Mapping[str, Any]) -> dict[str, Any]:
+  protocol = dict(facts.get("protocol") or {})
+  protocol.pop(RULES, None)
+  return {**facts, "protocol": protocol}
 
 
 def _judged_anew(

@@ -16,6 +16,7 @@ from srl_jax.evaluate.judges import JudgeError
 from srl_jax.evaluate.protocols import our_verdict
 from srl_jax.evaluate.records import Answer
 from srl_jax.storage import files
+from tests.support.answers import by_last_letter
 
 PROBLEMS = [
   Problem("p1", "1 + 2?", "3", suite="mine"),
@@ -175,6 +176,24 @@ def test_answers_are_judged_anew_when_rules_alone_have_changed(
   assert said in capsys.readouterr().out
   with Journal(folder, of_rules("new"), PROBLEMS, our_verdict):
     assert "anew" not in capsys.readouterr().out
+
+
+def test_a_kill_while_verdicts_are_written_leaves_them_to_no_rules(
+  judged_by_old_rules, monkeypatch
+):
+  folder = judged_by_old_rules
+  write = files.write_text
+
+  def write_answers_and_die(path, text):
+    write(path, text)
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(files, "write_text", write_answers_and_die)
+    Journal(folder, of_rules("new"), PROBLEMS, our_verdict)
+  # The old rules, which called it wrong, judge anew what the new ones did.
+  with Journal(folder, of_rules("old"), PROBLEMS, by_last_letter) as journal:
+    assert [a.is_correct for a in journal.answers] == [False, False]
 
 
 def test_a_verdict_that_fails_leaves_the_folder_as_it_was(judged_by_old_rules):
