@@ -128,7 +128,8 @@ def load_run(
     run.template.chat.check_thinking()
   if is_kept:
     _check_kept(run, config, workdir)
-  _keep(run, config, workdir)
+  else:
+    _keep(run, config, workdir)
   recorder = Recorder(workdir / "rollouts", config.rollouts)
   return dataclasses.replace(run, **splits, recorder=recorder)
 
@@ -200,6 +201,8 @@ def _check_kept(run: Run, config: Config, workdir: pathlib.Path) -> None:
     {file.name: file.read_bytes() for file in of}
     for of in (folder.iterdir(), run.files)
   )
+  if len(kept) == len(now) == 1:  # A file, which may have another name.
+    kept = dict(zip(now, kept.values(), strict=True))
   names = sorted(kept.keys() | now.keys())
   if different := [x for x in names if kept.get(x) != now.get(x)]:
     raise RefusedError(
@@ -268,8 +271,9 @@ def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:
       raise ValueError(f"the run in {workdir} has no {TOKENIZER} yet")
   elif folder.is_dir():
     name = pathlib.Path(tokenizer.path).name
-    name = TOKENIZER if name in STUDENTS else name
     path = folder / name if (folder / name).is_file() else folder
+    if len(kept := [*folder.iterdir()]) == 1:  # It may have another name.
+      path = kept[0]
   else:
     return config
   tokenizer = dataclasses.replace(tokenizer, path=str(path))

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from srl_jax.evaluate.journal import read_answers
+from srl_jax.loading import read_run_config, with_kept_tokenizer
 from srl_jax.storage.workdir import RefusedError
 from srl_jax.testing import experiment
 
@@ -92,6 +93,25 @@ def test_inputs_may_lie_elsewhere_with_the_same_contents(
   other_suite(moved)
   with pytest.raises(RefusedError, match="the suite copies changed since"):
     runs.run(run, "sft", **inputs(moved))
+
+
+def test_a_file_of_a_tokenizer_may_have_another_name(runs, begun, tmp_path):
+  kept = tmp_path / "a.model"
+  shutil.copy(runs.folder / "whole" / "tokenizer.model", kept)
+  changes = inputs(begun / "inputs") | {
+    "tokenizer__kind": "sentencepiece",
+    "weights": "random",
+    "evaluate__suites": (),
+  }
+  run = tmp_path / "run"
+  with pytest.raises(CutError):
+    changes["tokenizer__path"] = str(kept)
+    runs.run(run, "sft", events={("sft", 2): cut}, **changes)
+  changes["tokenizer__path"] = str(kept.rename(tmp_path / "b.model"))
+  runs.run(run, "sft", **changes)
+  [left] = (run / "tokenizer").iterdir()
+  config = with_kept_tokenizer(read_run_config(run), run)
+  assert config.tokenizer.path == str(left) == str(run / "tokenizer/a.model")
 
 
 def other_weights(here):
