@@ -7,6 +7,7 @@ set in the browser (assets/charts.js), which knows dark from light.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ def _results(alt: Any, runs: Sequence[RunFiles]) -> Any:
     for run in runs
     for moment, of_moment in run.results.items()
     for metric, estimate in of_moment.items()
-    if "_step_" not in metric
+    if "_step_" not in metric and math.isfinite(estimate[0])
   ]
   base = alt.Chart(_data(alt, rows)).encode(
     y=alt.Y("metric:N", title=None, sort=None).axis(labelLimit=220),

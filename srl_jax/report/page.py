@@ -8,7 +8,8 @@ but these, and JSON in a script element has no "<".
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -75,7 +76,7 @@ def make_page(
     groups=[(x, *_signed(x.estimate)) for x in group_differences(runs)],
     style=_asset("page.css"),
     scripts=[_script(text) for text in _scripts(has_charts=bool(runs))],
-    data=data,
+    data=_finite(data),
     evaluations=evaluations,
     comparisons=comparisons,
     samples=viewer.samples,
@@ -85,6 +86,17 @@ def make_page(
     has_failures=any(x["share"] for x in counts.failures),
     has_kept=bool(kept),
   )
+
+
+def _finite(value: Any) -> Any:
+  """A value in which null stands for NaN and infinity, which JSON lacks."""
+  if isinstance(value, float):
+    return value if math.isfinite(value) else None
+  if isinstance(value, Mapping):
+    return {name: _finite(x) for name, x in value.items()}
+  if isinstance(value, list | tuple):
+    return [_finite(x) for x in value]
+  return value
 
 
 def _scripts(*, has_charts: bool) -> list[str]:
@@ -137,7 +149,7 @@ def _signed(x: seeds.Difference | None) -> tuple[str, str]:
 
 def _cell(estimate: Sequence[float] | None) -> tuple[str, str]:
   """A value and its interval, as text."""
-  if estimate is None:
+  if estimate is None or not math.isfinite(estimate[0]):
     return "–", ""
   value, low, high = estimate
   return f"{value:.3f}", f"[{low:.3f}, {high:.3f}]"

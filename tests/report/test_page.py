@@ -3,6 +3,7 @@
 
 import html.parser
 import json
+import math
 import os
 import pathlib
 import re
@@ -20,12 +21,17 @@ from srl_jax.report import charts
 from srl_jax.report.evaluations import read_evaluations
 from srl_jax.report.page import make_page
 from srl_jax.report.runs import read_runs
+from srl_jax.rollout import record
 from srl_jax.testing.reports import write_run
 
 ROOT = pathlib.Path(__file__).parents[2]
 EVIL = (
   "</script><script>alert(1)</script><img src=x onerror=alert(1)>&amp;\x1b[2J"
 )
+
+
+def _refuse(constant):
+  raise AssertionError(f"a browser cannot read {constant}")
 
 
 class Page(html.parser.HTMLParser):
@@ -37,7 +43,7 @@ class Page(html.parser.HTMLParser):
     self._tag = ""
     self.feed(page)
     [data] = [x for x in self.scripts if x.startswith("{")]
-    self.data = json.loads(data)
+    self.data = json.loads(data, parse_constant=_refuse)
 
   def handle_starttag(self, tag, attrs):
     self.tags.append(tag)
@@ -128,6 +134,28 @@ def test_the_table_has_the_intervals_of_the_results(tmp_path):
     ("before", 0.01),
     ("after srl", 0.19),
   }
+
+
+def test_a_metric_that_could_not_be_measured_is_left_empty(tmp_path):
+  workdir = write_run(tmp_path / "run")
+  path = workdir / "results.json"
+  results = json.loads(path.read_text())
+  results["after srl"] = {"turns accuracy, greedy": [math.nan] * 3}
+  path.write_text(json.dumps(results))
+  page = page_of(workdir)
+  assert "solved in turns, greedy0.250[0.010, 0.810]–\n" in page.text
+  [row] = page.data["charts"]["results"]["data"]["values"]
+  assert (row["moment"], row["value"]) == ("before", 0.25)
+
+
+def test_a_reward_that_is_no_number_is_null(tmp_path, monkeypatch):
+  read = record.read_file
+  unknown = {"reward": math.nan, "value": None}
+  monkeypatch.setattr(
+    record, "read_file", lambda path: [x | unknown for x in read(path)]
+  )
+  page = page_of(write_run(tmp_path / "run"))
+  assert {x[5] for x in page.data["rollouts"]["samples"]} == {None}
 
 
 # Suite, decoding, problem, and whether its samples are right.
