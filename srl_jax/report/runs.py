@@ -190,6 +190,7 @@ def _read_run(workdir, config, label, group) -> RunFiles:
   path = workdir / "results.json"
   results = _read_json(path) if path.is_file() else {}
   folders = {x: workdir / "suites" / x.replace(" ", "_") for x in results}
+  order = {stage: i for i, stage in enumerate(config.get("stages", ()))}
   return RunFiles(
     label=label,
     group=group,
@@ -202,7 +203,10 @@ def _read_run(workdir, config, label, group) -> RunFiles:
       for path in sorted((workdir / "solutions").glob("*.jsonl"))
     },
     suites={x: read_results(f) for x, f in folders.items() if f.is_dir()},
-    rollout_files=record.list_files(workdir / "rollouts"),
+    rollout_files=sorted(
+      record.list_files(workdir / "rollouts"),
+      key=lambda x: (order.get(x.stage, -1), x.update_step, x.split),
+    ),
     is_finished=(workdir / "model" / "config.json").is_file(),
   )
 

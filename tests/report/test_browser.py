@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
   folder = tmp_path_factory.mktemp("reports")
   one = write_run(folder / "one", text=EVIL)
   write_episodes(one, text=EVIL)
-  two = write_run(folder / "two", seed=1, moments=(9,))
+  two = write_run(folder / "two", seed=1, moments=(9,), text=EVIL)
   begun = folder / "begun"
   begun.mkdir()
   (begun / "config.json").write_text(json.dumps({"stages": ["srl"]}))
@@ -268,6 +268,19 @@ def test_the_keyboard_reaches_everything(opened):
     .evaluate("x => x.selectedOptions[0].text")
     .endswith("step 10, training")
   )
+
+
+def test_earlier_and_later_keys_stay_within_the_run(opened):
+  page = opened("both")
+  page.locator("#filters [name=moment]").select_option("srl 19 validation")
+  found(page)
+  page.locator(".entry", has_text="valid-1").click()
+  where = page.locator("#detail select[name=open]")
+  assert where.locator("option").count() == 2  # Of either run.
+  for key in "[]":
+    page.keyboard.press(key)
+    shown = where.evaluate("x => x.selectedOptions[0].text")
+    assert shown == "one, srl, update step 19, validation"
 
 
 def test_charts_follow_the_axis_and_the_run(opened):

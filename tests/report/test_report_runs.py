@@ -88,16 +88,26 @@ def test_rollouts_of_a_later_stage_count_on(tmp_path):
   workdir = write_run(tmp_path / "run", update_steps=20, moments=(0, 9))
   path = workdir / "config.json"
   config = json.loads(path.read_text())
-  config["stages"] = ["sft", "srl"]
+  config["stages"] = ["sft", "srl", "rlvr"]
   config["sft"]["update_steps"] = 300
+  config["rlvr"]["update_steps"] = 7
   path.write_text(json.dumps(config))
   [run] = read_runs([workdir])
-  assert run.first_steps == {"sft": 0, "srl": 300}
-  assert run.update_steps == 320
-  found = {
-    row["update_step"] for x in run.rollout_files for row in run.rollouts(x)
-  }
-  assert found == {300, 309}
+  assert run.first_steps == {"sft": 0, "srl": 300, "rlvr": 320}
+  assert run.update_steps == 327
+  steps = [run.rollouts(x)[0]["update_step"] for x in run.rollout_files]
+  assert steps == [300, 309]
+  # In order of time, which is not that of the names.
+  first = workdir / "rollouts" / "srl.00000000.train.parquet"
+  shutil.copy(first, first.with_name("rlvr.00000000.train.parquet"))
+  shutil.copy(first, first.with_name("srl.00000009.train.parquet"))
+  [run] = read_runs([workdir])
+  assert [x[:3] for x in run.rollout_files] == [
+    ("srl", 0, "train"),
+    ("srl", 9, "train"),
+    ("srl", 9, "valid"),
+    ("rlvr", 0, "train"),
+  ]
 
 
 def test_differences_are_paired_by_problem(tmp_path):

@@ -137,7 +137,7 @@
     return element;
   }
 
-  /** All moments of a trajectory, in the order of time. */
+  /** All moments of a trajectory, run by run, in the order of time. */
   function momentsOf(entry) {
     return entries.filter((x) => x.trajectory[0] === entry.trajectory[0] && x.trajectory[1] === entry.trajectory[1]);
   }
@@ -199,7 +199,7 @@
     if (key === "/") {
       form.elements.text.focus();
     } else if ((key === "[" || key === "]") && open) {
-      const moments = momentsOf(open);
+      const moments = momentsOf(open).filter((x) => x.run === open.run);
       const next = moments[moments.indexOf(open) + (key === "]" ? 1 : -1)];
       if (next) show(next, null);
     } else if (by && target.matches(".entry")) {
