@@ -5,8 +5,9 @@
   srl_jax serve --weights=Qwen/Qwen2.5-0.5B-Instruct --port=8000
 
 It listens on this machine only, unless --host says otherwise. SIGTERM and
-Ctrl-C let the running requests end. If the device's thread fails, all requests
-are answered with an error and the exit status is 1.
+Ctrl-C let the running requests end; Ctrl-C once more ends them at once. If the
+device's thread fails, all requests are answered with an error and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -183,6 +184,11 @@ def _serve(args: argparse.Namespace, listening: socket.socket) -> int:
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: None)
   server.run(sockets=[listening])
+  if server.force_exit:
+    # Its thread may be in a program of the device, under which an interpreter
+    # cannot end in order.
+    print("asked twice: ended at once", file=sys.stderr, flush=True)
+    os._exit(128 + signal.SIGINT)
   return 1 if fatal or not server.started else 0
 
 

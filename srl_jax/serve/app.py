@@ -48,6 +48,9 @@ class ServerSettings:
   max_body: int = 4 * 2**20
 
 
+_DONE = "data: [DONE]\n\n"
+
+
 class _EventStream(StreamingResponse):
   """Server-sent events; `close` is called at the end, whatever it is."""
 
@@ -60,6 +63,10 @@ class _EventStream(StreamingResponse):
   async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
     try:
       await super().__call__(scope, receive, send)
+    except asyncio.CancelledError:
+      # The status has been sent already.
+      last = _line(_stopped().body()) + _DONE
+      await send({"type": "http.response.body", "body": last.encode()})
     finally:
       self._close()
 
@@ -67,12 +74,25 @@ class _EventStream(StreamingResponse):
 async def _lines(events: AsyncIterator[dict]) -> AsyncIterator[str]:
   try:
     async for event in events:
-      # ASCII: some clients end a line at U+2028 or U+0085 too.
-      yield f"data: {json.dumps(event)}\n\n"
+      yield _line(event)
   except ApiError as error:
     # The status has been sent already.
-    yield f"data: {json.dumps(error.body())}\n\n"
-  yield "data: [DONE]\n\n"
+    yield _line(error.body())
+  yield _DONE
+
+
+def _line(event: dict[str, Any]) -> str:
+  # ASCII: some clients end a line at U+2028 or U+0085 too.
+  return f"data: {json.dumps(event)}\n\n"
+
+
+def _stopped() -> ApiError:
+  """What is told when uvicorn cancels what outlasts its grace."""
+  return ApiError(
+    "the server was stopped before the answer was complete; send the request "
+    "to another server, or again later",
+    status=503,
+  )
 
 
 def make_app(engine: Engine, settings: ServerSettings) -> Starlette:
@@ -82,7 +102,10 @@ def make_app(engine: Engine, settings: ServerSettings) -> Starlette:
   @contextlib.asynccontextmanager
   async def lifespan(app: Starlette) -> AsyncIterator[None]:
     engine.start()
-    yield
+    try:
+      yield
+    except asyncio.CancelledError:
+      return  # Asked twice to stop: nobody waits for the thread.
     engine.stop()
 
   def guarded(path: str, endpoint: Callable, method: str) -> Route:
@@ -208,12 +231,7 @@ async def _unless_left(
       return JSONResponse(task.result())
     return Response(status_code=499)  # Nobody reads it.
   except asyncio.CancelledError as error:
-    # Uvicorn cancels what outlasts its grace when the server is to stop.
-    raise ApiError(
-      "the server was stopped before the answer was complete; send the request "
-      "to another server, or again later",
-      status=503,
-    ) from error
+    raise _stopped() from error
   finally:
     for each in (task, watch):
       each.cancel()

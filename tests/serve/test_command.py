@@ -27,6 +27,25 @@ stream.Stream.advance = advance
 command.main(sys.argv[1:])
 """
 
+# A device that is busy for longer than anybody waits.
+SLOWS = """
+import sys, time
+from srl_jax.processes import stopping
+stopping.listen()
+from srl_jax.rollout import stream
+from srl_jax.serve import __main__ as command
+
+advance = stream.Stream.advance
+
+def slowly(self):
+  pieces = advance(self)
+  time.sleep(0 if self.is_idle else 60)
+  return pieces
+
+stream.Stream.advance = slowly
+command.main(sys.argv[1:])
+"""
+
 # As -m does, but by the event loop of Python.
 WITHOUT_UVLOOP = """
 import sys
@@ -93,6 +112,37 @@ def test_a_signal_lets_a_request_end(folder, number, program):
     assert answers[0].status_code == 200
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0 and not errors, errors
+
+
+def test_a_second_interrupt_ends_the_process_at_once(folder):
+  with start(folder, "-c", SLOWS) as (process, url):
+    ask = {"prompt": "a", "max_tokens": 400, "seed": 0}
+    answers = []
+
+    def post(**more):
+      url_of = f"{url}/completions"
+      answers.append(httpx.post(url_of, json=ask | more, timeout=120).text)
+
+    threads = [
+      threading.Thread(target=post, kwargs={"stream": stream})
+      for stream in (False, True)
+    ]
+    for thread in threads:
+      thread.start()
+    metrics = url.removesuffix("/v1") + "/metrics"
+    while "completions_open 2" not in httpx.get(metrics, timeout=120).text:
+      pass
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(httpx.TransportError):
+      while True:  # Until it takes no more requests.
+        httpx.get(metrics, timeout=120)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    for thread in threads:
+      thread.join()
+    assert process.returncode == 128 + signal.SIGINT
+    assert errors == "asked twice: ended at once\n"
+    assert all("the server was stopped" in answer for answer in answers)
 
 
 def test_a_failure_of_the_device_ends_the_process_with_status_1(folder):
