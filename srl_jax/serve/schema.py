@@ -18,6 +18,7 @@ MAX_LIKELY = 20
 
 # These change nothing in the output.
 _IGNORED = {
+  "include_obfuscation",
   "metadata",
   "parallel_tool_calls",
   "prompt_cache_key",
@@ -239,7 +240,9 @@ def read_chat(body: Any) -> ChatAsk:
 
 def _common(fields: _Body, limit: str, max_tokens: int | None):
   number = (int, float)
-  options = fields.take("stream_options", {}, dict, "an object")
+  options = _Body(fields.take("stream_options", {}, dict, "an object"))
+  tells_usage = options.take("include_usage", False, bool, "true or false")
+  options.refuse_others()
   return {
     "model": fields.take("model", "", str, "the model's name"),
     "n": fields.take(
@@ -273,7 +276,7 @@ def _common(fields: _Body, limit: str, max_tokens: int | None):
     "stops": _stops(fields),
     "seed": fields.take("seed", None, int, "an integer"),
     "stream": fields.take("stream", False, bool, "true or false"),
-    "tells_usage": bool(options.get("include_usage")),
+    "tells_usage": tells_usage,
   }
 
 
@@ -326,6 +329,9 @@ _ROLES = {
   "assistant": "assistant",
 }
 
+# The last two are of litellm's messages, and not for the model.
+_OF_MESSAGES = {"role", "content", "cache_control", "provider_specific_fields"}
+
 
 def _messages(messages: Sequence[Any]) -> tuple[Mapping[str, str], ...]:
   if not messages:
@@ -338,17 +344,21 @@ def _message(i: int, message: Any) -> Mapping[str, str]:
   if not isinstance(message, dict):
     raise ApiError(f"{where} is no object", param=where)
   role = message.get("role")
-  if role not in _ROLES:
+  if not isinstance(role, str) or role not in _ROLES:
     raise ApiError(
       f"{where}.role={_shown(role)} is not allowed; give one of "
       f"{', '.join(_ROLES)} (this server makes no tool calls)",
       param=f"{where}.role",
     )
-  for name in ("tool_calls", "function_call"):
-    if message.get(name):
+  for name, value in message.items():
+    if value and name not in _OF_MESSAGES:
+      why = " and would be without effect; leave it out"
+      if name in ("tool_calls", "function_call"):
+        why = ": this server makes no tool calls"
       raise ApiError(
-        f"{where}.{name} is not supported: this server makes no tool calls",
+        f"{where}.{name} is not supported{why}",
         param=f"{where}.{name}",
+        code="unsupported_parameter",
       )
   content = message.get("content")
   if isinstance(content, list):

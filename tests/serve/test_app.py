@@ -51,6 +51,8 @@ def wait_until(condition, seconds=60):
     ({"max_tokens": -1}, "max_tokens"),
     ({"seed": 1.5}, "seed"),
     ({"stream": "yes"}, "stream"),
+    ({"stream_options": {"include_usage": "no"}}, "include_usage"),
+    ({"stream_options": {"invented": True}}, "invented"),
   ],
 )
 def test_what_cannot_be_done_is_refused_by_name(change, param):
@@ -68,6 +70,13 @@ def test_what_cannot_be_done_is_refused_by_name(change, param):
     ({"top_logprobs": 3}, "top_logprobs=3 without logprobs"),
     ({"messages": []}, "messages is empty"),
     ({"messages": [{"role": "tool", "content": "x"}]}, "role='tool'"),
+    ({"messages": [{"role": ["user"], "content": "x"}]}, r"role=\['user'\]"),
+    ({"messages": [{"role": {}, "content": "x"}]}, "role={}"),
+    ({"messages": [TALK[0] | {"name": "bob"}]}, r"messages\[0\].name is not"),
+    (
+      {"messages": [TALK[0] | {"tool_calls": [{"id": "1"}]}]},
+      "tool_calls is not supported: this server makes no tool calls",
+    ),
     ({"messages": [{"role": "user", "content": None}]}, "content=None"),
     (
       {
@@ -87,7 +96,8 @@ def test_what_a_chat_cannot_have_is_refused(change, words):
 def test_what_asks_for_nothing_is_ignored():
   ask = read_chat(
     {
-      "messages": TALK,
+      "messages": [TALK[0] | {"name": None, "tool_calls": []}],
+      "stream_options": {"include_usage": None},
       "tools": [],
       "tool_choice": "auto",
       "frequency_penalty": 0,
