@@ -25,6 +25,7 @@ from srl_jax import (
   compilation_cache,
   initial_weights,
   loading,
+  progress,
   saving,
   sharding,
   storage,
@@ -83,6 +84,24 @@ def export(
       params = lora.with_trained(base, params)
     dtype = dtype or run.policy.config.dtype
     saving.save_model(out, params, run, config, dtype)
+    if config.tokenizer.kind != "huggingface":
+      _tell_of_tokenizer(out, run)
+
+
+def _tell_of_tokenizer(out: pathlib.Path, run: Run) -> None:
+  """Says where other software would take other tokens for a text."""
+  if not (out / saving.TOKENIZER).is_file():
+    progress.warn(
+      f"there is no {saving.TOKENIZER} with the token ids of this run's "
+      "tokenizer, and other software may take a wrong one without a word; "
+      "send it token ids, or use srl_jax serve"
+    )
+  elif run.policy.config.qkv_bias:
+    progress.say(
+      "note: for this model type, qwen2, AutoTokenizer of transformers 5 takes "
+      "another tokenizer than the folder's; docs/models.md, under Serve it "
+      "elsewhere, says what to do"
+    )
 
 
 def _trained(run: Run, workdir: pathlib.Path, stage: str, step: int) -> Any:

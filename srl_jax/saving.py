@@ -3,7 +3,8 @@
 
 Other software should prompt the model as it was trained, and stop where it
 learnt to stop. So the folder has the chat template and the stop tokens of the
-run, which need not be those of the checkpoint that it started from.
+run, which need not be those of the checkpoint that it started from, and a
+tokenizer.json where the run's tokenizer is of another kind.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ from srl_jax.loading import PROMPTS
 from srl_jax.models import weights
 from srl_jax.tokenizers import TokenizerFolder
 from srl_jax.tokenizers.folder import read_json, read_tokenizer_folder
+from srl_jax.tokenizers.to_json import tokenizer_json
 from srl_jax.train.stage import Run
 
+# By which other software turns texts into tokens.
+TOKENIZER = "tokenizer.json"
 _CHAT = "chat_template.jinja"
 _SETTINGS = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
@@ -50,6 +54,8 @@ def save_model(
     PROMPTS: _json(_prompts(config)),
     _GENERATION: _json(token_ids | generation | stops),
   }
+  if checkpoint is None:
+    texts |= _tokenizer(run)
   if config.template in ("chat", "chatml"):
     source = chat_of(config.template, run.template).source
     if checkpoint is None or source != checkpoint.chat_template:
@@ -68,6 +74,21 @@ def save_model(
     texts=texts,
     token_ids=token_ids,
   )
+
+
+def _tokenizer(run: Run) -> dict[str, str]:
+  """The files by which other software turns texts into the ids of the run."""
+  found = tokenizer_json(run.tokenizer)
+  if found is None:
+    return {}
+  names = {
+    "eos_token": run.stop_ids("solve")[0],
+    "pad_token": run.tokenizer.pad_id,
+  }
+  settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {
+    role: run.tokenizer.token_bytes(i).decode() for role, i in names.items()
+  }
+  return {TOKENIZER: found, _SETTINGS: _json(settings)}
 
 
 def _prompts(config: Config) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import shutil
 import numpy as np
 import pytest
 import safetensors.numpy
+import tokenizers
 
 from srl_jax import config as config_lib
-from srl_jax import export, inference, loading, show
+from srl_jax import export, inference, loading, saving, show
 from srl_jax.testing import experiment
+from srl_jax.tokenizers import SentencePieceTokenizer
 from srl_jax.tokenizers import make_tokenizer as read
 
 
@@ -68,6 +70,36 @@ def test_an_exported_model_is_asked_as_it_was_trained(whole, tmp_path):
     mine = inference.with_weights(experiment_config, str(out), given)
     assert mine.template == template
     assert mine.srl.trunks.context_turns == 2
+
+
+def test_other_software_gets_the_runs_tokens(
+  whole, tmp_path, monkeypatch, capsys
+):
+  out = tmp_path / "out"
+  command = [f"--workdir={whole.workdir}", f"--out={out}"]
+  export.main(command)
+  ours = SentencePieceTokenizer(out / "tokenizer.model")
+  theirs = tokenizers.Tokenizer.from_file(str(out / "tokenizer.json"))
+  for text in ("12 x\n", "<think> é\n🙂</think>  1"):
+    assert theirs.encode(text).ids == ours.encode(text)
+  assert json.loads((out / "tokenizer_config.json").read_text()) == {
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "eos_token": "</s>",
+    "pad_token": "<pad>",
+  }
+  assert (whole.workdir / "model" / "tokenizer.json").is_file()
+  # The models of experiments are Qwen2's unless they say otherwise.
+  assert "AutoTokenizer of transformers 5" in capsys.readouterr().out
+  # Chat, server and evaluation read these files.
+  model = inference.load(inference.config_of(str(out)))
+  for i in range(ours.vocab_size):
+    assert model.run.tokenizer.token_bytes(i) == ours.token_bytes(i)
+  assert model.stop_ids == (2,) and model.run.tokenizer.pad_id == ours.pad_id
+  # As if it were a unigram model.
+  monkeypatch.setattr(saving, "tokenizer_json", lambda tokenizer: None)
+  export.main([*command[:1], f"--out={tmp_path / 'other'}"])
+  assert not (tmp_path / "other" / "tokenizer.json").exists()
+  assert "warning: there is no tokenizer.json" in capsys.readouterr().out
 
 
 def test_a_step_of_an_unfinished_run_is_exported(runs, tmp_path):

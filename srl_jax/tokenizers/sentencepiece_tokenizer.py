@@ -122,6 +122,15 @@ class SentencePieceTokenizer(Tokenizer):
   def _encode_plain(self, text: str) -> list[int]:
     return self._model.encode(text)
 
+  def symbols(self) -> list[str]:
+    messages = _messages(self._model.serialized_model_proto())
+    pieces = [message for field, _, message in messages if field == _PIECE]
+    return [
+      self._model.id_to_piece(i)
+      for i, message in enumerate(pieces)
+      if message.endswith(_IS_SYMBOL)
+    ]
+
   def _encode_unchanged(self, text: str) -> list[int]:
     return self._with_space_rules.encode(text)
 
@@ -141,6 +150,7 @@ def _load(proto: bytes, path: str) -> spm.SentencePieceProcessor:
 # beside any protobuf older than the one that generated them.
 _PIECE, _NORMALIZER = 1, 3  # fields of ModelProto, both of them messages
 _IS_CONTROL = b"\x18\x03"  # SentencePiece.type = CONTROL
+_IS_SYMBOL = b"\x18\x04"  # USER_DEFINED
 # NormalizerSpec.add_dummy_prefix = remove_extra_whitespaces = false
 _NO_SPACE_RULES = b"\x18\x00\x20\x00"
 

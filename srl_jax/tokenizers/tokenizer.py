@@ -72,6 +72,7 @@ class Tokenizer:
     pad_id: id that fills up rows; masks hide it, so any valid id would do.
     control_names: names that `special_id` knows.
     missing_bytes: bytes that have no token.
+    space_mark: see above; None if the model writes spaces as they are.
   """
 
   def __init__(
@@ -100,7 +101,7 @@ class Tokenizer:
     self._byte_ids = dict(byte_ids)
     self.missing_bytes = frozenset(range(256)) - self._byte_ids.keys()
     self._control = frozenset(self._specials.values())
-    self._space_mark = space_mark
+    self.space_mark = space_mark
 
   def _encode_plain(self, text: str) -> list[int]:
     raise NotImplementedError
@@ -146,7 +147,7 @@ class Tokenizer:
     return ids
 
   def _encode(self, text: str) -> list[int]:
-    mark = self._space_mark
+    mark = self.space_mark
     if mark is None or mark not in text:
       return self._without_control(self._encode_plain(text))
     ids: list[int] = []
@@ -227,6 +228,27 @@ class Tokenizer:
       raise ValueError(f"token id {token} is negative; ids start at 0.")
     return self._table[token] if token < len(self._table) else b""
 
+  def byte_pieces(self) -> dict[str, int]:
+    """Returns the ids of the bytes' tokens by their names, as "<0x0A>"."""
+    return {f"<0x{byte:02X}>": i for byte, i in self._byte_ids.items()}
+
+  def pieces(self) -> dict[str, int]:
+    """Returns the ids of all tokens, by their names in Hugging Face's files.
+
+    Bytes are named as in `byte_pieces`, and spaces written as the space mark.
+    """
+    found = self.byte_pieces()
+    apart = {*found.values(), *self._specials.values()}
+    for i, data in enumerate(self._table):
+      if data and i not in apart:
+        piece = data.decode()
+        found[piece.replace(" ", self.space_mark or " ")] = i
+    return found | self._specials
+
+  def symbols(self) -> list[str]:
+    """Returns the names of tokens that are matched first, as plain text."""
+    return []
+
   def decode(self, tokens: Iterable[int]) -> str:
     """Returns the joined bytes as text, bad UTF-8 replaced by U+FFFD."""
     data = b"".join(self.token_bytes(int(t)) for t in tokens)
@@ -248,7 +270,7 @@ class Tokenizer:
 # It holds spaces that normalisers trim or merge, accents that they compose,
 # wide letters that they fold, characters outside of any vocabulary, and a word
 # that tokenizers made for retrieval lower-case.
-_PROBE = (
+PROBE = (
   "  Two  spaces\t\r\n e\u0301 Ａ ﬁ \u2581 \x00 🙂 你好 नमस्ते \\frac{1}{2}  "
 )
 
@@ -256,7 +278,7 @@ _PROBE = (
 def check_exact(tokenizer: Tokenizer, path: str) -> None:
   """Raises ValueError if the bytes of a text's tokens are not the text."""
   missing = tokenizer.missing_bytes
-  probe = "".join(c for c in _PROBE if missing.isdisjoint(c.encode()))
+  probe = "".join(c for c in PROBE if missing.isdisjoint(c.encode()))
   back = tokenizer.decode(tokenizer.encode(probe))
   if back != probe:
     raise ValueError(

@@ -7,7 +7,13 @@ from srl_jax.data.messages import chat_of, encode_messages
 from srl_jax.data.templates import make_template, system_prompt
 from srl_jax.data.trunks import TrunkConfig, build_trunks
 from srl_jax.domains.math import MATH
-from srl_jax.tokenizers import TokenizerConfig, make_tokenizer, tokenizer_folder
+from srl_jax.tokenizers import (
+  TokenizerConfig,
+  make_tokenizer,
+  tokenizer_folder,
+  train_sentencepiece,
+)
+from srl_jax.tokenizers.to_json import tokenizer_json
 from srl_jax.trajectory import Step, Trajectory
 from tests.support import checkpoints
 from tests.support.trajectories import word_problems
@@ -72,6 +78,22 @@ def test_prompts_for_a_base_model_have_their_ids(checkpoint):
   system = system_prompt(MATH, "step")
   for prompt, user in prompts(template, tokenizer):
     assert prompt == theirs(f"{system}\n\n{user}\n").input_ids
+
+
+def test_texts_have_the_ids_of_a_tokenizer_of_ours(tmp_path):
+  transformers = pytest.importorskip("transformers")
+  ours = train_sentencepiece(
+    checkpoints.corpus(), 900, ("<step>",), tmp_path / "tokenizer.model"
+  )
+  (tmp_path / "tokenizer.json").write_text(tokenizer_json(ours))
+  settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
+  checkpoints.write_json(tmp_path / "tokenizer_config.json", settings)
+  # Without a config.json beside it; see docs/models.md.
+  theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+  for text in checkpoints.SAMPLES:
+    ids = theirs(text).input_ids
+    assert ids == ours.encode(text)
+    assert theirs.decode(ids, skip_special_tokens=True) == text
 
 
 def prompts(template, tokenizer):
