@@ -73,6 +73,16 @@ EMULATOR = [
 ]
 WANDB = ["wandb>=0.31.0"]
 
+# The README's links and images lead into the repository, where PyPI's page is
+# not.
+LONG_DESCRIPTION = """\
+srl_jax trains language models on single steps of expert trajectories by
+supervised reinforcement learning ([SRL](https://arxiv.org/abs/2510.25992)), in
+JAX. `srl_jax train --config=registers --workdir=run` trains a small model on a
+built-in task within minutes; README.md and docs/, which are in the source
+archive, say the rest.
+"""
+
 # Both lie beside the package in the repository, and inside of it where it is
 # installed: `srl_jax compile`, --config=experiments/math.py from any folder.
 BESIDE = {
@@ -86,8 +96,16 @@ setuptools.setup(
   name="srl_jax",
   version=VERSION,
   description="Supervised reinforcement learning from expert trajectories",
-  long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+  long_description=LONG_DESCRIPTION,
   long_description_content_type="text/markdown",
+  classifiers=[
+    "Development Status :: 3 - Alpha",
+    "Intended Audience :: Science/Research",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Programming Language :: Python :: 3.13",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+  ],
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11",

@@ -10,14 +10,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import types
 import zipfile
 
 import pytest
+import yaml
 
 import srl_jax
 from srl_jax.__main__ import VERBS, main, module_of
 
 ROOT = pathlib.Path(__file__).parents[1]
+WORKFLOWS = ROOT / ".github" / "workflows"
 VERSION = srl_jax.__version__
 
 
@@ -163,12 +166,45 @@ def test_images_copy_and_install_what_there_is():
       assert f'    "{extra}": ' in setup
 
 
+def test_the_page_of_the_package_has_no_dead_links_and_names_tested_pythons(
+  monkeypatch,
+):
+  said = {}
+  fake = types.SimpleNamespace(
+    setup=lambda **options: said.update(options),
+    find_packages=lambda **_: (),
+  )
+  # Newer Pythons do not bring it.
+  monkeypatch.setitem(sys.modules, "setuptools", fake)
+  runpy.run_path(str(ROOT / "setup.py"))
+  # PyPI shows it without the repository around it.
+  assert not re.findall(r"\]\((?!https://)", said["long_description"])
+  tests = yaml.safe_load((WORKFLOWS / "tests.yml").read_text())
+  pythons = tests["jobs"]["tested-versions"]["strategy"]["matrix"]["python"]
+  named = [x for x in said["classifiers"] if re.search(r":: 3\.", x)]
+  assert [x.rpartition(" ")[2] for x in named] == pythons
+
+
+def test_every_night_and_before_a_release_the_slow_tests_run():
+  load = lambda name: yaml.safe_load((WORKFLOWS / name).read_text())  # noqa: E731
+  tests, release = load("tests.yml"), load("release.yml")["jobs"]
+  # YAML reads the key "on" as true.
+  assert {"schedule", "workflow_call"} <= set(tests[True])
+  steps = [step.get("run", "") for step in tests["jobs"]["slow"]["steps"]]
+  for marker in ("slow", "parity"):
+    assert any(step.endswith(f" -m {marker}") for step in steps)
+  asked = {"'schedule'", "'workflow_dispatch'", "'tag'"}
+  assert set(re.findall(r"'\w+'", tests["jobs"]["slow"]["if"])) == asked
+  [job] = [k for k, v in release.items() if "tests.yml" in v.get("uses", "")]
+  assert release["build"]["needs"] == job
+  assert release["publish"]["needs"] == "build"
+
+
 def test_the_workflows_run_the_readmes_test_command():
-  folder = ROOT / ".github" / "workflows"
-  paths = sorted(map(str, folder.glob("*.yml")))
+  paths = sorted(map(str, WORKFLOWS.glob("*.yml")))
   schema = "--builtin-schema=vendor.github-workflows"
   done = run(sys.executable, "-m", "check_jsonschema", schema, *paths)
   assert done.returncode == 0, done.stdout + done.stderr
   readme = (ROOT / "README.md").read_text()
   [command] = [x for x in readme.splitlines() if "./test.sh" in x]
-  assert f"- run: {command}\n" in (folder / "tests.yml").read_text()
+  assert f"- run: {command}\n" in (WORKFLOWS / "tests.yml").read_text()
