@@ -21,7 +21,7 @@ import jax
 from srl_jax import config as config_lib
 from srl_jax.arguments import HelpFormatter
 
-from .tpu import projection
+from .tpu import drawn, projection
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -59,18 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     default=1024,
     help="longest expert step, for rewards on the device",
   )
-  parser.add_argument(
-    "--kept",
-    type=float,
-    default=1.0,
-    help="share of the sampled groups whose rewards differ, from 0 to 1",
-  )
-  parser.add_argument(
-    "--mean_tokens",
-    type=int,
-    default=0,
-    help="mean length of a completion (default: its limit)",
-  )
+  drawn.add_flags(parser)
   parser.add_argument(
     "--evaluation",
     action="store_true",
@@ -80,10 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
   options, overrides = parser.parse_known_args(arguments)
   if options.slices < 1:
     parser.error(f"--slices is {options.slices}; use 1 or more")
-  if not 0 < options.kept <= 1:
-    parser.error(f"--kept is {options.kept}; use a share such as 0.4")
-  if options.mean_tokens < 0:
-    parser.error(f"--mean_tokens is {options.mean_tokens}; use 0 or more")
   # Any arrays go to the CPU, so that JAX does not look for a TPU.
   jax.config.update("jax_platforms", "cpu")
   try:

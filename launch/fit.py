@@ -2,26 +2,30 @@
 """Which presets fit my chips, how long do they take, and what does that cost?
 
   srl_jax fit --type=v5litepod-8
+  srl_jax fit --type=v5litepod-8 --kept=0.4 --mean_tokens=420
   srl_jax fit --type=v5p-128 --price=1.68
   srl_jax fit --type=v5e-64 --config=experiments/software.py:srl
 
 An experiment with LAYOUTS, as experiments/math.py, is spread over the chips,
 preset by preset. Any other is counted as it is.
 
-All numbers are bounds from below, by counting: memory per device, and time at
-the chips' peak rates. What does not fit by them does not fit. What "may fit"
-needs so much that padding and copies could be too much; `python -m
-launch.compile` asks the TPU compiler, which takes minutes.
+All numbers are counted: memory per device, and time at the chips' peak rates
+for as many groups kept, and completions as long, as the flags say. They are no
+bounds: a run that keeps fewer groups samples longer, and one of short
+completions may take less. What "may fit" needs so much memory that padding and
+copies could be too much; `srl_jax compile` asks the TPU compiler, which takes
+minutes.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import math
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +34,7 @@ from srl_jax import config as config_lib
 from srl_jax.arguments import HelpFormatter
 
 from .pods import machines
-from .tpu import ahead_of_time, fitting
+from .tpu import ahead_of_time, drawn, fitting
 from .tpu.chips import CHIPS, Chip
 
 _GIB = 2**30
@@ -92,20 +96,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument(
     "--price", type=float, help="USD per chip and hour (default: list price)"
   )
+  drawn.add_flags(parser)
   options = parser.parse_args(arguments)
   jax.config.update("jax_platforms", "cpu")
   try:
     machine = find(options.type)
+    count = functools.partial(_need, machine=machine, options=options)
     layouts = _layouts(options.config)
+    for name in layouts:
+      _lengths(config_lib.load(f"{options.config}:{name}"), options)
     if not layouts:
       config = config_lib.load(options.config)
-      need = _need(options.config, machine)
+      need = count(options.config)
   except ValueError as error:
     print(f"error: {error}", file=sys.stderr)
     return 1
   price = machine.usd if options.price is None else options.price
   priced = "yours" if options.price is not None else _PRICED
-  print(f"{machine.text}; all numbers are lower bounds")
+  print(machine.text)
+  print(f"counted at peak rates, {_assumed(options)}; a real run differs")
   print(
     f"{price:.2f} USD per chip and hour ({priced})"
     if price is not None
@@ -114,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   if layouts:
     path = options.config
     fits = [
-      _say(name, _choose(path, name, layout, machine), machine, price)
+      _say(name, _choose(path, name, layout, machine, count), machine, price)
       for name, layout in layouts.items()
     ]
   else:
@@ -206,7 +215,21 @@ def _stage(config: config_lib.Config) -> str:
   )
 
 
-def _need(source: str, machine: Machine) -> fitting.Need:
+def _lengths(config: config_lib.Config, options) -> drawn.Lengths:
+  """Returns what the flags assume of a config; see `drawn.lengths_of`."""
+  stage = _stage(config)
+  limit = getattr(config, stage).sampling.max_new_tokens
+  return drawn.lengths_of(stage, limit, options.kept, options.mean_tokens)
+
+
+def _assumed(options) -> str:
+  mean = "of full length"
+  if options.mean_tokens:
+    mean = f"of {options.mean_tokens:,} tokens on average"
+  return f"{options.kept:.0%} of the groups kept, completions {mean}"
+
+
+def _need(source: str, machine: Machine, options) -> fitting.Need:
   config = config_lib.load(source)
   return fitting.need(
     config,
@@ -214,12 +237,17 @@ def _need(source: str, machine: Machine) -> fitting.Need:
     machine.devices,
     machine.chip,
     machine.link_bytes_per_s,
+    _lengths(config, options),
     lanes=machine.lanes,
   )
 
 
 def _choose(
-  path: str, name: str, layout: Any, machine: Machine
+  path: str,
+  name: str,
+  layout: Any,
+  machine: Machine,
+  count: Callable[[str], fitting.Need],
 ) -> tuple[fitting.Need, str] | None:
   """Returns what a preset needs in its best spread, and what to type.
 
@@ -233,7 +261,7 @@ def _choose(
   ):
     tried = f"{path}:{name}{spread}"
     try:
-      found = _need(tried, machine)
+      found = count(tried)
     except ValueError:
       break  # A round cannot be cut into as many parts.
     is_first = need is None or need.memory_bytes > has >= found.memory_bytes
@@ -247,7 +275,7 @@ def _choose(
   # Where there is room, products are not computed again.
   tried = f"{source},model.remat=dots"
   if need.memory_bytes * _COMPILED <= has:
-    found = _need(tried, machine)
+    found = count(tried)
     if found.memory_bytes * _COMPILED <= has and found.step_s < need.step_s:
       need, source = found, tried
   return need, source

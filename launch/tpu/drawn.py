@@ -9,6 +9,7 @@ trains.
 
 from __future__ import annotations
 
+import argparse
 import functools
 import math
 from typing import NamedTuple
@@ -41,6 +42,40 @@ class Lengths(NamedTuple):
 
   kept: float
   mean: float
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that `lengths_of` takes."""
+  parser.add_argument(
+    "--kept",
+    type=float,
+    default=1.0,
+    help="share of the sampled groups whose rewards differ, from 0 to 1",
+  )
+  parser.add_argument(
+    "--mean_tokens",
+    type=int,
+    default=0,
+    help="mean length of a completion (default: its limit)",
+  )
+
+
+def lengths_of(stage: str, limit: int, kept: float, mean: float) -> Lengths:
+  """Returns what the flags assume of a stage; a mean of 0 is the limit.
+
+  Raises:
+    ValueError: no update step can find that.
+  """
+  if not 0 < kept <= 1:
+    raise ValueError(f"--kept is {kept:g}; use a share such as 0.4")
+  if mean < 0:
+    raise ValueError(f"--mean_tokens is {mean:g}; use 0 or more")
+  if mean > limit:
+    raise ValueError(
+      f"--mean_tokens={mean:g} is above c.{stage}.sampling.max_new_tokens="
+      f"{limit}; give at most that"
+    )
+  return Lengths(kept, mean or limit)
 
 
 class Shape(NamedTuple):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run needs at the least, by counting alone: seconds, not minutes.
+"""What a run needs, by counting alone: seconds, not minutes.
 
-A bound from below: the compiler adds padding, copies and temporaries, and
-projection.py asks it. Nothing is allocated.
+The compiler adds padding, copies and temporaries; projection.py asks it.
+Nothing is allocated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.models import LanguageModel
 
-from . import ahead_of_time, phases, projection
+from . import ahead_of_time, drawn, phases, projection
 from .chips import Chip
 from .work import Split
 
 
 class Need(NamedTuple):
-  """What an RL stage needs at the least.
+  """What an RL stage needs.
 
   Attributes:
     state_bytes: per device: parameters, optimizer state, gradient sums.
@@ -42,6 +42,7 @@ def need(
   devices: list,
   chip: Chip,
   link_bytes_per_s: float,
+  lengths: drawn.Lengths,
   *,
   lanes: int,
   stem: int = 16,
@@ -55,6 +56,7 @@ def need(
     devices: what the mesh is made of.
     chip: rates of one of them.
     link_bytes_per_s: what it receives in a collective.
+    lengths: what is sampled and kept.
     lanes: a device stores arrays whose last axis is a multiple of it: 128 on a
       TPU, so heads of width 64 take twice their memory; 1 for no such thing.
     stem: number of given tokens at the head of a branch.
@@ -71,7 +73,7 @@ def need(
   state = ahead_of_time.training_bytes(built)
   shapes = built.updates.parts.update_shapes
   step = phases.step_of(
-    config, section, mesh, data, shapes, on_chip=chip.on_chip_bytes
+    config, section, mesh, data, shapes, lengths, on_chip=chip.on_chip_bytes
   )
   width = stem + section.sampling.max_new_tokens
   return Need(

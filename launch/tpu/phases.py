@@ -69,7 +69,7 @@ def step_of(
   mesh,
   data: StageData,
   pack_shapes: Sequence[PackShape],
-  lengths: Lengths | None = None,
+  lengths: Lengths,
   *,
   on_chip: float = 0,
 ) -> Step:
@@ -82,11 +82,10 @@ def step_of(
     data: widths of the arrays.
     pack_shapes: shapes that a micro-batch may have; the one that packs the
       batch best is taken.
-    lengths: what is sampled and kept; None keeps all, at full length.
+    lengths: what is sampled and kept.
     on_chip: see `Chip.on_chip_bytes`.
   """
   sizes, sampling = data.widths, section.sampling
-  lengths = lengths or Lengths(1.0, sampling.max_new_tokens)
   shape = drawn.Shape(
     section.groups_per_batch,
     sizes.points,

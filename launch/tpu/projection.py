@@ -4,7 +4,8 @@
 The report compiles the programs (ahead_of_time.py), counts the phases of an
 update step (phases.py), and compares both with the chip (chips.py). Each phase
 takes as long as the one of its resources that takes longest at peak rates, and
-one phase comes after the other. That is a lower bound, not a prediction.
+one phase comes after the other. For the completions that are assumed, a run
+cannot be faster; it is no prediction.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from srl_jax.train.rl import RlStage
 from . import ahead_of_time, evaluation, gathers
 from .chips import Chip, parse_topology
 from .counting import Counter
-from .drawn import Lengths
+from .drawn import Lengths, lengths_of
 from .phases import Phase, Step, step_of
 from .work import Split, Work
 
@@ -64,13 +65,11 @@ def report(
 
   Raises:
     ValueError: the topology is unknown, there is no compiler, the mesh does
-      not fit the topology, or the config leaves widths to the data.
+      not fit the topology, the config leaves widths to the data, or no step
+      can find what is assumed.
   """
   chip, sides = parse_topology(topology)
   data = ahead_of_time.widths(config, stage, stem, target)
-  mesh = sharding.make_mesh(
-    config.mesh, ahead_of_time.devices(topology, slices)
-  )
   if stage == "sft" and (kept != 1 or mean):
     raise ValueError(
       "--kept and --mean_tokens are of what a stage samples, and sft samples "
@@ -78,12 +77,10 @@ def report(
     )
   if stage != "sft":
     limit = getattr(config, stage).sampling.max_new_tokens
-    if mean > limit:
-      raise ValueError(
-        f"--mean_tokens={mean:g} is above c.{stage}.sampling.max_new_tokens="
-        f"{limit}; give at most that"
-      )
-    lengths = Lengths(kept, mean or limit)
+    lengths = lengths_of(stage, limit, kept, mean)
+  mesh = sharding.make_mesh(
+    config.mesh, ahead_of_time.devices(topology, slices)
+  )
   where = topology if slices == 1 else f"{slices} slices of {topology}"
   for line in _headlines(config, stage, where, mesh, data):
     write(line)

@@ -182,13 +182,11 @@ def test_without_the_compiler_the_command_says_what_to_install(
 
 @pytest.mark.parametrize("flag", ["--kept=0", "--kept=40", "--mean_tokens=-1"])
 def test_what_no_step_can_find_is_refused(flag, capsys):
-  with pytest.raises(SystemExit):
-    command("--topology=v5e:2x2", flag)
+  assert command("--topology=v5e:2x2", flag) == 1
   name, _, value = flag.partition("=")
-  assert f"{name} is {value}" in capsys.readouterr().err.replace(".0;", ";")
+  assert f"{name} is {value};" in capsys.readouterr().err
 
 
-@needs_libtpu
 def test_completions_are_no_longer_than_their_limit(capsys):
   assert command("--topology=v5e:2x2", "--mean_tokens=9") == 1
   error = capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from launch import fit
 from launch.tpu import fitting
+from launch.tpu.drawn import Lengths
 from srl_jax import config as config_lib
 
 needs_libtpu = pytest.mark.skipif(
@@ -24,11 +25,11 @@ LAYOUT = types.SimpleNamespace(chips=64, tensor=4, parts=1, rows=2)
   ("preset", "name", "compiled_gib", "step_s"),
   # benchmarks/RESULTS.md: the largest program; a step of full lengths.
   [
-    ("qwen2_5_7b", "v5litepod-64", 11.37, 38.5),
-    ("qwen2_5_3b", "v5litepod-64", 9.28, 20.2),
-    ("qwen2_5_0_5b", "v5litepod-8", 8.90, 31.3),
-    ("qwen2_5_7b_lora", "v5litepod-8", 14.25, 253.8),
-    ("qwen2_5_7b,model.remat=dots", "v5p-128", 44.01, 13.6),
+    ("qwen2_5_7b", "v5litepod-64", 11.37, 33.5),
+    ("qwen2_5_3b", "v5litepod-64", 9.28, 18.1),
+    ("qwen2_5_0_5b", "v5litepod-8", 8.90, 28.9),
+    ("qwen2_5_7b_lora", "v5litepod-8", 14.25, 224.1),
+    ("qwen2_5_7b,model.remat=dots", "v5p-128", 44.01, 11.9),
   ],
 )
 def test_counts_are_near_what_the_compiler_found(
@@ -42,6 +43,7 @@ def test_counts_are_near_what_the_compiler_found(
     machine.devices,
     machine.chip,
     machine.link_bytes_per_s,
+    Lengths(1.0, config.srl.sampling.max_new_tokens),
     lanes=machine.lanes,
   )
   assert 1 <= compiled_gib / (need.memory_bytes / 2**30) <= fit._COMPILED
@@ -66,11 +68,23 @@ def test_a_layout_is_spread_over_fewer_chips_with_as_much_on_each():
   assert "mesh.tensor=1" in next(fit.spreads(LAYOUT, 1, 256))
 
 
-def test_spreads_end_with_one_row_and_one_trunk_for_each_device():
-  for devices in (1, 8, 64):
-    *_, last = fit.spreads(LAYOUT, devices, 256)
-    assert f"srl.trunks_per_micro_batch={devices}" in last or devices == 64
-    assert f"srl.sampling.parts_per_round={256 // devices}" in last
+@pytest.mark.parametrize(
+  ("devices", "last"),
+  [
+    (
+      1,
+      ",mesh.tensor=1,srl.trunks_per_micro_batch=1"
+      ",srl.sampling.parts_per_round=256",
+    ),
+    (8, ",srl.trunks_per_micro_batch=8,srl.sampling.parts_per_round=32"),
+    (64, ",srl.trunks_per_micro_batch=64,srl.sampling.parts_per_round=4"),
+    # The layout itself has 128 trunks in a micro-batch.
+    (128, ",srl.sampling.parts_per_round=2"),
+  ],
+)
+def test_spreads_end_with_one_row_and_one_trunk_for_each_device(devices, last):
+  *_, found = fit.spreads(LAYOUT, devices, 256)
+  assert found == last
 
 
 def test_what_is_to_be_typed_can_be_loaded():
@@ -129,6 +143,46 @@ def test_products_are_kept_where_that_fits_and_is_faster(
   [at] = [i for i, x in enumerate(lines) if x.startswith("qwen2_5_0_5b")]
   assert lines[at + 1].endswith(",model.remat=dots") == is_taken
   assert (f"{kept_gib}.00 of 11.25 GiB: fits; 30.0 s" in lines[at]) == is_taken
+
+
+@pytest.mark.parametrize(
+  ("flags", "lengths", "text"),
+  [
+    ((), (1.0, 1024), "100% of the groups kept, completions of full length"),
+    (
+      ("--kept=0.4", "--mean_tokens=420"),
+      (0.4, 420),
+      "40% of the groups kept, completions of 420 tokens on average",
+    ),
+  ],
+)
+def test_what_is_counted_for_is_as_asked_and_is_said(
+  flags, lengths, text, capsys, monkeypatch
+):
+  seen = set()
+
+  def need(config, stage, devices, chip, link, lengths, **_):
+    seen.add(lengths)
+    return fitting.Need(2**30, 2**30, 36.0)
+
+  monkeypatch.setattr(fitting, "need", need)
+  _, out, _ = said(capsys, "--type=t4", *flags)
+  assert seen == {lengths}
+  assert f"counted at peak rates, {text}; a real run differs\n" in out
+  assert "bound" not in out
+
+
+@pytest.mark.parametrize(
+  ("flag", "message"),
+  [
+    ("--kept=0", "--kept is 0;"),
+    ("--mean_tokens=1025", "above c.srl.sampling.max_new_tokens=1024"),
+  ],
+)
+def test_what_no_step_can_find_is_refused(flag, message, capsys):
+  status, out, err = said(capsys, "--type=t4", flag)
+  assert (status, out) == (1, "")
+  assert message in err and err.count("\n") == 1
 
 
 @needs_libtpu
