@@ -63,15 +63,41 @@ COMMANDS = [
 ]
 
 
-@functools.cache
-def help_of(module):
-  done = subprocess.run(
-    [sys.executable, "-m", module, "--help"],
-    capture_output=True,
-    text=True,
+# Imports once what most commands import. Each command then has a process of its
+# own, as absl allows a flag to be defined only once in one.
+HELP = """
+import os, runpy, sys
+import srl_jax.run, srl_jax.evaluate.evaluator
+folder, *modules = sys.argv[1:]
+for module in modules:
+  if not os.fork():
+    to = os.open(os.path.join(folder, module), os.O_WRONLY | os.O_CREAT)
+    os.dup2(to, 1)
+    os.dup2(to, 2)
+    sys.argv[:] = [module, "--help"]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    sys.exit()
+  os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def help_of(tmp_path_factory):
+  """What each command that has flags in the pages says of itself."""
+  folder = tmp_path_factory.mktemp("help")
+  modules = {module for _, (module, *rest) in COMMANDS if flags_of(rest)}
+  subprocess.run(
+    [sys.executable, "-W", "ignore", "-c", HELP, folder, *sorted(modules)],
     cwd=ROOT,
+    check=True,
   )
-  return done.stdout + done.stderr
+  return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def flags_of(arguments):
+  """The flags of a command that its --help should name."""
+  flags = (argument.partition("=")[0] for argument in arguments)
+  return [x for x in flags if x[:2] == "--" and x[:9] != "--config."]
 
 
 def unknown_flags(flags, help_text):
@@ -85,15 +111,13 @@ def unknown_flags(flags, help_text):
 
 
 @pytest.mark.parametrize("module", sorted({c[0] for _, c in COMMANDS}))
-def test_a_command_that_is_named_exists_and_has_the_flags(module):
+def test_a_command_that_is_named_exists_and_has_the_flags(module, help_of):
   assert importlib.util.find_spec(module), f"there is no {module}"
   flags = {}
   for page, (name, *arguments) in COMMANDS:
-    for argument in arguments if name == module else ():
-      flag = argument.partition("=")[0]
-      if flag.startswith("--") and not flag.startswith("--config."):
-        flags.setdefault(flag, page)
-  unknown = unknown_flags(flags, help_of(module)) if flags else []
+    for flag in flags_of(arguments) if name == module else ():
+      flags.setdefault(flag, page)
+  unknown = unknown_flags(flags, help_of[module]) if flags else []
   assert not unknown, [(flags[flag], module, flag) for flag in unknown]
 
 
