@@ -199,6 +199,18 @@ def test_every_file_that_is_named_exists():
   assert not missing
 
 
+def test_the_map_of_the_package_has_every_module():
+  page = text_of(ROOT / "docs" / "how_it_is_built.md")
+  table = page[page.index("## The packages") : page.index("## One update step")]
+  names = {
+    f"{path.stem}.py" if path.is_file() else f"{path.name}/"
+    for path in (ROOT / "srl_jax").iterdir()
+    if path.name[0] != "_" and path.name not in ("assets", "py.typed")
+  }
+  assert len(names) > 30
+  assert not [name for name in sorted(names) if f"`{name}`" not in table]
+
+
 def test_every_link_of_the_readme_leads_to_a_file():
   links = re.findall(r"\]\((?!https?:)([^)#]+)\)", text_of(README))
   assert len(links) > 10
