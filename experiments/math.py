@@ -10,8 +10,8 @@ for Qwen2.5-7B-Instruct, and 19.5% after SRL and RLVR instead of 16.4% for the
 Presets (`--config=experiments/math.py:NAME`):
 
   auto             qwen2_5_7b on 64 TPU devices or more, qwen2_5_0_5b on 8 or
-                   more, and else registers (the default); the first line of the
-                   run says which and why.
+                   more, and else, on GPUs too, registers (the default); the
+                   first line of the run says which, why, and how to choose.
   registers        The register programs of experiments/registers.py:srl. No
                    files, no accelerator, 2 minutes on two cores.
   qwen2_5_7b       The paper's model. 64 TPU v5e chips: up to 11.4 of their
@@ -158,7 +158,8 @@ def set_method(c, method):
 
 def choose():
   """The preset that suits this machine, and why, in two sentences."""
-  devices = config.tpu_devices()
+  platform, found = config.devices_found()
+  devices = found if platform == "tpu" else 0
   pins = (
     "To choose: --config=experiments/math.py:qwen2_5_7b, or "
     "--config=experiments/math.py:registers."
@@ -169,6 +170,14 @@ def choose():
         f"math: there are {devices} TPU devices, so this is the paper's recipe "
         f"for {LAYOUTS[preset].hub}. {pins}"
       )
+  if platform == "gpu":
+    return "registers", (
+      f"math: there are 0 TPU devices, and for {found} GPU(s) no recipe is "
+      "laid out, so this trains a small built-in task, register programs. To "
+      "choose: --config=experiments/math.py:qwen2_5_0_5b (`srl_jax fit "
+      "--type=h100` says which presets fit one GPU), or "
+      "--config=experiments/math.py:registers."
+    )
   return "registers", (
     f"math: there are {devices} TPU devices, too few for the paper's recipe, "
     f"so this trains a small built-in task, register programs. {pins}"

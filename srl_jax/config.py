@@ -236,9 +236,12 @@ def base_config(
   return runpy.run_path(str(path))["get_config"](argument)
 
 
-def tpu_devices() -> int:
-  """How many TPU devices JAX finds; not to be asked before processes join."""
-  return jax.device_count() if jax.default_backend() == "tpu" else 0
+def devices_found() -> tuple[str, int]:
+  """The platform ("cpu", "gpu", "tpu") and how many devices of it JAX finds.
+
+  Not to be asked before processes join.
+  """
+  return jax.default_backend(), jax.device_count()
 
 
 def set_model(config: ml_collections.ConfigDict, name: str) -> None:

@@ -34,7 +34,10 @@ def test_the_bare_recipe_suits_the_machine_and_a_preset_pins_it(
   of_tpu = devices if backend == "tpu" else 0
   assert config.note.startswith(f"math: there are {of_tpu} TPU devices, ")
   assert "experiments/math.py:registers" in config.note
-  assert "experiments/math.py:qwen2_5_7b" in config.note
+  recipe = "qwen2_5_0_5b" if backend == "gpu" else "qwen2_5_7b"
+  assert f"experiments/math.py:{recipe}" in config.note
+  assert ("for 8 GPU(s) no recipe" in config.note) == (backend == "gpu")
+  assert ("srl_jax fit --type=h100" in config.note) == (backend == "gpu")
   pinned = get_config(preset)
   assert pinned.name != name
   assert pinned.note == ""
