@@ -182,7 +182,9 @@ def shared(
       pad_id=0,
     )
 
-    def judge(number: int, trunks: Trunks, branches: Branches) -> Counts:
+    def score_and_filter(
+      number: int, trunks: Trunks, branches: Branches
+    ) -> Counts:
       del number, branches
       kept = shape.is_kept(trunks.point_id_NK.ravel())
       return Counts(int(kept.sum()), kept.size)
@@ -190,7 +192,7 @@ def shared(
     counts = sample_together(
       slots_now,
       draws,
-      judge,
+      score_and_filter,
       need=shape.groups - pool,
       before=counts,
       max_rounds=10**6,

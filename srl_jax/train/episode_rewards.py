@@ -53,7 +53,7 @@ def _mean_reward(episodes: Sequence[Episode]) -> float:
   )
 
 
-def update_values(
+def sampling_metrics(
   rounds: Sequence[EpisodeRound], kept: int
 ) -> dict[str, float]:
   """Returns what is known of an update step before its update.

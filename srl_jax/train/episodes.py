@@ -35,7 +35,7 @@ from srl_jax.train.episode_rewards import (
   as_rewarded,
   is_judged,
   rewards_of,
-  update_values,
+  sampling_metrics,
 )
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.problems import Problems, with_judgeable, with_room
@@ -204,7 +204,7 @@ class EpisodesStage:
         if self._is_kept(episodes):
           kept.append([self._outcome(x) for x in episodes if is_judged(x)])
     self._record(rounds[0], update_step)
-    return kept, update_values(rounds, len(kept))
+    return kept, sampling_metrics(rounds, len(kept))
 
   def _is_kept(self, episodes: Sequence[Episode]) -> bool:
     """Whether to train on a problem: some episodes solve it, others do not."""

@@ -139,7 +139,8 @@ class RlUpdate:
     with progress.task(what):
       found = self._shared_rounds.sample(params, update_step, need)
     return [
-      self._judge(one, update_step, index) for index, one in enumerate(found)
+      self._filter_and_pool(one, update_step, index)
+      for index, one in enumerate(found)
     ]
 
   def _round(
@@ -159,9 +160,11 @@ class RlUpdate:
       device_scorer=parts.device_scorer,
       parts=config.sampling.parts_per_round,
     )
-    return self._judge(ScoredRound(batch, found), update_step, round_index)
+    return self._filter_and_pool(
+      ScoredRound(batch, found), update_step, round_index
+    )
 
-  def _judge(
+  def _filter_and_pool(
     self, drawn: ScoredRound, update_step: int, round_index: int
   ) -> rollout_metrics.RolloutMetrics:
     """Pools what is kept of a round, and measures it."""

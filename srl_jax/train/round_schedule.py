@@ -5,7 +5,7 @@ The rounds share the decoder's slots (rollout/shared.py), so that the tail of
 one is the head of the next. For that a round must begin before it is known how
 many groups of the earlier ones are kept: it begins if those in flight are not
 expected to fill the batch, by the share of groups kept so far. Every group
-that is begun is finished and judged; what is kept beyond the batch waits for
+that is begun is finished and scored; what is kept beyond the batch waits for
 the next update step.
 """
 
@@ -20,19 +20,19 @@ from srl_jax.types import Branches, Trunks
 
 
 class Counts(NamedTuple):
-  """How many groups were kept, of how many that were judged."""
+  """How many groups were kept, of how many that were scored."""
 
   kept: int = 0
-  judged: int = 0
+  scored: int = 0
 
   def plus(self, other: Counts) -> Counts:
     """The counts of both together."""
-    return Counts(self.kept + other.kept, self.judged + other.judged)
+    return Counts(self.kept + other.kept, self.scored + other.scored)
 
   @property
   def share(self) -> float:
     """The expected share of kept groups; a half if nothing is known."""
-    return (self.kept + 1) / (self.judged + 2)
+    return (self.kept + 1) / (self.scored + 2)
 
 
 def is_enough(need: int, in_flight: int, share: float) -> bool:
@@ -40,7 +40,7 @@ def is_enough(need: int, in_flight: int, share: float) -> bool:
 
   Args:
     need: groups that the batch still needs.
-    in_flight: groups that are begun and not judged.
+    in_flight: groups that are begun and not scored.
     share: expected share of them that is kept.
 
   Returns:
@@ -53,7 +53,7 @@ def is_enough(need: int, in_flight: int, share: float) -> bool:
 def sample_together(
   slots: SharedSlots,
   draw: Callable[[], Trunks],
-  judge: Callable[[int, Trunks, Branches], Counts],
+  score_and_filter: Callable[[int, Trunks, Branches], Counts],
   *,
   need: int,
   before: Counts,
@@ -61,13 +61,13 @@ def sample_together(
 ) -> Counts:
   """Samples the rounds of an update step; returns what became of them.
 
-  The host judges while the devices run the next segment.
+  The host scores while the devices run the next segment.
 
   Args:
     slots: the decoder, with nothing in flight.
     draw: returns the trunks of the next round, of all processes.
-    judge: takes the number of a round, its trunks and its branches, and says
-      what is kept. Rounds come as they end, not in the order of drawing.
+    score_and_filter: takes the number of a round, its trunks and its branches,
+      and says what is kept. Rounds come as they end, not as they were drawn.
     need: groups that the batch needs.
     before: the counts of the update step before.
     max_rounds: limit of the rounds that are begun.
@@ -89,5 +89,6 @@ def sample_together(
     slots.start()
     for number in whole:
       trunks = rounds.pop(number)
-      done = done.plus(judge(number, trunks, slots.take(number)))
+      found = score_and_filter(number, trunks, slots.take(number))
+      done = done.plus(found)
     whole = slots.finish()

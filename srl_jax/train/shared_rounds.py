@@ -70,7 +70,7 @@ class SharedRounds:
       mesh=run.mesh,
       **self.layout.sizes,
     )
-    # Groups judged and kept in the update step before; they decide how many
+    # Groups scored and kept in the update step before; they decide how many
     # rounds begin at once.
     self.counts = Counts()
     # Bytes per device of the rows and of the parameters laid out for decoding;
@@ -97,7 +97,9 @@ class SharedRounds:
       batches.append(next(parts.data.batches))
       return batches[-1].trunks
 
-    def judge(number: int, trunks: Trunks, branches: Branches) -> Counts:
+    def score_and_filter(
+      number: int, trunks: Trunks, branches: Branches
+    ) -> Counts:
       one = drawn[number] = self._score(batches[number], branches)
       kept_NK = is_kept(
         one.found.scores.reward_NKG, parts.config.dynamic_sampling
@@ -116,7 +118,7 @@ class SharedRounds:
     self.counts = sample_together(
       slots,
       draw,
-      judge,
+      score_and_filter,
       need=need,
       before=self.counts,
       max_rounds=parts.config.dynamic_sampling.max_rounds,

@@ -84,7 +84,7 @@ class UpdateLog:
     pending, self._pending = self._pending, None
     stage = self._stage
     start_s, end_s = pending.start_s, pending.end_s.result()
-    values = update_values(pending.dispatched, start_s, self._last_end_s, end_s)
+    values = metrics_of(pending.dispatched, start_s, self._last_end_s, end_s)
     self._last_end_s = end_s
     values["programs"] = stage.compiled_count() + compiled_count(
       stage.updater.accumulate, stage.updater.finish
@@ -116,7 +116,7 @@ def _end_of(dispatched: Dispatched) -> float:
   return time.monotonic()
 
 
-def update_values(
+def metrics_of(
   dispatched: Dispatched, start_s: float, last_end_s: float, end_s: float
 ) -> dict[str, float]:
   """Returns the metrics of an update step, its time and speed among them.

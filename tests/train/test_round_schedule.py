@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When rounds begin, and that all that begins is judged."""
+"""When rounds begin, and that all that begins is scored."""
 
 import numpy as np
 import pytest
@@ -62,7 +62,7 @@ class Watched:
     self.counts = sample_together(
       slots,
       self._draw,
-      self._judge,
+      self._score,
       need=need,
       before=Counts(),
       max_rounds=max_rounds,
@@ -72,7 +72,7 @@ class Watched:
     self.log.append("draw")
     return self._draws()
 
-  def _judge(self, number, trunks, branches):
+  def _score(self, number, trunks, branches):
     self.log.append(number)
     drawn_NR = branches.is_completion_NRC.sum(-1)
     self.lengths[number] = drawn_NR
@@ -88,16 +88,16 @@ class Watched:
 
 def test_every_round_that_begins_is_finished_and_judged_once():
   got = Watched(need=24)
-  judged = [x for x in got.log if x != "draw"]
-  assert sorted(judged) == list(range(got.log.count("draw")))
+  scored = [x for x in got.log if x != "draw"]
+  assert sorted(scored) == list(range(got.log.count("draw")))
   # Rounds end in another order than they begin, so nothing waits for the
   # longest; and lengths are those of the whole distribution.
-  assert judged != sorted(judged)
+  assert scored != sorted(scored)
   length_PG = np.concatenate([x.reshape(-1, 4) for x in got.lengths.values()])
   assert length_PG.max() == 64 and length_PG.min() < 10
   assert got.counts == ((length_PG.mean(1) > LONG).sum(), len(length_PG))
   assert got.counts.kept >= 24
-  assert 0.2 < got.counts.kept / got.counts.judged < 0.4
+  assert 0.2 < got.counts.kept / got.counts.scored < 0.4
 
 
 def test_rounds_begin_before_the_first_has_ended():
@@ -112,7 +112,7 @@ def test_rounds_begin_before_the_first_has_ended():
 def test_no_more_rounds_begin_than_may():
   got = Watched(need=24, max_rounds=5)
   assert got.log.count("draw") == 5
-  assert got.counts.judged == 20 and got.counts.kept < 24
+  assert got.counts.scored == 20 and got.counts.kept < 24
 
 
 def test_nothing_begins_if_nothing_is_needed():

@@ -56,7 +56,7 @@ def test_rounds_are_sampled_together_and_groups_carried_over(together):
   _, pool, meta = together.saved["srl", 2]
   assert len(pool.born_P) > 0
   counts = meta["data"]["counts"]
-  assert 0 < counts["kept"] < counts["judged"]
+  assert 0 < counts["kept"] < counts["scored"]
 
 
 def test_stopped_anywhere_such_a_run_ends_with_the_same_bits(

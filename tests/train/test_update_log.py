@@ -7,7 +7,7 @@ import time
 import pytest
 
 from srl_jax.train.stage import Dispatched
-from srl_jax.train.update_log import update_values
+from srl_jax.train.update_log import metrics_of
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from srl_jax.train.update_log import update_values
 )
 def test_no_second_counts_twice(start_s, last_end_s, seconds):
   values = {"tokens_sampled": 30.0, "rollout_s": 2.0}
-  found = update_values(Dispatched(values, []), start_s, last_end_s, 15.0)
+  found = metrics_of(Dispatched(values, []), start_s, last_end_s, 15.0)
   assert found["update_step_s"] == seconds
   assert found["tokens_per_s"] == 30 / seconds
   assert found["rollout_tokens_per_s"] == 15
