@@ -39,9 +39,8 @@ _COUNTS = {
 }
 
 # Platform -> length of the longest target, in characters, that the device
-# compares faster than the host; on other platforms, any length. On CPU there is
-# none: benchmarks/reward.py finds 0.32, 0.25 and 0.11 of the host's pairs per
-# CPU second at 100, 400 and 1,500 characters.
+# compares faster than the host: none on CPUs (benchmarks/RESULTS.md has the
+# ratios). Other platforms were not measured; any length goes to the device.
 FASTER_UP_TO = {"cpu": 0}
 
 
@@ -51,7 +50,8 @@ class DeviceRewardConfig:
 
   Attributes:
     on: "device" computes rewards in the program, "host" in Python, "auto" on
-      the device where that is possible and, by measurement, faster.
+      the host on CPUs, where that was measured to be faster, and elsewhere,
+      which was not measured, on the device where that is possible.
     sizes: lengths, in characters, to which actions and targets are padded;
       each has its own program. Longer texts than the last are not compared on
       the device.

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Group advantages and the filter of dynamic sampling.
+"""Group advantages, and the spread of a group's rewards.
 
-Written with methods that numpy and JAX arrays share, because both run on the
-host, and inside a fused update step. The last axis is the group.
+Written with methods that numpy and JAX arrays share: both run on the host, and
+inside a fused update step. The filter of dynamic sampling, which goes by the
+spread, is `update/groups.py:is_kept`. The last axis is the group.
 """
 
 from __future__ import annotations

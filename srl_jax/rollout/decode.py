@@ -42,25 +42,19 @@ from srl_jax.types import Branches, SlotUse, Trunks
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
-  """How completions are drawn.
+  """What a compiled sampler needs to know.
+
+  The fields that `train.rl_config.RoundConfig` has too mean the same.
 
   Attributes:
     samples: completions per branch point (the group size G).
     max_new_tokens: limit of each completion in tokens, stop token included
       and stem tokens excluded.
     temperature: divisor of the logits; 0 takes the most likely token.
-    slots: branches of a trunk that are decoded at a time; the others wait for
-      a free slot. 0 decodes all at once, which is best where completions run
-      to their limit. Where most end far below the limit (metric
-      `slot_occupancy` below a half), slots for half the branches or fewer
-      need no more iterations, and each iteration is cheaper:
-      benchmarks/slots.py measures it.
-    cache_start: initial width of the branch cache in tokens, or somewhat
-      more; the cache doubles when a branch needs it. 0 starts at the full
-      width. Every width is one more loop to compile, so go below the default
-      only where completions are usually much shorter; see
-      benchmarks/slots.py. Where decoding reads only what is seen, as on TPUs,
-      there is one width, the full one.
+    slots: branches of a trunk that are decoded at a time; 0 for all at once.
+    cache_start: initial width of the branch cache in tokens, which doubles
+      when a branch needs it; 0 for the full width, as always where decoding
+      reads only what is seen. No run sets it; benchmarks/slots.py does.
   """
 
   samples: int = 8

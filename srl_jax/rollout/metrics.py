@@ -25,7 +25,7 @@ class RolloutMetrics:
   action_chars: Ratio = metric("ratio", "characters", "mean action length")
   completion_tokens: Ratio = metric("ratio", "tokens", "mean length")
   unscored: Ratio = metric(
-    "ratio", "1", "share of completions too long for the device's reward"
+    "ratio", "1", "with fuse: share too long for the device's reward"
   )
   kept_share: Ratio = metric("ratio", "1", "groups kept by the filter")
   groups_sampled: Array = metric("sum", "groups", "groups sampled")

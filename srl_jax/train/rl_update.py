@@ -107,6 +107,8 @@ class RlUpdate:
     groups = self.pool.take(count)
     # All groups may have waited in the pool.
     values = reduce_metrics(rounds) if rounds else {"tokens_sampled": 0.0}
+    # The host scores what the device does not.
+    values.pop("unscored", None)
     values["groups_expired"] = expired
     values |= self._batch_values(groups, update_step)
     if rounds:

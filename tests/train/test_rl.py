@@ -321,3 +321,4 @@ def test_samples_that_a_fused_step_cannot_score_are_told_once(
   said = capsys.readouterr().out
   assert said.count("are too long for the reward on the device, and their") == 1
   assert "set c.srl.fuse=False to have them scored" in said
+  assert "srl/unscored" in (tmp_path / "metrics.csv").read_text()

@@ -48,6 +48,8 @@ def test_rounds_are_sampled_together_and_groups_carried_over(together):
   rows = [row for row in together.rows() if "srl/rounds" in row]
   assert len(rows) >= 2
   assert all(0 < row["srl/slot_occupancy"] <= 1 for row in rows)
+  # Only a fused step leaves samples unscored.
+  assert not any("srl/unscored" in row for row in rows)
   # Rounds of two trunks; a batch has 12 groups.
   assert max(row["srl/rounds"] for row in rows) > 3
   assert any(0 < row["srl/stale_share"] < 1 for row in rows)
