@@ -18,9 +18,6 @@ from typing import Any
 
 import jax
 
-# JAX has no other way to talk to the coordinator of its processes.
-from jax._src import distributed
-
 from srl_jax import sharding
 from srl_jax.storage import files
 
@@ -51,6 +48,9 @@ def any_process(says: bool) -> bool:
   """
   if jax.process_count() == 1:
     return says
+  # JAX has no public way to talk to the coordinator of its processes.
+  from jax._src import distributed
+
   client = distributed.global_state.client
   folder = f"srl_jax/votes/{next(_VOTES)}"
   if says:

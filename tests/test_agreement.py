@@ -4,6 +4,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -121,6 +122,13 @@ index = arguments[-1][-1]
 os.chdir(os.path.join(folder, index))
 main.command([sys.argv[0], *arguments, change.replace("INDEX", index)])
 """
+
+
+def test_no_module_needs_a_private_part_of_jax_to_be_imported():
+  # It may move, and most runs have a single process, which does not use it.
+  for path in (ROOT / "srl_jax").rglob("*.py"):
+    private = re.search(r"^(from|import) jax\._src", path.read_text(), re.M)
+    assert not private, path
 
 
 def test_processes_that_were_started_differently_are_refused(runs, tmp_path):

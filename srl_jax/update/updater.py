@@ -261,5 +261,8 @@ def _like_params(
 
 
 def compiled_count(*jitted: Callable) -> int:
-  """Counts the programs of jitted functions; constant after warm-up."""
-  return sum(function._cache_size() for function in jitted)
+  """Counts the programs of jitted functions; constant after warm-up.
+
+  0 with a JAX that does not say.
+  """
+  return sum(getattr(x, "_cache_size", lambda: 0)() for x in jitted)

@@ -202,6 +202,8 @@ def test_two_programs_whatever_the_number_of_micro_batches():
     state, _, _ = updater.update(state, [ONE_TOKEN] * batches, step)
     counts.append(compiled_count(updater.accumulate, updater.finish))
   assert counts == [2, 2, 2]
+  # Nothing public tells how many there are.
+  assert compiled_count(print) == 0
 
 
 def test_the_old_state_is_given_up():
