@@ -63,7 +63,7 @@ from srl_jax import config
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class Placement:
   """A model, and how it is spread over TPU v5e chips so that it fits.
 
   Attributes:
@@ -73,8 +73,8 @@ class Layout:
     tensor: how many of them hold the weights between them while sampling.
     parts: of a round. No more than 16 trunks per device at a time: their
       branches' keys and values are most of what sampling needs.
-    rows: trunks per chip and micro-batch.
-    slots: whole solutions that a chip decodes at a time (RLVR).
+    rlvr_slots: whole solutions that a chip decodes at a time.
+    trunks_per_chip: trunks per chip and micro-batch.
     lora_rank: rank of the adapters; 0 to train all weights.
   """
 
@@ -83,23 +83,23 @@ class Layout:
   chips: int
   tensor: int
   parts: int
-  rows: int
-  slots: int
+  rlvr_slots: int
+  trunks_per_chip: int = 2
   lora_rank: int = 0
 
 
 _7B = ("qwen2_5_7b", "Qwen/Qwen2.5-7B-Instruct")
 _3B = ("qwen2_5_3b", "Qwen/Qwen2.5-3B-Instruct")
 _0_5B = ("qwen2_5_0_5b", "Qwen/Qwen2.5-0.5B-Instruct")
-LAYOUTS = {
-  "qwen2_5_7b": Layout(*_7B, chips=64, tensor=4, parts=1, rows=2, slots=16),
-  "qwen2_5_3b": Layout(*_3B, chips=64, tensor=2, parts=1, rows=2, slots=32),
-  "qwen2_5_0_5b": Layout(*_0_5B, chips=8, tensor=1, parts=2, rows=2, slots=64),
-  "qwen2_5_7b_lora": Layout(
-    *_7B, chips=8, tensor=4, parts=8, rows=2, slots=16, lora_rank=32
+PLACEMENTS = {
+  "qwen2_5_7b": Placement(*_7B, chips=64, tensor=4, parts=1, rlvr_slots=16),
+  "qwen2_5_3b": Placement(*_3B, chips=64, tensor=2, parts=1, rlvr_slots=32),
+  "qwen2_5_0_5b": Placement(*_0_5B, chips=8, tensor=1, parts=2, rlvr_slots=64),
+  "qwen2_5_7b_lora": Placement(
+    *_7B, chips=8, tensor=4, parts=8, rlvr_slots=16, lora_rank=32
   ),
 }
-PRESETS = ("auto", "registers", *LAYOUTS, "checkpoint")
+PRESETS = ("auto", "registers", *PLACEMENTS, "checkpoint")
 # The stages of each method.
 METHODS = {
   "srl": ("srl",),
@@ -130,7 +130,7 @@ def get_config(argument=None):
     if preset == "checkpoint":
       set_checkpoint(c, overrides)
     else:
-      set_layout(c, LAYOUTS[preset])
+      set_placement(c, PLACEMENTS[preset])
     set_method(c, method)
   c.note = note
   config.override(c, overrides)
@@ -165,10 +165,10 @@ def choose():
     "--config=experiments/math.py:registers."
   )
   for preset in ("qwen2_5_7b", "qwen2_5_0_5b"):
-    if devices >= LAYOUTS[preset].chips:
+    if devices >= PLACEMENTS[preset].chips:
       return preset, (
         f"math: there are {devices} TPU devices, so this is the paper's recipe "
-        f"for {LAYOUTS[preset].hub}. {pins}"
+        f"for {PLACEMENTS[preset].hub}. {pins}"
       )
   if platform == "gpu":
     return "registers", (
@@ -195,33 +195,33 @@ def set_checkpoint(c, overrides):
   set_paper(c)
 
 
-def set_layout(c, layout):
+def set_placement(c, placement):
   """A model of the paper, or one like it, spread over TPU v5e chips."""
-  config.set_model(c, layout.model)
-  c.weights = layout.hub
+  config.set_model(c, placement.model)
+  c.weights = placement.hub
   c.tokenizer.kind = "huggingface"
-  c.tokenizer.path = layout.hub
+  c.tokenizer.path = placement.hub
   set_paper(c)
   # Stored and updated: split over all chips, and a trunk goes to each. While
   # sampling, the chips of a `tensor` group hold the weights between them.
   c.mesh.data = 1
   c.mesh.fsdp = -1
-  c.mesh.tensor = layout.tensor
+  c.mesh.tensor = placement.tensor
   c.rules.batch = ("data", "fsdp", "tensor")
   c.rollout_rules.embed = None
-  c.srl.sampling.parts_per_round = layout.parts
+  c.srl.sampling.parts_per_round = placement.parts
   # As many tokens of whole solutions as a part of a round of SRL has.
-  c.evaluate.answers_per_batch = 512 // layout.parts
+  c.evaluate.answers_per_batch = 512 // placement.parts
   c.rlvr.sampling.slots = 16
-  c.rlvr.sampling.rows = layout.slots * layout.chips // 16
-  c.srl.trunks_per_micro_batch = layout.rows * layout.chips
+  c.rlvr.sampling.rows = placement.rlvr_slots * placement.chips // 16
+  c.srl.trunks_per_micro_batch = placement.trunks_per_chip * placement.chips
   # Whole solutions are four times as long as steps, or longer.
-  c.rlvr.trunks_per_micro_batch = layout.chips
-  c.sft.trunks_per_micro_batch = layout.chips
-  if layout.lora_rank:
+  c.rlvr.trunks_per_micro_batch = placement.chips
+  c.sft.trunks_per_micro_batch = placement.chips
+  if placement.lora_rank:
     # Adapters learn at rates some ten times those of all weights.
-    c.model.lora.rank = layout.lora_rank
-    c.model.lora.alpha = float(layout.lora_rank)
+    c.model.lora.rank = placement.lora_rank
+    c.model.lora.alpha = float(placement.lora_rank)
     c.model.param_dtype = "bfloat16"
     c.srl.optim.learning_rate = c.rlvr.optim.learning_rate = 5e-6
     c.sft.optim.learning_rate = 5e-5

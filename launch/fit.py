@@ -6,7 +6,7 @@
   srl_jax fit --type=v5p-128 --price=1.68
   srl_jax fit --type=v5e-64 --config=experiments/software.py:srl
 
-An experiment with LAYOUTS, as experiments/math.py, is spread over the chips,
+An experiment with PLACEMENTS, as experiments/math.py, is spread over the chips,
 preset by preset. Any other is counted as it is.
 
 All numbers are counted: memory per device, and time at the chips' peak rates
@@ -102,10 +102,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
   try:
     machine = find(options.type)
     count = functools.partial(_need, machine=machine, options=options)
-    layouts = _layouts(options.config)
-    for name in layouts:
+    placements = _placements(options.config)
+    for name in placements:
       _lengths(config_lib.load(f"{options.config}:{name}"), options)
-    if not layouts:
+    if not placements:
       config = config_lib.load(options.config)
       need = count(options.config)
   except ValueError as error:
@@ -120,11 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if price is not None
     else "no list price is known; give one with --price=USD"
   )
-  if layouts:
+  if placements:
     path = options.config
     fits = [
-      _say(name, _choose(path, name, layout, machine, count), machine, price)
-      for name, layout in layouts.items()
+      _say(name, _choose(path, name, placement, machine, count), machine, price)
+      for name, placement in placements.items()
     ]
   else:
     fits = [_say(config.name, (need, options.config), machine, price)]
@@ -173,35 +173,38 @@ def _described(slice_: machines.Slice) -> str:
   return f"{slice_.generation.name}:{shape}"
 
 
-def _layouts(source: str) -> dict[str, Any]:
+def _placements(source: str) -> dict[str, Any]:
   """Returns what a file says of spreading its presets, which may be nothing."""
   path = config_lib.find_experiment(source)  # None where a preset is named.
-  return runpy.run_path(path).get("LAYOUTS", {}) if path else {}
+  return runpy.run_path(path).get("PLACEMENTS", {}) if path else {}
 
 
-def spreads(layout: Any, devices: int, trunks_per_round: int) -> Iterator[str]:
-  """Yields overrides that spread a layout over a number of devices.
+def spreads(
+  placement: Any, devices: int, trunks_per_round: int
+) -> Iterator[str]:
+  """Yields overrides that spread a placement over a number of devices.
 
-  First, a device gets the rows of a micro-batch and the trunks of a round that
-  it has in the layout. Then fewer and fewer, down to one of each.
+  First, a device gets as many trunks of a micro-batch and of a round as it has
+  in the placement. Then fewer and fewer, down to one of each.
   """
-  tensor = math.gcd(layout.tensor, devices)
-  rows, parts = layout.rows, max(1, layout.parts * layout.chips // devices)
+  tensor = math.gcd(placement.tensor, devices)
+  trunks = placement.trunks_per_chip
+  parts = max(1, placement.parts * placement.chips // devices)
   while True:
     changes = {
-      "mesh.tensor": (tensor, layout.tensor),
+      "mesh.tensor": (tensor, placement.tensor),
       "srl.trunks_per_micro_batch": (
-        rows * devices,
-        layout.rows * layout.chips,
+        trunks * devices,
+        placement.trunks_per_chip * placement.chips,
       ),
-      "srl.sampling.parts_per_round": (parts, layout.parts),
+      "srl.sampling.parts_per_round": (parts, placement.parts),
     }
     yield "".join(
       f",{key}={value}" for key, (value, was) in changes.items() if value != was
     )
-    if rows == 1 and parts * devices >= trunks_per_round:
+    if trunks == 1 and parts * devices >= trunks_per_round:
       return
-    rows, parts = max(1, rows // 2), parts * 2
+    trunks, parts = max(1, trunks // 2), parts * 2
 
 
 def _stage(config: config_lib.Config) -> str:
@@ -245,7 +248,7 @@ def _need(source: str, machine: Machine, options) -> fitting.Need:
 def _choose(
   path: str,
   name: str,
-  layout: Any,
+  placement: Any,
   machine: Machine,
   count: Callable[[str], fitting.Need],
 ) -> tuple[fitting.Need, str] | None:
@@ -257,7 +260,7 @@ def _choose(
   need = source = None
   sampling = config_lib.load(f"{path}:{name}").srl.sampling
   for spread in spreads(
-    layout, len(machine.devices), sampling.trunks_per_round
+    placement, len(machine.devices), sampling.trunks_per_round
   ):
     tried = f"{path}:{name}{spread}"
     try:

@@ -16,7 +16,9 @@ needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None,
   reason="the TPU compiler is part of libtpu (extra 'tpu')",
 )
-LAYOUT = types.SimpleNamespace(chips=64, tensor=4, parts=1, rows=2)
+PLACEMENT = types.SimpleNamespace(
+  chips=64, tensor=4, parts=1, trunks_per_chip=2
+)
 
 
 @needs_libtpu
@@ -51,21 +53,21 @@ def test_counts_are_near_what_the_compiler_found(
   assert need.step_s == pytest.approx(step_s, rel=0.01)
 
 
-def test_a_layout_on_its_own_chips_is_taken_as_it_is_first():
-  first, *others = fit.spreads(LAYOUT, 64, 256)
+def test_a_placement_on_its_own_chips_is_taken_as_it_is_first():
+  first, *others = fit.spreads(PLACEMENT, 64, 256)
   assert first == ""
   assert others[0] == (
     ",srl.trunks_per_micro_batch=64,srl.sampling.parts_per_round=2"
   )
 
 
-def test_a_layout_is_spread_over_fewer_chips_with_as_much_on_each():
-  first = next(fit.spreads(LAYOUT, 8, 256))
+def test_a_placement_is_spread_over_fewer_chips_with_as_much_on_each():
+  first = next(fit.spreads(PLACEMENT, 8, 256))
   assert first == (
     ",srl.trunks_per_micro_batch=16,srl.sampling.parts_per_round=8"
   )
   # One device cannot hold the weights with others.
-  assert "mesh.tensor=1" in next(fit.spreads(LAYOUT, 1, 256))
+  assert "mesh.tensor=1" in next(fit.spreads(PLACEMENT, 1, 256))
 
 
 @pytest.mark.parametrize(
@@ -78,18 +80,18 @@ def test_a_layout_is_spread_over_fewer_chips_with_as_much_on_each():
     ),
     (8, ",srl.trunks_per_micro_batch=8,srl.sampling.parts_per_round=32"),
     (64, ",srl.trunks_per_micro_batch=64,srl.sampling.parts_per_round=4"),
-    # The layout itself has 128 trunks in a micro-batch.
+    # The placement itself has 128 trunks in a micro-batch.
     (128, ",srl.sampling.parts_per_round=2"),
   ],
 )
 def test_spreads_end_with_one_row_and_one_trunk_for_each_device(devices, last):
-  *_, found = fit.spreads(LAYOUT, devices, 256)
+  *_, found = fit.spreads(PLACEMENT, devices, 256)
   assert found == last
 
 
 def test_what_is_to_be_typed_can_be_loaded():
   for devices in (1, 4, 8, 128):
-    for spread in fit.spreads(LAYOUT, devices, 256):
+    for spread in fit.spreads(PLACEMENT, devices, 256):
       config_lib.load(f"experiments/math.py:qwen2_5_7b{spread}")
 
 
@@ -195,7 +197,7 @@ def test_the_list_price_is_said_with_its_date(capsys, monkeypatch):
   assert "300 steps in 3.0 h, 29 USD" in out
 
 
-def test_an_experiment_without_layouts_is_counted_as_it_is(capsys):
+def test_an_experiment_without_placements_is_counted_as_it_is(capsys):
   source = "experiments/own_solutions.py:qwen2_5_0_5b,srl.update_steps=7"
   status, out, _ = said(capsys, "--type=h100", f"--config={source}")
   assert (status, out.count("GiB:")) == (0, 1)
