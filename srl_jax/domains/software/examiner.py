@@ -9,9 +9,10 @@ Then the tests run in this process, and so does the code under test, which may
 cheat. So an outcome counts only if
 
 - pytest says that the test passed and no exception left any of its phases;
-- tests that must fail did fail (_CONTROLS), which shows that nobody has
+- tests that must fail did fail (controls.py), which shows that nobody has
   rewritten outcomes, assertions or pytest itself;
-- the code under test has replaced no function of pytest or unittest;
+- the code under test has replaced no function of pytest or unittest, and has
+  registered no plugin;
 - no compared object of the code under test equals two different values.
 
 Code that looks for this very file can still deceive it, and unittest.mock.ANY
@@ -32,60 +33,6 @@ import types
 import unittest
 from collections.abc import Callable
 from typing import Any
-
-# Tests that fail, each in its own way, whatever the code under test does.
-_CONTROLS = """
-import sys
-import unittest
-import pytest
-
-def test_assert():
-  assert 1 == 2
-
-def test_fail():
-  pytest.fail("on purpose")
-
-def test_raises():
-  with pytest.raises(ValueError):
-    pass
-
-def test_exception():
-  raise RuntimeError("on purpose")
-
-@pytest.fixture
-def broken():
-  raise RuntimeError("on purpose")
-
-def test_setup(broken):
-  pass
-
-@pytest.fixture
-def broken_afterwards():
-  yield
-  raise RuntimeError("on purpose")
-
-def test_teardown(broken_afterwards):
-  pass
-
-class TestCase(unittest.TestCase):
-  def test_equal(self):
-    self.assertEqual(1, 2)
-
-  def test_true(self):
-    self.assertTrue(False)
-
-  def test_raises(self):
-    with self.assertRaises(ValueError):
-      pass
-
-@pytest.mark.parametrize("name", ["equal", "allclose", "array_equal"])
-def test_numpy(name):
-  numpy = sys.modules.get("numpy")
-  if numpy is None:
-    raise RuntimeError("on purpose")
-  getattr(numpy.testing, f"assert_{name}")(numpy.ones(2), numpy.zeros(2))
-"""
-CONTROLS = 12
 
 _TEST_FOLDERS = {"tests", "test"}
 _CHECKED = "_srl_checked"
@@ -160,7 +107,7 @@ def _examine(pytest: Any, request: dict[str, Any], report: Any) -> None:
   controls = pathlib.Path(request["controls"])
   controls.mkdir()
   file = controls / f"test_{controls.name}.py"
-  file.write_text(_CONTROLS, encoding="utf-8")
+  file.write_text(request["failing"], encoding="utf-8")
   settings = controls / "settings.ini"
   settings.write_text("[pytest]\n", encoding="utf-8")
   files = [x for x in request["files"] if os.path.exists(f"{root}/{x}")]
@@ -188,14 +135,24 @@ class _Plugin:
     self._phases: dict[str, list[bool]] = {}
     self._of_controls: set[str] = set()
     self._functions: list[tuple[Any, str, Any]] = []
+    self._may_register = True
     self.replaced = ""
 
-  def pytest_load_initial_conftests(self) -> None:
+  def pytest_load_initial_conftests(self, early_config: Any) -> None:
     """Makes the repository importable, after plugins have been looked for."""
     self._functions = _functions()
+    # The repository may itself be pytest, or an installed plugin.
+    plugins = early_config.pluginmanager.get_plugins()
+    files = [_file_of(plugin) for plugin in plugins]
+    self._may_register = any(x and _is_source(x, self._root) for x in files)
     for folder in (f"{self._root}/src", self._root):
       if os.path.isdir(folder) and folder not in sys.path:
         sys.path.insert(0, folder)
+
+  def pytest_plugin_registered(self) -> None:
+    """Notes that the code under test brings a plugin; its tests may do so."""
+    if not self._may_register and _is_called_by_source(self._root):
+      self.replaced = "pytest's plugins"
 
   def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
     """Notes whether an exception left a phase."""
@@ -277,6 +234,28 @@ def _is_examined(function: Any, root: str) -> bool:
   code = getattr(getattr(function, "__func__", function), "__code__", None)
   file = getattr(code, "co_filename", "")
   return not os.path.isfile(file) or _is_source(file, root)
+
+
+def _file_of(plugin: Any) -> str | None:
+  """The file of a module, or of an object's class."""
+  module = sys.modules.get(type(plugin).__module__)
+  return getattr(plugin, "__file__", getattr(module, "__file__", None))
+
+
+def _is_called_by_source(root: str) -> bool:
+  """Whether the hook's next caller of the repository is no test, or a thread.
+
+  pytest itself has no caller of the repository, but _examine.
+  """
+  frame = sys._getframe(2)
+  while frame is not None:
+    file = frame.f_code.co_filename
+    if file == __file__:
+      return False
+    if file.startswith(f"{root}/"):
+      return _is_source(file, root)
+    frame = frame.f_back
+  return True
 
 
 def _functions() -> list[tuple[Any, str, Any]]:

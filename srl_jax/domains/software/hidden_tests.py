@@ -16,8 +16,8 @@ import pathlib
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 
+from srl_jax.domains.software import controls
 from srl_jax.domains.software.examiner import (
-  CONTROLS,
   belongs_to_tests,
   module_of,
 )
@@ -73,6 +73,10 @@ git diff --cached --binary --full-index --no-renames HEAD
 """
 _FILES = "git ls-tree -r -z HEAD"
 _LINK = "120000"
+# What Python imports when it starts, and what tells pytest of plugins, wherever
+# the folder is in sys.path, as that of an editable install is.
+_STARTERS = {"sitecustomize", "usercustomize"}
+_INSTALLED = (".dist-info", ".egg-info", ".egg-link", ".egg")
 _REMOVE = (
   "git rm -q -f --ignore-unmatch --pathspec-from-file=- --pathspec-file-nul"
 )
@@ -93,7 +97,8 @@ class Verdict:
       pytest runs no tests with their conftest.py files.
     log: the end of what pytest printed, for people.
     undone: files that the repair changed and that count as they were: those
-      that belong to tests, and code that would hide another module.
+      that belong to tests, those that Python or pytest reads when it starts,
+      and code that would hide another module.
     missing: tests of the task that pytest has not found, though it has found
       others in their files.
   """
@@ -250,6 +255,7 @@ def _put_tests_back(sandbox: Sandbox, ours: set[str]) -> tuple[str, ...]:
   changed = dict(zip(fields[1::2], fields[::2], strict=True))
   added = {x for x in changed if changed[x] == "A"}
   tests = {x for x in changed if x in ours or belongs_to_tests(x)}
+  tests |= {x for x in changed if _sets_up_python(x)}
   # A new file where a hidden test needs a folder, or the reverse.
   needed = _folders(ours)
   tests |= {x for x in added if x in needed or ours & _folders([x])}
@@ -261,6 +267,13 @@ def _put_tests_back(sandbox: Sandbox, ours: set[str]) -> tuple[str, ...]:
       names = "\0".join(sorted(paths)).encode(errors="surrogateescape")
       _done(_git(sandbox, command, names), "tests cannot be put back")
   return tuple(sorted(tests))
+
+
+def _sets_up_python(path: str) -> bool:
+  """Whether Python or pytest would read a file before the tests begin."""
+  parts = path.lower().split("/")
+  names = {part.partition(".")[0] for part in parts}
+  return bool(_STARTERS & names) or any(x.endswith(_INSTALLED) for x in parts)
 
 
 def _modules(sandbox: Sandbox, ours: set[str]) -> list[str]:
@@ -315,6 +328,7 @@ def _run_tests(
     "files": files,
     "arguments": task.pytest_arguments,
     "controls": f"/tmp/{secrets.token_hex(8)}",
+    "failing": controls.CONTROLS,
   }
   ran = sandbox.run(
     [sandbox.config.interpreter, "-I", "-B", _EXAMINER_INSIDE],
@@ -356,8 +370,8 @@ def _read_reports(
     end = "; ".join(lines[-_SHOWN_LINES:])
     return nothing(f"pytest ended early (exit code {status}): {end}")
   tests = [x for x in reports if "name" in x]
-  controls = [x for x in tests if x["is_control"]]
-  if len(controls) != CONTROLS or any(x["is_passed"] for x in controls):
+  failing = [x for x in tests if x["is_control"]]
+  if len(failing) != controls.COUNT or any(x["is_passed"] for x in failing):
     return nothing("tests that must fail did not, so no outcome counts")
   counts = collections.Counter(x["name"] for x in tests)
   passed = {x["name"] for x in tests if x["is_passed"]}

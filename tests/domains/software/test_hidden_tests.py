@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from srl_jax.domains.software import examiner, hidden_tests
+from srl_jax.domains.software import controls, examiner, hidden_tests
 from srl_jax.domains.software.hidden_tests import check_task, judge
 from srl_jax.domains.software.sandbox import Ran
 from srl_jax.domains.software.workspace import TaskError, open_workspace
@@ -229,10 +229,10 @@ def test_what_cannot_be_judged_is_no_solution_and_says_why(task, text, problem):
   assert not judged.is_void, "pytest runs tests of others"
 
 
-def reported(task, *reports, mark="right", controls=examiner.CONTROLS):
+def reported(task, *reports, mark="right", count=controls.COUNT):
   """The verdict on reports of tests that all passed, and of the controls."""
   lines = [{"name": x, "is_passed": True, "is_control": False} for x in reports]
-  lines += controls * [{"name": "", "is_passed": False, "is_control": True}]
+  lines += count * [{"name": "", "is_passed": False, "is_control": True}]
   lines.append({"is_end": True, "status": 1})
   text = "".join(f"{mark} {json.dumps(line)}\n" for line in lines)
   ran = Ran(text.encode(), b"", 0, "", 0.0, 0.0)
@@ -244,7 +244,7 @@ def test_reports_count_once_with_their_mark_beside_controls(task):
   assert not reported(task, *task.tests[1:]).is_solved
   assert not reported(task, *task.tests, task.tests[0]).is_solved
   assert "ended before" in reported(task, *task.tests, mark="wrong").problem
-  assert "must fail" in reported(task, *task.tests, controls=0).problem
+  assert "must fail" in reported(task, *task.tests, count=0).problem
 
 
 def test_a_patch_with_a_shifted_context_applies_as_in_swe_bench(task):
