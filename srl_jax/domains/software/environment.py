@@ -20,11 +20,16 @@ from srl_jax.domains.domain import Domain
 from srl_jax.domains.software import SOFTWARE
 from srl_jax.domains.software.dialects import DIALECTS, ActionResult, Dialect
 from srl_jax.domains.software.hidden_tests import Verdict, judge
-from srl_jax.domains.software.launchers import SandboxConfig, SandboxError
+from srl_jax.domains.software.launchers import (
+  ExhaustedError,
+  SandboxConfig,
+  SandboxError,
+)
 from srl_jax.domains.software.sandbox import Sandbox, check_sandbox
 from srl_jax.domains.software.tasks import RepairTask, read_tasks
 from srl_jax.domains.software.workspace import (
   TaskError,
+  WorkError,
   changes,
   open_workspace,
 )
@@ -80,7 +85,9 @@ class RepairEnvironment:
 
   Whatever a model writes and whatever a repository holds, `step` answers it.
   A task that cannot be begun and a sandbox that has ended end the episode.
-  Nobody can then tell whether it is solved, and the log says why in one line.
+  Nobody can then tell whether it is solved, and the log says why in one line;
+  but an agent that has used up the sandbox's memory has solved nothing, and
+  neither has one whose files are too large to be read.
 
   Attributes:
     ending: why the episode has ended, in mini-swe-agent's words: Submitted,
@@ -106,6 +113,7 @@ class RepairEnvironment:
     self._sandbox: Sandbox | None = None
     self._dialect: Dialect | None = None
     self._problem = ""
+    self._is_void = False
     self._errors_in_a_row = 0
     self._spent_s = 0.0
     self._turns = 0
@@ -148,7 +156,7 @@ class RepairEnvironment:
       outcome = self._dialect.act(action)
       if outcome.submits:
         self._end("Submitted", outcome.patch)
-    except SandboxError as error:
+    except (TaskError, SandboxError) as error:
       outcome = ActionResult("")
       self._fail(error)
     self._spent_s += time.monotonic() - begin
@@ -203,26 +211,33 @@ class RepairEnvironment:
       return
     try:
       self._end(ending, None if self._dialect.submits_files else b"")
-    except SandboxError as error:
+    except (TaskError, SandboxError) as error:
       self._fail(error)
 
   def _end(self, ending: str, patch: bytes | None) -> None:
     if patch is None:
-      patch = changes(self._task, self._config, self._sandbox)
+      try:
+        patch = changes(self._task, self._config, self._sandbox)
+      except WorkError as error:
+        patch, self._problem = b"", str(error)
     self.patch, self.ending = patch, ending
     self._sandbox.close()
 
   def _fail(self, error: Exception) -> None:
     self.ending = "SandboxError"
+    # Before there is a dialect, no agent has acted.
+    is_agents = self._dialect and isinstance(error, ExhaustedError)
+    self._is_void = not is_agents
     self._problem = f"The work cannot go on: {error}"
     _LOG.warning("%s: %s", self._task.id, error)
 
   def _judge(self) -> Verdict:
     nothing = dict.fromkeys(self._task.tests, False)
     if self.ending == "SandboxError":
-      return Verdict(nothing, self._problem, is_void=True)
+      return Verdict(nothing, self._problem, is_void=self._is_void)
     if not self.patch.strip():
-      return Verdict(nothing, "nothing was changed, or no patch submitted")
+      problem = "nothing was changed, or no patch submitted"
+      return Verdict(nothing, self._problem or problem)
     try:
       return judge(self._task, self._config, self.patch, self._agent.tests_s)
     except (TaskError, SandboxError) as error:

@@ -23,6 +23,7 @@ from srl_jax.domains.software.examiner import (
 )
 from srl_jax.domains.software.launchers import (
   WORK,
+  ExhaustedError,
   SandboxConfig,
   SandboxError,
 )
@@ -81,6 +82,10 @@ _REMOVE = (
   "git rm -q -f --ignore-unmatch --pathspec-from-file=- --pathspec-file-nul"
 )
 _RESTORE = "git checkout -q HEAD --pathspec-from-file=- --pathspec-file-nul"
+
+
+class _SetUpError(SandboxError):
+  """A command that sets the tests up fails, maybe because of the patch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,11 +172,13 @@ def judge(
       _write_hidden_tests(sandbox, task)
       modules = _modules(sandbox, ours)
       judged = _run_tests(sandbox, task, task.test_paths, modules, wall_s)
+      judged = dataclasses.replace(judged, undone=undone + judged.undone)
+    except (_SetUpError, ExhaustedError) as error:
+      judged = Verdict(nothing, str(error))
     except SandboxError as error:
       return Verdict(nothing, str(error), is_void=True)
   is_void = bool(judged.problem) and not _pytest_works(task, config)
-  undone += judged.undone
-  return dataclasses.replace(judged, undone=undone, is_void=is_void)
+  return dataclasses.replace(judged, is_void=is_void)
 
 
 def check_task(
@@ -234,7 +241,7 @@ def _git(sandbox: Sandbox, command: str, payload: bytes = b"") -> Ran:
 
 def _done(ran: Ran, what: str) -> bytes:
   if not ran.succeeded:
-    raise SandboxError(f"{what}: {complaint(ran)}")
+    raise _SetUpError(f"{what}: {complaint(ran)}")
   return ran.output
 
 
@@ -304,8 +311,12 @@ def _pytest_works(task: RepairTask, config: SandboxConfig) -> bool:
   with open_workspace(
     task, config, is_for_agent=False, mounts=_MOUNTS
   ) as sandbox:
-    _write_hidden_tests(sandbox, task)
-    return not _run_tests(sandbox, task, settings, [], _SETUP_S).problem
+    try:
+      _files_of_tests(sandbox, task)
+      _write_hidden_tests(sandbox, task)
+      return not _run_tests(sandbox, task, settings, [], _SETUP_S).problem
+    except SandboxError:
+      return False
 
 
 def _folders(paths: Iterable[str]) -> set[str]:

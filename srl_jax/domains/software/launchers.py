@@ -57,6 +57,10 @@ class SandboxError(Exception):
   """A sandbox cannot be started, or has ended by itself."""
 
 
+class ExhaustedError(SandboxError):
+  """What ran in a sandbox has used up its memory, and so ended it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Limits:
   """What the commands of a sandbox may use.

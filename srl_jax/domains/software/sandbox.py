@@ -25,6 +25,7 @@ from srl_jax.domains.software import cgroups
 from srl_jax.domains.software.launchers import (
   ETC_TEXTS,
   WORK,
+  ExhaustedError,
   SandboxConfig,
   SandboxError,
   command_line,
@@ -299,8 +300,11 @@ class Sandbox:
       return report, output, errors
     except (EOFError, OSError, json.JSONDecodeError) as error:
       why = self._why_ended(limit_s if is_late.is_set() else None)
+      # Files are in memory, too; ending processes does not free theirs.
+      is_full = self._group is not None and self._group.memory_kills() > 0
       self.close()
-      raise SandboxError(f"the sandbox {problem}: {why}") from error
+      kind = ExhaustedError if is_full else SandboxError
+      raise kind(f"the sandbox {problem}: {why}") from error
     finally:
       timer.cancel()
 

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 
-from srl_jax.domains.software.launchers import SandboxConfig, SandboxError
+from srl_jax.domains.software.launchers import SandboxConfig
 from srl_jax.domains.software.sandbox import Ran, Sandbox
 from srl_jax.domains.software.tasks import RepairTask
 
@@ -101,6 +101,10 @@ git diff --cached --binary --full-index --no-renames --no-ext-diff \
 
 class TaskError(ValueError):
   """A task's repository cannot be prepared; the message says why."""
+
+
+class WorkError(ValueError):
+  """What an agent leaves cannot become a patch; the message says why."""
 
 
 # All copies that are kept; the one that was used last always is.
@@ -217,14 +221,19 @@ def changes(
   new files that .gitignore names are left out.
 
   Raises:
-    SandboxError: the files cannot be had or compared.
+    WorkError: the files are too large, or cannot be read or compared.
+    TaskError: the repository cannot be prepared.
+    SandboxError: a sandbox has ended.
   """
   size = config.limits.disk_bytes
   packed = workspace.run(
     ["bash", "-c", _PACK], wall_s=_COPY_S, output_bytes=size, is_merged=False
   )
   if not packed.succeeded:
-    raise SandboxError(f"the agent's files cannot be read: {complaint(packed)}")
+    why = complaint(packed)
+    if packed.cause == "output":
+      why = f"they are larger than disk_bytes={size}"
+    raise WorkError(f"the agent's files cannot be read: {why}")
   with open_workspace(task, config) as sandbox:
     ran = sandbox.run(
       ["bash", "-c", _COMPARE],
@@ -235,9 +244,7 @@ def changes(
       is_merged=False,
     )
   if not ran.succeeded:
-    raise SandboxError(
-      f"the agent's files cannot be compared: {complaint(ran)}"
-    )
+    raise WorkError(f"the agent's files cannot be compared: {complaint(ran)}")
   return ran.output
 
 

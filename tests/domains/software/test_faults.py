@@ -1,13 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Faults of the machine and of a task say nothing of a repair."""
+"""Faults of the machine and of a task say nothing of a repair.
+
+Those of the agent leave its task unsolved.
+"""
 
 import dataclasses
+import re
 import venv
 
 import pytest
 
-from srl_jax.domains.software import hidden_tests
+from srl_jax.domains.software import cgroups, hidden_tests
+from srl_jax.domains.software.actions import Action, render
+from srl_jax.domains.software.environment import (
+  AgentConfig,
+  RepairEnvironment,
+)
 from srl_jax.domains.software.hidden_tests import judge
+from srl_jax.domains.software.launchers import ExhaustedError
 from srl_jax.domains.software.sandbox import Sandbox
 from tests.domains.software.marks_for_tests import needs_sandbox
 from tests.domains.software.toy_repository_for_tests import (
@@ -92,3 +102,66 @@ def test_a_sandbox_that_ends_says_nothing_of_the_repair(task, monkeypatch):
   monkeypatch.setattr(Sandbox, "run", run_or_end)
   judged = judge(task, CONFIG, patch(calc_DOT_py=FIXED))
   assert (judged.problem, judged.is_void) == ("the sandbox has ended", True)
+
+
+def after(task, command, **limits):
+  """An environment in which an agent has run a command and submitted."""
+  config = dataclasses.replace(
+    CONFIG, limits=dataclasses.replace(CONFIG.limits, **limits)
+  )
+  environment = RepairEnvironment(
+    {task.id: task}, config, AgentConfig("swe-smith-once")
+  )
+  environment.reset(task.trajectory("repairs"))
+  environment.step(render(Action("bash", (("command", command),))))
+  environment.step(render(Action("submit")))
+  environment.solved()
+  environment.close()
+  return environment
+
+
+@pytest.mark.parametrize(
+  ("command", "problem"),
+  [
+    ("truncate -s 40M a b", "larger than disk_bytes=67108864"),
+    ("head -c 50M /dev/urandom > a", "compared: .*No space left"),
+    (
+      "for _ in {1..60}; do n=$(printf 'd%.0s' {1..99}); mkdir $n; cd $n; done;"
+      " touch a",
+      "cannot be compared: ",
+    ),
+    # The patch itself can be made, but not be listed.
+    ("touch $(seq -f %.0fa$(printf 'b%.0s' {1..200}) 600)", "cannot be listed"),
+  ],
+  ids=["large", "full", "deep", "many"],
+)
+def test_files_that_cannot_be_compared_are_the_fault_of_the_agent(
+  task, command, problem
+):
+  limits = {"disk_bytes": 64 << 20, "output_bytes": 100_000}
+  environment = after(task, command, **limits)
+  assert environment.ending == "Submitted"
+  assert re.search(problem, environment.verdict.problem)
+  assert environment.solved() is False
+
+
+@pytest.mark.skipif(not cgroups.available(), reason="no control group here")
+def test_memory_that_files_use_up_is_the_fault_of_the_agent(task):
+  command = "head -c 200M /dev/zero > a; head -c 200M /dev/zero > /tmp/a"
+  environment = after(task, command, memory_bytes=300 << 20)
+  assert "the sandbox has ended: " in environment.verdict.problem
+  assert environment.solved() is False
+
+
+def test_memory_that_tests_use_up_is_the_fault_of_the_repair(task, monkeypatch):
+  run = Sandbox.run
+  problems = ["the sandbox has ended"]
+
+  def run_or_end(sandbox, arguments, *rest, **more):
+    if hidden_tests._EXAMINER_INSIDE in arguments and problems:
+      raise ExhaustedError(problems.pop())
+    return run(sandbox, arguments, *rest, **more)
+
+  monkeypatch.setattr(Sandbox, "run", run_or_end)
+  judged = judge(task, CONFIG, patch(calc_DOT_py=FIXED))
+  assert (judged.problem, judged.is_void) == ("the sandbox has ended", False)
