@@ -16,6 +16,18 @@ class RecordError(ValueError):
     self.problem = problem
 
 
+def check_characters(text: str, path: str) -> None:
+  """Raises RecordError if a text holds half a surrogate pair."""
+  try:
+    text.encode("utf-8")
+  except UnicodeEncodeError as error:
+    raise RecordError(
+      path,
+      f"has half a surrogate pair at character {error.start}, which no"
+      " tokenizer can read; repair or remove it",
+    ) from None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Step:
   """One action of the expert.

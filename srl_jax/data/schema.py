@@ -32,7 +32,12 @@ import json
 from typing import Any
 
 from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, THINK_TAG
-from srl_jax.trajectory import RecordError, Step, Trajectory
+from srl_jax.trajectory import (
+  RecordError,
+  Step,
+  Trajectory,
+  check_characters,
+)
 
 _STEP_FIELDS = tuple(field.name for field in dataclasses.fields(Step))
 
@@ -118,18 +123,6 @@ def get(record: dict, name: str, kind: type, *, required=False, where=""):
   if kind is str:
     check_characters(value, path)
   return value
-
-
-def check_characters(text: str, path: str) -> None:
-  """Raises RecordError if a text holds half a surrogate pair."""
-  try:
-    text.encode("utf-8")
-  except UnicodeEncodeError as error:
-    raise RecordError(
-      path,
-      f"has half a surrogate pair at character {error.start}, which no"
-      " tokenizer can read; repair or remove it",
-    ) from None
 
 
 def _metadata(found: dict[str, Any]) -> dict[str, str]:

@@ -15,10 +15,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from srl_jax.data.agents.values import with_line_feeds
-from srl_jax.data.schema import check_characters
 from srl_jax.domains.software import foreign
 from srl_jax.domains.software.actions import Action, ActionError, render
-from srl_jax.trajectory import RecordError, Step, Trajectory
+from srl_jax.trajectory import (
+  RecordError,
+  Step,
+  Trajectory,
+  check_characters,
+)
 
 Role = Literal["user", "agent", "tool"]
 

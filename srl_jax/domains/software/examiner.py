@@ -111,6 +111,7 @@ def _examine(pytest: Any, request: dict[str, Any], report: Any) -> None:
   settings = controls / "settings.ini"
   settings.write_text("[pytest]\n", encoding="utf-8")
   files = [x for x in request["files"] if os.path.exists(f"{root}/{x}")]
+  report(absent=sorted({*request["files"]} - {*files}))
   arguments = [
     *("-c", str(settings), "--rootdir", root, "--confcutdir", root, "-q"),
     *("-p", "no:cacheprovider", "--continue-on-collection-errors"),

@@ -105,7 +105,7 @@ class Verdict:
       that belong to tests, those that Python or pytest reads when it starts,
       and code that would hide another module.
     missing: tests of the task that pytest has not found, though it has found
-      others in their files.
+      others in their files, or though these are not there.
   """
 
   outcomes: Mapping[str, bool]
@@ -128,7 +128,7 @@ class Verdict:
     failed = [name for name in self.outcomes if not self.outcomes[name]]
     text = self.problem or f"{_some(failed)} did not pass"
     if self.missing:
-      text += f"; its file has no test {_some(self.missing)}"
+      text += f"; there is no test {_some(self.missing)}"
     if self.undone:
       text += f"; put back as it was: {_some(self.undone)}"
     return text
@@ -203,7 +203,7 @@ def check_task(
   if verdict.problem:
     return verdict.problem
   if verdict.missing:
-    return f"its file has no test {_some(verdict.missing)}; correct the name"
+    return f"there is no test {_some(verdict.missing)}; correct the name"
   for name in task.fail_to_pass:
     if verdict.outcomes[name]:
       return f"{name} passes without a repair"
@@ -388,6 +388,7 @@ def _read_reports(
   passed = {x["name"] for x in tests if x["is_passed"]}
   outcomes = {name: name in passed and counts[name] == 1 for name in task.tests}
   files = {name.partition("::")[0] for name in counts}
+  files |= {file for x in reports for file in x.get("absent", ())}
   missing = (
     x for x in task.tests if x not in counts and x.partition("::")[0] in files
   )

@@ -36,7 +36,12 @@ from typing import Any
 from srl_jax import storage
 from srl_jax.domains.software.launchers import SandboxConfig
 from srl_jax.storage import textfile
-from srl_jax.trajectory import RecordError, Step, Trajectory
+from srl_jax.trajectory import (
+  RecordError,
+  Step,
+  Trajectory,
+  check_characters,
+)
 
 _LOG = logging.getLogger(__name__)
 _IMAGE = re.compile(r"\w[\w.:/@-]*", re.ASCII)
@@ -104,6 +109,12 @@ class RepairTask:
           "test_files",
           f"or a test's name has the path {path!r}; write one that is relative"
           " to the repository and stays in it",
+        )
+      if path != "/".join(parts):
+        raise RecordError(
+          "test_files",
+          f"or a test's name has the path {path!r}, but pytest reports"
+          f" {'/'.join(parts)!r}; write that",
         )
 
   @property
@@ -220,6 +231,8 @@ def task_of(record: Any, root: pathlib.Path) -> RepairTask:
     isinstance(text, str) for text in files.values()
   ):
     raise RecordError("test_files", "is no object of texts by their paths")
+  for text in (*files, *files.values()):
+    check_characters(text, "test_files")
   return RepairTask(
     id=_text(record, "instance_id", is_needed=True),
     repository=str(_repository(record, root)),
@@ -254,6 +267,7 @@ def _text(
     return ""
   if not isinstance(value, str) or (is_needed and not value.strip()):
     raise RecordError(field, f"is {value!r}; write a text")
+  check_characters(value, field)
   return value
 
 
@@ -267,6 +281,7 @@ def _names(record: Mapping[str, Any], field: str) -> tuple[str, ...]:
   value = [] if value is None else value
   if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
     raise RecordError(field, f"is {value!r}; write a list of texts")
+  check_characters("".join(value), field)
   return tuple(value)
 
 

@@ -180,8 +180,11 @@ def test_names_that_no_test_has_are_reported(folder):
   task = make_task(folder, pass_to_pass=(cut, wrong))
   judged = verdict(task, calc_DOT_py=FIXED)
   assert judged.missing == (cut, wrong)
-  assert judged.reason.endswith(f"its file has no test {cut}, {wrong}")
+  assert judged.reason.endswith(f"there is no test {cut}, {wrong}")
   assert f"no test {cut}, {wrong}" in check_task(task, CONFIG)
+  absent = "tests/test_clac.py::test_add"
+  judged = verdict(make_task(folder, pass_to_pass=(absent,)), calc_DOT_py=FIXED)
+  assert judged.missing == (absent,)
   # Where a file cannot be imported, nobody knows which tests it has.
   broken = verdict(task, calc_DOT_py="1 / 0\n")
   assert broken.missing == ()
