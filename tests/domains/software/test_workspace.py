@@ -192,9 +192,13 @@ def test_files_that_are_ignored_are_no_change(folder):
 
 def test_hidden_tests_of_a_repository_are_not_in_the_copy(folder):
   (folder / "tests/test_calc.py").write_text(HIDDEN)
+  for cache in ("tests/__pycache__", ".pytest_cache"):
+    (folder / cache).mkdir()
+    (folder / cache / "test_calc").touch()
   task = make_task(folder, test_files=())
-  assert bash_in(task, "ls tests; git log -p | grep -c test_add") == (
-    "conftest.py\n0\n"
+  command = "ls -A . tests; git log -p | grep -c test_add"
+  assert bash_in(task, command).split() == (
+    ".: .git README.md calc.py tests tests: conftest.py 0".split()
   )
   # The agent did not remove them.
   assert patch_after(task, "true") == ""
