@@ -50,6 +50,10 @@ _PAIRS = (
   (("not this",), ("nor that",)),
   ({"not": 1}, {"nor": 2}),
 )
+_COMPARED = (ast.Eq, ast.NotEq, ast.In, ast.NotIn)
+# Methods of TestCase that compare by == what they are given.
+_KINDS = ("", "Almost", "Count", "Dict", "List", "Sequence", "Set", "Tuple")
+_COMPARING = ("assertIn", *(f"assert{kind}Equal" for kind in _KINDS))
 # Where pytest looks for what it calls; it knows plugins before the repository.
 _WATCHED = re.compile(r"(_pytest|pluggy)\..*|unittest\.case")
 _FUNCTIONS = (types.FunctionType, classmethod, staticmethod, property)
@@ -276,18 +280,24 @@ def _functions() -> list[tuple[Any, str, Any]]:
 
 
 class _Comparisons(ast.NodeTransformer):
-  """Passes both sides of each == in an assertion through `checked`."""
+  """Passes what an assertion compares by == or in through `checked`."""
 
   def visit_Assert(self, node: ast.Assert) -> ast.Assert:
     """Changes the comparisons of a statement, and no others."""
     node.test = _InAssert().visit(node.test)
     return node
 
+  def visit_Call(self, node: ast.Call) -> ast.Call:
+    """Changes those of self.assertTrue(..) as well."""
+    if getattr(node.func, "attr", "") in ("assertTrue", "assertFalse"):
+      return _InAssert().generic_visit(node)
+    return self.generic_visit(node)
+
 
 class _InAssert(ast.NodeTransformer):
   def visit_Compare(self, node: ast.Compare) -> ast.Compare:
     self.generic_visit(node)
-    if any(isinstance(x, (ast.Eq, ast.In)) for x in node.ops):
+    if any(isinstance(x, _COMPARED) for x in node.ops):
       node.left = _call(node.left)
       node.comparators = [_call(x) for x in node.comparators]
     return node
@@ -357,21 +367,26 @@ def _is_proxy(function: Any) -> bool:
 
 
 def _check_comparisons(rewrite: Any, checked: Callable[[Any], Any]) -> None:
-  """Checks what assertions and assertEqual compare."""
+  """Checks what assertions compare, and those of unittest."""
   original = rewrite.rewrite_asserts
-  equal = unittest.TestCase.assertEqual
 
   def rewrite_asserts(module: ast.Module, *rest: Any, **more: Any) -> None:
     _Comparisons().visit(module)
     ast.fix_missing_locations(module)
     original(module, *rest, **more)
 
-  def assert_equal(self, first, second, msg=None):
-    equal(self, checked(first), checked(second), msg)
+  def checking(method: Callable[..., None]) -> Callable[..., None]:
+    def compare(self: Any, *values: Any, **named: Any) -> None:
+      more = {name: checked(value) for name, value in named.items()}
+      method(self, *map(checked, values), **more)
+
+    return compare
 
   setattr(builtins, _CHECKED, checked)
   rewrite.rewrite_asserts = rewrite_asserts
-  unittest.TestCase.assertEqual = assert_equal
+  for name in _COMPARING:
+    method = getattr(unittest.TestCase, name)
+    setattr(unittest.TestCase, name, checking(method))
 
 
 if __name__ == "__main__":

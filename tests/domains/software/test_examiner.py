@@ -3,6 +3,7 @@
 
 import dataclasses
 import pathlib
+import re
 import types
 
 import pytest
@@ -245,6 +246,60 @@ def test_what_equals_anything_or_spares_tests_is_no_repair(folder, text):
   task = dataclasses.replace(task, test_files=(("tests/test_calc.py", hidden),))
   judged = verdict(task, calc_DOT_py=text)
   assert not judged.is_solved, judged
+
+
+EQUALITIES = """import unittest
+
+from calc import Any, add
+
+class TestAdd(unittest.TestCase):
+  def test_true(self):
+    self.assertTrue(add(1, 2) == 3)
+
+  def test_false(self):
+    self.assertFalse(add(1, 2) != 3)
+
+  def test_almost(self):
+    self.assertAlmostEqual(add(1, 2), 3.0)
+
+  def test_in(self):
+    self.assertIn(add(1, 2), [3])
+
+  def test_count(self):
+    self.assertCountEqual(first=[add(1, 2)], second=[3])
+
+  def test_list(self):
+    self.assertListEqual([add(1, 2)], [3])
+
+def test_not_equal():
+  assert not (add(1, 2) != 3)
+
+def test_not_in():
+  assert not (add(1, 2) not in [3])
+"""
+ANY = """
+
+class Any(int):
+  __eq__ = lambda self, other: True
+  __ne__ = lambda self, other: False
+  __hash__ = lambda self: 3
+"""
+
+
+def test_every_comparison_of_an_assertion_is_checked(folder):
+  names = re.findall(r"def (test_\w+)(\(self)?", EQUALITIES)
+  tests = [f"{'TestAdd::' if own else ''}{name}" for name, own in names]
+  task = make_task(
+    folder,
+    fail_to_pass=tuple(f"tests/test_any.py::{test}" for test in tests),
+    pass_to_pass=(),
+    test_files=(("tests/test_any.py", EQUALITIES),),
+  )
+  right = verdict(task, calc_DOT_py=FIXED + ANY)
+  assert right.is_solved, right
+  text = FILES["calc.py"].replace("a - b", "Any(a - b)") + ANY
+  judged = verdict(task, calc_DOT_py=text)
+  assert not any(judged.outcomes.values()), judged
 
 
 MOCKS = """from unittest.mock import MagicMock, call

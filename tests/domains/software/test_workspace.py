@@ -197,8 +197,8 @@ def test_hidden_tests_of_a_repository_are_not_in_the_copy(folder):
     (folder / cache / "test_calc").touch()
   task = make_task(folder, test_files=())
   command = "ls -A . tests; git log -p | grep -c test_add"
-  assert bash_in(task, command).split() == (
-    ".: .git README.md calc.py tests tests: conftest.py 0".split()
+  assert bash_in(task, command) == (
+    ".:\n.git\nREADME.md\ncalc.py\ntests\n\ntests:\nconftest.py\n0\n"
   )
   # The agent did not remove them.
   assert patch_after(task, "true") == ""
