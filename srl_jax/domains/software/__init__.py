@@ -14,6 +14,7 @@ editor        the tool that edits files
 workspace     the agent's copy of a repository, and its changes as a patch
 hidden_tests  judges a patch by tests that come in afterwards
 examiner      runs inside of a sandbox: pytest, and who deceives it
+verdicts      what the reports of hidden tests say
 controls      tests that must fail, beside which the hidden ones run
 sandbox       where all of this runs
 launchers     bubblewrap, podman or docker, and limits

@@ -19,7 +19,7 @@ from srl_jax import strict
 from srl_jax.domains.domain import Domain
 from srl_jax.domains.software import SOFTWARE
 from srl_jax.domains.software.dialects import DIALECTS, ActionResult, Dialect
-from srl_jax.domains.software.hidden_tests import Verdict, judge
+from srl_jax.domains.software.hidden_tests import judge
 from srl_jax.domains.software.launchers import (
   ExhaustedError,
   SandboxConfig,
@@ -27,6 +27,7 @@ from srl_jax.domains.software.launchers import (
 )
 from srl_jax.domains.software.sandbox import Sandbox, check_sandbox
 from srl_jax.domains.software.tasks import RepairTask, read_tasks
+from srl_jax.domains.software.verdicts import Verdict
 from srl_jax.domains.software.workspace import (
   TaskError,
   WorkError,

@@ -112,7 +112,8 @@ def _examine(pytest: Any, request: dict[str, Any], report: Any) -> None:
   controls.mkdir()
   file = controls / f"test_{controls.name}.py"
   file.write_text(request["failing"], encoding="utf-8")
-  settings = controls / "settings.ini"
+  # Paths in settings are relative to it. It is gone before the tests begin.
+  settings = pathlib.Path(root) / f"{controls.name}.ini"
   settings.write_text("[pytest]\n", encoding="utf-8")
   files = [x for x in request["files"] if os.path.exists(f"{root}/{x}")]
   report(absent=sorted({*request["files"]} - {*files}))
@@ -146,6 +147,7 @@ class _Plugin:
   def pytest_load_initial_conftests(self, early_config: Any) -> None:
     """Makes the repository importable, after plugins have been looked for."""
     self._functions = _functions()
+    early_config.inipath.unlink()
     # The repository may itself be pytest, or an installed plugin.
     plugins = early_config.pluginmanager.get_plugins()
     files = [_file_of(plugin) for plugin in plugins]
@@ -158,6 +160,11 @@ class _Plugin:
     """Notes that the code under test brings a plugin; its tests may do so."""
     if not self._may_register and _is_called_by_source(self._root):
       self.replaced = "pytest's plugins"
+
+  def pytest_collectreport(self, report: Any) -> None:
+    """Reports why a file has no tests."""
+    if report.failed:
+      self._report(unread=report.nodeid, why=str(report.longrepr))
 
   def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
     """Notes whether an exception left a phase."""

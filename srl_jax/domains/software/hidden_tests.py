@@ -9,12 +9,11 @@ is reported by its name to have passed.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 import pathlib
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from srl_jax.domains.software import controls
 from srl_jax.domains.software.examiner import (
@@ -29,6 +28,7 @@ from srl_jax.domains.software.launchers import (
 )
 from srl_jax.domains.software.sandbox import Ran, Sandbox
 from srl_jax.domains.software.tasks import RepairTask
+from srl_jax.domains.software.verdicts import Verdict, read_reports, some
 from srl_jax.domains.software.workspace import (
   GIT,
   archive,
@@ -40,10 +40,6 @@ _EXAMINER = pathlib.Path(__file__).with_name("examiner.py")
 _EXAMINER_INSIDE = "/run/examiner.py"
 _MOUNTS = (f"{_EXAMINER}:{_EXAMINER_INSIDE}",)
 _SETUP_S = 120.0
-_LOG_CHARACTERS = 4000
-_SHOWN_LINES = 3
-# That tests have failed is the only failure of which pytest reports all tests.
-_COMPLETE = (0, 1)
 
 # Of the forms in which models write patches, git apply is strict about some,
 # and patch is not. While it runs .git is away, for git would later run commands
@@ -86,52 +82,6 @@ _RESTORE = "git checkout -q HEAD --pathspec-from-file=- --pathspec-file-nul"
 
 class _SetUpError(SandboxError):
   """A command that sets the tests up fails, maybe because of the patch."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-  """What the hidden tests say about a repair.
-
-  Attributes:
-    outcomes: whether each test of the task passed, by name; tests that were
-      not reported did not.
-    problem: why nothing counts: a patch that does not apply, tests that do not
-      end, cheating; "" if the outcomes count.
-    is_void: whether the problem is none of the patch's, so that nothing is
-      known of it: the sandbox has ended, the task's tests cannot be written, or
-      pytest runs no tests with their conftest.py files.
-    log: the end of what pytest printed, for people.
-    undone: files that the repair changed and that count as they were: those
-      that belong to tests, those that Python or pytest reads when it starts,
-      and code that would hide another module.
-    missing: tests of the task that pytest has not found, though it has found
-      others in their files, or though these are not there.
-  """
-
-  outcomes: Mapping[str, bool]
-  problem: str = ""
-  is_void: bool = False
-  log: str = ""
-  undone: tuple[str, ...] = ()
-  missing: tuple[str, ...] = ()
-
-  @property
-  def is_solved(self) -> bool:
-    """Whether all tests of the task passed."""
-    return not self.problem and all(self.outcomes.values())
-
-  @property
-  def reason(self) -> str:
-    """In one line, why the task is not solved; "" if it is."""
-    if self.is_solved:
-      return ""
-    failed = [name for name in self.outcomes if not self.outcomes[name]]
-    text = self.problem or f"{_some(failed)} did not pass"
-    if self.missing:
-      text += f"; there is no test {_some(self.missing)}"
-    if self.undone:
-      text += f"; put back as it was: {_some(self.undone)}"
-    return text
 
 
 def judge(
@@ -203,21 +153,17 @@ def check_task(
   if verdict.problem:
     return verdict.problem
   if verdict.missing:
-    return f"there is no test {_some(verdict.missing)}; correct the name"
+    return f"there is no test {some(verdict.missing)}; correct the name"
   for name in task.fail_to_pass:
     if verdict.outcomes[name]:
       return f"{name} passes without a repair"
   for name in task.pass_to_pass:
     if not verdict.outcomes[name]:
-      return f"{name} fails without a repair, though it is to pass"
+      why = f": no tests of {verdict.unread}" if verdict.unread else ""
+      return f"{name} fails without a repair, though it is to pass{why}"
   solution = solution or _reverse_of_bug(task, config)
   reason = judge(task, config, solution).reason if solution else ""
   return f"the solution does not solve it: {reason}" if reason else ""
-
-
-def _some(names: Sequence[str]) -> str:
-  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-  return ", ".join(names[:3]) + more
 
 
 def _reverse_of_bug(task: RepairTask, config: SandboxConfig) -> bytes:
@@ -347,49 +293,4 @@ def _run_tests(
     wall_s=wall_s,
     is_merged=False,
   )
-  return _read_reports(ran, task, mark, wall_s)
-
-
-def _read_reports(
-  ran: Ran, task: RepairTask, mark: str, wall_s: float
-) -> Verdict:
-  log = ran.errors.decode(errors="replace")[-_LOG_CHARACTERS:]
-  undone: tuple[str, ...] = ()
-
-  def nothing(problem: str) -> Verdict:
-    outcomes = dict.fromkeys(task.tests, False)
-    return Verdict(outcomes, problem, log=log, undone=undone)
-
-  reports = []
-  for line in ran.output.decode(errors="replace").splitlines():
-    if line.startswith(f"{mark} "):
-      reports.append(json.loads(line.removeprefix(mark)))
-  for taken in (x["taken"] for x in reports[:1] if "taken" in x):
-    undone = tuple(taken)
-  if ran.cause:
-    problem = f"the tests were ended: over the limit of {ran.cause}"
-    if ran.cause == "wall time":
-      problem += f" ({wall_s:g} s)"
-    return nothing(problem)
-  for problem in (x["problem"] for x in reports if "problem" in x):
-    return nothing(problem)
-  if not reports or "is_end" not in reports[-1]:
-    problem = "the tests ended before pytest did"
-    return nothing(problem + (ran.signal and f": {ran.signal}"))
-  if (status := reports[-1]["status"]) not in _COMPLETE:
-    lines = [x.strip() for x in log.splitlines() if x.strip()]
-    end = "; ".join(lines[-_SHOWN_LINES:])
-    return nothing(f"pytest ended early (exit code {status}): {end}")
-  tests = [x for x in reports if "name" in x]
-  failing = [x for x in tests if x["is_control"]]
-  if len(failing) != controls.COUNT or any(x["is_passed"] for x in failing):
-    return nothing("tests that must fail did not, so no outcome counts")
-  counts = collections.Counter(x["name"] for x in tests)
-  passed = {x["name"] for x in tests if x["is_passed"]}
-  outcomes = {name: name in passed and counts[name] == 1 for name in task.tests}
-  files = {name.partition("::")[0] for name in counts}
-  files |= {file for x in reports for file in x.get("absent", ())}
-  missing = (
-    x for x in task.tests if x not in counts and x.partition("::")[0] in files
-  )
-  return Verdict(outcomes, log=log, undone=undone, missing=tuple(missing))
+  return read_reports(ran, task, mark, wall_s)

@@ -70,7 +70,8 @@ class RepairTask:
     python: the Python of its environment, as in SandboxConfig; "" for the
       config's.
     pytest_arguments: further arguments of pytest, for settings that the tests
-      need, such as ("-o", "asyncio_mode=auto").
+      need, such as ("-o", "asyncio_mode=auto"). Paths are relative to the
+      repository.
   """
 
   id: str

@@ -16,7 +16,7 @@ from srl_jax.domains.software.environment import (
   AgentConfig,
   RepairEnvironment,
 )
-from srl_jax.domains.software.hidden_tests import judge
+from srl_jax.domains.software.hidden_tests import check_task, judge
 from srl_jax.domains.software.launchers import ExhaustedError
 from srl_jax.domains.software.sandbox import Sandbox
 from tests.domains.software.marks_for_tests import needs_sandbox
@@ -102,6 +102,28 @@ def test_a_sandbox_that_ends_says_nothing_of_the_repair(task, monkeypatch):
   monkeypatch.setattr(Sandbox, "run", run_or_end)
   judged = judge(task, CONFIG, patch(calc_DOT_py=FIXED))
   assert (judged.problem, judged.is_void) == ("the sandbox has ended", True)
+
+
+def test_paths_of_settings_are_relative_to_the_repository(tmp_path):
+  write_repository(tmp_path)
+  (tmp_path / "lib").mkdir()
+  (tmp_path / "calc.py").rename(tmp_path / "lib/calc.py")
+  task = make_task(tmp_path, pytest_arguments=("-o", "pythonpath=lib"))
+  assert check_task(task, CONFIG) == ""
+  # The file of settings is gone when tests look at the folder.
+  test = 'from os import listdir\n\ndef test_a():\n  assert 0, listdir(".")\n'
+  looks = make_task(
+    tmp_path,
+    fail_to_pass=("tests/test_a.py::test_a",),
+    pass_to_pass=(),
+    test_files=(("tests/test_a.py", test),),
+  )
+  assert ".ini" not in judge(looks, CONFIG, b"").log
+  # Without the setting, the reason says why no test passes.
+  task = dataclasses.replace(task, pytest_arguments=())
+  why = "no tests of tests/test_calc.py: ModuleNotFoundError: No module named"
+  assert why in check_task(task, CONFIG)
+  assert why in judge(task, CONFIG, b"").reason
 
 
 def after(task, command, **limits):

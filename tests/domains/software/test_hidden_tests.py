@@ -7,7 +7,12 @@ import json
 
 import pytest
 
-from srl_jax.domains.software import controls, examiner, hidden_tests
+from srl_jax.domains.software import (
+  controls,
+  examiner,
+  hidden_tests,
+  verdicts,
+)
 from srl_jax.domains.software.hidden_tests import check_task, judge
 from srl_jax.domains.software.sandbox import Ran
 from srl_jax.domains.software.workspace import TaskError, open_workspace
@@ -236,7 +241,7 @@ def reported(task, *reports, mark="right", count=controls.COUNT):
   lines.append({"is_end": True, "status": 1})
   text = "".join(f"{mark} {json.dumps(line)}\n" for line in lines)
   ran = Ran(text.encode(), b"", 0, "", 0.0, 0.0)
-  return hidden_tests._read_reports(ran, task, "right", 1)
+  return verdicts.read_reports(ran, task, "right", 1)
 
 
 def test_reports_count_once_with_their_mark_beside_controls(task):
