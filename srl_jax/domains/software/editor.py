@@ -3,9 +3,9 @@
 
 What it answers after success is what SWE-agent's tool of this name answers, as
 models have seen it in training. The texts of errors are our own. Unlike that
-tool it keeps tabs, where the text to be replaced stands in the file with them,
-and it shows no binary file. A file all of whose lines end in CRLF is shown and
-searched with LF, and keeps its line ends.
+tool it keeps the tabs of lines that do not change, and it shows no binary file.
+A file all of whose lines end in CRLF is shown and searched with LF, and keeps
+its line ends.
 """
 
 from __future__ import annotations
@@ -158,14 +158,15 @@ class Editor:
 
   def _replace(self, path: str, text: str, old: str, new: str) -> str:
     before_edit, text = text, edits.as_shown(text)
+    seen = text
     if not text.count(old):
       # What `view` shows has no tabs.
-      text, old, new = text.expandtabs(), old.expandtabs(), new.expandtabs()
-    count = text.count(old) if old else 0
+      seen, old = text.expandtabs(), old.expandtabs()
+    count = seen.count(old) if old else 0
     if count != 1:
       lines = [
         number
-        for number, line in enumerate(text.split("\n"), 1)
+        for number, line in enumerate(seen.split("\n"), 1)
         if old and old.split("\n")[0] in line
       ]
       where = f" It begins in lines {lines[:20]}." if count else ""
@@ -173,12 +174,14 @@ class Editor:
         f"No replacement was performed: old_str stands {count} times in {path},"
         f" but it must stand there exactly once, white space included.{where}"
       )
-    if old == new:
+    before, _, after = seen.partition(old)
+    edited = before + new + after
+    if seen != text:
+      edited = edits.replace_among_tabs(text, old, new)
+    if edited == text:
       raise _RefusedError(
         "No replacement was performed: old_str and new_str are the same."
       )
-    before, _, after = text.partition(old)
-    edited = before + new + after
     self._save(path, before_edit, edited)
     line = before.count("\n")
     first = max(1, line - _SNIPPET_LINES)

@@ -25,6 +25,7 @@ from srl_jax.domains.software.repositories import Entry
 
 SEARCH, DIVIDER, REPLACE = "<<<<<<< SEARCH", "=======", ">>>>>>> REPLACE"
 _FENCE = "```"
+_TAB = 8
 
 # Why an edit has no effect. An edit has the first reason that holds.
 FAILURES = (
@@ -115,6 +116,38 @@ def as_stored(text: str, before: str) -> str:
   if not _is_crlf(before):
     return text
   return text.replace("\r\n", "\n").replace("\n", "\r\n")
+
+
+def replace_among_tabs(text: str, old: str, new: str) -> str:
+  """Replaces what stands once in a text whose tabs are seen as spaces.
+
+  Only the lines that change lose tabs, and they begin with tabs if the lines
+  before did: those replaced, or of the file where none of these is indented.
+
+  Args:
+    text: the text, with tabs.
+    old: what is replaced, without tabs.
+    new: what comes instead.
+  """
+  lines, seen = text.split("\n"), text.expandtabs().split("\n")
+  before, _, after = text.expandtabs().partition(old)
+  first = before.count("\n")
+  end = first + old.count("\n") + 1
+  stay = dict(zip(seen[first:end], lines[first:end], strict=True))
+  near = [x for x in lines[first:end] if x.startswith((" ", "\t"))]
+  near = near or [x for x in lines if x.startswith((" ", "\t"))]
+  has_tabs = 2 * sum(x.startswith("\t") for x in near) > len(near)
+
+  def stored(line: str) -> str:
+    body = line.lstrip(" \t")
+    width = len(line[: len(line) - len(body)].expandtabs())
+    tabs = width // _TAB if has_tabs else 0
+    own = "\t" * tabs + " " * (width - tabs * _TAB) + body
+    return stay.get(line.expandtabs(), own)
+
+  written = before.rpartition("\n")[2] + new + after.partition("\n")[0]
+  changed = [stored(line) for line in written.split("\n")]
+  return "\n".join([*lines[:first], *changed, *lines[end:]])
 
 
 def _is_crlf(text: str) -> bool:

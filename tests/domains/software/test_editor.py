@@ -126,12 +126,56 @@ def test_what_does_not_stand_there_once_is_not_replaced(
   assert text_of(sandbox) == TEN
 
 
-def test_tabs_stay_unless_only_spaces_match(edit, sandbox):
+def test_tabs_stay_though_only_spaces_match(edit, sandbox):
   edit("create", file_text="all:\n\tmake\n\ttest\n")
   edit("str_replace", old_str="\tmake", new_str="\tbuild")
   assert text_of(sandbox) == "all:\n\tbuild\n\ttest\n"
   edit("str_replace", old_str="        build", new_str="        make")
-  assert text_of(sandbox) == "all:\n        make\n        test\n"
+  assert text_of(sandbox) == "all:\n\tmake\n\ttest\n"
+  # The same text is no edit, however it is written.
+  answer = edit("str_replace", old_str="        make", new_str="        make")
+  assert "are the same" in answer
+
+
+CODE = "SEP = '\t'\n\n\ndef f(a):\n\tx = a\t# odd\n\treturn x\n"
+
+
+@pytest.mark.parametrize(
+  ("before", "old", "new", "after"),
+  [
+    (
+      CODE,
+      " " * 8 + "return x",
+      " " * 8 + "return 2",
+      ("return x", "return 2"),
+    ),
+    (
+      CODE,
+      "        x = a   # odd\n        return x",
+      "        x = a   # odd\n        if x:\n            return x",
+      ("\treturn x", "\tif x:\n\t    return x"),
+    ),
+    # Lines around tell what indented lines begin with.
+    (
+      CODE,
+      "SEP = ' '",
+      "def g():\n        return '\t'",
+      ("SEP = '\t'", "def g():\n\treturn '\t'"),
+    ),
+    (
+      "def f(a):\n        return a\n\tb\n",
+      "return a\n        b",
+      "return b\n        c",
+      ("return a\n\tb", "return b\n        c"),
+    ),
+  ],
+)
+def test_lines_that_do_not_change_keep_their_tabs(
+  edit, sandbox, before, old, new, after
+):
+  edit("create", file_text=before)
+  edit("str_replace", old_str=old, new_str=new)
+  assert text_of(sandbox) == before.replace(*after)
 
 
 def test_lines_are_inserted_after_a_line(edit, sandbox):
