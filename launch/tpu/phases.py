@@ -18,7 +18,7 @@ from srl_jax.config import Config
 from srl_jax.models import ModelConfig
 from srl_jax.ops import decode_attention, logprobs, tree_attention
 from srl_jax.rollout import layout
-from srl_jax.rollout.decode import SamplingConfig
+from srl_jax.rollout.decode import CACHE_START
 from srl_jax.rollout.slots import cache_widths
 from srl_jax.train.data import StageData
 from srl_jax.train.rl_config import RlConfig
@@ -140,7 +140,7 @@ def _rollout(counter, section, data, shape, splits, rounds, lengths, read):
     Load(per_part, shape.trunk, branches, shape.cells + 1),
     at_rest,
     slots=min(sampling.slots_of(branches), branches),
-    cache=cache_widths(SamplingConfig.cache_start, shape.cells),
+    cache=cache_widths(CACHE_START, shape.cells),
     mean=mean,
     read=read,
   )

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from srl_jax import strict
+from srl_jax import sharding, strict
 from srl_jax.ops import sampling
 from srl_jax.policy import Policy, trunk_positions
 from srl_jax.rollout.slots import (
@@ -39,6 +39,10 @@ from srl_jax.rollout.slots import (
 )
 from srl_jax.types import Branches, SlotUse, Trunks
 
+# First widths of the cache. A loop more compiles in seconds on a CPU, and takes
+# an accelerator's compiler much longer.
+CACHE_START, _START_ON_CPU = 512, 64
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -54,14 +58,15 @@ class SamplingConfig:
     slots: branches of a trunk that are decoded at a time; 0 for all at once.
     cache_start: initial width of the branch cache in tokens, which doubles
       when a branch needs it; 0 for the full width, as always where decoding
-      reads only what is seen. No run sets it; benchmarks/slots.py does.
+      reads only what is seen; -1 for 64 on a CPU and 512 elsewhere. No run
+      sets it; benchmarks/slots.py does.
   """
 
   samples: int = 8
   max_new_tokens: int = 256
   temperature: float = 1.0
   slots: int = 0
-  cache_start: int = 512
+  cache_start: int = -1
 
   def __post_init__(self):
     strict.check_numbers(
@@ -70,7 +75,7 @@ class SamplingConfig:
       max_new_tokens="[1, )",
       temperature="[0, )",
       slots="[0, )",
-      cache_start="[0, )",
+      cache_start="[-1, )",
     )
 
 
@@ -167,9 +172,7 @@ def decode(
   n, r, stem_width = queue.stem_NRC.shape
   # The model never runs the last token of a full row: nothing follows it.
   iterations = stem_width + config.max_new_tokens - 1
-  # Where the width of the cache costs no time, one loop is compiled.
-  start = 0 if policy.reads_what_is_seen else config.cache_start
-  widths = cache_widths(start, iterations)
+  widths = cache_widths(_cache_start(policy, config), iterations)
   cache = policy.init_cache(
     prefilled.trunk, min(config.slots or r, r), widths[0]
   )
@@ -213,6 +216,15 @@ def decode(
     assemble(state, queue, config.max_new_tokens, pad_id),
     SlotUse(state.busy_N, jnp.full(n, slot_iterations)),
   )
+
+
+def _cache_start(policy: Policy, config: SamplingConfig) -> int:
+  # Where the width of the cache costs no time, one loop is compiled.
+  if policy.reads_what_is_seen:
+    return 0
+  if config.cache_start >= 0:
+    return config.cache_start
+  return _START_ON_CPU if sharding.device_kind() == "cpu" else CACHE_START
 
 
 class Made(NamedTuple):

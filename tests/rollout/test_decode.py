@@ -371,7 +371,7 @@ def test_trunk_positions_mark_padding():
     ({"temperature": -1.0}, "temperature=-1.0; set it to 0 or more"),
     ({"temperature": math.inf}, "temperature=inf; set it to 0 or more"),
     ({"slots": -1}, "slots=-1; set it to 0 or more"),
-    ({"cache_start": -1}, "cache_start=-1; set it to 0 or more"),
+    ({"cache_start": -2}, "cache_start=-2; set it to -1 or more"),
   ],
 )
 def test_an_impossible_sampling_config_is_refused(fields, message):

@@ -84,3 +84,34 @@ def test_the_cache_doubles_from_its_start_to_the_longest_row():
     (10, [10, 20]),
   ):
     assert cache_widths(start, 20) == widths
+
+
+@pytest.mark.parametrize(
+  ("device", "limit", "first"),
+  # The last of `limit` tokens is not run, and one is given.
+  [("cpu", 150, 75), ("cpu", 100, 100), ("TPU v5", 600, 600)],
+)
+def test_the_first_cache_is_small_where_loops_compile_fast(
+  device, limit, first, monkeypatch
+):
+  monkeypatch.setattr("srl_jax.sharding.device_kind", lambda: device)
+  widths = []
+
+  class Model(scripted.ScriptedModel):
+    def init_cache(self, trunk, branches, width):
+      widths.append(width)
+      return super().init_cache(trunk, branches, width)
+
+  jax.eval_shape(
+    functools.partial(
+      rollout,
+      Model(),
+      config=SamplingConfig(samples=1, max_new_tokens=limit),
+      stop_ids=(),
+      pad_id=0,
+    ),
+    scripted.successor(16),
+    make_trunks([make_trunk([1], (1, [3], 0))]),
+    key=jax.random.key(0),
+  )
+  assert widths == [first]
