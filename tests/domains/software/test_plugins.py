@@ -48,7 +48,8 @@ METADATA = "Metadata-Version: 2.1\nName: calc\nVersion: 1.0\n"
 def editable(tmp_path_factory):
   """A sandbox whose Python has the repository installed editable."""
   folder = tmp_path_factory.mktemp("environment") / "env"
-  venv.create(folder)
+  # A copy of Python would not find its library.
+  venv.create(folder, symlinks=True)
   [packages] = folder.glob("lib/*/site-packages")
   (packages / "own.pth").write_text(
     "\n".join([*site.getsitepackages(), "/testbed"])
