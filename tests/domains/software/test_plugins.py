@@ -2,6 +2,7 @@
 """No repair brings pytest a plugin; the tests' own plugins stay."""
 
 import dataclasses
+import os
 import site
 import venv
 
@@ -51,13 +52,13 @@ def editable(tmp_path_factory):
   # A copy of Python would not find its library.
   venv.create(folder, symlinks=True)
   [packages] = folder.glob("lib/*/site-packages")
-  (packages / "own.pth").write_text(
-    "\n".join([*site.getsitepackages(), "/testbed"])
-  )
+  # Debian's Python names folders that there are not.
+  present = [x for x in site.getsitepackages() if os.path.isdir(x)]
+  (packages / "own.pth").write_text("\n".join([*present, "/testbed"]))
   return dataclasses.replace(
     CONFIG,
     python=str(folder / "bin/python"),
-    readable=tuple(site.getsitepackages()),
+    readable=tuple(present),
   )
 
 
