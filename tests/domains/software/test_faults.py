@@ -84,7 +84,7 @@ def test_settings_of_the_tests_count_in_telling_whose_fault_it_is(
 
 
 def test_a_python_that_lacks_pytest_says_nothing_of_the_repair(task, tmp_path):
-  venv.create(tmp_path / "bare")
+  venv.create(tmp_path / "bare", symlinks=True)
   bare = dataclasses.replace(CONFIG, python=str(tmp_path / "bare/bin/python"))
   judged = judge(task, bare, patch(calc_DOT_py=FIXED))
   assert "cannot import pytest" in judged.problem
