@@ -34,6 +34,7 @@ from srl_jax.processes.watchdog import WatchdogConfig
 from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.record import RolloutsConfig
 from srl_jax.sharding import MeshConfig, ShardingRules
+from srl_jax.storage import hub
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trackers.trackers import TrackersConfig
 from srl_jax.train.profile import ProfileConfig
@@ -268,7 +269,7 @@ def use_checkpoint(config: ml_collections.ConfigDict, source: str) -> None:
   Raises:
     ValueError: no such folder, or a model that is not supported.
   """
-  folder = hf_files.fetch(source, ("config.json",))
+  folder = hub.fetch(source, ("config.json",))
   config.model.update(_fields_of(hf_files.read_model_config(folder)))
   config.weights = source
   config.tokenizer.kind = "huggingface"

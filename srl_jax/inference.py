@@ -25,10 +25,11 @@ from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
 from srl_jax.data.templates import Task, Template
-from srl_jax.models import LanguageModel, hf_files
+from srl_jax.models import LanguageModel
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout import segments
 from srl_jax.rollout.stream import Stream
+from srl_jax.storage import hub
 from srl_jax.storage.workdir import VERSIONS, model_folder
 from srl_jax.tokenizers import SentencePieceTokenizer, tokenizer_folder
 from srl_jax.tokenizers.folder import read_tokenizer_folder
@@ -131,7 +132,7 @@ def config_of(weights: str) -> Config:
   c = config_lib.default_config()
   source = loading.STUDENTS.get(weights, weights)
   config_lib.use_checkpoint(c, source)
-  source = str(hf_files.fetch(source))
+  source = str(hub.fetch(source))
   c.weights = c.tokenizer.path = source
   c.template = _template_of(c, source)
   shown = storage.path(source) / loading.PROMPTS

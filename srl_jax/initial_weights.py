@@ -18,9 +18,9 @@ from flax import linen as nn
 from srl_jax import sharding
 from srl_jax.config import Config
 from srl_jax.loading import STUDENTS
-from srl_jax.models import hf_files, weights
+from srl_jax.models import weights
 from srl_jax.sharding import abstract
-from srl_jax.storage import files
+from srl_jax.storage import files, hub
 from srl_jax.storage.workdir import RefusedError
 from srl_jax.train.stage import Run
 
@@ -35,7 +35,7 @@ def initial_params(run: Run) -> Any:
     return sharding.born_sharded(
       run.policy.init, key, mesh=run.mesh, rules=run.rules
     )
-  folder = hf_files.fetch(run.weights)
+  folder = hub.fetch(run.weights)
   return weights.load_params(folder, run.policy, run.mesh, key)
 
 

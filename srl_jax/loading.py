@@ -26,11 +26,12 @@ from srl_jax.data.templates import (
   Special,
   make_template,
 )
-from srl_jax.models import LanguageModel, hf_files
+from srl_jax.models import LanguageModel
 from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.rewards.format import think_block
 from srl_jax.rollout.record import Recorder
+from srl_jax.storage import hub
 from srl_jax.storage.workdir import COMMITS, RefusedError, no_run
 from srl_jax.tokenizers import (
   Tokenizer,
@@ -38,6 +39,7 @@ from srl_jax.tokenizers import (
   check_tokenizer_of_weights,
   make_tokenizer,
   tokenizer_folder,
+  with_local_files,
 )
 from srl_jax.train.stage import Run
 from srl_jax.trajectory import Trajectory
@@ -255,7 +257,7 @@ def load_saved(
 
 def pin_commits(workdir: pathlib.Path) -> None:
   """Lets the hub give the commits that the run in `workdir` has read."""
-  hf_files.COMMITS.update(agreement.read_json(workdir / COMMITS) or {})
+  hub.COMMITS.update(agreement.read_json(workdir / COMMITS) or {})
 
 
 def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:
@@ -311,14 +313,11 @@ def with_paths(config: Config, workdir: pathlib.Path) -> Config:
     path = os.path.join(STUDENTS[path], TOKENIZER)
   elif tokenizer.train_vocab_size and not path:
     path = str(workdir / TOKENIZER)
-  elif tokenizer.kind == "huggingface" and not os.path.isfile(path):
-    # Of one file of a folder elsewhere, what is beside it is wanted too.
-    folder = path.removesuffix("/tokenizer.json")
-    path = str(hf_files.fetch(folder, storage.SMALL_FILES))
+  tokenizer = dataclasses.replace(tokenizer, path=path)
   return dataclasses.replace(
     config,
     weights=STUDENTS.get(source, source),
-    tokenizer=dataclasses.replace(tokenizer, path=path),
+    tokenizer=with_local_files(tokenizer),
   )
 
 
@@ -326,10 +325,10 @@ def _with_small_files(source: str) -> str:
   """Where to find what is beside weights, which themselves may not be there."""
   if source == "random":
     return source
-  folder = hf_files.folder_of(source)
+  folder = hub.folder_of(source)
   if storage.is_remote(folder):
     return str(folder)
-  return str(hf_files.fetch(source, storage.SMALL_FILES))
+  return str(hub.fetch(source, storage.SMALL_FILES))
 
 
 def _load_tokenizer(

@@ -53,11 +53,10 @@ from srl_jax import (
 from srl_jax.config import Config
 from srl_jax.data.splits import SPLITS
 from srl_jax.measuring import Measuring
-from srl_jax.models import hf_files
 from srl_jax.overrides import without_changeable
 from srl_jax.processes import watchdog
 from srl_jax.report.results_table import results_table
-from srl_jax.storage import files
+from srl_jax.storage import files, hub
 from srl_jax.storage.workdir import (
   COMMITS,
   LATER,
@@ -229,7 +228,7 @@ def _keep_commits(
     ValueError: processes got different ones.
   """
   sources = {config.weights, config.tokenizer.path}
-  found = {x: hf_files.COMMITS[x] for x in sources if x in hf_files.COMMITS}
+  found = {x: hub.COMMITS[x] for x in sources if x in hub.COMMITS}
   agreement.check_same({"commits on the Hugging Face hub": found})
   if found:
     # The run may still be refused what has moved.

@@ -11,7 +11,7 @@ import pytest
 from srl_jax import inference, initial_weights, loading
 from srl_jax.config import Config
 from srl_jax.data.readers import DataConfig
-from srl_jax.models import hf_files
+from srl_jax.storage import hub
 from srl_jax.testing.tiny import small_mesh
 from srl_jax.tokenizers import TokenizerConfig
 from srl_jax.trajectory import Step
@@ -134,7 +134,7 @@ def test_missing_data_are_told_before_weights_are_fetched(
   tmp_path, monkeypatch
 ):
   fetched = []
-  monkeypatch.setattr(hf_files, "fetch", lambda *names: fetched.append(names))
+  monkeypatch.setattr(hub, "fetch", lambda *names: fetched.append(names))
   config = dataclasses.replace(
     Config(),
     weights="Qwen/Qwen2.5-7B",
@@ -152,7 +152,7 @@ def test_weights_are_fetched_when_they_are_read(families, monkeypatch):
     fetched.append((name, "*.safetensors" in allow_patterns))
     return str(folder)
 
-  monkeypatch.setattr(hf_files.huggingface_hub, "snapshot_download", download)
+  monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", download)
   tokenizer = TokenizerConfig("huggingface", str(folder))
   config = Config(template="chat", tokenizer=tokenizer, weights="Qwen/tiny")
   run = loading.load_model(config, small_mesh())

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from srl_jax import own_code
-from srl_jax.models import hf_files
+from srl_jax.storage import hub
 from srl_jax.storage import workdir as workdir_lib
 from srl_jax.storage.workdir import RefusedError
 from srl_jax.testing import experiment
@@ -74,9 +74,9 @@ def test_another_reward_is_refused_once_a_stage_has_trained_with_it(
   # The run keeps to the commits of the hub that it has read.
   commits = tmp_path / "run" / "commits.json"
   commits.write_text('{"a/b": "old"}')
-  monkeypatch.setattr(hf_files, "COMMITS", {"a/b": "new"})
+  monkeypatch.setattr(hub, "COMMITS", {"a/b": "new"})
   run()
-  assert hf_files.COMMITS == {"a/b": "old"}
+  assert hub.COMMITS == {"a/b": "old"}
   assert "was begun with other code" not in capsys.readouterr().out
 
 

@@ -38,6 +38,7 @@ from srl_jax.tokenizers import (
   TokenizerConfig,
   make_tokenizer,
   tokenizer_folder,
+  with_local_files,
 )
 from srl_jax.trajectory import Trajectory
 
@@ -68,11 +69,12 @@ def _run(args: argparse.Namespace) -> None:
     raise ValueError(
       f"--split={args.split} is empty; choose from {', '.join(filled)}"
     )
-  tokenizer = make_tokenizer(configs["tokenizer"], _texts(loaded))
+  of_tokenizer = with_local_files(configs["tokenizer"])
+  tokenizer = make_tokenizer(of_tokenizer, _texts(loaded))
   template = templates.make_template(
     args.template,
     tokenizer,
-    tokenizer_folder(configs["tokenizer"]),
+    tokenizer_folder(of_tokenizer),
     args.observation_tokens,
   )
   if isinstance(template, templates.ChatTemplate):

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-import huggingface_hub
 import numpy as np
 import safetensors
 
@@ -26,8 +24,6 @@ from srl_jax.models.config import ModelConfig
 from srl_jax.models.hf_config import from_hf_config
 from srl_jax.models.hf_layout import Place
 from srl_jax.models.hf_remote import RemoteTensors
-from srl_jax.processes import failures
-from srl_jax.storage.workdir import VERSIONS, model_folder
 
 _HEAD, _TABLE = "lm_head.weight", "model.embed_tokens.weight"
 # How a multimodal Gemma 3 names its text model, and the parts left out here.
@@ -35,15 +31,6 @@ _PREFIXES = ("language_model.", "model.language_model.")
 _OTHER_PARTS = ("vision_tower.", "multi_modal_projector.")
 # Constants that old checkpoints store beside the weights.
 _CONSTANTS = ("rotary_emb.inv_freq",)
-# Files to fetch from the hub.
-_PATTERNS = (*storage.SMALL_FILES, "*.safetensors")
-# Mistral's weights a second time, in the form of its own software.
-_TWICE = "consolidated*"
-# A name on the hub, and maybe a commit, branch or tag.
-_NAME = re.compile(r"(?P<name>\w[\w.-]*/[\w.-]+)(@(?P<commit>[\w./-]+))?")
-# What this process has fetched, as commits by names on the hub: all files of a
-# name are of one commit, whatever is pushed meanwhile.
-COMMITS: dict[str, str] = {}
 
 
 class HfCheckpoint:
@@ -165,81 +152,6 @@ class HfCheckpoint:
   def _slice(self, name: str) -> Any:
     file, tensor = self._found[name]
     return self._files[file].get_slice(tensor)
-
-
-def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
-  """Returns a folder: the one of this name, or a copy of it from the hub.
-
-  Args:
-    source: as in `folder_of`, or owner/name or owner/name@commit on the Hugging
-      Face hub; a folder that exists comes first.
-    patterns: the files to fetch.
-
-  Raises:
-    ValueError: neither is there, or it is of a run that is not finished.
-  """
-  folder = folder_of(source)
-  if storage.is_remote(folder) and "*.safetensors" not in patterns:
-    return storage.local_copy(folder, patterns)
-  if folder.is_dir():
-    return folder
-  # Anything else, such as a file, cannot be a name on the hub.
-  if (
-    storage.is_remote(folder) or folder.exists() or not _NAME.fullmatch(source)
-  ):
-    raise ValueError(
-      f"there is no checkpoint folder {source!r}; give a folder as "
-      "transformers' save_pretrained writes it, or a name on the Hugging Face "
-      "hub such as Qwen/Qwen2.5-7B-Instruct"
-    )
-  name, revision = name_and_revision(source)
-  try:
-    folder = pathlib.Path(
-      huggingface_hub.snapshot_download(
-        name,
-        revision=revision,
-        allow_patterns=list(patterns),
-        ignore_patterns=[_TWICE],
-      )
-    )
-  # The hub's errors (no network, no such name, no access) share no base class.
-  except Exception as error:
-    at = f" --revision {revision}" if revision else ""
-    raise failures.of_hub(
-      f"{source!r} is no folder here, and the Hugging Face hub did not give it "
-      f"({type(error).__name__}: {str(error).splitlines()[0]}); fetch it where "
-      f"there is a network (hf download {name}{at}) and give the folder",
-      error,
-    ) from error
-  # The hub's cache has a folder per commit.
-  COMMITS[source] = folder.name
-  return folder
-
-
-def name_and_revision(source: str) -> tuple[str, str | None]:
-  """Returns what libraries of Hugging Face call a checkpoint, and its commit.
-
-  The commit is the one that was fetched or asked for. A folder has none.
-  """
-  try:
-    folder = folder_of(source)
-  except ValueError:  # A run that goes on for longer; its model comes back.
-    return str(storage.path(source) / "model"), None
-  if storage.is_remote(folder) or folder.exists():
-    return str(folder), None
-  if not (found := _NAME.fullmatch(source)):
-    return source, None
-  return found["name"], COMMITS.get(source, found["commit"])
-
-
-def folder_of(source: str) -> pathlib.Path:
-  """Returns the path of a checkpoint folder: of a run's, that of its model.
-
-  Raises:
-    ValueError: the run is not finished.
-  """
-  folder = storage.path(source)
-  return model_folder(folder) if (folder / VERSIONS).is_file() else folder
 
 
 def read_model_config(folder: pathlib.Path) -> ModelConfig:

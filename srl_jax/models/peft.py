@@ -17,10 +17,11 @@ import safetensors.numpy
 from flax import traverse_util
 
 from srl_jax import agreement, storage
-from srl_jax.models import hf_files, hf_layout, lora
+from srl_jax.models import hf_layout, lora
 from srl_jax.models.hf_config import to_hf_config
 from srl_jax.models.transformer import LanguageModel
 from srl_jax.models.weights import finished_folder, hf_tensors
+from srl_jax.storage import hub
 
 _PREFIX = "base_model.model."
 
@@ -73,7 +74,7 @@ def save_adapters(
           matrix, np.float32
         )
   targets = sorted({name.rsplit(".", 3)[1] for name in tensors})
-  name, revision = hf_files.name_and_revision(base)
+  name, revision = hub.name_and_revision(base)
   written = {
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
@@ -108,6 +109,6 @@ def _sees_images(model: LanguageModel, base: str) -> bool:
   kind = to_hf_config(model.config, model.config.dtype)["model_type"]
   if kind != "gemma3_text" or base == "random":
     return False
-  folder = hf_files.fetch(base, ("config.json",))
+  folder = hub.fetch(base, ("config.json",))
   config = storage.read_object(folder / "config.json")
   return config.get("model_type") == "gemma3"

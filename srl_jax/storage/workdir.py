@@ -17,8 +17,6 @@ import socket
 import zlib
 from collections.abc import Iterator
 
-import jax
-
 from srl_jax import storage
 from srl_jax.processes import failures
 from srl_jax.storage.lease import Lease
@@ -92,6 +90,8 @@ def locked(workdir: pathlib.Path, option: str = "--workdir") -> Iterator[None]:
       f"{option}={workdir} is the folder of a run, whose results would be "
       f"overwritten; give another, such as {option}={workdir}_evaluated"
     )
+  import jax  # Host packages import this file for its names alone.
+
   if jax.process_index() != 0:
     yield
     return

@@ -10,6 +10,7 @@ from srl_jax.tokenizers.make import (
   check_tokenizer_of_weights,
   make_tokenizer,
   tokenizer_folder,
+  with_local_files,
 )
 from srl_jax.tokenizers.sentencepiece_tokenizer import (
   SentencePieceTokenizer,
@@ -36,4 +37,5 @@ __all__ = [
   "stop_names",
   "tokenizer_folder",
   "train_sentencepiece",
+  "with_local_files",
 ]

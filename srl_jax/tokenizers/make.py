@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 from srl_jax import storage, strict
+from srl_jax.storage import hub
 from srl_jax.tokenizers.byte import ByteTokenizer
 from srl_jax.tokenizers.folder import (
   TokenizerFolder,
@@ -34,7 +35,8 @@ class TokenizerConfig:
     kind: "huggingface" (the tokenizer.json of a checkpoint, or else its
       tokenizer.model), "sentencepiece" (a .model file by itself) or "byte"
       (one token per byte, no file).
-    path: the checkpoint's folder, or the file; with train_vocab_size, where
+    path: the checkpoint's folder or its name on the Hugging Face hub, or the
+      file; with train_vocab_size, where
       the new one is written.
     train_vocab_size: for "sentencepiece": 0 reads the file; more trains a
       model of at most that many pieces on the training texts, unless path
@@ -65,6 +67,24 @@ class TokenizerConfig:
         f"{self.kind!r}; only a sentencepiece tokenizer can be trained here. "
         "Set it to 0, or tokenizer.kind to sentencepiece."
       )
+
+
+def with_local_files(config: TokenizerConfig) -> TokenizerConfig:
+  """Returns the config with the path of a checkpoint that lies here.
+
+  A name on the Hugging Face hub, and a folder in a bucket, are fetched.
+
+  Raises:
+    ValueError: there is neither such a folder nor such a name.
+  """
+  if config.kind != "huggingface" or not config.path:
+    return config
+  if os.path.isfile(config.path):
+    return config
+  # Of one file of a folder elsewhere, what is beside it is wanted too.
+  folder = config.path.removesuffix("/tokenizer.json")
+  path = str(hub.fetch(folder, storage.SMALL_FILES))
+  return dataclasses.replace(config, path=path)
 
 
 def make_tokenizer(

@@ -12,6 +12,7 @@ from srl_jax.data.readers import DataConfig
 from srl_jax.data.schema import to_json
 from srl_jax.data.templates import PlainTemplate, make_template
 from srl_jax.data.trunks import TrunkConfig, build_trunks
+from srl_jax.storage import hub
 from srl_jax.tokenizers import ByteTokenizer
 from tests.support import agents
 from tests.support.trajectories import sums
@@ -99,6 +100,25 @@ def test_prompts_that_differ_from_their_text_in_one_piece_are_reported(
     printed,
     re.MULTILINE,
   )
+
+
+def test_a_tokenizer_is_fetched_from_the_hub(
+  capsys, path, families, monkeypatch
+):
+  fetched = []
+
+  def download(name, *, allow_patterns, **_):
+    fetched.append((name, "*.safetensors" in allow_patterns))
+    return str(families("qwen2_5"))
+
+  monkeypatch.setattr(hub.huggingface_hub, "snapshot_download", download)
+  flags = ("--template=chat", "--tokenizer.kind=huggingface")
+  tables = []
+  for source in ("Qwen/tiny", families("qwen2_5")):
+    run(path, *flags, f"--tokenizer.path={source}")
+    tables.append(capsys.readouterr().out)
+  assert fetched == [("Qwen/tiny", False)]
+  assert tables[0] == tables[1]
 
 
 def test_rejects_are_counted_by_field_with_a_case(capsys, path):

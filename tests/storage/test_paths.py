@@ -15,9 +15,9 @@ from srl_jax.data.prepare import main as prepare
 from srl_jax.data.readers import DataConfig, load_trajectories
 from srl_jax.domains.software.tasks import read_tasks
 from srl_jax.evaluate.__main__ import main as evaluate
-from srl_jax.models import hf_files
 from srl_jax.report.__main__ import main as report
 from srl_jax.serve.__main__ import main as serve
+from srl_jax.storage import hub
 from srl_jax.tokenizers import TokenizerConfig, make_tokenizer
 
 URL = "s3://bucket/folder"
@@ -113,7 +113,7 @@ READERS = {
   "data": lambda: load_trajectories(DataConfig("jsonl", URL)),
   "prompts": lambda: read_prompts(URL),
   "suites": lambda: suites.find_file(*suites.parse_suites(f"{URL}.jsonl")[0]),
-  "weights": lambda: hf_files.fetch(URL),
+  "weights": lambda: hub.fetch(URL),
   "tokenizer": lambda: make_tokenizer(TokenizerConfig("sentencepiece", URL)),
   "new tokenizer": lambda: make_tokenizer(
     TokenizerConfig("sentencepiece", URL, train_vocab_size=300), ["text"]
