@@ -77,8 +77,8 @@ class DataConfig:
       solution is the thought before the first step (only for "s1k"). It is
       about the whole solution: for SFT with c.sft.trunks.task="solve".
     resolved_only: whether only trajectories are taken that succeed, as their
-      metadata say under "resolved": of agents, those whose tests pass in the
-      end; of "s1k", those that were graded right.
+      metadata say under "resolved", by "true" or "false": of agents, those
+      whose tests pass in the end; of "s1k", those that were graded right.
     per_task: most trajectories of one task, which the metadata name under
       "task"; more are drawn from by `seed`. 0 takes all.
     target_tools: the tools whose actions are learnt, separated by commas;

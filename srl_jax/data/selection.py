@@ -104,12 +104,14 @@ class ResolvedFilter:
 
   def __call__(self, trajectory: Trajectory) -> bool:
     """Whether a trajectory is resolved."""
-    outcome = trajectory.metadata.get("resolved")
+    # Python writes "True", and a table's empty cell may become "".
+    outcome = trajectory.metadata.get("resolved", "").strip().lower()
     if outcome == "true":
       return True
-    reason = "not resolved"
-    if outcome is None:
-      reason = "does not say whether it is resolved"
+    reason = {
+      "false": "not resolved",
+      "": "does not say whether it is resolved",
+    }.get(outcome, "metadata.resolved is neither 'true' nor 'false'")
     self.left_out.setdefault(reason, []).append(trajectory.id)
     return False
 

@@ -63,6 +63,19 @@ def test_only_resolved_runs_are_kept_and_the_others_are_named():
   }
 
 
+def test_an_outcome_that_is_no_boolean_is_not_called_a_failure():
+  said = {"a": "True", "b": "False", "c": "yes", "d": " true", "e": ""}
+  runs = [run(name, resolved=value) for name, value in said.items()]
+  config = DataConfig("jsonl", "x.jsonl", resolved_only=True)
+  kept, left_out, _ = select(runs, config)
+  assert [t.id for t in kept] == ["a", "d"]
+  assert left_out == {
+    "not resolved": ("b",),
+    "metadata.resolved is neither 'true' nor 'false'": ("c",),
+    "does not say whether it is resolved": ("e",),
+  }
+
+
 def test_runs_of_a_task_are_drawn_as_swe_smith_draws_them():
   # Its rule, in its words: random.sample of each task's list, in the order of
   # the file, after one random.seed.
