@@ -138,10 +138,15 @@ def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
       id and a 0-based step: "p-17/2".
 
   Raises:
-    ValueError: there is no such branch point.
+    ValueError: there is no such branch point, or none at all.
   """
   points = [(r, p) for r in trunks for p in r.points]
   names = [f"{r.trajectory.id}/{p.step}" for r, p in points]
+  if not points:
+    raise ValueError(
+      f"--show={which}: every branch point is dropped; leave --show out, and "
+      "the table says why"
+    )
   if which in names:
     index = names.index(which)
   elif which.isdecimal() and int(which) < len(points):
@@ -149,7 +154,7 @@ def show(trunks: Sequence[Trunk], tokenizer: Tokenizer, which: str) -> str:
   else:
     raise ValueError(
       f"--show={which} is no branch point; give 0 to {len(points) - 1} or a"
-      f" trajectory id and step such as {names[0] if names else 'p-17/2'}"
+      f" trajectory id and step such as {names[0]}"
     )
   trunk, point = points[index]
   parts = [f"branch point {index} of {len(points)}: {names[index]}"]

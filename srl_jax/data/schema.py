@@ -179,8 +179,14 @@ def _step(value: Any, where: str) -> Step:
     raise RecordError(where, "is null between other steps; remove it")
   check_fields(value, _STEP_FIELDS, where)
   title = get(value, "title", str, where=where) or None
+  text = get(value, "text", str, required=title is None, where=where) or ""
+  if text.lstrip().startswith(THINK_OPEN):
+    # A teacher's raw output; no model could be right with such a target.
+    raise RecordError(
+      f"{where}.text", "begins with a think block; move it to 'thought'"
+    )
   return Step(
-    text=get(value, "text", str, required=title is None, where=where) or "",
+    text=text,
     title=title,
     # "" means that the environment answered nothing; None, that there is none.
     observation=get(value, "observation", str, where=where),

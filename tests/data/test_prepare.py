@@ -172,6 +172,10 @@ def test_show_prints_the_tokens_of_the_instance(capsys, path, which):
     (["--show=30"], "--show=30 is no branch point; give 0 to 29 or .* s0/0"),
     (["--show=s1/7"], "is no branch point"),
     (["--show=0", "--split=test"], "--split=test is empty; choose from train"),
+    (
+      ["--show=0", "--trunks.max_target_tokens=1"],
+      "--show=0: every branch point is dropped; leave --show out",
+    ),
     (["--data.strict"], "2 of 14 records"),
     (["--data.valid_size=99"], "too few"),
     (["--group_size=0"], "--group_size=0 is too low; give 1 or more"),

@@ -49,6 +49,11 @@ GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
       "holds a think tag; leave the tags out",
     ),
     ({"steps": "{"}, "steps", "is a string; write it as a list"),
+    (
+      {"steps": ["<think>hm</think>So 2"]},
+      "steps[0].text",
+      "begins with a think block; move it to 'thought'",
+    ),
     ({"steps": '{"text": "1"}'}, "steps", "is a string; write it as a list"),
     ({"metadata": "[1]"}, "metadata", "is a string; write it as an object"),
   ],
