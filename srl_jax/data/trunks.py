@@ -133,7 +133,8 @@ class ExpertTrunkConfig(TrunkConfig):
 
   Attributes:
     include_thoughts: expert targets for SFT begin with the step's thought
-      between think tags, where it is known.
+      between think tags. Single steps without one are dropped, because they
+      would teach not to think; whole solutions have the thoughts there are.
   """
 
   include_thoughts: bool = False
@@ -320,8 +321,11 @@ class _Builder:
 
   def _step(self, trajectory: Trajectory, index: int) -> BranchPoint | None:
     step, number = trajectory.steps[index], index + 1
-    if not step.is_target:
-      self._drop("steps for the context only", trajectory, index)
+    reason = "" if step.is_target else "steps for the context only"
+    if not reason and self._config.include_thoughts and not step.thought:
+      reason = "no thought, with include_thoughts=True"
+    if reason:
+      self._drop(reason, trajectory, index)
       return None
     title = step.title if self._config.step_title_hint else None
     action = self._template.action(step, number, hinted=title is not None)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from srl_jax import progress
 from srl_jax.data import batching, pipeline, prompts
@@ -138,8 +138,7 @@ def build_split(
     reasons = {reason: len(ids) for reason, ids in report.drops.items()}
     raise ValueError(
       f"no branch point is left in the {split} split ({len(trajectories)} "
-      f"trajectories; dropped: {reasons}); raise max_trunk_tokens or "
-      f"max_target_tokens, or set c.data.{split}_size"
+      f"trajectories; dropped: {reasons}); {_cures(split, reasons)}"
     )
   every = report.points + sum(map(len, report.drops.values()))
   for reason, names in report.drops.items():
@@ -152,6 +151,25 @@ def build_split(
       progress.say(line)
     run.said.add(line)
   return trunks
+
+
+# What to do about each reason of trunks.py to drop a branch point.
+_CURES = {
+  "max_trunk_tokens": "raise max_trunk_tokens",
+  "max_target_tokens": "raise max_target_tokens",
+  "no thought": "give steps a 'thought', or set include_thoughts=False",
+  "beyond the title": "give steps a text, or set step_title_hint=False",
+  "think tag": "move what is between the tags to the step's 'thought'",
+  "context only": "set is_target or c.data.target_tools for some steps",
+  "last_step": "set last_step='include'",
+  "the tokenizer has no tokens": "take another tokenizer",
+}
+
+
+def _cures(split: str, reasons: Iterable[str]) -> str:
+  every = "; ".join(reasons)
+  cures = [cure for part, cure in _CURES.items() if part in every]
+  return "; ".join(cures) or f"set c.data.{split}_size"
 
 
 def _check_prompts(

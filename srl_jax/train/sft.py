@@ -144,7 +144,8 @@ class SftStage:
       for trunk_config in tasks
     ]
     for data, trunks in zip(self._data, tasks, strict=True):
-      _warn_of_no_thought(name, trunks, data.train)
+      if trunks.include_thoughts and trunks.task == "solve":
+        _warn_of_no_thought(name, data.train)
     self._shapes = [self._shape(data) for data in self._data]
     loss_fn = sft_loss(run.policy, max_logits=config.max_logits)
     self._loss_fn = loss_fn
@@ -314,24 +315,13 @@ def pack_experience(
   return pack(groups, shape, update_step=1)
 
 
-def _warn_of_no_thought(
-  name: str, config: ExpertTrunkConfig, trunks: Sequence[Trunk]
-) -> None:
-  """Says how many targets teach to answer without a thought."""
-  if not config.include_thoughts:
-    return
-  has_thought = [
-    any(step.thought for step in trunk.trajectory.steps)
-    if config.task == "solve"
-    else bool(trunk.trajectory.steps[point.step].thought)
-    for trunk in trunks
-    for point in trunk.points
-  ]
+def _warn_of_no_thought(name: str, trunks: Sequence[Trunk]) -> None:
+  """Says how many whole solutions teach to answer without a thought."""
+  has_thought = [any(s.thought for s in t.trajectory.steps) for t in trunks]
   missing = has_thought.count(False)
   if missing:
     progress.warn(
-      f"{name}: {missing} of {len(has_thought)} targets have no thought, "
+      f"{name}: {missing} of {len(has_thought)} solutions have no thought, "
       f"though c.{name}.trunks.include_thoughts is True: they teach an answer "
-      "without a think block, which SRL's format refuses; add thoughts, or set "
-      "include_thoughts=False"
+      "without a think block; add thoughts, or set include_thoughts=False"
     )

@@ -173,6 +173,24 @@ def test_a_title_without_text_leaves_nothing_to_predict_under_the_hint():
   assert trunk.points[0].target == "1. **Think**" and not report.drops
 
 
+@pytest.mark.parametrize("context_turns", [0, 1])
+def test_no_target_lacks_a_thought_where_thoughts_are_included(context_turns):
+  bare = dataclasses.replace(sums(3).steps[1], thought=None)
+  steps = (sums(3).steps[0], bare, sums(3).steps[2])
+  mixed = dataclasses.replace(sums(3), steps=steps)
+  config = {"include_thoughts": True, "context_turns": context_turns}
+  trunks, report = build(mixed, **config)
+  points = [(trunk, point) for trunk in trunks for point in trunk.points]
+  assert [point.step for _, point in points] == [0, 2]
+  # It is still shown.
+  assert bare.text in seen(*points[1])
+  assert report.drops == {
+    "no thought, with include_thoughts=True": ("sum/step/1",)
+  }
+  [solution], report = build(mixed, task="solve", include_thoughts=True)
+  assert len(solution.points) == 1 and not report.drops
+
+
 def test_a_think_tag_in_a_target_is_no_single_step():
   """The format would take it for a second thought."""
   tagged = dataclasses.replace(TITLED, steps=(Step("a <think> b"), Step("c")))
