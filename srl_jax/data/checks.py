@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
+from srl_jax.data.templates import titled_action
 from srl_jax.domains import domain_of
 from srl_jax.domains.domain import marks_answer
 from srl_jax.rewards.answers import answer_reward
@@ -36,6 +37,8 @@ def _final_answers(trajectories: Sequence[Trajectory]) -> Iterable[str]:
   """Says where RLVR and evaluation cannot tell a right solution."""
   judged = [t for t in trajectories if _is_judged_by_answer(t)]
   with_answer = [t for t in judged if t.answer is not None]
+  marked = [t for t in with_answer if domain_of(t).is_final is marks_answer]
+  own = [t for t in judged if domain_of(t).is_final is not marks_answer]
   for among, is_bad, said in (
     (
       judged,
@@ -46,20 +49,47 @@ def _final_answers(trajectories: Sequence[Trajectory]) -> Iterable[str]:
     ),
     (
       with_answer,
-      lambda t: not _has_answer(t),
+      _is_judged_wrong,
       "have a last step in which the reference answer is not found, so that"
       " RLVR and evaluation would judge it wrong; end it with \\boxed{answer}"
       " or a line '#### answer', or repair the field 'answer'",
     ),
     (
-      with_answer,
-      lambda t: _has_answer(t) and not marks_answer(_last(t)),
+      marked,
+      lambda t: not _is_final(t, -1) and not _is_judged_wrong(t),
       "mark no final answer in the last step, and solving step by step goes on"
       " to c.evaluate.max_turns without; end the last step with"
       " \\boxed{answer} or a line '#### answer'",
     ),
+    (
+      own,
+      lambda t: not _is_final(t, -1),
+      "have a last step that is_final of their domain does not take for the"
+      " end, and solving step by step goes on to c.evaluate.max_turns without;"
+      " write it as is_final wants it, or mend is_final",
+    ),
   ):
     yield from _line(among, is_bad, said)
+  yield from _early_ends(judged)
+
+
+def _early_ends(judged: Sequence[Trajectory]) -> Iterable[str]:
+  """Says where solving step by step would end before the expert does."""
+  found = [
+    (trajectory, index)
+    for trajectory in judged
+    for index in range(len(trajectory.steps) - 1)
+    if _is_final(trajectory, index)
+  ]
+  if found:
+    trajectory, index = found[0]
+    yield (
+      f"{len({t.id for t, _ in found}):,} of {len(judged):,} trajectories mark"
+      " a final answer before the last step, where solving step by step ends;"
+      " take the mark out, or join that step with those after it. The first:"
+      f" {f'{trajectory.id}/{index}'!r}, which ends in"
+      f" {_short(trajectory.steps[index].text[-_SHOWN:])}"
+    )
 
 
 def _line(
@@ -78,11 +108,15 @@ def _line(
 
 def _is_judged_by_answer(trajectory: Trajectory) -> bool:
   domain = domain_of(trajectory)
-  return (
-    domain.environment is None
-    and domain.verdict == "answer"
-    and domain.is_final is marks_answer
-  )
+  # Tests judge what agents do, also without an environment to run them here.
+  return domain.environment is None and domain.name != "software"
+
+
+def _is_final(trajectory: Trajectory, index: int) -> bool:
+  """Whether a step, counted from either end, ends solving step by step."""
+  number = index % len(trajectory.steps) + 1
+  action = titled_action(trajectory.steps[index], number)
+  return domain_of(trajectory).is_final(action)
 
 
 def _last(trajectory: Trajectory) -> str:
@@ -95,8 +129,11 @@ def _is_right(last: str, answer: str) -> bool:
   return answer_reward(last, answer) >= 1
 
 
-def _has_answer(trajectory: Trajectory) -> bool:
-  return _is_right(_last(trajectory), trajectory.answer or "")
+def _is_judged_wrong(trajectory: Trajectory) -> bool:
+  """Whether the rules for answers find another one in the last step."""
+  if domain_of(trajectory).verdict != "answer":
+    return False
+  return not _is_right(_last(trajectory), trajectory.answer or "")
 
 
 def _some_titles(trajectories: Sequence[Trajectory]) -> Iterable[str]:

@@ -6,7 +6,8 @@ import dataclasses
 import pytest
 
 from srl_jax.data import checks, s1k
-from srl_jax.trajectory import Step
+from srl_jax.domains import DOMAINS, Domain
+from srl_jax.trajectory import Step, Trajectory
 from tests.support.trajectories import AGENT, TITLED
 
 
@@ -57,6 +58,48 @@ def test_a_final_answer_that_cannot_be_found_is_named(bad, words):
   assert warning.startswith(words)
   assert "The first: 'p', which ends in 'So" in warning
   assert ("the answer is '14'" in warning) == (bad.answer is not None)
+
+
+def test_an_answer_that_is_marked_before_the_last_step_is_named():
+  early = dataclasses.replace(
+    GOOD, id="p", steps=(Step("So"), Step(r"First \boxed{2}"), *GOOD.steps)
+  )
+  warning, _ = checks.warnings([GOOD, early])  # The other is of titles.
+  assert warning.startswith(
+    "1 of 2 trajectories mark a final answer before the last step, where"
+  )
+  assert "The first: 'p/1', which ends in 'First " in warning
+
+
+def test_a_domain_of_ones_own_is_checked_by_its_own_rule(monkeypatch):
+  chemistry = Domain(
+    "chemistry", "", "", is_final=lambda x: x.startswith("Product:")
+  )
+  monkeypatch.setitem(DOMAINS, "chemistry", chemistry)
+
+  def made(name, *texts, answer="H2O"):
+    return Trajectory(name, "chemistry", name, tuple(map(Step, texts)), answer)
+
+  good = made("a", "Mix.", r"Product: \boxed{H2O}")
+  assert checks.warnings([good]) == []
+  for bad, words in (
+    (made("b", *("Mix.", "Product: H2O"), answer=None), "have no reference"),
+    (
+      made("b", r"So \boxed{H2O}"),
+      "have a last step that is_final of their domain",
+    ),
+    (made("b", "Product: NaCl"), "have a last step in which the reference"),
+    (
+      made("b", "Product: H2", r"Product: \boxed{H2O}"),
+      "mark a final answer before",
+    ),
+  ):
+    [warning] = checks.warnings([good, bad])
+    assert warning.startswith(f"1 of 2 trajectories {words}")
+  # What its own function judges need not be found by the rules for answers.
+  own = dataclasses.replace(chemistry, verdict="my:verdict")
+  monkeypatch.setitem(DOMAINS, "chemistry", own)
+  assert checks.warnings([made("b", "Product: NaCl")]) == []
 
 
 def test_domains_that_judge_otherwise_need_no_answer():
