@@ -43,6 +43,9 @@ _STEP_FIELDS = tuple(field.name for field in dataclasses.fields(Step))
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
+_REQUIRED = ("problem", "steps")
+# Names that other data have for our fields.
+_OTHER_NAMES = {"question": "problem", "prompt": "problem", "content": "text"}
 
 
 def to_json(trajectory: Trajectory) -> dict[str, Any]:
@@ -93,12 +96,30 @@ def check_fields(record: Any, allowed: tuple[str, ...], where: str = ""):
     )
   for name, value in record.items():
     if name not in allowed and not _is_absent(value):
-      near = difflib.get_close_matches(name, allowed, n=1)
-      hint = f"did you mean {near[0]!r}?" if near else "move it to 'metadata'"
+      hint = _hint(record, name, allowed, where)
+      if not hint and not where and any(x not in record for x in _REQUIRED):
+        continue  # What is missing is the fault, and is told instead.
+      hint = hint or ("remove it" if where else "move it to 'metadata'")
       path = f"{where}.{name}" if where else name
       raise RecordError(
         path, f"is unknown (allowed: {', '.join(allowed)}); {hint}"
       )
+
+
+def _hint(record: dict, name: str, allowed: tuple[str, ...], where: str) -> str:
+  """Returns what an unknown field may be meant for; "" if that is unknown."""
+  value = record[name]
+  is_list = isinstance(value, list) and value and isinstance(value[0], dict)
+  if is_list and not where and not any(x in record for x in _REQUIRED):
+    if "role" in value[0]:
+      return "for agents' messages set data.format=agents"
+    return (
+      f"for a file of one object type jq -c '.{name}[]' FILE > {name}.jsonl"
+    )
+  if (ours := _OTHER_NAMES.get(name)) in allowed and ours not in record:
+    return f"rename it to {ours!r}"
+  near = difflib.get_close_matches(name, allowed, n=1)
+  return f"did you mean {near[0]!r}?" if near else ""
 
 
 def get(record: dict, name: str, kind: type, *, required=False, where=""):

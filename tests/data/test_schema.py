@@ -64,6 +64,44 @@ def test_a_bad_record_names_field_and_cure(change, field, words):
   assert caught.value.field == field
 
 
+ROWS = [{"problem": "1+1?", "steps": ["2"]}]
+
+
+@pytest.mark.parametrize(
+  ("record", "field", "words"),
+  [
+    ({"question": "1+1?", "answer": "2"}, "question", "rename it to 'problem'"),
+    (
+      {"problem": "1+1?", "solution": "2"},
+      "steps",
+      "is missing (found: problem, solution)",
+    ),
+    ({"text": "2", "source": "x"}, "steps", "is missing (found: text, source)"),
+    (
+      {"problem": "1+1?", "steps": [{"content": "2"}]},
+      "steps[0].content",
+      "rename it to 'text'",
+    ),
+    (
+      {"problem": "1+1?", "steps": [{"text": "2", "score": 1}]},
+      "steps[0].score",
+      "observation, thought, is_target); remove it",
+    ),
+    (
+      {"id": "a", "messages": [{"role": "user", "content": "1+1?"}]},
+      "messages",
+      "set data.format=agents",
+    ),
+    ({"data": ROWS}, "data", "type jq -c '.data[]' FILE > data.jsonl"),
+    ({"train": ROWS, "test": ROWS}, "train", "jq -c '.train[]' FILE > train"),
+  ],
+)
+def test_records_of_another_form_are_told_what_to_change(record, field, words):
+  with pytest.raises(RecordError, match=re.escape(words)) as caught:
+    schema.from_json(record)
+  assert caught.value.field == field
+
+
 @pytest.mark.parametrize(
   ("written", "thought"),
   [("<think>\nhm\n</think>", "hm"), (" \n", None), (" so ", " so ")],
