@@ -23,6 +23,8 @@ _OPENING = re.compile(
 )
 _CLOSING = re.compile(r"[ \t>]*+(`{3,}+|~{3,}+)[ \t]*")
 _MATH = re.compile(r"(?<!\\)(?:\$\$|\\[\[\]])")
+_DOLLAR = re.compile(r"(?<!\\)\$")
+_TIGHT = re.compile(r"(?<=\S)\$\$(?=\S)")
 _CLOSED_BY = {"$$": "$$", r"\[": r"\]"}
 
 
@@ -91,7 +93,13 @@ def _hide(lines: list[str]) -> tuple[list[str], set[int]]:
       line = opening[1] + "x"
     else:
       before = line
+      singles = seen = 0
       for delimiter in _MATH.finditer(before):
+        singles += len(_DOLLAR.findall(before, seen, delimiter.start()))
+        seen = delimiter.end()
+        is_tight = _TIGHT.match(before, delimiter.start())
+        if not math and singles % 2 and is_tight:
+          continue  # Math within the line ends, and the next begins: $a$$b$.
         if not math and delimiter[0] != r"\]":
           math, opened = _CLOSED_BY[delimiter[0]], number
           line = before[: delimiter.start()] + "x"

@@ -28,7 +28,7 @@ import textwrap
 from typing import Any
 
 from srl_jax.data import markdown
-from srl_jax.data.schema import bare_thought, get
+from srl_jax.data.schema import bare_thought, bare_title, get
 from srl_jax.rewards.answers import last_boxed
 from srl_jax.rewards.format import THINK_TAG
 from srl_jax.trajectory import RecordError, Step, Trajectory
@@ -38,7 +38,9 @@ _REASONING = "deepseek_thinking_trajectory"
 _THOUGHT = re.compile(r"\A\s*<think>.*?</think>\s*", re.DOTALL)
 # The colon may be inside or outside of the bold title.
 _HEAD = re.compile(
-  r"([ \t]*)([0-9]{1,9})([.)])[ \t]+\*\*(?!\s)(.+?)\*\*[ \t]*:?[ \t]*(.*)"
+  r"([ \t]*)([0-9]{1,9})([.)])[ \t]+"
+  # Three asterisks are bold and italic.
+  r"(\*{2,3})(?!\s)(.+?)\4(?!\*)[ \t]*:?[ \t]*(.*)"
 )
 _HEADING_OR_BLANK = re.compile(r"#{1,6}[ \t].*|\s*")
 # What is indented under the first line of a list item.
@@ -55,10 +57,11 @@ def parse(
 
   A think block in which the attempt begins is left out.
 
-  The answer is the first of these that exists: the last \\boxed{} of
-  `solution`; a `solution` of one short line; the last \\boxed{} of an attempt
-  that was graded right; None. The grade is in the metadata as "resolved":
-  "true" or "false", or absent if there is none.
+  The answer is the first of these that exists: `answer`, which s1K itself
+  lacks; the last \\boxed{} of `solution`; a `solution` of one line and at most
+  40 characters; the last \\boxed{} of an attempt that was graded right; None.
+  The grade is in the metadata as "resolved": "true" or "false", or absent if
+  there is none.
 
   Raises:
     RecordError: the record cannot be used; the message names the field, what
@@ -69,7 +72,7 @@ def parse(
   attempt = _without_thought(get(record, _FIELD, str, required=True))
   solution = (get(record, "solution", str) or "").strip()
   grade = (get(record, "deepseek_grade", str) or "").strip().lower()
-  answer = _boxed(solution)
+  answer = (get(record, "answer", str) or "").strip() or _boxed(solution)
   if answer is None and 0 < len(solution) <= 40 and "\n" not in solution:
     answer = solution
   if answer is None and grade == "yes":
@@ -157,9 +160,10 @@ def split_steps(text: str) -> tuple[Step, ...]:
   ):
     before = "\n".join(lines[begin:start]).strip()
     after = _dedent("\n".join(lines[start + 1 : end]))
-    parts = before, f"{head[5]}\n{after}".strip()
+    parts = before, f"{head[6]}\n{after}".strip()
     body = "\n\n".join(filter(None, parts))
-    steps.append(Step(body, title=head[4].strip().rstrip(":").rstrip()))
+    title = bare_title(head[5].strip().rstrip(":"), int(head[2]), _FIELD)
+    steps.append(Step(body, title=title))
   return tuple(steps)
 
 

@@ -9,7 +9,7 @@ One trajectory is one JSON object. A data file holds one object per line:
    "steps": [                    required, at least one
      "3*4 = 12",                 a plain string, or an object:
      {"text": "2+12 = 14",       required, unless there is a title
-      "title": "Add",            optional
+      "title": "Add",            optional; without its number and asterisks
       "observation": "...",      optional: the environment's answer, maybe ""
       "thought": "...",          optional: the expert's inner monologue
       "is_target": false}],      optional: true unless the step is context only
@@ -29,6 +29,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from typing import Any
 
 from srl_jax.rewards.format import THINK_CLOSE, THINK_OPEN, THINK_TAG
@@ -44,6 +45,7 @@ _STEP_FIELDS = tuple(field.name for field in dataclasses.fields(Step))
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Trajectory))
 _REQUIRED = ("problem", "steps")
+_BOLD = re.compile(r"(\*{2,3})((?:(?!\*\*).)+)\1")
 # Names that other data have for our fields.
 _OTHER_NAMES = {"question": "problem", "prompt": "problem", "content": "text"}
 
@@ -81,7 +83,7 @@ def from_json(record: Any, default_id: str = "") -> Trajectory:
     id=get(record, "id", str) or default_id,
     domain=domain or "general",
     problem=get(record, "problem", str, required=True),
-    steps=tuple(_step(step, f"steps[{i}]") for i, step in enumerate(steps)),
+    steps=tuple(_step(step, index) for index, step in enumerate(steps)),
     answer=answer or None,
     metadata=_metadata(get(record, "metadata", dict) or {}),
   )
@@ -193,13 +195,16 @@ def _rows_of(steps: Any) -> Any:
   ]
 
 
-def _step(value: Any, where: str) -> Step:
+def _step(value: Any, index: int) -> Step:
+  where = f"steps[{index}]"
   if isinstance(value, str):
     value = {"text": value}
   if _is_absent(value):
     raise RecordError(where, "is null between other steps; remove it")
   check_fields(value, _STEP_FIELDS, where)
-  title = get(value, "title", str, where=where) or None
+  title = bare_title(
+    get(value, "title", str, where=where) or "", index + 1, f"{where}.title"
+  )
   text = get(value, "text", str, required=title is None, where=where) or ""
   if text.lstrip().startswith(THINK_OPEN):
     # A teacher's raw output; no model could be right with such a target.
@@ -216,6 +221,19 @@ def _step(value: Any, where: str) -> Step:
     ),
     is_target=get(value, "is_target", bool, where=where) is not False,
   )
+
+
+def bare_title(text: str, number: int, path: str) -> str | None:
+  """Returns a title without its number and asterisks, which are added later.
+
+  None for a blank one. Raises RecordError if it has several lines.
+  """
+  bare = text.strip()
+  if len(bare.splitlines()) > 1:
+    raise RecordError(path, "has a line break; write the title in one line")
+  bare = re.sub(rf"\A{number}[.)]\s+", "", bare)
+  found = _BOLD.fullmatch(bare)
+  return (found[2].strip() if found else bare) or None
 
 
 def bare_thought(text: str, path: str) -> str | None:

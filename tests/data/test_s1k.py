@@ -67,6 +67,8 @@ INSIDE = {
   "fence inside math": "$$\n```\n$$",
   "math on one line": "$$a$$ and \\[b\\]",
   "escaped dollars": "it costs \\$$ 5",
+  "math within a line, side by side": "so $a$$b$ and $c$$d$$e$ hold",
+  "dollars before display math": "it costs $5: $$\n2. **B**\n$$",
 }
 
 
@@ -200,6 +202,21 @@ def test_the_time_to_split_is_linear(text):
   assert time.thread_time() - start < 20
 
 
+@pytest.mark.parametrize(
+  ("head", "title"),
+  [
+    ("***A***", "A"),
+    ("***A***:", "A"),
+    ("**the *main* one**", "the *main* one"),
+    ("**the *main***", "the *main*"),
+    ("***The* main one**", "*The* main one"),
+    ("**1. A**", "A"),
+  ],
+)
+def test_a_title_may_hold_and_be_in_italics(head, title):
+  assert split_steps(f"1. {head} text") == (Step("text", title=title),)
+
+
 def test_more_bold_text_after_the_title_stays_text():
   [step] = split_steps("1. **A**: the **other** one")
   assert step == Step("the **other** one", title="A")
@@ -262,6 +279,7 @@ THOUGHT = (
     ({"solution": "Thus \\boxed{5}."}, "5"),
     ({"solution": "a proof\nof two lines"}, "7"),
     ({"solution": "x" * 41}, "7"),
+    ({"solution": "x" * 41, "answer": "14"}, "14"),
     ({"solution": "x" * 41, "deepseek_grade": "No"}, None),
     ({"solution": None}, "7"),
     # A teacher's own thought is no part of its answer.

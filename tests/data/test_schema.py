@@ -48,6 +48,11 @@ GOOD = {"id": "a", "problem": "1+1?", "steps": ["2"]}
       "steps[0].thought",
       "holds a think tag; leave the tags out",
     ),
+    (
+      {"steps": [{"text": "1", "title": "A\nB"}]},
+      "steps[0].title",
+      "has a line break; write the title in one line",
+    ),
     ({"steps": "{"}, "steps", "is a string; write it as a list"),
     (
       {"steps": ["<think>hm</think>So 2"]},
@@ -100,6 +105,23 @@ def test_records_of_another_form_are_told_what_to_change(record, field, words):
   with pytest.raises(RecordError, match=re.escape(words)) as caught:
     schema.from_json(record)
   assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+  ("written", "title"),
+  [
+    ("2. Set up", "Set up"),
+    ("**Solve**", "Solve"),
+    ("2) ***Solve*** ", "Solve"),
+    (" ", None),
+    ("C\n", "C"),
+    ("5. Juni", "5. Juni"),
+    ("**A** and **B**", "**A** and **B**"),
+  ],
+)
+def test_titles_come_without_what_the_form_adds(written, title):
+  steps = ["1", {"text": "2", "title": written}]
+  assert schema.from_json({**GOOD, "steps": steps}).steps[1].title == title
 
 
 @pytest.mark.parametrize(
