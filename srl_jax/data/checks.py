@@ -29,6 +29,7 @@ def warnings(trajectories: Sequence[Trajectory]) -> list[str]:
     *_final_answers(trajectories),
     *_some_titles(trajectories),
     *_lost_steps(trajectories),
+    *_lost_indents(trajectories),
     *_agents(trajectories),
   ]
 
@@ -168,6 +169,47 @@ def _inner_title(steps: Sequence[Step]) -> tuple[int, str] | None:
     if match:
       return number, match[0].strip()
   return None
+
+
+def _lost_indents(trajectories: Sequence[Trajectory]) -> Iterable[str]:
+  """Says where a first line loses its indent, which code may need."""
+  found = [
+    f"{trajectory.id}/{number}"
+    for trajectory in trajectories
+    for number, step in enumerate(trajectory.steps)
+    if step.text.strip() and _indent(step.text) > 1  # One blank is a slip.
+  ]
+  if found:
+    yield (
+      f"{len(found):,} steps begin with an indented line and lose that indent,"
+      " as all white space around a step; begin code with a line without one."
+      f" The first: {found[0]!r}"
+    )
+
+
+def _indent(text: str) -> int:
+  before = text[: len(text) - len(text.lstrip())]
+  return len(before.rpartition("\n")[2].expandtabs())
+
+
+def missing_observations(trajectories: Sequence[Trajectory]) -> list[str]:
+  """Says where contexts lack what an environment answers in evaluation."""
+  acting = [t for t in trajectories if domain_of(t).environment is not None]
+  found = [
+    f"{trajectory.id}/{number}"
+    for trajectory in acting
+    for number, step in enumerate(trajectory.steps[:-1])
+    if step.observation is None
+  ]
+  if not found:
+    return []
+  steps = sum(len(t.steps) - 1 for t in acting)
+  return [
+    f"{len(found):,} of {steps:,} steps before the last have no observation,"
+    " and the environment of their domain answers each action in evaluation;"
+    " write what it answers into the field 'observation' of the step, \"\" for"
+    f" nothing. The first: {found[0]!r}"
+  ]
 
 
 def _agents(trajectories: Sequence[Trajectory]) -> Iterable[str]:

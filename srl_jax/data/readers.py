@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from srl_jax import storage, strict
-from srl_jax.data import agents, folders, gsm8k, s1k, schema
+from srl_jax.data import agents, checks, folders, gsm8k, s1k, schema
 from srl_jax.data.joining import join_steps
 from srl_jax.data.records import Place, Reject, read_file
 from srl_jax.data.selection import ResolvedFilter, check_used, select
@@ -204,7 +204,8 @@ def load_trajectories(config: DataConfig) -> LoadedData:
     name: [join_steps(x, config.steps_per_action) for x in split]
     for name, split in loaded.splits.items()
   }
-  return loaded._replace(splits=joined)
+  lines = checks.missing_observations(loaded.trajectories)
+  return loaded._replace(splits=joined, warnings=(*loaded.warnings, *lines))
 
 
 def _load(config: DataConfig) -> LoadedData:

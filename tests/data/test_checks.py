@@ -2,10 +2,13 @@
 """What an author may not have meant is counted, with the first case."""
 
 import dataclasses
+import json
 
 import pytest
 
 from srl_jax.data import checks, s1k
+from srl_jax.data.readers import DataConfig, load_trajectories
+from srl_jax.data.schema import to_json
 from srl_jax.domains import DOMAINS, Domain
 from srl_jax.trajectory import Step, Trajectory
 from tests.support.trajectories import AGENT, TITLED
@@ -121,6 +124,25 @@ def test_a_title_inside_a_step_is_named_at_any_depth(inside):
   assert warning.endswith("--show=titled/0")
 
 
+@pytest.mark.parametrize(
+  ("text", "is_named"),
+  [
+    ("  return 1", True),
+    ("\n\n\tx = 1\ny", True),
+    (" So x = 1", False),
+    ("```\n  x\n```", False),
+    ("  \nx", False),
+  ],
+)
+def test_a_first_line_that_loses_its_indent_is_named(text, is_named):
+  steps = (Step(text, title="Begin"), *GOOD.steps)
+  said = checks.warnings([dataclasses.replace(GOOD, steps=steps)])
+  assert len(said) == is_named
+  if is_named:
+    assert said[0].startswith("1 steps begin with an indented line and lose")
+    assert said[0].endswith("'titled/0'")
+
+
 def test_what_readers_of_agents_left_out_is_counted():
   def run(name, **metadata):
     return dataclasses.replace(AGENT, id=name, metadata=metadata)
@@ -141,3 +163,31 @@ def test_what_readers_of_agents_left_out_is_counted():
     "1 of 4 trajectories were cut off and do not end by the expert's decision."
     " The first: 'c' (Exit due to cost limit)",
   ]
+
+
+def test_observations_that_an_environment_would_give_are_missed(tmp_path):
+  drawn = load_trajectories(
+    DataConfig("drawn", domain="sql", train_size=2)
+  ).splits["train"]
+  bare = [
+    dataclasses.replace(
+      t, steps=tuple(dataclasses.replace(s, observation=None) for s in t.steps)
+    )
+    for t in drawn
+  ]
+  # Nobody sees what the environment answers to the last action.
+  steps = (*drawn[0].steps[:-1], bare[0].steps[-1])
+  whole = dataclasses.replace(drawn[0], steps=steps)
+
+  def said(*trajectories):
+    path = tmp_path / "sql.jsonl"
+    lines = [json.dumps(to_json(t)) for t in trajectories]
+    path.write_text("\n".join(lines), "utf-8")
+    return load_trajectories(DataConfig("jsonl", str(path))).warnings
+
+  assert said(whole, drawn[1]) == ()
+  [warning] = said(whole, bare[1])
+  lacking = len(bare[1].steps) - 1
+  every = len(whole.steps) - 1 + lacking
+  assert warning.startswith(f"{lacking} of {every} steps before the last have")
+  assert warning.endswith(f"The first: '{bare[1].id}/0'")
