@@ -155,7 +155,7 @@ def load_model(
   """Loads the tokenizer and builds the model: a run without data.
 
   Args:
-    config: a `resolved` config.
+    config: what `with_paths` returned.
     mesh: the devices.
     trajectories: what a new tokenizer is trained on, if the run trains one.
 
@@ -242,7 +242,7 @@ def load_saved(
   """Loads the run in `workdir` from that folder alone, to read its parameters.
 
   It has the held-out trajectories and no others. The weights that it started
-  from may be gone; `base_params` reads them if they are needed.
+  from may be gone; `initial_weights.base_params` reads them if needed.
 
   Raises:
     ValueError: a part cannot be used; or `workdir` is of a version that left

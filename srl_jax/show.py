@@ -70,7 +70,7 @@ def draw_samples(
   config = loading.on_this_machine(loading.read_run_config(workdir))
   # SFT has no reward, and episodes are rewarded as a whole.
   name = ["srl", *(x for x in config.stages if x in ("srl", "rlvr"))][-1]
-  stage = getattr(config, name)
+  stage_config = getattr(config, name)
   if config.data.domain:
     find_domain(config.data.domain)  # It may have to be imported.
   mesh = sharding.make_mesh(config.mesh)
@@ -81,14 +81,16 @@ def draw_samples(
       run = loading.load_run(config, mesh, workdir)
     params = _read_params(run, config, workdir, moment)
     reward = scoring.resolve_reward(
-      stage.reward,
-      stage.trunks.task,
+      stage_config.reward,
+      stage_config.trunks.task,
       domains_of([*run.test, *run.valid]),
       name,
     )
-    stage = dataclasses.replace(stage, reward=reward)
-    trunks = build_split(run, run.test or run.valid, stage.trunks, "test")
-    return _draw(run, stage, params, trunks[:count])
+    stage_config = dataclasses.replace(stage_config, reward=reward)
+    trunks = build_split(
+      run, run.test or run.valid, stage_config.trunks, "test"
+    )
+    return _draw(run, stage_config, params, trunks[:count])
 
 
 def _read_params(
@@ -106,7 +108,7 @@ def _read_params(
 
 
 def _draw(
-  run: Run, stage: RlConfig, params, trunks: Sequence[Trunk]
+  run: Run, config: RlConfig, params, trunks: Sequence[Trunk]
 ) -> list[Sample]:
   trunks = [
     dataclasses.replace(trunk, points=(trunk.points[i % len(trunk.points)],))
@@ -119,21 +121,20 @@ def _draw(
     points=widths.points,
     stem_width=widths.stem,
   )
-  sampling = dataclasses.replace(stage.sampling.for_sampler(), samples=1)
+  sampling = dataclasses.replace(config.sampling.for_sampler(), samples=1)
   branches = sample_all(
-    run.sampler(sampling, stage.trunks.task),
+    run.sampler(sampling, config.trunks.task),
     params,
     batch,
     run.key("show"),
     len(trunks),
   )
-  with Scorer(stage.reward) as scorer:
+  with Scorer(config.reward) as scorer:
     scores = scoring.score_branches(batch, branches, run.tokenizer, scorer)
   texts = scoring.completion_texts(branches, run.tokenizer)
   return [
     _sample(
       run,
-      stage,
       trunk,
       completion,
       float(scores.reward_NKG[n, 0, 0]),
@@ -145,7 +146,6 @@ def _draw(
 
 def _sample(
   run: Run,
-  stage: RlConfig,
   trunk: Trunk,
   completion: Completion,
   reward: float,

@@ -5,7 +5,7 @@ This file imports numpy only, so that worker processes can import it without
 starting JAX. Array names end in their axes, and einsum strings, docstrings
 and comments use the same letters:
 
-  N  trunks                       D  model width
+  N  trunks; rows (see below)     D  model width
   S  trunk positions              Q  query heads = H * M
   K  branch points per trunk      H  key/value heads
   G  samples per branch point     M  query heads per key/value head
@@ -13,9 +13,10 @@ and comments use the same letters:
   C  branch positions             F  mlp width
   V  vocabulary                   L  layers
   T  query positions of one forward pass; iterations of the decoding loop
-  B  decoder slots per trunk, at most R; in the update, lanes of a row
+  B  decoder slots of a trunk or a row; in the update, lanes of a row
 
-In the update N counts rows, and besides there are
+Where a row may hold several trunks, N counts rows: in the update, and in the
+decoder rows of rollout/. In the update there are besides
 
   U  trunks of a row              W  cells of a lane
   P  groups of a batch

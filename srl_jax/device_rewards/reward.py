@@ -38,11 +38,6 @@ _COUNTS = {
   "levenshtein": similarity.common_subsequence,
 }
 
-# Platform -> length of the longest target, in characters, that the device
-# compares faster than the host: none on CPUs (benchmarks/RESULTS.md has the
-# ratios). Other platforms were not measured; any length goes to the device.
-FASTER_UP_TO = {"cpu": 0}
-
 
 @dataclasses.dataclass(frozen=True)
 class DeviceRewardConfig:

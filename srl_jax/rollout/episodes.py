@@ -88,7 +88,8 @@ class EpisodeRules:
     turns: maximal number of turns of an episode.
     context_turns: how many of the last actions the model sees; 0 for all. See
       TrunkConfig.
-    max_positions: the model's context length in tokens.
+    max_positions: most tokens of a context and the turn behind it, at most the
+      model's context length.
     request: a function (tokens=, point_id=) -> request, which says how turns
       are drawn.
     template: the wording of the prompts.

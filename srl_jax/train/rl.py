@@ -312,20 +312,17 @@ def _device_scorer(
   reason = device_reward.host_reason(
     config.reward, run.device_reward, data.target_chars
   )
-  if run.device_reward.on == "device" and reason:
+  platform, on = run.mesh.devices.flat[0].platform, run.device_reward.on
+  if on == "device" and reason:
     raise ValueError(
       f"c.device_reward.on='device' is not possible for {name}: {reason}; set "
       "it to 'auto' or 'host'"
     )
-  platform = run.mesh.devices.flat[0].platform
-  if not reason and run.device_reward.on == "host":
-    reason = "as configured"
-  if not reason and run.device_reward.on == "auto":
-    longest = device_reward.FASTER_UP_TO.get(platform, data.target_chars)
-    if data.target_chars > longest:
-      reason = (
-        f"faster here, for targets of up to {data.target_chars} characters"
-      )
+  if on == "host":
+    reason = reason or "as configured"
+  elif on == "auto" and platform == "cpu":
+    # At every length, see benchmarks/RESULTS.md; nothing else was measured.
+    reason = reason or "which is faster on CPUs"
   if reason:
     return None, f"host ({reason})"
   reward = device_reward.DeviceReward(

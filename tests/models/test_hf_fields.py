@@ -53,14 +53,79 @@ def test_a_second_name_of_the_sliding_window_must_say_the_same():
       from_hf_config(CONFIGS[family] | {"sliding_window_size": size})
 
 
-def test_a_missing_entry_is_named_or_has_its_default():
-  for config in CONFIGS.values():
-    for field in config:
-      rest = {k: v for k, v in config.items() if k != field}
-      try:
-        from_hf_config(rest)
-      except ValueError as error:
-        assert field in str(error) or "head" in str(error), field
+# What the config classes of transformers take where an entry is missing; of
+# the type, what this package takes.
+_ALL = {"rms_norm_eps": 1e-6, "torch_dtype": "bfloat16", "rope_scaling": None}
+_QWEN = _ALL | {
+  "max_position_embeddings": 32768,
+  "rope_theta": 1e4,
+  "tie_word_embeddings": False,
+  "use_sliding_window": False,
+  "sliding_window": 4096,
+  "max_window_layers": 28,
+  "attention_bias": False,
+}
+_GEMMA = _ALL | {
+  "head_dim": 256,
+  "max_position_embeddings": 8192,
+  "hidden_activation": "gelu_pytorch_tanh",
+  "tie_word_embeddings": True,
+}
+_GEMMA2 = _GEMMA | {
+  "num_key_value_heads": 4,
+  "sliding_window": 4096,
+  "query_pre_attn_scalar": 256,
+  "attn_logit_softcapping": 50.0,
+  "final_logit_softcapping": 30.0,
+}
+# 6 is the hidden size divided by the heads.
+DEFAULTS = {
+  "qwen2": _QWEN | {"head_dim": 6},
+  "qwen2_tied": _QWEN | {"head_dim": 6},
+  "qwen3": _QWEN | {"head_dim": 128},
+  "llama": _ALL
+  | {
+    "num_key_value_heads": 4,  # As many as heads.
+    "head_dim": 6,
+    "max_position_embeddings": 2048,
+    "rope_theta": 1e4,
+    "tie_word_embeddings": False,
+    "mlp_bias": False,
+  },
+  "mistral": _ALL
+  | {
+    "head_dim": 6,
+    "max_position_embeddings": 131072,
+    "sliding_window": 4096,
+  },
+  "gemma": _GEMMA | {"hidden_act": "gelu_pytorch_tanh"},
+  "gemma2": _GEMMA2,
+  "gemma3": _GEMMA2
+  | {
+    "vocab_size": 262208,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 131072,
+    "rope_theta": 1e6,
+    "rope_local_base_freq": 1e4,
+    "sliding_window_pattern": 6,
+  },
+}
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_a_missing_entry_is_named_or_has_its_default(family):
+  config, defaults = CONFIGS[family], DEFAULTS[family]
+  refused = set()
+  for field in config:
+    rest = {k: v for k, v in config.items() if k != field}
+    try:
+      found = from_hf_config(rest)
+    except ValueError as error:
+      assert field in str(error) or "head" in str(error), field
+      refused.add(field)
+    else:
+      assert found == from_hf_config(config | {field: defaults[field]}), field
+  assert refused == config.keys() - defaults.keys()
 
 
 @pytest.mark.parametrize(

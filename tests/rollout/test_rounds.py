@@ -136,6 +136,8 @@ def test_the_device_is_refused_where_it_cannot_score(start):
     a_round(start, on="device", reward=reward)
   stage, _ = a_round(start, on="auto", reward=reward)
   assert stage.description.startswith("rewards on the host (reward.function")
+  stage, _ = a_round(start, on="auto")
+  assert stage.description == "rewards on the host (which is faster on CPUs)"
 
 
 def on_mesh(runs, mesh, measure, **changes):
