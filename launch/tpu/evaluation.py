@@ -152,19 +152,12 @@ def _stream(
   key = run.key("evaluate")
   stream = run.stream(None, "solve", rows=rows, slots=slots, key=key)
   with jax.set_mesh(run.mesh):
-    made, queue, settings, room = stream.at_widest(*widths)
-    tails_DMT = stream.widest_tails(widths[0]) if has_turns else None
+    widest = stream.at_widest(*widths, goes_on=has_turns)
   with contextlib.suppress(DoesNotFitError):
     yield from memory.decoding_programs(
-      made,
-      queue,
-      settings,
+      widest,
       params=params,
       key=abstract.scalar(key, run.mesh),
-      room=room,
-      has_places=False,
-      tails_DMT=tails_DMT,
-      mesh=run.mesh,
       remedy=_REMEDY,
       beside_bytes=beside,
       name=name,

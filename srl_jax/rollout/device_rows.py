@@ -48,7 +48,7 @@ class DeviceRows:
       mesh: the devices.
       **sizes: see `segments.empty_rows`.
     """
-    self._policy, self._mesh, self.sizes = policy, mesh, sizes
+    self._policy, self.mesh, self.sizes = policy, mesh, sizes
     self._params, self._rows = None, None
     self.jitted: dict[str, Any] = {
       "lay out": jax.jit(_for_decoding, static_argnums=0),
@@ -76,7 +76,7 @@ class DeviceRows:
     """Makes the programs of rows that are split in this way."""
     if "segment" in self.jitted:
       return
-    everywhere = sharding.replicated(self._mesh)
+    everywhere = sharding.replicated(self.mesh)
 
     def resize(cache):
       return jax.jit(
@@ -266,6 +266,25 @@ class DeviceRows:
   def _none(self) -> int:
     """Stands for no row."""
     return self._rows.entry_NB.shape[0]
+
+
+class Widest(NamedTuple):
+  """Decoding at its widest, for a plan of its memory.
+
+  Attributes:
+    device_rows: the rows, not started.
+    queue: a queue of the rows.
+    settings: of a segment.
+    room: most trunks that are run at a time.
+    tails_DMT: shape [D, M, T] of the tails that take the most memory, where
+      trunks go on: T tokens of M trunks of each device. None if none goes on.
+  """
+
+  device_rows: DeviceRows
+  queue: Queue
+  settings: Settings
+  room: int
+  tails_DMT: tuple[int, int, int] | None = None
 
 
 def _stored(policy: Policy, tree: Any) -> Any:

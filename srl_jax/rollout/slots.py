@@ -22,9 +22,12 @@ from srl_jax.types import Branches, Trunks, completion_mask, make_branches
 
 
 class TrunkQueue(NamedTuple):
-  """The branches of each trunk, in the order in which slots take them."""
+  """The branches of each trunk, in the order in which slots take them.
 
-  is_real_NR: jax.Array
+  No slot has taken the branches `waiting_NR` when the decoding begins.
+  """
+
+  waiting_NR: jax.Array
   branch_at_NR: jax.Array
   stem_NRC: jax.Array
   stem_length_NR: jax.Array
@@ -109,7 +112,7 @@ def cache_widths(start: int, iterations: int) -> list[int]:
 
 def first_state(queue: TrunkQueue, cache: Any, longest: int) -> State:
   """Returns the first state; a branch takes at most `longest` iterations."""
-  n, r = queue.is_real_NR.shape
+  n, r = queue.waiting_NR.shape
   slots = cache.position.shape[1]
   # No slot is idle while a branch waits. So the last branch begins, at the
   # latest, after the iterations of all others, spread evenly over the slots.
@@ -119,7 +122,7 @@ def first_state(queue: TrunkQueue, cache: Any, longest: int) -> State:
   state = State(
     iteration=jnp.int32(0),
     column=jnp.int32(0),
-    waiting_NR=queue.is_real_NR,
+    waiting_NR=queue.waiting_NR,
     busy_N=zeros_NB[:, 0],
     slots=Slots(zeros_NB + r, zeros_NB, zeros_NB),
     ended=Ended(zeros_NR, zeros_NR, zeros_NR, zeros_NR > 0),

@@ -26,7 +26,7 @@ from srl_jax import sharding
 from srl_jax.policy import Policy
 from srl_jax.rollout import tapes
 from srl_jax.rollout.batches import rounded_up
-from srl_jax.rollout.device_rows import DeviceRows
+from srl_jax.rollout.device_rows import DeviceRows, Widest
 from srl_jax.rollout.filling import Filler, width_for
 from srl_jax.rollout.requests import Piece, Request, Work
 from srl_jax.rollout.row import (
@@ -37,7 +37,7 @@ from srl_jax.rollout.row import (
   empty_queue,
   shares,
 )
-from srl_jax.rollout.segments import Queue, Settings
+from srl_jax.rollout.segments import Settings
 from srl_jax.rollout.tapes import Tape
 
 # The ring grows as it runs; it is narrower only if the limits of all requests
@@ -113,35 +113,27 @@ class Stream:
     self._filler = Filler(self._device_rows, self._rows, devices, self.work)
 
   def at_widest(
-    self, trunk_width: int, max_new_tokens: int
-  ) -> tuple[DeviceRows, Queue, Settings, int]:
-    """What takes the most memory when widths have grown, for a plan of it.
+    self, trunk_width: int, max_new_tokens: int, *, goes_on: bool
+  ) -> Widest:
+    """Returns what takes the most memory when widths have grown.
 
     Args:
       trunk_width: longest prompt in tokens.
       max_new_tokens: longest completion in tokens.
-
-    Returns:
-      Rows that are not started, the queue, the settings of a segment, and
-      the most trunks that are run at a time.
+      goes_on: whether prompts go on from the trunks of others.
     """
     sizes = self._device_rows.sizes | {
       "trunk_width": width_for(trunk_width),
       "cache_width": width_for(max_new_tokens + self._max_stem - 1),
     }
-    rows = DeviceRows(self._policy, mesh=self._mesh, **sizes)
-    room = self._filler.room([sizes["trunk_width"]] * len(self._rows))
-    return rows, self._queue, self._settings, room
-
-  def widest_tails(self, trunk_width: int) -> tuple[int, int, int]:
-    """Shape [D, M, T] of what is run of M trunks that go on, of each device.
-
-    It is the one that takes the most memory, for a plan of it.
-
-    Args:
-      trunk_width: longest prompt in tokens.
-    """
-    return self._filler.widest_tails(width_for(trunk_width))
+    widest = sizes["trunk_width"]
+    return Widest(
+      DeviceRows(self._policy, mesh=self._mesh, **sizes),
+      self._queue,
+      self._settings,
+      self._filler.room([widest] * len(self._rows)),
+      self._filler.widest_tails(widest) if goes_on else None,
+    )
 
   def submit(self, request: Request) -> int:
     """Queues a request; returns its ticket."""

@@ -39,9 +39,8 @@ from srl_jax.train.episode_rewards import (
 )
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.problems import Problems, with_judgeable, with_room
-from srl_jax.train.rl import check_logp_gap
 from srl_jax.train.rl_config import EpisodesConfig
-from srl_jax.train.rl_parts import make_updater
+from srl_jax.train.rl_parts import check_logp_gap, make_updater
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib
@@ -129,20 +128,11 @@ class EpisodesStage:
     key = run.key(self.name)
     count = config.problems_per_round * config.samples
     stream = run.stream(None, "step", rows=count, slots=1, key=key)
-    programs, queue, settings, room = stream.at_widest(
-      self._widths[0], config.max_new_tokens
-    )
     with contextlib.suppress(DoesNotFitError):
       yield from memory.decoding_programs(
-        programs,
-        queue,
-        settings,
+        stream.at_widest(self._widths[0], config.max_new_tokens, goes_on=True),
         params=state.params,
         key=abstract.scalar(key, run.mesh),
-        room=room,
-        has_places=False,
-        tails_DMT=stream.widest_tails(self._widths[0]),
-        mesh=run.mesh,
         remedy=f"lower c.{self.name}.problems_per_round, samples or "
         "max_context_tokens, or raise c.mesh.tensor",
         beside_bytes=memory.bytes_per_device((state.opt_state, reference)),

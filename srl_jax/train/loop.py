@@ -25,8 +25,7 @@ from srl_jax.metrics import Console, MetricWriter
 from srl_jax.models import lora
 from srl_jax.storage import files, mirror
 from srl_jax.train.profile import Profile
-from srl_jax.train.rl_update import NothingLeftError
-from srl_jax.train.stage import Run, Stage
+from srl_jax.train.stage import NothingLeftError, Run, Stage
 from srl_jax.train.update_log import UpdateLog
 from srl_jax.update.updater import TrainState
 

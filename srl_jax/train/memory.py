@@ -16,15 +16,14 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from srl_jax.rollout.device_rows import DeviceRows
-from srl_jax.rollout.segments import Queue, Settings
+from srl_jax.rollout.device_rows import Widest
 from srl_jax.sharding import abstract
 from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import Updater
@@ -196,34 +195,22 @@ def try_program(program: Program, limit_bytes: int) -> tuple[str, bool]:
 
 
 def decoding_programs(
-  device_rows: DeviceRows,
-  queue: Queue,
-  settings: Settings,
+  widest: Widest,
   *,
   params: Any,
   key: Any,
-  room: int,
-  has_places: bool,
-  tails_DMT: tuple[int, int, int] | None = None,
-  mesh: jax.sharding.Mesh,
   remedy: str,
   beside_bytes: int,
   name: str = "rollout",
-) -> Iterator[Program]:
+) -> Generator[Program, None, int]:
   """Yields the programs of decoding in slots that take the most memory.
 
   Widths that grow take less beside the rows: a layer at a time is copied.
 
   Args:
-    device_rows: the rows, not started.
-    queue: a queue of the rows.
-    settings: of a segment.
+    widest: the rows, and what they are given.
     params: the parameters, abstract.
     key: a random key, abstract.
-    room: most trunks that are run at a time.
-    has_places: whether a row has several trunks.
-    tails_DMT: see `Stream.widest_tails`; None if no trunk goes on.
-    mesh: the mesh they run on.
     remedy: what takes less.
     beside_bytes: bytes per device of other arrays in memory.
     name: what is decoded, for the table.
@@ -231,6 +218,8 @@ def decoding_programs(
   Returns:
     Bytes per device of the rows and of the parameters as decoding needs them.
   """
+  device_rows = widest.device_rows
+  sizes = device_rows.sizes
 
   def program(
     title: str, *args: Any, beside: Any = None, **static: Any
@@ -239,26 +228,32 @@ def decoding_programs(
       f"{name}: {title}",
       device_rows.bound(title, **static),
       args,
-      mesh,
+      device_rows.mesh,
       remedy,
       beside_bytes + bytes_per_device((params, beside)),
     )
 
   laid = program("lay out", params).outputs()
-  rows = program("make", laid, **device_rows.sizes).outputs()
+  rows = program("make", laid, **sizes).outputs()
   device_rows.expect(rows)
-  tokens_MS = np.zeros((room, device_rows.sizes["trunk_width"]), np.int32)
-  numbers_M = np.zeros(room, np.int32)
-  place_M = numbers_M if has_places else None
+  tokens_MS = np.zeros((widest.room, sizes["trunk_width"]), np.int32)
+  numbers_M = np.zeros(widest.room, np.int32)
+  place_M = numbers_M if "places" in sizes else None
   trunks_M = tokens_MS, numbers_M, numbers_M, place_M
   yield program("admit", laid, rows.trunk, *trunks_M, beside=rows.cache)
-  if tails_DMT:
-    tokens_DMT = np.zeros(tails_DMT, np.int32)
+  if widest.tails_DMT:
+    tokens_DMT = np.zeros(widest.tails_DMT, np.int32)
     numbers_DM = tokens_DMT[..., 0]
     tails = tokens_DMT, numbers_DM, numbers_DM, numbers_DM, numbers_DM == 0
     yield program("extend", laid, rows.trunk, *tails, beside=rows.cache)
   yield program(
-    "segment", laid, rows, queue, key, np.int32(0), settings=settings
+    "segment",
+    laid,
+    rows,
+    widest.queue,
+    key,
+    np.int32(0),
+    settings=widest.settings,
   )
   return bytes_per_device((laid, rows))
 

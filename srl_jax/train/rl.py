@@ -20,7 +20,6 @@ from srl_jax.device_rewards import reward as device_reward
 from srl_jax.device_rewards.scorer import DeviceScorer
 from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
-from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import RewardError, Scorer
 from srl_jax.rollout import record, scoring
 from srl_jax.rollout.batches import rounded_up
@@ -29,8 +28,8 @@ from srl_jax.train.data import StageData, load_data
 from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.problems import with_judgeable
-from srl_jax.train.rl_config import GrpoConfig, RlConfig, RoundConfig
-from srl_jax.train.rl_parts import RlParts, make_updater
+from srl_jax.train.rl_config import RlConfig, RoundConfig
+from srl_jax.train.rl_parts import RlParts, check_logp_gap, make_updater
 from srl_jax.train.rl_update import RlUpdate
 from srl_jax.train.stage import Dispatched, Run, check_finite
 from srl_jax.types import Branches, Scores
@@ -239,21 +238,6 @@ def validation_batch(
   most = max(1, in_part // rounded_up(trunks, devices))
   wanted = sampling.slots or valid_points * sampling.samples
   return trunks, sampling.slots if wanted <= most else most
-
-
-def check_logp_gap(
-  name: str, config: GrpoConfig, values: dict[str, float]
-) -> None:
-  """Raises RecurringError if sampler and trainer differ about fresh tokens."""
-  limit = config.max_logp_gap
-  # NaN, which a sampler or a trainer that overflows gives, is no agreement.
-  if not values["logp_gap_max"] <= limit:
-    raise RecurringError(
-      f"sampler and trainer disagree by {values['logp_gap_max']:.3g} nats "
-      f"about the log-prob of a fresh token (c.{name}.max_logp_gap is "
-      f"{limit:g}); in bfloat16 some tenths of a nat are rounding: try "
-      "c.model.dtype='float32' to tell rounding from a defect"
-    )
 
 
 def _check_batch(name: str, config: RlConfig, data: StageData) -> None:

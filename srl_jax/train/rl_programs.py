@@ -90,12 +90,12 @@ def _shared(
 ) -> Iterator[Program]:
   """Sampling in shared slots, and the reward of a round."""
   with contextlib.suppress(DoesNotFitError):
-    yield from shared.plan(params, beside)
+    rows_bytes = yield from shared.plan(params, beside)
     if parts.device_scorer:
       rows, run = len(branches.length_NR), parts.run
       placed = abstract.batch(branches, rows, run.mesh, run.rollout_rules)
       # The rows of the decoder stay in memory.
-      at_rest = beside + bytes_per_device(params) + shared.at_rest_bytes
+      at_rest = beside + bytes_per_device(params) + rows_bytes
       yield _reward(parts, placed, at_rest)
 
 

@@ -17,11 +17,11 @@ from srl_jax import progress
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.processes.failures import RecurringError
 from srl_jax.reductions import reduce_metrics
-from srl_jax.rewards import FAILURES
 from srl_jax.rollout import metrics as rollout_metrics
 from srl_jax.rollout import record
 from srl_jax.rollout.rounds import Round, sample_and_score
 from srl_jax.train import rl_programs
+from srl_jax.train.format_watch import FormatWatch
 from srl_jax.train.memory import Program
 from srl_jax.train.rl_parts import RlParts
 from srl_jax.train.round_schedule import Counts
@@ -29,18 +29,14 @@ from srl_jax.train.shared_rounds import ScoredRound, SharedRounds
 from srl_jax.train.stage import (
   Batch,
   Dispatched,
+  NothingLeftError,
   update_on,
 )
-from srl_jax.types import Scores
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.groups import Groups, Pool
 from srl_jax.update.pack_shapes import best_shape
 from srl_jax.update.packing import pack
 from srl_jax.update.updater import TrainState
-
-
-class NothingLeftError(RuntimeError):
-  """A stage has trained on all that its rewards tell apart."""
 
 
 class RlUpdate:
@@ -52,9 +48,7 @@ class RlUpdate:
     self._shared_rounds = (
       SharedRounds(parts) if parts.config.sampling.rows else None
     )
-    self._worst_failure = ""
-    # The least share of broken formats in an update step of this attempt.
-    self._least_broken = 1.0
+    self._formats = FormatWatch(parts.name, parts.config)
     # Values of single samples by metric; a dict for each round of this update
     # step.
     self._drawn: list[dict[str, np.ndarray]] = []
@@ -86,20 +80,13 @@ class RlUpdate:
       update_step - config.dynamic_sampling.max_age
     )
     rounds, self._drawn = [], []
-    if self._shared_rounds and self._is_short(0):
-      rounds = self._rounds_together(params, update_step)
-    most = len(rounds) or config.dynamic_sampling.max_rounds
-    while self._is_short(len(rounds)):
-      if len(rounds) == most:
-        self._accept_fewer(reduce_metrics(rounds), update_step)
-        break
-      what = (
-        f"{parts.name}: update step {update_step + 1}, sampling round "
-        f"{len(rounds) + 1}, {len(self.pool)} of {config.groups_per_batch} "
-        "groups kept"
+    if self._is_short(0):
+      sample = (
+        self._rounds_together if self._shared_rounds else self._one_by_one
       )
-      with progress.task(what):
-        rounds.append(self._round(params, update_step, len(rounds)))
+      rounds = sample(params, update_step)
+    if self._is_short(len(rounds)):
+      self._accept_fewer(reduce_metrics(rounds), update_step)
     self._show(update_step)
     count = len(self.pool)
     if config.dynamic_sampling.refill:
@@ -112,7 +99,7 @@ class RlUpdate:
     values["groups_expired"] = expired
     values |= self._batch_values(groups, update_step)
     if rounds:
-      self._watch_formats(update_step, values["format_failure"])
+      self._formats.warn(update_step, values["format_failure"])
     packed = pack(
       groups,
       best_shape(groups, parts.update_shapes),
@@ -127,6 +114,23 @@ class RlUpdate:
     if config.dynamic_sampling.refill:
       return len(self.pool) < config.groups_per_batch
     return rounds == 0
+
+  def _one_by_one(
+    self, params: Any, update_step: int
+  ) -> list[rollout_metrics.RolloutMetrics]:
+    """Samples round after round: until the batch is full, or all."""
+    config = self.parts.config
+    rounds: list[rollout_metrics.RolloutMetrics] = []
+    most = config.dynamic_sampling.max_rounds
+    while self._is_short(len(rounds)) and len(rounds) < most:
+      what = (
+        f"{self.parts.name}: update step {update_step + 1}, sampling round "
+        f"{len(rounds) + 1}, {len(self.pool)} of {config.groups_per_batch} "
+        "groups kept"
+      )
+      with progress.task(what):
+        rounds.append(self._round(params, update_step, len(rounds)))
+    return rounds
 
   def _rounds_together(
     self, params: Any, update_step: int
@@ -190,7 +194,7 @@ class RlUpdate:
         round_index=round_index,
       )
     )
-    self._worst_failure = _most_frequent_failure(scores)
+    self._formats.saw(scores)
     if parts.run.trackers.is_watching:
       self._drawn.append(rollout_metrics.of_samples(branches, scores))
     return rollout_metrics.measure(
@@ -252,51 +256,14 @@ class RlUpdate:
       values[f"reward_step_{step + 1}"] = float(mean)
     return values
 
-  def _watch_formats(self, update_step: int, broken: float) -> None:
-    """Warns if hardly any sample has its format; `broken` is the share."""
-    if broken > 0.9:
-      progress.warn(
-        f"{broken:.0%} of the samples of {self.parts.name} update step "
-        f"{update_step + 1} break the format; most often: "
-        f"{self._worst_failure}; {self._cure_of_formats()}"
-      )
-    self._least_broken = min(self._least_broken, broken)
-
-  def _cure_of_formats(self) -> str:
-    name = self.parts.name
-    longer = f"raise c.{name}.sampling.max_new_tokens if thoughts are cut off"
-    if self._least_broken > 0.5:
-      return f"{longer}, or warm the model up with an sft stage"
-    return (
-      f"in an earlier update step only {self._least_broken:.1%} did, so "
-      f"training has broken the model: lower c.{name}.optim.learning_rate, or "
-      f"{longer}"
-    )
-
   def _accept_fewer(self, values: dict[str, float], update_step: int) -> None:
     """Warns that a batch is not full; raises if it is not even half full."""
-    text = self._starved(values)
+    text = self._formats.starved(values, len(self.pool))
     if 2 * len(self.pool) < self.parts.config.groups_per_batch:
       if update_step and values["format_failure"] < 0.5:
         raise NothingLeftError(text)
       raise RecurringError(text)
     progress.warn(f"this update step trains on fewer groups. {text}")
-
-  def _starved(self, values: dict[str, float]) -> str:
-    name, c = self.parts.name, self.parts.config
-    return (
-      f"{name}: after {c.dynamic_sampling.max_rounds} rounds of "
-      f"sampling only {len(self.pool)} of {c.groups_per_batch} groups have "
-      f"rewards that differ (kept {values['kept_share']:.1%} of "
-      f"{values['groups_sampled']:.0f}; {values['format_failure']:.1%} of the "
-      f"samples break the format, mostly: {self._worst_failure}; mean reward "
-      f"{values['reward']:.3f}). If formats break: {self._cure_of_formats()}. "
-      "If all rewards are equal, the model solves everything or nothing: raise "
-      f"c.{name}.sampling.samples, use other data, lower "
-      f"c.{name}.dynamic_sampling.epsilon, lower "
-      f"c.{name}.groups_per_batch, or raise "
-      f"c.{name}.dynamic_sampling.max_rounds"
-    )
 
   def compiled(self) -> list[Any]:
     """The jitted functions of an update step, apart from the updater's."""
@@ -324,8 +291,3 @@ class RlUpdate:
     """Restores what `get_state` returned; state of a run without it is none."""
     if self._shared_rounds:
       self._shared_rounds.counts = Counts(**state.get("counts", {}))
-
-
-def _most_frequent_failure(scores: Scores) -> str:
-  seen = np.bincount(scores.failure_NKG.ravel(), minlength=len(FAILURES))
-  return FAILURES[1 + int(seen[1:].argmax())]

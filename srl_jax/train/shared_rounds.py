@@ -9,7 +9,7 @@ same rounds, and on the host each scores its share of the trunks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ import numpy as np
 from srl_jax import sharding
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.models import LanguageModel
-from srl_jax.rollout.device_rows import DeviceRows
+from srl_jax.rollout.device_rows import DeviceRows, Widest
 from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.rounds import Round, own_scores
 from srl_jax.rollout.shared import SharedSlots
@@ -73,9 +73,6 @@ class SharedRounds:
     # Groups scored and kept in the update step before; they decide how many
     # rounds begin at once.
     self.counts = Counts()
-    # Bytes per device of the rows and of the parameters laid out for decoding;
-    # `plan` sets it.
-    self.at_rest_bytes = 0
 
   def sample(
     self, params: Any, update_step: int, need: int
@@ -157,24 +154,28 @@ class SharedRounds:
     """The jitted functions of sampling."""
     return list(self._device_rows.jitted.values())
 
-  def plan(self, params: Any, beside_bytes: int) -> Iterator[Program]:
-    """The two programs that take most of the memory, before they run.
+  def plan(
+    self, params: Any, beside_bytes: int
+  ) -> Generator[Program, None, int]:
+    """Yields the two programs that take most of the memory, before they run.
 
     Args:
       params: the parameters, abstract.
       beside_bytes: bytes per device of other arrays in memory.
+
+    Returns:
+      See `decoding_programs`.
     """
-    name, mesh = self._parts.name, self._parts.run.mesh
-    layout = self.layout
-    self.at_rest_bytes = yield from decoding_programs(
-      self._device_rows,
-      layout.queue(self._parts.config.sampling.temperature),
-      layout.settings(self._stop_ids),
+    name, run, layout = self._parts.name, self._parts.run, self.layout
+    return decoding_programs(
+      Widest(
+        self._device_rows,
+        layout.queue(self._parts.config.sampling.temperature),
+        layout.settings(self._stop_ids),
+        layout.room,
+      ),
       params=params,
-      key=abstract.scalar(self._parts.run.key(name), mesh),
-      room=layout.room,
-      has_places=True,
-      mesh=mesh,
+      key=abstract.scalar(run.key(name), run.mesh),
       remedy=f"lower c.{name}.sampling.rows or slots, or raise c.mesh.tensor",
       beside_bytes=beside_bytes,
     )

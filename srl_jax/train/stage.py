@@ -37,6 +37,10 @@ from srl_jax.update.batch import MicroBatch
 from srl_jax.update.updater import TrainState, Updater
 
 
+class NothingLeftError(RuntimeError):
+  """A stage has trained on all that its rewards tell apart."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
   """What all stages of a run share.
@@ -194,7 +198,11 @@ class Stage(Protocol):
   def take_update(
     self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
-    """Starts an update step (all its passes); consumes data and the state."""
+    """Starts an update step (all its passes); consumes data and the state.
+
+    Raises:
+      NothingLeftError: there is nothing more to train on.
+    """
 
   def validate(
     self, params: Any, update_step: int

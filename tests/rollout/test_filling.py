@@ -179,7 +179,7 @@ def test_long_prompts_are_run_few_at_a_time(monkeypatch):
       admit(part, room, width)
 
     monkeypatch.setattr(stream._device_rows, "admit", noted)
-    *_, planned = stream.at_widest(60, 2)
+    planned = stream.at_widest(60, 2, goes_on=False).room
     got = {name: d.tokens for name, d in by_name(stream, requests).items()}
     return got, admitted, planned
 

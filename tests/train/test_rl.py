@@ -15,7 +15,7 @@ from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import RewardError
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import tiny
-from srl_jax.train import rl
+from srl_jax.train import rl, rl_parts
 from srl_jax.train.rl_config import RlConfig, RoundConfig
 from srl_jax.train.rl_parts import RlParts
 from srl_jax.train.rl_update import RlUpdate
@@ -105,9 +105,9 @@ def test_what_a_stage_lacks_is_named(runs, tmp_path):
 
 @pytest.mark.parametrize("gap", [1.1, np.inf, np.nan])
 def test_a_sampler_that_may_differ_from_the_trainer_stops_the_run(gap):
-  rl.check_logp_gap("srl", RlConfig(), {"logp_gap_max": 1.0})
+  rl_parts.check_logp_gap("srl", RlConfig(), {"logp_gap_max": 1.0})
   with pytest.raises(RecurringError, match=f"disagree by {gap:.3g} nats"):
-    rl.check_logp_gap("srl", RlConfig(), {"logp_gap_max": gap})
+    rl_parts.check_logp_gap("srl", RlConfig(), {"logp_gap_max": gap})
 
 
 @pytest.mark.parametrize("norm", [np.inf, np.nan])
@@ -265,6 +265,7 @@ def one_group(update_step):
 
 def test_groups_that_waited_too_long_are_not_trained_on():
   pieces = types.SimpleNamespace(
+    name="srl",
     config=RlConfig(groups_per_batch=2),
     update_shapes=[PackShape(rows=1, trunks=1, lanes=2)],
     run=types.SimpleNamespace(put=lambda x: x),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the update steps of an RL stage are made of."""
+"""What stages of RL share, and what the update steps of one are made of."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import functools
 from typing import Any
 
 from srl_jax.device_rewards.scorer import DeviceScorer
+from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import Scorer
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.sharding import abstract
@@ -33,6 +34,21 @@ def make_updater(
     params,
     run.mesh,
   )
+
+
+def check_logp_gap(
+  name: str, config: GrpoConfig, values: dict[str, float]
+) -> None:
+  """Raises RecurringError if sampler and trainer differ about fresh tokens."""
+  limit = config.max_logp_gap
+  # NaN, which a sampler or a trainer that overflows gives, is no agreement.
+  if not values["logp_gap_max"] <= limit:
+    raise RecurringError(
+      f"sampler and trainer disagree by {values['logp_gap_max']:.3g} nats "
+      f"about the log-prob of a fresh token (c.{name}.max_logp_gap is "
+      f"{limit:g}); in bfloat16 some tenths of a nat are rounding: try "
+      "c.model.dtype='float32' to tell rounding from a defect"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
