@@ -213,10 +213,10 @@ def registers(args: argparse.Namespace) -> dict[str, dict[str, float]]:
       for i in range(args.updates + 1)
     ]
     stage.close()
-    parts = updates.parts
+    setup = updates.setup
     return compare(
       Bench(stage.updater, params, mesh, run.rules),
-      layouts(8, stage.data.widths.points, parts.update_shapes[0]),
+      layouts(8, stage.data.widths.points, setup.update_shapes[0]),
       pool.taken[1:],
       args.repeats,
       # The first one compiles.

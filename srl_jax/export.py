@@ -90,9 +90,9 @@ def export(
 
 def _tell_of_tokenizer(out: pathlib.Path, run: Run) -> None:
   """Says where other software would take other tokens for a text."""
-  if not (out / saving.TOKENIZER).is_file():
+  if not (out / saving.FAST_TOKENIZER).is_file():
     progress.warn(
-      f"there is no {saving.TOKENIZER} with the token ids of this run's "
+      f"there is no {saving.FAST_TOKENIZER} with the token ids of this run's "
       "tokenizer, and other software may take a wrong one without a word; "
       "send it token ids, or use srl_jax serve"
     )

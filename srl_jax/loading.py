@@ -50,7 +50,7 @@ STUDENTS = {
   name: str(_ASSETS / name) for name in ("registers_student", "lookup_student")
 }
 # File in the workdir for a tokenizer that the run trains itself.
-TOKENIZER = "tokenizer.model"
+TRAINED_TOKENIZER = "tokenizer.model"
 # Beside a model: how it was shown its problems.
 PROMPTS = "srl_jax.json"
 # Folder in the workdir for a copy of a tokenizer that the run did not train.
@@ -268,9 +268,9 @@ def with_kept_tokenizer(config: Config, workdir: pathlib.Path) -> Config:
   """
   tokenizer, folder = config.tokenizer, workdir / KEPT_TOKENIZER
   if tokenizer.train_vocab_size:
-    path = workdir / TOKENIZER
+    path = workdir / TRAINED_TOKENIZER
     if not path.is_file():
-      raise ValueError(f"the run in {workdir} has no {TOKENIZER} yet")
+      raise ValueError(f"the run in {workdir} has no {TRAINED_TOKENIZER} yet")
   elif folder.is_dir():
     name = pathlib.Path(tokenizer.path).name
     path = folder / name if (folder / name).is_file() else folder
@@ -310,9 +310,9 @@ def with_paths(config: Config, workdir: pathlib.Path) -> Config:
   tokenizer, source = config.tokenizer, config.weights
   path = tokenizer.path
   if path in STUDENTS:
-    path = os.path.join(STUDENTS[path], TOKENIZER)
+    path = os.path.join(STUDENTS[path], TRAINED_TOKENIZER)
   elif tokenizer.train_vocab_size and not path:
-    path = str(workdir / TOKENIZER)
+    path = str(workdir / TRAINED_TOKENIZER)
   tokenizer = dataclasses.replace(tokenizer, path=path)
   return dataclasses.replace(
     config,

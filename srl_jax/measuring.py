@@ -104,7 +104,7 @@ class Measuring:
     with MetricWriter(
       self._workdir, first_step=step + 1, trackers=self._run.trackers
     ) as writer:
-      found = self._measure(moment, params)
+      found = self._evaluate(moment, params)
       row = {metric_name(k): value for k, (value, *_) in found.items()}
       # An attempt that was killed right after it may have written it.
       if row and not any(
@@ -115,7 +115,7 @@ class Measuring:
       mirror.copy_all()
     return found
 
-  def _measure(self, moment: str, params: Any) -> dict[str, list[float]]:
+  def _evaluate(self, moment: str, params: Any) -> dict[str, list[float]]:
     name = moment.replace(" ", "_")
     path = self._solutions(moment)
     settings = self._config.evaluate
@@ -143,7 +143,7 @@ class Measuring:
     every = self._config.evaluate.suites_every_update_steps
     return self._plan is not None and every > 0 and done % every == 0
 
-  def during(self, stage: str, done: int, params: Any) -> dict[str, float]:
+  def measure(self, stage: str, done: int, params: Any) -> dict[str, float]:
     """Returns the greedy accuracy on a part of each suite."""
     settings = self._config.evaluate
     protocol = dataclasses.replace(

@@ -189,7 +189,7 @@ def _remove_begun(workdir: pathlib.Path) -> None:
 
   Of what it measured in part, all is of the settings that it had.
   """
-  for name in (loading.TOKENIZER, "metrics.jsonl", "metrics.csv"):
+  for name in (loading.TRAINED_TOKENIZER, "metrics.jsonl", "metrics.csv"):
     (workdir / name).unlink(missing_ok=True)
   for name in (loading.KEPT_TOKENIZER, *_MEASURED):
     if (workdir / name).exists():

@@ -25,7 +25,7 @@ from srl_jax.tokenizers.to_json import tokenizer_json
 from srl_jax.train.stage import Run
 
 # By which other software turns texts into tokens.
-TOKENIZER = "tokenizer.json"
+FAST_TOKENIZER = "tokenizer.json"
 _CHAT = "chat_template.jinja"
 _SETTINGS = "tokenizer_config.json"
 _GENERATION = "generation_config.json"
@@ -88,7 +88,7 @@ def _tokenizer(run: Run) -> dict[str, str]:
   settings = {"tokenizer_class": "PreTrainedTokenizerFast"} | {
     role: run.tokenizer.token_bytes(i).decode() for role, i in names.items()
   }
-  return {TOKENIZER: found, _SETTINGS: _json(settings)}
+  return {FAST_TOKENIZER: found, _SETTINGS: _json(settings)}
 
 
 def _prompts(config: Config) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def need(
   section = ahead_of_time.with_reward(config, stage)
   built = ahead_of_time.build_stage(config, stage, mesh, data)
   state = ahead_of_time.training_bytes(built)
-  shapes = built.updates.parts.update_shapes
+  shapes = built.updates.setup.update_shapes
   step = phases.step_of(
     config, section, mesh, data, shapes, lengths, on_chip=chip.on_chip_bytes
   )

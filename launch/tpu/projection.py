@@ -109,7 +109,7 @@ def report(
     return fits
   write("")
   link = chip.link_bytes_per_s(sides)
-  shapes = built.updates.parts.update_shapes
+  shapes = built.updates.setup.update_shapes
   section = ahead_of_time.with_reward(config, stage)
   step = step_of(
     config,

@@ -28,6 +28,7 @@ from etils import epath
 
 from srl_jax import agreement, progress, storage, strict
 from srl_jax.checkpoint import sums
+from srl_jax.checkpoint.fits import check_fits
 from srl_jax.checkpoint.pool import (
   PoolHandler,
   PoolRestore,
@@ -35,7 +36,6 @@ from srl_jax.checkpoint.pool import (
   check_json,
   pack_pool,
 )
-from srl_jax.sharding import abstract
 
 # How often a reader begins to read best parameters that are replaced.
 _TRIES = 5
@@ -193,7 +193,7 @@ class Checkpointer:
     """
     self._check_step(self._steps, step)
     self._check_files(self._steps, step)
-    abstract.check_same(
+    check_fits(
       self._steps.item_metadata(step)["state"],
       abstract_state,
       f"checkpoint {step} of {self._directory}",
@@ -213,7 +213,7 @@ class Checkpointer:
     self._check_step(self._steps, step)
     self._check_files(self._steps, step)
     saved = self._steps.item_metadata(step)["state"]
-    abstract.check_same(
+    check_fits(
       saved["params"],
       abstract_params,
       f"checkpoint {step} of {self._directory}",
@@ -289,7 +289,7 @@ class Checkpointer:
         self._check_files(self._best, number)
         with self._best_reader() as reader:
           saved = reader.item_metadata(number)["params"]
-          abstract.check_same(saved, abstract_params, what)
+          check_fits(saved, abstract_params, what)
           return reader.restore(number, args=args)["params"]
       except Exception:  # Whatever a missing file leads to.
         # Several processes read no run that is under way.

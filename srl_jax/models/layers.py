@@ -18,7 +18,7 @@ from flax import linen as nn
 
 from srl_jax.models import lora, plans, rotation
 from srl_jax.models.config import ModelConfig
-from srl_jax.models.plans import DecodePlans, Rows
+from srl_jax.models.plans import DecodePlans, RowPlans
 from srl_jax.ops import (
   decode_attention,
   decode_plan,
@@ -109,16 +109,19 @@ class Module(nn.Module):
     out_shape = (*rows, *(length for length, _ in outputs))
     if not adapters.rank or name not in adapters.targets:
       return out.reshape(out_shape)
+
+    def factor(suffix, axes_of, init):
+      shape, axes = zip(*axes_of, strict=True)
+      return self.weight(
+        name + suffix, shape, axes, init, param_dtype="float32"
+      )
+
     rank = (adapters.rank, None)
-    left, right = lora.products(product)
-    for which, of_part, product, init in (
-      (lora.A, (*inputs, rank), left, lora.init_a(fan_in)),
-      (lora.B, (rank, *outputs), right, nn.initializers.zeros),
-    ):
-      shape, axes = zip(*of_part, strict=True)
-      part = self.weight(name + which, shape, axes, init, 1, "float32")
-      x = jnp.einsum(product, x, part)
-    return (out + x * lora.scale(adapters)).reshape(out_shape)
+    a = factor(lora.A, (*inputs, rank), lora.init_a(fan_in))
+    b = factor(lora.B, (rank, *outputs), nn.initializers.zeros)
+    to_rank, from_rank = lora.products(product)
+    added = jnp.einsum(from_rank, jnp.einsum(to_rank, x, a), b)
+    return (out + added * lora.scale(adapters)).reshape(out_shape)
 
 
 class RMSNorm(Module):
@@ -187,7 +190,7 @@ class Attention(Module):
     position_NRT: jax.Array,
     sources: Sequence[Source],
     cache: Cache | None,
-    layout: Lanes | Rows | DecodePlans | None,
+    layout: Lanes | RowPlans | DecodePlans | None,
     is_local: jax.Array | bool | None,
   ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (output [N, R, T, D], keys [N * R, H, E, T], values).
@@ -228,7 +231,7 @@ class Attention(Module):
         limit_NRT=layout.cell_NRT,
         first_NRT=layout.first_NRT,
       )
-    if isinstance(layout, Rows):
+    if isinstance(layout, RowPlans):
       out_NRTHME = self._in_rows(layout, is_local, q_NRTHME, k_NRTHE, v_NRTHE)
     elif isinstance(layout, DecodePlans):
       [trunk] = sources

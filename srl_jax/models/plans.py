@@ -22,7 +22,7 @@ from srl_jax.sharding import device_kind
 _NO_WINDOW = 1 << 30
 
 
-class Rows(NamedTuple):
+class RowPlans(NamedTuple):
   """What the kernels need to know of rows that hold trunks and branches.
 
   Attributes:
@@ -35,7 +35,7 @@ class Rows(NamedTuple):
 
 
 class DecodePlans(NamedTuple):
-  """What the kernel needs to know of an iteration of decoding; see `Rows`."""
+  """What the kernel needs to know of a decoding iteration; see `RowPlans`."""
 
   whole: decode_plan.Plan
   local: decode_plan.Plan | None
@@ -51,7 +51,7 @@ def reads_what_is_seen(c: ModelConfig) -> bool:
   )
 
 
-def plan_rows(c: ModelConfig, labels: trees.Labels, shards: int) -> Rows:
+def plan_rows(c: ModelConfig, labels: trees.Labels, shards: int) -> RowPlans:
   """Plans the attention of rows on `shards` devices each, for all layers."""
 
   def plan(window):
@@ -64,7 +64,7 @@ def plan_rows(c: ModelConfig, labels: trees.Labels, shards: int) -> Rows:
       shards=shards,
     )
 
-  return Rows(plan(0), plan(c.sliding_window) if c.sliding_window else None)
+  return RowPlans(plan(0), plan(c.sliding_window) if c.sliding_window else None)
 
 
 def plan_decoding(
@@ -90,7 +90,7 @@ def plan_decoding(
 
 
 def of_layer(
-  plans: Rows | DecodePlans, is_local: jax.Array | bool | None
+  plans: RowPlans | DecodePlans, is_local: jax.Array | bool | None
 ) -> Any:
   """Returns the plan of a local or a global layer."""
   if plans.local is None:

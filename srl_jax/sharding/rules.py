@@ -63,13 +63,13 @@ class ShardingRules:
     heads, for example, stay whole where their mesh axis splits the batch.
     """
     taken: set[str] = set()
-    parts = []
+    split = []
     for axis in axes:
       names = self.mesh_axes(axis) if axis else ()
       names = tuple(name for name in names if name not in taken)
       taken.update(names)
-      parts.append(names[0] if len(names) == 1 else names or None)
-    return PartitionSpec(*parts)
+      split.append(names[0] if len(names) == 1 else names or None)
+    return PartitionSpec(*split)
 
   def mesh_axes(self, axis: str) -> tuple[str, ...]:
     """Returns the mesh axes that a logical axis is split over."""

@@ -34,7 +34,7 @@ from srl_jax.checkpoint import Checkpointer
 from srl_jax.processes import stopping
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import compilation, tiny
-from srl_jax.train import rl_parts, sft, stage
+from srl_jax.train import rl_setup, sft, stage
 from srl_jax.train.episodes import EpisodesStage
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
@@ -266,11 +266,11 @@ def _compiled_in(folder: pathlib.Path) -> Iterator[None]:
 # The makers of jitted functions and of their parts, for `_made_once`.
 _MAKERS = (
   (stage, "Sampler"),
-  (rl_parts, "grpo_loss"),
+  (rl_setup, "grpo_loss"),
   (sft, "sft_loss"),
   (optim, "make_optimizer"),
   (optim, "learning_rate"),
-  (rl_parts, "Updater"),
+  (rl_setup, "Updater"),
   (sft, "Updater"),
 )
 

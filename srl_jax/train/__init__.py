@@ -6,7 +6,7 @@ episodes.py are the stages, data.py their data, rl_config.py the settings of RL.
 An update step of rl.py is in rl_update.py, its programs in rl_programs.py, its
 warnings in format_watch.py, and its rounds may share their slots
 (shared_rounds.py, round_schedule.py). fused.py makes it one program. What both
-need is in rl_parts.py.
+need is in rl_setup.py.
 
 Beside them, stage.py says what a stage is, problems.py which problems can be
 judged, episode_rewards.py what episodes earn, and batch_shapes.py how rows are

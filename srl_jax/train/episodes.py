@@ -40,7 +40,7 @@ from srl_jax.train.episode_rewards import (
 from srl_jax.train.memory import DoesNotFitError, Program
 from srl_jax.train.problems import Problems, with_judgeable, with_room
 from srl_jax.train.rl_config import EpisodesConfig
-from srl_jax.train.rl_parts import check_logp_gap, make_updater
+from srl_jax.train.rl_setup import check_logp_gap, make_updater
 from srl_jax.train.stage import Batch, Dispatched, Run, check_finite, update_on
 from srl_jax.trajectory import Trajectory
 from srl_jax.update import turns as turns_lib

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from srl_jax import sharding
 from srl_jax.sharding import abstract
 from srl_jax.train.memory import Program
-from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.rl_setup import RlSetup
 from srl_jax.train.stage import Dispatched
 from srl_jax.update.fused import fused_update
 from srl_jax.update.groups import Pool
@@ -22,24 +22,24 @@ from srl_jax.update.updater import TrainState
 class FusedUpdate:
   """Samples, scores, filters and updates in one donated program."""
 
-  def __init__(self, parts: RlParts):
-    self.parts = parts
+  def __init__(self, setup: RlSetup):
+    self.setup = setup
     # A round is a batch of its own, so nothing ever waits here.
     self.pool = Pool()
-    score = parts.device_scorer.score
+    score = setup.device_scorer.score
     self._program = jax.jit(
       fused_update(
-        parts.sampler.rollout,
+        setup.sampler.rollout,
         lambda branches, targets: score(branches, targets)[0],
-        parts.updater.functions,
-        dynamic_sampling=parts.config.dynamic_sampling,
-        trunks_per_micro_batch=parts.config.trunks_per_micro_batch,
-        divide_by_std=parts.config.loss.divide_by_group_std,
+        setup.updater.functions,
+        dynamic_sampling=setup.config.dynamic_sampling,
+        trunks_per_micro_batch=setup.config.trunks_per_micro_batch,
+        divide_by_std=setup.config.loss.divide_by_group_std,
       ),
       donate_argnums=0,
       out_shardings=(
-        parts.updater.shardings,
-        sharding.replicated(parts.run.mesh),
+        setup.updater.shardings,
+        sharding.replicated(setup.run.mesh),
       ),
     )
 
@@ -47,11 +47,11 @@ class FusedUpdate:
     self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
     """Starts an update step; returns without waiting."""
-    parts = self.parts
-    run = parts.run
-    batch = next(parts.data.batches)
+    setup = self.setup
+    run = setup.run
+    batch = next(setup.data.batches)
     trunks, targets = sharding.put_batch(
-      (batch.trunks, parts.device_scorer.targets(batch)),
+      (batch.trunks, setup.device_scorer.targets(batch)),
       run.mesh,
       run.rollout_rules,
     )
@@ -59,7 +59,7 @@ class FusedUpdate:
       state,
       trunks,
       targets,
-      run.key(parts.name, "sample", update_step, 0),
+      run.key(setup.name, "sample", update_step, 0),
       jnp.int32(update_step),
       reference,
     )
@@ -79,18 +79,18 @@ class FusedUpdate:
 
   def plan(self) -> Iterator[Program]:
     """The program of an update step, before it runs."""
-    parts = self.parts
-    run, rows = parts.run, parts.config.sampling.trunks_per_round
-    state = parts.updater.abstract_state()
+    setup = self.setup
+    run, rows = setup.run, setup.config.sampling.trunks_per_round
+    state = setup.updater.abstract_state()
     args = (
       state,
-      parts.abstract_trunks(rows),
-      parts.abstract_targets(rows),
-      parts.abstract_key(),
+      setup.abstract_trunks(rows),
+      setup.abstract_targets(rows),
+      setup.abstract_key(),
       abstract.scalar(jnp.int32(0), run.mesh),
-      state.trained if parts.config.loss.uses_reference else None,
+      state.trained if setup.config.loss.uses_reference else None,
     )
-    name = parts.name
+    name = setup.name
     yield Program(
       "fused update",
       self._program,

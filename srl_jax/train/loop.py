@@ -35,13 +35,13 @@ _ENDED = "ended.json"
 _MEASURED = "measured.json"
 
 
-class During(Protocol):
+class Measures(Protocol):
   """What is measured now and then, besides validation."""
 
   def is_due(self, done: int) -> bool:
     """Whether to measure after `done` update steps."""
 
-  def during(self, stage: str, done: int, params: Any) -> dict[str, float]:
+  def measure(self, stage: str, done: int, params: Any) -> dict[str, float]:
     """Returns metrics of the parameters of a stage."""
 
 
@@ -56,7 +56,7 @@ def train_stage(
   directory: pathlib.Path,
   first_global_step: int,
   is_stopping: Callable[[], bool],
-  during: During | None = None,
+  measures: Measures | None = None,
 ) -> Any:
   """Trains one stage, from its last checkpoint if it has one.
 
@@ -68,7 +68,7 @@ def train_stage(
     directory: of the stage's checkpoints.
     first_global_step: update steps of all stages before; metrics count on.
     is_stopping: whether any process was asked to stop; all call it together.
-    during: what to measure now and then, besides validation.
+    measures: what to measure now and then, besides validation.
 
   Returns:
     The parameters with the best validation value.
@@ -116,9 +116,9 @@ def train_stage(
       every=run.log_every,
     )
     stack.callback(log.close)
-    measuring = _Measuring(stage, saver, log, directory, during)
+    validation = _Validation(stage, saver, log, directory, measures)
     done, is_last = first, is_over or first == total
-    measuring.resume(done, state, is_last)
+    validation.resume(done, state, is_last)
 
     while done < total and not is_over:
       start_s = time.monotonic()
@@ -142,8 +142,8 @@ def train_stage(
         _save(stage, state, saver, log, done)
       if is_over and jax.process_index() == 0:
         files.write_json(directory / _ENDED, [done, total])
-      if not is_asked and measuring.is_due(done, is_last):
-        measuring.measure(done, state, is_last)
+      if not is_asked and validation.is_due(done, is_last):
+        validation.measure(done, state, is_last)
         is_asked = not is_last and is_stopping()
         if is_asked and not is_saved:
           _save(stage, state, saver, log, done)
@@ -180,7 +180,7 @@ def _start(
   return state, reference, first
 
 
-class _Measuring:
+class _Validation:
   """What is measured of a stage now and then, and whether it has been.
 
   A checkpoint is saved before its parameters are measured. So a stage that was
@@ -193,17 +193,17 @@ class _Measuring:
     saver: Checkpointer,
     log: UpdateLog,
     directory: pathlib.Path,
-    during: During | None,
+    measures: Measures | None,
   ):
     self._stage, self._saver, self._log = stage, saver, log
-    self._file, self._during = directory / _MEASURED, during
+    self._file, self._measures = directory / _MEASURED, measures
     # After which update step was measured last, the best was, and was
     # validated last; as in the file.
     self._done = self._best_step = self._validated = 0
 
   def is_due(self, done: int, is_last: bool) -> bool:
     """Whether something is to be measured after `done` update steps."""
-    return self._is_validation_due(done, is_last) or self._is_during_due(done)
+    return self._is_validation_due(done, is_last) or self._is_other_due(done)
 
   def resume(self, done: int, state: TrainState, is_last: bool) -> None:
     """Measures what an earlier attempt had to, and did not come to the end of.
@@ -225,8 +225,8 @@ class _Measuring:
     log.flush()
     if self._is_validation_due(done, is_last):
       self._validate(done, state)
-    if self._is_during_due(done):
-      values = self._during.during(stage.name, done, state.params)
+    if self._is_other_due(done):
+      values = self._measures.measure(stage.name, done, state.params)
       log.measured(done - 1, values)
     # Rows that are called written must be.
     mirror.copy_all()
@@ -259,9 +259,9 @@ class _Measuring:
       self._best_step = done
     self._validated = done
 
-  def _is_during_due(self, done: int) -> bool:
-    during = self._during
-    return during is not None and self._done < done and during.is_due(done)
+  def _is_other_due(self, done: int) -> bool:
+    measures = self._measures
+    return measures is not None and self._done < done and measures.is_due(done)
 
   def _best(self) -> tuple[int, float]:
     """Returns step and value of the best parameters; step 0 if none exist."""

@@ -29,7 +29,7 @@ from srl_jax.train.fused import FusedUpdate
 from srl_jax.train.memory import Program
 from srl_jax.train.problems import with_judgeable
 from srl_jax.train.rl_config import RlConfig, RoundConfig
-from srl_jax.train.rl_parts import RlParts, check_logp_gap, make_updater
+from srl_jax.train.rl_setup import RlSetup, check_logp_gap, make_updater
 from srl_jax.train.rl_update import RlUpdate
 from srl_jax.train.stage import Dispatched, Run, check_finite
 from srl_jax.types import Branches, Scores
@@ -120,7 +120,7 @@ class RlStage:
     self.updater = make_updater(
       run, config, config.sampling.temperature, params
     )
-    parts = RlParts(
+    setup = RlSetup(
       run=run,
       name=self.name,
       config=config,
@@ -130,7 +130,7 @@ class RlStage:
       device_scorer=self._device_scorer,
       updater=self.updater,
     )
-    self.updates = FusedUpdate(parts) if config.fuse else RlUpdate(parts)
+    self.updates = FusedUpdate(setup) if config.fuse else RlUpdate(setup)
 
   def plan(self) -> Iterator[Program]:
     return self.updates.plan()

@@ -18,57 +18,57 @@ from srl_jax.rollout.rounds import QUEUED_PARTS
 from srl_jax.sharding import abstract
 from srl_jax.train import memory
 from srl_jax.train.memory import DoesNotFitError, Program, bytes_per_device
-from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.rl_setup import RlSetup
 from srl_jax.train.shared_rounds import SharedRounds
 from srl_jax.update import groups as groups_lib
 from srl_jax.update.packing import PackShape, pack
 
 
-def programs(parts: RlParts, shared: SharedRounds | None) -> Iterator[Program]:
+def programs(setup: RlSetup, shared: SharedRounds | None) -> Iterator[Program]:
   """Yields the programs of sampling, of the reward and of the update.
 
   If one does not fit, those that read its results are left out.
 
   Args:
-    parts: what the update steps are made of.
+    setup: what the update steps are made of.
     shared: samples rounds in shared slots; None if each is sampled alone.
   """
-  run, updater = parts.run, parts.updater
+  run, updater = setup.run, setup.updater
   state = updater.abstract_state()
-  reference = state.trained if parts.config.loss.uses_reference else None
+  reference = state.trained if setup.config.loss.uses_reference else None
   beside_bytes = bytes_per_device((state.opt_state, reference))
-  trunks, key = _part(parts)
+  trunks, key = _part(setup)
   with jax.set_mesh(run.mesh):
-    prefilled = jax.eval_shape(parts.sampler.prefill, state.params, trunks)
-    branches, _ = jax.eval_shape(parts.sampler.decode, prefilled, trunks, key)
+    prefilled = jax.eval_shape(setup.sampler.prefill, state.params, trunks)
+    branches, _ = jax.eval_shape(setup.sampler.decode, prefilled, trunks, key)
   if shared:
-    yield from _shared(parts, shared, branches, state.params, beside_bytes)
+    yield from _shared(setup, shared, branches, state.params, beside_bytes)
   else:
-    yield from _rollout(parts, state.params, beside_bytes)
+    yield from _rollout(setup, state.params, beside_bytes)
   yield from memory.update_programs(
     updater,
-    [_micro_batch(parts, branches, shape) for shape in parts.update_shapes],
+    [_micro_batch(setup, branches, shape) for shape in setup.update_shapes],
     mesh=run.mesh,
-    name=parts.name,
+    name=setup.name,
     rows_multiple=sharding.batch_devices(run.mesh, run.rules),
     narrower="trunks.points_per_trunk",
-    has_reference=parts.config.loss.uses_reference,
+    has_reference=setup.config.loss.uses_reference,
   )
 
 
-def _part(parts: RlParts) -> tuple[Any, Any]:
+def _part(setup: RlSetup) -> tuple[Any, Any]:
   """Abstract trunks of one part of a round, and a random key."""
-  sampling = parts.config.sampling
+  sampling = setup.config.sampling
   rows = sampling.trunks_per_round // sampling.parts_per_round
-  return parts.abstract_trunks(rows), parts.abstract_key()
+  return setup.abstract_trunks(rows), setup.abstract_key()
 
 
-def _micro_batch(parts: RlParts, branches: Any, shape: PackShape) -> Any:
+def _micro_batch(setup: RlSetup, branches: Any, shape: PackShape) -> Any:
   """A micro-batch as `pack` makes it of no groups, abstract."""
   none = jax.tree.map(lambda x: np.zeros((0, *x.shape[1:]), x.dtype), branches)
-  points, samples = parts.data.widths.points, parts.config.sampling.samples
+  points, samples = setup.data.widths.points, setup.config.sampling.samples
   groups = groups_lib.make_groups(
-    parts.data.empty_batch().trunks,
+    setup.data.empty_batch().trunks,
     none,
     np.zeros((0, points, samples), np.float32),
     np.zeros((0, points), np.int32),
@@ -80,36 +80,36 @@ def _micro_batch(parts: RlParts, branches: Any, shape: PackShape) -> Any:
     groups,
     shape,
     update_step=0,
-    divide_by_std=parts.config.loss.divide_by_group_std,
+    divide_by_std=setup.config.loss.divide_by_group_std,
   )
-  return abstract.batch(batch, shape.rows, parts.run.mesh, parts.run.rules)
+  return abstract.batch(batch, shape.rows, setup.run.mesh, setup.run.rules)
 
 
 def _shared(
-  parts: RlParts, shared: SharedRounds, branches: Any, params: Any, beside: int
+  setup: RlSetup, shared: SharedRounds, branches: Any, params: Any, beside: int
 ) -> Iterator[Program]:
   """Sampling in shared slots, and the reward of a round."""
   with contextlib.suppress(DoesNotFitError):
     rows_bytes = yield from shared.plan(params, beside)
-    if parts.device_scorer:
-      rows, run = len(branches.length_NR), parts.run
+    if setup.device_scorer:
+      rows, run = len(branches.length_NR), setup.run
       placed = abstract.batch(branches, rows, run.mesh, run.rollout_rules)
       # The rows of the decoder stay in memory.
       at_rest = beside + bytes_per_device(params) + rows_bytes
-      yield _reward(parts, placed, at_rest)
+      yield _reward(setup, placed, at_rest)
 
 
-def _rollout(parts: RlParts, params: Any, beside: int) -> Iterator[Program]:
+def _rollout(setup: RlSetup, params: Any, beside: int) -> Iterator[Program]:
   """The two halves of a rollout, and the reward of what they sample."""
-  name, mesh = parts.name, parts.run.mesh
+  name, mesh = setup.name, setup.run.mesh
   remedy = (
     f"lower c.{name}.sampling.trunks_per_round or raise "
     f"c.{name}.sampling.parts_per_round or c.mesh.tensor"
   )
-  trunks, key = _part(parts)
+  trunks, key = _part(setup)
   prefill = Program(
     "rollout: prefill",
-    parts.sampler.prefill,
+    setup.sampler.prefill,
     (params, trunks),
     mesh,
     remedy,
@@ -119,11 +119,11 @@ def _rollout(parts: RlParts, params: Any, beside: int) -> Iterator[Program]:
   at_rest = beside + bytes_per_device(params)
   with contextlib.suppress(DoesNotFitError):
     prefilled = prefill.outputs()
-    count = parts.config.sampling.parts_per_round
+    count = setup.config.sampling.parts_per_round
     waiting = min(count, QUEUED_PARTS) - 1
     decode = Program(
       "rollout: decode",
-      parts.sampler.decode,
+      setup.sampler.decode,
       (prefilled, trunks, key),
       mesh,
       remedy,
@@ -131,17 +131,17 @@ def _rollout(parts: RlParts, params: Any, beside: int) -> Iterator[Program]:
     )
     yield decode
     branches, _ = decode.outputs()
-    if parts.device_scorer:
-      yield _reward(parts, branches, at_rest)
+    if setup.device_scorer:
+      yield _reward(setup, branches, at_rest)
 
 
-def _reward(parts: RlParts, branches: Any, at_rest: int) -> Program:
+def _reward(setup: RlSetup, branches: Any, at_rest: int) -> Program:
   """The reward on the device, of branches with shardings."""
   return Program(
     "reward",
-    parts.device_scorer.program,
-    (branches, parts.abstract_targets(branches.length_NR.shape[0])),
-    parts.run.mesh,
+    setup.device_scorer.program,
+    (branches, setup.abstract_targets(branches.length_NR.shape[0])),
+    setup.run.mesh,
     "lower c.device_reward.max_text_bytes or chunk_cells, or "
     "set c.device_reward.on='host'",
     at_rest,

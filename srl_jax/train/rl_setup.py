@@ -52,7 +52,7 @@ def check_logp_gap(
 
 
 @dataclasses.dataclass(frozen=True)
-class RlParts:
+class RlSetup:
   """What the update steps of an RL stage are made of.
 
   Attributes:

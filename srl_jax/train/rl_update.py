@@ -23,7 +23,7 @@ from srl_jax.rollout.rounds import Round, sample_and_score
 from srl_jax.train import rl_programs
 from srl_jax.train.format_watch import FormatWatch
 from srl_jax.train.memory import Program
-from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.rl_setup import RlSetup
 from srl_jax.train.round_schedule import Counts
 from srl_jax.train.shared_rounds import ScoredRound, SharedRounds
 from srl_jax.train.stage import (
@@ -42,13 +42,13 @@ from srl_jax.update.updater import TrainState
 class RlUpdate:
   """Samples, scores, filters and updates, with the host in between."""
 
-  def __init__(self, parts: RlParts):
-    self.parts = parts
+  def __init__(self, setup: RlSetup):
+    self.setup = setup
     self.pool = Pool()
     self._shared_rounds = (
-      SharedRounds(parts) if parts.config.sampling.rows else None
+      SharedRounds(setup) if setup.config.sampling.rows else None
     )
-    self._formats = FormatWatch(parts.name, parts.config)
+    self._formats = FormatWatch(setup.name, setup.config)
     # Values of single samples by metric; a dict for each round of this update
     # step.
     self._drawn: list[dict[str, np.ndarray]] = []
@@ -57,13 +57,13 @@ class RlUpdate:
     self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
     """Starts an update step; returns once its samples are scored."""
-    parts = self.parts
+    setup = self.setup
     return update_on(
       self.next_batch(state.params, update_step),
-      parts.updater,
+      setup.updater,
       state,
       update_step=update_step,
-      passes=parts.config.passes,
+      passes=setup.config.passes,
       reference=reference,
     )
 
@@ -75,7 +75,7 @@ class RlUpdate:
         in a later update step and with formats that hold.
       RecurringError: the same in the first one, or because formats break.
     """
-    parts, config = self.parts, self.parts.config
+    setup, config = self.setup, self.setup.config
     expired = self.pool.drop_born_before(
       update_step - config.dynamic_sampling.max_age
     )
@@ -102,15 +102,15 @@ class RlUpdate:
       self._formats.warn(update_step, values["format_failure"])
     packed = pack(
       groups,
-      best_shape(groups, parts.update_shapes),
+      best_shape(groups, setup.update_shapes),
       update_step=update_step,
       divide_by_std=config.loss.divide_by_group_std,
     )
-    return Batch(map(parts.run.put, packed), values)
+    return Batch(map(setup.run.put, packed), values)
 
   def _is_short(self, rounds: int) -> bool:
     """Whether the batch needs another round of sampling."""
-    config = self.parts.config
+    config = self.setup.config
     if config.dynamic_sampling.refill:
       return len(self.pool) < config.groups_per_batch
     return rounds == 0
@@ -119,12 +119,12 @@ class RlUpdate:
     self, params: Any, update_step: int
   ) -> list[rollout_metrics.RolloutMetrics]:
     """Samples round after round: until the batch is full, or all."""
-    config = self.parts.config
+    config = self.setup.config
     rounds: list[rollout_metrics.RolloutMetrics] = []
     most = config.dynamic_sampling.max_rounds
     while self._is_short(len(rounds)) and len(rounds) < most:
       what = (
-        f"{self.parts.name}: update step {update_step + 1}, sampling round "
+        f"{self.setup.name}: update step {update_step + 1}, sampling round "
         f"{len(rounds) + 1}, {len(self.pool)} of {config.groups_per_batch} "
         "groups kept"
       )
@@ -136,10 +136,10 @@ class RlUpdate:
     self, params: Any, update_step: int
   ) -> list[rollout_metrics.RolloutMetrics]:
     """Samples rounds in shared slots: until the batch is full, or all."""
-    config = self.parts.config
+    config = self.setup.config
     need = config.groups_per_batch - len(self.pool)
     what = (
-      f"{self.parts.name}: update step {update_step + 1}, sampling rounds "
+      f"{self.setup.name}: update step {update_step + 1}, sampling rounds "
       f"together, {need} of {config.groups_per_batch} groups to keep"
     )
     with progress.task(what):
@@ -153,17 +153,17 @@ class RlUpdate:
     self, params: Any, update_step: int, round_index: int
   ) -> rollout_metrics.RolloutMetrics:
     """Samples one batch of trunks, scores it and pools what is kept."""
-    parts = self.parts
-    run, config = parts.run, parts.config
-    batch = next(parts.data.batches)
+    setup = self.setup
+    run, config = setup.run, setup.config
+    batch = next(setup.data.batches)
     found = sample_and_score(
-      parts.sampler,
+      setup.sampler,
       params,
       batch,
-      run.key(parts.name, "sample", update_step, round_index),
-      scorer=parts.scorer,
+      run.key(setup.name, "sample", update_step, round_index),
+      scorer=setup.scorer,
       tokenizer=run.tokenizer,
-      device_scorer=parts.device_scorer,
+      device_scorer=setup.device_scorer,
       parts=config.sampling.parts_per_round,
     )
     return self._filter_and_pool(
@@ -176,7 +176,7 @@ class RlUpdate:
     """Pools what is kept of a round, and measures it."""
     batch, found = drawn
     trunks, branches, scores = batch.trunks, found.branches, found.scores
-    parts, config = self.parts, self.parts.config
+    setup, config = self.setup, self.setup.config
     if round_index == 0:
       self._record(batch, found, update_step)
     step_NK = np.zeros(batch.trunks.is_real_NK.shape, np.int32)
@@ -195,7 +195,7 @@ class RlUpdate:
       )
     )
     self._formats.saw(scores)
-    if parts.run.trackers.is_watching:
+    if setup.run.trackers.is_watching:
       self._drawn.append(rollout_metrics.of_samples(branches, scores))
     return rollout_metrics.measure(
       trunks,
@@ -209,8 +209,8 @@ class RlUpdate:
 
   def _record(self, batch: TrunkBatch, found: Round, update_step: int) -> None:
     """Keeps some of the trajectories for people to look at."""
-    parts, config = self.parts, self.parts.config
-    recorder = parts.run.recorder
+    setup, config = self.setup, self.setup.config
+    recorder = setup.run.recorder
     if not recorder or not recorder.is_due_in_training(
       update_step, config.update_steps
     ):
@@ -223,12 +223,12 @@ class RlUpdate:
         (trunk.trajectory for trunk in batch.sources),
         recorder.config.trajectories,
       ),
-      parts.run.tokenizer,
+      setup.run.tokenizer,
       groups_lib.is_kept(found.scores.reward_NKG, config.dynamic_sampling),
     )
-    recorder.write(parts.name, "train", update_step, rows)
-    parts.run.trackers.keep(
-      update_step, rollouts={f"{parts.name}/samples/train": rows}
+    recorder.write(setup.name, "train", update_step, rows)
+    setup.run.trackers.keep(
+      update_step, rollouts={f"{setup.name}/samples/train": rows}
     )
 
   def _show(self, update_step: int) -> None:
@@ -236,12 +236,12 @@ class RlUpdate:
     if self._drawn:
       names = self._drawn[0].keys()
       values = {
-        f"{self.parts.name}/samples/{name}": np.concatenate(
+        f"{self.setup.name}/samples/{name}": np.concatenate(
           [of_round[name] for of_round in self._drawn]
         )
         for name in names
       }
-      self.parts.run.trackers.keep(update_step, histograms=values)
+      self.setup.run.trackers.keep(update_step, histograms=values)
 
   def _batch_values(self, groups: Groups, update_step: int):
     values = {
@@ -259,7 +259,7 @@ class RlUpdate:
   def _accept_fewer(self, values: dict[str, float], update_step: int) -> None:
     """Warns that a batch is not full; raises if it is not even half full."""
     text = self._formats.starved(values, len(self.pool))
-    if 2 * len(self.pool) < self.parts.config.groups_per_batch:
+    if 2 * len(self.pool) < self.setup.config.groups_per_batch:
       if update_step and values["format_failure"] < 0.5:
         raise NothingLeftError(text)
       raise RecurringError(text)
@@ -267,11 +267,11 @@ class RlUpdate:
 
   def compiled(self) -> list[Any]:
     """The jitted functions of an update step, apart from the updater's."""
-    parts = self.parts
-    jitted = [parts.sampler.prefill, parts.sampler.decode]
+    setup = self.setup
+    jitted = [setup.sampler.prefill, setup.sampler.decode]
     jitted += self._shared_rounds.compiled() if self._shared_rounds else []
     return jitted + (
-      [parts.device_scorer.program] if parts.device_scorer else []
+      [setup.device_scorer.program] if setup.device_scorer else []
     )
 
   def plan(self) -> Iterator[Program]:
@@ -279,7 +279,7 @@ class RlUpdate:
 
     If one does not fit, those that read its results are left out.
     """
-    return rl_programs.programs(self.parts, self._shared_rounds)
+    return rl_programs.programs(self.setup, self._shared_rounds)
 
   def get_state(self) -> dict[str, Any]:
     """What decides how many rounds begin at once, for JSON."""

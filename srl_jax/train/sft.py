@@ -143,10 +143,10 @@ class SftStage:
       )
       for trunk_config in tasks
     ]
-    for data, trunks in zip(self._data, tasks, strict=True):
+    for of_task, trunks in zip(self._data, tasks, strict=True):
       if trunks.include_thoughts and trunks.task == "solve":
-        _warn_of_no_thought(name, data.train)
-    self._shapes = [self._shape(data) for data in self._data]
+        _warn_of_no_thought(name, of_task.train)
+    self._shapes = [self._shape(of_task) for of_task in self._data]
     loss_fn = sft_loss(run.policy, max_logits=config.max_logits)
     self._loss_fn = loss_fn
     self._metrics = jax.jit(

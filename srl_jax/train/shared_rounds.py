@@ -24,7 +24,7 @@ from srl_jax.rollout.rounds import Round, own_scores
 from srl_jax.rollout.shared import SharedSlots
 from srl_jax.sharding import abstract
 from srl_jax.train.memory import Program, decoding_programs
-from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.rl_setup import RlSetup
 from srl_jax.train.round_schedule import Counts, sample_together
 from srl_jax.types import Branches, SlotUse, Trunks
 from srl_jax.update.groups import is_kept
@@ -45,10 +45,10 @@ class ScoredRound(NamedTuple):
 class SharedRounds:
   """Samples the rounds of update steps."""
 
-  def __init__(self, parts: RlParts):
-    self._parts = parts
-    run, sampling = parts.run, parts.config.sampling
-    widths = parts.data.widths
+  def __init__(self, setup: RlSetup):
+    self._setup = setup
+    run, sampling = setup.run, setup.config.sampling
+    widths = setup.data.widths
     branches = widths.points * sampling.samples
     shortest, longest = _ITERATIONS
     self.layout = Layout(
@@ -64,7 +64,7 @@ class SharedRounds:
       ),
       room=sharding.batch_devices(run.mesh, run.rollout_rules),
     )
-    self._stop_ids = run.stop_ids(parts.config.trunks.task)
+    self._stop_ids = run.stop_ids(setup.config.trunks.task)
     self._device_rows = DeviceRows(
       LanguageModel(run.policy.config, run.rollout_rules),
       mesh=run.mesh,
@@ -83,7 +83,7 @@ class SharedRounds:
       All rounds, in the order in which they were drawn. The first one has the
       use of slots and the time of all.
     """
-    parts = self._parts
+    setup = self._setup
     # As in rollout/rounds.py.
     jax.block_until_ready(params)
     begin_s = time.monotonic()
@@ -91,7 +91,7 @@ class SharedRounds:
     drawn: dict[int, ScoredRound] = {}
 
     def draw() -> Trunks:
-      batches.append(next(parts.data.batches))
+      batches.append(next(setup.data.batches))
       return batches[-1].trunks
 
     def score_and_filter(
@@ -99,7 +99,7 @@ class SharedRounds:
     ) -> Counts:
       one = drawn[number] = self._score(batches[number], branches)
       kept_NK = is_kept(
-        one.found.scores.reward_NKG, parts.config.dynamic_sampling
+        one.found.scores.reward_NKG, setup.config.dynamic_sampling
       )
       return Counts(int(kept_NK.sum()), int(trunks.is_real_NK.sum()))
 
@@ -107,10 +107,10 @@ class SharedRounds:
     slots = SharedSlots(
       self._device_rows,
       self.layout,
-      key=parts.run.key(parts.name, "sample", update_step, 0),
-      temperature=parts.config.sampling.temperature,
+      key=setup.run.key(setup.name, "sample", update_step, 0),
+      temperature=setup.config.sampling.temperature,
       stop_ids=self._stop_ids,
-      pad_id=parts.run.tokenizer.pad_id,
+      pad_id=setup.run.tokenizer.pad_id,
     )
     self.counts = sample_together(
       slots,
@@ -118,7 +118,7 @@ class SharedRounds:
       score_and_filter,
       need=need,
       before=self.counts,
-      max_rounds=parts.config.dynamic_sampling.max_rounds,
+      max_rounds=setup.config.dynamic_sampling.max_rounds,
     )
     # Their memory is for the update.
     self._device_rows.stop()
@@ -133,17 +133,17 @@ class SharedRounds:
 
   def _score(self, batch: TrunkBatch, branches: Branches) -> ScoredRound:
     """Scores a round."""
-    parts, run = self._parts, self._parts.run
+    setup, run = self._setup, self._setup.run
     scored = None
-    if parts.device_scorer:
+    if setup.device_scorer:
       placed = sharding.put_batch(branches, run.mesh, run.rollout_rules)
       scored = sharding.read(
         sharding.for_every_process(
-          parts.device_scorer.start(placed, batch), run.mesh
+          setup.device_scorer.start(placed, batch), run.mesh
         )
       )
     begin_s = time.monotonic()
-    own = own_scores(batch, branches, scored, parts.scorer, run.tokenizer)
+    own = own_scores(batch, branches, scored, setup.scorer, run.tokenizer)
     reward_s = time.monotonic() - begin_s
     scores = sharding.gather_rows(own, len(batch.sources))
     none = SlotUse(*np.zeros((2, 1), np.int64))
@@ -166,11 +166,11 @@ class SharedRounds:
     Returns:
       See `decoding_programs`.
     """
-    name, run, layout = self._parts.name, self._parts.run, self.layout
+    name, run, layout = self._setup.name, self._setup.run, self.layout
     return decoding_programs(
       Widest(
         self._device_rows,
-        layout.queue(self._parts.config.sampling.temperature),
+        layout.queue(self._setup.config.sampling.temperature),
         layout.settings(self._stop_ids),
         layout.room,
       ),

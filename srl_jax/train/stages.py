@@ -17,7 +17,7 @@ from srl_jax.sharding import abstract
 from srl_jax.storage import files
 from srl_jax.train import memory
 from srl_jax.train.episodes import EpisodesStage
-from srl_jax.train.loop import During, Stopped, said_result, train_stage
+from srl_jax.train.loop import Measures, Stopped, said_result, train_stage
 from srl_jax.train.rl import RlStage
 from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import Run, Stage, StageConfig
@@ -121,7 +121,7 @@ def train_stages(
   params: Any,
   workdir: pathlib.Path,
   after_stage: Callable[[str, Any], None],
-  during: During | None = None,
+  measures: Measures | None = None,
 ) -> Any:
   """Trains all stages in order, skipping the ones that are done.
 
@@ -133,7 +133,7 @@ def train_stages(
     workdir: results go below it.
     after_stage: called with (stage name, parameters) after each stage, also
       after one that was done before.
-    during: what to measure now and then, besides validation.
+    measures: what to measure now and then, besides validation.
 
   Returns:
     The parameters after the last stage.
@@ -161,7 +161,7 @@ def train_stages(
           directory,
           first_global_step,
           is_stopping,
-          during,
+          measures,
         )
         files.write_json(done, {})
         if is_stopping():

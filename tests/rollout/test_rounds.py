@@ -45,15 +45,15 @@ def a_round(start, parts=1, reward=None, **device):
 
 
 def first_round(stage, params):
-  parts = stage.updates.parts
+  setup = stage.updates.setup
   return rounds.sample_and_score(
-    parts.sampler,
+    setup.sampler,
     params,
     next(stage.data.batches),
     KEY,
-    scorer=parts.scorer,
-    tokenizer=parts.run.tokenizer,
-    device_scorer=parts.device_scorer,
+    scorer=setup.scorer,
+    tokenizer=setup.run.tokenizer,
+    device_scorer=setup.device_scorer,
     parts=stage.config.sampling.parts_per_round,
   )
 
@@ -160,7 +160,7 @@ def on_mesh(runs, mesh, measure, **changes):
     stage.prepare(params)
     found = jax.device_get(measure(stage, params, mesh))
     stage.close()
-    return stage.updates.parts.sampler.batch_devices, found
+    return stage.updates.setup.sampler.batch_devices, found
 
 
 def completions(stage, params, mesh):

@@ -18,7 +18,7 @@ from srl_jax.rewards import RewardConfig
 from srl_jax.testing import experiment
 from srl_jax.train import loop as train
 from srl_jax.train import rl as stage_rl
-from srl_jax.train import rl_parts as stage_pieces
+from srl_jax.train import rl_setup as stage_pieces
 from srl_jax.train import sft as stage_sft
 from srl_jax.train import stages as stages_lib
 from srl_jax.update.groups import DynamicSamplingConfig
@@ -278,7 +278,7 @@ def test_rewards_that_tell_nothing_end_in_a_clear_error(runs, whole, tmp_path):
       str(caught.value),
     )
     assert "or raise c.srl.dynamic_sampling.max_rounds" in str(caught.value)
-    data = equal.parts.data.batches.get_state()
+    data = equal.setup.data.batches.get_state()
     assert data["grain"]["next_index"] == 2, "two batches were sampled"
 
     random = nn.unbox(run.policy.init(jax.random.key(0)))

@@ -15,9 +15,9 @@ from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import RewardError
 from srl_jax.run import train_and_evaluate
 from srl_jax.testing import tiny
-from srl_jax.train import rl, rl_parts
+from srl_jax.train import rl, rl_setup
 from srl_jax.train.rl_config import RlConfig, RoundConfig
-from srl_jax.train.rl_parts import RlParts
+from srl_jax.train.rl_setup import RlSetup
 from srl_jax.train.rl_update import RlUpdate
 from srl_jax.train.sft import SftStage
 from srl_jax.train.stage import check_finite
@@ -105,9 +105,9 @@ def test_what_a_stage_lacks_is_named(runs, tmp_path):
 
 @pytest.mark.parametrize("gap", [1.1, np.inf, np.nan])
 def test_a_sampler_that_may_differ_from_the_trainer_stops_the_run(gap):
-  rl_parts.check_logp_gap("srl", RlConfig(), {"logp_gap_max": 1.0})
+  rl_setup.check_logp_gap("srl", RlConfig(), {"logp_gap_max": 1.0})
   with pytest.raises(RecurringError, match=f"disagree by {gap:.3g} nats"):
-    rl_parts.check_logp_gap("srl", RlConfig(), {"logp_gap_max": gap})
+    rl_setup.check_logp_gap("srl", RlConfig(), {"logp_gap_max": gap})
 
 
 @pytest.mark.parametrize("norm", [np.inf, np.nan])
@@ -216,7 +216,7 @@ def update_shapes(trunk_width, points, **settings):
   )
   data = types.SimpleNamespace(widths=Widths(trunk_width, points, 1, 0))
   assert (config.sampling.samples, config.sampling.max_new_tokens) == (8, 256)
-  return RlParts(run, "srl", config, data, *[None] * 4).update_shapes
+  return RlSetup(run, "srl", config, data, *[None] * 4).update_shapes
 
 
 @pytest.mark.parametrize(("share", "lanes"), [(0.25, 8), (0.2, 7), (1.0, 32)])

@@ -54,7 +54,7 @@ class FakeStage:
 MESH = tiny.small_mesh()
 
 
-class FakeDuring:
+class FakeMeasures:
   """Measures after every second update step, and notes when."""
 
   def __init__(self, seen):
@@ -63,13 +63,13 @@ class FakeDuring:
   def is_due(self, done):
     return done % 2 == 0
 
-  def during(self, stage, done, params):
+  def measure(self, stage, done, params):
     self.seen.append(f"during {done - 1}")
     return {}
 
 
 def train(
-  runs, workdir, seen, is_stopping=lambda: False, during=None, **changes
+  runs, workdir, seen, is_stopping=lambda: False, measures=None, **changes
 ):
   """Trains four update steps of nothing."""
   settings = {
@@ -88,7 +88,7 @@ def train(
     workdir / "stages" / "0_srl",
     0,
     is_stopping,
-    during,
+    measures,
   )
 
 
@@ -182,9 +182,9 @@ def test_a_stage_that_ends_early_is_validated_whatever_was_measured(
     return take_update(self, state, update_step, reference)
 
   monkeypatch.setattr(FakeStage, "take_update", take_two)
-  train(runs, tmp_path, seen, during=FakeDuring(seen))
+  train(runs, tmp_path, seen, measures=FakeMeasures(seen))
   assert seen == ["take 0", "take 1", "during 1", "validate 1"]
-  train(runs, tmp_path, seen, during=FakeDuring(seen))
+  train(runs, tmp_path, seen, measures=FakeMeasures(seen))
   assert len(seen) == 4
 
 
@@ -214,6 +214,6 @@ def test_what_was_measured_is_not_measured_again_by_later_attempts(
   for last in (3, 4, 4, 4):
     monkeypatch.setattr(FakeStage, "take_update", cut_at(last))
     with pytest.raises(CutError):
-      train(runs, tmp_path, seen, during=FakeDuring(seen), **due)
+      train(runs, tmp_path, seen, measures=FakeMeasures(seen), **due)
   rows = ("take 0,take 1,during 1,take 2,validate 2", "take 3,during 3")
   assert seen == ",".join(rows).split(",")
