@@ -69,7 +69,8 @@ class MetricWriter:
     ]
     files.write_text(self._jsonl_path, "".join(map(_json_line, kept)))
     self._jsonl = self._jsonl_path.open("a", encoding="utf-8")
-    # What a kill cut short is measured again, and may have been written.
+    # A killed attempt may have written a row that is now measured again; the
+    # copy is skipped.
     last = [row for row in kept if row["update_step"] == first_step - 1]
     self._written = {_json_line(row) for row in last}
     self._columns = ["update_step"]

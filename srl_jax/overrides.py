@@ -32,7 +32,8 @@ FREE_TO_CHANGE = (
   "profile",
   "watchdog",
   "evaluate.answers_per_batch",
-  # Not how many problems: their share would be of others from there on.
+  # suites_problems is not free to change: from then on the metric would be
+  # that of other problems.
   "evaluate.suites_every_update_steps",
   "mesh",
   "model.remat",

@@ -237,7 +237,7 @@ def _keep_commits(
 
 
 def _note_versions(workdir: pathlib.Path) -> None:
-  """Says and notes what is not of the versions of the attempt before."""
+  """Warns of versions that changed since the last attempt, and records them."""
   begun = agreement.read_json(workdir / VERSIONS) or {}
   later = begun.get(LATER, [])
   before = {name: x for part in (begun, *later) for name, x in part.items()}
@@ -256,7 +256,7 @@ def _note_versions(workdir: pathlib.Path) -> None:
 def _fingerprint(config: Config) -> str:
   """Checksum of the settings and the code that metrics follow from.
 
-  And of what decides how much the trackers get of an update step.
+  It also covers the settings that decide what trackers get of an update step.
   """
   settings = without_changeable(ownership.resolved(config))
   every = config.evaluate.suites_every_update_steps

@@ -48,7 +48,7 @@ CACHE_START, _START_ON_CPU = 512, 64
 class SamplingConfig:
   """What a compiled sampler needs to know.
 
-  The fields that `train.rl_config.RoundConfig` has too mean the same.
+  Fields shared with `train.rl_config.RoundConfig` have the same meaning.
 
   Attributes:
     samples: completions per branch point (the group size G).

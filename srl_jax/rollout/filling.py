@@ -16,7 +16,7 @@ from srl_jax.rollout.device_rows import DeviceRows
 from srl_jax.rollout.requests import Work
 from srl_jax.rollout.row import Row
 
-# Nothing is narrower.
+# Smallest width.
 _BUCKET = 16
 # From here on there are two widths for each doubling. Accelerators fill up
 # narrower ones to 128 or 256 lanes.
@@ -25,8 +25,8 @@ _CLOSER, _CLOSER_ON_CPU = 512, 128
 # they need beside their keys and values grows with them.
 _PROMPT_TOKENS = 8192
 # Tokens that are run behind the head of a trunk, or 4, 16, .. times as many:
-# every width is a program. Of the shortest, so many are run at a time. More of
-# them or longer ones would keep a device as busy one after the other.
+# every width is a program. _TAILS of the shortest tails run together; longer
+# tails keep a device busy one at a time.
 _TAIL, _TAILS = 64, 4
 
 
@@ -73,7 +73,8 @@ class Filler:
       if row.tokens is not None and n not in new
     }
     to_run, to_extend, copies = {}, {}, {}
-    # Of equal trunks the one that is there in part is the source of the others.
+    # Among equal trunks, the one that a row partly has is extended, and copied
+    # to the others.
     for n, tokens in sorted(new.items(), key=lambda item: -kept[item[0]]):
       source = rows_of.setdefault(tokens.tobytes(), n)
       if source != n:

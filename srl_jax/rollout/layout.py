@@ -86,6 +86,7 @@ def _whole(width: int) -> int:
 def places(slots: int, branches: int) -> int:
   """Trunks of `branches` that a row of `slots` needs room for.
 
-  One ends, and those that follow fill the slots twice.
+  One place is for the trunk that is ending; the others have branches for twice
+  the slots.
   """
   return 1 + -(-2 * slots // branches)

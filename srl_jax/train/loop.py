@@ -266,7 +266,7 @@ class _Validation:
   def _best(self) -> tuple[int, float]:
     """Returns step and value of the best parameters; step 0 if none exist."""
     step, value = self._saver.best() or (0, -math.inf)
-    # Nothing is greater than NaN, and anything is better.
+    # NaN counts as the worst value: no later value would be greater than it.
     return step, -math.inf if math.isnan(value) else value
 
 

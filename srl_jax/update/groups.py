@@ -155,7 +155,7 @@ class Pool:
   """Kept groups that wait for a batch, oldest first."""
 
   def __init__(self):
-    # What was added since it was last looked at, after what was there then.
+    # The merged pool, then the rounds that were added since it was merged.
     self._parts: list[Groups] = []
 
   def __len__(self) -> int:

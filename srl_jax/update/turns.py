@@ -45,7 +45,10 @@ class RewardedEpisode(NamedTuple):
 
 
 class Turns(NamedTuple):
-  """Turns as `packing.pack` takes them; groups of one branch have no mean."""
+  """Turns as groups of one branch, with the advantages of their episodes.
+
+  `packing.pack` cannot compute advantages from groups of one branch.
+  """
 
   groups: Groups
   advantage_PG: np.ndarray
@@ -168,6 +171,6 @@ def _branches(turns, width):
     stem_length_NR=stem_N[:, None],
     length_NR=length_N[:, None],
     sampler_logp_NRC=logps_NC[:, None],
-    # Only rewards ask how a branch has ended.
+    # Unused here: only rewards read stopped_NR.
     stopped_NR=np.ones((len(turns), 1), bool),
   )
