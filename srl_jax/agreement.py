@@ -40,6 +40,11 @@ def read_json(path: pathlib.Path) -> Any:
   return None if text is None else json.loads(text)
 
 
+def has_results(workdir: pathlib.Path) -> bool:
+  """Whether the run in `workdir` has measured anything."""
+  return read_json(workdir / "results.json") is not None
+
+
 def any_process(says: bool) -> bool:
   """Whether any process says so.
 

@@ -49,7 +49,7 @@ def check(
   now = _checksums(splits, problems)
   path = workdir / CHECKSUMS
   before = agreement.read_json(path)
-  if before and agreement.read_json(workdir / "results.json") is not None:
+  if before and agreement.has_results(workdir):
     for name in splits if "data.path" in moved else _HELD_OUT:
       _compare(f"the {name} split", before.get(name), now[name], workdir)
     suites = before.get("suites", {})
@@ -111,7 +111,7 @@ def write(
 def read(workdir: pathlib.Path) -> dict[str, list[Trajectory]]:
   """Returns the trajectories of the splits that a workdir has."""
   found = {}
-  for split in ("valid", "test"):
+  for split in _HELD_OUT:
     path = _path(workdir, split)
     if path.is_file():
       lines = path.read_text(encoding="utf-8").splitlines()

@@ -25,7 +25,6 @@ from srl_jax.config import Config
 from srl_jax.data.chat import ChatFormat
 from srl_jax.data.messages import chat_of
 from srl_jax.data.templates import Task, Template
-from srl_jax.models import LanguageModel
 from srl_jax.models.config import LoraConfig
 from srl_jax.rollout import segments
 from srl_jax.rollout.stream import Stream
@@ -228,9 +227,8 @@ def load(config: Config, name: str = "") -> ReadyModel:
     run = loading.load_model(config, mesh)
     params = initial_weights.initial_params(run)
     checksum = checksum_of(params)
-    policy = LanguageModel(run.policy.config, run.rollout_rules)
     # The only copy that stays. Sampling would make one like it.
-    params = jax.jit(policy.for_decoding)(params)
+    params = jax.jit(run.sampling_policy.for_decoding)(params)
   chat = chat_format(config.template, run.template)
   return ReadyModel(
     name or config.weights,

@@ -63,8 +63,8 @@ def check(config: Config, workdir: pathlib.Path, free: Sequence[str]) -> None:
   agreement.check_same({"own code": now})
   path = workdir / OWN_CODE
   before = agreement.read_json(path) or {}
-  results = agreement.read_json(workdir / "results.json")
-  for field, crc in now.items() if results is not None else ():
+  has_results = agreement.has_results(workdir)
+  for field, crc in now.items() if has_results else ():
     is_free = f"{field}.".startswith(tuple(f"{x}." for x in free))
     if before.get(field, crc) != crc and not is_free:
       name = operator.attrgetter(field)(config)

@@ -34,7 +34,9 @@ _MEASURED = ("suites", "solutions", "tensorboard", "trackers")
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """What a run that goes on has other than before, until `confirm`.
+  """How the config of a resumed run differs from its earlier one.
+
+  The earlier one stays in the folder until `confirm`.
 
   Attributes:
     had_update_steps: of the last stage, if it is to go on for longer; else 0.
@@ -49,24 +51,24 @@ class Claim:
 def claim(config: Config, workdir: pathlib.Path) -> Claim:
   """Writes the config, or checks that the folder belongs to the same run.
 
-  Of a `Claim` that is not empty, `confirm` writes the config.
+  If the returned `Claim` is not empty, `confirm` writes the config later.
 
   Raises:
     RefusedError: the folder is that of another run, or of something else.
     ValueError: its config cannot be read.
   """
   path = workdir / _CONFIG
-  results = agreement.read_json(workdir / "results.json")
+  has_begun = agreement.has_results(workdir)
   found = agreement.read_json(path)
   _refuse_others(found, workdir)
   if found is not None:
     # A field that this version has added has its default in it.
     before = resolved(loading.read_run_config(workdir))
-    other = _compare(config, before, workdir, has_begun=results is not None)
+    other = _compare(config, before, workdir, has_begun=has_begun)
     if other != Claim():
       return other
   files.write_json(path, resolved(config))
-  if results is None:
+  if not has_begun:
     files.write_json(workdir / VERSIONS, versions())
   if jax.process_index() == 0:
     (workdir / "metrics.txt").write_text(describe_columns())
@@ -187,7 +189,7 @@ def _compare(
 def _remove_begun(workdir: pathlib.Path) -> None:
   """Removes what an attempt left that failed before anything was measured.
 
-  Of what it measured in part, all is of the settings that it had.
+  What it measured in part belongs to the settings that it had.
   """
   for name in (loading.TRAINED_TOKENIZER, "metrics.jsonl", "metrics.csv"):
     (workdir / name).unlink(missing_ok=True)

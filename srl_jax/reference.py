@@ -13,7 +13,7 @@ import argparse
 import dataclasses
 import pathlib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from srl_jax import strict
@@ -137,7 +137,8 @@ def _escaped(text: str) -> str:
   return text.replace("<", "&lt;").replace("|", "\\|")
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> None:
+  """Writes the pages."""
   parser = argparse.ArgumentParser(
     prog="python -m srl_jax.reference",
     description="Writes the reference pages of configuration and metrics.",
@@ -145,5 +146,10 @@ if __name__ == "__main__":
   parser.add_argument(
     "folder", type=pathlib.Path, help="such as docs/reference"
   )
+  folder = parser.parse_args(argv).folder
   for name, text in pages().items():
-    (parser.parse_args().folder / name).write_text(text, encoding="utf-8")
+    (folder / name).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+  main()

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from srl_jax import progress
+from srl_jax import progress, sharding
 from srl_jax.data import batching
 from srl_jax.data.batching import TrunkBatch, Widths
 from srl_jax.data.trunks import Trunk
@@ -79,9 +79,4 @@ def sample_all(
 
 def fitting_rows(sampler: Sampler, rows: int) -> int:
   """Rounds a number of rows up until it divides over the devices."""
-  return rounded_up(rows, sampler.batch_devices)
-
-
-def rounded_up(number: int, multiple: int) -> int:
-  """Returns the smallest multiple of `multiple` that is at least `number`."""
-  return -(-number // multiple) * multiple
+  return sharding.rounded_up(rows, sampler.batch_devices)

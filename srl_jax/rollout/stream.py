@@ -25,7 +25,6 @@ import numpy as np
 from srl_jax import sharding
 from srl_jax.policy import Policy
 from srl_jax.rollout import tapes
-from srl_jax.rollout.batches import rounded_up
 from srl_jax.rollout.device_rows import DeviceRows, Widest
 from srl_jax.rollout.filling import Filler, width_for
 from srl_jax.rollout.requests import Piece, Request, Work
@@ -40,8 +39,8 @@ from srl_jax.rollout.row import (
 from srl_jax.rollout.segments import Settings
 from srl_jax.rollout.tapes import Tape
 
-# The ring grows as it runs; it is narrower only if the limits of all requests
-# are.
+# Smallest width of the ring in tokens, unless every request's limit is lower.
+# The ring grows as it runs.
 _RING = 128
 
 
@@ -89,7 +88,7 @@ class Stream:
     devices = sharding.batch_devices(mesh, rules)
     self._key = key
     self._settings = Settings(segment_iterations, tuple(stop_ids), likely)
-    n = rounded_up(max(rows, 1), devices)
+    n = sharding.rounded_up(max(rows, 1), devices)
     self._entries = 2 * slots
     self._rows = [Row([None] * self._entries) for _ in range(n)]
     self._waiting: collections.deque[tuple[int, Request]] = collections.deque()

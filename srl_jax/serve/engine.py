@@ -19,7 +19,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 import jax
 
 from srl_jax.inference import ReadyModel
-from srl_jax.models import LanguageModel
 from srl_jax.rollout.requests import Piece
 from srl_jax.serve.completion import Completion, Delta, Wish
 from srl_jax.serve.schema import ApiError
@@ -112,10 +111,7 @@ class Engine:
       max_stem=max_stem,
     )
     self._scorer = TextScorer(
-      LanguageModel(run.policy.config, run.rollout_rules),
-      model.params,
-      run.mesh,
-      run.rollout_rules,
+      run.sampling_policy, model.params, run.mesh, run.rollout_rules
     )
     self.capacity = self._stream.rows * slots + max_queue
     self.open = 0

@@ -33,6 +33,7 @@ from srl_jax.sharding.rules import (
   lookup,
   parts,
   per_device,
+  rounded_up,
   row_split,
 )
 
@@ -57,6 +58,7 @@ __all__ = [
   "put_batch",
   "read",
   "replicated",
+  "rounded_up",
   "row_split",
   "slice_count",
   "tree_shardings",

@@ -96,12 +96,17 @@ class ShardingRules:
     return PartitionSpec(*(a and (self.axes_in_use(a) or None) for a in axes))
 
 
+def _has_mesh() -> bool:
+  """Whether a mesh of MESH_AXES is in use."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return set(MESH_AXES) <= set(mesh.axis_names)
+
+
 def constrain(
   x: jax.Array, axes: Sequence[str | None], rules: ShardingRules
 ) -> jax.Array:
   """Pins the sharding of an activation; a no-op without a MESH_AXES mesh."""
-  mesh = jax.sharding.get_abstract_mesh()
-  if not set(MESH_AXES) <= set(mesh.axis_names):
+  if not _has_mesh():
     return x
   return jax.lax.with_sharding_constraint(x, rules.spec(axes))
 
@@ -147,9 +152,9 @@ def per_device(
   """
 
   def run(*arrays):
-    mesh = jax.sharding.get_abstract_mesh()
-    if not set(MESH_AXES) <= set(mesh.axis_names):
+    if not _has_mesh():
       return function(*arrays)
+    mesh = jax.sharding.get_abstract_mesh()
     whole = {
       axis
       for x, names in zip(arrays, axes, strict=True)
@@ -179,8 +184,7 @@ def gather_weight(
   Without this, the partitioner sums some gradients up whole on every device
   before each device keeps its part. A no-op without a mesh of MESH_AXES.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if not set(MESH_AXES) <= set(mesh.axis_names):
+  if not _has_mesh():
     return x
   pin = jax.lax.with_sharding_constraint
 
@@ -204,8 +208,7 @@ def lookup(
   Without a mesh of MESH_AXES this is plain indexing.
   """
   rows = table_VD[tokens_NRT]
-  mesh = jax.sharding.get_abstract_mesh()
-  if not set(MESH_AXES) <= set(mesh.axis_names):
+  if not _has_mesh():
     return rows
   # One mesh axis after the other: in a single move, the gradient would be
   # gathered whole before each device takes its columns.
@@ -225,6 +228,11 @@ def lookup(
 def batch_devices(mesh: jax.sharding.Mesh, rules: ShardingRules) -> int:
   """Returns the number of devices over which the batch axis N is split."""
   return parts(mesh, rules.mesh_axes("batch"))
+
+
+def rounded_up(number: int, multiple: int) -> int:
+  """Returns the smallest multiple of `multiple` that is at least `number`."""
+  return -(-number // multiple) * multiple
 
 
 def parts(

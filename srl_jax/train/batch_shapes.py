@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from srl_jax import sharding
-from srl_jax.rollout.batches import rounded_up
 from srl_jax.train.stage import Run
 from srl_jax.update.pack_shapes import pack_shape
 from srl_jax.update.packing import PackShape
@@ -27,7 +26,7 @@ def micro_batch_trunks(run: Run, trunks: int) -> int:
   More trunks to a micro-batch change no result, only time and memory.
   """
   devices = sharding.batch_devices(run.mesh, run.rules)
-  return rounded_up(trunks, devices)
+  return sharding.rounded_up(trunks, devices)
 
 
 def update_shape(

@@ -215,13 +215,7 @@ class EpisodesStage:
       if problem.id in ids:
         kept = self._is_kept(episodes)
         rows += record.rows_of_episodes(problem, episodes, kept)
-    self._keep("train", update_step, rows)
-
-  def _keep(self, split: record.Split, update_step: int, rows: list) -> None:
-    self._run.recorder.write(self.name, split, update_step, rows)
-    self._run.trackers.keep(
-      update_step, rollouts={f"{self.name}/samples/{split}": rows}
-    )
+    self._run.keep_rollouts(self.name, "train", update_step, rows)
 
   def _round(self, params: Any, key: jax.Array) -> EpisodeRound:
     problems, epochs = self._problems.take(self.config.problems_per_round)
@@ -316,7 +310,7 @@ class EpisodesStage:
       rows = []
       for pair in itertools.islice(pairs, recorder.config.trajectories):
         rows += record.rows_of_episodes(*pair, None)
-      self._keep("valid", update_step, rows)
+      self._run.keep_rollouts(self.name, "valid", update_step, rows)
     judged = rewards_of([episode for [episode] in episodes])
     unjudged = len(episodes) - len(judged)
     values = {"validation_no_verdict": unjudged / len(episodes)}

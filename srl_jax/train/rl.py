@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from srl_jax import progress
+from srl_jax import progress, sharding
 from srl_jax.data.batching import TrunkBatch
 from srl_jax.device_rewards import reward as device_reward
 from srl_jax.device_rewards.scorer import DeviceScorer
@@ -22,7 +22,6 @@ from srl_jax.domains import domains_of
 from srl_jax.evaluate.steps import evaluate_steps
 from srl_jax.rewards import RewardError, Scorer
 from srl_jax.rollout import record, scoring
-from srl_jax.rollout.batches import rounded_up
 from srl_jax.train.batch_shapes import check_sampled, micro_batch_trunks
 from srl_jax.train.data import StageData, load_data
 from srl_jax.train.fused import FusedUpdate
@@ -178,10 +177,7 @@ class RlStage:
       watch=keep if ids else None,
     )
     if recorded:
-      recorder.write(self.name, "valid", update_step, recorded)
-      run.trackers.keep(
-        update_step, rollouts={f"{self.name}/samples/valid": recorded}
-      )
+      run.keep_rollouts(self.name, "valid", update_step, recorded)
     if config.trunks.task == "solve":
       # The reference is an answer, which no solution equals.
       del estimates["exact"]
@@ -191,7 +187,7 @@ class RlStage:
   def check(self, values: dict[str, float]) -> None:
     check_finite(values)
     check_logp_gap(self.name, self.config, values)
-    # Piece by piece, the host scores what the device does not.
+    # Only fused steps leave samples unscored; otherwise the host scores them.
     if values.get("unscored", 0) > 0 and not self._has_warned:
       self._has_warned = True
       progress.warn(
@@ -235,7 +231,7 @@ def validation_batch(
   )
   trunks = max(1, rows * points // valid_points)
   in_part = rows * sampling.slots_of(points * sampling.samples)
-  most = max(1, in_part // rounded_up(trunks, devices))
+  most = max(1, in_part // sharding.rounded_up(trunks, devices))
   wanted = sampling.slots or valid_points * sampling.samples
   return trunks, sampling.slots if wanted <= most else most
 

@@ -226,10 +226,7 @@ class RlUpdate:
       setup.run.tokenizer,
       groups_lib.is_kept(found.scores.reward_NKG, config.dynamic_sampling),
     )
-    recorder.write(setup.name, "train", update_step, rows)
-    setup.run.trackers.keep(
-      update_step, rollouts={f"{setup.name}/samples/train": rows}
-    )
+    setup.run.keep_rollouts(setup.name, "train", update_step, rows)
 
   def _show(self, update_step: int) -> None:
     """Gives the trackers how the samples of all rounds are spread."""

@@ -17,7 +17,6 @@ import numpy as np
 
 from srl_jax import sharding
 from srl_jax.data.batching import TrunkBatch
-from srl_jax.models import LanguageModel
 from srl_jax.rollout.device_rows import DeviceRows, Widest
 from srl_jax.rollout.layout import Layout
 from srl_jax.rollout.rounds import Round, own_scores
@@ -66,9 +65,7 @@ class SharedRounds:
     )
     self._stop_ids = run.stop_ids(setup.config.trunks.task)
     self._device_rows = DeviceRows(
-      LanguageModel(run.policy.config, run.rollout_rules),
-      mesh=run.mesh,
-      **self.layout.sizes,
+      run.sampling_policy, mesh=run.mesh, **self.layout.sizes
     )
     # Groups scored and kept in the update step before; they decide how many
     # rounds begin at once.

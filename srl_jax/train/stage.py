@@ -25,7 +25,7 @@ from srl_jax.models import LanguageModel
 from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import WorkersConfig
 from srl_jax.rollout.decode import SamplingConfig
-from srl_jax.rollout.record import Recorder
+from srl_jax.rollout.record import Recorder, Split
 from srl_jax.rollout.sampler import Sampler
 from srl_jax.rollout.stream import Stream
 from srl_jax.tokenizers import Tokenizer
@@ -94,6 +94,11 @@ class Run:
     default_factory=dict
   )
 
+  @property
+  def sampling_policy(self) -> LanguageModel:
+    """The model, with `rollout_rules`."""
+    return LanguageModel(self.policy.config, self.rollout_rules)
+
   def key(self, *purpose: str | int) -> jax.Array:
     """The random key of a purpose; no key is carried between update steps."""
     key = jax.random.key(self.seed)
@@ -120,7 +125,7 @@ class Run:
   ) -> Stream:
     """A stream that stops where the template says; see `Stream`."""
     return Stream(
-      LanguageModel(self.policy.config, self.rollout_rules),
+      self.sampling_policy,
       params,
       rows=rows,
       slots=slots,
@@ -137,13 +142,32 @@ class Run:
 
   def _make_sampler(self, sampling, task):
     return Sampler(
-      LanguageModel(self.policy.config, self.rollout_rules),
+      self.sampling_policy,
       sampling,
       stop_ids=self.stop_ids(task),
       pad_id=self.tokenizer.pad_id,
       mesh=self.mesh,
       rules=self.rollout_rules,
     )
+
+  def keep_rollouts(
+    self,
+    stage: str,
+    split: Split,
+    update_step: int,
+    rows: Sequence[dict[str, Any]],
+  ) -> None:
+    """Writes rollouts to the working directory and shows them to trackers.
+
+    Args:
+      stage: name of the stage.
+      split: "train" or "valid".
+      update_step: the update step that they belong to, from 0.
+      rows: as `record.rows_of` makes them.
+    """
+    self.recorder.write(stage, split, update_step, rows)
+    samples = {f"{stage}/samples/{split}": rows}
+    self.trackers.keep(update_step, rollouts=samples)
 
   def put(self, batch: Any) -> Any:
     """Places rows, the same of every process, on the mesh."""
