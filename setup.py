@@ -18,7 +18,7 @@ VERSION = re.search(
 # unless a comment says so.
 REQUIRED = [
   "absl-py>=1.4.0",
-  "array_record>=0.8.1",
+  "array_record>=0.8.3",
   # Optional in the code. Python 3.14 would have to compile it.
   "cydifflib>=1.1.0; python_version < '3.14'",
   "etils[epath]>=1.9.1",
@@ -37,7 +37,7 @@ REQUIRED = [
   "ml-collections>=1.1.0",  # 1.0.0 warns of its own syntax.
   "numpy>=2.0.0",
   "optax>=0.2.5",
-  "orbax-checkpoint>=0.11.24",
+  "orbax-checkpoint>=0.11.30",
   "pyarrow>=16.1.0",
   "pyyaml>=6.0.2",
   "safetensors>=0.4.5",
@@ -152,7 +152,7 @@ setuptools.setup(
       # Reports are tested in Chromium, where there is one.
       "playwright>=1.65.2",
       "openai>=1.75.0",
-      "pytest>=8.3.0",
+      "pytest>=9.0.0",
       "pytest-xdist>=3.6.1",
       "ruff>=0.17.6",
     ],

@@ -27,6 +27,9 @@ os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
 # hangs in a collective as soon as a few steps are in flight: 8 of 10 runs of a
 # small training loop on two cores, and none of 12 with this.
 os.environ["PJRT_NPROC"] = "32"
+# Tests look at a run's first line. Before it, Google's libraries warn of a
+# Python whose end is less than a year away.
+os.environ["PYTHONWARNINGS"] = "ignore:You are using a Python version"
 
 
 @pytest.fixture(scope="session")

@@ -100,11 +100,11 @@ def test_the_kernels_work_on_each_devices_part_of_a_mesh(rules, sizes, part):
 def test_only_full_remat_runs_the_forward_kernel_again(remat, runs):
   params, _ = params_and_gradient()
   lowered = gradient(model_with("tree", remat=remat)).lower(params, *BATCH)
-  # Interpreted, a kernel is a loop over its steps.
+  # Interpreted, a kernel is a loop over its steps; one is the backward pass.
   loops = re.findall(
-    r" while\(.*tree_attention_(\w+)/while\"", lowered.compile().as_text()
+    r" while\(.*/attention/.*/while\"", lowered.compile().as_text()
   )
-  assert sorted(loops) == ["backward"] + ["forward"] * runs
+  assert len(loops) == 1 + runs
 
 
 def test_without_a_tpu_auto_is_plain():
