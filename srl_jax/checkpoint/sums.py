@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import errno
 import functools
 import json
 import zlib
@@ -24,6 +25,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from srl_jax import storage
+from srl_jax.processes import failures
 
 NAME = "checksums"
 _FILE = "files.json"
@@ -82,6 +84,8 @@ def check(directory: epath.Path) -> None:
 
   Raises:
     DamagedError: a file is missing or differs; the message names it.
+    Exception: a bucket, a network or a shared disk does not answer, or access
+      is refused, which says nothing of the files.
   """
   damage = _damage(directory) if jax.process_index() == 0 else ""
   if jax.process_count() > 1:
@@ -102,9 +106,12 @@ def _damage(directory: epath.Path) -> str:
     found = _sums(directory)
     # Orbax writes this file, which holds no numbers, after the checksums.
     _has_sums(directory)
-  except FileNotFoundError as error:
-    return f"there is no {error.filename}"
+  except (FileNotFoundError, NotADirectoryError) as error:
+    # A bucket names no file but in the text.
+    return f"there is no {error.filename or error}"
   except (OSError, ValueError, TypeError, KeyError) as error:
+    if not _is_of_the_files(error):
+      raise
     return f"it cannot be read ({error})"
   names = [
     name
@@ -115,6 +122,13 @@ def _damage(directory: epath.Path) -> str:
     return ""
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return f"{', '.join(names[:3])}{more} changed since it was written"
+
+
+def _is_of_the_files(error: Exception) -> bool:
+  """Whether an error is of what files hold, and not of the way to them."""
+  if isinstance(error, OSError):
+    return error.errno == errno.EIO  # Sectors of a disk that are lost.
+  return not failures.is_of_storage(error)
 
 
 def _has_sums(directory: epath.Path) -> bool:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A damaged checkpoint is named, and the one before it is used."""
 
+import errno
 import json
 import random
 import shutil
@@ -179,6 +180,30 @@ def test_training_does_not_begin_again_where_all_checkpoints_are_damaged(saved):
     with pytest.raises(DamagedError, match=r"no checkpoint in .* is intact"):
       saver.set_damaged_aside()
     assert saver.latest_step() == 2, "nothing was moved"
+
+
+@pytest.mark.parametrize(
+  ("number", "left"), [(errno.ESTALE, 2), (errno.EACCES, 2), (errno.EIO, 1)]
+)
+def test_only_a_disk_that_has_lost_its_sectors_damages_a_checkpoint(
+  number, left, saved, monkeypatch
+):
+  real = sums._sum
+
+  def read(path):
+    if "steps/2" in str(path):
+      raise OSError(number, "as told")
+    return real(path)
+
+  monkeypatch.setattr(sums, "_sum", read)
+  with open_at(saved) as saver:
+    if left == 1:
+      saver.set_damaged_aside()
+    else:
+      with pytest.raises(OSError, match="as told"):
+        saver.set_damaged_aside()
+    assert saver.latest_step() == left
+    assert (saved / "damaged").exists() == (left == 1)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
@@ -264,6 +265,19 @@ def test_a_changed_checkpoint_is_set_aside(folder):
     saver.set_damaged_aside()
     assert saver.latest_step() == 2
   assert (folder / "damaged" / "steps" / "3").is_dir()
+
+
+def test_a_bucket_that_does_not_answer_damages_no_checkpoint(
+  folder, monkeypatch
+):
+  save(folder)
+  unreachable = OSError(101, "Network is unreachable")
+  for error in (unreachable, TimeoutError(), OSError("Forbidden: no access")):
+    monkeypatch.setattr(storage, "checksums", mock.Mock(side_effect=error))
+    with Checkpointer(folder, CheckpointConfig()) as saver:
+      with pytest.raises(type(error)):
+        saver.set_damaged_aside()
+      assert saver.latest_step() == 3 and saver.best() == (3, 3.0)
 
 
 @pytest.fixture
