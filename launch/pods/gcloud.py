@@ -30,7 +30,7 @@ _SCRIPT = r"""#!/usr/bin/env bash
 #           this may be ended and started at any time. The default.
 #   watch   show what host 0 prints
 #   status  show the state of the pod and of the run
-#   stop    let the run save and end; the pod stays
+#   stop    let the run save, and wait for that; the pod stays
 #   delete  delete the pod; the bucket keeps all of the run
 set -euo pipefail
 
@@ -39,6 +39,8 @@ ZONE={zone}
 POLL_S=${{POLL_S:-20}}
 # So long may a pod look well after a preemption has stopped the run.
 STOPPED_S=${{STOPPED_S:-120}}
+# So often a question is asked that gets no answer.
+ASKS=${{ASKS:-10}}
 # So often a run that fails soon after its start is started again.
 TRIES=3
 SOON_S=3600
@@ -62,52 +64,79 @@ on() {{ vm ssh "$NAME" --worker="$1" --command="$2"; }}
 
 # Prints the state of the pod, NONE, or UNKNOWN if gcloud does not say.
 state() {{
-  local said
-  if said=$(resource describe "$NAME" --format='value(state.state)' 2>&1); then
-    echo "$said" | tail -n 1
-  else
-    case "$said" in
-      *NOT_FOUND* | *"not found"*) echo NONE ;;
-      *) echo UNKNOWN ;;
-    esac
-  fi
+  local said tries
+  for ((tries = 0; tries < ASKS; tries++)); do
+    said=$(resource describe "$NAME" --format='value(state.state)' 2>&1) && {{
+      echo "$said" | tail -n 1
+      return
+    }}
+    case "$said" in *NOT_FOUND* | *"not found"*) echo NONE; return ;; esac
+    say "$said" >&2
+    sleep "$POLL_S"
+  done
+  echo UNKNOWN
 }}
 
-# Prints the exit status of the run, "running", "gone" without one, "other" if
-# another run is running there, or nothing if the host does not answer.
-ask() {{ on 0 "$ASK" 2>/dev/null | tail -n 1 || true; }}
+# Whether a pod in this state may still run what it runs: 75 if it was
+# preempted, 1 if somebody deleted it or nobody knows.
+there() {{
+  case "$1" in
+    SUSPENDING | SUSPENDED | FAILED) return 75 ;;
+    DELETING | NONE) say "the pod was deleted"; return 1 ;;
+    UNKNOWN) return 1 ;;
+  esac
+}}
+
+# Tries a command so many times, as long as the pod is there.
+try() {{
+  local tries=$1
+  shift
+  until "$@"; do
+    there "$(state)" || return $?
+    tries=$((tries - 1))
+    [ "$tries" -gt 0 ] || {{ say "gave up: $* failed"; return 1; }}
+    sleep "$POLL_S"
+  done
+}}
+
+# Sets `answer` to the exit status of the run, "stopped" and the status if that
+# was by hand, "running", "gone" without a status, or "other" if another run is
+# running there. Fails if the host does not answer.
+ask() {{
+  answer=$(on 0 "$ASK" 2>/dev/null | tail -n 1)
+  [ -n "$answer" ]
+}}
 
 create() {{
-  local now
-  # What is on its way out cannot be deleted yet, nor made anew.
-  while now=$(state); [ "$now" = SUSPENDING ] || [ "$now" = DELETING ]; do
-    sleep "$POLL_S"
-  done
-  case "$now" in
-    UNKNOWN) resource describe "$NAME"; return 1 ;;
-    FAILED | SUSPENDED) delete ;;
-    NONE) ;;
-    *) return 0 ;;
-  esac
-  say "asking for {type} in $ZONE"
-  resource create "$NAME" --node-id="$NAME" --accelerator-type={type} \
-    --runtime-version={runtime}{spot} --quiet
-}}
-
-# Returns 0 when the pod is there, 75 if it was taken away again.
-wait_until_active() {{
-  local now before=""
-  while true; do
-    now=$(state)
-    [ "$now" = "$before" ] || say "the pod is $now"
-    before=$now
-    case "$now" in
-      ACTIVE) return 0 ;;
-      FAILED) resource describe "$NAME"; return 1 ;;
-      SUSPENDING | SUSPENDED | DELETING | NONE) return 75 ;;
+  local tries=0
+  while [ "$tries" -lt "$ASKS" ]; do
+    case "$(state)" in
+      # On its way out, it cannot be deleted yet, nor made anew.
+      SUSPENDING | DELETING) ;;
+      FAILED | SUSPENDED) tries=$((tries + 1)); delete ;;
+      NONE)
+        tries=$((tries + 1))
+        say "asking for {type} in $ZONE"
+        resource create "$NAME" --node-id="$NAME" --accelerator-type={type} \
+          --runtime-version={runtime}{spot} --quiet && return 0 ;;
+      UNKNOWN) return 1 ;;
+      *) return 0 ;;
     esac
     sleep "$POLL_S"
   done
+  return 1
+}}
+
+wait_until_active() {{
+  local now before=""
+  while now=$(state); [ "$now" != ACTIVE ]; do
+    [ "$now" = "$before" ] || say "the pod is $now"
+    before=$now
+    [ "$now" != FAILED ] || {{ resource describe "$NAME"; return 1; }}
+    there "$now" || return $?
+    sleep "$POLL_S"
+  done
+  say "the pod is ACTIVE"
 }}
 
 install() {{
@@ -130,38 +159,43 @@ start() {{
 
 # Returns the exit status of the run, or 75 if it should be started again.
 follow() {{
-  local answer stopped lost=0 began=$SECONDS
+  local ended="" began=$SECONDS
   while true; do
-    case "$(state)" in
-      ACTIVE) answer=$(ask) ;;
-      UNKNOWN) answer="" ;;
-      *) return 75 ;;
-    esac
+    there "$(state)" || return $?
+    try "$ASKS" ask || return $?
     case "$answer" in
+      running) ;;
+      "stopped "*) return "${{answer#stopped }}" ;;
       1 | 130 | 134 | 137 | 139 | 143)
-        # By hand, by a preemption that shows a little later, because another
-        # host of the pod ended first, or by what may pass.
-        stopped=$SECONDS
-        while [ $((SECONDS - stopped)) -lt "$STOPPED_S" ]; do
-          sleep "$POLL_S"
-          [ "$(state)" = ACTIVE ] || return 75
-        done
-        case "$answer" in 130 | 143) return "$answer" ;; esac
-        [ $((stopped - began)) -lt "$SOON_S" ] || failures=0
-        failures=$((failures + 1))
-        say "the run ended with status $answer"
-        [ "$failures" -le "$TRIES" ] || return "$answer"
-        return 75 ;;
+        # By a signal, as when a host restarts, by a preemption that shows a
+        # little later, because another host ended first, or by what may pass.
+        [ -n "$ended" ] || say "the run ended with status $answer"
+        : "${{ended:=$SECONDS}}"
+        if [ $((SECONDS - ended)) -ge "$STOPPED_S" ]; then
+          case "$answer" in 130 | 143) return 75 ;; esac
+          [ $((ended - began)) -lt "$SOON_S" ] || failures=0
+          failures=$((failures + 1))
+          [ "$failures" -le "$TRIES" ] || return "$answer"
+          return 75
+        fi ;;
       [0-9]*) return "$answer" ;;
       other) busy ;;
-      gone) return 75 ;;
-      running) lost=0 ;;
-      *)
-        lost=$((lost + 1))
-        [ "$lost" -lt 10 ] || {{ say "there is no answer"; return 1; }} ;;
+      *) return 75 ;;
     esac
     sleep "$POLL_S"
   done
+}}
+
+# Marks a run, so that nothing starts it again, and waits for its end.
+stop() {{
+  on all 'cd {folder} && touch stopped; kill -TERM -- "-$(cat pid)" || true'
+  say "the run saves and ends"
+  answer=running
+  while [ "$answer" = running ]; do
+    sleep "$POLL_S"
+    try "$ASKS" ask || return $?
+  done
+  say "the run: $answer"
 }}
 
 delete() {{
@@ -177,29 +211,21 @@ busy() {{
 
 # Once from the pod to the end of the run, with the status of `follow`.
 attempt() {{
-  local answer="" tries=0
   create || return 1
   wait_until_active || return $?
   # A run that is there must not be started over because of a lost question.
-  while answer=$(ask); [ -z "$answer" ] && [ "$tries" -lt 10 ]; do
-    tries=$((tries + 1))
-    sleep "$POLL_S"
-  done
+  try "$ASKS" ask || return $?
   case "$answer" in
     running | 0) ;;
     other) busy ;;
-    "") say "there is no answer"; return 1 ;;
     *)
+      # A host that was restarted takes minutes.
+      try "$ASKS" on all true || return $?
       say "installing"
-      if install || {{ sleep "$POLL_S"; install; }}; then
-        say "starting the run"
-        # One host of many may have been out of reach.
-        start || {{ sleep "$POLL_S"; start; }} || return 75
-      else
-        [ "$(state)" = ACTIVE ] || return 75
-        say "the package could not be installed; the reason is above"
-        return 1
-      fi ;;
+      try 2 install || return $?
+      say "starting the run"
+      # One host of many may have been out of reach.
+      try 2 start || return $? ;;
   esac
   follow
 }}
@@ -230,8 +256,12 @@ up() {{
 case "${{1:-up}}" in
   up) up ;;
   watch) on 0 'tail -n 100 -F {folder}/log' ;;
-  status) say "the pod is $(state)"; say "the run: $(ask)" ;;
-  stop) on all 'kill -TERM -- "-$(cat {folder}/pid)"' ;;
+  status)
+    ASKS=1
+    say "the pod is $(state)"
+    ask || answer="no answer"
+    say "the run: $answer" ;;
+  stop) stop ;;
   delete) delete ;;
   *) say "unknown: $1; one of up, watch, status, stop, delete"; exit 2 ;;
 esac
@@ -306,7 +336,8 @@ def _start(pod: Pod) -> str:
   return (
     f"{exports}cd {pod.name} || exit 1; "
     f"[ ! -f {secrets} ] || {{ . {secrets}; rm {secrets}; }}; "
-    '[ ! -s pid ] || kill -KILL -- "-$(cat pid)" 2>/dev/null; rm -f status; '
+    '[ ! -s pid ] || kill -KILL -- "-$(cat pid)" 2>/dev/null; '
+    "rm -f status stopped; "
     f"echo {_digest(pod)} > run; "
     f"setsid nohup bash -c {shlex.quote(inner)} > log 2>&1 < /dev/null & "
     "echo $! > pid"
@@ -317,7 +348,9 @@ def _ask(pod: Pod) -> str:
   same = f'[ "$(cat run 2>/dev/null)" = {_digest(pod)} ]'
   return (
     f"cd {pod.name} 2>/dev/null || {{ echo gone; exit; }}; "
-    f"if [ -s status ]; then if {same}; then cat status; else echo gone; fi; "
+    f"if [ -s status ]; then if {same}; then "
+    '[ ! -f stopped ] || [ "$(cat status)" = 0 ] || printf "stopped "; '
+    "cat status; else echo gone; fi; "
     'elif kill -0 "$(cat pid)" 2>/dev/null; then '
     f"if {same}; then echo running; else echo other; fi; "
     "else echo gone; fi"

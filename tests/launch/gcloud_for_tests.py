@@ -247,6 +247,16 @@ GROUPS = {
 }
 
 
+def fail_at_first(words):
+  """Fails as often as $FAKE_FAILS says, as "WORD TIMES"."""
+  word, _, times = os.environ.get("FAKE_FAILS", "").partition(" ")
+  failed = ROOT / "failed"
+  before = len(failed.read_text()) if failed.exists() else 0
+  if word in words and before < int(times):
+    failed.write_text("x" * (before + 1))
+    fail(f"{word}: network is unreachable")
+
+
 def main():
   words = sys.argv[1:]
   ROOT.mkdir(parents=True, exist_ok=True)
@@ -257,6 +267,7 @@ def main():
     if words[:2] != ["compute", "tpus"] or GROUPS.get(words[3]) != words[2]:
       fail(f"Invalid choice: {' '.join(words)}")
     words = words[3:]
+    fail_at_first(words)
   options = parser().parse_args(words)
   options.act(options)
 

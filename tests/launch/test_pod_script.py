@@ -2,8 +2,10 @@
 """A pod's script, from its creation to its end, on hosts that are processes."""
 
 import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +27,11 @@ bucket = pathlib.Path(os.environ["FAKE_GCLOUD"], "bucket")
 bucket.mkdir(exist_ok=True)
 me = int(flags["process_id"])
 (bucket / f"host-{me}").write_text(flags["num_processes"])
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+def end(*_):
+  time.sleep(float(os.environ.get("FAKE_SAVE_S", "0")))
+  (bucket / "saved").touch()
+  sys.exit(143)
+signal.signal(signal.SIGTERM, end)
 saved = bucket / "steps"
 first = len(saved.read_text().splitlines()) if saved.exists() else 0
 print("note:", flags["config.note"], "from", first, flush=True)
@@ -34,7 +40,7 @@ got += [x.name for x in pathlib.Path("..").glob("*.env")]
 (bucket / f"variables-{me}").write_text(repr(got))
 if status := os.environ.get("FAKE_RUN"):
   sys.exit(int(status))
-for step in range(first, 12):
+for step in range(first, int(os.environ.get("FAKE_STEPS", "12"))):
   time.sleep(0.1)
   if me == 0:
     with saved.open("a") as file:
@@ -207,26 +213,73 @@ def test_a_script_of_the_same_name_leaves_another_run_alone(
   assert status == 0, output
 
 
-@pytest.mark.slow
-def test_a_run_that_is_stopped_by_hand_is_not_started_again(
+def test_a_run_that_is_stopped_by_hand_saves_and_is_not_started_again(
   cloud, script, monkeypatch
 ):
-  monkeypatch.setenv("STOPPED_S", "2")
+  monkeypatch.setenv("FAKE_SAVE_S", "1")
+  monkeypatch.setenv("FAKE_STEPS", "600")
   process = start(script)
   wait_for(cloud / "bucket/steps", 2)
-  assert end(start(script, "stop"))[0] == 0
+  status, output = end(start(script, "stop"))
+  assert status == 0 and "the run: stopped 143" in output
+  assert (cloud / "bucket/saved").exists(), "`stop` waits"
+  # As docs/cloud.md has it.
+  assert end(start(script, "delete"))[0] == 0
   status, output = end(process)
-  assert status == 143, output
-  assert "preempted" not in output
-  _, said = end(start(script, "status"))
-  assert "the pod is ACTIVE" in said and "the run: 143" in said
+  assert status in (1, 143), output  # It may see the pod go first.
+  assert output.count("asking for") == 1 and "going on" not in output
+
+
+def test_a_pod_that_somebody_deletes_is_not_made_anew(
+  cloud, script, monkeypatch
+):
+  monkeypatch.setenv("FAKE_STEPS", "600")
+  process = start(script)
+  wait_for(cloud / "bucket/steps", 2)
   end(start(script, "delete"))
+  status, output = end(process)
+  assert status == 1 and "the pod was deleted" in output
+  assert output.count("asking for") == 1
+
+
+def test_a_host_that_restarts_and_stops_the_run_starts_it_again(
+  cloud, script, monkeypatch
+):
+  monkeypatch.setenv("STOPPED_S", "1")
+  monkeypatch.setenv("FAKE_STEPS", "24")
+  process = start(script)
+  wait_for(cloud / "bucket/steps", 2)
+  for file in cloud.glob("hosts/srl-test/*/srl-test/pid"):
+    os.killpg(int(file.read_text()), signal.SIGTERM)
+  status, output = end(process)
+  assert status == 0, output
+  assert "the run ended with status 143" in output
+  assert [x[3] for x in commands(cloud)].count("create") == 1
+  steps = (cloud / "bucket/steps").read_text().splitlines()
+  assert steps == [str(x) for x in range(24)]
+
+
+@pytest.mark.parametrize(
+  "failing",
+  # Hosts that boot do not answer for minutes.
+  ["describe 2", "create 1", "--worker=all 3"],
+)
+def test_what_fails_a_few_times_is_tried_again(
+  failing, cloud, script, monkeypatch
+):
+  monkeypatch.setenv("FAKE_FAILS", failing)
+  status, output = end(start(script))
+  assert status == 0, output
+  word, times = failing.split()
+  assert output.count(f"{word}: network is unreachable") == int(times)
+  assert output.count("starting the run") == 1
 
 
 def test_what_gcloud_refuses_is_shown_and_ends_the_script(
   cloud, script, monkeypatch
 ):
   monkeypatch.setenv("FAKE_GCLOUD_FAILS", "PERMISSION_DENIED: log in first")
+  monkeypatch.setenv("ASKS", "3")
   status, output = end(start(script))
   assert status == 1
-  assert "PERMISSION_DENIED: log in first" in output
+  assert output.count("PERMISSION_DENIED: log in first") == 3
