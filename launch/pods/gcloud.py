@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A queued resource of Cloud TPU, as a shell script that only calls gcloud.
 
-The script packs the package from the folder that it is started in, so that an
-experiment need not be published. What it starts on the hosts does not hang on
-the connection: the machine that runs the script may go away, and come back.
+The script packs the package once, from the folder that it is started in, so
+that an experiment need not be published. What it starts on the hosts does not
+hang on the connection: the machine that runs the script may go away, and come
+back.
 """
 
 from __future__ import annotations
@@ -50,16 +51,19 @@ INSTALL={install}
 START={start}
 ASK={ask}
 
-# What goes to the hosts, for nobody else to read.
+# The package and the experiment as they were when the run was first installed,
+# so that every pod runs the same. Remove it to pack this folder anew.
+CODE=$(dirname "$0")/$NAME.tgz
+# Secrets on their way to the hosts, for nobody else to read.
 umask 077
-PACK=$(mktemp -d)
-trap 'rm -rf "$PACK"' EXIT
+PRIVATE=$(mktemp -d)
+trap 'rm -rf "$PRIVATE"' EXIT
 
 say() {{ echo "[pod] $*"; }}
 resource() {{ gcloud compute tpus queued-resources "$@" --zone="$ZONE"; }}
 # Without an ssh-agent: gcloud refuses one that lacks its key, of several hosts.
 vm() {{ SSH_AUTH_SOCK="" gcloud compute tpus tpu-vm "$@" --zone="$ZONE"; }}
-send() {{ vm scp "$PACK/$1" "$NAME:" --worker=all --quiet; }}
+send() {{ vm scp "$1" "$NAME:" --worker=all --quiet; }}
 on() {{ vm ssh "$NAME" --worker="$1" --command="$2"; }}
 
 # Prints the state of the pod, NONE, or UNKNOWN if gcloud does not say.
@@ -140,8 +144,11 @@ wait_until_active() {{
 }}
 
 install() {{
-  tar -czf "$PACK/$NAME.tgz" --exclude=__pycache__ {packed} &&
-    send "$NAME.tgz" && on all "$INSTALL"
+  if [ ! -e "$CODE" ]; then
+    tar -czf "$CODE.new" --exclude=__pycache__ {packed} &&
+      mv "$CODE.new" "$CODE" || return 1
+  fi
+  send "$CODE" && on all "$INSTALL"
 }}
 
 # Starts the run on all hosts; what runs there ends. A command line is logged,
@@ -151,8 +158,8 @@ start() {{
   if [ -n "$SECRETS" ]; then
     for name in $SECRETS; do
       printf 'export %s=%q\n' "$name" "${{!name}}"
-    done > "$PACK/$NAME.env"
-    send "$NAME.env" || return 1
+    done > "$PRIVATE/$NAME.env"
+    send "$PRIVATE/$NAME.env" || return 1
   fi
   on all "$START"
 }}
@@ -221,7 +228,7 @@ attempt() {{
     *)
       # A host that was restarted takes minutes.
       try "$ASKS" on all true || return $?
-      say "installing"
+      say "installing $CODE"
       try 2 install || return $?
       say "starting the run"
       # One host of many may have been out of reach.
@@ -244,12 +251,14 @@ up() {{
   done
   if [ "$status" = 0 ]; then
     say "the run is finished; all of it is in {workdir}"
+    rm -f "$CODE"
     delete
     return 0
   fi
   on 0 'tail -n 20 {folder}/log' 2>/dev/null || true
   say "ended with status $status. If the pod is there, it costs money:"
-  say "bash {file} (to go on), or bash {file} delete"
+  say "bash {file} (to go on; with other code, remove $CODE first),"
+  say "or bash {file} delete"
   return "$status"
 }}
 
@@ -337,7 +346,7 @@ def _start(pod: Pod) -> str:
     f"{exports}cd {pod.name} || exit 1; "
     f"[ ! -f {secrets} ] || {{ . {secrets}; rm {secrets}; }}; "
     '[ ! -s pid ] || kill -KILL -- "-$(cat pid)" 2>/dev/null; '
-    "rm -f status stopped; "
+    'rm -f status stopped; [ ! -f log ] || mv log "log.$(date +%s)"; '
     f"echo {_digest(pod)} > run; "
     f"setsid nohup bash -c {shlex.quote(inner)} > log 2>&1 < /dev/null & "
     "echo $! > pid"

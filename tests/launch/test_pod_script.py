@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,6 +39,9 @@ print("note:", flags["config.note"], "from", first, flush=True)
 got = [os.environ.get(name) for name in ("HF_TOKEN", "NOTE")]
 got += [x.name for x in pathlib.Path("..").glob("*.env")]
 (bucket / f"variables-{me}").write_text(repr(got))
+if (code := pathlib.Path("srl_jax/code.txt")).exists():
+  with (bucket / "code").open("a") as file:
+    file.write(code.read_text())
 if status := os.environ.get("FAKE_RUN"):
   sys.exit(int(status))
 for step in range(first, int(os.environ.get("FAKE_STEPS", "12"))):
@@ -74,13 +78,13 @@ def script(cloud, make):
   return file
 
 
-def start(file, *verb):
+def start(file, *verb, cwd=ROOT):
   return subprocess.Popen(
     ["bash", str(file), *verb],
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    cwd=ROOT,
+    cwd=cwd,
   )
 
 
@@ -112,6 +116,7 @@ def test_a_pod_is_made_runs_is_preempted_goes_on_and_is_deleted(
   assert status == 0, output
   steps = (cloud / "bucket/steps").read_text().splitlines()
   assert steps == [str(x) for x in range(12)], "each step once"
+  assert not script.with_name("srl-test.tgz").exists()
   # Two pods, of two hosts each, and nothing is left of them.
   verbs = [words[3] for words in commands(cloud) if words[0] == "compute"]
   assert verbs.count("create") == 2 and verbs[-1] == "delete"
@@ -273,6 +278,40 @@ def test_what_fails_a_few_times_is_tried_again(
   word, times = failing.split()
   assert output.count(f"{word}: network is unreachable") == int(times)
   assert output.count("starting the run") == 1
+
+
+def test_a_run_that_is_started_again_keeps_its_code_and_its_logs(
+  cloud, script, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("FAKE_RUN", "1")
+  monkeypatch.setenv("STOPPED_S", "1")
+  checkout = tmp_path / "checkout"
+  for name in gcloud.PACKED:
+    (checkout / name).parent.mkdir(exist_ok=True)
+    if name in ("srl_jax", "launch"):
+      (checkout / name).mkdir()
+    elif (ROOT / name).is_dir():
+      shutil.copytree(ROOT / name, checkout / name)
+    else:
+      shutil.copy(ROOT / name, checkout / name)
+  code = checkout / "srl_jax/code.txt"
+  code.write_text("as it was\n")
+  process = start(script, cwd=checkout)
+  wait_for(cloud / "bucket/code")
+  code.write_text("half edi\n")
+  wait_for(cloud / "bucket/code", 4)
+  process.kill()
+  process.communicate()
+  assert (cloud / "bucket/code").read_text() == "as it was\n" * 4
+  logs = (cloud / "hosts/srl-test/1/srl-test").glob("log*")
+  notes = ["note: it's on" in x.read_text() for x in logs]
+  assert notes == [True, True]
+  pack = script.with_name("srl-test.tgz")
+  pack.unlink()
+  monkeypatch.setenv("FAKE_RUN", "2")
+  _, output = end(start(script, cwd=checkout))
+  assert "half edi" in (cloud / "bucket/code").read_text()
+  assert f"with other code, remove {pack} first" in output
 
 
 def test_what_gcloud_refuses_is_shown_and_ends_the_script(
