@@ -35,6 +35,8 @@ _OF_FILES = (
 _REFUSED = (400, 401, 403, 404)
 # What comes of a service that has too much to do, or is away.
 _AWAY = (408, 425, 429, 500, 502, 503, 504)
+# What a bucket calls whoever has no credentials.
+_ANONYMOUS = "Anonymous caller"
 _ROLES = "the roles Storage Object Admin and Storage Legacy Bucket Reader"
 
 
@@ -118,7 +120,9 @@ def of_bucket(what: str, error: Exception) -> ValueError:
   """
   said = " ".join(str(error).split())[:200] or type(error).__name__
   if isinstance(error, ValueError) or _is_refused(error):
-    return ValueError(f"{what} cannot be used from here ({said}); {_log_in()}")
+    # A new container may not have its credentials in the first seconds.
+    kind = PassingError if _ANONYMOUS in said else ValueError
+    return kind(f"{what} cannot be used from here ({said}); {_log_in()}")
   return PassingError(f"{what} could not be reached ({said}); {_look()}")
 
 
@@ -236,11 +240,15 @@ def _is_refused(error: BaseException) -> bool:
     return False
   import google.auth.exceptions
 
-  return (
-    isinstance(error, google.auth.exceptions.GoogleAuthError)
-    and not isinstance(error, google.auth.exceptions.TransportError)
-    and not error.retryable
-  )
+  if not isinstance(error, google.auth.exceptions.GoogleAuthError):
+    return False
+  cause: BaseException | None = error
+  while cause is not None:
+    # The service that gives credentials did not answer.
+    if isinstance(cause, google.auth.exceptions.TransportError):
+      return False
+    cause = cause.__cause__ or cause.__context__
+  return not error.retryable
 
 
 def _http_code(error: BaseException) -> int:

@@ -88,6 +88,20 @@ def test_an_error_of_a_bucket_is_one_line_with_what_to_type(index):
         raise
 
 
+def test_credentials_that_are_late_may_be_asked_for_again():
+  retry = pytest.importorskip("gcsfs.retry")
+  auth = pytest.importorskip("google.auth.exceptions")
+  # Of a metadata server that a new container cannot reach yet.
+  late = made_of(auth.TransportError("refused"), auth.RefreshError("refused"))
+  nobody = {"code": 401, "message": "Anonymous caller does not have access"}
+  for error, passes in (
+    (late, True),
+    (retry.HttpError(nobody), True),
+    (auth.RefreshError("Reauthentication is needed"), False),
+  ):
+    assert failures.may_pass(failures.of_bucket("gs://b", error)) == passes
+
+
 @pytest.mark.parametrize(
   ("status", "passes"), [(404, False), (403, False), (503, True), (None, True)]
 )
