@@ -245,11 +245,19 @@ def delete(path: pathlib.Path, generation: int) -> None:
 
 
 def move(folder: pathlib.Path, to: pathlib.Path) -> None:
-  """Gives a folder another name; in a bucket, one object after the other."""
-  if is_remote(folder):
-    _gcs().mv(str(folder), str(to), recursive=True)
-  else:
+  """Gives a folder another name.
+
+  In a bucket, one object after the other, so that a move that was killed goes
+  on where it was.
+  """
+  if not is_remote(folder):
     folder.rename(to)
+    return
+  for name in sorted(_objects(folder)):
+    _gcs().cp_file(str(folder / name), str(to / name))
+    _gcs().rm_file(str(folder / name))
+  with contextlib.suppress(FileNotFoundError):  # What marks a folder.
+    remove(folder)
 
 
 def remove(folder: pathlib.Path) -> None:
