@@ -10,7 +10,10 @@ import yaml
 
 
 class _Dumper(yaml.SafeDumper):
-  """Indents lists, and writes texts of several lines as they are."""
+  """Indents lists, and writes what is there twice out twice."""
+
+  def ignore_aliases(self, data: Any) -> bool:
+    return True
 
   def increase_indent(self, flow: bool = False, indentless: bool = False):
     return super().increase_indent(flow, indentless=False)

@@ -316,7 +316,9 @@ def test_several_slices_are_as_many_jobs_of_one_set(capsys, tmp_path):
   assert launch_pod.main(here) == 0
   said = capsys.readouterr().out
   assert "2 slices of v5p-16 (8 chips" in said and "--num-slices=2" in said
-  found = yaml.safe_load((tmp_path / "x.jobset.yaml").read_text())
+  text = (tmp_path / "x.jobset.yaml").read_text()
+  assert "&id" not in text, "what is there twice is written twice"
+  found = yaml.safe_load(text)
   [job] = found["spec"]["replicatedJobs"]
   assert job["replicas"] == 2 and job["template"]["spec"]["parallelism"] == 2
   # The nodes of one slice may come hours after those of another.
