@@ -30,7 +30,7 @@ from srl_jax import storage
 from srl_jax.arguments import HelpFormatter
 from srl_jax.config import Config
 
-from .pods import gcloud, jobset, machines, skypilot
+from .pods import gcloud, here, jobset, machines, skypilot
 from .pods import pod as pods
 
 _TOOLS = {"gcloud": "gcloud", "jobset": "kubectl", "skypilot": "sky"}
@@ -158,6 +158,7 @@ def _pod(options, overrides, arguments) -> pods.Pod:
     command_line=" ".join(
       shlex.join(["python", "-m", "launch.pod", *words]).splitlines()
     ),
+    own=here.own_files(config, is_image=options.kind == "jobset"),
     environment=pods.parse_environment(options.env),
   )
 
@@ -208,29 +209,7 @@ def _check_config(source: str, overrides: Sequence[str]) -> Config:
       f"--config={source} chooses by the machine that it runs on, and here it "
       f"chose {config.name}; name the preset, as in --config={path}:PRESET"
     )
-  paths = {"data.path": config.data.path}
-  if not config.data.needs_path:
-    paths.clear()
-  for key, value in (
-    ("weights", config.weights),
-    ("tokenizer.path", config.tokenizer.path),
-  ):
-    # What is not here may be a name on the hub.
-    if value and os.path.exists(value):
-      paths[key] = value
-  suites = [x.rpartition("=")[2] for x in config.evaluate.suites]
-  if here := [x for x in suites if os.path.isfile(x)]:
-    raise ValueError(
-      f"c.evaluate.suites names {', '.join(here)}, on this machine, which the "
-      "hosts do not see; name suites of the hub, or evaluate after the run"
-    )
-  for key, value in paths.items():
-    if not value.startswith("gs://"):
-      raise ValueError(
-        f"c.{key}={value!r} is a path of this machine, which the hosts do not "
-        f"see; type: gcloud storage cp -r {value or 'FILE'} gs://BUCKET/, and "
-        f"then --config.{key}=gs://BUCKET/{os.path.basename(value) or 'FILE'}"
-      )
+  here.check_paths(config)
   return config
 
 

@@ -19,11 +19,10 @@ from srl_jax.storage import files
 from srl_jax.storage.workdir import OWN_CODE, RefusedError
 
 
-def checksums(config: Config) -> dict[str, int]:
-  """Returns the CRC32 of code, by the name of the field that names it.
+def names(config: Config) -> dict[str, list[str]]:
+  """Returns what of one's own is used, by the name of the field that names it.
 
-  A module counts as a whole file, without what it imports. Of a notebook or
-  script ("__main__:name"), only the function counts.
+  All of it has been imported then.
 
   Raises:
     ValueError: a module cannot be imported.
@@ -36,15 +35,30 @@ def checksums(config: Config) -> dict[str, int]:
     reward = getattr(config, stage).reward
     named[f"{stage}.reward.function"] = (reward.function,)
   found = {}
-  for field, names in named.items():
+  for field, given in named.items():
     # The package itself is in versions.json.
-    own = [x for x in names if ":" in x and not x.startswith("srl_jax.")]
+    own = [x for x in given if ":" in x and not x.startswith("srl_jax.")]
     for name in own:
       if name != config.data.domain:
         find_function(RewardConfig(function=name))
     if own:
-      found[field] = zlib.crc32(b"".join(map(source_of, own)))
+      found[field] = own
   return found
+
+
+def checksums(config: Config) -> dict[str, int]:
+  """Returns the CRC32 of code, by the name of the field that names it.
+
+  A module counts as a whole file, without what it imports. Of a notebook or
+  script ("__main__:name"), only the function counts.
+
+  Raises:
+    ValueError: a module cannot be imported.
+  """
+  return {
+    field: zlib.crc32(b"".join(map(source_of, own)))
+    for field, own in names(config).items()
+  }
 
 
 def check(config: Config, workdir: pathlib.Path, free: Sequence[str]) -> None:

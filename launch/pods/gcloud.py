@@ -12,13 +12,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 
-from .pod import PYTHON, Pod
-
-# What installing needs of the repository; the experiment's folder comes on top.
-PACKED = (
-  *("srl_jax", "experiments", "launch", "setup.py", "pyproject.toml"),
-  *("constraints.txt", "MANIFEST.in", "README.md", "LICENSE"),
-)
+from .pod import PACKED, PYTHON, Pod
 
 _SCRIPT = r"""#!/usr/bin/env bash
 # Runs srl_jax on {kind}.
@@ -314,8 +308,8 @@ def write(pod: Pod, file: str) -> str:
 def packed(pod: Pod) -> list[str]:
   """Returns what goes to the hosts, as paths in the repository."""
   folder = pod.config.partition(":")[0].rpartition("/")[0]
-  is_inside = not folder or folder.partition("/")[0] in PACKED
-  return [*PACKED] if is_inside else [*PACKED, folder]
+  is_inside = not folder or folder.partition("/")[0] in {*PACKED, *pod.own}
+  return [*PACKED, *pod.own, *([] if is_inside else [folder])]
 
 
 def _install(pod: Pod) -> str:

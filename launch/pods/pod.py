@@ -12,6 +12,11 @@ from .machines import Slice
 
 # Versions of Python and of the folder on a host that all writers agree on.
 PYTHON = "3.12"
+# What installing needs of the repository; the experiment's folder comes on top.
+PACKED = (
+  *("srl_jax", "experiments", "launch", "setup.py", "pyproject.toml"),
+  *("constraints.txt", "MANIFEST.in", "README.md", "LICENSE"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Pod:
     workdir: of the run, in a bucket.
     is_spot: whether it is cheaper and may be taken away at any time.
     image: container image with the package, for Kubernetes.
+    own: what else it needs of this folder, as names in it.
     environment: variables of the run; None for a secret, whose value is in no
       file and comes from where the run is started.
     command_line: what wrote the files, for their first lines.
@@ -43,6 +49,7 @@ class Pod:
   is_spot: bool
   image: str
   command_line: str
+  own: tuple[str, ...] = ()
   environment: Mapping[str, str | None] = dataclasses.field(
     default_factory=dict
   )

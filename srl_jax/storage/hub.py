@@ -44,7 +44,7 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
   if folder.is_dir():
     return folder
   # Anything else, such as a file, cannot be a name on the hub.
-  if paths.is_remote(folder) or folder.exists() or not _NAME.fullmatch(source):
+  if paths.is_remote(folder) or folder.exists() or not is_name(source):
     raise ValueError(
       f"there is no checkpoint folder {source!r}; give a folder as "
       "transformers' save_pretrained writes it, or a name on the Hugging Face "
@@ -72,6 +72,11 @@ def fetch(source: str, patterns: Sequence[str] = _PATTERNS) -> pathlib.Path:
   # The hub's cache has a folder per commit.
   COMMITS[source] = folder.name
   return folder
+
+
+def is_name(source: str) -> bool:
+  """Whether a text may be a name on the hub."""
+  return bool(_NAME.fullmatch(source))
 
 
 def name_and_revision(source: str) -> tuple[str, str | None]:

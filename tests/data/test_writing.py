@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What lies in the folder of prepared data while they are written, and after.
 
-tests/test_bucket.py writes them to a bucket.
+tests/storage/test_bucket.py writes them to a bucket.
 """
 
 import errno
