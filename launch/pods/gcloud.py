@@ -226,7 +226,7 @@ attempt() {{
       try 2 install || return $?
       say "starting the run"
       # One host of many may have been out of reach.
-      try 2 start || return $? ;;
+      try "$ASKS" start || return $? ;;
   esac
   follow
 }}
