@@ -77,7 +77,12 @@ def make_batches(
     .shuffle(seed=shuffle_seed)
     .repeat()
     .map_with_index(draw)
-    .batch(batch_size, batch_fn=to_batch)
+  )
+  # Grain cannot count an endless stream in batches of one.
+  dataset = (
+    dataset.map(lambda trunk: to_batch([trunk]))
+    if batch_size == 1
+    else dataset.batch(batch_size, batch_fn=to_batch)
   )
   identity = {
     "seed": seed,

@@ -54,6 +54,15 @@ def test_every_epoch_is_one_permutation_and_they_differ():
   assert len(set(map(tuple, epochs))) == 4
 
 
+def test_batches_of_one_hold_the_trunks_of_larger_batches_in_their_order():
+  # Three epochs of ten trunks.
+  drawn = itertools.islice(batches(batch_size=1, points=5), 30)
+  wanted = itertools.islice(batches(batch_size=10, points=5), 3)
+  assert [ids(batch) for batch in drawn] == [
+    [name] for batch in wanted for name in ids(batch)
+  ]
+
+
 def test_neighbouring_seeds_do_not_replay_each_others_epochs():
   epochs = []
   for seed in range(3):
@@ -67,12 +76,13 @@ def test_same_seed_gives_the_same_arrays():
     assert_equal(a, b)
 
 
-def test_restored_stream_goes_on_bit_for_bit():
-  stream = batches()
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_restored_stream_goes_on_bit_for_bit(batch_size):
+  stream = batches(batch_size=batch_size)
   for _ in range(7):
     next(stream)
   state = json.loads(json.dumps(stream.get_state()))
-  restored = batches()
+  restored = batches(batch_size=batch_size)
   next(restored)  # The position before set_state must not matter.
   restored.set_state(state)
   assert restored.get_state() == state
