@@ -99,7 +99,7 @@ class RlUpdate:
     values["groups_expired"] = expired
     values |= self._batch_values(groups, update_step)
     if rounds:
-      self._formats.warn(update_step, values["format_failure"])
+      self._formats.end_update_step(update_step, values["format_failure"])
     packed = pack(
       groups,
       best_shape(groups, setup.update_shapes),
@@ -279,12 +279,14 @@ class RlUpdate:
     return rl_programs.programs(self.setup, self._shared_rounds)
 
   def get_state(self) -> dict[str, Any]:
-    """What decides how many rounds begin at once, for JSON."""
-    if not self._shared_rounds:
-      return {}
-    return {"counts": self._shared_rounds.counts._asdict()}
+    """What an update step takes from earlier ones, for JSON."""
+    state: dict[str, Any] = {"least_broken": self._formats.least_broken}
+    if self._shared_rounds:
+      state["counts"] = self._shared_rounds.counts._asdict()
+    return state
 
   def set_state(self, state: dict[str, Any]) -> None:
     """Restores what `get_state` returned; state of a run without it is none."""
+    self._formats.least_broken = state.get("least_broken", 1.0)
     if self._shared_rounds:
       self._shared_rounds.counts = Counts(**state.get("counts", {}))

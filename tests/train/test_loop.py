@@ -4,6 +4,7 @@
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import re
 from unittest import mock
@@ -315,11 +316,16 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
     updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
     updates.next_batch(params, 4)
     assert "warning" not in capsys.readouterr().out
+    state = json.loads(json.dumps(updates.get_state()))
     random = nn.unbox(run.policy.init(jax.random.key(0)))
     updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
     updates.next_batch(random, 4)
-  [line] = capsys.readouterr().out.splitlines()
+    updates.set_state(state)
+    updates.next_batch(random, 5)
+  line, resumed = capsys.readouterr().out.splitlines()
   assert line.startswith(
     "warning: 100% of the samples of srl update step 5 break the format; most "
     "often: not_stopped; raise c.srl.sampling.max_new_tokens"
   )
+  # Formats held before the run was stopped.
+  assert "training has broken the model" in resumed
