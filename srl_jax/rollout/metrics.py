@@ -27,7 +27,12 @@ class RolloutMetrics:
   unscored: Ratio = metric(
     "ratio", "1", "with fuse: share too long for the device's reward"
   )
-  kept_share: Ratio = metric("ratio", "1", "groups kept by the filter")
+  kept_share: Ratio = metric(
+    "ratio", "1", "share of groups kept by the filter; 1 without a filter"
+  )
+  differing_share: Ratio = metric(
+    "ratio", "1", "share of groups whose rewards differ, filtered or not"
+  )
   groups_sampled: Array = metric("sum", "groups", "groups sampled")
   groups_kept: Array = metric("sum", "groups", "groups kept by the filter")
   rounds: Array = metric("sum", "rounds", "rounds of sampling")
@@ -55,6 +60,7 @@ def measure(
   branches: Branches,
   scores: Scores,
   kept_NK: Array,
+  differing_NK: Array,
   slot_use: SlotUse,
   rollout_s: float = 0.0,
   reward_s: float = 0.0,
@@ -67,6 +73,7 @@ def measure(
     branches: their R = K * G branches.
     scores: scores of all branches [N, K, G].
     kept_NK: True for groups that the filter keeps.
+    differing_NK: True for groups whose rewards differ.
     slot_use: how full the slots were.
     rollout_s: time of sampling and scoring; a program knows none.
     reward_s: the part of it in which the host scored.
@@ -98,6 +105,7 @@ def measure(
     completion_tokens=Ratio(drawn, groups * samples),
     unscored=mean(~is_scored_NKG, is_real_NKG),
     kept_share=Ratio(kept, groups),
+    differing_share=Ratio(_sum(xp, differing_NK), groups),
     groups_sampled=groups,
     groups_kept=kept,
     rounds=zero + 1,

@@ -44,6 +44,11 @@ def rewards_of(episodes: Sequence[Episode]) -> list[float]:
   return [float(x.is_correct) for x in episodes if is_judged(x)]
 
 
+def is_differing(episodes: Sequence[Episode]) -> bool:
+  """Whether some episodes of a problem solve it and others do not."""
+  return len(set(rewards_of(episodes))) > 1
+
+
 def _mean_reward(episodes: Sequence[Episode]) -> float:
   if rewards := rewards_of(episodes):
     return float(np.mean(rewards))
@@ -75,6 +80,7 @@ def sampling_metrics(
     "groups_sampled": float(len(problems)),
     "groups_kept": float(kept),
     "kept_share": kept / len(problems),
+    "differing_share": float(np.mean([is_differing(x) for x in problems])),
     "rounds": float(len(rounds)),
     "tokens_sampled": float(tokens),
     "rollout_s": sum(round_.rollout_s for round_ in rounds),

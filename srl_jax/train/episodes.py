@@ -33,6 +33,7 @@ from srl_jax.train.batch_shapes import micro_batch_trunks, update_shape
 from srl_jax.train.episode_rewards import (
   EpisodeRound,
   as_rewarded,
+  is_differing,
   is_judged,
   rewards_of,
   sampling_metrics,
@@ -70,6 +71,8 @@ class EpisodesStage:
       ValueError: the settings do not fit data, model or mesh.
     """
     self._run, self.name, self.config = run, name, config
+    if config.keep_all:
+      self.columns += ("outcomes differ in {differing_share:.0%}",)
     self.uses_reference = config.loss.uses_reference
     run = with_judgeable(run, name)
     self._rules, self._widths = self._make_rules()
@@ -197,9 +200,10 @@ class EpisodesStage:
     return kept, sampling_metrics(rounds, len(kept))
 
   def _is_kept(self, episodes: Sequence[Episode]) -> bool:
-    """Whether to train on a problem: some episodes solve it, others do not."""
-    rewards = set(rewards_of(episodes))
-    return len(rewards) > (0 if self.config.keep_all else 1)
+    """Whether to train on a problem."""
+    if self.config.keep_all:
+      return bool(rewards_of(episodes))
+    return is_differing(episodes)
 
   def _record(self, round_: EpisodeRound, update_step: int) -> None:
     """Keeps some episodes of training for people to look at."""

@@ -75,6 +75,8 @@ class RlStage:
     )
     self.name, self.config = name, config
     self.uses_reference = config.loss.uses_reference
+    if not config.dynamic_sampling.enabled:
+      self.columns += ("rewards differ in {differing_share:.0%} of groups",)
     self.data = data or _load(run, name, config)
     _check_batch(name, config, self.data)
     self._run = run

@@ -210,7 +210,8 @@ class EpisodesConfig(GrpoConfig):
     problems_per_round: problems sampled at a time, by all processes together.
     max_rounds: most rounds of sampling for one batch.
     keep_all: train on every problem; those whose episodes all end alike then
-      add nothing to the gradient but count in its average.
+      add nothing to the gradient (but that of the KL term, if there is one),
+      and count in its average.
   """
 
   groups_per_batch: int = 16

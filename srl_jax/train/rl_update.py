@@ -202,6 +202,7 @@ class RlUpdate:
       branches,
       scores,
       kept_NK,
+      groups_lib.is_differing(scores.reward_NKG, config.dynamic_sampling),
       found.slot_use,
       found.rollout_s,
       found.reward_s,

@@ -25,7 +25,11 @@ from srl_jax.update.batch import (
   MicroBatch,
   one_branch_per_lane,
 )
-from srl_jax.update.groups import DynamicSamplingConfig, is_kept
+from srl_jax.update.groups import (
+  DynamicSamplingConfig,
+  is_differing,
+  is_kept,
+)
 from srl_jax.update.updater import TrainState, UpdateFunctions
 
 # (params, trunks, random key) -> branches and how full the slots were.
@@ -88,7 +92,13 @@ def fused_update(
     )
     state, of_update = functions.finish(state, sums, update_step)
     measured = rollout_metrics.measure(
-      trunks, branches, scores, kept_NK, slot_use, xp=jnp
+      trunks,
+      branches,
+      scores,
+      kept_NK,
+      is_differing(scores.reward_NKG, dynamic_sampling),
+      slot_use,
+      xp=jnp,
     )
     return state, FusedMetrics(measured, of_batches, of_update)
 

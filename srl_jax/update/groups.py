@@ -30,7 +30,8 @@ class DynamicSamplingConfig:
 
   Attributes:
     enabled: False trains on every group; groups of equal rewards then add
-      nothing to the gradient but count in its average.
+      nothing to the gradient (but that of the KL term, if there is one), and
+      count in its average.
     refill: True samples on until groups_per_batch groups are kept; further
       kept groups wait for the next batch. False makes every round of sampling
       a batch, however many groups it keeps; then groups_per_batch, max_rounds
@@ -40,7 +41,8 @@ class DynamicSamplingConfig:
       of 8 has one more character in common with the expert's step, the
       deviation is 0.66 / T, where T is the characters of both texts: the
       default keeps any difference if the two texts together have at most 660
-      characters, and drops noise in longer texts.
+      characters, and drops noise in longer texts. The metric
+      `differing_share` goes by it also where every group is trained on.
     max_rounds: rounds of sampling for one batch. If it is at least half full
       then, the update step trains on that, with a warning. If not, the stage
       ends early, and its result is the best validated; in the first update
@@ -145,10 +147,17 @@ def is_kept(reward_G: Array, config: DynamicSamplingConfig) -> Array:
       never kept.
     config: the filter.
   """
-  std = group_std(reward_G)
   if not config.enabled:
-    return std >= 0
-  return std > config.epsilon
+    return group_std(reward_G) >= 0
+  return is_differing(reward_G, config)
+
+
+def is_differing(reward_G: Array, config: DynamicSamplingConfig) -> Array:
+  """Returns [...], True where the rewards of a group differ enough to teach.
+
+  The filter keeps these if it is enabled. Arguments are those of `is_kept`.
+  """
+  return group_std(reward_G) > config.epsilon
 
 
 class Pool:

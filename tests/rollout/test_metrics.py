@@ -37,6 +37,7 @@ def test_a_round_of_three_groups_by_hand():
   chars_NKG = 1.0 + 8 * broken_NKG  # Broken samples do not count.
   scores = Scores(reward_NKG, reward_NKG, chars_NKG, 3 * chars_NKG, broken_NKG)
   kept_NK = np.array([[True, False], [False, False]])
+  differing_NK = np.array([[True, False], [True, False]])
   values = reduce_metrics(
     [
       rollout_metrics.measure(
@@ -44,6 +45,7 @@ def test_a_round_of_three_groups_by_hand():
         branches,
         scores,
         kept_NK,
+        differing_NK,
         SlotUse(np.array([8, 3]), np.array([12, 12])),
       )
     ]
@@ -56,6 +58,7 @@ def test_a_round_of_three_groups_by_hand():
     "action_chars": 3,
     "completion_tokens": 15 / 9,
     "kept_share": 1 / 3,
+    "differing_share": 2 / 3,
     "groups_sampled": 3,
     "groups_kept": 1,
     "tokens_sampled": (2 + 1 + 1) + (2 + 1 + 2) + (1 + 2 + 3),

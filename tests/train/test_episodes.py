@@ -46,6 +46,7 @@ def test_episodes_are_sampled_filtered_and_trained_on(through):
   assert any(not row["episodes/skipped_updates"] for row in rows)
   shares = [row["episodes/kept_share"] for row in rows]
   assert all(0 <= share <= 1 for share in shares) and min(shares) < 1
+  assert shares == [row["episodes/differing_share"] for row in rows]
   for row in rows:
     assert row["episodes/groups_sampled"] == 8 * row["episodes/rounds"]
     assert 1 <= row["episodes/turns"] <= 3
@@ -380,7 +381,7 @@ def test_validation_takes_no_more_rows_than_sampling(
     return real(self, params, task, rows=rows, **more)
 
   monkeypatch.setattr(stage.Run, "stream", stream)
-  train(
+  found = train(
     runs,
     whole,
     tmp_path,
@@ -388,6 +389,9 @@ def test_validation_takes_no_more_rows_than_sampling(
     episodes__problems_per_round=1,
     episodes__keep_all=True,
   )
+  rows = [x for x in found.rows() if "episodes/reward" in x]
+  assert {row["episodes/kept_share"] for row in rows} == {1}
+  assert min(row["episodes/differing_share"] for row in rows) < 1
   [planned] = [rows for is_plan, rows in made if is_plan]
   run = [rows for is_plan, rows in made if not is_plan]
   assert len(run) > 1 and max(run) == planned == 4

@@ -314,12 +314,14 @@ def test_broken_formats_are_warned_of(runs, whole, tmp_path, capsys):
   keep_all = DynamicSamplingConfig(enabled=False)
   with started(runs, whole, tmp_path, "srl") as (run, configs, params):
     updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
-    updates.next_batch(params, 4)
+    assert updates.next_batch(params, 4).values["differing_share"] > 0
     assert "warning" not in capsys.readouterr().out
     state = json.loads(json.dumps(updates.get_state()))
     random = nn.unbox(run.policy.init(jax.random.key(0)))
     updates = rl_updates(run, configs, params, dynamic_sampling=keep_all)
-    updates.next_batch(random, 4)
+    values = updates.next_batch(random, 4).values
+    # All rewards are -1.
+    assert values["kept_share"] == 1 and values["differing_share"] == 0
     updates.set_state(state)
     updates.next_batch(random, 5)
   line, resumed = capsys.readouterr().out.splitlines()

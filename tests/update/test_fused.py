@@ -164,8 +164,9 @@ def in_pieces(dynamic, key, divide_by_std):
   )
   batches = [sharding.put_batch(batch, MESH, RULES) for batch in batches]
   state, of_batches, of_update = updater.update(state, batches, 0)
+  differing_NK = groups_lib.is_differing(scores.reward_NKG, dynamic)
   measured = rollout_metrics.measure(
-    TRUNKS, branches, scores, kept_NK, slot_use
+    TRUNKS, branches, scores, kept_NK, differing_NK, slot_use
   )
   values = reduce_metrics([measured])
   values |= reduce_metrics(of_batches) | reduce_metrics([of_update])

@@ -7,7 +7,7 @@
   const {curves, charts: specifications, runs} = DATA;
   // Shown first, if the runs have them, in this order.
   const FIRST = ["reward", "validation_reward", "validation_exact", "format_failure", "thought_chars", "completion_tokens",
-    "kept_share", "loss", "validation_loss", "entropy", "grad_norm", "tokens_per_s"];
+    "kept_share", "differing_share", "loss", "validation_loss", "entropy", "grad_norm", "tokens_per_s"];
   const PALETTE = ["#1f8fa8", "#c8553d", "#6a5acd", "#8a9a2c", "#b5658f", "#8c6d46"];
   const axis = document.getElementById("axis");
   const metrics = [...new Set(curves.series.map((x) => x.metric))].sort();
