@@ -146,6 +146,13 @@ class RewardConfig:
         "only difflib has it. Set reward.autojunk to False."
       )
 
+  @property
+  def is_of_steps(self) -> bool:
+    """Whether a completion must have the format of a step."""
+    return self.check == "step" or (
+      self.check == "auto" and self.function != "answer"
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkersConfig:
@@ -262,9 +269,7 @@ def score_one(
       is finite in float32.
   """
   text, stopped, tokens = completion
-  is_step = config.check == "step" or (
-    config.check == "auto" and config.function != "answer"
-  )
+  is_step = config.is_of_steps
   parsed = format.split_lenient(text)
   chars = len(parsed.thought), len(parsed.action)
   if is_step:

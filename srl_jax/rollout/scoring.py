@@ -47,14 +47,29 @@ def resolve_reward(
     stage: the stage's section in the config, for the error message.
 
   Raises:
-    ValueError: the domains name different rewards.
+    ValueError: the domains name different rewards, or a field has no effect.
   """
   check = reward.check
   is_own = reward.function == "domain" or ":" in reward.function
   if task == "solve" and check == "auto" and is_own:
     check = "solution"
-  if reward.function != "domain":
-    return dataclasses.replace(reward, check=check)
+  function = reward.function
+  if function == "domain":
+    function = _of_domains(task, domains, stage)
+  reward = dataclasses.replace(reward, function=function, check=check)
+  broken = reward.broken_format_reward
+  if not reward.is_of_steps and broken != RewardConfig.broken_format_reward:
+    raise ValueError(
+      f"c.{stage}.reward.broken_format_reward={broken} has no effect, because "
+      "an incomplete solution is wrong and gets 0; leave it at "
+      f"{RewardConfig.broken_format_reward}, or set c.{stage}.reward.check to "
+      "'step'"
+    )
+  return reward
+
+
+def _of_domains(task: Task, domains: Mapping[str, Domain], stage: str) -> str:
+  """The one reward function of all domains."""
   named: dict[str, list[str]] = {}
   for name, domain in domains.items():
     function = domain.reward if task == "step" else domain.verdict
@@ -66,7 +81,7 @@ def resolve_reward(
       f"c.{stage}.reward.function to the one that is meant"
     )
   [function] = named
-  return dataclasses.replace(reward, function=function, check=check)
+  return function
 
 
 def completion_texts(

@@ -94,17 +94,11 @@ class LossConfig:
         f"dual_clip={self.dual_clip} is not above 1 + clip_high="
         f"{1 + self.clip_high:g}; set it to a larger ratio, for example 3"
       )
-    if self.surrogate != "truncated" and self.importance_cap != _CAP:
-      raise ValueError(
-        f"importance_cap={self.importance_cap} has no effect with surrogate="
-        f"{self.surrogate!r}; leave it at {_CAP}, or set surrogate to "
-        "'truncated'"
-      )
-    if self.surrogate == "imitation" and self.ratio != "token":
-      raise ValueError(
-        f"ratio={self.ratio!r} has no effect with surrogate='imitation'; leave "
-        "it at 'token', or set surrogate to 'clipped'"
-      )
+    self._check_used("importance_cap", "truncated")
+    for name in ("clip_low", "clip_high"):
+      self._check_used(name, "clipped", "dual_clipped")
+    for name in ("ratio", "divide_by_group_std"):
+      self._check_used(name, "clipped", "dual_clipped", "truncated")
     if self.aggregation != "fixed_divisor" and self.divisor_tokens:
       raise ValueError(
         f"divisor_tokens={self.divisor_tokens} has no effect with aggregation="
@@ -116,6 +110,20 @@ class LossConfig:
         f"{self.divisor_tokens}; set divisor_tokens to a length in tokens, "
         "for example max_new_tokens"
       )
+
+  def _check_used(self, name: str, *surrogates: str) -> None:
+    """Raises ValueError if a field is set that the surrogate does not read."""
+    value, default = getattr(self, name), getattr(type(self), name)
+    if value != default and self.surrogate not in surrogates:
+      raise ValueError(
+        f"{name}={value!r} has no effect with surrogate={self.surrogate!r}; "
+        f"leave it at {default!r}, or set surrogate to {surrogates[0]!r}"
+      )
+
+  @property
+  def is_clipped(self) -> bool:
+    """Whether clip_low and clip_high bound the ratio."""
+    return self.surrogate in ("clipped", "dual_clipped")
 
   @property
   def uses_reference(self) -> bool:
@@ -130,7 +138,10 @@ class GrpoMetrics:
   loss: Ratio = metric("ratio", "1", "loss, aggregated as configured")
   entropy: Ratio = metric("ratio", "nats", "policy entropy per token")
   clipped_share: Ratio = metric(
-    "ratio", "1", "share of tokens whose ratio left the clip interval"
+    "ratio",
+    "1",
+    "share of tokens whose ratio left the clip interval; none if the surrogate "
+    "has no clip",
   )
   dual_clipped_share: Ratio = metric(
     "ratio",
@@ -244,7 +255,7 @@ def grpo_loss(policy: Policy, config: LossConfig, temperature: float) -> LossFn:
     scores = logps(params, batch)
     logp_NBW = only_counted(scores.logp)
     old_logp_NBW = batch.sampler_logp_NBW
-    if config.surrogate in ("clipped", "dual_clipped"):
+    if config.is_clipped:
       # Fresh tokens were drawn by these very parameters. Where the sampler has
       # rounded otherwise, the clip would take their gradient away.
       fresh_NBW = jax.lax.stop_gradient(logp_NBW)
@@ -310,7 +321,7 @@ def _grpo_metrics(
     loss=loss,
     entropy=losses.token_mean(entropy_NBW, is_counted_NBW),
     clipped_share=losses.token_mean(
-      is_outside_NBW.astype(jnp.float32), is_counted_NBW
+      is_outside_NBW.astype(jnp.float32), is_counted_NBW & config.is_clipped
     ),
     dual_clipped_share=losses.token_mean(
       is_bounded_NBW.astype(jnp.float32), is_counted_NBW

@@ -135,7 +135,10 @@ def test_ratios_outside_the_clip_interval_by_hand(ratio, config, pull):
   np.testing.assert_allclose(gradient[0], want, **CLOSE)
   np.testing.assert_allclose(metrics["ratio_max"], ratio, **CLOSE)
   is_outside = not 1 - config.clip_low < ratio < 1 + config.clip_high
-  assert metrics["clipped_share"] == is_outside
+  if config.surrogate in ("truncated", "imitation"):
+    assert np.isnan(metrics["clipped_share"])
+  else:
+    assert metrics["clipped_share"] == is_outside
   # One sample of two has an advantage below 0.
   assert metrics["dual_clipped_share"] == (ratio > config.dual_clip) / 2
 
@@ -311,3 +314,18 @@ def test_the_first_token_of_a_branch_is_given_and_scores_nothing():
     batch.branches.sampler_logp_NRC[counted],
     **CLOSE,
   )
+
+
+@pytest.mark.parametrize(
+  ("surrogate", "name", "value"),
+  [
+    ("truncated", "clip_low", 0.1),
+    ("imitation", "clip_high", 0.3),
+    ("imitation", "divide_by_group_std", False),
+    ("imitation", "ratio", "sequence"),
+    ("dual_clipped", "importance_cap", 9.0),
+  ],
+)
+def test_what_a_surrogate_does_not_read_is_refused(surrogate, name, value):
+  with pytest.raises(ValueError, match=f"^{name}={value!r} has no effect with"):
+    LossConfig(surrogate=surrogate, **{name: value})
