@@ -91,7 +91,7 @@ def _compare(
     )
 
 
-def crc32(records: Iterable[Trajectory | Problem]) -> int:
+def crc32(records: Iterable[Any]) -> int:
   """Returns a checksum of records, in their order."""
   crc = 0
   for record in records:

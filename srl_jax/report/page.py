@@ -17,14 +17,11 @@ import jinja2
 from srl_jax import storage
 from srl_jax.evaluate import seeds
 from srl_jax.report import charts, series
+from srl_jax.report.differences import group_differences, paired_differences
 from srl_jax.report.episodes import read_episodes
 from srl_jax.report.evaluations import Comparison, SuiteRow
 from srl_jax.report.results_table import label
-from srl_jax.report.runs import (
-  RunFiles,
-  group_differences,
-  paired_differences,
-)
+from srl_jax.report.runs import RunFiles
 from srl_jax.report.viewer import MOST_CHARS, read_rollouts
 
 _ASSETS = importlib.resources.files("srl_jax.report") / "assets"
