@@ -13,7 +13,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,9 @@ from srl_jax import progress, storage
 from srl_jax.storage import files
 from srl_jax.storage.mirror import Mirror
 from srl_jax.trackers.trackers import Trackers
+
+# What a console line shows: a format string, or a function of the metrics.
+Column = str | Callable[[Mapping[str, float]], str]
 
 
 class MetricWriter:
@@ -150,7 +153,7 @@ class Console:
     *,
     total_steps: int,
     first_step: int = 0,
-    columns: Sequence[str] = (),
+    columns: Sequence[Column] = (),
   ):
     """Starts the clock of a stage.
 
@@ -159,7 +162,8 @@ class Console:
       total_steps: update steps of the whole stage, resumed ones included.
       first_step: number of update steps that were done before a resume.
       columns: format strings over metric names, such as
-        "reward {reward:.3f}"; a column whose metric is absent is left out.
+        "reward {reward:.3f}", or functions that return the text; a column whose
+        metric is absent is left out.
     """
     self._stage = stage
     self._total_steps = total_steps
@@ -179,7 +183,8 @@ class Console:
     parts = [f"{self._stage} {steps_done:>{width}}/{self._total_steps}"]
     for column in self._columns:
       try:
-        parts.append(column.format(**values))
+        is_text = isinstance(column, str)
+        parts.append(column.format(**values) if is_text else column(values))
       except KeyError:
         continue
     left_s = self._left_s(steps_done, now_s)

@@ -8,7 +8,7 @@ import types
 import flax.struct
 import numpy as np
 
-from srl_jax.reductions import metric
+from srl_jax.reductions import explanations, metric
 from srl_jax.types import Array, Branches, Ratio, Scores, SlotUse, Trunks
 
 
@@ -133,6 +133,15 @@ def of_samples(branches: Branches, scores: Scores) -> dict[str, np.ndarray]:
   is_whole_NKG = is_scored_NKG & (scores.failure_NKG == 0)
   length_NR = branches.is_completion_NRC.sum(-1)
   return {
+def of_nothing() -> dict[str, float]:
+  """Returns the metrics of no round: sums of 0, and no means."""
+  return {
+    name: 0.0
+    for name, reduction, *_ in explanations(RolloutMetrics)
+    if reduction == "sum"
+  }
+
+
     "reward": scores.reward_NKG[is_scored_NKG],
     "completion_tokens": length_NR[length_NR > 0],
     "thought_chars": scores.thought_chars_NKG[is_whole_NKG],

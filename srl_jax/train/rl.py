@@ -9,7 +9,7 @@ reward. How an update step is taken is decided here, once: in one program
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,19 @@ from srl_jax.types import Branches, Scores
 from srl_jax.update.updater import TrainState, compiled_count
 
 
+def _kept(values: Mapping[str, float]) -> str:
+  """Where the batch of an update step comes from, for its console line."""
+  if not values["rounds"]:
+    return "from earlier samples"
+  return "kept {groups_kept:.0f}/{groups_sampled:.0f} groups".format(**values)
+
+
 class RlStage:
   """GRPO with dynamic sampling (SRL, RLVR)."""
 
   columns = (
     "reward {reward:.3f}",
-    "kept {groups_kept:.0f}/{groups_sampled:.0f} groups",
+    _kept,
     "format failures {format_failure:.1%}",
     "{tokens_per_s:,.0f} tokens/s",
   )

@@ -93,7 +93,7 @@ class RlUpdate:
       count = min(count, config.groups_per_batch)
     groups = self.pool.take(count)
     # All groups may have waited in the pool.
-    values = reduce_metrics(rounds) if rounds else {"tokens_sampled": 0.0}
+    values = reduce_metrics(rounds) if rounds else rollout_metrics.of_nothing()
     # The host scores what the device does not.
     values.pop("unscored", None)
     values["groups_expired"] = expired

@@ -21,6 +21,7 @@ from srl_jax import sharding
 from srl_jax.checkpoint import CheckpointConfig
 from srl_jax.data.templates import Task, Template
 from srl_jax.device_rewards.reward import DeviceRewardConfig
+from srl_jax.metrics import Column
 from srl_jax.models import LanguageModel
 from srl_jax.processes.failures import RecurringError
 from srl_jax.rewards import WorkersConfig
@@ -209,7 +210,7 @@ class Stage(Protocol):
   name: str
   config: StageConfig
   description: str
-  columns: tuple[str, ...]
+  columns: tuple[Column, ...]
   uses_reference: bool
   updater: Updater
 

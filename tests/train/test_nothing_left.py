@@ -33,6 +33,12 @@ def test_a_stage_without_groups_that_differ_ends_with_what_it_has(
   found = run(runs, tmp_path / "run", events={("srl", 4): keep_none})
   said = capsys.readouterr().out
   assert "warning: srl: after 2 rounds of sampling only " in said
+  # The pool held a whole batch.
+  assert "srl 3/6  from earlier samples  0 tokens/s" in said
+  [waited] = [x for x in found.rows() if x.get("srl/rounds") == 0]
+  for name in ("groups_sampled", "groups_kept", "prompt_tokens"):
+    assert waited[f"srl/{name}"] == 0
+  assert "srl/reward" not in waited
   assert "srl ends here, after 4 of its 6 update steps" in said
   assert list(found.results) == list(whole.results)
   assert "after srl" in found.results
