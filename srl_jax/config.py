@@ -55,7 +55,8 @@ class Config:
     name: what the first line of output calls the run.
     note: what is said before that line, if anything; an experiment that
       chooses what it runs says here what it chose and why.
-    seed: every random number of the run follows from it.
+    seed: every random number of the run follows from it, except what data.seed
+      draws: generated problems, and the trajectories of a task.
     stages: what is trained, in order; each stage starts from the best
       parameters of the one before.
     weights: where the first stage starts: "random", "registers_student" or

@@ -21,9 +21,15 @@ class RolloutMetrics:
     "ratio", "1", "mean reward of completions whose format is whole"
   )
   format_failure: Ratio = metric("ratio", "1", "share of broken formats")
-  thought_chars: Ratio = metric("ratio", "characters", "mean thought length")
-  action_chars: Ratio = metric("ratio", "characters", "mean action length")
-  completion_tokens: Ratio = metric("ratio", "tokens", "mean length")
+  thought_chars: Ratio = metric(
+    "ratio", "characters", "mean thought length, of well-formed completions"
+  )
+  action_chars: Ratio = metric(
+    "ratio", "characters", "mean action length, of well-formed completions"
+  )
+  completion_tokens: Ratio = metric(
+    "ratio", "tokens", "mean length of a completion; episodes: of a turn"
+  )
   unscored: Ratio = metric(
     "ratio", "1", "with fuse: share too long for the device's reward"
   )
@@ -50,9 +56,14 @@ class RolloutMetrics:
     "ratio", "1", "share of trunk and branch positions without a token"
   )
   rollout_s: Array = metric(
-    "sum", "s", "time of sampling and scoring; 0 in a fused update step"
+    "sum",
+    "s",
+    "time of sampling and scoring, environments included; 0 in a fused update "
+    "step",
   )
-  reward_s: Array = metric("sum", "s", "of which the host scored")
+  reward_s: Array = metric(
+    "sum", "s", "part of rollout_s in which the host scored"
+  )
 
 
 def measure(
@@ -122,6 +133,15 @@ def measure(
   )
 
 
+def of_nothing() -> dict[str, float]:
+  """Returns the metrics of no round: sums of 0, and no means."""
+  return {
+    name: 0.0
+    for name, reduction, *_ in explanations(RolloutMetrics)
+    if reduction == "sum"
+  }
+
+
 def of_samples(branches: Branches, scores: Scores) -> dict[str, np.ndarray]:
   """Returns values of single samples, named like the metrics that they make.
 
@@ -133,15 +153,6 @@ def of_samples(branches: Branches, scores: Scores) -> dict[str, np.ndarray]:
   is_whole_NKG = is_scored_NKG & (scores.failure_NKG == 0)
   length_NR = branches.is_completion_NRC.sum(-1)
   return {
-def of_nothing() -> dict[str, float]:
-  """Returns the metrics of no round: sums of 0, and no means."""
-  return {
-    name: 0.0
-    for name, reduction, *_ in explanations(RolloutMetrics)
-    if reduction == "sum"
-  }
-
-
     "reward": scores.reward_NKG[is_scored_NKG],
     "completion_tokens": length_NR[length_NR > 0],
     "thought_chars": scores.thought_chars_NKG[is_whole_NKG],

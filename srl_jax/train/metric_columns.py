@@ -14,14 +14,20 @@ from srl_jax.rollout.metrics import RolloutMetrics
 from srl_jax.update.grpo import GrpoMetrics, SftMetrics
 from srl_jax.update.updater import UpdateMetrics
 
-# Columns of every stage, of those that sample, and of sft.
-_OF_ALL = (UpdateMetrics,)
-_OF_RL = (RolloutMetrics, GrpoMetrics)
-_OF_SFT = (SftMetrics,)
+# What stages tell of a round of sampling, whatever they sample.
+_OF_ROUNDS = (
+  *("reward", "completion_tokens", "kept_share", "differing_share"),
+  *("groups_sampled", "groups_kept", "rounds", "tokens_sampled", "rollout_s"),
+)
 
 # (name, reduction, unit, help). "*" is a number from 1, NAME a name.
 _MORE_OF_ALL = (
-  ("micro_batches", "-", "1", "micro-batches of the update step, all passes"),
+  (
+    "micro_batches",
+    "-",
+    "1",
+    "micro-batches of the update step, all passes; none in a fused one",
+  ),
   (
     "update_step_s",
     "-",
@@ -43,8 +49,16 @@ _MORE_OF_ALL = (
     "share of right greedy answers to a part of the suite NAME",
   ),
 )
-_MORE_OF_RL = (
+_MORE_OF_SAMPLING = (
   ("rollout_tokens_per_s", "-", "tokens/s", "tokens sampled per rollout_s"),
+  (
+    "validation_reward",
+    "mean",
+    "1",
+    "reward of samples on validation trajectories; the best step is kept",
+  ),
+)
+_MORE_OF_RL = (
   ("groups_carried", "-", "groups", "kept groups that wait for the next batch"),
   (
     "groups_expired",
@@ -62,19 +76,15 @@ _MORE_OF_RL = (
     "reward_step_*",
     "mean",
     "1",
-    "reward of the groups trained on, at step * of their trajectories",
-  ),
-  (
-    "validation_reward",
-    "mean",
-    "1",
-    "reward of samples on validation trajectories; the best step is kept",
+    "reward of the groups trained on, at step * of their trajectories; the "
+    "filter hides steps that are mastered, and hopeless ones; none in a fused "
+    "update step",
   ),
   (
     "validation_exact",
     "mean",
     "1",
-    "share of these samples that equal the expert's step (srl)",
+    "share of validation samples that equal the expert's step (srl)",
   ),
   (
     "validation_format_failure",
@@ -86,7 +96,9 @@ _MORE_OF_RL = (
     "validation_similarity",
     "mean",
     "1",
-    "their similarity to the expert's step; 0 for a broken format",
+    "their similarity to the expert's step, by the stage's own "
+    "c.STAGE.reward.function, so only runs with the same one compare; 0 for a "
+    "broken format",
   ),
   (
     "validation_similarity_step_*",
@@ -150,19 +162,38 @@ _OF_TEST = (
     "NAME is its name there, as aime24_avg_at_32 of aime24 avg@32",
   ),
 )
-_SECTIONS = (
-  ("all stages", _OF_ALL, _MORE_OF_ALL),
-  ("srl, rlvr and episodes", _OF_RL, _MORE_OF_RL),
-  ("episodes", (), _MORE_OF_EPISODES),
-  ("sft", _OF_SFT, _MORE_OF_SFT),
-  ("test", (), _OF_TEST),
-)
+
+
+def _of_rounds(is_shared: bool) -> list[tuple[str, ...]]:
+  """Of RolloutMetrics, what episodes have too, or what they have not."""
+  return [
+    row
+    for row in explanations(RolloutMetrics)
+    if (row[0] in _OF_ROUNDS) == is_shared
+  ]
+
+
+_SECTIONS = {
+  "all stages": [*explanations(UpdateMetrics), *_MORE_OF_ALL],
+  "srl, rlvr and episodes": [
+    *_of_rounds(True),
+    *explanations(GrpoMetrics),
+    *_MORE_OF_SAMPLING,
+  ],
+  "srl and rlvr": [*_of_rounds(False), *_MORE_OF_RL],
+  "episodes": [*_MORE_OF_EPISODES],
+  "sft": [*explanations(SftMetrics), *_MORE_OF_SFT],
+  "test": [*_OF_TEST],
+}
 HEAD = """\
 Columns of metrics.csv, metrics.jsonl and all trackers. Their names begin with
 the stage, as in srl/reward, or with test/. update_step counts over all stages,
 from 0.
 Each line: name, how parts combine, unit, meaning. A ratio is of
 sums; "-" is measured once, by process 0.
+Metrics of sampling, such as reward and format_failure, are of all samples of
+the update step, before the filter. Metrics of the update, such as loss, entropy
+and ratio_max, are of the groups trained on, older ones included, in all passes.
 """
 
 
@@ -171,10 +202,7 @@ def sections() -> dict[str, list[tuple[str, ...]]]:
 
   Each is (name, how parts combine, unit, meaning).
   """
-  return {
-    title: [*explanations(*classes), *more]
-    for title, classes, more in _SECTIONS
-  }
+  return _SECTIONS
 
 
 def describe_columns() -> str:

@@ -110,7 +110,9 @@ class GrpoConfig:
 
   Attributes:
     update_steps: number of batches that are sampled and trained on.
-    groups_per_batch: kept groups per batch (the paper's batch size B).
+    groups_per_batch: kept groups per batch (the paper's batch size B); in the
+      stage episodes the least number, because all kept problems of its last
+      round are trained on.
     passes: how many times the optimizer steps on each batch, each time on the
       whole of it.
     trunks_per_micro_batch: trunks whose gradient is computed at a time, by all

@@ -2,8 +2,10 @@
 """metrics.txt explains every column that a run writes, and no other."""
 
 import csv
+import dataclasses
 
 from srl_jax.train import metric_columns
+from srl_jax.update.grpo import GrpoMetrics
 from tests.support.columns import explained, patterns
 
 
@@ -39,6 +41,14 @@ def test_every_column_is_explained_and_every_explanation_has_its_column(
   )
   outcomes = written(tmp_path / "outcomes")
   assert {"episodes/turns", "episodes/skipped_updates"} <= outcomes
+  names = {
+    title: {f"episodes/{row[0]}" for row in rows}
+    for title, rows in metric_columns.sections().items()
+  }
+  # Its update may have been skipped.
+  of_update = {f"episodes/{x.name}" for x in dataclasses.fields(GrpoMetrics)}
+  assert names["srl, rlvr and episodes"] - of_update <= outcomes
+  assert not names["srl and rlvr"] & outcomes
   found = written(whole.workdir) | written(tmp_path / "run") | outcomes
   assert {"srl/validation_value", "srl/suite_exam"} <= found
   matched = {column: explained(column) for column in found}
