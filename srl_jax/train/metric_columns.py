@@ -140,6 +140,15 @@ _MORE_OF_EPISODES = (
 )
 _MORE_OF_SFT = (
   (
+    "solve_loss",
+    "ratio",
+    "nats",
+    "with alternate_solve: loss of the update steps on whole solutions, which "
+    "have no loss, accuracy and confident_share",
+  ),
+  ("solve_accuracy", "ratio", "1", "accuracy of these"),
+  ("solve_confident_share", "ratio", "1", "confident_share of these"),
+  (
     "validation_loss",
     "ratio",
     "nats",
@@ -151,6 +160,18 @@ _MORE_OF_SFT = (
     "ratio",
     "1",
     "share of these tokens that were the most likely",
+  ),
+  (
+    "validation_step_loss",
+    "ratio",
+    "nats",
+    "with alternate_solve: validation_loss of the steps alone",
+  ),
+  (
+    "validation_solve_loss",
+    "ratio",
+    "nats",
+    "with alternate_solve: validation_loss of the whole solutions alone",
   ),
 )
 _OF_TEST = (

@@ -7,6 +7,7 @@ The warm start of SRL, and a baseline.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -39,6 +40,10 @@ from srl_jax.update.pack_shapes import fewest_positions
 from srl_jax.update.packing import PackShape, pack
 from srl_jax.update.updater import TrainState, Updater, compiled_count
 
+# What metrics of whole solutions are called, if they alternate with steps.
+_OF_SOLUTIONS = {
+  name: f"solve_{name}" for name in ("loss", "accuracy", "confident_share")
+}
 # Trunks whose lengths say how many lanes are best.
 _TRUNKS = 64
 
@@ -61,7 +66,9 @@ class SftConfig:
     trunks: which branch points are made of a trajectory.
     split: "pretrain" keeps the trajectories of "train" for the RL stages.
     alternate_solve: every other update step trains on whole solutions (task
-      "solve") instead, for a model that shall do both.
+      "solve") instead, for a model that shall do both. Their metrics are
+      `solve_loss` and so on; `validation_loss`, which chooses the parameters,
+      is over the target tokens of both, of which solutions have more.
     optim: the optimizer.
   """
 
@@ -103,7 +110,11 @@ class SftStage:
   """Cross-entropy on the expert's targets, branch by branch."""
 
   description = ""
-  columns = ("loss {loss:.4f}", "{tokens_per_s:,.0f} tokens/s")
+  columns = (
+    "loss {loss:.4f}",
+    "solve loss {solve_loss:.4f}",
+    "{tokens_per_s:,.0f} tokens/s",
+  )
   uses_reference = False
 
   def __init__(
@@ -184,7 +195,7 @@ class SftStage:
   def take_update(
     self, state: TrainState, update_step: int, reference: Any
   ) -> tuple[TrainState, Dispatched]:
-    return update_on(
+    state, dispatched = update_on(
       self.next_batch(update_step),
       self.updater,
       state,
@@ -192,10 +203,17 @@ class SftStage:
       passes=1,
       reference=reference,
     )
+    if self._task_of(update_step):
+      dispatched = dispatched._replace(renamed=_OF_SOLUTIONS)
+    return state, dispatched
+
+  def _task_of(self, update_step: int) -> int:
+    """Whose turn it is: 0 is that of the configured task."""
+    return update_step % len(self._data)
 
   def next_batch(self, update_step: int) -> Batch:
     """Makes the batch of an update step; consumes data."""
-    number = update_step % len(self._data)
+    number = self._task_of(update_step)
     data = self._data[number]
     experience = expert_experience(next(data.batches), data.widths.target)
     return Batch(self._put(number, experience), {})
@@ -236,7 +254,7 @@ class SftStage:
   ) -> tuple[float, dict[str, float]]:
     del update_step
     rows = self.config.trunks_per_batch
-    parts = []
+    parts_by_task: list[list[Any]] = [[] for _ in self._data]
     for number, data in enumerate(self._data):
       for first in range(0, len(data.valid), rows):
         batch = batching.collate(
@@ -247,12 +265,16 @@ class SftStage:
         )
         experience = expert_experience(batch, data.widths.target)
         for part in self._put(number, experience):
-          parts.append(self._metrics(params, part))
-    values = reduce_metrics(parts)
-    return -values["loss"], {
+          parts_by_task[number].append(self._metrics(params, part))
+    values = reduce_metrics(list(itertools.chain(*parts_by_task)))
+    found = {
       "validation_loss": values["loss"],
       "validation_accuracy": values["accuracy"],
     }
+    if self.config.alternate_solve:
+      for task, parts in zip(("step", "solve"), parts_by_task, strict=True):
+        found[f"validation_{task}_loss"] = reduce_metrics(parts)["loss"]
+    return -values["loss"], found
 
   def check(self, values: dict[str, float]) -> None:
     check_finite(values)

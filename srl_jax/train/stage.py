@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import types
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -191,10 +192,13 @@ class Dispatched(NamedTuple):
   Attributes:
     values: metrics that are known already.
     metrics: lists of metrics on the devices; each list is reduced as a whole.
+    renamed: what to call some of `metrics` instead, by the names of their
+      fields.
   """
 
   values: dict[str, float]
   metrics: list[list[Any]]
+  renamed: Mapping[str, str] = types.MappingProxyType({})
 
 
 class StageConfig(Protocol):

@@ -129,7 +129,10 @@ def metrics_of(
   """
   values = dict(dispatched.values)
   for metrics in dispatched.metrics:
-    values.update(reduce_metrics(metrics))
+    values.update(
+      (dispatched.renamed.get(name, name), value)
+      for name, value in reduce_metrics(metrics).items()
+    )
   # It may have begun while the devices were still busy with the one before.
   values["update_step_s"] = end_s - max(start_s, last_end_s)
   # An update step that was skipped has trained on none.

@@ -59,7 +59,7 @@ def test_a_run_outlives_the_preemption_of_its_pod(
   assert process.returncode == 0, output
   rows = read_rows(workdir / "metrics.jsonl")
   # 16 update steps of sft and 6 of srl, each once.
-  trained = [x for x in rows if "sft/loss" in x or "srl/loss" in x]
+  trained = [x for x in rows if "sft/tokens_trained" in x or "srl/loss" in x]
   assert [x["update_step"] for x in trained] == list(range(22))
   first = max(fake_cloud.glob("log-0-*")).read_text()
   assert "asked to stop; update step" in first, "saved before it was taken"

@@ -108,3 +108,18 @@ def test_solutions_that_lack_a_thought_are_counted(runs, tmp_path, capsys):
   out = said(True, 2)
   assert out.startswith("warning: sft: 2 of ")
   assert "solutions have no thought, though c.sft.trunks.include_thoug" in out
+
+
+def test_steps_and_solutions_have_metrics_of_their_own(whole):
+  rows = [x for x in whole.rows() if "sft/tokens_trained" in x]
+  names = ("loss", "accuracy", "confident_share")
+  for number, row in enumerate(rows):
+    mine, others = ("solve_", "") if number % 2 else ("", "solve_")
+    assert all(f"sft/{mine}{name}" in row for name in names)
+    assert not any(f"sft/{others}{name}" in row for name in names)
+  for row in (x for x in whole.rows() if "sft/validation_loss" in x):
+    pooled, *of_tasks = (
+      row[f"sft/validation_{name}"]
+      for name in ("loss", "step_loss", "solve_loss")
+    )
+    assert min(of_tasks) < pooled < max(of_tasks)
