@@ -45,7 +45,7 @@ def together(runs, changes):
 
 def test_rounds_are_sampled_together_and_groups_carried_over(together):
   # A step whose batch is carried over samples nothing.
-  rows = [row for row in together.rows() if "srl/rounds" in row]
+  rows = [row for row in together.rows() if row.get("srl/rounds")]
   assert len(rows) >= 2
   assert all(0 < row["srl/slot_occupancy"] <= 1 for row in rows)
   # Only a fused step leaves samples unscored.
