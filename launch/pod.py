@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.go:
       _check_ready(pod, options.kind)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+      # Another script packs the code anew.
+      path.with_suffix(".tgz").unlink(missing_ok=True)
     path.write_text(text, encoding="utf-8")
   except (ValueError, OSError) as error:
     print(f"error: {error}", file=sys.stderr)

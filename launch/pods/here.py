@@ -24,8 +24,13 @@ def check_paths(config: Config) -> None:
   paths = {}
   if config.data.needs_path:
     paths["data.path"] = config.data.path
-  if config.evaluate.suites_folder:
-    paths["evaluate.suites_folder"] = config.evaluate.suites_folder
+  folder = config.evaluate.suites_folder
+  # The hosts fetch from the hub what is in no folder.
+  suites = tuple(x for x in config.evaluate.suites if "=" not in x)
+  if os.path.isdir(folder) and any(
+    name.startswith(suites) for name in os.listdir(folder)
+  ):
+    paths["evaluate.suites_folder"] = folder
   for key, value in (
     ("weights", config.weights),
     ("tokenizer.path", config.tokenizer.path),
@@ -33,8 +38,8 @@ def check_paths(config: Config) -> None:
     is_shipped = value in ("", "random", *STUDENTS)
     if os.path.exists(value) or not (is_shipped or hub.is_name(value)):
       paths[key] = value
-  suites = [x.rpartition("=")[2] for x in config.evaluate.suites]
-  if here := [x for x in suites if os.path.isfile(x)]:
+  files = [x.rpartition("=")[2] for x in config.evaluate.suites]
+  if here := [x for x in files if os.path.isfile(x)]:
     raise ValueError(
       f"c.evaluate.suites names {', '.join(here)}, on this machine, which the "
       "hosts do not see; name suites of the hub, or evaluate after the run"
@@ -76,7 +81,7 @@ def own_files(config: Config, is_image: bool) -> tuple[str, ...]:
       if found.isdisjoint({top, f"{top}.py"}) and top not in PACKED:
         raise ValueError(
           f"c.{field}: {name} is in {sys.modules[module].__file__}, and the "
-          "hosts get a copy of this folder; put it into this folder"
+          "hosts get what lies at the top of this folder; put it there"
         )
   return tuple(sorted(found))
 

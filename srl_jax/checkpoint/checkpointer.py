@@ -349,7 +349,8 @@ class Checkpointer:
     aside = self._directory / "damaged" / manager.directory.name
     if jax.process_index() == 0:
       aside.mkdir(parents=True, exist_ok=True)
-      if (aside / str(number)).exists():
+      # In a bucket, it may be what a move that was killed has moved.
+      if (aside / str(number)).exists() and not storage.is_remote(aside):
         (aside / str(number)).rmtree()
       storage.move(manager.directory / str(number), aside / str(number))
       progress.warn(f"{error}; it is set aside in {aside}")

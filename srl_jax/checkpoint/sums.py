@@ -28,6 +28,9 @@ from srl_jax import storage
 from srl_jax.processes import failures
 
 NAME = "checksums"
+# How file systems say that they cannot give back what was written; macOS lacks
+# one of them.
+_LOST = {errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)}
 _FILE = "files.json"
 _CHUNK_BYTES = 2**24
 # zlib and reading release the interpreter lock.
@@ -127,7 +130,7 @@ def _damage(directory: epath.Path) -> str:
 def _is_of_the_files(error: Exception) -> bool:
   """Whether an error is of what files hold, and not of the way to them."""
   if isinstance(error, OSError):
-    return error.errno == errno.EIO  # Sectors of a disk that are lost.
+    return error.errno in _LOST
   return not failures.is_of_storage(error)
 
 

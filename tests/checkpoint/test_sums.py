@@ -183,7 +183,11 @@ def test_training_does_not_begin_again_where_all_checkpoints_are_damaged(saved):
 
 
 @pytest.mark.parametrize(
-  ("number", "left"), [(errno.ESTALE, 2), (errno.EACCES, 2), (errno.EIO, 1)]
+  ("number", "left"),
+  [
+    *((errno.ESTALE, 2), (errno.EACCES, 2)),
+    *((errno.EIO, 1), (errno.EBADMSG, 1)),
+  ],
 )
 def test_only_a_disk_that_has_lost_its_sectors_damages_a_checkpoint(
   number, left, saved, monkeypatch

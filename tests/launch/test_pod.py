@@ -83,7 +83,7 @@ def refusal(capsys, *arguments):
     ({"name": "My_Pod"}, "small letters, digits and hyphens"),
     ({"config": "experiments/none.py"}, "there is no file"),
     ({"config": "/x/y.py"}, "give the experiment by its path in it"),
-    ({"config": "experiments/math.py:qwen2_5_7b"}, "gcloud storage cp -r data"),
+    ({"config": "experiments/math.py:qwen2_5_7b"}, "c.data.path='data/"),
     ({"config": "experiments/math.py"}, "name the preset"),
     ({"config.srl.update_stepz": "3"}, "did you mean config.srl.update_steps?"),
     ({"as": "jobset"}, "--image="),

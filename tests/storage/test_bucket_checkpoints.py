@@ -76,10 +76,13 @@ def test_a_changed_checkpoint_is_set_aside(folder):
     pytest.raises(DamagedError, match="changed since it was written"),
   ):
     saver.restore(3, abstract_state())
+  # A move that was killed has moved this.
+  aside = folder / "damaged" / "steps" / "3"
+  (aside / "moved").write_bytes(b"x")
   with Checkpointer(folder, CheckpointConfig()) as saver:
     saver.set_damaged_aside()
     assert saver.latest_step() == 2
-  assert (folder / "damaged" / "steps" / "3").is_dir()
+  assert (aside / "moved").is_file() and (aside / "state").is_dir()
 
 
 def test_a_bucket_that_does_not_answer_damages_no_checkpoint(
