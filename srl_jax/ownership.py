@@ -55,12 +55,15 @@ def claim(config: Config, workdir: pathlib.Path) -> Claim:
 
   Raises:
     RefusedError: the folder is that of another run, or of something else.
-    ValueError: its config cannot be read.
+    ValueError: its config cannot be read; or the run is new, and would not
+      read all that is set.
   """
   path = workdir / _CONFIG
   has_begun = agreement.has_results(workdir)
   found = agreement.read_json(path)
   _refuse_others(found, workdir)
+  if not has_begun:
+    _refuse_unread(config)
   if found is not None:
     # A field that this version has added has its default in it.
     before = resolved(loading.read_run_config(workdir))
@@ -138,6 +141,20 @@ def _refuse_others(
       f"--workdir={workdir} {what}, so it is no folder of a run, and a run "
       "would overwrite what is there; give this run a --workdir of its own"
     )
+
+
+def _refuse_unread(config: Config) -> None:
+  """Refuses settings that an ablation would be a null result of."""
+  for name in config.stages:
+    stage, part = getattr(config, name), "loss"
+    try:
+      if name != "sft":
+        stage.loss.check_read()
+      if name in ("srl", "rlvr"):
+        part = "reward"
+        stage.reward.check_read(stage.trunks.task)
+    except ValueError as error:
+      raise ValueError(f"config.{name}.{part}: {error}") from error
 
 
 def _compare(

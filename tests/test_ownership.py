@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from srl_jax import config as config_lib
+from srl_jax import ownership
 from srl_jax.evaluate.journal import read_answers
 from srl_jax.loading import read_run_config, with_kept_tokenizer
 from srl_jax.storage.workdir import RefusedError
@@ -244,3 +246,41 @@ def test_a_shorter_run_is_refused_with_a_way_out(runs, moved, tmp_path):
     "and write the best that it has by srl_jax export "
     f"--workdir={tmp_path / 'run'} --out=DIR"
   )
+
+
+@pytest.mark.parametrize(
+  ("section", "values", "words"),
+  [
+    (
+      "loss",
+      {"surrogate": "truncated", "clip_high": 0.28},
+      r"loss: clip_high=0\.28 has no effect with surrogate='truncated'; leave",
+    ),
+    (
+      "loss",
+      {"surrogate": "imitation", "divide_by_group_std": False},
+      "loss: divide_by_group_std=False has no effect with surrogate='imitat",
+    ),
+    (
+      "reward",
+      {"broken_format_reward": -2.0},
+      r"reward: broken_format_reward=-2\.0 has no effect, because an incomp",
+    ),
+  ],
+)
+def test_only_a_new_run_is_refused_what_it_does_not_read(
+  section, values, words, tmp_path
+):
+  changed = config_lib.default_config()
+  changed.stages = ("rlvr",)
+  changed.rlvr[section].update(values)
+  config = config_lib.to_config(changed)
+  with pytest.raises(ValueError, match=rf"^config\.rlvr\.{words}"):
+    ownership.claim(config, tmp_path)
+  assert not any(tmp_path.iterdir())
+  # One that an earlier version began is read, and goes on by its command.
+  written = json.dumps(ownership.resolved(config))
+  (tmp_path / "config.json").write_text(written)
+  (tmp_path / "results.json").write_text("{}")
+  assert ownership.claim(config, tmp_path) == ownership.Claim()
+  assert read_run_config(tmp_path) == config

@@ -146,6 +146,29 @@ class RewardConfig:
         "only difflib has it. Set reward.autojunk to False."
       )
 
+  def for_task(self, task: Literal["step", "solve"]) -> RewardConfig:
+    """Returns the config with what "auto" asks of the format of solutions."""
+    is_own = self.function == "domain" or ":" in self.function
+    if task == "solve" and self.check == "auto" and is_own:
+      return dataclasses.replace(self, check="solution")
+    return self
+
+  def check_read(self, task: Literal["step", "solve"]) -> None:
+    """Refuses for a new run what its reward would not read.
+
+    Not at construction, because runs of earlier versions have such settings.
+
+    Raises:
+      ValueError: broken_format_reward is set, and no format can be broken.
+    """
+    broken, default = self.broken_format_reward, type(self).broken_format_reward
+    if broken != default and not self.for_task(task).is_of_steps:
+      raise ValueError(
+        f"broken_format_reward={broken} has no effect, because an incomplete "
+        f"solution is wrong and gets 0; leave it at {default}, or set check to "
+        "'step'"
+      )
+
   @property
   def is_of_steps(self) -> bool:
     """Whether a completion must have the format of a step."""

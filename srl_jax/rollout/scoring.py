@@ -47,25 +47,12 @@ def resolve_reward(
     stage: the stage's section in the config, for the error message.
 
   Raises:
-    ValueError: the domains name different rewards, or a field has no effect.
+    ValueError: the domains name different rewards.
   """
-  check = reward.check
-  is_own = reward.function == "domain" or ":" in reward.function
-  if task == "solve" and check == "auto" and is_own:
-    check = "solution"
   function = reward.function
   if function == "domain":
     function = _of_domains(task, domains, stage)
-  reward = dataclasses.replace(reward, function=function, check=check)
-  broken = reward.broken_format_reward
-  if not reward.is_of_steps and broken != RewardConfig.broken_format_reward:
-    raise ValueError(
-      f"c.{stage}.reward.broken_format_reward={broken} has no effect, because "
-      "an incomplete solution is wrong and gets 0; leave it at "
-      f"{RewardConfig.broken_format_reward}, or set c.{stage}.reward.check to "
-      "'step'"
-    )
-  return reward
+  return dataclasses.replace(reward.for_task(task), function=function)
 
 
 def _of_domains(task: Task, domains: Mapping[str, Domain], stage: str) -> str:

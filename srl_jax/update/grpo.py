@@ -95,10 +95,7 @@ class LossConfig:
         f"{1 + self.clip_high:g}; set it to a larger ratio, for example 3"
       )
     self._check_used("importance_cap", "truncated")
-    for name in ("clip_low", "clip_high"):
-      self._check_used(name, "clipped", "dual_clipped")
-    for name in ("ratio", "divide_by_group_std"):
-      self._check_used(name, "clipped", "dual_clipped", "truncated")
+    self._check_used("ratio", "clipped", "dual_clipped", "truncated")
     if self.aggregation != "fixed_divisor" and self.divisor_tokens:
       raise ValueError(
         f"divisor_tokens={self.divisor_tokens} has no effect with aggregation="
@@ -110,6 +107,20 @@ class LossConfig:
         f"{self.divisor_tokens}; set divisor_tokens to a length in tokens, "
         "for example max_new_tokens"
       )
+
+  def check_read(self) -> None:
+    """Refuses for a new run what its loss would not read.
+
+    Not at construction, because runs of earlier versions have such settings.
+
+    Raises:
+      ValueError: a field is set that the surrogate does not read.
+    """
+    for name in ("clip_low", "clip_high"):
+      self._check_used(name, "clipped", "dual_clipped")
+    self._check_used(
+      "divide_by_group_std", "clipped", "dual_clipped", "truncated"
+    )
 
   def _check_used(self, name: str, *surrogates: str) -> None:
     """Raises ValueError if a field is set that the surrogate does not read."""

@@ -32,12 +32,11 @@ OF_DOMAIN = RewardConfig(function="domain", broken_format_reward=-2.0)
 def test_the_domain_names_the_reward_of_steps_and_the_verdict_on_solutions():
   step = resolve_reward(OF_DOMAIN, "step", {"toy": TOY}, "srl")
   assert step == RewardConfig(function="a.b:steps", broken_format_reward=-2.0)
-  plain = RewardConfig(function="domain")
-  solve = resolve_reward(plain, "solve", {"toy": TOY}, "rlvr")
+  solve = resolve_reward(OF_DOMAIN, "solve", {"toy": TOY}, "rlvr")
   # Thoughts may stand anywhere in a solution, and nothing scores below 0.
-  assert solve == RewardConfig(function="a.b:tests", check="solution")
-  with pytest.raises(ValueError, match=r"reward=-2\.0 has no effect, b"):
-    resolve_reward(OF_DOMAIN, "solve", {"toy": TOY}, "rlvr")
+  assert solve == RewardConfig(
+    function="a.b:tests", check="solution", broken_format_reward=-2.0
+  )
   strict = dataclasses.replace(OF_DOMAIN, check="step")
   assert resolve_reward(strict, "solve", {"toy": TOY}, "rlvr").check == "step"
 
@@ -45,8 +44,7 @@ def test_the_domain_names_the_reward_of_steps_and_the_verdict_on_solutions():
 def test_built_in_domains_have_the_papers_reward_and_compare_answers():
   step = resolve_reward(OF_DOMAIN, "step", DOMAINS, "srl")
   assert step.function == "difflib"
-  plain = RewardConfig(function="domain")
-  solve = resolve_reward(plain, "solve", DOMAINS, "rlvr")
+  solve = resolve_reward(OF_DOMAIN, "solve", DOMAINS, "rlvr")
   assert solve.function == "answer"
 
 
