@@ -115,7 +115,7 @@ def read(workdir: pathlib.Path) -> dict[str, list[Trajectory]]:
     path = _path(workdir, split)
     if path.is_file():
       lines = path.read_text(encoding="utf-8").splitlines()
-      found[split] = [schema.from_json(json.loads(line)) for line in lines]
+      found[split] = [schema.from_written(json.loads(line)) for line in lines]
   return found
 
 

@@ -58,6 +58,16 @@ def to_json(trajectory: Trajectory) -> dict[str, Any]:
   return _without_empty(record)
 
 
+def from_written(record: dict[str, Any]) -> Trajectory:
+  """Returns the trajectory that `to_json` wrote, as it was.
+
+  Not for data of others: nothing is checked or normalised, since what is
+  allowed there may have been otherwise for the version that wrote it.
+  """
+  steps = tuple(Step(**step) for step in record["steps"])
+  return Trajectory(**{**record, "steps": steps})
+
+
 def from_json(record: Any, default_id: str = "") -> Trajectory:
   """Builds a trajectory from a JSON object (see the module docstring).
 
