@@ -241,9 +241,13 @@ def bare_title(text: str, number: int, path: str) -> str | None:
   bare = text.strip()
   if len(bare.splitlines()) > 1:
     raise RecordError(path, "has a line break; write the title in one line")
-  bare = re.sub(rf"\A{number}[.)]\s+", "", bare)
-  found = _BOLD.fullmatch(bare)
-  return (found[2].strip() if found else bare) or None
+  before = None
+  while bare != before:  # The number may stand within the asterisks.
+    before = bare
+    bare = re.sub(rf"\A{number}[.)]\s+", "", bare)
+    if found := _BOLD.fullmatch(bare):
+      bare = found[2].strip()
+  return bare or None
 
 
 def bare_thought(text: str, path: str) -> str | None:

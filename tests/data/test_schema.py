@@ -113,6 +113,8 @@ def test_records_of_another_form_are_told_what_to_change(record, field, words):
     ("2. Set up", "Set up"),
     ("**Solve**", "Solve"),
     ("2) ***Solve*** ", "Solve"),
+    ("**2. Solve**", "Solve"),
+    ("2. **2) Solve**", "Solve"),
     (" ", None),
     ("C\n", "C"),
     ("5. Juni", "5. Juni"),
@@ -121,7 +123,9 @@ def test_records_of_another_form_are_told_what_to_change(record, field, words):
 )
 def test_titles_come_without_what_the_form_adds(written, title):
   steps = ["1", {"text": "2", "title": written}]
-  assert schema.from_json({**GOOD, "steps": steps}).steps[1].title == title
+  found = schema.from_json({**GOOD, "steps": steps})
+  assert found.steps[1].title == title
+  assert schema.from_json(schema.to_json(found)) == found
 
 
 @pytest.mark.parametrize(
