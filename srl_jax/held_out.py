@@ -17,7 +17,7 @@ from srl_jax import agreement
 from srl_jax.data import schema
 from srl_jax.domains.suite import Problem
 from srl_jax.storage import files
-from srl_jax.storage.workdir import RefusedError
+from srl_jax.storage.workdir import VERSIONS, RefusedError
 from srl_jax.trajectory import Trajectory
 
 # Of the data of a run, and of the problems of its suites.
@@ -87,7 +87,8 @@ def _compare(
     raise RefusedError(
       f"{what} changed since {workdir} was begun (it had {before[unit]} {unit},"
       f" now {now[unit]}), so its numbers could not be compared; restore the "
-      "data, or give this run a --workdir of its own"
+      "data (or, if they are the same, the version of srl_jax that began it: "
+      f"see {workdir / VERSIONS}), or give this run a --workdir of its own"
     )
 
 

@@ -124,7 +124,8 @@ class Batches:
         raise ValueError(
           f"cannot resume the data stream: {name} was {state.get(name)!r} when"
           f" it was saved and is {value!r} now; restore the old setting or"
-          " start in a new working directory"
+          " data (or, if they are the same, the version of srl_jax in the"
+          " run's versions.json), or start in a new working directory"
         )
     self._iterator.set_state(state["grain"])
 

@@ -159,6 +159,8 @@ class Problems:
         raise ValueError(
           f"cannot resume the stage {self._stage}: {name} of its data was "
           f"{state.get(name)!r} when it was saved and is {value!r} now; "
-          "restore the old data or start in a new working directory"
+          "restore the old data (or, if they are the same, the version of "
+          "srl_jax in the run's versions.json), or start in a new working "
+          "directory"
         )
     self._taken = state["problems_taken"]
