@@ -149,10 +149,10 @@ def _refuse_unread(config: Config) -> None:
     stage, part = getattr(config, name), "loss"
     try:
       if name != "sft":
-        stage.loss.check_read()
+        stage.loss.refuse_unread()
       if name in ("srl", "rlvr"):
         part = "reward"
-        stage.reward.check_read(stage.trunks.task)
+        stage.reward.refuse_unread(stage.trunks.task)
     except ValueError as error:
       raise ValueError(f"config.{name}.{part}: {error}") from error
 

@@ -153,7 +153,7 @@ class RewardConfig:
       return dataclasses.replace(self, check="solution")
     return self
 
-  def check_read(self, task: Literal["step", "solve"]) -> None:
+  def refuse_unread(self, task: Literal["step", "solve"]) -> None:
     """Refuses for a new run what its reward would not read.
 
     Not at construction, because runs of earlier versions have such settings.

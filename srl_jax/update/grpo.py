@@ -108,7 +108,7 @@ class LossConfig:
         "for example max_new_tokens"
       )
 
-  def check_read(self) -> None:
+  def refuse_unread(self) -> None:
     """Refuses for a new run what its loss would not read.
 
     Not at construction, because runs of earlier versions have such settings.

@@ -328,4 +328,4 @@ def test_the_first_token_of_a_branch_is_given_and_scores_nothing():
 )
 def test_what_a_surrogate_does_not_read_is_refused(surrogate, name, value):
   with pytest.raises(ValueError, match=f"^{name}={value!r} has no effect with"):
-    LossConfig(surrogate=surrogate, **{name: value}).check_read()
+    LossConfig(surrogate=surrogate, **{name: value}).refuse_unread()
